@@ -1,0 +1,59 @@
+"""siftlm: test-time fine-tuning of language models with active data selection.
+
+Importing this package needs numpy alone. The public names are loaded when they are first used, so a room
+that nobody enters costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from siftlm import errors, selection
+    from siftlm.selection import Gram, kernels, methods, select, select_many, spread
+    from siftlm.types import Explanation, Selection
+
+__version__ = "0.1.0"
+
+# public name -> (module, attribute); an empty attribute means the module itself
+_HOME = {
+    "Explanation": ("siftlm.types", "Explanation"),
+    "Gram": ("siftlm.selection", "Gram"),
+    "Selection": ("siftlm.types", "Selection"),
+    "errors": ("siftlm.errors", ""),
+    "kernels": ("siftlm.selection.kernels", ""),
+    "methods": ("siftlm.selection", "methods"),
+    "select": ("siftlm.selection", "select"),
+    "select_many": ("siftlm.selection", "select_many"),
+    "selection": ("siftlm.selection", ""),
+    "spread": ("siftlm.selection", "spread"),
+}
+
+__all__ = [
+    "Explanation",
+    "Gram",
+    "Selection",
+    "__version__",
+    "errors",
+    "kernels",
+    "methods",
+    "select",
+    "select_many",
+    "selection",
+    "spread",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'siftlm' has no attribute {name!r}")
+    module, attribute = _HOME[name]
+    loaded = importlib.import_module(module)
+    value = getattr(loaded, attribute) if attribute else loaded
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

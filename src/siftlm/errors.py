@@ -1,0 +1,60 @@
+"""Every error that siftlm raises on purpose.
+
+    SiftlmError
+    ├── InvalidInput      (also a ValueError)   a value is wrong; the message names it and its shape or row
+    │   ├── Conflict                            two settings that are fine alone exclude each other
+    │   └── UnknownName                         no such method; the message lists the known and the closest
+    └── MissingExtra      (also an ImportError) an optional library is absent; the message holds the command
+
+A caller who wants to catch everything of ours catches ``SiftlmError``; a caller who only knows Python's own
+errors still gets a ``ValueError`` or an ``ImportError``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SiftlmError(Exception):
+    """The root of all errors that siftlm raises on purpose."""
+
+
+class InvalidInput(SiftlmError, ValueError):
+    """A value that cannot be worked with: wrong shape, not finite, out of range."""
+
+
+class Conflict(InvalidInput):
+    """Two settings that exclude each other."""
+
+
+class UnknownName(InvalidInput):
+    """A name that is not registered.
+
+    >>> print(UnknownName("method", "shift", ["sift", "nearest"]))
+    unknown method 'shift'; did you mean 'sift'? Known: nearest, sift
+    """
+
+    def __init__(self, what: str, name: object, known: Iterable[str]) -> None:
+        self.what, self.name, self.known = what, name, sorted(known)
+        close = difflib.get_close_matches(str(name).lower(), self.known, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        super().__init__(f"unknown {what} {name!r}{hint} Known: {', '.join(self.known)}")
+
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, object, list[str]]]:
+        return type(self), (self.what, self.name, self.known)
+
+
+class MissingExtra(SiftlmError, ImportError):
+    """An optional library is not installed.
+
+    >>> print(MissingExtra("faiss", "faiss"))
+    this needs the library 'faiss': pip install 'siftlm[faiss]'
+    """
+
+    def __init__(self, library: str, extra: str) -> None:
+        self.library, self.extra = library, extra
+        super().__init__(f"this needs the library {library!r}: pip install 'siftlm[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return type(self), (self.library, self.extra)

@@ -1,0 +1,183 @@
+"""Input checks. Every message names the argument, what it holds, and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.errors import InvalidInput
+from siftlm.types import BoolArray, FloatArray, IntArray
+
+# Real vectors; float16 is read but never computed in.
+RealArray = npt.NDArray[Any]
+
+
+def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool = False) -> RealArray:
+    """``value`` as a float array (rows, width); a single vector becomes one row. Does not read the numbers."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"{name} is not an array of numbers: {error}") from error
+    if array.dtype.kind in "iub":
+        array = array.astype(np.float64)
+    if array.dtype.kind != "f":
+        raise InvalidInput(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if array.ndim == 1:
+        array = array[None, :]
+    if array.ndim != 2:
+        raise InvalidInput(f"{name} must be (rows, width) or one vector, got shape {array.shape}")
+    if array.shape[0] == 0 and not empty_ok:
+        raise InvalidInput(f"{name} is empty: shape {array.shape}")
+    if array.shape[1] == 0:
+        raise InvalidInput(f"{name} has vectors of width 0: shape {array.shape}")
+    if width is not None and array.shape[1] != width:
+        raise InvalidInput(f"{name} has vectors of width {array.shape[1]}, expected {width}: shape {array.shape}")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array
+
+
+def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
+    """Squared length of each row (rows,), float64. Refuses rows that are not finite or (unless ok) zero.
+
+    One pass does three jobs: a row with a NaN or an infinity has a squared norm that is not finite.
+    """
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        if array.dtype == np.float16:
+            squared = np.concatenate([_squares(block.astype(np.float32)) for block in blocks(array)])
+        else:
+            squared = _squares(array)
+        suspicious = ~np.isfinite(squared) | (squared < 1e-30)
+        if suspicious.any():
+            # Either really bad, or too long or short to be squared in its own precision.
+            rows = np.flatnonzero(suspicious)
+            squared[rows] = _squares(array[rows].astype(np.float64))
+    finite = np.isfinite(squared)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        column = np.flatnonzero(~np.isfinite(array[row]))
+        where = f"column {column[0]} is {array[row, column[0]]}" if column.size else "its length overflows float64"
+        raise InvalidInput(f"{name} row {row} is not finite: {where}")
+    if not zero_ok and not squared.all():
+        row = int(np.argmin(squared))
+        raise InvalidInput(f"{name} row {row} is all zeros and has no direction; drop it or pass normalize=False")
+    return squared
+
+
+def _squares(array: RealArray) -> FloatArray:
+    squared: FloatArray = np.einsum("ij,ij->i", array, array).astype(np.float64)
+    return squared
+
+
+def blocks(array: RealArray, rows: int = 16384) -> list[RealArray]:
+    """Views of at most ``rows`` rows each: what is converted at a time must stay small."""
+    return [array[start : start + rows] for start in range(0, len(array), rows)] or [array]
+
+
+def finite_matrix(name: str, value: object, *, shape: tuple[int | None, int | None]) -> FloatArray:
+    """A float64 matrix of the given shape (``None`` = any), all entries finite."""
+    array = matrix(name, value)
+    want = tuple(have if need is None else need for need, have in zip(shape, array.shape, strict=True))
+    if array.shape != want:
+        raise InvalidInput(f"{name} has shape {array.shape}, expected {want}")
+    result = array.astype(np.float64)
+    finite = np.isfinite(result)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise InvalidInput(f"{name} row {row} is not finite: column {column} is {result[row, column]}")
+    return result
+
+
+def per_item(name: str, value: object, size: int, *, positive: bool) -> FloatArray:
+    """One finite number per candidate (size,), above zero (``positive``) or at least zero."""
+    array = np.asarray(value)
+    if array.shape != (size,):
+        raise InvalidInput(f"{name} must have one number per candidate ({size},), got shape {array.shape}")
+    if array.dtype.kind not in "iubf":
+        raise InvalidInput(f"{name} must hold numbers, got dtype {array.dtype}")
+    result = array.astype(np.float64)
+    bad = ~np.isfinite(result) | ((result <= 0) if positive else (result < 0))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InvalidInput(f"{name}[{row}] is {result[row]}; it must be {'> 0' if positive else '>= 0'} and finite")
+    return result
+
+
+def item_indices(name: str, value: object, size: int) -> IntArray:
+    """Indices of candidates, from a list of indices or a boolean mask; −1 is not an index here."""
+    array = np.asarray(value)
+    if array.dtype.kind == "b":
+        if array.shape != (size,):
+            raise InvalidInput(f"{name} as a mask must have shape ({size},), got {array.shape}")
+        return np.flatnonzero(array).astype(np.int64)
+    if array.size == 0:
+        return np.zeros(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InvalidInput(f"{name} must be a list of indices or a mask, got {array.dtype} of shape {array.shape}")
+    wrong = (array < 0) | (array >= size)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise InvalidInput(f"{name}[{at}] is {array[at]}, but candidates are numbered 0 … {size - 1}")
+    return array.astype(np.int64)
+
+
+def number(name: str, value: Any, *, above: float | None = None, at_least: float | None = None) -> float:
+    """A finite real number in range."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InvalidInput(f"{name} must be a number, got {value!r}")
+    result = float(value)
+    if not np.isfinite(result):
+        raise InvalidInput(f"{name} must be finite, got {value!r}")
+    if above is not None and not result > above:
+        raise InvalidInput(f"{name} must be > {above:g}, got {value!r}")
+    if at_least is not None and not result >= at_least:
+        raise InvalidInput(f"{name} must be >= {at_least:g}, got {value!r}")
+    return result
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number from 0 to 1."""
+    result = number(name, value, at_least=0)
+    if result > 1:
+        raise InvalidInput(f"{name} must be between 0 and 1, got {value!r}")
+    return result
+
+
+def count(name: str, value: Any, *, at_least: int) -> int:
+    """A whole number."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise InvalidInput(f"{name} must be a whole number, got {value!r}")
+    if value < at_least:
+        raise InvalidInput(f"{name} must be >= {at_least}, got {value}")
+    return int(value)
+
+
+def labels(name: str, value: Sequence[object] | npt.NDArray[Any], size: int) -> IntArray:
+    """One label per candidate, of any hashable kind, as integers 0, 1, … in order of appearance."""
+    if len(value) != size:
+        raise InvalidInput(f"{name} must have one label per candidate ({size}), got {len(value)}")
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in value], dtype=np.int64)
+
+
+def probabilities(name: str, value: object, *, rows: int | None = None, classes: int | None = None) -> FloatArray:
+    """Softmax outputs (rows, classes): each row at least zero and summing to one."""
+    array = finite_matrix(name, value, shape=(rows, classes))
+    sums = array.sum(axis=1)
+    bad = (array < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InvalidInput(f"{name} row {row} is not a distribution: smallest {array[row].min():g}, sum {sums[row]:g}")
+    return array
+
+
+def mask_of(indices: IntArray, size: int) -> BoolArray:
+    """(size,) True at the indices."""
+    mask = np.zeros(size, dtype=np.bool_)
+    mask[indices] = True
+    return mask

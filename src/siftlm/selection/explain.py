@@ -1,0 +1,97 @@
+"""What a result keeps of its picks, and how it explains them. The candidates themselves are not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from siftlm.errors import InvalidInput
+from siftlm.selection.checks import RealArray
+from siftlm.selection.kernels import KernelFunction
+from siftlm.types import Evidence, Explanation, FloatArray, IntArray, Selection
+
+__all__ = ["Evidence", "GramEvidence", "VectorEvidence"]
+
+
+@dataclass(frozen=True, eq=False)
+class GramEvidence:
+    """The inner products among the picks and with the prompt."""
+
+    gram: FloatArray
+    """(n, n)"""
+    cross: FloatArray
+    """(m, n)"""
+    targets: FloatArray
+    """(m, m)"""
+
+    def explain(self, selection: Selection, texts: Sequence[str] | None) -> Explanation:
+        """Relevance, overlap and the target served, of each pick."""
+        own = np.sqrt(np.diagonal(self.gram))
+        prompt = np.sqrt(np.diagonal(self.targets))
+        relevance = np.abs(_scaled(self.cross, prompt, own)).max(axis=0, initial=0.0)
+        similar = np.abs(_scaled(self.gram, own, own))
+        overlap = np.array([similar[:n, n].max(initial=0.0) for n in range(len(similar))])
+        return Explanation(
+            indices=selection.indices,
+            relevance=relevance,
+            overlap=overlap,
+            served=self._served(selection.noise),
+            gains=selection.gains,
+            uncertainty=selection.uncertainty[1:],
+            texts=None if texts is None else _picked_texts(texts, selection.indices),
+        )
+
+    def _served(self, noise: float) -> IntArray:
+        """(n,) the target whose variance fell most at each pick: condition on the picks one after the other."""
+        n = len(self.gram)
+        served = np.zeros(n, dtype=np.int64)
+        if not len(self.cross):
+            return served
+        gram, cross = self.gram.copy(), self.cross.copy()
+        for pick in range(n):
+            served[pick] = int(np.argmax(cross[:, pick] ** 2))
+            row = gram[pick] / (max(0.0, float(gram[pick, pick])) + noise)
+            cross -= np.outer(cross[:, pick], row)
+            gram -= np.outer(gram[:, pick], row)
+        return served
+
+
+@dataclass(frozen=True, eq=False)
+class VectorEvidence:
+    """The picked vectors and the prompt's; products are formed only when somebody asks."""
+
+    vectors: RealArray
+    """(n, d) as given"""
+    inverse_length: FloatArray | None
+    """(n,) factors that make them unit, where needed"""
+    targets: FloatArray
+    """(m, d)"""
+    kernel: KernelFunction | None
+    """``None``: the inner product"""
+
+    def explain(self, selection: Selection, texts: Sequence[str] | None) -> Explanation:
+        """As :meth:`GramEvidence.explain`."""
+        vectors = self.vectors.astype(np.float64)
+        if self.inverse_length is not None:
+            vectors *= self.inverse_length[:, None]
+        products = self.kernel or (lambda x, y: x @ y.T)
+        gram = GramEvidence(
+            np.asarray(products(vectors, vectors), dtype=np.float64),
+            np.asarray(products(self.targets, vectors), dtype=np.float64),
+            np.asarray(products(self.targets, self.targets), dtype=np.float64),
+        )
+        return gram.explain(selection, texts)
+
+
+def _scaled(products: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
+    """Products as similarities: 1 for equal texts; 0 where something has no length."""
+    own = np.outer(left, right)
+    return np.divide(products, own, out=np.zeros_like(products), where=own > 0)
+
+
+def _picked_texts(texts: Sequence[str], indices: IntArray) -> tuple[str, ...]:
+    if len(indices) and len(texts) <= int(indices.max()):
+        raise InvalidInput(f"texts must hold all candidates: it has {len(texts)}, and pick {indices.max()} was made")
+    return tuple(str(texts[int(index)]) for index in indices)

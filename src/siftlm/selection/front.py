@@ -1,0 +1,251 @@
+"""The front door: arrays in, a named result out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.errors import Conflict, InvalidInput
+from siftlm.selection import checks, greedy
+from siftlm.selection.kernels import FeatureKernel, KernelFunction
+from siftlm.selection.problem import Problem
+from siftlm.selection.registry import Method, MethodFunction, find
+from siftlm.selection.rules import Rules
+from siftlm.selection.space import Gram, GramSpace, Space, space_of
+from siftlm.selection.stopping import Stopping
+from siftlm.types import BoolArray, FloatArray, Selection
+
+Prior = npt.ArrayLike | Callable[[FloatArray], npt.ArrayLike]
+
+
+def select(
+    query: npt.ArrayLike | None,
+    candidates: npt.ArrayLike | Gram,
+    n: int | None = None,
+    *,
+    method: str | MethodFunction = "sift",
+    noise: float = 0.01,
+    kernel: KernelFunction | FeatureKernel | None = None,
+    normalize: bool = True,
+    replacement: bool | int | None = None,
+    known: npt.ArrayLike | None = None,
+    exclude: npt.ArrayLike | None = None,
+    sources: Sequence[object] | npt.NDArray[Any] | None = None,
+    source_cap: int | None = None,
+    costs: npt.ArrayLike | None = None,
+    budget: float | None = None,
+    prior: Prior | None = None,
+    adaptive: float | None = None,
+    until: float | None = None,
+    min_gain: float | None = None,
+    at_least: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> Selection:
+    """Select the candidates that together tell most about the query.
+
+    Args:
+        query: (d,) the prompt's embedding, or (m, d) for several; ``None`` for methods that need no prompt.
+        candidates: (K, d) embeddings, float16, float32 or float64; never changed, never split. Or a
+            :class:`Gram`, if the kernel's values are known already; the query is then k(x*, x), (K,) or (m, K).
+        n: how many to pick. Left out: 50, or all if there are fewer.
+        method: a name (``siftlm.methods()`` lists them) or a function declared with ``siftlm.selection.method``.
+        noise: λ > 0. What is sensible depends on the spread of the kernel: ask ``siftlm.spread(candidates)``.
+        kernel: what similar means; the inner product unless given. See ``siftlm.kernels``.
+        normalize: bring all vectors to unit length first, so that the inner product is the cosine.
+        replacement: may a candidate be picked again? ``True``, ``False`` or at most so many times in all. Left
+            out: as the method has it (SIFT: yes, where that tells more than anything new), with n ≤ K.
+        known: (j, d) vectors of texts that are known already: they count as picked before the first pick.
+        exclude: indices (or a mask) of candidates that must not be picked.
+        sources: one label per candidate; with ``source_cap``, at most that many picks share a label.
+        costs: one number > 0 per candidate, such as its tokens; gains are then compared per cost.
+        budget: the picks' costs add up to no more than this.
+        prior: one number ≥ 0 per candidate that multiplies its gains, or a function of the similarities to the
+            prompt such as ``siftlm.kernels.relevance()``.
+        adaptive: α of the published stopping rule: keep pick n only while σ_n ≤ 1 / (α n).
+        until: stop when the uncertainty is at most this fraction of what it was at first.
+        min_gain: stop when the best pick lowers the uncertainty by less than this fraction of what is left.
+        at_least: picks that are kept whatever the stopping rules say.
+        seed: of the methods that involve chance.
+        **options: the method's own settings.
+
+    >>> import numpy as np
+    >>> prompt = np.array([1.0, 1.0, 0.0])
+    >>> texts = np.array([[1, 0.2, 0], [1, 0.21, 0], [0, 1, 0.1], [0, 0, 1]])
+    >>> select(prompt, texts, n=2, method="nearest").indices.tolist()   # the same fact twice
+    [1, 0]
+    >>> select(prompt, texts, n=2, method="sift").indices.tolist()      # one of each
+    [1, 2]
+    """
+    entry = find(method)
+    noise = checks.number("noise", noise, above=0)
+    stopping = Stopping(
+        adaptive=None if adaptive is None else checks.number("adaptive", adaptive, above=0),
+        until=None if until is None else checks.fraction("until", until),
+        min_gain=None if min_gain is None else checks.fraction("min_gain", min_gain),
+        at_least=checks.count("at_least", at_least, at_least=0),
+    )
+    if isinstance(candidates, Gram):
+        size = len(candidates.values)
+        space, probabilities = _given_space(entry, query, candidates, known=known, kernel=kernel), None
+    else:
+        vectors = checks.matrix("candidates", candidates)
+        size = len(vectors)
+        space, probabilities = _vector_space(
+            entry, query, vectors, known=known, kernel=kernel, normalize=normalize, noise=noise
+        )
+    _check_method(entry, space, options, weighted=not (prior is costs is None), stopping=stopping)
+    cap = _cap(entry, replacement)
+    blocked = _blocked(exclude, size, space.size)
+    n = _how_many(
+        n, size if blocked is None else int((~blocked).sum()), cap, replacement=replacement, budgeted=budget is not None
+    )
+    problem = Problem(space=space, expected=n + space.size - size, noise=noise, probabilities=probabilities, seed=seed)
+    if budget is not None and costs is None:
+        raise Conflict("budget needs costs: one number per candidate, such as its tokens")
+    if (source_cap is None) != (sources is None):
+        raise Conflict("sources and source_cap go together: labels, and how many picks may share one")
+    problem.rules = Rules(
+        space.size,
+        cap=cap,
+        blocked=blocked,
+        sources=None if sources is None else _padded(checks.labels("sources", sources, size), space.size, -1),
+        source_cap=None if source_cap is None else checks.count("source_cap", source_cap, at_least=1),
+        prior=None if prior is None else _padded(_prior(prior, problem, size), space.size, 0),
+        costs=None if costs is None else _padded(checks.per_item("costs", costs, size, positive=True), space.size, 1),
+        budget=None if budget is None else checks.number("budget", budget, above=0),
+        tie=max(8 * space.rounding, 1e-9, 8 * float(np.finfo(np.float64).eps) / noise),
+    )
+    found = greedy.run(problem, entry.run(problem, **options), n, stopping, range(size, space.size))
+    return Selection(
+        indices=found.indices,
+        gains=found.gains,
+        uncertainty=found.uncertainty,
+        stopped=found.stopped,
+        method=entry.name,
+        noise=noise,
+        certified=None if problem.certified is None else np.array(problem.certified[: len(found.indices)], np.bool_),
+        evidence=space.evidence(found.indices),
+    )
+
+
+def _vector_space(
+    entry: Method,
+    query: npt.ArrayLike | None,
+    vectors: checks.RealArray,
+    *,
+    known: npt.ArrayLike | None,
+    kernel: KernelFunction | FeatureKernel | None,
+    normalize: bool,
+    noise: float,
+) -> tuple[Space, FloatArray | None]:
+    """The space of these vectors, known items behind the candidates; and the softmax outputs, if that's what they are."""
+    width = vectors.shape[1]
+    probabilities = None
+    if entry.reads == "probabilities":
+        if not (query is known is kernel is None):
+            raise Conflict(f"method {entry.name!r} reads softmax outputs: query, known and kernel mean nothing to it")
+        probabilities, normalize = checks.probabilities("candidates", vectors), False
+    targets = np.zeros((0, width)) if query is None else checks.matrix("query", query, width=width)
+    if known is not None:
+        more = checks.matrix("known", known, width=width, empty_ok=True)
+        checks.squared_norms("known", more, zero_ok=not normalize)
+        vectors = np.concatenate([vectors, more.astype(vectors.dtype)])
+    return space_of(vectors, targets, kernel=kernel, normalize=normalize, noise=noise), probabilities
+
+
+def _given_space(
+    entry: Method,
+    query: npt.ArrayLike | None,
+    gram: Gram,
+    *,
+    known: npt.ArrayLike | None,
+    kernel: KernelFunction | FeatureKernel | None,
+) -> Space:
+    """The space whose inner products are all given."""
+    if entry.reads == "probabilities":
+        raise Conflict(f"method {entry.name!r} reads softmax outputs, not a Gram matrix")
+    if not (known is kernel is None):
+        raise Conflict("a Gram matrix already holds the kernel's values: kernel and known don't apply")
+    size = len(gram.values)
+    cross = np.zeros((0, size)) if query is None else checks.finite_matrix("query", query, shape=(None, size))
+    if gram.targets is not None:
+        targets = checks.finite_matrix("targets", gram.targets, shape=(len(cross), len(cross)))
+    elif len(cross) > 1:
+        raise InvalidInput(f"several targets need Gram(…, targets=) of shape ({len(cross)}, {len(cross)})")
+    else:
+        targets = np.ones((len(cross), len(cross)))
+    return GramSpace(gram.values, cross, targets)
+
+
+def _check_method(
+    entry: Method, space: Space, options: dict[str, Any], *, weighted: bool, stopping: Stopping
+) -> None:
+    """Does everything that was asked for mean something to this method?"""
+    for name in options:
+        if name not in entry.options:
+            own = ", ".join(entry.options) or "none"
+            raise InvalidInput(f"method {entry.name!r} has no setting {name!r}; its own are: {own}")
+    if entry.targeted and not space.targets:
+        raise InvalidInput(f"method {entry.name!r} needs a query; without one try 'undirected-vtl'")
+    if entry.signed and weighted:
+        raise Conflict(f"prior and costs multiply gains, and those of method {entry.name!r} may be negative")
+    if stopping.active and not space.targets:
+        raise Conflict("adaptive, until and min_gain follow the uncertainty about a query, and there is none")
+
+
+def _blocked(exclude: npt.ArrayLike | None, size: int, total: int) -> BoolArray | None:
+    """(total,) what may never be picked: what is excluded, and the known items behind the candidates."""
+    if exclude is None and size == total:
+        return None
+    blocked = np.arange(total) >= size
+    if exclude is not None:
+        blocked[checks.item_indices("exclude", exclude, size)] = True
+    return blocked
+
+
+def _cap(entry: Method, replacement: bool | int | None) -> int | None:
+    """How often one candidate may be picked; ``None`` for no limit."""
+    if replacement is None:
+        replacement = entry.repeats
+    if isinstance(replacement, (bool, np.bool_)):
+        return None if replacement else 1
+    return checks.count("replacement", replacement, at_least=1)
+
+
+def _how_many(n: int | None, available: int, cap: int | None, *, replacement: bool | int | None, budgeted: bool) -> int:
+    """n, checked against what there is to pick from."""
+    if available == 0:
+        raise InvalidInput("exclude leaves no candidate to pick from")
+    most = available * cap if cap is not None else None
+    if n is None:
+        if budgeted:
+            return most if most is not None else 1 << 31
+        return min(50, available)
+    n = checks.count("n", n, at_least=1)
+    if replacement is None and n > available:
+        raise InvalidInput(
+            f"n={n} is more than the {available} candidates; ask for fewer, or pass replacement=True to allow repeats"
+        )
+    if most is not None and n > most:
+        times = "once" if cap == 1 else f"at most {cap} times"
+        raise InvalidInput(f"n={n} is more than {available} candidates picked {times} each can give ({most})")
+    return n
+
+
+def _prior(prior: Prior, problem: Problem, size: int) -> FloatArray:
+    if callable(prior):
+        if not problem.space.targets:
+            raise Conflict("a prior on relevance needs a query")
+        prior = prior(problem.similarity()[:, :size])
+    return checks.per_item("prior", prior, size, positive=False)
+
+
+def _padded(values: npt.NDArray[Any], size: int, fill: float) -> npt.NDArray[Any]:
+    """Known items follow the candidates in the space; they are never picked, so any value will do for them."""
+    if len(values) == size:
+        return values
+    return np.concatenate([values, np.full(size - len(values), fill, dtype=values.dtype)])

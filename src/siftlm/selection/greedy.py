@@ -1,0 +1,79 @@
+"""The loop that every method runs in: ask for gains, choose, record, go on until a reason to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from siftlm.selection.posterior import Belief
+from siftlm.selection.problem import Problem
+from siftlm.selection.registry import Steps
+from siftlm.selection.rules import NOTHING
+from siftlm.selection.stopping import Stopping
+from siftlm.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the loop found; the front door makes a Selection of it."""
+
+    indices: IntArray
+    gains: FloatArray
+    uncertainty: FloatArray
+    stopped: str
+
+
+def run(problem: Problem, steps: Steps, n: int, stopping: Stopping, known: Sequence[int] = ()) -> Run:
+    """Pick until ``n``, a stopping rule, the budget or the candidates end it.
+
+    ``known`` are rows of the space that count as picked before the first pick. After the last pick nothing
+    more is computed.
+    """
+    gains = next(steps)
+    made = problem.posterior_in_use
+    # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare.
+    belief = made or Belief(problem.space, problem.noise)
+    first = _first_uncertainty(problem)
+    for index in known:
+        first -= belief.look(index).drop
+        if made is None:
+            belief.observe(index)
+        gains = steps.send(index)
+    indices: list[int] = []
+    values: list[float] = []
+    trace = [_positive(first)]
+    stopped = "n"
+    while len(indices) < n:
+        index = problem.rules.choose(gains)
+        if index == NOTHING:
+            stopped = "budget" if problem.rules.out_of_budget else "exhausted"
+            break
+        after = _positive(trace[-1] - belief.look(index).drop)
+        if stopping.active and (reason := stopping.refuses(len(indices), trace[-1], after)):
+            stopped = reason
+            break
+        indices.append(index)
+        values.append(float(gains[index]))
+        trace.append(after)
+        problem.rules.record(index)
+        if stopping.active and (reason := stopping.satisfied(len(indices), trace[0], after)):
+            stopped = reason
+            break
+        if len(indices) < n:
+            if made is None:
+                belief.observe(index)
+            gains = steps.send(index)
+    steps.close()
+    return Run(np.array(indices, dtype=np.int64), np.array(values), np.array(trace), stopped)
+
+
+def _first_uncertainty(problem: Problem) -> float:
+    gram = problem.space.target_gram()
+    return float(np.trace(gram)) / len(gram) if len(gram) else float("nan")
+
+
+def _positive(variance: float) -> float:
+    """Rounding can take a variance below zero; a variance cannot be. NaN (no prompt) stays NaN."""
+    return 0.0 if variance < 0 else variance

@@ -1,0 +1,127 @@
+"""The methods by name: those that ship with siftlm and those that other packages add.
+
+A method is one generator function in one file. It yields the gains of all candidates, is sent the index that
+was picked, and yields again; everything else (limits, priors, stopping, the record) is done around it:
+
+    from siftlm.selection import Problem, Steps, method
+
+    @method("shortest", "the candidates with the smallest norm")
+    def shortest(problem: Problem) -> Steps:
+        \"\"\"−k(x, x)\"\"\"
+        while True:
+            yield -problem.space.diagonal()
+
+Another package names its function in its ``pyproject.toml``, and ``siftlm.select(…, method="shortest")`` works:
+
+    [project.entry-points."siftlm.methods"]
+    shortest = "their_package.module:shortest"
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from siftlm.errors import InvalidInput, UnknownName
+from siftlm.selection.problem import Problem
+from siftlm.types import FloatArray
+
+Steps = Generator[FloatArray, int, None]
+MethodFunction = Callable[..., Steps]
+GROUP = "siftlm.methods"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method and what the front door must know of it."""
+
+    name: str
+    summary: str
+    run: MethodFunction
+    targeted: bool = True
+    """Does it need a query?"""
+    repeats: bool = False
+    """May it pick the same candidate again, unless told otherwise?"""
+    signed: bool = False
+    """Can its gains be negative? Then a factor on them (prior, cost) would mean nothing."""
+    reads: Literal["vectors", "probabilities"] = "vectors"
+    """What the candidates are."""
+    whole: bool = False
+    """Does it decide on all n picks at once? Then limits that act between picks cannot apply."""
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """Its own keyword arguments and their defaults."""
+        parameters = list(inspect.signature(self.run).parameters.values())[1:]
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    @property
+    def formula(self) -> str:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.run) or "").split("\n")[0]
+
+
+_BUILT_IN: dict[str, Method] = {}
+
+
+def method(
+    name: str,
+    summary: str,
+    *,
+    targeted: bool = True,
+    repeats: bool = False,
+    signed: bool = False,
+    reads: Literal["vectors", "probabilities"] = "vectors",
+    whole: bool = False,
+) -> Callable[[MethodFunction], MethodFunction]:
+    """Declare a generator function to be a method. See :class:`Method` for what the settings mean."""
+
+    def declare(run: MethodFunction) -> MethodFunction:
+        entry = Method(name, summary, run, targeted, repeats, signed, reads, whole)
+        run.method = entry  # type: ignore[attr-defined]
+        if run.__module__.startswith("siftlm."):
+            _BUILT_IN[name] = entry
+        return run
+
+    return declare
+
+
+@functools.cache
+def _added() -> dict[str, Any]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def methods() -> tuple[str, ...]:
+    """The names of all methods, those of other installed packages included.
+
+    >>> "sift" in methods() and "nearest" in methods()
+    True
+    """
+    from siftlm.selection import family  # noqa: F401  # its modules declare themselves when imported
+
+    return tuple(sorted({*_BUILT_IN, *_added()}))
+
+
+def find(name: object) -> Method:
+    """The method of this name, or :class:`~siftlm.errors.UnknownName` with the closest one."""
+    known = methods()
+    if isinstance(name, str):
+        if name in _BUILT_IN:
+            return _BUILT_IN[name]
+        if name in _added():
+            return of_function(_added()[name].load())
+    elif callable(name):
+        return of_function(name)
+    raise UnknownName("method", name, known)
+
+
+def of_function(run: object) -> Method:
+    """The method that a function was declared to be."""
+    entry = getattr(run, "method", None)
+    if not isinstance(entry, Method):
+        raise InvalidInput(f"{run!r} is not a method: decorate it with siftlm.selection.method(name, summary)")
+    return entry

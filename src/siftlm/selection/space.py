@@ -1,0 +1,306 @@
+"""How candidates and prompt look to each other: the few inner products that selection asks for.
+
+Three spaces with one face. ``FeatureSpace`` holds vectors whose inner product is the kernel and can scan;
+``KernelSpace`` calls a kernel function a row at a time; ``GramSpace`` looks everything up.
+
+Precision. Vectors are kept as they came (never copied to be normalised: lengths are divided out afterwards),
+results are float64. A scan in float32 is off by about 1e-7, which is harmless while λ is far above that; for
+smaller λ the products themselves are formed in float64 (``exact``), block by block if the vectors are large.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.errors import InvalidInput
+from siftlm.selection import checks
+from siftlm.selection.checks import RealArray
+from siftlm.selection.explain import Evidence, GramEvidence, VectorEvidence
+from siftlm.selection.kernels import FeatureKernel, KernelFunction, Linear
+from siftlm.types import FloatArray, IntArray
+
+# Below this ratio of λ to the kernel's size, float32 products would blur the decision.
+FLOAT32_NOISE = 1e-3
+# Up to this many bytes, a float64 copy of the candidates is cheaper than converting block by block.
+COPY_BYTES = 1 << 28
+
+
+class Space(Protocol):
+    """The inner products that selection may ask for. K candidates, m targets."""
+
+    size: int
+    """K"""
+    targets: int
+    """m; 0 when there is no prompt"""
+    rounding: float
+    """Absolute error of a product of unit vectors: decides what counts as a tie."""
+
+    def diagonal(self) -> FloatArray:
+        """(K,) k(x, x)"""
+
+    def row(self, index: int) -> RealArray:
+        """(K,) k(x_index, x)"""
+
+    def rows(self, indices: IntArray) -> FloatArray:
+        """(len(indices), K)"""
+
+    def cross(self) -> FloatArray:
+        """(m, K) k(x*, x)"""
+
+    def target_gram(self) -> FloatArray:
+        """(m, m) k(x*, x*)"""
+
+    def among(self, left: IntArray, right: IntArray) -> FloatArray:
+        """(len(left), len(right)) k between candidates, exactly"""
+
+    def cross_to(self, indices: IntArray) -> FloatArray:
+        """(m, len(indices)) k(x*, x_index), exactly"""
+
+    def evidence(self, indices: IntArray) -> Evidence:
+        """What a result keeps of these picks to explain itself."""
+
+
+class FeatureSpace:
+    """k(x, y) = x · y of the vectors, at unit length if ``normalize``."""
+
+    def __init__(self, vectors: RealArray, targets: RealArray, *, normalize: bool, noise: float) -> None:
+        self.size, self.width = vectors.shape
+        self.targets = len(targets)
+        self.target_vectors = unit_rows("query", targets, normalize=normalize)
+        squared = checks.squared_norms("candidates", vectors, zero_ok=not normalize)
+        scale = 1.0 if normalize else float(squared.mean())
+        exact = vectors.dtype == np.float64 or noise < FLOAT32_NOISE * scale
+        self._scan_type = np.float64 if exact else np.float32
+        self.rounding = float(np.finfo(self._scan_type).eps)
+        if exact and vectors.dtype != np.float64:
+            # The check above squared in the vectors' own precision, which is no longer enough.
+            squared = np.concatenate([_squares(block) for block in checks.blocks(vectors)])
+        # Vectors that are already unit, within the rounding of a scan, need no correction.
+        unit = not normalize or np.abs(squared - 1).max() <= 16 * self.rounding
+        self._inverse_length = None if unit else 1 / np.sqrt(squared)
+        self._diagonal = np.ones(self.size) if normalize else squared
+        if vectors.dtype != self._scan_type and vectors.size * 8 <= COPY_BYTES:
+            vectors = vectors.astype(self._scan_type)
+        self.vectors = vectors
+
+    def diagonal(self) -> FloatArray:
+        return self._diagonal
+
+    def vector(self, index: int) -> FloatArray:
+        """(d,) one candidate, float64"""
+        wide: FloatArray = self.vectors[index].astype(np.float64)
+        return wide if self._inverse_length is None else wide * self._inverse_length[index]
+
+    def gather(self, indices: IntArray) -> FloatArray:
+        """(len(indices), d) some candidates, float64"""
+        wide: FloatArray = self.vectors[indices].astype(np.float64)
+        return wide if self._inverse_length is None else wide * self._inverse_length[indices, None]
+
+    def scan(self, direction: FloatArray, rows: slice = slice(None)) -> FloatArray:
+        """(d,) or (d, b) -> (K,) or (K, b): every candidate's product with the direction; one pass."""
+        narrow, vectors = direction.astype(self._scan_type), self.vectors[rows]
+        if vectors.dtype == self._scan_type:
+            products = vectors @ narrow
+        else:
+            products = np.concatenate([block.astype(self._scan_type) @ narrow for block in checks.blocks(vectors)])
+        result: FloatArray = products.astype(np.float64)
+        if self._inverse_length is not None:
+            inverse = self._inverse_length[rows]
+            result *= inverse if result.ndim == 1 else inverse[:, None]
+        return result
+
+    def row(self, index: int) -> RealArray:
+        if self._inverse_length is None and self.vectors.dtype == self._scan_type:
+            products: RealArray = self.vectors.dot(self.vectors[index])  # the commonest case, without detours
+            return products
+        return self.scan(self.vector(index))
+
+    def rows(self, indices: IntArray) -> FloatArray:
+        return self.scan(self.gather(indices).T).T
+
+    def cross(self) -> FloatArray:
+        if self.targets == 1:
+            return self.scan(self.target_vectors[0])[None, :]
+        return np.ascontiguousarray(self.scan(self.target_vectors.T).T)
+
+    def target_gram(self) -> FloatArray:
+        return self.target_vectors @ self.target_vectors.T
+
+    def among(self, left: IntArray, right: IntArray) -> FloatArray:
+        return self.gather(left) @ self.gather(right).T
+
+    def cross_to(self, indices: IntArray) -> FloatArray:
+        return self.target_vectors @ self.gather(indices).T
+
+    def evidence(self, indices: IntArray) -> VectorEvidence:
+        return VectorEvidence(self.vectors[indices], self._lengths(indices), self.target_vectors, None)
+
+    def _lengths(self, indices: IntArray) -> FloatArray | None:
+        return None if self._inverse_length is None else self._inverse_length[indices]
+
+    def scatter(self, *, of_targets: bool) -> FloatArray:
+        """(d, d) Σ x xᵀ over the targets or over the candidates, float64"""
+        if of_targets:
+            return self.target_vectors.T @ self.target_vectors
+        total = np.zeros((self.width, self.width))
+        for start in range(0, self.size, 16384):
+            block = self.gather(np.arange(start, min(start + 16384, self.size)))
+            total += block.T @ block
+        return total
+
+
+class KernelSpace:
+    """k is a function of two sets of vectors; every row costs one call over the whole candidate set."""
+
+    def __init__(self, kernel: KernelFunction, vectors: RealArray, targets: RealArray, *, normalize: bool) -> None:
+        self._kernel = kernel
+        self.size, self.targets = len(vectors), len(targets)
+        # Powers and constants of inner products amplify rounding, so everything is float64 here.
+        self._vectors = unit_rows("candidates", vectors, normalize=normalize)
+        self._targets = unit_rows("query", targets, normalize=normalize)
+        self.rounding = float(np.finfo(np.float64).eps)
+        self._diagonal = self._own_diagonal()
+
+    def _own_diagonal(self) -> FloatArray:
+        # A kernel function shows its diagonal only inside square blocks; small ones waste little.
+        parts = [np.diagonal(self._call(block, block)) for block in checks.blocks(self._vectors, rows=64)]
+        diagonal = np.concatenate(parts)
+        if (diagonal < 0).any():
+            row = int(np.argmin(diagonal))
+            raise InvalidInput(f"kernel(x, x) of candidates row {row} is {diagonal[row]:g}; a kernel is never below 0")
+        return diagonal
+
+    def _call(self, x: FloatArray, y: FloatArray) -> FloatArray:
+        values = np.asarray(self._kernel(x, y), dtype=np.float64)
+        if values.shape != (len(x), len(y)):
+            raise InvalidInput(
+                f"kernel returned shape {values.shape} for {len(x)} and {len(y)} vectors, "
+                f"expected ({len(x)}, {len(y)})"
+            )
+        if not np.isfinite(values).all():
+            row, column = np.argwhere(~np.isfinite(values))[0]
+            raise InvalidInput(f"kernel returned {values[row, column]} for vectors {row} and {column}")
+        return values
+
+    def diagonal(self) -> FloatArray:
+        return self._diagonal
+
+    def row(self, index: int) -> FloatArray:
+        return self._call(self._vectors[index : index + 1], self._vectors)[0]
+
+    def rows(self, indices: IntArray) -> FloatArray:
+        return self._call(self._vectors[indices], self._vectors)
+
+    def cross(self) -> FloatArray:
+        return self._call(self._targets, self._vectors)
+
+    def target_gram(self) -> FloatArray:
+        return self._call(self._targets, self._targets)
+
+    def among(self, left: IntArray, right: IntArray) -> FloatArray:
+        return self._call(self._vectors[left], self._vectors[right])
+
+    def cross_to(self, indices: IntArray) -> FloatArray:
+        return self._call(self._targets, self._vectors[indices])
+
+    def evidence(self, indices: IntArray) -> VectorEvidence:
+        return VectorEvidence(self._vectors[indices], None, self._targets, self._kernel)
+
+
+class Gram:
+    """The kernel's values among the candidates, (K, K), where they are known already.
+
+    ``targets`` (m, m) holds k(x*, x*); it may be left out for one target with k(x*, x*) = 1. The query of
+    ``select`` is then k(x*, x).
+
+    >>> from siftlm import select
+    >>> gram = Gram([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> select([0.7, 0.6, 0.5], gram, n=2).indices.tolist()
+    [0, 2]
+    """
+
+    def __init__(self, values: npt.ArrayLike, targets: npt.ArrayLike | None = None) -> None:
+        self.values = _gram("gram", values)
+        self.targets = None if targets is None else _gram("targets", targets)
+
+
+def _gram(name: str, value: npt.ArrayLike) -> FloatArray:
+    gram = checks.finite_matrix(name, value, shape=(None, None))
+    if gram.shape[0] != gram.shape[1]:
+        raise InvalidInput(f"{name} must be square, got shape {gram.shape}")
+    diagonal = np.diagonal(gram)
+    if (diagonal < 0).any():
+        row = int(np.argmin(diagonal))
+        raise InvalidInput(f"{name}[{row}, {row}] is {diagonal[row]:g}; a kernel's diagonal is never below 0")
+    difference = np.abs(gram - gram.T)
+    if difference.max() > 1e-6 * max(1.0, float(diagonal.max())):
+        row, column = (int(at) for at in np.unravel_index(int(difference.argmax()), gram.shape))
+        raise InvalidInput(f"{name} is not symmetric: [{row}, {column}] differs from [{column}, {row}]")
+    return gram
+
+
+class GramSpace:
+    """All inner products are given."""
+
+    def __init__(self, gram: FloatArray, cross: FloatArray, targets: FloatArray) -> None:
+        self._gram, self._cross, self._targets = gram, cross, targets
+        self.size, self.targets = len(gram), len(targets)
+        self.rounding = float(np.finfo(np.float64).eps)
+
+    def diagonal(self) -> FloatArray:
+        return self._gram.diagonal().copy()
+
+    def row(self, index: int) -> FloatArray:
+        return self._gram[index]
+
+    def rows(self, indices: IntArray) -> FloatArray:
+        return self._gram[indices]
+
+    def cross(self) -> FloatArray:
+        return self._cross
+
+    def target_gram(self) -> FloatArray:
+        return self._targets
+
+    def among(self, left: IntArray, right: IntArray) -> FloatArray:
+        return self._gram[np.ix_(left, right)]
+
+    def cross_to(self, indices: IntArray) -> FloatArray:
+        return self._cross[:, indices]
+
+    def evidence(self, indices: IntArray) -> GramEvidence:
+        return GramEvidence(self._gram[np.ix_(indices, indices)], self._cross[:, indices], self._targets)
+
+
+def _squares(block: RealArray) -> FloatArray:
+    wide = block.astype(np.float64)
+    squares: FloatArray = np.einsum("ij,ij->i", wide, wide)
+    return squares
+
+
+def unit_rows(name: str, vectors: RealArray, *, normalize: bool) -> FloatArray:
+    """The rows in float64, at unit length if asked."""
+    wide = vectors.astype(np.float64)
+    squared = checks.squared_norms(name, wide, zero_ok=not normalize) if len(wide) else np.zeros(0)
+    return wide / np.sqrt(squared)[:, None] if normalize else wide
+
+
+def space_of(
+    vectors: RealArray, targets: RealArray, *, kernel: KernelFunction | FeatureKernel | None, normalize: bool, noise: float
+) -> Space:
+    """The space that fits the kernel: scanning where the kernel has features, a row at a time where it has none."""
+    if kernel is None or isinstance(kernel, Linear):
+        return FeatureSpace(vectors, targets, normalize=normalize, noise=noise)
+    if isinstance(kernel, FeatureKernel):
+        candidates = unit_rows("candidates", vectors, normalize=normalize)
+        prompt = unit_rows("query", targets, normalize=normalize)
+        features = kernel.features(candidates, candidates)
+        if features.size * 8 > COPY_BYTES:
+            features = features.astype(np.float32)
+        return FeatureSpace(features, kernel.features(prompt, candidates), normalize=False, noise=noise)
+    if not callable(kernel):
+        raise InvalidInput(f"kernel must be a function of two sets of vectors, got {kernel!r}")
+    return KernelSpace(kernel, vectors, targets, normalize=normalize)

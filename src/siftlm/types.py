@@ -1,0 +1,122 @@
+"""The results that travel between rooms: small, frozen, and arrays of numbers rather than objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class Evidence(Protocol):
+    """What a :class:`Selection` keeps in order to explain itself: the picks and the prompt, no candidates."""
+
+    def explain(self, selection: Selection, texts: Sequence[str] | None) -> Explanation:
+        """Say of each pick why it was worth picking."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What was selected, in order, and what each pick was worth.
+
+    Repeats are allowed: the same index may occur several times (see :attr:`weights`).
+    """
+
+    indices: IntArray
+    """(n,) the picks, most informative first."""
+    gains: FloatArray
+    """(n,) what the method computed for each pick when it was picked. For SIFT: the fall in uncertainty."""
+    uncertainty: FloatArray
+    """(n + 1,) variance left about the prompt, averaged over its embeddings; entry 0 is before the first pick.
+    The same measure for every method, so that methods can be compared; NaN when there is no prompt."""
+    stopped: str
+    """Why it ended: ``n``, ``adaptive``, ``until``, ``min_gain``, ``budget`` or ``exhausted``."""
+    method: str
+    """The registered name of the method."""
+    noise: float
+    """The λ that was used."""
+    certified: BoolArray | None = None
+    """(n,) where a method searched only a part: is this pick provably the one of a full search?"""
+    evidence: Evidence | None = field(default=None, repr=False)
+    """What :meth:`explain` reads."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def distinct(self) -> IntArray:
+        """The picks without repeats, in order of first appearance."""
+        _, first = np.unique(self.indices, return_index=True)
+        return self.indices[np.sort(first)]
+
+    @property
+    def weights(self) -> IntArray:
+        """How often each of :attr:`distinct` was picked: its weight in training."""
+        values, first, counts = np.unique(self.indices, return_index=True, return_counts=True)
+        del values
+        return counts[np.argsort(first)].astype(np.int64)
+
+    def explain(self, texts: Sequence[str] | None = None) -> Explanation:
+        """Say of each pick: how relevant it is, how much it repeats earlier picks, which target it served.
+
+        ``texts`` are those of all candidates; only the picked ones are read.
+        """
+        if self.evidence is None:
+            raise TypeError("this Selection was made by hand and has no evidence to explain itself with")
+        return self.evidence.explain(self, texts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, ready for ``json.dumps``; numbers that are not finite become ``None``."""
+        return {
+            "method": self.method,
+            "noise": self.noise,
+            "stopped": self.stopped,
+            "indices": self.indices.tolist(),
+            "gains": _jsonable(self.gains),
+            "uncertainty": _jsonable(self.uncertainty),
+            "certified": None if self.certified is None else self.certified.tolist(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why each pick was picked; printing it gives a table."""
+
+    indices: IntArray
+    """(n,) the picks."""
+    relevance: FloatArray
+    """(n,) largest |similarity| to a target; similarity is the kernel, scaled to 1 for equal texts."""
+    overlap: FloatArray
+    """(n,) largest |similarity| to an earlier pick; 0 for the first."""
+    served: IntArray
+    """(n,) the target whose uncertainty fell most by this pick."""
+    gains: FloatArray
+    """(n,) as in the selection."""
+    uncertainty: FloatArray
+    """(n,) what was left after the pick."""
+    texts: tuple[str, ...] | None = None
+    """The picked texts, if they were given."""
+
+    def __str__(self) -> str:
+        several = len(set(self.served.tolist())) > 1
+        head = f"{'pick':>4} {'index':>8} {'relevance':>9} {'overlap':>8} {'left':>8}"
+        lines = [head + ("  target" if several else "") + ("  text" if self.texts else "")]
+        for n in range(len(self.indices)):
+            row = f"{n + 1:>4} {self.indices[n]:>8} {self.relevance[n]:>9.3f} {self.overlap[n]:>8.3f}"
+            row += f" {self.uncertainty[n]:>8.4f}"
+            if several:
+                row += f"  {self.served[n]:>6}"
+            if self.texts:
+                row += "  " + " ".join(self.texts[n].split())[:80]
+            lines.append(row)
+        return "\n".join(lines)
+
+
+def _jsonable(numbers: FloatArray) -> list[float | None]:
+    return [float(x) if np.isfinite(x) else None for x in numbers]
