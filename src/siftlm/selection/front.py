@@ -98,6 +98,8 @@ def select(
             entry, query, vectors, known=known, kernel=kernel, normalize=normalize, noise=noise
         )
     _check_method(entry, space, options, weighted=not (prior is costs is None), stopping=stopping)
+    if entry.whole and not (costs is sources is replacement is None):
+        raise Conflict(f"method {entry.name!r} decides on all picks at once: costs, sources, replacement don't apply")
     cap = _cap(entry, replacement)
     blocked = _blocked(exclude, size, space.size)
     n = _how_many(

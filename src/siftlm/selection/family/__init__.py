@@ -1,5 +1,5 @@
 """The family of SIFT and its peers from retrieval and active learning: one method, one function, one file."""
 
-from siftlm.selection.family import sift
+from siftlm.selection.family import nearest, sift
 
-__all__ = ["sift"]
+__all__ = ["nearest", "sift"]
