@@ -2,8 +2,9 @@
 
 from siftlm.selection import kernels
 from siftlm.selection.front import select
+from siftlm.selection.many import select_many
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Method, Steps, method, methods
 from siftlm.selection.space import Gram
 
-__all__ = ["Gram", "Method", "Problem", "Steps", "kernels", "method", "methods", "select"]
+__all__ = ["Gram", "Method", "Problem", "Steps", "kernels", "method", "methods", "select", "select_many"]

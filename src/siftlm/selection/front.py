@@ -102,7 +102,7 @@ def select(
         raise Conflict(f"method {entry.name!r} decides on all picks at once: costs, sources, replacement don't apply")
     cap = _cap(entry, replacement)
     blocked = _blocked(exclude, size, space.size)
-    n = _how_many(
+    n = how_many(
         n, size if blocked is None else int((~blocked).sum()), cap, replacement=replacement, budgeted=budget is not None
     )
     problem = Problem(space=space, expected=n + space.size - size, noise=noise, probabilities=probabilities, seed=seed)
@@ -119,7 +119,7 @@ def select(
         prior=None if prior is None else _padded(_prior(prior, problem, size), space.size, 0),
         costs=None if costs is None else _padded(checks.per_item("costs", costs, size, positive=True), space.size, 1),
         budget=None if budget is None else checks.number("budget", budget, above=0),
-        tie=max(8 * space.rounding, 1e-9, 8 * float(np.finfo(np.float64).eps) / noise),
+        tie=tie_of(space, noise),
     )
     found = greedy.run(problem, entry.run(problem, **options), n, stopping, range(size, space.size))
     return Selection(
@@ -132,6 +132,11 @@ def select(
         certified=None if problem.certified is None else np.array(problem.certified[: len(found.indices)], np.bool_),
         evidence=space.evidence(found.indices),
     )
+
+
+def tie_of(space: Space, noise: float) -> float:
+    """Gains closer than this, relatively, are equal: what rounding can make of equal texts."""
+    return max(8 * space.rounding, 1e-9, 8 * float(np.finfo(np.float64).eps) / noise)
 
 
 def _vector_space(
@@ -218,7 +223,7 @@ def _cap(entry: Method, replacement: bool | int | None) -> int | None:
     return checks.count("replacement", replacement, at_least=1)
 
 
-def _how_many(n: int | None, available: int, cap: int | None, *, replacement: bool | int | None, budgeted: bool) -> int:
+def how_many(n: int | None, available: int, cap: int | None, *, replacement: bool | int | None, budgeted: bool) -> int:
     """n, checked against what there is to pick from."""
     if available == 0:
         raise InvalidInput("exclude leaves no candidate to pick from")

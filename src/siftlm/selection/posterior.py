@@ -141,6 +141,7 @@ class RowPosterior(_Common):
 
     def __init__(self, space: Space, noise: float, expected: int) -> None:
         super().__init__(space, noise, space.cross().copy())
+        space.expect(expected)
         self._rows = np.empty((max(1, min(expected, 1024)), space.size))
         self._count = 0
         self._last = NOBODY

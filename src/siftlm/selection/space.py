@@ -26,6 +26,8 @@ from siftlm.types import FloatArray, IntArray
 FLOAT32_NOISE = 1e-3
 # Up to this many bytes, a float64 copy of the candidates is cheaper than converting block by block.
 COPY_BYTES = 1 << 28
+# A Gram matrix of this many candidates is still cheap to hold.
+GRAM_CANDIDATES = 4096
 
 
 class Space(Protocol):
@@ -44,8 +46,11 @@ class Space(Protocol):
     def row(self, index: int) -> RealArray:
         """(K,) k(x_index, x)"""
 
-    def rows(self, indices: IntArray) -> FloatArray:
+    def rows(self, indices: IntArray) -> RealArray:
         """(len(indices), K)"""
+
+    def expect(self, rows: int) -> None:
+        """Announce how many rows will be asked for."""
 
     def cross(self) -> FloatArray:
         """(m, K) k(x*, x)"""
@@ -85,6 +90,14 @@ class FeatureSpace:
         if vectors.dtype != self._scan_type and vectors.size * 8 <= COPY_BYTES:
             vectors = vectors.astype(self._scan_type)
         self.vectors = vectors
+        self._gram: RealArray | None = None
+
+    def expect(self, rows: int) -> None:
+        """Announce how many rows will be asked for: if many, all products at once cost less (measured at K = 4 n)."""
+        if self._gram is None and self.size <= min(4 * rows, GRAM_CANDIDATES) and self.vectors.dtype == self._scan_type:
+            self._gram = self.vectors @ self.vectors.T
+            if self._inverse_length is not None:
+                self._gram = self._gram * np.outer(self._inverse_length, self._inverse_length)
 
     def diagonal(self) -> FloatArray:
         return self._diagonal
@@ -113,12 +126,16 @@ class FeatureSpace:
         return result
 
     def row(self, index: int) -> RealArray:
+        if self._gram is not None:
+            return self._gram[index]
         if self._inverse_length is None and self.vectors.dtype == self._scan_type:
             products: RealArray = self.vectors.dot(self.vectors[index])  # the commonest case, without detours
             return products
         return self.scan(self.vector(index))
 
-    def rows(self, indices: IntArray) -> FloatArray:
+    def rows(self, indices: IntArray) -> RealArray:
+        if self._gram is not None:
+            return self._gram[indices]
         return self.scan(self.gather(indices).T).T
 
     def cross(self) -> FloatArray:
@@ -194,6 +211,9 @@ class KernelSpace:
     def rows(self, indices: IntArray) -> FloatArray:
         return self._call(self._vectors[indices], self._vectors)
 
+    def expect(self, rows: int) -> None:
+        """Nothing to prepare: a row costs what it costs."""
+
     def cross(self) -> FloatArray:
         return self._call(self._targets, self._vectors)
 
@@ -258,6 +278,9 @@ class GramSpace:
 
     def rows(self, indices: IntArray) -> FloatArray:
         return self._gram[indices]
+
+    def expect(self, rows: int) -> None:
+        """Nothing to prepare: all rows are there."""
 
     def cross(self) -> FloatArray:
         return self._cross

@@ -1,0 +1,159 @@
+"""Plain SIFT for many prompts at once: the same numbers as one at a time, with the overhead shared.
+
+``select_many`` comes here when every prompt has one embedding and nothing but n, λ and normalisation was
+asked for. Arrays carry the prompts in front: ``cross`` and ``noisy`` are (B, K), Cholesky rows (B, n, K).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from siftlm.selection.checks import RealArray
+from siftlm.selection.posterior import CANDIDATES_PER_FEATURE
+from siftlm.selection.space import FeatureSpace
+from siftlm.types import FloatArray, IntArray
+
+# Cholesky rows of a group of prompts should stay in the processor's cache.
+GROUP_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The picks of B prompts."""
+
+    indices: IntArray
+    """(B, n)"""
+    gains: FloatArray
+    """(B, n)"""
+
+
+def sift_shared(space: FeatureSpace, n: int, noise: float, tie: float) -> Batch:
+    """One set of candidates for all prompts; the space's targets are the prompts, one each."""
+    prompts, size = space.targets, space.size
+    cross, diagonal = space.cross(), space.diagonal()
+    space.expect(prompts * n)
+    if n > space.width or size > CANDIDATES_PER_FEATURE * space.width:
+        return _join([_scan(space, cross[group], group, n, noise, tie) for group in _groups(prompts, 8 * size * 4)])
+    groups = _groups(prompts, 8 * size * n)
+    return _join([_rows(cross[g], diagonal, lambda i, _: space.rows(i), g, n, noise, tie) for g in groups])
+
+
+def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float, tie: float) -> Batch:
+    """A set of K candidates for each prompt, all of the same K and one target each."""
+
+    def products(indices: IntArray, group: slice) -> RealArray:
+        return np.stack([space.row(int(index)) for space, index in zip(spaces[group], indices, strict=True)])
+
+    size = spaces[0].size
+    for space in spaces:
+        space.expect(n)
+    cross = np.concatenate([space.cross() for space in spaces])
+    diagonal = np.stack([space.diagonal() for space in spaces])
+    groups = _groups(len(spaces), 8 * size * n)
+    return _join([_rows(cross[group], diagonal[group], products, group, n, noise, tie) for group in groups])
+
+
+def _groups(prompts: int, bytes_each: int) -> list[slice]:
+    step = max(1, GROUP_BYTES // bytes_each)
+    return [slice(start, min(start + step, prompts)) for start in range(0, prompts, step)]
+
+
+def _join(parts: list[Batch]) -> Batch:
+    return Batch(np.concatenate([p.indices for p in parts]), np.concatenate([p.gains for p in parts]))
+
+
+def _rows(
+    cross: FloatArray,
+    diagonal: FloatArray,
+    products: Callable[[IntArray, slice], RealArray],
+    group: slice,
+    n: int,
+    noise: float,
+    tie: float,
+) -> Batch:
+    """``RowPosterior`` with a prompt axis."""
+    count, size = cross.shape
+    cross, noisy = cross.copy(), np.broadcast_to(diagonal + noise, cross.shape).copy()
+    rows, scratch, each = np.empty((count, n, size)), np.empty_like(cross), np.arange(count)
+    picks = _Picks(count, n, tie)
+    for step in range(n):
+        np.multiply(cross, cross, out=scratch)
+        scratch /= noisy
+        index = picks.take(step, scratch)
+        if step == n - 1:
+            break
+        row = rows[:, step]
+        np.copyto(row, products(index, group))
+        if step:
+            past = rows[:, :step]
+            row -= np.matmul(past[each, :, index][:, None, :], past)[:, 0]
+        _advance(cross, noisy, row, scratch, each, index, noise)
+    return picks.done()
+
+
+def _scan(
+    space: FeatureSpace, cross: FloatArray, group: slice, n: int, noise: float, tie: float
+) -> Batch:
+    """``FeaturePosterior`` with a prompt axis: the prompts share one scan, a matrix–matrix product."""
+    count = len(cross)
+    cross, noisy = cross.copy(), np.broadcast_to(space.diagonal() + noise, cross.shape).copy()
+    white, scratch, each = np.empty((count, n, space.width)), np.empty_like(cross), np.arange(count)
+    picks = _Picks(count, n, tie)
+    for step in range(n):
+        np.multiply(cross, cross, out=scratch)
+        scratch /= noisy
+        index = picks.take(step, scratch)
+        if step == n - 1:
+            break
+        vectors, past = space.gather(index), white[:, :step]
+        along = vectors - np.matmul(np.matmul(vectors[:, None, :], past.transpose(0, 2, 1)), past)[:, 0]
+        own = np.maximum(np.einsum("bd,bd->b", vectors, along), 0) + noise
+        noisy[each, index] = own  # the direction is exact, so its own variance is better than the running one
+        row = np.ascontiguousarray(space.scan(along.T).T)
+        _advance(cross, noisy, row, scratch, each, index, noise)
+        white[:, step] = along / np.sqrt(own)[:, None]
+    return picks.done()
+
+
+def _advance(
+    cross: FloatArray,
+    noisy: FloatArray,
+    row: FloatArray,
+    scratch: FloatArray,
+    each: IntArray,
+    index: IntArray,
+    noise: float,
+) -> None:
+    """Condition each prompt on its pick; ``row`` holds k_n(x_i, ·) and leaves as the Cholesky row."""
+    root = np.sqrt(noisy[each, index])
+    step = cross[each, index] / root
+    row /= root[:, None]
+    np.multiply(row, step[:, None], out=scratch)
+    cross -= scratch
+    np.multiply(row, row, out=scratch)
+    noisy -= scratch
+    np.maximum(noisy, noise, out=noisy)
+
+
+class _Picks:
+    """Chooses for every prompt, by the same tie rule as ``Rules``, and keeps the record."""
+
+    def __init__(self, count: int, n: int, tie: float) -> None:
+        self._indices = np.empty((count, n), dtype=np.int64)
+        self._gains = np.empty((count, n))
+        self._keep, self._each = 1 - tie, np.arange(count)
+
+    def take(self, step: int, gains: FloatArray) -> IntArray:
+        """The best of each row; ties go to the smaller index."""
+        best = gains.max(axis=1)
+        index = (gains >= (best * self._keep)[:, None]).argmax(axis=1)
+        self._indices[:, step] = index
+        self._gains[:, step] = gains[self._each, index]
+        return index
+
+    def done(self) -> Batch:
+        """The record."""
+        return Batch(self._indices, self._gains)

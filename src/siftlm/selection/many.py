@@ -1,0 +1,149 @@
+"""Many prompts: the same as ``select`` for each, in input order, with the work shared where it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.errors import InvalidInput
+from siftlm.selection import checks
+from siftlm.selection.batch import Batch, sift_separate, sift_shared
+from siftlm.selection.front import how_many, select, tie_of
+from siftlm.selection.space import FeatureSpace, Gram
+from siftlm.types import FloatArray, Selection
+
+# What the shared engine understands; any other setting is worked off prompt by prompt.
+PLAIN = {"method", "noise", "normalize", "seed"}
+
+
+def select_many(
+    queries: npt.ArrayLike | Sequence[npt.ArrayLike],
+    candidates: npt.ArrayLike | Sequence[npt.ArrayLike],
+    n: int | None = None,
+    **settings: Any,
+) -> list[Selection]:
+    """:func:`select` for many prompts; the answers come in the order of the queries.
+
+    Args:
+        queries: (B, d), one embedding a prompt; or (B, m, d), or a list of (d,) and (m, d) arrays.
+        candidates: (K, d), shared by all prompts; or (B, K, d), or a list of B arrays, one set for each.
+        n, **settings: as for :func:`select`, the same for all prompts.
+
+    >>> import numpy as np
+    >>> texts = np.eye(3)
+    >>> [s.indices.tolist() for s in select_many([[1, 0.1, 0], [0, 0.1, 1]], texts, n=2)]
+    [[0, 1], [2, 1]]
+    """
+    prompts = _items("queries", queries)
+    shared = isinstance(candidates, Gram) or not _one_each(candidates)
+    if not prompts:
+        return []
+    plain = _plain(settings) and all(np.ndim(prompt) == 1 for prompt in prompts)
+    if shared and plain and not isinstance(candidates, Gram):
+        return _shared(prompts, candidates, _checked(n, **settings))
+    sets = [candidates] * len(prompts) if shared else _items("candidates", candidates)
+    if len(sets) != len(prompts):
+        raise InvalidInput(f"{len(prompts)} queries but {len(sets)} sets of candidates")
+    if not shared and plain:
+        return _separate(prompts, sets, _checked(n, **settings))
+    return [_one(at, prompt, own, n, settings) for at, (prompt, own) in enumerate(zip(prompts, sets, strict=True))]
+
+
+def _one(at: int, prompt: Any, candidates: Any, n: int | None, settings: dict[str, Any]) -> Selection:
+    try:
+        return select(prompt, candidates, n, **settings)
+    except InvalidInput as error:
+        raise InvalidInput(f"prompt {at}: {error}") from error
+
+
+def _plain(settings: dict[str, Any]) -> bool:
+    given = {name for name, value in settings.items() if value is not None}
+    return given <= PLAIN and settings.get("method", "sift") in ("sift", "vtl")
+
+
+def _items(name: str, value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray) and value.ndim not in (2, 3):
+        raise InvalidInput(f"{name} must be (B, d), (B, m, d) or a list, got shape {value.shape}")
+    try:
+        return list(value)
+    except TypeError as error:
+        raise InvalidInput(f"{name} must be an array or a list, got {type(value).__name__}") from error
+
+
+def _one_each(candidates: Any) -> bool:
+    """Is this one set of candidates for each prompt, rather than one set for all?"""
+    if isinstance(candidates, np.ndarray) or hasattr(candidates, "ndim"):
+        return int(candidates.ndim) == 3
+    return len(candidates) > 0 and np.ndim(candidates[0]) == 2
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The settings that the shared engine understands, checked."""
+
+    n: int | None
+    method: str
+    noise: float
+    normalize: bool
+
+    def count(self, size: int) -> int:
+        return how_many(self.n, size, None, replacement=None, budgeted=False)
+
+
+def _checked(
+    n: int | None, *, method: str = "sift", noise: float = 0.01, normalize: bool = True, **unset: None
+) -> _Plain:
+    return _Plain(n, method, checks.number("noise", noise, above=0), normalize)
+
+
+def _shared(prompts: list[Any], candidates: Any, plain: _Plain) -> list[Selection]:
+    vectors = checks.matrix("candidates", candidates)
+    targets = np.concatenate([_vector(at, p, vectors.shape[1]) for at, p in enumerate(prompts)])
+    space = FeatureSpace(vectors, targets, normalize=plain.normalize, noise=plain.noise)
+    n = plain.count(space.size)
+    found = sift_shared(space, n, plain.noise, tie_of(space, plain.noise))
+    return [_result(found, b, space, space.target_vectors[b : b + 1], plain) for b in range(len(prompts))]
+
+
+def _separate(prompts: list[Any], sets: list[Any], plain: _Plain) -> list[Selection]:
+    """Sets of equal size go together."""
+    spaces: list[FeatureSpace] = []
+    for at, (prompt, own) in enumerate(zip(prompts, sets, strict=True)):
+        vectors = checks.matrix(f"candidates of prompt {at}", own)
+        target = _vector(at, prompt, vectors.shape[1])
+        try:
+            spaces.append(FeatureSpace(vectors, target, normalize=plain.normalize, noise=plain.noise))
+        except InvalidInput as error:
+            raise InvalidInput(f"prompt {at}: {error}") from error
+    answers: dict[int, Selection] = {}
+    for size in dict.fromkeys(space.size for space in spaces):
+        members = [at for at, space in enumerate(spaces) if space.size == size]
+        group = [spaces[at] for at in members]
+        tie = max(tie_of(space, plain.noise) for space in group)
+        found = sift_separate(group, plain.count(size), plain.noise, tie)
+        for b, at in enumerate(members):
+            answers[at] = _result(found, b, group[b], group[b].target_vectors, plain)
+    return [answers[at] for at in range(len(prompts))]
+
+
+def _vector(at: int, prompt: Any, width: int) -> checks.RealArray:
+    return checks.matrix(f"query of prompt {at}", prompt, width=width)
+
+
+def _result(found: Batch, b: int, space: FeatureSpace, target: FloatArray, plain: _Plain) -> Selection:
+    indices, gains = found.indices[b].copy(), found.gains[b].copy()
+    # With one target, a gain is the fall in uncertainty.
+    left = float(target[0] @ target[0]) - np.concatenate([[0.0], np.cumsum(gains)])
+    return Selection(
+        indices=indices,
+        gains=gains,
+        uncertainty=np.maximum(left, 0),
+        stopped="n",
+        method=plain.method,
+        noise=plain.noise,
+        evidence=replace(space.evidence(indices), targets=target),
+    )
