@@ -1,0 +1,64 @@
+# `make` lists the targets. Each one creates the environment it needs, the first time.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+EXTRAS := dev,torch,faiss,plot,fast,docs,bench
+BIN := $(VENV)/bin
+
+# The demo needs numpy alone: a full environment serves it where there is one, else a small one made in seconds.
+DEMO_VENV := $(if $(wildcard $(READY)),$(VENV),.venv-demo)
+
+# mkdocs-material prints an advertisement on every build unless told not to.
+export NO_MKDOCS_2_WARNING := 1
+
+define require_python
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+  { echo "siftlm needs Python 3.10 or newer, and '$(PYTHON)' is not. Try: make PYTHON=python3.12 ..." >&2; exit 1; }; \
+$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+  { echo "'$(PYTHON)' cannot create environments: install its venv package (Debian: python3-venv)." >&2; exit 1; }
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test quick check bench docs clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(DEMO_VENV)/.ready  ## nearest neighbour and SIFT side by side, offline
+	@$(DEMO_VENV)/bin/siftlm demo
+
+# pytest comes last, so that its closing line closes the whole run.
+test: check docs  ## everything: check, docs, then all tests, doctests and documentation examples
+	$(BIN)/python -m pytest
+
+quick: $(READY)  ## the fast tests only
+	$(BIN)/python -m pytest -q -m "not slow"
+
+check: $(READY)  ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## compare selection with its public peers; writes JSON
+	$(BIN)/python benchmarks/selection.py
+
+docs: $(READY)  ## build the documentation into site/; a warning is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:  ## remove caches and built files (environments stay; `rm -r .venv*` removes those)
+	rm -rf build dist site .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(READY): pyproject.toml constraints.txt
+	@$(call require_python)
+	@echo "Creating the development environment in $(VENV), some minutes ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+.venv-demo/.ready: pyproject.toml constraints.txt
+	@$(call require_python)
+	@echo "Creating a small environment with numpy and siftlm ..."
+	@$(PYTHON) -m venv .venv-demo
+	@.venv-demo/bin/python -m pip install -qq -c constraints.txt -e .
+	@touch $@
