@@ -1,0 +1,56 @@
+"""The public names are a promise: one appears or goes only together with the list below."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import siftlm
+
+PUBLIC = [
+    "Explanation",
+    "Selection",
+    "__version__",
+    "errors",
+    "kernels",
+    "methods",
+    "select",
+    "select_gram",
+    "select_many",
+    "spread",
+]
+
+
+def test_the_list_is_the_promise():
+    assert sorted(siftlm.__all__) == PUBLIC
+    assert len(siftlm.__all__) == len(set(siftlm.__all__))
+
+
+def test_dir_shows_every_name():
+    assert set(PUBLIC) <= set(dir(siftlm))
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name != "__version__"])
+def test_every_name_says_what_it_is(name):
+    value = getattr(siftlm, name)
+    members = {name: value}
+    if inspect.isclass(value):
+        members |= {f"{name}.{own}": member for own, member in vars(value).items() if is_public(own, member)}
+    for member_name, member in members.items():
+        assert own_words(member), f"{member_name} has no docstring"
+
+
+def is_public(name: str, member: object) -> bool:
+    return not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+
+
+def own_words(member: object) -> str:
+    # Not inspect.getdoc(): it falls back on a base class. A dataclass without words repeats its signature.
+    words = member.__doc__ or ""
+    return "" if words.startswith(f"{getattr(member, '__name__', '')}(") else words
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        siftlm.no_such_name  # noqa: B018
