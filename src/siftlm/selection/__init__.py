@@ -1,10 +1,23 @@
 """Selection: arrays in, a named result out. No text, no disk, no model, no state between calls."""
 
 from siftlm.selection import kernels
+from siftlm.selection.diagnose import Spread, spread
 from siftlm.selection.front import select
 from siftlm.selection.many import select_many
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Method, Steps, method, methods
 from siftlm.selection.space import Gram
 
-__all__ = ["Gram", "Method", "Problem", "Steps", "kernels", "method", "methods", "select", "select_many"]
+__all__ = [
+    "Gram",
+    "Method",
+    "Problem",
+    "Spread",
+    "Steps",
+    "kernels",
+    "method",
+    "methods",
+    "select",
+    "select_many",
+    "spread",
+]

@@ -51,8 +51,10 @@ NOBODY: tuple[int, Look] = (-1, Look(np.zeros(0), 0.0, 0.0))
 
 
 def _look(cross: FloatArray, noisy: float) -> Look:
-    drop = float(cross.dot(cross)) / (len(cross) * noisy) if len(cross) else float("nan")
-    return Look(cross, noisy, drop)
+    if len(cross) == 1:
+        single = float(cross[0])
+        return Look(cross, noisy, single * single / noisy)
+    return Look(cross, noisy, float(cross.dot(cross)) / (len(cross) * noisy) if len(cross) else float("nan"))
 
 
 class Posterior(Protocol):
@@ -62,7 +64,7 @@ class Posterior(Protocol):
     cross: FloatArray
     """(m, K) k_n(x*, x)"""
     noisy: FloatArray
-    """(K,) k_n(x, x) + λ, never below λ"""
+    """(K,) k_n(x, x) + λ"""
 
     @property
     def variance(self) -> FloatArray:
@@ -93,12 +95,14 @@ class _Common:
         self._gain = np.empty(space.size)
         self._gain_row = self._gain[None, :]
         self._scratch = np.empty(space.size)
+        # Rounding can take a variance below zero, which matters where λ does not dwarf rounding.
+        self._fragile = noise < 1e4 * space.rounding * max(1.0, float(self.noisy.max()))
         self._targets: FloatArray | None = None
         self._seen: list[tuple[FloatArray, float]] = []
 
     @property
     def variance(self) -> FloatArray:
-        return self.noisy - self.noise
+        return np.maximum(self.noisy - self.noise, 0)
 
     @property
     def targets(self) -> FloatArray:
@@ -131,8 +135,8 @@ class _Common:
             self.cross -= np.outer(look.cross / root, row)
         np.multiply(row, row, out=scratch)
         self.noisy -= scratch
-        # Rounding can take a variance below zero; a variance cannot be.
-        np.maximum(self.noisy, self.noise, out=self.noisy)
+        if self._fragile:
+            np.maximum(self.noisy, self.noise, out=self.noisy)
         self._seen.append((look.cross, look.noisy))
 
 
