@@ -98,14 +98,29 @@ def select(
             entry, query, vectors, known=known, kernel=kernel, normalize=normalize, noise=noise
         )
     _check_method(entry, space, options, weighted=not (prior is costs is None), stopping=stopping)
-    if entry.whole and not (costs is sources is replacement is None):
-        raise Conflict(f"method {entry.name!r} decides on all picks at once: costs, sources, replacement don't apply")
+    if entry.whole and not (prior is costs is sources is replacement is None):
+        raise Conflict(
+            f"method {entry.name!r} decides on all picks at once: prior, costs, sources, replacement don't apply"
+        )
     cap = _cap(entry, replacement)
     blocked = _blocked(exclude, size, space.size)
     n = how_many(
-        n, size if blocked is None else int((~blocked).sum()), cap, replacement=replacement, budgeted=budget is not None
+        n,
+        size if blocked is None else int((~blocked).sum()),
+        cap,
+        # More picks than candidates are likely a slip, unless counting repeats is all that the method does.
+        replacement=cap is None if entry.whole else replacement,
+        budgeted=budget is not None,
     )
-    problem = Problem(space=space, expected=n + space.size - size, noise=noise, probabilities=probabilities, seed=seed)
+    known_items = space.size - size
+    problem = Problem(
+        space=space,
+        expected=n + known_items,
+        noise=noise,
+        probabilities=probabilities,
+        seed=seed,
+        known=known_items,
+    )
     if budget is not None and costs is None:
         raise Conflict("budget needs costs: one number per candidate, such as its tokens")
     if (source_cap is None) != (sources is None):

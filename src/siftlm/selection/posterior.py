@@ -39,7 +39,7 @@ class Look(NamedTuple):
     """One candidate, as seen just before it would be picked."""
 
     cross: FloatArray
-    """(m,) k_n(x*, x)"""
+    """(m,) k_n(x*, x); empty where targets are not told apart (``trace_only``)"""
     noisy: float
     """k_n(x, x) + λ"""
     drop: float
@@ -181,13 +181,13 @@ class FeaturePosterior(_Common):
         # More targets than features: their trace is seen through their d × d scatter instead of one by one.
         self._pooled = trace_only and space.targets > space.width
         super().__init__(space, noise, np.zeros((0, space.size)) if self._pooled else space.cross().copy())
-        self._residual = space.target_vectors.copy()
+        self._residual = np.zeros((0, self._width)) if self._pooled else space.target_vectors.copy()
         self._white = np.empty((min(self._width, 64), self._width))
         self._picked: list[int] = []
         self._matrix: FloatArray | None = None  # P, once there are more picks than features
         self._last: tuple[int, FloatArray, Look] | None = None
         if self._pooled:
-            self._target_scatter = space.scatter(of_targets=True)
+            self._target_scatter = space.scatter()
             self._squares = self._pooled_squares()
 
     def _pooled_squares(self) -> FloatArray:
@@ -223,7 +223,12 @@ class FeaturePosterior(_Common):
             return self._last[1], self._last[2]
         vector = self._space.vector(index)
         direction = self._apply(vector)
-        look = _look(self._residual @ vector, max(0.0, float(vector @ direction)) + self.noise)
+        noisy = max(0.0, float(vector @ direction)) + self.noise
+        if self._pooled:
+            drop = float(direction @ self._target_scatter @ direction) / (self._space.targets * noisy)
+            look = Look(np.zeros(0), noisy, drop)
+        else:
+            look = _look(self._residual @ vector, noisy)
         self._last = (index, direction, look)
         return direction, look
 
@@ -233,7 +238,8 @@ class FeaturePosterior(_Common):
         white = direction / look.noisy**0.5
         if self._pooled:
             self._update_squares(white)
-        self._residual -= np.outer(look.cross / look.noisy**0.5, white)
+        else:
+            self._residual -= np.outer(look.cross / look.noisy**0.5, white)
         self._remember(index, white)
         self._update(self._space.scan(white), look)
         if self._matrix is not None and len(self._picked) % REFRESH_EVERY == 0:
@@ -265,13 +271,13 @@ class FeaturePosterior(_Common):
         factor = np.linalg.cholesky(picked.T @ picked + self.noise * np.eye(self._width))
         root = self.noise**0.5 * np.linalg.inv(factor)
         self._matrix = root.T @ root
-        self._residual = space.target_vectors @ self._matrix
         for start in range(0, space.size, 16384):
             block = space.scan(root.T, slice(start, start + 16384))
             self.noisy[start : start + 16384] = np.einsum("ij,ij->i", block, block) + self.noise
         if self._pooled:
             self._squares = self._pooled_squares()
         else:
+            self._residual = space.target_vectors @ self._matrix
             self.cross = np.ascontiguousarray(space.scan(self._residual.T).T)
 
 

@@ -10,6 +10,7 @@ smaller λ the products themselves are formed in float64 (``exact``), block by b
 
 from __future__ import annotations
 
+import copy
 from typing import Protocol
 
 import numpy as np
@@ -64,6 +65,9 @@ class Space(Protocol):
     def cross_to(self, indices: IntArray) -> FloatArray:
         """(m, len(indices)) k(x*, x_index), exactly"""
 
+    def everything(self, count: int) -> Space:
+        """The same candidates, with the first ``count`` of them as the targets"""
+
     def evidence(self, indices: IntArray) -> Evidence:
         """What a result keeps of these picks to explain itself."""
 
@@ -74,7 +78,7 @@ class FeatureSpace:
     def __init__(self, vectors: RealArray, targets: RealArray, *, normalize: bool, noise: float) -> None:
         self.size, self.width = vectors.shape
         self.targets = len(targets)
-        self.target_vectors = unit_rows("query", targets, normalize=normalize)
+        self._target_vectors: FloatArray | None = unit_rows("query", targets, normalize=normalize)
         squared = checks.squared_norms("candidates", vectors, zero_ok=not normalize)
         scale = 1.0 if normalize else float(squared.mean())
         exact = vectors.dtype == np.float64 or noise < FLOAT32_NOISE * scale
@@ -98,6 +102,13 @@ class FeatureSpace:
             self._gram = self.vectors @ self.vectors.T
             if self._inverse_length is not None:
                 self._gram = self._gram * np.outer(self._inverse_length, self._inverse_length)
+
+    @property
+    def target_vectors(self) -> FloatArray:
+        """(m, d) the targets, float64"""
+        if self._target_vectors is None:  # see everything()
+            return self.gather(np.arange(self.targets, dtype=np.int64))
+        return self._target_vectors
 
     def diagonal(self) -> FloatArray:
         return self._diagonal
@@ -158,13 +169,19 @@ class FeatureSpace:
     def _lengths(self, indices: IntArray) -> FloatArray | None:
         return None if self._inverse_length is None else self._inverse_length[indices]
 
-    def scatter(self, *, of_targets: bool) -> FloatArray:
-        """(d, d) Σ x xᵀ over the targets or over the candidates, float64"""
-        if of_targets:
-            return self.target_vectors.T @ self.target_vectors
+    def everything(self, count: int) -> FeatureSpace:
+        view = copy.copy(self)
+        # Not gathered here: of more targets than features only the scatter is ever asked for.
+        view.targets, view._target_vectors = count, None
+        return view
+
+    def scatter(self) -> FloatArray:
+        """(d, d) Σ x* x*ᵀ over the targets, float64"""
+        if self._target_vectors is not None:
+            return self._target_vectors.T @ self._target_vectors
         total = np.zeros((self.width, self.width))
-        for start in range(0, self.size, 16384):
-            block = self.gather(np.arange(start, min(start + 16384, self.size)))
+        for start in range(0, self.targets, 16384):
+            block = self.gather(np.arange(start, min(start + 16384, self.targets)))
             total += block.T @ block
         return total
 
@@ -225,6 +242,11 @@ class KernelSpace:
 
     def cross_to(self, indices: IntArray) -> FloatArray:
         return self._call(self._targets, self._vectors[indices])
+
+    def everything(self, count: int) -> KernelSpace:
+        view = copy.copy(self)
+        view.targets, view._targets = count, self._vectors[:count]
+        return view
 
     def evidence(self, indices: IntArray) -> VectorEvidence:
         return VectorEvidence(self._vectors[indices], None, self._targets, self._kernel)
@@ -293,6 +315,9 @@ class GramSpace:
 
     def cross_to(self, indices: IntArray) -> FloatArray:
         return self._cross[:, indices]
+
+    def everything(self, count: int) -> GramSpace:
+        return GramSpace(self._gram, self._gram[:count], self._gram[:count, :count])
 
     def evidence(self, indices: IntArray) -> GramEvidence:
         return GramEvidence(self._gram[np.ix_(indices, indices)], self._cross[:, indices], self._targets)

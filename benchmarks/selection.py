@@ -1,0 +1,223 @@
+"""Selection against its public peers, in one run on one machine.
+
+    python benchmarks/selection.py              everything but the million (about five minutes on two cores)
+    python benchmarks/selection.py --quick      fewer rounds
+    python benchmarks/selection.py --million    10,000 picks out of 1,000,000 as well (several minutes, 4 GiB)
+
+Peers: activeft 0.1.1 (the published SIFT) and pyversity 0.2 (greedy DPP and MMR); a peer that is not installed
+is left out. Ratios are medians of alternating runs. Results go to benchmarks/results/selection.json, from which
+``python benchmarks/tables.py`` writes the tables of the documentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import describe, side_by_side
+
+import siftlm
+
+RESULT = Path(__file__).parent / "results" / "selection.json"
+N, WIDTH, NOISE = 50, 768, 0.01
+
+
+def texts(size: int, width: int = WIDTH, *, seed: int = 0) -> np.ndarray:
+    """Unit vectors around 20 topics, as embeddings of texts are."""
+    generator = np.random.default_rng(seed)
+    topics = generator.normal(size=(20, width)).astype(np.float32)
+    vectors = generator.normal(size=(size, width)).astype(np.float32)
+    vectors += topics[generator.integers(0, 20, size)]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def prompts(count: int, width: int = WIDTH) -> np.ndarray:
+    """Prompts near the topics of :func:`texts` with seed 0."""
+    generator = np.random.default_rng(0)
+    topics = generator.normal(size=(20, width)).astype(np.float32)
+    noise = np.random.default_rng(1).normal(size=(count, width)).astype(np.float32)
+    vectors = topics[np.arange(count) % 20] + 0.5 * noise
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def activeft_job(vectors: np.ndarray, queries: np.ndarray, k: int, *, fast: bool = False) -> Callable[[], object] | None:
+    """activeft's Retriever over a flat FAISS index, exactly as its documentation shows."""
+    try:
+        import faiss
+        from activeft.sift import Retriever
+    except ImportError:
+        return None
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+
+    def job() -> object:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Retriever(index, llambda=NOISE, fast=fast).batch_search(queries[:, None, :], N=N, K=k)
+
+    return job
+
+
+def pyversity_jobs(vectors: np.ndarray, query: np.ndarray) -> dict[str, Callable[[], object]]:
+    """Greedy DPP and MMR on the same candidates; the relevance scores are part of the work, as they are of ours."""
+    try:
+        from pyversity.strategies.dpp import dpp
+        from pyversity.strategies.mmr import mmr
+    except ImportError:
+        return {}
+    return {
+        "pyversity dpp": lambda: dpp(vectors, vectors @ query, N),
+        "pyversity mmr": lambda: mmr(vectors, vectors @ query, N),
+    }
+
+
+def one_query(size: int, rounds: int) -> dict[str, Any]:
+    """One prompt, ``size`` candidates."""
+    vectors, query = texts(size), prompts(1)[0]
+    jobs: dict[str, Callable[[], object]] = {"siftlm": lambda: siftlm.select(query, vectors, N, noise=NOISE)}
+    jobs |= pyversity_jobs(vectors, query)
+    result = side_by_side(jobs, 10 * rounds)
+    if peer := activeft_job(vectors, query[None], size):
+        result |= side_by_side({"siftlm ": jobs["siftlm"], "activeft": peer}, rounds)
+        del result["siftlm "]
+    if size <= 1000 and (peer := activeft_job(vectors, query[None], size, fast=True)):
+        result |= side_by_side({"activeft fast": peer}, 3)
+    return result
+
+
+def many_queries(rounds: int, count: int = 32, k: int = 200) -> dict[str, Any]:
+    """``count`` prompts over a memory of 10,000: find the nearest k, select n of them."""
+    memory, queries = texts(10_000), prompts(count)
+
+    def preselect() -> list[np.ndarray]:
+        scores = np.abs(queries @ memory.T)
+        return [memory[row] for row in np.argpartition(-scores, k, axis=1)[:, :k]]
+
+    jobs: dict[str, Callable[[], object]] = {
+        "siftlm": lambda: siftlm.select_many(queries, preselect(), N, noise=NOISE),
+        "siftlm one by one": lambda: [
+            siftlm.select(query, own, N, noise=NOISE) for query, own in zip(queries, preselect(), strict=True)
+        ],
+    }
+    result = side_by_side(jobs, 3 * rounds)
+    shared = memory[:k]
+    result |= side_by_side({"siftlm, shared": lambda: siftlm.select_many(queries, shared, N, noise=NOISE)}, 3 * rounds)
+    if peer := activeft_job(memory, queries, k):
+        result |= side_by_side({"activeft": peer}, max(2, rounds // 3))
+    return result
+
+
+def whole_memory(size: int, rounds: int) -> dict[str, Any]:
+    """No preselection, against n flat scans of the same vectors."""
+    vectors, query = texts(size), prompts(1)[0]
+
+    def scans() -> None:
+        for _ in range(N):
+            vectors @ query
+
+    return side_by_side({"siftlm": lambda: siftlm.select(query, vectors, N, noise=NOISE), f"{N} scans": scans}, rounds)
+
+
+def growth(rounds: int) -> dict[str, list[dict[str, float]]]:
+    """How the cost grows with each size, the others held: K = 2,000, d = 768, n = 50, m = 1, one prompt."""
+
+    def timed(k: int = 2000, d: int = WIDTH, n: int = N, m: int = 1) -> float:
+        vectors, query = texts(k, d), prompts(m, d)
+        job = {"siftlm": lambda: siftlm.select(query, vectors, n, noise=NOISE)}
+        return side_by_side(job, rounds)["siftlm"]["median"]
+
+    def batch(count: int) -> float:
+        vectors, queries = texts(2000), prompts(count)
+        job = {"siftlm": lambda: siftlm.select_many(queries, vectors, N, noise=NOISE)}
+        return side_by_side(job, rounds)["siftlm"]["median"] / count
+
+    return {
+        "K": [{"at": k, "seconds": timed(k=k)} for k in (200, 1000, 5000, 25_000, 100_000)],
+        "d": [{"at": d, "seconds": timed(d=d)} for d in (64, 256, 768, 3072)],
+        "n": [{"at": n, "seconds": timed(n=n)} for n in (5, 50, 500, 2000)],
+        "m": [{"at": m, "seconds": timed(m=m)} for m in (1, 4, 16, 64, 1024)],
+        "prompts": [{"at": b, "seconds": batch(b)} for b in (1, 8, 64, 256)],
+    }
+
+
+def million(picks: int = 10_000, size: int = 1_000_000, width: int = 384) -> dict[str, Any]:
+    """10,000 picks out of 1,000,000 for one task of 64 target texts."""
+    vectors, queries = np.empty((size, width), np.float32), prompts(64, width)
+    for start in range(0, size, 50_000):
+        vectors[start : start + 50_000] = texts(50_000, width, seed=start)
+    start_time = time.perf_counter()
+    found = siftlm.select(queries, vectors, picks, noise=NOISE)
+    seconds = time.perf_counter() - start_time
+    scan = side_by_side({"scan": lambda: vectors @ queries[0]}, 20)["scan"]["median"]
+    return {
+        "seconds": seconds,
+        "scans": seconds / scan,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "vectors_bytes": vectors.nbytes,
+        "picks": picks,
+        "candidates": size,
+        "width": width,
+        "targets": len(queries),
+        "distinct": len(found.distinct),
+        "uncertainty": [float(found.uncertainty[0]), float(found.uncertainty[-1])],
+    }
+
+
+def report(name: str, result: dict[str, Any]) -> None:
+    """One line a case, ratios to siftlm."""
+    own = result["siftlm"]["median"]
+    print(f"{name:34} siftlm {1000 * own:9.2f} ms", end="")
+    for peer, times in result.items():
+        if peer != "siftlm":
+            print(f" | {peer} {times['median'] / own:.2f}×", end="")
+    print(flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--million", action="store_true", help="10,000 picks out of 1,000,000 as well")
+    parser.add_argument("--only-million", action="store_true", help="add the million to the results that are there")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
+    arguments = parser.parse_args()
+    rounds = 3 if arguments.quick else 9
+    results: dict[str, Any] = {}
+    if arguments.only_million and arguments.out.exists():
+        results = json.loads(arguments.out.read_text())
+    else:
+        results["settings"] = {"n": N, "width": WIDTH, "noise": NOISE, "dtype": "float32"}
+        results["machine"] = describe("activeft", "pyversity", "torch", "faiss-cpu")
+        results["one_query"] = {}
+        for size in (200, 1000, 5000):
+            results["one_query"][str(size)] = one_query(size, rounds)
+            report(f"one query, K = {size:,}", results["one_query"][str(size)])
+        results["many_queries"] = many_queries(rounds)
+        report("32 queries, K = 200 of 10,000", results["many_queries"])
+        results["whole_memory"] = {}
+        for size in (100_000,):
+            results["whole_memory"][str(size)] = whole_memory(size, rounds)
+            report(f"one query, all of {size:,}", results["whole_memory"][str(size)])
+        results["growth"] = growth(3)
+        for axis, rows in results["growth"].items():
+            print(f"growth with {axis:8}", ", ".join(f"{r['at']:,}: {1000 * r['seconds']:.2f} ms" for r in rows))
+    if arguments.million or arguments.only_million:
+        results["million"] = million()
+        print("10,000 of 1,000,000:", json.dumps(results["million"]))
+    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written to {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
