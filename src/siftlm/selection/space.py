@@ -54,7 +54,7 @@ class Space(Protocol):
         """Announce how many rows will be asked for."""
 
     def cross(self) -> FloatArray:
-        """(m, K) k(x*, x)"""
+        """(m, K) k(x*, x), an array of the caller's own"""
 
     def target_gram(self) -> FloatArray:
         """(m, m) k(x*, x*)"""
@@ -152,7 +152,11 @@ class FeatureSpace:
     def cross(self) -> FloatArray:
         if self.targets == 1:
             return self.scan(self.target_vectors[0])[None, :]
-        return np.ascontiguousarray(self.scan(self.target_vectors.T).T)
+        cross = np.empty((self.targets, self.size))
+        for start in range(0, self.size, 16384):
+            block = slice(start, start + 16384)
+            cross[:, block] = self.scan(self.target_vectors.T, block).T
+        return cross
 
     def target_gram(self) -> FloatArray:
         return self.target_vectors @ self.target_vectors.T
@@ -305,7 +309,7 @@ class GramSpace:
         """Nothing to prepare: all rows are there."""
 
     def cross(self) -> FloatArray:
-        return self._cross
+        return self._cross.copy()
 
     def target_gram(self) -> FloatArray:
         return self._targets
@@ -337,18 +341,27 @@ def unit_rows(name: str, vectors: RealArray, *, normalize: bool) -> FloatArray:
 
 
 def space_of(
-    vectors: RealArray, targets: RealArray, *, kernel: KernelFunction | FeatureKernel | None, normalize: bool, noise: float
+    vectors: RealArray,
+    targets: RealArray,
+    *,
+    kernel: KernelFunction | FeatureKernel | None,
+    normalize: bool,
+    noise: float,
+    own: int | None = None,
 ) -> Space:
-    """The space that fits the kernel: scanning where the kernel has features, a row at a time where it has none."""
+    """The space that fits the kernel: scanning where the kernel has features, a row at a time where it has none.
+
+    Only the first ``own`` vectors are candidates, which features may depend on; known items follow them.
+    """
     if kernel is None or isinstance(kernel, Linear):
         return FeatureSpace(vectors, targets, normalize=normalize, noise=noise)
     if isinstance(kernel, FeatureKernel):
         candidates = unit_rows("candidates", vectors, normalize=normalize)
         prompt = unit_rows("query", targets, normalize=normalize)
-        features = kernel.features(candidates, candidates)
+        features = kernel.features(candidates, candidates[:own])
         if features.size * 8 > COPY_BYTES:
             features = features.astype(np.float32)
-        return FeatureSpace(features, kernel.features(prompt, candidates), normalize=False, noise=noise)
+        return FeatureSpace(features, kernel.features(prompt, candidates[:own]), normalize=False, noise=noise)
     if not callable(kernel):
         raise InvalidInput(f"kernel must be a function of two sets of vectors, got {kernel!r}")
     return KernelSpace(kernel, vectors, targets, normalize=normalize)

@@ -1,0 +1,133 @@
+"""Writes the tables of the documentation that come from somewhere else.
+
+    python docs/tables.py           rewrite them
+    python docs/tables.py --check   fail if they are not what would be written
+
+A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``: the figures of
+``benchmarks/results/*.json``, and the list of methods from the registry.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from siftlm.selection import methods
+from siftlm.selection.registry import find
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def milliseconds(seconds: float) -> str:
+    """Three figures."""
+    value = 1000 * seconds
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def ratio(own: dict[str, float], peer: dict[str, float] | None) -> str:
+    """How many times as long the peer takes."""
+    if peer is None:
+        return "–"
+    value = peer["median"] / own["median"]
+    return f"{value:.0f}×" if value >= 10 else f"{value:.1f}×"
+
+
+def machine(results: dict[str, Any]) -> str:
+    """One line about where the figures come from."""
+    of = results["machine"]
+    libraries = ", ".join(f"{name} {version}" for name, version in of["libraries"].items() if version != "absent")
+    return f"{of['processor']}, {of['cores']} cores, Python {of['python']}, {of['blas']}; {libraries}; {of['date']}."
+
+
+def selection_table() -> str:
+    """The figures against the peers, from ``python benchmarks/selection.py``."""
+    results = json.loads((RESULTS / "selection.json").read_text())
+    peers = ["activeft", "pyversity dpp", "pyversity mmr"]
+    rows = [
+        "| work, d = 768, n = 50, float32 | siftlm | activeft takes | pyversity DPP | pyversity MMR |",
+        "|---|---|---|---|---|",
+    ]
+    for size, case in results["one_query"].items():
+        own = case["siftlm"]
+        cells = " | ".join(ratio(own, case.get(peer)) for peer in peers)
+        rows.append(f"| one prompt, K = {int(size):,} | {milliseconds(own['median'])} | {cells} |")
+    many = results["many_queries"]
+    rows.append(
+        f"| 32 prompts, K = 200 each, search included | {milliseconds(many['siftlm']['median'])} "
+        f"| {ratio(many['siftlm'], many.get('activeft'))} | – | – |"
+    )
+    for size, case in results["whole_memory"].items():
+        scans = case["siftlm"]["median"] / case["50 scans"]["median"]
+        rows.append(
+            f"| one prompt, all of {int(size):,} | {milliseconds(case['siftlm']['median'])} "
+            f"= {scans:.2f} × 50 scans | cannot | – | – |"
+        )
+    if "million" in results:
+        of = results["million"]
+        rows.append(
+            f"| {of['picks']:,} of {of['candidates']:,} for {of['targets']} targets, d = {of['width']} "
+            f"| {of['seconds'] / 60:.1f} min, {of['peak_bytes'] / 2**30:.1f} GiB | cannot | – | – |"
+        )
+    return "\n".join([*rows, "", f"Medians of alternating runs by `make bench`. {machine(results)}"])
+
+
+def growth_table() -> str:
+    """How the cost grows, from the same run."""
+    results = json.loads((RESULTS / "selection.json").read_text())
+    names = {
+        "K": "candidates K",
+        "d": "width d",
+        "n": "picks n",
+        "m": "targets m",
+        "prompts": "prompts together (time each)",
+    }
+    rows = ["| grows | |", "|---|---|"]
+    for axis, points in results["growth"].items():
+        steps = ", ".join(f"{point['at']:,}: {milliseconds(point['seconds'])}" for point in points)
+        rows.append(f"| {names[axis]} | {steps} |")
+    return "\n".join([*rows, "", "The others stay at K = 2,000, d = 768, n = 50, m = 1, one prompt."])
+
+
+def methods_table() -> str:
+    """Name, what it does, formula."""
+    rows = ["| method | what it picks | gain of x |", "|---|---|---|"]
+    for name in methods():
+        entry = find(name)
+        if entry.run.__module__.startswith("siftlm."):
+            formula = entry.formula.rstrip(".").replace("|", "\\|")
+            rows.append(f"| `{name}` | {entry.summary} | {formula} |")
+    return "\n".join(rows)
+
+
+TABLES = {"benchmark": selection_table, "growth": growth_table, "methods": methods_table}
+
+
+def rewritten(text: str) -> str:
+    """The page with its tables as they should be."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        if begin in text:
+            text = re.sub(f"{begin}.*?{end}", lambda _, t=table: f"{begin}\n{t()}\n{end}", text, flags=re.DOTALL)
+    return text
+
+
+def main(check: bool) -> int:
+    """Rewrite, or compare."""
+    stale = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        if (wanted := rewritten(text)) != text:
+            stale.append(page.relative_to(ROOT))
+            if not check:
+                page.write_text(wanted, encoding="utf-8")
+    for page in stale:
+        print(f"{page}: {'is stale, run python docs/tables.py' if check else 'rewritten'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
