@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from siftlm import errors, selection
-    from siftlm.selection import Gram, kernels, methods, select, select_many, spread
+    from siftlm.selection import Gram, kernels, methods, select, select_from, select_many, spread
     from siftlm.types import Explanation, Selection
 
 __version__ = "0.1.0"
@@ -25,6 +25,7 @@ _HOME = {
     "kernels": ("siftlm.selection.kernels", ""),
     "methods": ("siftlm.selection", "methods"),
     "select": ("siftlm.selection", "select"),
+    "select_from": ("siftlm.selection", "select_from"),
     "select_many": ("siftlm.selection", "select_many"),
     "selection": ("siftlm.selection", ""),
     "spread": ("siftlm.selection", "spread"),
@@ -39,6 +40,7 @@ __all__ = [
     "kernels",
     "methods",
     "select",
+    "select_from",
     "select_many",
     "selection",
     "spread",

@@ -16,6 +16,7 @@ PUBLIC = [
     "kernels",
     "methods",
     "select",
+    "select_from",
     "select_gram",
     "select_many",
     "spread",

@@ -3,14 +3,19 @@
 from siftlm.selection import kernels
 from siftlm.selection.diagnose import Spread, spread
 from siftlm.selection.front import select
+from siftlm.selection.indexes import FaissIndex, Index, NumpyIndex
 from siftlm.selection.many import select_many
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Method, Steps, method, methods
+from siftlm.selection.residual import select_from
 from siftlm.selection.space import Gram
 
 __all__ = [
+    "FaissIndex",
     "Gram",
+    "Index",
     "Method",
+    "NumpyIndex",
     "Problem",
     "Spread",
     "Steps",
@@ -18,6 +23,7 @@ __all__ = [
     "method",
     "methods",
     "select",
+    "select_from",
     "select_many",
     "spread",
 ]

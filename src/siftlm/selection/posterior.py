@@ -92,13 +92,16 @@ class _Common:
         self.cross = cross
         self.noisy = space.diagonal() + noise
         self._space = space
-        self._gain = np.empty(space.size)
-        self._gain_row = self._gain[None, :]
-        self._scratch = np.empty(space.size)
+        self._make_room()
         # Rounding can take a variance below zero, which matters where λ does not dwarf rounding.
         self._fragile = noise < 1e4 * space.rounding * max(1.0, float(self.noisy.max()))
         self._targets: FloatArray | None = None
         self._seen: list[tuple[FloatArray, float]] = []
+
+    def _make_room(self) -> None:
+        self._gain = np.empty(len(self.noisy))
+        self._gain_row = self._gain[None, :]
+        self._scratch = np.empty(len(self.noisy))
 
     @property
     def variance(self) -> FloatArray:
@@ -244,6 +247,20 @@ class FeaturePosterior(_Common):
         self._update(self._space.scan(white), look)
         if self._matrix is not None and len(self._picked) % REFRESH_EVERY == 0:
             self._refresh()
+
+    @property
+    def residual(self) -> FloatArray:
+        """(m, d) P x*: what the prompt still lacks. Its product with any x, candidate or not, is k_n(x*, x)."""
+        return self._residual
+
+    def extend(self) -> None:
+        """Take in the candidates that the space has gained since: all earlier picks count for them too."""
+        added = slice(len(self.noisy), self._space.size)
+        vectors = self._space.gather(np.arange(added.start, added.stop))
+        variance = np.einsum("ij,ji->i", vectors, self._apply(vectors.T))
+        self.noisy = np.concatenate([self.noisy, np.maximum(variance, 0) + self.noise])
+        self.cross = np.concatenate([self.cross, self._space.scan(self._residual.T, added).T], axis=1)
+        self._make_room()
 
     def _update_squares(self, white: FloatArray) -> None:
         """P loses w wᵀ, so |S^½ P x|² becomes itself − 2 (w·x)(wᵀSPx) + (w·x)² wᵀSw."""

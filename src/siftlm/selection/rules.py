@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from siftlm.errors import InvalidInput
+from siftlm.selection.ties import Ties
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 NOTHING = -1
@@ -28,9 +29,10 @@ class Rules:
         prior: FloatArray | None = None,
         costs: FloatArray | None = None,
         budget: float | None = None,
-        tie: float = 1e-9,
+        ties: Ties,
+        names: IntArray | None = None,
     ) -> None:
-        self._cap, self._tie = cap, tie
+        self._cap, self._ties, self._names = cap, ties, names
         self._blocked = blocked
         self._sources, self._source_cap = sources, source_cap
         self._prior, self._costs = prior, costs
@@ -43,7 +45,7 @@ class Rules:
         self._size = size
 
     def choose(self, gains: FloatArray) -> int:
-        """The index of the best allowed candidate, or ``NOTHING``. Ties go to the smaller index."""
+        """The index of the best allowed candidate, or ``NOTHING``. Ties go to the smaller index (or name)."""
         if self._free and self._prior is None and self._costs is None:
             return self._first_best(gains)
         scores = gains.copy() if self._prior is None else gains * self._prior
@@ -60,10 +62,15 @@ class Rules:
         top = float(scores[best])
         if top != top:
             raise InvalidInput(f"the method's gain for candidate {best} is NaN")
-        if top in (np.inf, -np.inf) or best == 0:
+        if top in (np.inf, -np.inf) or (best == 0 and self._names is None):
             return best
-        # Equal texts may get gains that differ in the last digits, depending on where they stand.
-        return int((scores >= top - self._tie * abs(top)).argmax())
+        # Most often nobody before the best comes near it, and nothing else needs to be asked.
+        if self._names is None and not (scores[:best] >= top - self._ties.loose * abs(top)).any():
+            return best
+        equal = self._ties.equals(scores, best)
+        if self._prior is not None:
+            equal = equal[(self._prior[equal] == self._prior[best]) | (scores[equal] >= top - self._ties.tie * abs(top))]
+        return int(equal[0] if self._names is None else equal[self._names[equal].argmin()])
 
     def forbidden(self) -> BoolArray | None:
         """(K,) what may not be picked now; ``None`` when everything may."""
@@ -87,6 +94,15 @@ class Rules:
         if self.left is not None and self._costs is not None:
             self.left -= float(self._costs[index])
             self._free = False
+
+    def grow(self, names: IntArray, blocked: BoolArray) -> None:
+        """There are more candidates: ``names`` (K,) of all of them, ``blocked`` (added,) of the new ones."""
+        self._names = names
+        if self._blocked is not None or blocked.any():
+            before = np.zeros(self._size, np.bool_) if self._blocked is None else self._blocked
+            self._blocked = np.concatenate([before, blocked])
+            self._free = False
+        self._size = len(names)
 
     def _block(self, which: int | BoolArray) -> None:
         if self._blocked is None:

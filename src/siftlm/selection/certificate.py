@@ -1,0 +1,121 @@
+"""How much could a vector that no search returned lower the uncertainty?
+
+Let P = (I + X_nᵀX_n/λ)⁻¹, so that k_n(x, x') = xᵀP x', and let Q (m, d) be the residual queries P x*. A
+hidden x is one that the searches for ±q did not return, so |q_i·x| ≤ τ_i for each target and Σ_i (q_i·x)²
+≤ s² = Σ_i τ_i². Its gain is
+
+    g(x) = (1/m) Σ_i (q_i·x)² / (v(x) + λ),     v(x) = xᵀP x,
+
+and all that is needed is that v(x) cannot be small where Q x is large. For every θ below the smallest
+eigenvalue of P, Cauchy–Schwarz in the metric P − θI gives |Q x|² ≤ ρ_θ xᵀ(P − θI)x, with ρ_θ the largest
+eigenvalue of Q (P − θI)⁻¹ Qᵀ. With |x| ≥ r:
+
+    v(x) ≥ θ r² + |Q x|²/ρ_θ     and so     g(x) ≤ (1/m) s² / (θ r² + s²/ρ_θ + λ),
+
+because t / (θ r² + t/ρ_θ + λ) grows with t. Every θ gives a bound, so the best of several is one. θ = 0 is
+the bound of Cauchy–Schwarz alone (ρ_0 is the largest eigenvalue of the targets' posterior, σ²_n for one
+target) and needs no length r; θ near the smallest eigenvalue λ/(λ + μ_max(K_n)) holds what every unit
+vector keeps, however often it was observed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from siftlm.types import FloatArray
+
+# Fractions of P's smallest eigenvalue that are tried as θ.
+FRACTIONS = (0.0, 0.3, 0.6, 0.8, 0.9, 0.97, 0.995)
+# Relative room for the rounding of everything here, which is float64.
+ROOM = 1e-7
+
+
+def reach(scores: FloatArray, length: FloatArray, rounding: float) -> float:
+    """s² = Σ_i τ_i² for what a search left out.
+
+    ``scores`` (2, m, k) are the products with ±q_i / |q_i|; ``length`` (m,) is |q_i|. What is left out scores
+    at most the lowest score returned, for either sign; the larger of the two is τ_i. (Not the smallest
+    |score|: one sign may return scores near zero while the other hides large ones.) ``rounding`` is how
+    far a score may be off.
+    """
+    lowest = scores.min(axis=2).max(axis=0)
+    bound = (np.maximum(lowest, 0) + rounding) * length
+    return float(bound @ bound)
+
+
+def hidden_gain(
+    square: float,
+    residual: FloatArray,
+    targets: FloatArray,
+    picked: FloatArray | None,
+    noise: float,
+    shortest: float,
+    *,
+    gain: float | None = None,
+) -> float:
+    """An upper bound on the gain of every hidden vector.
+
+    Args:
+        square: s², from :func:`reach`.
+        residual: (m, d) Q.
+        targets: (m, m) the targets' posterior covariance.
+        picked: (n, d) the vectors picked so far, repeats included; ``None`` tries θ = 0 alone.
+        noise: λ.
+        shortest: r, no vector is shorter; 0 if nothing is known.
+        gain: if given, the answer need only be right about being at most this, which can save the spectrum.
+    """
+    leftover = _largest(targets) + 1e-13 * float(np.square(residual).sum())
+    best = _gain(square, leftover, 0.0, noise)
+    if (
+        picked is not None
+        and shortest > 0
+        and _matters(gain, best, square, leftover, picked, noise, len(residual))
+    ):
+        for theta, rho in _metrics(residual, picked, noise):
+            best = min(best, _gain(square, rho, theta * shortest**2, noise))
+    return best / len(residual) * (1 + ROOM)
+
+
+def _matters(
+    gain: float | None,
+    bound: float,
+    square: float,
+    leftover: float,
+    picked: FloatArray,
+    noise: float,
+    targets: int,
+) -> bool:
+    """Can another θ decide? μ_max(K_n) is at least each of its diagonal entries, and ρ_θ at least ρ_0."""
+    if gain is None:
+        return True
+    largest = float(np.einsum("nd,nd->n", picked, picked).max(initial=0.0))
+    hoped = _gain(square, leftover, noise / (noise + largest), noise) / (1 + ROOM)
+    return hoped <= gain * targets < bound * (1 + ROOM)
+
+
+def _gain(square: float, rho: float, kept: float, noise: float) -> float:
+    """t / (kept + t/ρ + λ) at t = s²"""
+    return square / (kept + (square / rho if rho > 0 else 0.0) + noise)
+
+
+def _metrics(residual: FloatArray, picked: FloatArray, noise: float) -> list[tuple[float, float]]:
+    """Pairs θ, ρ_θ, from the eigenvalues of P in the span of the picks; P is the identity outside of it."""
+    values, vectors = np.linalg.eigh(picked @ picked.T) if len(picked) else (np.zeros(0), np.zeros((0, 0)))
+    largest = float(values.max(initial=0.0))
+    kept = values > 1e-10 * largest
+    eigen = noise / (noise + values[kept])
+    along = residual @ (picked.T @ (vectors[:, kept] / np.sqrt(values[kept])))
+    rest = residual @ residual.T - along @ along.T
+    # Directions that were dropped have an eigenvalue between this and 1: take the one that promises less.
+    rest_eigen = noise / (noise + 1e-10 * largest)
+    smallest = min(rest_eigen, noise / (noise + largest))
+    return [
+        (theta, _largest((along / (eigen - theta)) @ along.T + rest / (rest_eigen - theta)))
+        for theta in (fraction * smallest for fraction in FRACTIONS[1:])
+    ]
+
+
+def _largest(matrix: FloatArray) -> float:
+    """The largest eigenvalue of a symmetric matrix, never below 0."""
+    top = matrix[0, 0] if len(matrix) == 1 else np.linalg.eigvalsh(matrix)[-1]
+    return max(0.0, float(top))

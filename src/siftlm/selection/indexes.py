@@ -1,0 +1,181 @@
+"""What residual-query selection asks of an index of vectors, and two that answer.
+
+Anything with these two methods will do, a remote store included. Scores are inner products; ids are whatever
+whole numbers ≥ 0 the index uses, not necessarily 0, 1, …; −1 pads an answer that has fewer than k entries.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm import extras
+from siftlm.errors import InvalidInput
+from siftlm.selection import checks
+from siftlm.selection.checks import RealArray
+from siftlm.types import IntArray
+
+
+class Index(Protocol):
+    """An inner-product index. Two optional extras are used when they are there.
+
+    ``exact`` is ``True`` only when ``search`` looks at every vector, so that nothing it leaves out scores
+    higher than what it returns, and it returns fewer than k only when there are no more. Without it no
+    pick is ever certified. ``len(index)``, the number of vectors, saves asking for more of them than there
+    are.
+    """
+
+    def search(self, queries: RealArray, k: int) -> tuple[IntArray, RealArray]:
+        """(b, d) -> the ids and the inner products of the best k for each query, (b, k), highest first."""
+
+    def vectors(self, ids: IntArray) -> RealArray:
+        """(len(ids), d) the vectors themselves, as ``search`` scores them."""
+
+
+class NumpyIndex:
+    """An array of vectors, scanned from end to end; the ids are its rows. The array is not copied.
+
+    >>> index = NumpyIndex([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    >>> ids, scores = index.search(np.array([[0.0, 1.0]]), k=2)
+    >>> ids.tolist(), scores.tolist()
+    ([[2, 1]], [[1.0, 0.8]])
+    """
+
+    exact = True
+
+    def __init__(self, vectors: npt.ArrayLike) -> None:
+        self._vectors = checks.matrix("vectors", vectors, empty_ok=True)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def search(self, queries: RealArray, k: int) -> tuple[IntArray, RealArray]:
+        """The best k rows for each query; one matrix product."""
+        queries = checks.matrix("queries", queries, width=self._vectors.shape[1])
+        found = min(checks.count("k", k, at_least=1), len(self))
+        scores = self._products(queries)
+        if not np.isfinite(scores).all():
+            query, row = np.argwhere(~np.isfinite(scores))[0]
+            raise InvalidInput(f"the product of query {query} and vector {row} is {scores[query, row]}")
+        if found < len(self):
+            best = np.argpartition(scores, len(self) - found, axis=1)[:, len(self) - found :]
+            best.sort(axis=1)
+        else:
+            best = np.broadcast_to(np.arange(len(self)), scores.shape)
+        best_scores = np.take_along_axis(scores, best, axis=1)
+        order = np.argsort(-best_scores, axis=1, kind="stable")
+        ids = np.take_along_axis(best, order, axis=1)
+        best_scores = np.take_along_axis(best_scores, order, axis=1)
+        padding = ((0, 0), (0, k - found))
+        return np.pad(ids, padding, constant_values=-1), np.pad(best_scores, padding, constant_values=-np.inf)
+
+    def _products(self, queries: RealArray) -> RealArray:
+        if self._vectors.dtype == np.float16:
+            # numpy multiplies float16 slowly and rounds to it.
+            columns = queries.astype(np.float32).T
+            blocks = checks.blocks(self._vectors)
+            wide: RealArray = np.concatenate([block.astype(np.float32) @ columns for block in blocks]).T
+            return wide
+        products: RealArray = queries.astype(self._vectors.dtype) @ self._vectors.T
+        return products
+
+    def vectors(self, ids: IntArray) -> RealArray:
+        """The rows."""
+        return self._vectors[checks.item_indices("ids", ids, len(self))]
+
+
+class FaissIndex:
+    """A faiss index of metric inner product: flat, IVF, HNSW, with or without an id map around it.
+
+    It must be able to give vectors back. An IVF index gets the direct map that faiss needs for that, if it
+    has none yet; otherwise the index is left alone, as are faiss's settings.
+
+    >>> import faiss                                                            # doctest: +SKIP
+    >>> flat = faiss.IndexFlatIP(2); flat.add(np.eye(2, dtype=np.float32))      # doctest: +SKIP
+    >>> siftlm.select_from(prompt, FaissIndex(flat), n=2)                       # doctest: +SKIP
+    """
+
+    def __init__(self, index: Any) -> None:
+        self._faiss = extras.load("faiss", "faiss")
+        if not isinstance(index, self._faiss.Index):
+            raise InvalidInput(
+                f"FaissIndex adapts a faiss index of float vectors, got {type(index).__name__}"
+            )
+        if index.metric_type != self._faiss.METRIC_INNER_PRODUCT:
+            raise InvalidInput(
+                f"{type(index).__name__} has metric type {index.metric_type}; "
+                f"selection needs inner products, METRIC_INNER_PRODUCT = {self._faiss.METRIC_INNER_PRODUCT}"
+            )
+        self._index = index
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def exact(self) -> bool:
+        """Does a search look at every vector? Flat indexes do, and IVF-Flat when it probes all its lists."""
+        core = self._core()
+        if isinstance(core, self._faiss.IndexIVFFlat):
+            return bool(core.nprobe >= core.nlist and core.max_codes == 0)
+        return isinstance(core, self._faiss.IndexFlat)
+
+    def search(self, queries: RealArray, k: int) -> tuple[IntArray, RealArray]:
+        """What faiss finds."""
+        self._check_ready()
+        queries = checks.matrix("queries", queries, width=int(self._index.d))
+        found = min(checks.count("k", k, at_least=1), len(self))
+        scores, ids = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), found)
+        return ids.astype(np.int64, copy=False), scores
+
+    def vectors(self, ids: IntArray) -> RealArray:
+        """What faiss reconstructs."""
+        self._check_ready()
+        core, keys = self._core(), np.asarray(ids, dtype=np.int64)
+        if core is not self._index:
+            keys = self._positions(keys)
+        if isinstance(core, self._faiss.IndexIVF) and core.direct_map.no():
+            self._make_direct_map(core)
+        try:
+            found: RealArray = core.reconstruct_batch(np.ascontiguousarray(keys))
+        except RuntimeError as error:
+            raise InvalidInput(
+                f"{type(core).__name__} cannot give vectors back, which selection needs: {_first_line(error)}"
+            ) from error
+        return found
+
+    def _core(self) -> Any:
+        """The index that holds the vectors, without the map of ids around it."""
+        if isinstance(self._index, self._faiss.IndexIDMap):
+            return self._faiss.downcast_index(self._index.index)
+        return self._index
+
+    def _positions(self, ids: IntArray) -> IntArray:
+        """The positions of ids in the mapped index; ``IndexIDMap`` itself cannot look them up."""
+        names = self._faiss.vector_to_array(self._index.id_map)
+        order = np.argsort(names, kind="stable")
+        at = np.minimum(np.searchsorted(names, ids, sorter=order), len(names) - 1)
+        positions: IntArray = order[at].astype(np.int64)
+        unknown = names[positions] != ids
+        if unknown.any():
+            raise InvalidInput(f"id {ids[int(np.argmax(unknown))]} is not in the index")
+        return positions
+
+    def _make_direct_map(self, core: Any) -> None:
+        try:
+            core.make_direct_map()
+        except RuntimeError:  # the array form holds only ids 0, 1, …
+            core.set_direct_map_type(self._faiss.DirectMap.Hashtable)
+
+    def _check_ready(self) -> None:
+        if not self._index.is_trained:
+            raise InvalidInput(
+                f"{type(self._index).__name__} is not trained yet: call index.train(vectors) first"
+            )
+        if not len(self):
+            raise InvalidInput(f"{type(self._index).__name__} is empty")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

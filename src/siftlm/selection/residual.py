@@ -1,0 +1,362 @@
+"""SIFT over any inner-product index: each step searches for what the prompt still lacks.
+
+k_n(x*, x) is itself an inner product, q_n·x with the residual query q_n = P_n x*. So a step asks the index
+for the best k of ±q_n, takes them into a pool whose posterior is kept exactly, and picks the best of the
+pool. What the index left out can be bounded (``certificate.py``): where the bound is below the pick's
+gain, the pick is provably the one that a search through the whole corpus would have made.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.errors import InvalidInput
+from siftlm.selection import certificate, checks, greedy
+from siftlm.selection.checks import RealArray
+from siftlm.selection.indexes import Index
+from siftlm.selection.posterior import FeaturePosterior
+from siftlm.selection.problem import Problem
+from siftlm.selection.registry import Steps
+from siftlm.selection.rules import NOTHING, Rules
+from siftlm.selection.space import FeatureSpace, unit_rows
+from siftlm.selection.stopping import Stopping
+from siftlm.types import BoolArray, FloatArray, IntArray, Selection
+
+# How far a vector may be from unit length where unit vectors are promised: what float16 storage does to them.
+UNIT_TOLERANCE = 1e-3
+# Beyond this many picks their spectrum costs more than it adds to the certificate.
+MOST_PICKS = 256
+# Doublings that no index survives: k as it is asked for is then beyond any int64 count of vectors.
+UNLIMITED = 48
+
+
+def select_from(
+    query: npt.ArrayLike,
+    index: Index,
+    n: int | None = None,
+    *,
+    noise: float = 0.01,
+    k: int = 200,
+    certify: bool | int = False,
+    normalize: bool = True,
+    max_norm: float | None = None,
+    replacement: bool | int | None = None,
+    exclude: npt.ArrayLike | None = None,
+    adaptive: float | None = None,
+    until: float | None = None,
+    min_gain: float | None = None,
+    at_least: int = 1,
+) -> Selection:
+    """Select by SIFT from an index, without preselecting candidates.
+
+    Args:
+        query: (d,) the prompt's embedding, or (m, d) for several; each is searched for separately.
+        index: see :class:`Index`; :class:`NumpyIndex` and :class:`FaissIndex` adapt arrays and faiss.
+        n: how many to pick. Left out: 50, or all if the index is known to have fewer.
+        noise: λ > 0, as in ``siftlm.select``.
+        k: how many vectors to ask for, per step, target and sign.
+        certify: ``False``: say of each pick whether it is certified, and spend nothing on making it so. A
+            number: double k up to so many times in a step that is not. ``True``: until it is, which for λ ≪ 1
+            often means reading the whole index.
+        normalize: bring the query to unit length first. The index's vectors are taken as they are.
+        max_norm: left out, the vectors of the index are unit vectors, and one that is not is an error.
+        Otherwise
+            no vector is longer than this, and the certificate relies on no more.
+        replacement: may a vector be picked again? ``True``, ``False`` or at most so many times in all. Left
+            out: yes, where that tells more than anything new.
+        exclude: ids that must not be picked; they need not be in the index.
+        adaptive: as in ``siftlm.select``, like the three below.
+        until: stop when the uncertainty is at most this fraction of what it was at first.
+        min_gain: stop when the best pick lowers the uncertainty by less than this fraction of what is left.
+        at_least: picks that are kept whatever the stopping rules say.
+
+    Returns:
+        A :class:`Selection` whose ``indices`` are ids of the index, and whose ``certified`` (n,) says of each
+        pick: given the picks before it, a search through the whole index would have made the same (or one of
+        equal gain). It is never ``True`` for an index that does not say that it is ``exact``.
+
+    >>> import numpy as np
+    >>> from siftlm.selection import NumpyIndex
+    >>> texts = np.array([[0.98, 0.199, 0.0], [0.98, 0.198, 0.02], [0.0, 0.995, 0.1], [0.0, 0.0, 1.0]])
+    >>> texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    >>> found = select_from([1.0, 1.0, 0.0], NumpyIndex(texts), n=2, k=3)
+    >>> found.indices.tolist(), found.certified.tolist()
+    ([0, 2], [True, True])
+    """
+    noise = checks.number("noise", noise, above=0)
+    stopping = Stopping(
+        adaptive=None if adaptive is None else checks.number("adaptive", adaptive, above=0),
+        until=None if until is None else checks.fraction("until", until),
+        min_gain=None if min_gain is None else checks.fraction("min_gain", min_gain),
+        at_least=checks.count("at_least", at_least, at_least=0),
+    )
+    targets = unit_rows("query", checks.matrix("query", query), normalize=normalize)
+    source = _Source(
+        index,
+        targets.shape[1],
+        max_norm=None if max_norm is None else checks.number("max_norm", max_norm, above=0),
+        excluded=_ids(exclude),
+    )
+    n = _how_many(n, source, replacement)
+    doublings = _doublings(certify)
+    k = checks.count("k", k, at_least=1)
+    first = source.search(targets, k)
+    if not first.ids.size:
+        raise InvalidInput("the index returned nothing for the query: it is empty")
+    pool = _Pool(first.ids, source.vectors(first.ids), targets, noise)
+    problem = Problem(space=pool, expected=n, noise=noise)
+    tie = max(1e-9, 8 * pool.rounding / noise)
+    blocked = source.excludes(first.ids)
+    problem.rules = Rules(pool.size, cap=_cap(replacement), blocked=blocked, tie=tie, names=pool.ids)
+    problem.posterior_in_use = posterior = FeaturePosterior(pool, noise)
+    steps = _Steps(problem, pool, posterior, source, k, doublings)
+    found = greedy.run(problem, steps.run(first), n, stopping)
+    if not len(found.indices) and found.stopped == "exhausted":
+        raise InvalidInput("exclude leaves nothing to pick from")
+    return Selection(
+        indices=pool.ids[found.indices],
+        gains=found.gains,
+        uncertainty=found.uncertainty,
+        stopped=found.stopped,
+        method="sift",
+        noise=noise,
+        certified=np.array(steps.certified[: len(found.indices)], dtype=np.bool_),
+        evidence=pool.evidence(found.indices),
+    )
+
+
+class _Answer(NamedTuple):
+    """What a search for ±q_i returned."""
+
+    ids: IntArray
+    """(a,) all ids, each once"""
+    table: IntArray
+    """(2, m, k) the ids, −1 where there were fewer"""
+    scores: FloatArray
+    """(2, m, k) their products with ±q_i / |q_i|"""
+    length: FloatArray
+    """(m,) |q_i|"""
+    short: bool
+    """Did any search return fewer than k?"""
+
+
+class _Source:
+    """The index, with everything that is checked about what comes back from it."""
+
+    def __init__(self, index: Index, width: int, *, max_norm: float | None, excluded: IntArray) -> None:
+        self._index, self._width, self._excluded = index, width, excluded
+        self._unit = max_norm is None
+        self.longest = 1 + UNIT_TOLERANCE if max_norm is None else max_norm
+        self.shortest = 1 - UNIT_TOLERANCE if max_norm is None else 0.0
+        # A product of d float32 terms, in whatever order they are summed, and the rounding of the query.
+        self.rounding = (width + 8) * 2.0**-24 * self.longest
+        length = getattr(index, "__len__", None)
+        self.size: int | None = int(length()) if callable(length) else None
+        if self.size == 0:
+            raise InvalidInput("the index is empty")
+
+    @property
+    def exact(self) -> bool:
+        return getattr(self._index, "exact", False) is True
+
+    @property
+    def excluded_count(self) -> int:
+        return len(self._excluded)
+
+    def excludes(self, ids: IntArray) -> BoolArray:
+        """(len(ids),) which are excluded?"""
+        return np.isin(ids, self._excluded)
+
+    def search(self, residual: FloatArray, k: int) -> _Answer:
+        """The best k for +q and −q of every target, in one call."""
+        if self.size is not None and k >= self.size:
+            k = self.size + 1  # one more than there are: the answer is short, and so known to be complete
+        length = np.sqrt(np.einsum("ij,ij->i", residual, residual))
+        unit = residual / np.maximum(length, np.finfo(np.float64).tiny)[:, None]
+        ids, scores = self._index.search(np.concatenate([unit, -unit]).astype(np.float32), k)
+        ids, scores = np.asarray(ids), np.asarray(scores, dtype=np.float64)
+        whole = ids.ndim == 2 and len(ids) == 2 * len(unit) and ids.dtype.kind in "iu"
+        if not whole or ids.shape != scores.shape:
+            raise InvalidInput(
+                f"index.search must return whole ids and scores, both ({2 * len(unit)}, {k}); "
+                f"got {ids.dtype} {ids.shape} and {scores.shape}"
+            )
+        there = ids >= 0
+        if not np.isfinite(scores[there]).all():
+            at = tuple(np.argwhere(there & ~np.isfinite(scores))[0])
+            raise InvalidInput(f"index.search returned the score {scores[at]} for id {ids[at]}")
+        shape = (2, len(unit), ids.shape[1])
+        return _Answer(
+            ids=np.unique(ids[there]).astype(np.int64),
+            table=np.where(there, ids, -1).astype(np.int64).reshape(shape),
+            scores=np.where(there, scores, np.inf).reshape(shape),
+            length=length,
+            short=bool((there.sum(axis=1) < k).any()),
+        )
+
+    def vectors(self, ids: IntArray) -> FloatArray:
+        """(len(ids), d) float64, checked."""
+        found = checks.matrix("vectors of the index", self._index.vectors(ids), width=self._width)
+        vectors = found.astype(np.float64)
+        if len(vectors) != len(ids):
+            raise InvalidInput(f"index.vectors returned {len(vectors)} vectors for {len(ids)} ids")
+        length = np.sqrt(checks.squared_norms("vectors of the index", vectors, zero_ok=True))
+        off = np.abs(length - 1) > UNIT_TOLERANCE if self._unit else length > self.longest * (1 + 1e-6)
+        if off.any():
+            at = int(np.argmax(off))
+            hint = (
+                "normalise the vectors, or pass max_norm" if self._unit else f"max_norm is {self.longest:g}"
+            )
+            raise InvalidInput(f"the vector with id {ids[at]} has length {length[at]:.6g}; {hint}")
+        return vectors
+
+
+class _Pool(FeatureSpace):
+    """The candidates seen so far, in the order of their arrival; float64."""
+
+    def __init__(self, ids: IntArray, vectors: FloatArray, targets: FloatArray, noise: float) -> None:
+        super().__init__(vectors, targets, normalize=False, noise=noise)
+        self.ids = ids
+        self._buffer: RealArray = self.vectors
+        self._order = np.argsort(ids)
+
+    def unknown(self, ids: IntArray) -> IntArray:
+        """Those that are not in the pool."""
+        return ids[~np.isin(ids, self.ids)]
+
+    def positions(self, ids: IntArray) -> IntArray:
+        """Where in the pool they are; all must be in it."""
+        return self._order[np.searchsorted(self.ids, ids, sorter=self._order)]
+
+    def append(self, ids: IntArray, vectors: FloatArray) -> None:
+        """Take in new ones."""
+        start, self.size = self.size, self.size + len(ids)
+        if self.size > len(self._buffer):
+            room = np.empty((max(self.size, 2 * start), self.width))
+            room[:start] = self.vectors
+            self._buffer = room
+        self._buffer[start : self.size] = vectors
+        self.vectors = self._buffer[: self.size]
+        self._diagonal = np.concatenate([self._diagonal, np.einsum("ij,ij->i", vectors, vectors)])
+        self.ids = np.concatenate([self.ids, ids])
+        self._order = np.argsort(self.ids)
+
+
+class _Steps:
+    """The method as the loop sees it: search, take in, certify; again with twice the k where wanted."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        pool: _Pool,
+        posterior: FeaturePosterior,
+        source: _Source,
+        k: int,
+        doublings: int,
+    ) -> None:
+        self._problem, self._pool, self._posterior, self._source = problem, pool, posterior, source
+        self._k, self._doublings = k, doublings
+        self._picked: list[int] = []
+        self.certified: list[bool] = []
+
+    def run(self, answer: _Answer) -> Steps:
+        """``answer`` is that of the first search, which the pool was made from."""
+        while True:
+            index = yield self._look_around(answer)
+            self._posterior.observe(index)
+            self._picked.append(index)
+            answer = self._source.search(self._posterior.residual, self._k)
+
+    def _look_around(self, answer: _Answer) -> FloatArray:
+        """Gains of the pool (K,), grown until the pick is certified or enough was asked."""
+        k = self._k
+        for doubling in range(UNLIMITED + 1):
+            self._take_in(answer)
+            gains = self._posterior.trace_gain()
+            best = self._problem.rules.choose(gains)
+            certified = best != NOTHING and self._proves(answer, float(gains[best]))
+            # With nothing to pick in the pool, there is no choice but to ask for more.
+            if certified or answer.short or (best != NOTHING and doubling >= self._doublings):
+                break
+            k *= 2
+            answer = self._source.search(self._posterior.residual, k)
+        self.certified.append(certified)
+        return gains
+
+    def _take_in(self, answer: _Answer) -> None:
+        ids = self._pool.unknown(answer.ids)
+        if len(ids):
+            self._pool.append(ids, self._source.vectors(ids))
+            self._posterior.extend()
+            self._problem.rules.grow(self._pool.ids, self._source.excludes(ids))
+
+    def _proves(self, answer: _Answer, gain: float) -> bool:
+        """Is no vector that was left out worth more than this gain?"""
+        source = self._source
+        if not source.exact or not self._scores_are_products(answer):
+            return False
+        if answer.short:
+            return True  # nothing was left out
+        picked = np.array(self._picked, dtype=np.int64)
+        return gain >= certificate.hidden_gain(
+            certificate.reach(answer.scores, answer.length, source.rounding),
+            self._posterior.residual,
+            self._posterior.targets,
+            self._pool.gather(picked) if len(picked) <= MOST_PICKS else None,
+            self._problem.noise,
+            source.shortest,
+            gain=gain,
+        )
+
+    def _scores_are_products(self, answer: _Answer) -> bool:
+        """Are the scores what the vectors say? An index that scores otherwise bounds nothing."""
+        signs = np.array([1.0, -1.0])[:, None]
+        for target, length in enumerate(answer.length):
+            there = answer.table[:, target] >= 0
+            at = self._pool.positions(answer.table[:, target][there])
+            products = self._posterior.cross[target, at] * np.broadcast_to(signs, there.shape)[there]
+            off = np.abs(products - answer.scores[:, target][there] * length)
+            if (off > self._source.rounding * length).any():
+                return False
+        return True
+
+
+def _ids(exclude: npt.ArrayLike | None) -> IntArray:
+    """Ids to exclude; −1 is none."""
+    ids = np.asarray([] if exclude is None else exclude)
+    if ids.size == 0:
+        return np.zeros(0, np.int64)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise InvalidInput(f"exclude must be a list of ids, got {ids.dtype} of shape {ids.shape}")
+    if (ids < 0).any():
+        raise InvalidInput(f"exclude holds {int(ids.min())}, but ids are ≥ 0")
+    return np.unique(ids).astype(np.int64)
+
+
+def _cap(replacement: bool | int | None) -> int | None:
+    """How often one vector may be picked; ``None`` for no limit."""
+    if replacement is None or isinstance(replacement, (bool, np.bool_)):
+        return 1 if replacement is not None and not replacement else None
+    return checks.count("replacement", replacement, at_least=1)
+
+
+def _doublings(certify: bool | int) -> int:
+    """How often k may be doubled in one step for the sake of the certificate."""
+    if isinstance(certify, (bool, np.bool_)):
+        return UNLIMITED if certify else 0
+    return min(UNLIMITED, checks.count("certify", certify, at_least=0))
+
+
+def _how_many(n: int | None, source: _Source, replacement: bool | int | None) -> int:
+    if n is None:
+        return 50 if source.size is None else max(1, min(50, source.size - source.excluded_count))
+    n = checks.count("n", n, at_least=1)
+    if replacement is None and source.size is not None and n > source.size:
+        raise InvalidInput(
+            f"n={n} is more than the {source.size} vectors of the index; "
+            "ask for fewer, or pass replacement=True to allow repeats"
+        )
+    return n
