@@ -1,0 +1,1 @@
+"""siftlm inside other people's programs. Each module needs its own library only when it is used."""

@@ -1,0 +1,248 @@
+"""A replacement for ``activeft.sift.Retriever``: change the import, keep the rest.
+
+    from siftlm.integrations.activeft import Retriever      # was: from activeft.sift import Retriever
+
+Same constructor, same ``search`` and ``batch_search``, same four results. Needs neither torch nor faiss: the
+index may be a faiss index, anything that searches like one, or a plain array. What differs, and why:
+docs/guide/from-activeft.md.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.errors import Conflict, InvalidInput
+from siftlm.integrations._acquisition import one_lambda, recipe_of
+from siftlm.integrations._index import Found, Ids, Index, Vectors
+from siftlm.selection import checks
+
+# At most about this many numbers are fetched from the index at a time.
+FETCH_NUMBERS = 1 << 26
+
+
+class RetrievalTime(NamedTuple):
+    """Seconds."""
+
+    faiss: float
+    """Time in the index, whatever its kind."""
+    sift: float
+    """Time in the selection."""
+
+
+class Results(NamedTuple):
+    """What a search returns: a plain tuple of four, with names. For a batch, each array has n in front."""
+
+    values: npt.NDArray[np.float32]
+    """(N,) see `Retriever`"""
+    indices: Ids
+    """(N,) ids of the index, in the order of choice"""
+    embeddings: Vectors
+    """(N, d)"""
+    time: RetrievalTime
+
+
+class Retriever:
+    """Fetch candidates from an index, then select from them; as ``activeft.sift.Retriever``.
+
+    Args:
+        index: a faiss index; an object with ``d``, ``ntotal``, ``search(queries, k)`` and
+            ``reconstruct(id)``; or an array (ntotal, d), which is searched by inner product.
+        acquisition_function: the name of a method (``siftlm.methods()``), or an acquisition function of
+            activeft. Its class says which method; its ``noise_std`` is read, where ``None`` is λ = 0.01.
+        llambda: λ > 0 of SIFT; 0.01 unless given. An object of activeft brings its own.
+        fast: SIFT-Fast instead of SIFT.
+        also_query_opposite: fetch by absolute inner product: the opposite of a text tells as much about it.
+        only_faiss: return what the index returns.
+        device: accepted and not used. The selection for one prompt is a few small products; moving them to an
+            accelerator costs more than it saves.
+        lambda_: another name of ``llambda``.
+
+    What the values mean, with m the number of a query's embeddings:
+
+    * SIFT (VTL): −Σ_m σ²_n(x*_m), minus the variance that is left about the query *after* the pick.
+    * ``fast=True`` (LazyVTL): by how much that sum fell.
+    * ``CosineSimilarity``: the mean cosine. ``UndirectedVTL``: minus the candidates' total variance.
+    * Other methods: the gains that ``siftlm.select`` reports.
+    * ``only_faiss=True``: the largest inner product with an embedding of the query or its opposite; or the
+      smallest distance, if that is what the index measures.
+
+    Vectors are used as they are, not brought to unit length. Nothing is kept from one search to the next, and
+    no setting outside this object is changed.
+
+    >>> import numpy as np
+    >>> texts = np.array([[1, 0.2, 0], [1, 0.21, 0], [0, 1, 0.1], [0, 0, 1]])
+    >>> values, indices, embeddings, time = Retriever(texts).search(np.array([[1.0, 1, 0]]), N=2, K=4)
+    >>> indices.tolist(), embeddings.shape
+    ([1, 2], (2, 3))
+    """
+
+    def __init__(
+        self,
+        index: Any,
+        acquisition_function: Any = None,
+        llambda: float | None = None,
+        fast: bool = False,
+        also_query_opposite: bool = True,
+        only_faiss: bool = False,
+        device: object = None,
+        *,
+        lambda_: float | None = None,
+    ) -> None:
+        self.index = index
+        self.acquisition_function = acquisition_function
+        self.also_query_opposite = also_query_opposite
+        self.only_faiss = only_faiss
+        self.device = device
+        self._index = Index(index)
+        self._recipe = recipe_of(acquisition_function, one_lambda(llambda, lambda_), fast=fast)
+        if fast and acquisition_function is not None:
+            warnings.warn("fast is ignored, because acquisition_function is set", UserWarning, stacklevel=2)
+
+    def search(
+        self, query: npt.ArrayLike, N: int, K: int | None = None, mean_pooling: bool = False, threads: int = 1
+    ) -> Results:
+        """Select N texts for one query; see `batch_search`.
+
+        Args:
+            query: (d,), or (m, d) if it has several embeddings.
+            N, K, mean_pooling, threads: as there.
+        """
+        values, indices, embeddings, seconds = self.batch_search([query], N, K, mean_pooling, threads)
+        return Results(values[0], indices[0], embeddings[0], seconds)
+
+    def batch_search(
+        self,
+        queries: npt.ArrayLike | Sequence[npt.ArrayLike],
+        N: int,
+        K: int | None = None,
+        mean_pooling: bool = False,
+        threads: int = 1,
+    ) -> Results:
+        """Select N texts for each query; the answers come in the order of the queries.
+
+        Args:
+            queries: (n, d), one embedding a query; (n, m, d), several each; or a list of (d,) and (m, d)
+                arrays, which may differ in m. Read as float32.
+            N: how many to select, no more than there are candidates.
+            K: how many candidates to fetch for every embedding; the union of them is what the selection sees.
+                ``None``: everything in the index.
+            mean_pooling: replace a query's embeddings by their mean.
+            threads: selections that run side by side. The index decides on its own threads.
+        """
+        N, threads = checks.count("N", N, at_least=1), checks.count("threads", threads, at_least=1)
+        size, width = self._index.size, self._index.width
+        if size == 0:
+            raise InvalidInput("the index is empty")
+        K = size if K is None else min(checks.count("K", K, at_least=1), size)
+        if self.also_query_opposite and not self._index.similarity:
+            raise Conflict(
+                "the index measures distances, which have no opposite: pass also_query_opposite=False"
+            )
+        prompts = _prompts(queries, width)
+        if mean_pooling:
+            prompts = [prompt.mean(axis=0, keepdims=True) for prompt in prompts]
+        answers: list[_Answer] = []
+        fetching = selecting = 0.0
+        began = time.perf_counter()
+        for part, found in self._candidates(prompts, N, K):
+            fetched = time.perf_counter()
+            fetching += fetched - began
+            _check_enough(found, N, len(answers), f"K={K}, {size} in the index")
+            if self.only_faiss:
+                answers += [_Answer(one.scores[:N], one.ids[:N], one.vectors[:N]) for one in found]
+            else:
+                answers += self._select(part, found, N, threads)
+                selecting += time.perf_counter() - fetched
+            began = time.perf_counter()
+        values, indices = np.empty((len(prompts), N), np.float32), np.empty((len(prompts), N), np.int64)
+        embeddings = np.empty((len(prompts), N, width), np.float32)
+        for at, answer in enumerate(answers):
+            values[at], indices[at], embeddings[at] = answer
+        return Results(values, indices, embeddings, RetrievalTime(fetching, selecting))
+
+    def _candidates(
+        self, prompts: list[Vectors], N: int, K: int
+    ) -> Iterator[tuple[list[Vectors], list[Found]]]:
+        """Prompts and the candidates of each; the very same ``Found`` for all if that is everything."""
+        if self.only_faiss:
+            K = min(N, K)
+        elif prompts and self._index.size == K and (everything := self._index.everything()) is not None:
+            yield prompts, [everything] * len(prompts)
+            return
+        for part in _parts(prompts, 2 * K * self._index.width):
+            found = self._index.fetch(part, K, opposite=self.also_query_opposite)
+            # The selection takes the smaller index among equals: let that be the smaller id.
+            yield part, found if self.only_faiss else [one.by_id() for one in found]
+
+    def _select(self, prompts: list[Vectors], found: list[Found], N: int, threads: int) -> list[_Answer]:
+        recipe, shared = self._recipe, len({id(one) for one in found}) == 1
+
+        def run(rows: slice) -> list[_Answer]:
+            mine = found[rows]
+            candidates: Any = mine[0].vectors if shared else [one.vectors for one in mine]
+            queries = [prompt[0] if len(prompt) == 1 else prompt for prompt in prompts[rows]]
+            return [
+                _Answer(
+                    recipe.values(picks, len(prompt), one.vectors),
+                    one.ids[picks.indices],
+                    one.vectors[picks.indices],
+                )
+                for picks, prompt, one in zip(
+                    recipe.select(queries, candidates, N), prompts[rows], mine, strict=True
+                )
+            ]
+
+        step = -(-len(prompts) // threads)
+        parts = [slice(start, start + step) for start in range(0, len(prompts), step)]
+        if len(parts) == 1:
+            return run(parts[0])
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            return [answer for part in pool.map(run, parts) for answer in part]
+
+
+class _Answer(NamedTuple):
+    """The part of `Results` that belongs to one query."""
+
+    values: npt.NDArray[np.float32]
+    indices: Ids
+    embeddings: checks.RealArray
+
+
+def _prompts(queries: Any, width: int) -> list[Vectors]:
+    """(m, d) for each query, contiguous float32."""
+    if isinstance(queries, np.ndarray) and queries.dtype != object and queries.ndim not in (2, 3):
+        raise InvalidInput(f"queries must be (n, d), (n, m, d) or a list, got shape {queries.shape}")
+    prompts = []
+    for at, query in enumerate(queries):
+        name = f"query {at}"
+        prompt = np.ascontiguousarray(checks.matrix(name, query, width=width), dtype=np.float32)
+        checks.squared_norms(name, prompt, zero_ok=True)
+        prompts.append(prompt)
+    return prompts
+
+
+def _parts(prompts: list[Vectors], numbers_per_row: int) -> Iterator[list[Vectors]]:
+    """As many prompts at a time as have candidates that fit into memory together."""
+    part: list[Vectors] = []
+    left = most = FETCH_NUMBERS // numbers_per_row
+    for prompt in prompts:
+        if part and left < len(prompt):
+            yield part
+            part, left = [], most
+        part.append(prompt)
+        left -= len(prompt)
+    if part:
+        yield part
+
+
+def _check_enough(found: list[Found], N: int, first: int, where: str) -> None:
+    for at, one in enumerate(found, start=first):
+        if len(one.ids) < N:
+            raise InvalidInput(f"N={N} is more than the {len(one.ids)} candidates of query {at} ({where})")
