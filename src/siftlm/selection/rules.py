@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from siftlm.errors import InvalidInput
-from siftlm.selection.ties import Ties
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 NOTHING = -1
@@ -29,10 +28,10 @@ class Rules:
         prior: FloatArray | None = None,
         costs: FloatArray | None = None,
         budget: float | None = None,
-        ties: Ties,
+        tie: float = 1e-9,
         names: IntArray | None = None,
     ) -> None:
-        self._cap, self._ties, self._names = cap, ties, names
+        self._cap, self._tie, self._names = cap, tie, names
         self._blocked = blocked
         self._sources, self._source_cap = sources, source_cap
         self._prior, self._costs = prior, costs
@@ -64,13 +63,12 @@ class Rules:
             raise InvalidInput(f"the method's gain for candidate {best} is NaN")
         if top in (np.inf, -np.inf) or (best == 0 and self._names is None):
             return best
-        # Most often nobody before the best comes near it, and nothing else needs to be asked.
-        if self._names is None and not (scores[:best] >= top - self._ties.loose * abs(top)).any():
-            return best
-        equal = self._ties.equals(scores, best)
-        if self._prior is not None:
-            equal = equal[(self._prior[equal] == self._prior[best]) | (scores[equal] >= top - self._ties.tie * abs(top))]
-        return int(equal[0] if self._names is None else equal[self._names[equal].argmin()])
+        # Equal texts may get gains that differ in the last digits, depending on where they stand.
+        ties = scores >= top - self._tie * abs(top)
+        if self._names is None:
+            return int(ties.argmax())
+        equal = np.flatnonzero(ties)
+        return int(equal[self._names[equal].argmin()])
 
     def forbidden(self) -> BoolArray | None:
         """(K,) what may not be picked now; ``None`` when everything may."""
