@@ -319,6 +319,14 @@ class Belief:
         cross = self._space.cross_to(here)[:, 0] - past @ self._white
         return past, _look(cross, max(0.0, own - float(past @ past)) + self.noise)
 
+    def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
+        """(b,) drop and (b,) noisy of several candidates at once; see :class:`Look`."""
+        past = self._inverse @ self._space.among(self._picked, indices)
+        cross = self._space.cross_to(indices) - self._white.T @ past
+        variance = self._space.diagonal()[indices] - np.einsum("nb,nb->b", past, past)
+        noisy = np.maximum(variance, 0) + self.noise
+        return np.einsum("mb,mb->b", cross, cross) / (self._target_count * noisy), noisy
+
     def observe(self, index: int) -> None:
         """Condition on it."""
         past, look = self._whiten(index)

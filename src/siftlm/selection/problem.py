@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from siftlm.errors import Conflict
-from siftlm.selection.posterior import Posterior, posterior_of
+from siftlm.errors import Conflict, InvalidInput
+from siftlm.selection.posterior import Belief, Posterior, posterior_of
 from siftlm.selection.rules import Rules
 from siftlm.selection.space import FeatureSpace, Space
 from siftlm.types import FloatArray
@@ -29,16 +29,23 @@ class Problem:
     certified: list[bool] | None = None
     """A method that searches only a part appends, per pick, whether it is provably that of a full search."""
     known: int = 0
-    """How many of the space's last rows are known items: sent to the method before the first pick, never picked."""
+    """How many of the space's last rows are known items: sent to the method before its first pick."""
     rules: Rules = field(init=False)
     """What may be picked; ``rules.choose(gains)`` is what the loop will do with the gains."""
-    posterior_in_use: Posterior | None = field(default=None, init=False)
-    """What :meth:`posterior` made; the loop reads the uncertainty from it."""
+    posterior_in_use: Posterior | Belief | None = field(default=None, init=False)
+    """What :meth:`posterior` or :meth:`belief` made; the loop reads the uncertainty from it."""
 
     def posterior(self, *, trace_only: bool = False) -> Posterior:
         """The posterior over all candidates. ``trace_only`` allows a form that cannot tell targets apart."""
-        self.posterior_in_use = posterior_of(self.space, self.noise, self.expected, trace_only=trace_only)
-        return self.posterior_in_use
+        made = posterior_of(self.space, self.noise, self.expected, trace_only=trace_only)
+        self.posterior_in_use = made
+        return made
+
+    def belief(self) -> Belief:
+        """The targets' posterior alone, for methods that look at few candidates."""
+        made = Belief(self.space, self.noise)
+        self.posterior_in_use = made
+        return made
 
     @property
     def candidates(self) -> int:
@@ -54,29 +61,33 @@ class Problem:
         """One number per candidate as one per row of the space: 0 for known items, which are never picked."""
         return np.concatenate([values, np.zeros(self.known)])
 
+    def outputs(self) -> FloatArray:
+        """(K, C) the softmax outputs that the candidates are."""
+        if self.probabilities is None:
+            raise InvalidInput("this problem holds vectors, and the method reads softmax outputs")
+        return self.probabilities
+
     def everything(self, method: str, *, most: int = 8192) -> Space:
         """The same space with every candidate as a target, known items not included."""
-        # Vectors sum up any number of targets in a d × d matrix; a kernel without features has to list the pairs.
+        # Vectors sum up any number of targets in a d × d matrix; without features it takes all pairs.
         if not isinstance(self.space, FeatureSpace):
             self._check_pairs(method, most)
         return self.space.everything(self.candidates)
 
     def relevance(self) -> FloatArray:
         """(K,) mean similarity to the targets, scaled to 1 for equal texts."""
-        return self.similarity().mean(axis=0)
+        mean: FloatArray = self.similarity().mean(axis=0)
+        return mean
 
     def similarity(self) -> FloatArray:
         """(m, K) k(x*, x) / sqrt(k(x*, x*) k(x, x))"""
         own = np.sqrt(np.outer(np.diagonal(self.space.target_gram()), self.space.diagonal()))
-        cross = self.space.cross()
-        return np.divide(cross, own, out=np.zeros_like(cross), where=own > 0)
+        return _scaled(self.space.cross(), own)
 
     def similarity_to(self, index: int) -> FloatArray:
         """(K,) k(x_index, x) / sqrt(k(x_index, x_index) k(x, x))"""
         diagonal = self.space.diagonal()
-        own = np.sqrt(diagonal * diagonal[index])
-        row = self.space.row(index).astype(np.float64)
-        return np.divide(row, own, out=np.zeros_like(row), where=own > 0)
+        return _scaled(self.space.row(index).astype(np.float64), np.sqrt(diagonal * diagonal[index]))
 
     def generator(self) -> np.random.Generator:
         """The source of chance of this selection."""
@@ -87,9 +98,8 @@ class Problem:
         self._check_pairs(method, most)
         size = self.space.size
         length = np.sqrt(self.space.diagonal())
-        own = np.outer(length, length)
         gram = self.space.rows(np.arange(size, dtype=np.int64)).astype(np.float64)
-        return np.divide(gram, own, out=np.zeros_like(gram), where=own > 0)
+        return _scaled(gram, np.outer(length, length))
 
     def _check_pairs(self, method: str, most: int) -> None:
         size = self.space.size
@@ -98,3 +108,9 @@ class Problem:
                 f"method {method!r} compares every pair of candidates: {size} of them would need "
                 f"{8 * size**2 / 2**30:.0f} GiB; preselect at most {most}"
             )
+
+
+def _scaled(products: FloatArray, own: FloatArray) -> FloatArray:
+    """Products as cosines; 0 where something has no length."""
+    cosines: FloatArray = np.divide(products, own, out=np.zeros_like(products), where=own > 0)
+    return cosines
