@@ -56,7 +56,7 @@ def hidden_gain(
     """An upper bound on the gain of every hidden vector.
 
     Args:
-        square: s², from :func:`reach`.
+        square: s², from `reach`.
         residual: (m, d) Q.
         targets: (m, m) the targets' posterior covariance.
         picked: (n, d) the vectors picked so far, repeats included; ``None`` tries θ = 0 alone.

@@ -54,7 +54,7 @@ def select_from(
 
     Args:
         query: (d,) the prompt's embedding, or (m, d) for several; each is searched for separately.
-        index: see :class:`Index`; :class:`NumpyIndex` and :class:`FaissIndex` adapt arrays and faiss.
+        index: see `Index`; `NumpyIndex` and `FaissIndex` adapt arrays and faiss.
         n: how many to pick. Left out: 50, or all if the index is known to have fewer.
         noise: λ > 0, as in ``siftlm.select``.
         k: how many vectors to ask for, per step, target and sign.
@@ -74,7 +74,7 @@ def select_from(
         at_least: picks that are kept whatever the stopping rules say.
 
     Returns:
-        A :class:`Selection` whose ``indices`` are ids of the index, and whose ``certified`` (n,) says of each
+        A `Selection` whose ``indices`` are ids of the index, and whose ``certified`` (n,) says of each
         pick: given the picks before it, a search through the whole index would have made the same (or one of
         equal gain). It is never ``True`` for an index that does not say that it is ``exact``.
 
