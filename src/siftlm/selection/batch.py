@@ -14,6 +14,7 @@ import numpy as np
 from siftlm.selection.checks import RealArray
 from siftlm.selection.posterior import CANDIDATES_PER_FEATURE
 from siftlm.selection.space import FeatureSpace
+from siftlm.selection.ties import Ties, ties_of
 from siftlm.types import FloatArray, IntArray
 
 # Cholesky rows of a group of prompts should stay in the processor's cache.
@@ -30,18 +31,19 @@ class Batch:
     """(B, n)"""
 
 
-def sift_shared(space: FeatureSpace, n: int, noise: float, tie: float) -> Batch:
+def sift_shared(space: FeatureSpace, n: int, noise: float) -> Batch:
     """One set of candidates for all prompts; the space's targets are the prompts, one each."""
     prompts, size = space.targets, space.size
     cross, diagonal = space.cross(), space.diagonal()
     space.expect(prompts * n)
+    ties = [ties_of(space, noise)] * prompts
     if n > space.width or size > CANDIDATES_PER_FEATURE * space.width:
-        return _join([_scan(space, cross[group], group, n, noise, tie) for group in _groups(prompts, 8 * size * 4)])
+        return _join([_scan(space, cross[group], n, noise, ties) for group in _groups(prompts, 8 * size * 4)])
     groups = _groups(prompts, 8 * size * n)
-    return _join([_rows(cross[g], diagonal, lambda i, _: space.rows(i), g, n, noise, tie) for g in groups])
+    return _join([_rows(cross[g], diagonal, lambda i, _: space.rows(i), g, n, noise, ties) for g in groups])
 
 
-def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float, tie: float) -> Batch:
+def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float) -> Batch:
     """A set of K candidates for each prompt, all of the same K and one target each."""
 
     def products(indices: IntArray, group: slice) -> RealArray:
@@ -52,8 +54,9 @@ def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float, tie: flo
         space.expect(n)
     cross = np.concatenate([space.cross() for space in spaces])
     diagonal = np.stack([space.diagonal() for space in spaces])
+    ties = [ties_of(space, noise) for space in spaces]
     groups = _groups(len(spaces), 8 * size * n)
-    return _join([_rows(cross[group], diagonal[group], products, group, n, noise, tie) for group in groups])
+    return _join([_rows(cross[g], diagonal[g], products, g, n, noise, ties[g]) for g in groups])
 
 
 def _groups(prompts: int, bytes_each: int) -> list[slice]:
@@ -72,13 +75,13 @@ def _rows(
     group: slice,
     n: int,
     noise: float,
-    tie: float,
+    ties: Sequence[Ties],
 ) -> Batch:
     """``RowPosterior`` with a prompt axis."""
     count, size = cross.shape
     cross, noisy = cross.copy(), np.broadcast_to(diagonal + noise, cross.shape).copy()
     rows, scratch, each = np.empty((count, n, size)), np.empty_like(cross), np.arange(count)
-    picks = _Picks(count, n, tie)
+    picks = _Picks(count, n, ties)
     for step in range(n):
         np.multiply(cross, cross, out=scratch)
         scratch /= noisy
@@ -94,14 +97,12 @@ def _rows(
     return picks.done()
 
 
-def _scan(
-    space: FeatureSpace, cross: FloatArray, group: slice, n: int, noise: float, tie: float
-) -> Batch:
+def _scan(space: FeatureSpace, cross: FloatArray, n: int, noise: float, ties: Sequence[Ties]) -> Batch:
     """``FeaturePosterior`` with a prompt axis: the prompts share one scan, a matrix–matrix product."""
     count = len(cross)
     cross, noisy = cross.copy(), np.broadcast_to(space.diagonal() + noise, cross.shape).copy()
     white, scratch, each = np.empty((count, n, space.width)), np.empty_like(cross), np.arange(count)
-    picks = _Picks(count, n, tie)
+    picks = _Picks(count, n, ties)
     for step in range(n):
         np.multiply(cross, cross, out=scratch)
         scratch /= noisy
@@ -141,15 +142,19 @@ def _advance(
 class _Picks:
     """Chooses for every prompt, by the same tie rule as ``Rules``, and keeps the record."""
 
-    def __init__(self, count: int, n: int, tie: float) -> None:
+    def __init__(self, count: int, n: int, ties: Sequence[Ties]) -> None:
         self._indices = np.empty((count, n), dtype=np.int64)
         self._gains = np.empty((count, n))
-        self._keep, self._each = 1 - tie, np.arange(count)
+        self._ties, self._each = ties, np.arange(count)
+        self._keep = np.array([1 - one.loose for one in ties[:count]])
 
     def take(self, step: int, gains: FloatArray) -> IntArray:
         """The best of each row; ties go to the smaller index."""
-        best = gains.max(axis=1)
-        index = (gains >= (best * self._keep)[:, None]).argmax(axis=1)
+        index: IntArray = gains.argmax(axis=1)
+        best = gains[self._each, index]
+        near = (gains >= (best * self._keep)[:, None]).argmax(axis=1)
+        for prompt in np.flatnonzero(near < index):
+            index[prompt] = self._ties[prompt].equals(gains[prompt], int(index[prompt]))[0]
         self._indices[:, step] = index
         self._gains[:, step] = gains[self._each, index]
         return index

@@ -13,20 +13,32 @@ from siftlm.types import BoolArray, FloatArray, IntArray
 
 # Real vectors; float16 is read but never computed in.
 RealArray = npt.NDArray[Any]
+# Squared lengths beyond these leave no room to multiply in float64: a direction's, and a length's that counts.
+SHORTEST, LONGEST = 1e-280, 1e280
+LARGEST = 1e140
+
+
+def as_array(name: str, value: object) -> npt.NDArray[Any]:
+    """``value`` as an array of whatever kind it holds."""
+    if np.ma.is_masked(value):
+        raise InvalidInput(f"{name} has masked entries; fill or drop them first")
+    try:
+        # RuntimeError: a torch tensor that requires grad.
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidInput(f"{name} is not an array of numbers: {error}") from error
 
 
 def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool = False) -> RealArray:
     """``value`` as a float array (rows, width); a single vector becomes one row. Does not read the numbers."""
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise InvalidInput(f"{name} is not an array of numbers: {error}") from error
+    array = as_array(name, value)
     if array.dtype.kind in "iub":
         array = array.astype(np.float64)
     if array.dtype.kind != "f":
         raise InvalidInput(f"{name} must hold real numbers, got dtype {array.dtype}")
     if array.dtype.itemsize > 8:
-        array = array.astype(np.float64)
+        with np.errstate(over="ignore"):  # what is beyond float64 becomes infinite, and infinities are found later
+            array = array.astype(np.float64)
     if array.ndim == 1:
         array = array[None, :]
     if array.ndim != 2:
@@ -43,9 +55,10 @@ def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool
 
 
 def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
-    """Squared length of each row (rows,), float64. Refuses rows that are not finite or (unless ok) zero.
+    """Squared length of each row (rows,), float64.
 
-    One pass does three jobs: a row with a NaN or an infinity has a squared norm that is not finite.
+    Refuses rows that are not finite, whose length float64 cannot square, or that are (unless ok) zero or too
+    short to square; where zero is fine, the latter count as zero. One pass does three jobs: a row with a NaN or an infinity has a squared norm that is not finite.
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         if array.dtype == np.float16:
@@ -63,9 +76,21 @@ def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
         column = np.flatnonzero(~np.isfinite(array[row]))
         where = f"column {column[0]} is {array[row, column[0]]}" if column.size else "its length overflows float64"
         raise InvalidInput(f"{name} row {row} is not finite: {where}")
-    if not zero_ok and not squared.all():
+    if (squared > LONGEST).any():
+        row = int(np.argmax(squared))
+        raise InvalidInput(f"{name} row {row} has length {np.sqrt(squared[row]):g}: products with it overflow float64")
+    if not zero_ok and (squared < SHORTEST).any():
         row = int(np.argmin(squared))
-        raise InvalidInput(f"{name} row {row} is all zeros and has no direction; drop it or pass normalize=False")
+        what = "is too short to have a direction in float64" if array[row].any() else "is all zeros and has no direction"
+        raise InvalidInput(f"{name} row {row} {what}; drop it or pass normalize=False")
+    return squared
+
+
+def countable(name: str, squared: FloatArray) -> FloatArray:
+    """``squared``, the k(x, x) of each row, none so large that the squares of products overflow."""
+    if squared.size and squared.max() > LARGEST:
+        row = int(np.argmax(squared))
+        raise InvalidInput(f"{name} row {row} has k(x, x) = {squared[row]:g}: its products overflow when squared; rescale")
     return squared
 
 
@@ -95,7 +120,7 @@ def finite_matrix(name: str, value: object, *, shape: tuple[int | None, int | No
 
 def per_item(name: str, value: object, size: int, *, positive: bool) -> FloatArray:
     """One finite number per candidate (size,), above zero (``positive``) or at least zero."""
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.shape != (size,):
         raise InvalidInput(f"{name} must have one number per candidate ({size},), got shape {array.shape}")
     if array.dtype.kind not in "iubf":
@@ -110,13 +135,15 @@ def per_item(name: str, value: object, size: int, *, positive: bool) -> FloatArr
 
 def item_indices(name: str, value: object, size: int) -> IntArray:
     """Indices of candidates, from a list of indices or a boolean mask; −1 is not an index here."""
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.dtype.kind == "b":
         if array.shape != (size,):
             raise InvalidInput(f"{name} as a mask must have shape ({size},), got {array.shape}")
         return np.flatnonzero(array).astype(np.int64)
     if array.size == 0:
         return np.zeros(0, np.int64)
+    if array.dtype == object and array.ndim == 1 and all(isinstance(item, int) for item in array):
+        array = np.clip(array, -1, size).astype(np.int64)  # beyond 64 bits
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InvalidInput(f"{name} must be a list of indices or a mask, got {array.dtype} of shape {array.shape}")
     wrong = (array < 0) | (array >= size)
@@ -148,6 +175,13 @@ def fraction(name: str, value: Any) -> float:
     return result
 
 
+def flag(name: str, value: Any) -> bool:
+    """Yes or no."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidInput(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def count(name: str, value: Any, *, at_least: int) -> int:
     """A whole number."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
@@ -159,10 +193,15 @@ def count(name: str, value: Any, *, at_least: int) -> int:
 
 def labels(name: str, value: Sequence[object] | npt.NDArray[Any], size: int) -> IntArray:
     """One label per candidate, of any hashable kind, as integers 0, 1, … in order of appearance."""
+    if not hasattr(value, "__len__") or (isinstance(value, np.ndarray) and value.ndim == 0):
+        raise InvalidInput(f"{name} must be a list of labels, one per candidate, got {value!r}")
     if len(value) != size:
         raise InvalidInput(f"{name} must have one label per candidate ({size}), got {len(value)}")
     numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(label, len(numbers)) for label in value], dtype=np.int64)
+    try:
+        return np.array([numbers.setdefault(label, len(numbers)) for label in value], dtype=np.int64)
+    except TypeError as error:
+        raise InvalidInput(f"{name} must hold labels that can be compared: {error}") from error
 
 
 def probabilities(name: str, value: object, *, rows: int | None = None, classes: int | None = None) -> FloatArray:

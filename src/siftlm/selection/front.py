@@ -14,8 +14,9 @@ from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Method, MethodFunction, find
 from siftlm.selection.rules import Rules
-from siftlm.selection.space import Gram, GramSpace, Space, space_of
+from siftlm.selection.space import Gram, GramSpace, Space, space_of, unit_rows
 from siftlm.selection.stopping import Stopping
+from siftlm.selection.ties import ties_of
 from siftlm.types import BoolArray, FloatArray, Selection
 
 Prior = npt.ArrayLike | Callable[[FloatArray], npt.ArrayLike]
@@ -82,6 +83,7 @@ def select(
     """
     entry = find(method)
     noise = checks.number("noise", noise, above=0)
+    normalize, seed = checks.flag("normalize", normalize), checks.count("seed", seed, at_least=0)
     stopping = Stopping(
         adaptive=None if adaptive is None else checks.number("adaptive", adaptive, above=0),
         until=None if until is None else checks.fraction("until", until),
@@ -134,7 +136,7 @@ def select(
         prior=None if prior is None else _padded(_prior(prior, problem, size), space.size, 0),
         costs=None if costs is None else _padded(checks.per_item("costs", costs, size, positive=True), space.size, 1),
         budget=None if budget is None else checks.number("budget", budget, above=0),
-        tie=tie_of(space, noise),
+        ties=ties_of(space, noise),
     )
     found = greedy.run(problem, entry.run(problem, **options), n, stopping, range(size, space.size))
     return Selection(
@@ -147,11 +149,6 @@ def select(
         certified=None if problem.certified is None else np.array(problem.certified[: len(found.indices)], np.bool_),
         evidence=space.evidence(found.indices),
     )
-
-
-def tie_of(space: Space, noise: float) -> float:
-    """Gains closer than this, relatively, are equal: what rounding can make of equal texts."""
-    return max(8 * space.rounding, 1e-9, 8 * float(np.finfo(np.float64).eps) / noise)
 
 
 def _vector_space(
@@ -172,11 +169,15 @@ def _vector_space(
             raise Conflict(f"method {entry.name!r} reads softmax outputs: query, known and kernel mean nothing to it")
         probabilities, normalize = checks.probabilities("candidates", vectors), False
     targets = np.zeros((0, width)) if query is None else checks.matrix("query", query, width=width)
+    own = len(vectors)
     if known is not None:
         more = checks.matrix("known", known, width=width, empty_ok=True)
         checks.squared_norms("known", more, zero_ok=not normalize)
-        vectors = np.concatenate([vectors, more.astype(vectors.dtype)])
-    return space_of(vectors, targets, kernel=kernel, normalize=normalize, noise=noise), probabilities
+        if normalize and more.dtype != vectors.dtype:
+            # Cut to shorter floats only once they are unit, or large and small ones would be lost.
+            more = unit_rows("known", more, normalize=True).astype(np.promote_types(vectors.dtype, np.float32))
+        vectors = np.concatenate([vectors, more])
+    return space_of(vectors, targets, kernel=kernel, normalize=normalize, noise=noise, own=own), probabilities
 
 
 def _given_space(

@@ -82,6 +82,7 @@ class PlusConstant:
 
     def __post_init__(self) -> None:
         checks.number("constant", self.constant, at_least=0)
+        _check_base(self.base)
 
     def __call__(self, x: Vectors, y: Vectors) -> Vectors:
         """base(x, y) + c"""
@@ -101,6 +102,7 @@ class Power:
     def __post_init__(self) -> None:
         # A product of kernels is a kernel; a broken power of one need not be.
         checks.count("exponent", self.exponent, at_least=1)
+        _check_base(self.base)
 
     def __call__(self, x: Vectors, y: Vectors) -> Vectors:
         """base(x, y)^p"""
@@ -127,6 +129,11 @@ class Relevance:
         """(m, K) similarities, scaled to 1 for equal texts -> (K,) weights."""
         weights: Vectors = np.maximum(np.abs(similarity).max(axis=0), self.floor) ** self.power
         return weights
+
+
+def _check_base(base: object) -> None:
+    if not callable(base):
+        raise InvalidInput(f"base must be a kernel function of two sets of vectors, got {base!r}")
 
 
 def linear() -> Linear:

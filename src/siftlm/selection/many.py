@@ -12,7 +12,7 @@ import numpy.typing as npt
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.batch import Batch, sift_separate, sift_shared
-from siftlm.selection.front import how_many, select, tie_of
+from siftlm.selection.front import how_many, select
 from siftlm.selection.space import FeatureSpace, Gram
 from siftlm.types import FloatArray, Selection
 
@@ -105,7 +105,7 @@ def _shared(prompts: list[Any], candidates: Any, plain: _Plain) -> list[Selectio
     targets = np.concatenate([_vector(at, p, vectors.shape[1]) for at, p in enumerate(prompts)])
     space = FeatureSpace(vectors, targets, normalize=plain.normalize, noise=plain.noise)
     n = plain.count(space.size)
-    found = sift_shared(space, n, plain.noise, tie_of(space, plain.noise))
+    found = sift_shared(space, n, plain.noise)
     return [_result(found, b, space, space.target_vectors[b : b + 1], plain) for b in range(len(prompts))]
 
 
@@ -123,8 +123,7 @@ def _separate(prompts: list[Any], sets: list[Any], plain: _Plain) -> list[Select
     for size in dict.fromkeys(space.size for space in spaces):
         members = [at for at, space in enumerate(spaces) if space.size == size]
         group = [spaces[at] for at in members]
-        tie = max(tie_of(space, plain.noise) for space in group)
-        found = sift_separate(group, plain.count(size), plain.noise, tie)
+        found = sift_separate(group, plain.count(size), plain.noise)
         for b, at in enumerate(members):
             answers[at] = _result(found, b, group[b], group[b].target_vectors, plain)
     return [answers[at] for at in range(len(prompts))]

@@ -25,6 +25,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from siftlm.selection.checks import RealArray
 from siftlm.selection.space import FeatureSpace, Space
 from siftlm.types import FloatArray, IntArray
 
@@ -33,6 +34,9 @@ from siftlm.types import FloatArray, IntArray
 CANDIDATES_PER_FEATURE = 6
 # P is recomputed from the picks themselves this often, before its rounding errors can add up.
 REFRESH_EVERY = 2048
+# Candidates are updated so many at a time: a block's numbers stay in the processor's cache from scan to update.
+BLOCK = 16384
+EVERYTHING = slice(None)
 
 
 class Look(NamedTuple):
@@ -128,26 +132,25 @@ class _Common:
             gain *= 1 / max(1, len(cross))
         return gain
 
-    def _update(self, row: FloatArray, look: Look) -> None:
-        """``row`` is k_n(x_i, x) / sqrt(k_n(x_i, x_i) + λ) for every x."""
-        root, scratch = look.noisy**0.5, self._scratch
-        if len(self.cross) == 1:
+    def _update(self, row: RealArray, look: Look, block: slice = EVERYTHING) -> None:
+        """``row`` is k_n(x_i, x) / sqrt(k_n(x_i, x_i) + λ) for the candidates of the block."""
+        root, scratch, cross, noisy = look.noisy**0.5, self._scratch[block], self.cross[:, block], self.noisy[block]
+        if len(cross) == 1:
             np.multiply(row, float(look.cross[0]) / root, out=scratch)
-            self.cross -= scratch
-        elif len(self.cross):
-            self.cross -= np.outer(look.cross / root, row)
+            cross -= scratch
+        elif len(cross):
+            cross -= np.outer((look.cross / root).astype(cross.dtype), row.astype(cross.dtype, copy=False))
         np.multiply(row, row, out=scratch)
-        self.noisy -= scratch
+        noisy -= scratch
         if self._fragile:
-            np.maximum(self.noisy, self.noise, out=self.noisy)
-        self._seen.append((look.cross, look.noisy))
+            np.maximum(noisy, self.noise, out=noisy)
 
 
 class RowPosterior(_Common):
     """One row of the Cholesky factor a pick, over all candidates."""
 
     def __init__(self, space: Space, noise: float, expected: int) -> None:
-        super().__init__(space, noise, space.cross().copy())
+        super().__init__(space, noise, space.cross())
         space.expect(expected)
         self._rows = np.empty((max(1, min(expected, 1024)), space.size))
         self._count = 0
@@ -172,6 +175,7 @@ class RowPosterior(_Common):
         row *= look.noisy**-0.5
         self._count += 1
         self._update(row, look)
+        self._seen.append((look.cross, look.noisy))
 
 
 class FeaturePosterior(_Common):
@@ -183,7 +187,10 @@ class FeaturePosterior(_Common):
         self._width = space.width
         # More targets than features: their trace is seen through their d × d scatter instead of one by one.
         self._pooled = trace_only and space.targets > space.width
-        super().__init__(space, noise, np.zeros((0, space.size)) if self._pooled else space.cross().copy())
+        cross = np.zeros((0, space.size)) if self._pooled else space.cross()
+        if len(cross) > 1 and space.rounding > 1e-10:
+            cross = cross.astype(np.float32)  # type: ignore[assignment]  # no wider than the scans that feed it
+        super().__init__(space, noise, cross)
         self._residual = np.zeros((0, self._width)) if self._pooled else space.target_vectors.copy()
         self._white = np.empty((min(self._width, 64), self._width))
         self._picked: list[int] = []
@@ -197,8 +204,8 @@ class FeaturePosterior(_Common):
         """(K,) Σ_m k_n(x*_m, x)² = |S^½ P x|², with S the targets' scatter."""
         conditioned = self._target_scatter if not self._picked else self._apply(self._apply(self._target_scatter).T)
         squares = np.empty(self._space.size)
-        for start in range(0, len(squares), 16384):
-            block = self._space.gather(np.arange(start, min(start + 16384, len(squares))))
+        for start in range(0, len(squares), BLOCK):
+            block = self._space.gather(np.arange(start, min(start + BLOCK, len(squares))))
             squares[start : start + len(block)] = np.einsum("ij,ij->i", block @ conditioned, block)
         return squares
 
@@ -244,7 +251,10 @@ class FeaturePosterior(_Common):
         else:
             self._residual -= np.outer(look.cross / look.noisy**0.5, white)
         self._remember(index, white)
-        self._update(self._space.scan(white), look)
+        for start in range(0, self._space.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            self._update(self._space.scan(white, block), look, block)
+        self._seen.append((look.cross, look.noisy))
         if self._matrix is not None and len(self._picked) % REFRESH_EVERY == 0:
             self._refresh()
 
@@ -288,14 +298,16 @@ class FeaturePosterior(_Common):
         factor = np.linalg.cholesky(picked.T @ picked + self.noise * np.eye(self._width))
         root = self.noise**0.5 * np.linalg.inv(factor)
         self._matrix = root.T @ root
-        for start in range(0, space.size, 16384):
-            block = space.scan(root.T, slice(start, start + 16384))
-            self.noisy[start : start + 16384] = np.einsum("ij,ij->i", block, block) + self.noise
+        for start in range(0, space.size, BLOCK):
+            block = space.scan(root.T, slice(start, start + BLOCK))
+            self.noisy[start : start + BLOCK] = np.einsum("ij,ij->i", block, block) + self.noise
         if self._pooled:
             self._squares = self._pooled_squares()
         else:
             self._residual = space.target_vectors @ self._matrix
-            self.cross = np.ascontiguousarray(space.scan(self._residual.T).T)
+            for start in range(0, space.size, BLOCK):
+                block = slice(start, start + BLOCK)
+                self.cross[:, block] = space.scan(self._residual.T, block).T
 
 
 class Belief:

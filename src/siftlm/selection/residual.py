@@ -23,6 +23,7 @@ from siftlm.selection.registry import Steps
 from siftlm.selection.rules import NOTHING, Rules
 from siftlm.selection.space import FeatureSpace, unit_rows
 from siftlm.selection.stopping import Stopping
+from siftlm.selection.ties import ties_of
 from siftlm.types import BoolArray, FloatArray, IntArray, Selection
 
 # How far a vector may be from unit length where unit vectors are promised: what float16 storage does to them.
@@ -108,9 +109,8 @@ def select_from(
         raise InvalidInput("the index returned nothing for the query: it is empty")
     pool = _Pool(first.ids, source.vectors(first.ids), targets, noise)
     problem = Problem(space=pool, expected=n, noise=noise)
-    tie = max(1e-9, 8 * pool.rounding / noise)
     blocked = source.excludes(first.ids)
-    problem.rules = Rules(pool.size, cap=_cap(replacement), blocked=blocked, tie=tie, names=pool.ids)
+    problem.rules = Rules(pool.size, cap=_cap(replacement), blocked=blocked, ties=ties_of(pool, noise), names=pool.ids)
     problem.posterior_in_use = posterior = FeaturePosterior(pool, noise)
     steps = _Steps(problem, pool, posterior, source, k, doublings)
     found = greedy.run(problem, steps.run(first), n, stopping)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from siftlm.errors import InvalidInput
+from siftlm.selection.ties import Ties
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 NOTHING = -1
@@ -28,10 +29,10 @@ class Rules:
         prior: FloatArray | None = None,
         costs: FloatArray | None = None,
         budget: float | None = None,
-        tie: float = 1e-9,
+        ties: Ties,
         names: IntArray | None = None,
     ) -> None:
-        self._cap, self._tie, self._names = cap, tie, names
+        self._cap, self._ties, self._names = cap, ties, names
         self._blocked = blocked
         self._sources, self._source_cap = sources, source_cap
         self._prior, self._costs = prior, costs
@@ -47,9 +48,10 @@ class Rules:
         """The index of the best allowed candidate, or ``NOTHING``. Ties go to the smaller index (or name)."""
         if self._free and self._prior is None and self._costs is None:
             return self._first_best(gains)
-        scores = gains.copy() if self._prior is None else gains * self._prior
-        if self._costs is not None:
-            scores /= self._costs
+        with np.errstate(over="ignore"):  # an enormous weight may make a score infinite, which is the best there is
+            scores = gains.copy() if self._prior is None else gains * self._prior
+            if self._costs is not None:
+                scores /= self._costs
         forbidden = self.forbidden()
         if forbidden is not None:
             scores[forbidden] = -np.inf
@@ -63,12 +65,13 @@ class Rules:
             raise InvalidInput(f"the method's gain for candidate {best} is NaN")
         if top in (np.inf, -np.inf) or (best == 0 and self._names is None):
             return best
-        # Equal texts may get gains that differ in the last digits, depending on where they stand.
-        ties = scores >= top - self._tie * abs(top)
-        if self._names is None:
-            return int(ties.argmax())
-        equal = np.flatnonzero(ties)
-        return int(equal[self._names[equal].argmin()])
+        # Most often nobody before the best comes near it, and nothing else needs to be asked.
+        if self._names is None and not (scores[:best] >= top - self._ties.loose * abs(top)).any():
+            return best
+        equal = self._ties.equals(scores, best)
+        if self._prior is not None:
+            equal = equal[(self._prior[equal] == self._prior[best]) | (scores[equal] >= top - self._ties.tie * abs(top))]
+        return int(equal[0] if self._names is None else equal[self._names[equal].argmin()])
 
     def forbidden(self) -> BoolArray | None:
         """(K,) what may not be picked now; ``None`` when everything may."""

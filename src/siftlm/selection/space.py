@@ -21,7 +21,7 @@ from siftlm.selection import checks
 from siftlm.selection.checks import RealArray
 from siftlm.selection.explain import Evidence, GramEvidence, VectorEvidence
 from siftlm.selection.kernels import FeatureKernel, KernelFunction, Linear
-from siftlm.types import FloatArray, IntArray
+from siftlm.types import BoolArray, FloatArray, IntArray
 
 # Below this ratio of λ to the kernel's size, float32 products would blur the decision.
 FLOAT32_NOISE = 1e-3
@@ -68,6 +68,9 @@ class Space(Protocol):
     def everything(self, count: int) -> Space:
         """The same candidates, with the first ``count`` of them as the targets"""
 
+    def same(self, index: int, others: IntArray) -> BoolArray:
+        """(len(others),) are they the same vector as ``index``, or its opposite, but for rounding?"""
+
     def evidence(self, indices: IntArray) -> Evidence:
         """What a result keeps of these picks to explain itself."""
 
@@ -81,7 +84,11 @@ class FeatureSpace:
         self._target_vectors: FloatArray | None = unit_rows("query", targets, normalize=normalize)
         squared = checks.squared_norms("candidates", vectors, zero_ok=not normalize)
         scale = 1.0 if normalize else float(squared.mean())
-        exact = vectors.dtype == np.float64 or noise < FLOAT32_NOISE * scale
+        exact = vectors.dtype == np.float64 or noise < FLOAT32_NOISE * scale or not _fits_float32(squared)
+        if not normalize:
+            checks.countable("candidates", squared)
+            asked = checks.countable("query", _squares(self.target_vectors))
+            exact = exact or not _fits_float32(asked)
         self._scan_type = np.float64 if exact else np.float32
         self.rounding = float(np.finfo(self._scan_type).eps)
         if exact and vectors.dtype != np.float64:
@@ -167,6 +174,9 @@ class FeatureSpace:
     def cross_to(self, indices: IntArray) -> FloatArray:
         return self.target_vectors @ self.gather(indices).T
 
+    def same(self, index: int, others: IntArray) -> BoolArray:
+        return _same(self.vector(index), self.gather(others), self.rounding)
+
     def evidence(self, indices: IntArray) -> VectorEvidence:
         return VectorEvidence(self.vectors[indices], self._lengths(indices), self.target_vectors, None)
 
@@ -206,13 +216,17 @@ class KernelSpace:
         # A kernel function shows its diagonal only inside square blocks; small ones waste little.
         parts = [np.diagonal(self._call(block, block)) for block in checks.blocks(self._vectors, rows=64)]
         diagonal = np.concatenate(parts)
-        if (diagonal < 0).any():
+        if diagonal.min() < -1e-9 * np.abs(diagonal).max():  # less is rounding
             row = int(np.argmin(diagonal))
             raise InvalidInput(f"kernel(x, x) of candidates row {row} is {diagonal[row]:g}; a kernel is never below 0")
-        return diagonal
+        return checks.countable("candidates", np.maximum(diagonal, 0))
 
     def _call(self, x: FloatArray, y: FloatArray) -> FloatArray:
-        values = np.asarray(self._kernel(x, y), dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
+            values = checks.as_array("what kernel returned", self._kernel(x, y))
+        if values.dtype.kind not in "fiub":
+            raise InvalidInput(f"kernel returned values that are no real numbers: dtype {values.dtype}")
+        values = values.astype(np.float64, copy=False)
         if values.shape != (len(x), len(y)):
             raise InvalidInput(
                 f"kernel returned shape {values.shape} for {len(x)} and {len(y)} vectors, "
@@ -252,6 +266,11 @@ class KernelSpace:
         view.targets, view._targets = count, self._vectors[:count]
         return view
 
+    def same(self, index: int, others: IntArray) -> BoolArray:
+        # What a kernel function makes of opposite vectors is its own affair; equal ones are equal to it.
+        equal: BoolArray = (self._vectors[others] == self._vectors[index]).all(axis=1)
+        return equal
+
     def evidence(self, indices: IntArray) -> VectorEvidence:
         return VectorEvidence(self._vectors[indices], None, self._targets, self._kernel)
 
@@ -281,8 +300,9 @@ def _gram(name: str, value: npt.ArrayLike) -> FloatArray:
     if (diagonal < 0).any():
         row = int(np.argmin(diagonal))
         raise InvalidInput(f"{name}[{row}, {row}] is {diagonal[row]:g}; a kernel's diagonal is never below 0")
+    checks.countable(name, diagonal)
     difference = np.abs(gram - gram.T)
-    if difference.max() > 1e-6 * max(1.0, float(diagonal.max())):
+    if difference.max() > 1e-6 * float(diagonal.max()):
         row, column = (int(at) for at in np.unravel_index(int(difference.argmax()), gram.shape))
         raise InvalidInput(f"{name} is not symmetric: [{row}, {column}] differs from [{column}, {row}]")
     return gram
@@ -323,8 +343,25 @@ class GramSpace:
     def everything(self, count: int) -> GramSpace:
         return GramSpace(self._gram, self._gram[:count], self._gram[:count, :count])
 
+    def same(self, index: int, others: IntArray) -> BoolArray:
+        equal = _same(self._gram[index], self._gram[others], self.rounding)
+        return equal & _same(self._cross[:, index], self._cross[:, others].T, self.rounding)
+
     def evidence(self, indices: IntArray) -> GramEvidence:
         return GramEvidence(self._gram[np.ix_(indices, indices)], self._cross[:, indices], self._targets)
+
+
+def _fits_float32(squared: FloatArray) -> bool:
+    """Are these squared lengths such that float32 can multiply the vectors without overflow or lost digits?"""
+    positive = squared[squared > 0]
+    return not positive.size or (float(positive.min()) > 1e-24 and float(positive.max()) < 1e36)
+
+
+def _same(vector: FloatArray, others: FloatArray, rounding: float) -> BoolArray:
+    within = 8 * rounding * max(1e-300, float(np.abs(vector).max(initial=0.0)))
+    alike: BoolArray = (np.abs(others - vector) <= within).all(axis=1)
+    opposite: BoolArray = (np.abs(others + vector) <= within).all(axis=1)
+    return alike | opposite
 
 
 def _squares(block: RealArray) -> FloatArray:

@@ -11,7 +11,7 @@ from siftlm.selection.rules import NOTHING
 from siftlm.types import BoolArray
 
 # A pick is settled by at most so many looks at single candidates, then one glance at many of the next best
-# (a fiftieth of all, where that is more), then as many looks again. Together they cost half as much as bringing
+# (a fiftieth of all, if that is more), then as many looks again. Together they cost half as much as bringing
 # all candidates up to date (K = 100,000, d = 384), which is what follows if all that was in vain.
 LOOKS = 32
 GLANCE = 2048
