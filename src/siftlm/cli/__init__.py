@@ -1,0 +1,101 @@
+"""The command line: parsing and printing only. One module per command, each with ``add`` and ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import IO, Any, NoReturn
+
+from siftlm import __version__
+from siftlm.cli import demo, methods, select, spread
+from siftlm.cli.drawing import printable
+from siftlm.errors import SiftlmError
+
+EPILOG = """\
+examples:
+  siftlm demo                                             see what it does, offline, in a second
+  siftlm spread --candidates vectors.npy                  which λ is sensible for these vectors
+  siftlm select --candidates vectors.npy --query q.npy -n 10 --texts texts.txt
+  siftlm methods sift                                     formula and settings of one method
+
+exit status: 0 done; 1 something in the data or on the disk is wrong; 2 the command line is wrong.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line and help that any terminal can show."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("allow_abbrev", False)
+        super().__init__(**settings)
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, exit status 2."""
+        command = self.prog.removeprefix("siftlm").strip()
+        where = f"{command}: " if command else ""
+        self.exit(2, f"siftlm: {where}{message} (try: {self.prog} --help)\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        stream: IO[str] = file or sys.stderr
+        stream.write(printable(message, stream))
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    top = Parser(
+        prog="siftlm",
+        description="Pick the examples that together leave the least uncertainty about a prompt.",
+        epilog=EPILOG,
+    )
+    top.add_argument("--version", action="version", version=f"siftlm {__version__}")
+    commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
+    for command in (select, methods, spread, demo):
+        command.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status instead of raising.
+
+    >>> main(["--version"])
+    siftlm ...
+    0
+    """
+    try:
+        arguments = parser().parse_args(argv)
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()  # here, where a closed pipe is still ours to catch
+    except SystemExit as leave:  # argparse, after --help or an error
+        return leave.code if isinstance(leave.code, int) else 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return _closed_pipe()
+    except SiftlmError as error:
+        return _complain(str(error))
+    except MemoryError as error:
+        return _complain(f"not enough memory: {error}" if str(error) else "not enough memory")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _complain(f"{error.filename}: {reason}" if error.filename else reason)
+    return status
+
+
+def _complain(message: str) -> int:
+    line = " ".join(message.split())
+    print(printable(f"siftlm: {line}", sys.stderr), file=sys.stderr)
+    return 1
+
+
+def _closed_pipe() -> int:
+    """Whoever read us has read enough. Python would complain once more when it closes stdout at exit."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):  # stdout is no file: nothing will be flushed at exit either
+        pass
+    return 128 + 13  # what a shell reports of a program that ends by SIGPIPE

@@ -1,0 +1,223 @@
+"""Files in and out: vectors, texts, labels, numbers. A complaint begins with the file, and the line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.errors import InvalidInput
+
+MAP_FROM = 64 * 2**20  # bytes; a .npy file from this size on is mapped instead of read
+FIELDS = ("embedding", "vector")
+LINES = (".jsonl", ".ndjson")
+
+
+def vectors(given: str) -> npt.NDArray[Any]:
+    """The array in ``file.npy``, ``file.npz``, ``file.npz:key`` or ``file.jsonl``."""
+    path, key = _split_key(given)
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return _npy(path)
+    if suffix == ".npz":
+        return _npz(path, key)
+    if suffix in LINES:
+        return _embedded_lines(path)
+    raise InvalidInput(f"{path}: vectors are read from .npy, .npz (file.npz:key) or .jsonl")
+
+
+def _split_key(given: str) -> tuple[Path, str | None]:
+    head, colon, key = given.rpartition(":")
+    if colon and head.lower().endswith(".npz"):
+        return Path(head), key
+    return Path(given), None
+
+
+def _npy(path: Path) -> npt.NDArray[Any]:
+    big = path.stat().st_size >= MAP_FROM
+    with _readable(path), path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise InvalidInput(f"{path}: is not a .npy file")
+        file.seek(0)
+        # A mapping needs the name, the check of the first bytes needed the file.
+        loaded: npt.NDArray[Any] = np.load(
+            path if big else file, mmap_mode="r" if big else None, allow_pickle=False
+        )
+        return loaded
+
+
+def _npz(path: Path, key: str | None) -> npt.NDArray[Any]:
+    with path.open("rb") as file, _readable(path):
+        if not zipfile.is_zipfile(file):
+            raise InvalidInput(f"{path}: is not a .npz file")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            names = archive.files
+            if key is None and len(names) != 1:
+                raise InvalidInput(
+                    f"{path}: holds several arrays; choose one: {path.name}:KEY of {', '.join(names)}"
+                )
+            if key is not None and key not in names:
+                raise InvalidInput(f"{path}: has no array {key!r}; it has: {', '.join(names)}")
+            name = names[0] if key is None else key
+            loaded: Any = archive[name]
+            if not isinstance(loaded, np.ndarray):  # numpy hands over other members as bytes
+                raise InvalidInput(f"{path}: {name!r} in it is no array")
+            return loaded
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever numpy says of a broken file, as one error that names the file."""
+    try:
+        yield
+    except InvalidInput:
+        raise
+    except (ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+        if "pickle" in str(error):
+            raise InvalidInput(f"{path}: holds pickled Python objects, which are never loaded") from error
+        raise InvalidInput(f"{path}: cannot be read: {error}") from error
+
+
+def _embedded_lines(path: Path) -> npt.NDArray[Any]:
+    numbers = array("d")
+    width = rows = 0
+    for where, record in json_lines(path):
+        if isinstance(record, dict):
+            field = next((name for name in FIELDS if name in record), None)
+            if field is None:
+                raise InvalidInput(f"{where}: has neither 'embedding' nor 'vector'")
+            record = record[field]
+        if not isinstance(record, list) or not record:
+            raise InvalidInput(f"{where}: the vector is not a list of numbers")
+        if rows and len(record) != width:
+            raise InvalidInput(f"{where}: the vector has width {len(record)}, those before it {width}")
+        width, rows = len(record), rows + 1
+        try:
+            numbers.extend(record)
+        except (TypeError, OverflowError) as error:
+            raise InvalidInput(f"{where}: the vector is not a list of numbers: {error}") from error
+    if not rows:
+        raise InvalidInput(f"{path}: holds no vectors")
+    return np.frombuffer(numbers, dtype=np.float64).reshape(rows, width)
+
+
+def lines(path: str | Path) -> Iterator[tuple[str, str]]:
+    """``file:line`` and the line, for each line of a UTF-8 file, without its end."""
+    number = 0
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                yield f"{path}:{number}", line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path}: is not UTF-8 text (after line {number}): {error.reason}") from error
+
+
+def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """``file:line`` and the value, for each line that is not blank."""
+    for where, line in lines(path):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InvalidInput(f"{where}: is not JSON: {error.msg} at column {error.colno}") from error
+        except RecursionError as error:
+            raise InvalidInput(f"{where}: is nested too deeply") from error
+        yield where, value
+
+
+def texts(path: str, count: int) -> list[str]:
+    """One text per candidate: the lines of a file, or the field ``text`` of a .jsonl."""
+    if Path(path).suffix.lower() in LINES:
+        found = []
+        for where, record in json_lines(path):
+            text = record.get("text") if isinstance(record, dict) else record
+            if not isinstance(text, str):
+                raise InvalidInput(f"{where}: has no 'text'")
+            found.append(text)
+    else:
+        found = [line for _, line in lines(path)]
+    return _as_many(path, found, count)
+
+
+def labels(path: str, count: int) -> list[str]:
+    """One label per candidate, one a line."""
+    return _as_many(path, [line.strip() for _, line in lines(path)], count)
+
+
+def numbers(path: str) -> npt.NDArray[Any]:
+    """Numbers from .npy or .npz, or one a line."""
+    if _split_key(path)[0].suffix.lower() in (".npy", ".npz"):
+        return vectors(path)
+    return np.array(_each(path, float, "a number"), dtype=np.float64)
+
+
+def ids(path: str) -> npt.NDArray[Any]:
+    """Indices of candidates from .npy or .npz, or one a line."""
+    if _split_key(path)[0].suffix.lower() in (".npy", ".npz"):
+        return vectors(path)
+    return np.array(_each(path, int, "an index"), dtype=np.int64)
+
+
+def _each(path: str, convert: Callable[[str], Any], what: str) -> list[Any]:
+    found = []
+    for where, line in lines(path):
+        if line.strip():
+            try:
+                found.append(convert(line.strip()))
+            except ValueError as error:
+                raise InvalidInput(f"{where}: {line.strip()[:40]!r} is not {what}") from error
+    return found
+
+
+def _as_many(path: str, found: list[str], count: int) -> list[str]:
+    if len(found) != count:
+        raise InvalidInput(f"{path}: has {len(found)} lines for {count} candidates")
+    return found
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[Path]:
+    """A new file to write to, which replaces ``path`` at the end; after an error ``path`` is as it was."""
+    target = Path(os.path.realpath(path))  # a link stays a link
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+    except OSError as error:  # name what the user wrote, not our temporary file
+        raise OSError(error.errno, error.strerror, path) from error
+    os.close(handle)
+    new = Path(name)
+    try:
+        yield new
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
+        new.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        os.replace(new, target)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, path) from error
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write(path: str, text: str) -> None:
+    """The text as a UTF-8 file: the whole of it, or no change at all."""
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8", errors="replace", newline="\n")

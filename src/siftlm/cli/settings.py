@@ -1,0 +1,67 @@
+"""Words of the command line as the arguments of ``siftlm.select``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from siftlm.errors import InvalidInput, UnknownName
+
+if TYPE_CHECKING:
+    from siftlm.selection.kernels import FeatureKernel, KernelFunction
+
+KERNELS = ("linear", "centred", "power:P", "plus-constant:C")
+
+
+def kernel(given: str | None) -> KernelFunction | FeatureKernel | None:
+    """``power:4``, ``centred``, ``plus-constant:1``, ``linear``.
+
+    >>> kernel("power:4")
+    Power(exponent=4, base=Linear())
+    """
+    from siftlm import kernels
+
+    if given is None:
+        return None
+    name, _, setting = given.partition(":")
+    name = name.replace("_", "-")
+    if name in ("linear", "centred"):
+        if setting:
+            raise InvalidInput(f"kernel {name!r} takes no setting, got {given!r}")
+        return kernels.linear() if name == "linear" else kernels.centred()
+    try:
+        if name == "power":
+            return kernels.power(int(setting))
+        if name == "plus-constant":
+            return kernels.plus_constant(float(setting))
+    except InvalidInput as error:  # it is a ValueError too, and says more
+        raise InvalidInput(f"kernel {given!r}: {error}") from error
+    except ValueError as error:
+        raise InvalidInput(f"kernel {given!r} needs a number: power:4 or plus-constant:1") from error
+    raise UnknownName("kernel", given, KERNELS)
+
+
+def replacement(given: str) -> bool | int:
+    """``yes``, ``no`` or at most how often; for argparse."""
+    if given in ("yes", "no"):
+        return given == "yes"
+    if given.isascii() and given.isdigit() and int(given) > 0:
+        return int(given)
+    raise argparse.ArgumentTypeError(f"{given!r} is neither yes, no nor a whole number from 1 on")
+
+
+def option(given: str) -> tuple[str, Any]:
+    """``balance=0.3``: a name and a JSON value, or a word where it is none; for argparse.
+
+    >>> option("balance=0.3"), option("start=first")
+    (('balance', 0.3), ('start', 'first'))
+    """
+    name, equals, value = given.partition("=")
+    name = name.strip().replace("-", "_")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{given!r} is not name=value")
+    try:
+        return name, json.loads(value)
+    except (json.JSONDecodeError, RecursionError):
+        return name, value

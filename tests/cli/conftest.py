@@ -1,0 +1,56 @@
+"""Files to select from, and the command line as it is run from a shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from siftlm.cli import main
+
+ROWS, WIDTH = 40, 8
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to stand in, with vectors, two kinds of query, and texts."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(ROWS, WIDTH))
+    np.save("vectors.npy", vectors)
+    np.save("q.npy", vectors[0] + vectors[1])
+    np.save("prompts.npy", vectors[[3, 5, 7]])
+    Path("texts.txt").write_text("".join(f"text {row}\n" for row in range(ROWS)), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def siftlm(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: (status, stdout, stderr)."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        status = main(list(words))
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def shell() -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Run ``python -m siftlm`` in a process of its own; output is bytes."""
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-m", "siftlm", *words],
+            capture_output=True,
+            check=False,
+            env=os.environ | {"PYTHONIOENCODING": "utf-8"} | environment,
+        )
+
+    return run

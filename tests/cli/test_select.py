@@ -1,0 +1,424 @@
+"""``siftlm select``: what goes in, what comes out, and one line for everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import siftlm as library
+from siftlm.cli import files, settings, table
+from siftlm.cli.drawing import Terminal, width_of
+from siftlm.errors import InvalidInput
+
+BASE = ("select", "--candidates", "vectors.npy", "--query", "q.npy")
+
+
+def expected(n=5, **given):
+    return library.select(np.load("q.npy"), np.load("vectors.npy"), n, **given).to_dict()
+
+
+# --- output
+
+
+def test_json_is_the_selection(folder, siftlm):
+    status, out, err = siftlm(*BASE, "-n", "5", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out) == expected()
+
+
+def test_json_with_texts_and_explanation(folder, siftlm):
+    _, out, _ = siftlm(*BASE, "-n", "5", "--json", "--texts", "texts.txt", "--explain")
+    record = json.loads(out)
+    assert record["texts"] == [f"text {index}" for index in record["indices"]]
+    assert {len(values) for values in record["explanation"].values()} == {5}
+
+
+def test_the_table_shows_every_pick(folder, siftlm):
+    status, out, _ = siftlm(*BASE, "-n", "5", "--texts", "texts.txt")
+    assert status == 0
+    assert out.startswith("sift, λ = 0.01: 5 of 40 candidates")
+    rows = out.splitlines()[4:]
+    assert [int(row.split()[1]) for row in rows] == expected()["indices"]
+    assert all(row.rstrip().endswith(f"text {row.split()[1]}") for row in rows)
+
+
+def test_the_table_of_an_explained_selection_has_columns_for_it(folder, siftlm):
+    _, out, _ = siftlm(*BASE, "-n", "3", "--explain")
+    assert "relevance overlap" in out
+    assert "target" not in out
+    siftlm_out = siftlm(
+        "select", "--candidates", "vectors.npy", "--query", "prompts.npy", "-n", "9", "--explain"
+    )[1]
+    assert "target" in siftlm_out
+
+
+def test_without_a_prompt_there_is_no_uncertainty_to_draw(folder, siftlm):
+    status, out, _ = siftlm("select", "--candidates", "vectors.npy", "--method", "random", "-n", "3")
+    assert status == 0
+    assert "uncertainty" not in out
+    assert "nan" not in out
+
+
+def test_texts_cannot_steer_the_terminal(folder, siftlm):
+    Path("texts.txt").write_text("\x1b[2Jgone\tand\x07 back\n" * 40, encoding="utf-8")
+    _, out, _ = siftlm(*BASE, "-n", "2", "--texts", "texts.txt")
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert "gone and" in out
+
+
+def test_several_prompts_are_json_lines_in_order(folder, siftlm):
+    words = (
+        "select",
+        "--candidates",
+        "vectors.npy",
+        "--query",
+        "prompts.npy",
+        "--queries-are",
+        "prompts",
+        "-n",
+        "4",
+    )
+    _, out, _ = siftlm(*words, "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["indices"][0] for record in records] == [3, 5, 7]
+    _, out, _ = siftlm(*words)
+    assert [line for line in out.splitlines() if line.startswith("prompt ")] == [
+        "prompt 0",
+        "prompt 1",
+        "prompt 2",
+    ]
+
+
+def test_out_replaces_the_file(folder, siftlm):
+    Path("picks.json").write_text("old", encoding="utf-8")
+    Path("picks.json").chmod(0o640)
+    status, out, _ = siftlm(*BASE, "-n", "5", "--json", "--out", "picks.json")
+    assert (status, out) == (0, "")
+    assert json.loads(Path("picks.json").read_text(encoding="utf-8")) == expected()
+    assert Path("picks.json").stat().st_mode & 0o777 == 0o640
+    assert not list(folder.glob(".picks*"))
+
+
+def test_out_writes_through_a_link(folder, siftlm):
+    Path("real.json").write_text("old", encoding="utf-8")
+    Path("link.json").symlink_to("real.json")
+    siftlm(*BASE, "-n", "5", "--json", "--out", "link.json")
+    assert Path("link.json").is_symlink()
+    assert json.loads(Path("real.json").read_text(encoding="utf-8")) == expected()
+
+
+def test_an_interrupted_write_leaves_the_old_file(folder):
+    Path("kept.txt").write_text("old", encoding="utf-8")
+
+    def write_half() -> None:
+        with files.replacing("kept.txt") as new:
+            new.write_text("half", encoding="utf-8")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert Path("kept.txt").read_text(encoding="utf-8") == "old"
+    assert [path.name for path in folder.glob(".kept*")] == []
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (["--noise", "0.5"], {"noise": 0.5}),
+        (["--method", "nearest"], {"method": "nearest"}),
+        (["--kernel", "power:4"], {"kernel": library.kernels.power(4)}),
+        (["--kernel", "centred"], {"kernel": library.kernels.centred()}),
+        (["--kernel", "plus-constant:1"], {"kernel": library.kernels.plus_constant(1.0)}),
+        (["--no-normalize"], {"normalize": False}),
+        (["--replacement", "no"], {"replacement": False}),
+        (["--replacement", "2"], {"replacement": 2}),
+        (["--relevance-prior", "2"], {"prior": library.kernels.relevance(2.0)}),
+        (["--until", "0.2"], {"until": 0.2}),
+        (["--min-gain", "0.3", "--at-least", "2"], {"min_gain": 0.3, "at_least": 2}),
+        (["--adaptive", "1"], {"adaptive": 1.0}),
+        (["--method", "mmr", "--option", "balance=0.3"], {"method": "mmr", "balance": 0.3}),
+        (["--method", "random", "--seed", "7"], {"method": "random", "seed": 7}),
+    ],
+)
+def test_words_become_settings(folder, siftlm, words, given):
+    status, out, err = siftlm(*BASE, "-n", "5", "--json", *words)
+    assert (status, err) == (0, "")
+    assert json.loads(out) == expected(**given)
+
+
+def test_files_become_settings(folder, siftlm):
+    rng = np.random.default_rng(1)
+    costs, prior = rng.uniform(1, 9, 40), rng.uniform(0, 1, 40)
+    np.save("costs.npy", costs)
+    Path("prior.txt").write_text("\n".join(map(str, prior)), encoding="utf-8")
+    Path("ids.txt").write_text("0\n1\n\n2\n", encoding="utf-8")
+    Path("sources.txt").write_text("".join(f"s{row % 3}\n" for row in range(40)), encoding="utf-8")
+    np.save("known.npy", np.load("vectors.npy")[:2])
+    words = "--costs costs.npy --budget 30 --prior prior.txt --exclude ids.txt --sources sources.txt"
+    _, out, _ = siftlm(
+        *BASE, "-n", "6", "--json", "--known", "known.npy", "--source-cap", "2", *words.split()
+    )
+    given = {
+        "costs": costs, "budget": 30.0, "prior": prior, "exclude": [0, 1, 2], "source_cap": 2,
+        "sources": [f"s{row % 3}" for row in range(40)], "known": np.load("vectors.npy")[:2],
+    }  # fmt: skip
+    assert json.loads(out) == expected(6, **given)
+
+
+def test_option_values_are_json_or_words():
+    assert settings.option("a=1") == ("a", 1)
+    assert settings.option("some-name=true") == ("some_name", True)
+    assert settings.option("a=word=more") == ("a", "word=more")
+
+
+# --- files
+
+
+def test_every_kind_of_file_gives_the_same(folder, siftlm):
+    vectors, query = np.load("vectors.npy"), np.load("q.npy")
+    np.savez("store.npz", texts=vectors, prompt=query)
+    np.savez("alone.npz", vectors)
+    lines = [json.dumps({"embedding" if row % 2 else "vector": v.tolist()}) for row, v in enumerate(vectors)]
+    Path("docs.jsonl").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+    Path("bare.jsonl").write_text(json.dumps(query.tolist()), encoding="utf-8")
+    for candidates in ("store.npz:texts", "alone.npz", "docs.jsonl"):
+        for prompt in ("store.npz:prompt", "bare.jsonl"):
+            _, out, err = siftlm("select", "--candidates", candidates, "--query", prompt, "-n", "5", "--json")
+            assert err == ""
+            assert json.loads(out)["indices"] == expected()["indices"]
+
+
+def test_large_files_are_mapped(folder, monkeypatch):
+    monkeypatch.setattr(files, "MAP_FROM", 1)
+    assert isinstance(files.vectors("vectors.npy"), np.memmap)
+
+
+def test_texts_from_json_lines(folder):
+    Path("t.jsonl").write_text('{"text": "one\\ntwo"}\n"three"\n', encoding="utf-8")
+    assert files.texts("t.jsonl", 2) == ["one\ntwo", "three"]
+
+
+class Trap:
+    def __reduce__(self):
+        return print, ("the trap was sprung",)
+
+
+def broken_files() -> None:
+    Path("empty.npy").write_bytes(b"")
+    Path("cut.npy").write_bytes(Path("vectors.npy").read_bytes()[:200])
+    Path("text.npy").write_text("hello", encoding="utf-8")
+    np.save("pickled.npy", np.array([Trap()], dtype=object), allow_pickle=True)
+    Path("disguised.npy").write_bytes(pickle.dumps(Trap()))
+    np.savez("two.npz", a=np.eye(2), b=np.eye(2))
+    np.savez("trap.npz", a=np.array([Trap()], dtype=object))
+    Path("text.npz").write_text("hello", encoding="utf-8")
+    with zipfile.ZipFile("odd.npz", "w") as archive:
+        archive.writestr("a.npy", b"hello")
+    np.save("words.npy", np.array(["a", "b"]))
+    np.save("narrow.npy", np.ones((3, 5)))
+    bad = np.load("vectors.npy")
+    bad[7, 2] = np.nan
+    np.save("nan.npy", bad)
+    for name, line in {
+        "broken": "{", "fieldless": "{}", "wordy": '["a"]', "flat": '{"vector": 3}', "ragged": "[1]",
+        "null": "[null, 1]", "deep": "[" * 100_000,
+    }.items():  # fmt: skip
+        Path(f"{name}.jsonl").write_text(f"[1, 2]\n{line}\n", encoding="utf-8")
+    Path("nothing.jsonl").write_text("\n", encoding="utf-8")
+    Path("latin.txt").write_bytes(b"ok\n\xe9\n")
+    Path("few.txt").write_text("one\n", encoding="utf-8")
+    Path("number.txt").write_text("1\ntwo\n", encoding="utf-8")
+    Path("untold.jsonl").write_text('{"text": 1}\n', encoding="utf-8")
+    Path("folder.npy").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--candidates none.npy", "none.npy: No such file"),
+        ("--candidates folder.npy", "folder.npy: Is a directory"),
+        ("--candidates empty.npy", "empty.npy: is not a .npy file"),
+        ("--candidates cut.npy", "cut.npy: cannot be read: "),
+        ("--candidates text.npy", "text.npy: is not a .npy file"),
+        ("--candidates pickled.npy", "pickled.npy: holds pickled Python objects, which are never loaded"),
+        ("--candidates disguised.npy", "disguised.npy: is not a .npy file"),
+        ("--candidates two.npz", "two.npz: holds several arrays; choose one: two.npz:KEY of a, b"),
+        ("--candidates two.npz:c", "two.npz: has no array 'c'; it has: a, b"),
+        ("--candidates trap.npz", "trap.npz: holds pickled"),
+        ("--candidates text.npz", "text.npz: is not a .npz file"),
+        ("--candidates odd.npz", "odd.npz: 'a' in it is no array"),
+        (
+            "--candidates vectors.csv",
+            "vectors.csv: vectors are read from .npy, .npz (file.npz:key) or .jsonl",
+        ),
+        ("--candidates broken.jsonl", "broken.jsonl:2: is not JSON: "),
+        ("--candidates fieldless.jsonl", "fieldless.jsonl:2: has neither 'embedding' nor 'vector'"),
+        ("--candidates wordy.jsonl", "wordy.jsonl:2: "),
+        ("--candidates flat.jsonl", "flat.jsonl:2: the vector is not a list of numbers"),
+        ("--candidates ragged.jsonl", "ragged.jsonl:2: the vector has width 1, those before it 2"),
+        ("--candidates null.jsonl", "null.jsonl:2: the vector is not a list of numbers"),
+        ("--candidates deep.jsonl", "deep.jsonl:2: is nested too deeply"),
+        ("--candidates nothing.jsonl", "nothing.jsonl: holds no vectors"),
+        ("--candidates words.npy", "candidates must hold real numbers"),
+        ("--candidates nan.npy", "7"),
+        ("--query narrow.npy", "width"),
+        ("--texts latin.txt", "latin.txt: is not UTF-8 text"),
+        ("--texts few.txt", "few.txt: has 1 lines for 40 candidates"),
+        ("--texts untold.jsonl", "untold.jsonl:1: has no 'text'"),
+        ("--exclude number.txt", "number.txt:2: 'two' is not an index"),
+        ("--costs number.txt", "number.txt:2: 'two' is not a number"),
+        ("--sources few.txt --source-cap 1", "few.txt: has 1 lines"),
+        ("--method shift", "unknown method 'shift'; did you mean 'sift'?"),
+        ("--kernel powder:2", "unknown kernel 'powder:2'"),
+        ("--kernel power:x", "kernel 'power:x' needs a number"),
+        ("--kernel power:0", "kernel 'power:0': "),
+        ("--kernel centred:1", "takes no setting"),
+        ("--noise 0", "noise"),
+        ("-n 41", "n=41 is more than the 40 candidates"),
+        ("--option balance=0.3", "method 'sift' has no setting 'balance'"),
+        ("--option noise=1", "--option noise: that is no setting of a method"),
+        ("--budget 3", "budget needs costs"),
+        ("--out nowhere/x.json", "nowhere/x.json: No such file or directory"),
+        ("--figure x.gif", "x.gif: a figure is a .png, .svg or .pdf"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(folder, siftlm, words, message):
+    broken_files()
+    status, out, err = siftlm(*BASE, *words.split())
+    assert status == 1
+    assert out == ""
+    assert err.startswith("siftlm: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "siftlm: the following arguments are required: command"),
+        ("selekt", "siftlm: argument command: invalid choice: 'selekt'"),
+        ("select", "siftlm: select: the following arguments are required: --candidates"),
+        ("select --candidates x --cand y", "siftlm: unrecognized arguments: --cand"),
+        ("select --candidates x -n many", "siftlm: select: argument -n: invalid int value: 'many'"),
+        ("select --candidates x --replacement maybe", "neither yes, no nor a whole number"),
+        ("select --candidates x --replacement 0", "neither yes, no nor a whole number"),
+        ("select --candidates x --option balance", "'balance' is not name=value"),
+        ("select --candidates x --prior p --relevance-prior 2", "not allowed with argument"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_status_2(siftlm, words, message):
+    status, out, err = siftlm(*words.split())
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_what_needs_a_query_says_so(folder, siftlm):
+    for words in (["--queries-are", "prompts"], ["--figure", "x.png"]):
+        status, _, err = siftlm("select", "--candidates", "vectors.npy", "--method", "random", *words)
+        assert status == 1
+        assert f"{words[0]}" in err
+
+
+def test_a_full_disk_is_one_line_and_no_leftover(folder, siftlm, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    status, _, err = siftlm(*BASE, "--out", "picks.json")
+    assert (status, err) == (1, "siftlm: picks.json: No space left on device\n")
+    assert sorted(path.name for path in folder.iterdir() if "picks" in path.name) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(), 141, ""),
+        (MemoryError(), 1, "siftlm: not enough memory\n"),
+        (InvalidInput("two\nlines"), 1, "siftlm: two lines\n"),
+    ],
+)
+def test_how_a_command_can_end(folder, siftlm, monkeypatch, error, status, said):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(files, "vectors", fail)
+    assert siftlm(*BASE) == (status, "", said)
+
+
+# --- as a process
+
+
+def test_as_a_process(folder, shell):
+    run = shell(*BASE, "-n", "5", "--json")
+    assert run.returncode == 0
+    assert json.loads(run.stdout) == expected()
+    run = shell(*BASE, "--method", "shift")
+    assert run.returncode == 1
+    assert run.stderr.startswith(b"siftlm: unknown method 'shift'")
+
+
+def test_a_terminal_without_greek_letters(folder, shell):
+    Path("texts.txt").write_text("naïve λ 日本\n" * 40, encoding="utf-8")
+    run = shell(*BASE, "-n", "2", "--texts", "texts.txt", PYTHONIOENCODING="ascii")
+    assert run.returncode == 0
+    assert run.stdout.startswith(b"sift, lambda = 0.01")
+    assert b"na?ve lambda ??" in run.stdout
+    run = shell("select", "--help", PYTHONIOENCODING="ascii")
+    assert run.returncode == 0
+    assert b"examples:" in run.stdout
+
+
+@pytest.mark.parametrize("command", ["select", "methods", "spread", "demo"])
+def test_help_teaches_with_an_example(siftlm, command):
+    status, out, _ = siftlm(command, "--help")
+    assert status == 0
+    assert f"examples:\n  siftlm {command}" in out
+
+
+def test_the_version(siftlm):
+    assert siftlm("--version") == (0, f"siftlm {library.__version__}\n", "")
+
+
+# --- spread
+
+
+def test_spread_reports(folder, siftlm):
+    report = library.spread(np.load("vectors.npy"), np.load("prompts.npy"), n=5)
+    words = ("spread", "--candidates", "vectors.npy", "--query", "prompts.npy", "-n", "5")
+    assert siftlm(*words)[1] == f"{report}\n"
+    assert json.loads(siftlm(*words, "--json")[1]) == json.loads(json.dumps(report.to_dict()))
+
+
+# --- figure
+
+
+@pytest.mark.parametrize(("name", "start"), [("f.png", b"\x89PNG"), ("f.svg", b"<?xml"), ("f.pdf", b"%PDF")])
+def test_figure_is_drawn_beside_the_table(folder, siftlm, name, start):
+    pytest.importorskip("matplotlib")
+    status, out, err = siftlm(*BASE, "-n", "4", "--figure", name)
+    assert (status, err) == (0, "")
+    assert out.startswith("sift")
+    assert Path(name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize("explain", [True, False])
+@pytest.mark.parametrize("width", [40, 60, 80, 160])
+def test_on_a_screen_a_table_keeps_the_width(folder, width, explain):
+    chosen = library.select(np.load("q.npy"), np.load("vectors.npy"), 5)
+    terminal = Terminal(width=width, fixed=True)
+    texts = ["a text of more than a few words, which goes on and on"] * 40
+    lines = "\n".join(table.rows(chosen, texts, 40, terminal, explain=explain)).split("\n")
+    assert max(map(width_of, lines[2:])) <= max(width, 55 if explain else 0)
+    assert sum("a text of" in line for line in lines) == 5
