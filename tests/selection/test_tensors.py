@@ -1,0 +1,438 @@
+"""The torch twin as a whole: batches, chunks, forms, what it leaves alone, and what it refuses."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from siftlm import Selection, select
+from siftlm.errors import InvalidInput, MissingExtra, UnknownName
+
+torch = pytest.importorskip("torch", reason="the torch twin needs torch: pip install 'siftlm[torch]'")
+tensors = pytest.importorskip("siftlm.selection.tensors")
+
+NAMES = sorted(tensors.METHODS)
+AS_NUMPY = sorted(set(NAMES) - {"random"})
+
+
+def draw(*shape: int, seed: int = 0, dtype: Any = np.float64) -> np.ndarray:
+    """Vectors around a few topics, so that redundancy matters."""
+    rng = np.random.default_rng(seed)
+    topics = rng.normal(size=(5, shape[-1]))
+    return (topics[rng.integers(5, size=shape[:-1])] + 0.7 * rng.normal(size=shape)).astype(dtype)
+
+
+def assert_same(mine: Selection, theirs: Selection, *, atol: float = 1e-10) -> None:
+    assert mine.indices.tolist() == theirs.indices.tolist()
+    np.testing.assert_allclose(mine.gains, theirs.gains, atol=atol)
+    np.testing.assert_allclose(mine.uncertainty, theirs.uncertainty, atol=atol)
+    assert (mine.stopped, mine.method, mine.noise) == (theirs.stopped, theirs.method, theirs.noise)
+
+
+def assert_equal_batches(one: Any, other: Any, *, atol: float = 1e-10) -> None:
+    assert one.indices.tolist() == other.indices.tolist()
+    assert one.counts.tolist() == other.counts.tolist()
+    assert one.reasons.tolist() == other.reasons.tolist()
+    torch.testing.assert_close(one.gains, other.gains, atol=atol, rtol=1e-6)
+    torch.testing.assert_close(one.uncertainty, other.uncertainty, atol=atol, rtol=1e-6)
+
+
+# --- the same picks as numpy
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+@pytest.mark.parametrize("noise", [1e-8, 1e-4, 0.01, 1.0])
+@pytest.mark.parametrize("name", AS_NUMPY)
+def test_the_same_picks_as_numpy(name: str, noise: float, targets: int) -> None:
+    queries, candidates = draw(6, targets, 40, seed=1), draw(6, 60, 40)
+    found = tensors.select_many(torch.tensor(queries), torch.tensor(candidates), 20, method=name, noise=noise)
+    for query, own, mine in zip(queries, candidates, found.to_list(), strict=True):
+        assert_same(mine, select(query, own, 20, method=name, noise=noise), atol=1e-12 / noise + 1e-10)
+
+
+def test_one_embedding_a_prompt_may_leave_out_its_axis() -> None:
+    queries, candidates = torch.tensor(draw(4, 10, seed=1)), torch.tensor(draw(30, 10))
+    found = tensors.select_many(queries, candidates, 5)
+    assert_equal_batches(found, tensors.select_many(queries[:, None], candidates, 5))
+    assert found.indices.shape == (4, 5)
+    assert found.uncertainty.shape == (4, 6)
+    assert found.counts.tolist() == [5] * 4
+    assert len(found) == 4
+
+
+def test_more_picks_than_features() -> None:
+    queries, candidates = draw(3, 6, seed=1), draw(3, 50, 6)
+    found = tensors.select_many(torch.tensor(queries), torch.tensor(candidates), 40)
+    for query, own, mine in zip(queries, candidates, found.to_list(), strict=True):
+        assert_same(mine, select(query, own, 40))
+
+
+def test_more_picks_than_candidates() -> None:
+    query, candidates = draw(8, seed=1), draw(10, 8)
+    mine = tensors.select(torch.tensor(query), torch.tensor(candidates), 25, replacement=True)
+    assert_same(mine, select(query, candidates, 25, replacement=True))
+
+
+@pytest.mark.parametrize("replacement", [True, False, 2])
+@pytest.mark.parametrize("name", AS_NUMPY)
+def test_replacement(name: str, replacement: bool | int) -> None:
+    query, candidates = draw(12, seed=1), draw(15, 12)
+    mine = tensors.select(torch.tensor(query), torch.tensor(candidates), 14, method=name, replacement=replacement)
+    assert_same(mine, select(query, candidates, 14, method=name, replacement=replacement))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("noise", [1e-8, 0.01])
+@pytest.mark.parametrize("form", ["rows", "features"])
+def test_hundreds_of_duplicates_go_by_index(form: str, noise: float, dtype: Any) -> None:
+    few = draw(12, 64, dtype=dtype)
+    query, candidates = draw(64, seed=1, dtype=dtype), np.repeat(few, 40, axis=0)
+    candidates[::3] *= -1
+    found = tensors.select_many(
+        torch.tensor(query)[None], torch.tensor(candidates), 12, noise=noise, form=form, replacement=False
+    )
+    distinct = select(query, few, 3, noise=noise).indices * 40
+    assert found.indices[0, :3].tolist() == distinct.tolist()
+    assert torch.isfinite(found.gains).all()
+    assert (found.uncertainty.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_short_floats(dtype: Any) -> None:
+    queries, candidates = torch.tensor(draw(3, 40, seed=1)).to(dtype), torch.tensor(draw(3, 60, 40)).to(dtype)
+    found = tensors.select_many(queries, candidates, 12)
+    assert found.gains.dtype == torch.float64
+    exact = tensors.select_many(queries.double(), candidates.double(), 12)
+    assert_equal_batches(found, exact, atol=1e-5)
+    assert_equal_batches(tensors.select_many(queries, candidates, 12, precision=torch.float64), exact)
+
+
+def test_float32_is_enough_to_do_its_work_in() -> None:
+    queries, candidates = torch.tensor(draw(3, 40, seed=1)).float(), torch.tensor(draw(3, 60, 40)).float()
+    narrow = tensors.select_many(queries, candidates, 12, noise=0.1, precision=torch.float32)
+    wide = tensors.select_many(queries, candidates, 12, noise=0.1)
+    assert narrow.gains.dtype == torch.float32
+    assert narrow.indices.tolist() == wide.indices.tolist()
+
+
+# --- batches, chunks, forms
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_at_a_time_is_a_batch(name: str) -> None:
+    queries, candidates = torch.tensor(draw(7, 2, 20, seed=1)), torch.tensor(draw(7, 40, 20))
+    found = tensors.select_many(queries, candidates, 10, method=name).to_list()
+    for query, own, mine in zip(queries, candidates, found, strict=True):
+        assert_same(mine, tensors.select(query, own, 10, method=name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shared_candidates_are_equal_sets(name: str) -> None:
+    queries, candidates = torch.tensor(draw(5, 20, seed=1)), torch.tensor(draw(40, 20))
+    shared = tensors.select_many(queries, candidates, 10, method=name)
+    assert_equal_batches(shared, tensors.select_many(queries, candidates.expand(5, -1, -1), 10, method=name))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("form", ["rows", "features"])
+@pytest.mark.parametrize("name", NAMES)
+def test_chunks_change_nothing(name: str, form: str, shared: bool) -> None:
+    queries, candidates = torch.tensor(draw(9, 20, seed=1)), torch.tensor(draw(9, 40, 20))
+    candidates = candidates[0] if shared else candidates
+    mask = torch.tensor(np.random.default_rng(2).random((9, 40)) < 0.7)
+    settings = {"method": name, "form": form, "mask": mask, "until": 0.3}
+    whole = tensors.select_many(queries, candidates, 10, memory=1 << 40, **settings)
+    for memory in (1, 60_000):
+        assert_equal_batches(whole, tensors.select_many(queries, candidates, 10, memory=memory, **settings))
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"nearest", "nn-f", "mmr", "random"}))
+@pytest.mark.parametrize(("size", "width", "n"), [(40, 20, 10), (40, 20, 30), (300, 4, 30)])
+def test_both_forms_are_one(name: str, size: int, width: int, n: int) -> None:
+    queries, candidates = torch.tensor(draw(4, 2, width, seed=1)), torch.tensor(draw(size, width))
+    rows = tensors.select_many(queries, candidates, n, method=name, form="rows")
+    assert_equal_batches(rows, tensors.select_many(queries, candidates, n, method=name, form="features"))
+
+
+def test_a_gram_matrix_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    front = importlib.import_module("siftlm.selection.tensors.front")
+    for shape in ((60, 20), (3, 60, 20)):
+        queries, candidates = torch.tensor(draw(3, 20, seed=1)), torch.tensor(draw(*shape))
+        for name in ("sift", "mmr"):
+            monkeypatch.setattr(front, "GRAM_CANDIDATES", 8192)
+            before = tensors.select_many(queries, candidates, 20, method=name)
+            monkeypatch.setattr(front, "GRAM_CANDIDATES", 0)
+            assert_equal_batches(before, tensors.select_many(queries, candidates, 20, method=name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ragged_sets_can_be_padded(name: str) -> None:
+    sizes = [12, 40, 25]
+    queries = torch.tensor(draw(3, 20, seed=1))
+    candidates, mask = (
+        torch.full((3, 40, 20), torch.nan, dtype=torch.float64),
+        torch.zeros(3, 40, dtype=torch.bool),
+    )
+    for b, size in enumerate(sizes):
+        candidates[b, :size] = torch.tensor(draw(size, 20, seed=b))
+        mask[b, :size] = True
+    found = tensors.select_many(queries, candidates, None, method=name, mask=mask)
+    assert found.counts.tolist() == sizes
+    for b, size in enumerate(sizes):
+        alone = tensors.select(queries[b], candidates[b, :size], None, method=name)
+        assert_same(found.to_list()[b], alone)
+        assert found.indices[b, size:].tolist() == [-1] * (40 - size)
+        assert not found.gains[b, size:].any()
+        assert (found.uncertainty[b, size:] == found.uncertainty[b, size]).all()
+
+
+def test_a_mask_excludes() -> None:
+    query, candidates = draw(20, seed=1), draw(40, 20)
+    mask = np.random.default_rng(3).random(40) < 0.5
+    mine = tensors.select(torch.tensor(query), torch.tensor(candidates), 10, mask=torch.tensor(mask))
+    assert_same(mine, select(query, candidates, 10, exclude=~mask))
+
+
+def test_a_mask_for_each_prompt_of_a_shared_set() -> None:
+    queries, candidates = draw(5, 20, seed=1), draw(40, 20)
+    mask = np.random.default_rng(3).random((5, 40)) < 0.5
+    found = tensors.select_many(
+        torch.tensor(queries),
+        torch.tensor(candidates),
+        10,
+        mask=torch.tensor(mask),
+        normalize=False,
+        memory=50_000,
+    )
+    for b, mine in enumerate(found.to_list()):
+        assert_same(mine, select(queries[b], candidates, 10, exclude=~mask[b], normalize=False), atol=1e-7)
+
+
+@pytest.mark.parametrize("rules", [{"adaptive": 0.3}, {"until": 0.4}, {"adaptive": 0.2, "until": 0.6, "at_least": 4}])
+def test_stopping(rules: dict[str, Any]) -> None:
+    queries, candidates = draw(12, 30, seed=1), draw(12, 60, 30)
+    found = tensors.select_many(torch.tensor(queries), torch.tensor(candidates), 40, **rules)
+    theirs = [select(q, own, 40, **rules) for q, own in zip(queries, candidates, strict=True)]
+    assert len({len(one) for one in theirs}) > 1
+    for mine, other in zip(found.to_list(), theirs, strict=True):
+        assert_same(mine, other)
+    for b, count in enumerate(found.counts.tolist()):
+        assert (found.indices[b, count:] == -1).all()
+        assert not found.gains[b, count:].any()
+        assert (found.uncertainty[b, count:] == found.uncertainty[b, count]).all()
+
+
+def test_no_prompts() -> None:
+    found = tensors.select_many(torch.empty(0, 4), torch.ones(3, 4), 2)
+    assert found.indices.shape == (0, 2)
+    assert found.to_list() == []
+    assert tensors.select_many(torch.empty(0, 4), torch.ones(0, 3, 4), 2).uncertainty.shape == (0, 3)
+
+
+# --- what it leaves alone
+
+
+def test_the_tensors_of_the_caller_stay_as_they_are() -> None:
+    for dtype in (torch.float64, torch.float32):
+        queries = torch.tensor(draw(3, 2, 12, seed=1)).to(dtype).requires_grad_()
+        candidates = torch.tensor(draw(3, 30, 12)).to(dtype).requires_grad_()
+        mask = torch.ones(3, 30, dtype=torch.bool)
+        before = [tensor.detach().clone() for tensor in (queries, candidates, mask)]
+        for name in NAMES:
+            for normalize in (True, False):
+                tensors.select_many(queries, candidates, 8, method=name, mask=mask, normalize=normalize)
+        for tensor, was in zip((queries, candidates, mask), before, strict=True):
+            assert torch.equal(tensor.detach(), was)
+        assert queries.grad is None
+        assert candidates.grad is None
+
+
+def test_no_graph_is_kept_and_the_results_may_enter_one() -> None:
+    queries, candidates = torch.ones(2, 3, requires_grad=True), torch.eye(3, requires_grad=True)
+    found = tensors.select_many(queries, candidates, 2)
+    for tensor in (found.indices, found.gains, found.uncertainty, found.counts):
+        assert not tensor.requires_grad
+        assert not tensor.is_inference()
+    weight = torch.ones(2, requires_grad=True, dtype=torch.float64)
+    (found.gains * weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_no_global_state_changes() -> None:
+    torch.manual_seed(5)
+    before = (torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_num_threads())  # noqa: NPY002
+    for name in NAMES:
+        tensors.select(torch.ones(3), torch.eye(3), 2, method=name, seed=3)
+    after = (torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_num_threads())  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+
+
+def test_global_settings_change_nothing() -> None:
+    queries, candidates = torch.tensor(draw(3, 40, seed=1)).float(), torch.tensor(draw(60, 40)).float()
+    before = tensors.select_many(queries, candidates, 12)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = tensors.select_many(queries, candidates, 12)
+    torch.set_default_dtype(torch.float64)
+    torch.set_float32_matmul_precision("medium")
+    torch.use_deterministic_algorithms(True)
+    try:
+        other = tensors.select_many(queries, candidates, 12)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
+        torch.use_deterministic_algorithms(False)
+    assert_equal_batches(before, inside, atol=0)
+    assert_equal_batches(before, other, atol=1e-5)
+
+
+def test_random_is_seeded() -> None:
+    queries, candidates = torch.ones(4, 6), torch.tensor(draw(500, 6)).float()
+    picks = [tensors.select_many(queries, candidates, 40, method="random", seed=seed) for seed in (0, 0, 1)]
+    assert_equal_batches(picks[0], picks[1], atol=0)
+    assert picks[0].indices.tolist() != picks[2].indices.tolist()
+    assert len(picks[0].indices[0].unique()) == 40
+    repeated = tensors.select(queries[0], candidates[:5], 50, method="random", replacement=True)
+    assert set(repeated.indices.tolist()) == set(range(5))
+
+
+def test_without_torch_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = builtins.__import__
+    for name in [name for name in sys.modules if name.startswith("siftlm.selection.tensors")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'siftlm\[torch\]'"):
+        importlib.import_module("siftlm.selection.tensors")
+    assert builtins.__import__ is found
+
+
+def test_selection_does_not_import_it() -> None:
+    code = "import sys, siftlm.selection; assert not {'torch', 'siftlm.selection.tensors'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- what it refuses
+
+
+def vectors(*shape: int, **changes: float) -> Any:
+    made = torch.ones(shape)
+    for at, value in changes.items():
+        made[tuple(map(int, at[1:].split("_")))] = value
+    return made
+
+
+Q, X = torch.ones(2, 3), torch.ones(2, 4, 3)
+WRONG = [
+    ({"queries": [[1.0]]}, "queries must be a torch tensor, got list"),
+    ({"queries": torch.ones(3)}, r"queries must have 2 or 3 dimensions, got shape \(3,\)"),
+    ({"candidates": torch.ones(1, 2, 4, 3)}, r"candidates must have .* got shape \(1, 2, 4, 3\)"),
+    ({"candidates": torch.ones(2, 4, 5)}, "queries have vectors of width 3, candidates of width 5"),
+    ({"candidates": torch.ones(3, 4, 3)}, "2 queries but 3 sets"),
+    ({"candidates": torch.ones(2, 0, 3)}, r"candidates is empty: shape \(2, 0, 3\)"),
+    ({"candidates": torch.ones(0, 3)}, r"candidates is empty"),
+    ({"candidates": X.double()}, "queries are torch.float32 and candidates torch.float64"),
+    ({"queries": torch.ones(2, 3, dtype=torch.int64)}, "queries must hold real numbers .* torch.int64"),
+    ({"candidates": X.to(torch.complex64)}, "candidates must hold real numbers"),
+    ({"candidates": X[0].to_sparse()}, "candidates must be a dense tensor"),
+    ({"candidates": X.to("meta")}, "queries are on cpu and candidates on meta"),
+    (
+        {"candidates": vectors(2, 4, 3, _1_2_0=torch.nan)},
+        r"candidates \[1, 2\] is not finite: column 0 is nan",
+    ),
+    ({"candidates": vectors(4, 3, _2_1=torch.inf)}, r"candidates row 2 is not finite: column 1 is inf"),
+    ({"queries": vectors(2, 3, _1_2=-torch.inf)}, r"queries \[1, 0\] is not finite: column 2 is -inf"),
+    ({"queries": torch.zeros(2, 3)}, r"queries \[0, 0\] is all zeros"),
+    ({"candidates": torch.zeros(2, 4, 3)}, r"candidates \[0, 0\] is all zeros"),
+    ({"n": 5}, "n=5 is more than the 4 candidates"),
+    ({"n": 9, "replacement": 2}, r"picked at most 2 times each can give \(8\)"),
+    ({"n": 0}, "n must be >= 1"),
+    ({"noise": 0}, "noise must be > 0"),
+    ({"noise": torch.tensor(1.0)}, "noise must be a number"),
+    ({"until": 2}, "until must be between 0 and 1"),
+    ({"adaptive": -1}, "adaptive must be > 0"),
+    ({"at_least": -1}, "at_least must be >= 0"),
+    ({"seed": -1}, "seed must be >= 0"),
+    ({"memory": 0}, "memory must be >= 1"),
+    ({"form": "columns"}, "form must be"),
+    ({"precision": torch.float16}, "precision must be"),
+    ({"mask": torch.ones(2, 4)}, "mask must be bool"),
+    ({"mask": torch.ones(3, 4, dtype=torch.bool)}, r"mask must be bool of shape \(2, 4\), got .* \(3, 4\)"),
+    ({"mask": torch.zeros(4, dtype=torch.bool)}, "mask leaves no candidate to pick from"),
+    ({"mask": torch.tensor([[True] * 4, [False] * 4])}, "mask leaves no candidate of prompt 1"),
+    ({"mask": torch.tensor([[True] * 4, [True, False] * 2]), "n": 3}, "the 2 candidates of prompt 1"),
+    (
+        {"queries": torch.full((2, 3), 1e200, dtype=torch.float64), "candidates": X.double()},
+        r"queries \[0, 0\].* overflows",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=[message[:40] for _, message in WRONG])
+def test_it_refuses(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        tensors.select_many(**({"queries": Q, "candidates": X, "n": 2} | changes))
+
+
+def test_a_gain_that_is_no_number_is_refused() -> None:
+    huge = torch.full((2, 3), 1e150, dtype=torch.float64)
+    with pytest.raises(InvalidInput, match="prompt 0: a gain is not a finite number"):
+        tensors.select_many(huge, huge, 1, normalize=False)
+
+
+def test_an_unknown_method_lists_the_known() -> None:
+    with pytest.raises(UnknownName, match=r"did you mean 'sift'\? Known: itl, mm-itl, mmr, nearest, nn-f"):
+        tensors.select_many(Q, X, 2, method="shift")
+    with pytest.raises(UnknownName, match="dpp"):
+        tensors.select(Q[0], X[0], 2, method="dpp")
+
+
+def test_one_prompt_takes_one_set() -> None:
+    with pytest.raises(InvalidInput, match="candidates must have 2 dimensions"):
+        tensors.select(Q[0], X, 2)
+    with pytest.raises(InvalidInput, match="query must be a torch tensor"):
+        tensors.select(np.ones(3), X[0], 2)
+
+
+# --- on the device that it is for
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_cuda_makes_the_same_picks(name: str) -> None:
+    for shape in ((64, 200, 48), (3000, 48)):
+        queries, candidates = torch.tensor(draw(64, 48, seed=1)), torch.tensor(draw(*shape))
+        here = tensors.select_many(queries, candidates, 30, method=name)
+        there = tensors.select_many(queries.cuda(), candidates.cuda(), 30, method=name)
+        assert there.indices.device.type == "cuda"
+        assert here.indices.tolist() == there.indices.tolist()
+        torch.testing.assert_close(there.gains.cpu(), here.gains, atol=1e-9, rtol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = importlib.import_module("siftlm.selection.tensors.steps")
+    run = steps.Chunk.run
+
+    def watched(self: Any, limits: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return run(self, limits)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    queries, candidates = torch.tensor(draw(8, 48, seed=1)).cuda(), torch.tensor(draw(8, 100, 48)).cuda()
+    monkeypatch.setattr(steps.Chunk, "run", watched)
+    for name in sorted(set(NAMES) - {"random"}):
+        for form in ("rows", "features"):
+            tensors.select_many(queries, candidates, 20, method=name, form=form)
