@@ -1,10 +1,8 @@
-"""``siftlm select``: what goes in, what comes out, and one line for everything that can be wrong."""
+"""``siftlm select``: what goes in and what comes out."""
 
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ import pytest
 import siftlm as library
 from siftlm.cli import files, settings, table
 from siftlm.cli.drawing import Terminal, width_of
-from siftlm.errors import InvalidInput
 
 BASE = ("select", "--candidates", "vectors.npy", "--query", "q.npy")
 
@@ -205,156 +202,6 @@ def test_large_files_are_mapped(folder, monkeypatch):
 def test_texts_from_json_lines(folder):
     Path("t.jsonl").write_text('{"text": "one\\ntwo"}\n"three"\n', encoding="utf-8")
     assert files.texts("t.jsonl", 2) == ["one\ntwo", "three"]
-
-
-class Trap:
-    def __reduce__(self):
-        return print, ("the trap was sprung",)
-
-
-def broken_files() -> None:
-    Path("empty.npy").write_bytes(b"")
-    Path("cut.npy").write_bytes(Path("vectors.npy").read_bytes()[:200])
-    Path("text.npy").write_text("hello", encoding="utf-8")
-    np.save("pickled.npy", np.array([Trap()], dtype=object), allow_pickle=True)
-    Path("disguised.npy").write_bytes(pickle.dumps(Trap()))
-    np.savez("two.npz", a=np.eye(2), b=np.eye(2))
-    np.savez("trap.npz", a=np.array([Trap()], dtype=object))
-    Path("text.npz").write_text("hello", encoding="utf-8")
-    with zipfile.ZipFile("odd.npz", "w") as archive:
-        archive.writestr("a.npy", b"hello")
-    np.save("words.npy", np.array(["a", "b"]))
-    np.save("narrow.npy", np.ones((3, 5)))
-    bad = np.load("vectors.npy")
-    bad[7, 2] = np.nan
-    np.save("nan.npy", bad)
-    for name, line in {
-        "broken": "{", "fieldless": "{}", "wordy": '["a"]', "flat": '{"vector": 3}', "ragged": "[1]",
-        "null": "[null, 1]", "deep": "[" * 100_000,
-    }.items():  # fmt: skip
-        Path(f"{name}.jsonl").write_text(f"[1, 2]\n{line}\n", encoding="utf-8")
-    Path("nothing.jsonl").write_text("\n", encoding="utf-8")
-    Path("latin.txt").write_bytes(b"ok\n\xe9\n")
-    Path("few.txt").write_text("one\n", encoding="utf-8")
-    Path("number.txt").write_text("1\ntwo\n", encoding="utf-8")
-    Path("untold.jsonl").write_text('{"text": 1}\n', encoding="utf-8")
-    Path("folder.npy").mkdir()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--candidates none.npy", "none.npy: No such file"),
-        ("--candidates folder.npy", "folder.npy: Is a directory"),
-        ("--candidates empty.npy", "empty.npy: is not a .npy file"),
-        ("--candidates cut.npy", "cut.npy: cannot be read: "),
-        ("--candidates text.npy", "text.npy: is not a .npy file"),
-        ("--candidates pickled.npy", "pickled.npy: holds pickled Python objects, which are never loaded"),
-        ("--candidates disguised.npy", "disguised.npy: is not a .npy file"),
-        ("--candidates two.npz", "two.npz: holds several arrays; choose one: two.npz:KEY of a, b"),
-        ("--candidates two.npz:c", "two.npz: has no array 'c'; it has: a, b"),
-        ("--candidates trap.npz", "trap.npz: holds pickled"),
-        ("--candidates text.npz", "text.npz: is not a .npz file"),
-        ("--candidates odd.npz", "odd.npz: 'a' in it is no array"),
-        (
-            "--candidates vectors.csv",
-            "vectors.csv: vectors are read from .npy, .npz (file.npz:key) or .jsonl",
-        ),
-        ("--candidates broken.jsonl", "broken.jsonl:2: is not JSON: "),
-        ("--candidates fieldless.jsonl", "fieldless.jsonl:2: has neither 'embedding' nor 'vector'"),
-        ("--candidates wordy.jsonl", "wordy.jsonl:2: "),
-        ("--candidates flat.jsonl", "flat.jsonl:2: the vector is not a list of numbers"),
-        ("--candidates ragged.jsonl", "ragged.jsonl:2: the vector has width 1, those before it 2"),
-        ("--candidates null.jsonl", "null.jsonl:2: the vector is not a list of numbers"),
-        ("--candidates deep.jsonl", "deep.jsonl:2: is nested too deeply"),
-        ("--candidates nothing.jsonl", "nothing.jsonl: holds no vectors"),
-        ("--candidates words.npy", "candidates must hold real numbers"),
-        ("--candidates nan.npy", "7"),
-        ("--query narrow.npy", "width"),
-        ("--texts latin.txt", "latin.txt: is not UTF-8 text"),
-        ("--texts few.txt", "few.txt: has 1 lines for 40 candidates"),
-        ("--texts untold.jsonl", "untold.jsonl:1: has no 'text'"),
-        ("--exclude number.txt", "number.txt:2: 'two' is not an index"),
-        ("--costs number.txt", "number.txt:2: 'two' is not a number"),
-        ("--sources few.txt --source-cap 1", "few.txt: has 1 lines"),
-        ("--method shift", "unknown method 'shift'; did you mean 'sift'?"),
-        ("--kernel powder:2", "unknown kernel 'powder:2'"),
-        ("--kernel power:x", "kernel 'power:x' needs a number"),
-        ("--kernel power:0", "kernel 'power:0': "),
-        ("--kernel centred:1", "takes no setting"),
-        ("--noise 0", "noise"),
-        ("-n 41", "n=41 is more than the 40 candidates"),
-        ("--option balance=0.3", "method 'sift' has no setting 'balance'"),
-        ("--option noise=1", "--option noise: that is no setting of a method"),
-        ("--budget 3", "budget needs costs"),
-        ("--out nowhere/x.json", "nowhere/x.json: No such file or directory"),
-        ("--figure x.gif", "x.gif: a figure is a .png, .svg or .pdf"),
-    ],
-)
-def test_what_is_wrong_is_said_in_one_line(folder, siftlm, words, message):
-    broken_files()
-    status, out, err = siftlm(*BASE, *words.split())
-    assert status == 1
-    assert out == ""
-    assert err.startswith("siftlm: ")
-    assert message in err
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("", "siftlm: the following arguments are required: command"),
-        ("selekt", "siftlm: argument command: invalid choice: 'selekt'"),
-        ("select", "siftlm: select: the following arguments are required: --candidates"),
-        ("select --candidates x --cand y", "siftlm: unrecognized arguments: --cand"),
-        ("select --candidates x -n many", "siftlm: select: argument -n: invalid int value: 'many'"),
-        ("select --candidates x --replacement maybe", "neither yes, no nor a whole number"),
-        ("select --candidates x --replacement 0", "neither yes, no nor a whole number"),
-        ("select --candidates x --option balance", "'balance' is not name=value"),
-        ("select --candidates x --prior p --relevance-prior 2", "not allowed with argument"),
-    ],
-)
-def test_a_wrong_command_line_ends_with_status_2(siftlm, words, message):
-    status, out, err = siftlm(*words.split())
-    assert (status, out) == (2, "")
-    assert message in err
-    assert err.count("\n") == 1
-
-
-def test_what_needs_a_query_says_so(folder, siftlm):
-    for words in (["--queries-are", "prompts"], ["--figure", "x.png"]):
-        status, _, err = siftlm("select", "--candidates", "vectors.npy", "--method", "random", *words)
-        assert status == 1
-        assert f"{words[0]}" in err
-
-
-def test_a_full_disk_is_one_line_and_no_leftover(folder, siftlm, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    status, _, err = siftlm(*BASE, "--out", "picks.json")
-    assert (status, err) == (1, "siftlm: picks.json: No space left on device\n")
-    assert sorted(path.name for path in folder.iterdir() if "picks" in path.name) == []
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "said"),
-    [
-        (KeyboardInterrupt(), 130, ""),
-        (BrokenPipeError(), 141, ""),
-        (MemoryError(), 1, "siftlm: not enough memory\n"),
-        (InvalidInput("two\nlines"), 1, "siftlm: two lines\n"),
-    ],
-)
-def test_how_a_command_can_end(folder, siftlm, monkeypatch, error, status, said):
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr(files, "vectors", fail)
-    assert siftlm(*BASE) == (status, "", said)
 
 
 # --- as a process
