@@ -16,12 +16,7 @@ import numpy as np
 
 def describe(*libraries: str) -> dict[str, Any]:
     """Processor, cores, system, Python and the versions of the libraries that took part. No host name."""
-    found = {}
-    for library in ("siftlm", "numpy", *libraries):
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "absent"
+    found = {library: _version(library) for library in ("siftlm", "numpy", *libraries)}
     config: Any = np.show_config(mode="dicts")
     blas = config["Build Dependencies"]["blas"]
     return {
@@ -33,6 +28,13 @@ def describe(*libraries: str) -> dict[str, Any]:
         "libraries": found,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def _processor() -> str:

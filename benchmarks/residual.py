@@ -124,9 +124,7 @@ def shares(rounds: int) -> list[dict[str, Any]]:
                 rows = [row for query in queries for row in walk(corpus, query[None], noise, k, generator)]
                 means = np.mean(rows, axis=0).round(3).tolist()
                 names = ("same", "preselected", "design", "certified", "refuted")
-                table.append(
-                    {"spread": spread, "noise": noise, "k": k, **dict(zip(names, means, strict=True))}
-                )
+                table.append({"spread": spread, "noise": noise, "k": k, **dict(zip(names, means, strict=True))})
                 print(json.dumps(table[-1]), flush=True)
     return table
 
@@ -174,9 +172,7 @@ def times(rounds: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one prompt and fewer rounds")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
     arguments = parser.parse_args()

@@ -50,7 +50,10 @@ def prompts(count: int, width: int = WIDTH) -> np.ndarray:
     return vectors
 
 
-def activeft_job(vectors: np.ndarray, queries: np.ndarray, k: int, *, fast: bool = False) -> Callable[[], object] | None:
+Job = Callable[[], object]
+
+
+def activeft_job(vectors: np.ndarray, queries: np.ndarray, k: int, *, fast: bool = False) -> Job | None:
     """activeft's Retriever over a flat FAISS index, exactly as its documentation shows."""
     try:
         import faiss

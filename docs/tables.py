@@ -108,11 +108,12 @@ TABLES = {"benchmark": selection_table, "growth": growth_table, "methods": metho
 
 def rewritten(text: str) -> str:
     """The page with its tables as they should be."""
-    for name, table in TABLES.items():
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        if begin in text:
-            text = re.sub(f"{begin}.*?{end}", lambda _, t=table: f"{begin}\n{t()}\n{end}", text, flags=re.DOTALL)
-    return text
+
+    def table(found: re.Match[str]) -> str:
+        name = found["name"]
+        return f"<!-- {name}:begin -->\n{TABLES[name]()}\n<!-- {name}:end -->"
+
+    return re.sub(r"<!-- (?P<name>\w+):begin -->.*?<!-- (?P=name):end -->", table, text, flags=re.DOTALL)
 
 
 def main(check: bool) -> int:

@@ -153,7 +153,7 @@ class _Picks:
         index: IntArray = gains.argmax(axis=1)
         best = gains[self._each, index]
         near = (gains >= (best * self._keep)[:, None]).argmax(axis=1)
-        for prompt in np.flatnonzero(near < index):
+        for prompt in np.flatnonzero(near < index).tolist():
             index[prompt] = self._ties[prompt].equals(gains[prompt], int(index[prompt]))[0]
         self._indices[:, step] = index
         self._gains[:, step] = gains[self._each, index]

@@ -12,6 +12,7 @@ leaves between n and 10 n of them (or half the candidates, if that is less): eno
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,8 +23,9 @@ from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.space import space_of
-from siftlm.types import FloatArray
+from siftlm.types import FloatArray, IntArray
 
+Rows = Callable[[IntArray], checks.RealArray]
 NOISES = np.logspace(-6, 4, 81)
 
 
@@ -128,7 +130,7 @@ def spread(
         width=vectors.shape[1],
         mean_similarity=float(pairs.mean()),
         pairs=(float(np.quantile(pairs, 0.05)), float(np.median(pairs)), float(np.quantile(pairs, 0.95))),
-        dimensions=float(1 / max(np.mean(pairs**2), 1 / len(vectors))),
+        dimensions=1 / max(float(np.mean(pairs**2)), 1 / len(vectors)),
         nearest=float(np.median(relevance[:, -1])),
         nth=float(np.median(relevance[:, -n])),
         n=n,
@@ -144,7 +146,7 @@ def _sample(vectors: checks.RealArray, most: int, generator: np.random.Generator
     return vectors[np.sort(generator.choice(len(vectors), size=most, replace=False))]
 
 
-def _worth_more(rows: Any, diagonal: FloatArray, cross: FloatArray) -> FloatArray:
+def _worth_more(rows: Rows, diagonal: FloatArray, cross: FloatArray) -> FloatArray:
     """(len(NOISES),) the median prompt's number of candidates that beat a repeat of its nearest."""
     nearest = np.argmax(np.abs(cross), axis=1)
     counts = np.empty((len(cross), len(NOISES)))
@@ -159,7 +161,7 @@ def _worth_more(rows: Any, diagonal: FloatArray, cross: FloatArray) -> FloatArra
     return np.median(counts, axis=0)
 
 
-def _pairs(rows: Any, length: FloatArray, generator: np.random.Generator) -> FloatArray:
+def _pairs(rows: Rows, length: FloatArray, generator: np.random.Generator) -> FloatArray:
     """Similarities of random pairs of different candidates."""
     size = len(length)
     left = np.sort(generator.choice(size, size=min(256, size), replace=False))

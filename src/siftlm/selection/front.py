@@ -99,8 +99,8 @@ def select(
         space, probabilities = _vector_space(
             entry, query, vectors, known=known, kernel=kernel, normalize=normalize, noise=noise
         )
-    _check_method(entry, space, options, weighted=not (prior is costs is None), stopping=stopping)
-    if entry.whole and not (prior is costs is sources is replacement is None):
+    _check_method(entry, space, options, weighted=_given(prior, costs), stopping=stopping)
+    if entry.whole and _given(prior, costs, sources, replacement):
         raise Conflict(
             f"method {entry.name!r} decides on all picks at once: prior, costs, sources, replacement don't apply"
         )
@@ -161,11 +161,11 @@ def _vector_space(
     normalize: bool,
     noise: float,
 ) -> tuple[Space, FloatArray | None]:
-    """The space of these vectors, known items behind the candidates; and the softmax outputs, if that's what they are."""
+    """The space of these vectors, known items behind the candidates; and the softmax outputs, if they are that."""
     width = vectors.shape[1]
     probabilities = None
     if entry.reads == "probabilities":
-        if not (query is known is kernel is None):
+        if _given(query, known, kernel):
             raise Conflict(f"method {entry.name!r} reads softmax outputs: query, known and kernel mean nothing to it")
         probabilities, normalize = checks.probabilities("candidates", vectors), False
     targets = np.zeros((0, width)) if query is None else checks.matrix("query", query, width=width)
@@ -191,7 +191,7 @@ def _given_space(
     """The space whose inner products are all given."""
     if entry.reads == "probabilities":
         raise Conflict(f"method {entry.name!r} reads softmax outputs, not a Gram matrix")
-    if not (known is kernel is None):
+    if _given(known, kernel):
         raise Conflict("a Gram matrix already holds the kernel's values: kernel and known don't apply")
     size = len(gram.values)
     cross = np.zeros((0, size)) if query is None else checks.finite_matrix("query", query, shape=(None, size))
@@ -228,6 +228,11 @@ def _blocked(exclude: npt.ArrayLike | None, size: int, total: int) -> BoolArray 
     if exclude is not None:
         blocked[checks.item_indices("exclude", exclude, size)] = True
     return blocked
+
+
+def _given(*values: object) -> bool:
+    """Was any of them given?"""
+    return any(value is not None for value in values)
 
 
 def _cap(entry: Method, replacement: bool | int | None) -> int | None:

@@ -39,7 +39,7 @@ class Linear:
         """The inner products (len(x), len(y))."""
         return x @ y.T
 
-    def features(self, vectors: Vectors, candidates: Vectors) -> Vectors:
+    def features(self, vectors: Vectors, candidates: Vectors) -> Vectors:  # noqa: ARG002
         """The vectors themselves."""
         return vectors
 
@@ -86,7 +86,8 @@ class PlusConstant:
 
     def __call__(self, x: Vectors, y: Vectors) -> Vectors:
         """base(x, y) + c"""
-        return self.base(x, y) + np.asarray(self.constant, dtype=x.dtype)
+        shifted: Vectors = self.base(x, y) + np.asarray(self.constant, dtype=x.dtype)
+        return shifted
 
 
 @dataclass(frozen=True)

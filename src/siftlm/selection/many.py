@@ -39,17 +39,17 @@ def select_many(
     [[0, 1], [2, 1]]
     """
     prompts = _items("queries", queries)
-    shared = isinstance(candidates, Gram) or not _one_each(candidates)
+    shared = not _one_each(candidates)
     if not prompts:
         return []
     plain = _plain(settings) and all(np.ndim(prompt) == 1 for prompt in prompts)
     if shared and plain and not isinstance(candidates, Gram):
-        return _shared(prompts, candidates, _checked(n, **settings))
+        return _shared(prompts, candidates, _checked(n, settings))
     sets = [candidates] * len(prompts) if shared else _items("candidates", candidates)
     if len(sets) != len(prompts):
         raise InvalidInput(f"{len(prompts)} queries but {len(sets)} sets of candidates")
     if not shared and plain:
-        return _separate(prompts, sets, _checked(n, **settings))
+        return _separate(prompts, sets, _checked(n, settings))
     return [_one(at, prompt, own, n, settings) for at, (prompt, own) in enumerate(zip(prompts, sets, strict=True))]
 
 
@@ -76,9 +76,11 @@ def _items(name: str, value: Any) -> list[Any]:
 
 def _one_each(candidates: Any) -> bool:
     """Is this one set of candidates for each prompt, rather than one set for all?"""
-    if isinstance(candidates, np.ndarray) or hasattr(candidates, "ndim"):
+    if isinstance(candidates, Gram):
+        return False
+    if hasattr(candidates, "ndim"):
         return int(candidates.ndim) == 3
-    return len(candidates) > 0 and np.ndim(candidates[0]) == 2
+    return len(candidates) > 0 and (isinstance(candidates[0], Gram) or np.ndim(candidates[0]) == 2)
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,9 @@ class _Plain:
         return how_many(self.n, size, None, replacement=None, budgeted=False)
 
 
-def _checked(
-    n: int | None, *, method: str = "sift", noise: float = 0.01, normalize: bool = True, **unset: None
-) -> _Plain:
-    return _Plain(n, method, checks.number("noise", noise, above=0), normalize)
+def _checked(n: int | None, settings: dict[str, Any]) -> _Plain:
+    noise = checks.number("noise", settings.get("noise", 0.01), above=0)
+    return _Plain(n, settings.get("method", "sift"), noise, settings.get("normalize", True))
 
 
 def _shared(prompts: list[Any], candidates: Any, plain: _Plain) -> list[Selection]:

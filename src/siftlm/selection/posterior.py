@@ -65,7 +65,7 @@ class Posterior(Protocol):
     """What methods may ask of either form."""
 
     noise: float
-    cross: FloatArray
+    cross: RealArray
     """(m, K) k_n(x*, x)"""
     noisy: FloatArray
     """(K,) k_n(x, x) + λ"""
@@ -91,7 +91,7 @@ class Posterior(Protocol):
 class _Common:
     """The part that both forms share: the arrays over candidates and their update by one row."""
 
-    def __init__(self, space: Space, noise: float, cross: FloatArray) -> None:
+    def __init__(self, space: Space, noise: float, cross: RealArray) -> None:
         self.noise = noise
         self.cross = cross
         self.noisy = space.diagonal() + noise
@@ -187,9 +187,9 @@ class FeaturePosterior(_Common):
         self._width = space.width
         # More targets than features: their trace is seen through their d × d scatter instead of one by one.
         self._pooled = trace_only and space.targets > space.width
-        cross = np.zeros((0, space.size)) if self._pooled else space.cross()
+        cross: RealArray = np.zeros((0, space.size)) if self._pooled else space.cross()
         if len(cross) > 1 and space.rounding > 1e-10:
-            cross = cross.astype(np.float32)  # type: ignore[assignment]  # no wider than the scans that feed it
+            cross = cross.astype(np.float32)  # no wider than the scans that feed it
         super().__init__(space, noise, cross)
         self._residual = np.zeros((0, self._width)) if self._pooled else space.target_vectors.copy()
         self._white = np.empty((min(self._width, 64), self._width))
@@ -299,8 +299,9 @@ class FeaturePosterior(_Common):
         root = self.noise**0.5 * np.linalg.inv(factor)
         self._matrix = root.T @ root
         for start in range(0, space.size, BLOCK):
-            block = space.scan(root.T, slice(start, start + BLOCK))
-            self.noisy[start : start + BLOCK] = np.einsum("ij,ij->i", block, block) + self.noise
+            block = slice(start, start + BLOCK)
+            whitened = space.scan(root.T, block)
+            self.noisy[block] = np.einsum("ij,ij->i", whitened, whitened) + self.noise
         if self._pooled:
             self._squares = self._pooled_squares()
         else:

@@ -27,7 +27,6 @@ from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.selection.problem import Problem
 from siftlm.types import FloatArray
 
 Steps = Generator[FloatArray, int, None]

@@ -48,7 +48,7 @@ class Rules:
         """The index of the best allowed candidate, or ``NOTHING``. Ties go to the smaller index (or name)."""
         if self._free and self._prior is None and self._costs is None:
             return self._first_best(gains)
-        with np.errstate(over="ignore"):  # an enormous weight may make a score infinite, which is the best there is
+        with np.errstate(over="ignore"):  # an enormous weight may make a score infinite: the best there is
             scores = gains.copy() if self._prior is None else gains * self._prior
             if self._costs is not None:
                 scores /= self._costs
@@ -70,7 +70,9 @@ class Rules:
             return best
         equal = self._ties.equals(scores, best)
         if self._prior is not None:
-            equal = equal[(self._prior[equal] == self._prior[best]) | (scores[equal] >= top - self._ties.tie * abs(top))]
+            # Equal texts with different priors are not equal.
+            close = scores[equal] >= top - self._ties.tie * abs(top)
+            equal = equal[close | (self._prior[equal] == self._prior[best])]
         return int(equal[0] if self._names is None else equal[self._names[equal].argmin()])
 
     def forbidden(self) -> BoolArray | None:

@@ -132,9 +132,10 @@ class FeatureSpace:
 
     def scan(self, direction: FloatArray, rows: slice = slice(None)) -> FloatArray:
         """(d,) or (d, b) -> (K,) or (K, b): every candidate's product with the direction; one pass."""
-        narrow, vectors = direction.astype(self._scan_type), self.vectors[rows]
+        narrow: RealArray = direction.astype(self._scan_type)
+        vectors = self.vectors[rows]
         if vectors.dtype == self._scan_type:
-            products = vectors @ narrow
+            products: RealArray = vectors @ narrow
         else:
             products = np.concatenate([block.astype(self._scan_type) @ narrow for block in checks.blocks(vectors)])
         result: FloatArray = products.astype(np.float64)
@@ -145,7 +146,8 @@ class FeatureSpace:
 
     def row(self, index: int) -> RealArray:
         if self._gram is not None:
-            return self._gram[index]
+            known: RealArray = self._gram[index]
+            return known
         if self._inverse_length is None and self.vectors.dtype == self._scan_type:
             products: RealArray = self.vectors.dot(self.vectors[index])  # the commonest case, without detours
             return products
@@ -241,7 +243,8 @@ class KernelSpace:
         return self._diagonal
 
     def row(self, index: int) -> FloatArray:
-        return self._call(self._vectors[index : index + 1], self._vectors)[0]
+        row: FloatArray = self._call(self._vectors[index : index + 1], self._vectors)[0]
+        return row
 
     def rows(self, indices: IntArray) -> FloatArray:
         return self._call(self._vectors[indices], self._vectors)
@@ -320,7 +323,8 @@ class GramSpace:
         return self._gram.diagonal().copy()
 
     def row(self, index: int) -> FloatArray:
-        return self._gram[index]
+        row: FloatArray = self._gram[index]
+        return row
 
     def rows(self, indices: IntArray) -> FloatArray:
         return self._gram[indices]
@@ -359,8 +363,8 @@ def _fits_float32(squared: FloatArray) -> bool:
 
 def _same(vector: FloatArray, others: FloatArray, rounding: float) -> BoolArray:
     within = 8 * rounding * max(1e-300, float(np.abs(vector).max(initial=0.0)))
-    alike: BoolArray = (np.abs(others - vector) <= within).all(axis=1)
-    opposite: BoolArray = (np.abs(others + vector) <= within).all(axis=1)
+    alike: BoolArray = np.all(np.abs(others - vector) <= within, axis=1)
+    opposite: BoolArray = np.all(np.abs(others + vector) <= within, axis=1)
     return alike | opposite
 
 
