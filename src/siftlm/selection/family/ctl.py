@@ -8,9 +8,7 @@ from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps, method
 
 
-@method(
-    "ctl", "highest correlation with the targets given the picks; opposite texts count against", signed=True
-)
+@method("ctl", "highest correlation with the targets given the picks; opposite texts count against", signed=True)
 def ctl(problem: Problem) -> Steps:
     """mean_m a_m / √(v T_mm),  a = k_n(x*, x), v = k_n(x, x), T = k_n(x*, x*)
 
@@ -25,9 +23,7 @@ def ctl(problem: Problem) -> Steps:
     while True:
         left, variance = np.diagonal(posterior.targets), posterior.variance
         per_target = np.divide(1, np.sqrt(left), out=np.zeros(len(left)), where=left > least_left)
-        per_text = np.divide(
-            1, np.sqrt(variance), out=np.zeros(len(variance)), where=variance > least_variance
-        )
+        per_text = np.divide(1, np.sqrt(variance), out=np.zeros(len(variance)), where=variance > least_variance)
         correlations = posterior.cross * per_target[:, None] * per_text
         index = yield np.clip(correlations, -1, 1).mean(axis=0)
         posterior.observe(index)

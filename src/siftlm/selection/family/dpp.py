@@ -28,9 +28,7 @@ def dpp(problem: Problem, *, balance: float = 0.5) -> Steps:
     diagonal = problem.space.diagonal()
     share = max(JITTER, ROUNDINGS * problem.space.rounding)
     # Scaling x scales its variance alike, so S needs no space of its own.
-    posterior = posterior_of(
-        problem.space, share * (float(diagonal.max()) or 1.0), problem.expected, trace_only=True
-    )
+    posterior = posterior_of(problem.space, share * (float(diagonal.max()) or 1.0), problem.expected, trace_only=True)
     while True:
         variance = np.divide(posterior.variance, diagonal, out=np.zeros(len(diagonal)), where=diagonal > 0)
         index = yield weight * variance

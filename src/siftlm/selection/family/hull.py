@@ -79,11 +79,7 @@ def _frank_wolfe(problem: Problem, most: int, tolerance: float) -> _Combination:
             break
         step = min(1.0, gap / length)
         to_target += step * (float(similar[corner]) - to_target)
-        own = (
-            (1 - step) ** 2 * own
-            + 2 * step * (1 - step) * float(reached[corner])
-            + step**2 * diagonal[corner]
-        )
+        own = (1 - step) ** 2 * own + 2 * step * (1 - step) * float(reached[corner]) + step**2 * diagonal[corner]
         reached *= 1 - step
         reached += step * row(corner)
         weights = {index: (1 - step) * weight for index, weight in weights.items()}

@@ -13,9 +13,7 @@ from siftlm.selection.registry import Steps, method
 
 
 @method("information-density", "the classifier's entropy times relevance; blind to redundancy")
-def information_density(
-    problem: Problem, *, probabilities: npt.ArrayLike | None = None, beta: float = 1.0
-) -> Steps:
+def information_density(problem: Problem, *, probabilities: npt.ArrayLike | None = None, beta: float = 1.0) -> Steps:
     """H(p_x) · max(0, mean_m cos(x*_m, x))^beta
 
     ``probabilities`` (K, C) are a classifier's outputs for the candidates; ``beta`` ≥ 0 weighs relevance.

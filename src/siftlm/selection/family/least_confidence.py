@@ -8,9 +8,7 @@ from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps, method
 
 
-@method(
-    "least-confidence", "smallest probability of the likeliest class", targeted=False, reads="probabilities"
-)
+@method("least-confidence", "smallest probability of the likeliest class", targeted=False, reads="probabilities")
 def least_confidence(problem: Problem) -> Steps:
     """1 − max_c p_x(c)"""
     gains = np.maximum(1 - problem.outputs().max(axis=1), 0)

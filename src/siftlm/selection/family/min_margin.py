@@ -8,9 +8,7 @@ from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps, method
 
 
-@method(
-    "min-margin", "smallest lead of the likeliest class over the next", targeted=False, reads="probabilities"
-)
+@method("min-margin", "smallest lead of the likeliest class over the next", targeted=False, reads="probabilities")
 def min_margin(problem: Problem) -> Steps:
     """1 − (p1 − p2) of the two largest p_x(c); a single class leads by all it has"""
     outputs = problem.outputs()

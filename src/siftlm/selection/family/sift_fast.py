@@ -21,9 +21,7 @@ PENANCE = 8
 MARGIN = 1e-5
 
 
-@method(
-    "sift-fast", "sift by lazy evaluation: looks again only at the best of the earlier gains", repeats=True
-)
+@method("sift-fast", "sift by lazy evaluation: looks again only at the best of the earlier gains", repeats=True)
 def sift_fast(problem: Problem) -> Steps:
     """mean_m k_s(x*_m, x)² / (k_s(x, x) + λ),  s ≤ n the state in which x was last looked at
 
@@ -38,7 +36,8 @@ def sift_fast(problem: Problem) -> Steps:
     which makes that pick exact.
     ``Selection.certified`` says of each pick whether it is provably that of ``sift`` given the picks before:
     because all gains were fresh, or because no other gain can be larger, by Cauchy–Schwarz at most
-    σ²_n v/(v + λ) with v the variance that the candidate had when last looked at.
+    σ²_n v / (v + λ) with v the variance that the candidate had when last looked at. (Bounding the change since
+    as well was tried; it certified hardly more.)
     """
     search = _Search(problem)
     problem.certified = []
@@ -123,9 +122,9 @@ class _Search:
         fresh[indices] = True
 
     def _proves(self, best: int, fresh: BoolArray) -> bool:
-        # Whoever is first with the others at their upper bounds is first with them at their gains too, and so
-        # is, by the second question, nobody of the fresh ones in a tie.
-        bound = self._left * (1 + MARGIN) * self._variance / (self._variance + self._noise)
+        # Whoever is first with the others at their bounds is first with them at their gains too, and so is,
+        # by the second question, nobody of the fresh ones in a tie.
+        bound = max(0.0, self._left) * (1 + MARGIN) * self._variance / (self._variance + self._noise)
         if self._rules.choose(np.where(fresh, self.gains, bound)) != best:
             return False
         return self._rules.choose(np.where(fresh, self.gains, 0.0)) == best
