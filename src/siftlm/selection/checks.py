@@ -13,7 +13,7 @@ from siftlm.types import BoolArray, FloatArray, IntArray
 
 # Real vectors; float16 is read but never computed in.
 RealArray = npt.NDArray[Any]
-# Squared lengths beyond these leave no room to multiply in float64: a direction's, and a length's that counts.
+# Squared lengths beyond these leave float64 no room for products: of directions, and of lengths that count.
 SHORTEST, LONGEST = 1e-280, 1e280
 LARGEST = 1e140
 
@@ -37,7 +37,7 @@ def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool
     if array.dtype.kind != "f":
         raise InvalidInput(f"{name} must hold real numbers, got dtype {array.dtype}")
     if array.dtype.itemsize > 8:
-        with np.errstate(over="ignore"):  # what is beyond float64 becomes infinite, and infinities are found later
+        with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite, which is found later
             array = array.astype(np.float64)
     if array.ndim == 1:
         array = array[None, :]
@@ -57,8 +57,8 @@ def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool
 def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
     """Squared length of each row (rows,), float64.
 
-    Refuses rows that are not finite, whose length float64 cannot square, or that are (unless ok) zero or too
-    short to square; where zero is fine, the latter count as zero. One pass does three jobs: a row with a NaN or an infinity has a squared norm that is not finite.
+    Refuses rows that are not finite, too long to square, or (unless ok) zero or too short to square. One pass
+    does three jobs: a row with a NaN or an infinity has a squared norm that is not finite.
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         if array.dtype == np.float16:
@@ -78,10 +78,12 @@ def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
         raise InvalidInput(f"{name} row {row} is not finite: {where}")
     if (squared > LONGEST).any():
         row = int(np.argmax(squared))
-        raise InvalidInput(f"{name} row {row} has length {np.sqrt(squared[row]):g}: products with it overflow float64")
+        length = f"length {np.sqrt(squared[row]):g}"
+        raise InvalidInput(f"{name} row {row} has {length}: products with it overflow float64")
     if not zero_ok and (squared < SHORTEST).any():
         row = int(np.argmin(squared))
-        what = "is too short to have a direction in float64" if array[row].any() else "is all zeros and has no direction"
+        what = "is too short for float64" if array[row].any() else "is all zeros"
+        what += " and has no direction"
         raise InvalidInput(f"{name} row {row} {what}; drop it or pass normalize=False")
     return squared
 
@@ -90,7 +92,8 @@ def countable(name: str, squared: FloatArray) -> FloatArray:
     """``squared``, the k(x, x) of each row, none so large that the squares of products overflow."""
     if squared.size and squared.max() > LARGEST:
         row = int(np.argmax(squared))
-        raise InvalidInput(f"{name} row {row} has k(x, x) = {squared[row]:g}: its products overflow when squared; rescale")
+        own = f"k(x, x) = {squared[row]:g}"
+        raise InvalidInput(f"{name} row {row} has {own}: its products overflow when squared; rescale")
     return squared
 
 
