@@ -9,7 +9,7 @@ from siftlm.errors import MissingExtra
 
 
 def load(library: str, extra: str) -> Any:
-    """Import ``library``, or raise :class:`~siftlm.errors.MissingExtra` with the command that installs it.
+    """Import ``library``, or raise `MissingExtra` with the command that installs it.
 
     >>> load("json", "anything").dumps([1])
     '[1]'

@@ -15,7 +15,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class Evidence(Protocol):
-    """What a :class:`Selection` keeps in order to explain itself: the picks and the prompt, no candidates."""
+    """What a `Selection` keeps in order to explain itself: the picks and the prompt, no candidates."""
 
     def explain(self, selection: Selection, texts: Sequence[str] | None) -> Explanation:
         """Say of each pick why it was worth picking."""
@@ -25,7 +25,7 @@ class Evidence(Protocol):
 class Selection:
     """What was selected, in order, and what each pick was worth.
 
-    Repeats are allowed: the same index may occur several times (see :attr:`weights`).
+    Repeats are allowed: the same index may occur several times (see `weights`).
     """
 
     indices: IntArray
@@ -44,7 +44,7 @@ class Selection:
     certified: BoolArray | None = None
     """(n,) where a method searched only a part: is this pick provably the one of a full search?"""
     evidence: Evidence | None = field(default=None, repr=False)
-    """What :meth:`explain` reads."""
+    """What `explain` reads."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -57,7 +57,7 @@ class Selection:
 
     @property
     def weights(self) -> IntArray:
-        """How often each of :attr:`distinct` was picked: its weight in training."""
+        """How often each of `distinct` was picked: its weight in training."""
         values, first, counts = np.unique(self.indices, return_index=True, return_counts=True)
         del values
         return counts[np.argsort(first)].astype(np.int64)

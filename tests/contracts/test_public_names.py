@@ -10,6 +10,7 @@ import siftlm
 
 PUBLIC = [
     "Explanation",
+    "Gram",
     "Selection",
     "__version__",
     "errors",
@@ -17,8 +18,8 @@ PUBLIC = [
     "methods",
     "select",
     "select_from",
-    "select_gram",
     "select_many",
+    "selection",
     "spread",
 ]
 

@@ -41,9 +41,7 @@ def add(commands: Any) -> None:
         description="Nearest neighbours and SIFT side by side on two small examples, offline, in a second.",
         epilog=EPILOG,
     )
-    parser.add_argument(
-        "name", nargs="?", choices=NAMES, metavar="NAME", help=f"only this one: {' or '.join(NAMES)}"
-    )
+    parser.add_argument("name", nargs="?", choices=NAMES, metavar="NAME", help=f"only this one: {' or '.join(NAMES)}")
     parser.add_argument("--json", action="store_true", help="print what was computed as JSON")
     parser.set_defaults(run=run)
 
@@ -73,9 +71,7 @@ def _example(comparison: Comparison, terminal: Terminal, width: int) -> list[str
     lines = [terminal.paint(title + rule * max(0, width - len(title)), "bold"), ""]
     lines += [terminal.paint(line, "bold") for line in wrap(example.prompt, width, first="  ", rest="  ")]
     noise = terminal.pick("λ", "lambda")
-    about = (
-        f"{len(example.texts)} texts, {len(comparison.sift.texts)} picks, {noise} = {comparison.noise:g}, "
-    )
+    about = f"{len(example.texts)} texts, {len(comparison.sift.texts)} picks, {noise} = {comparison.noise:g}, "
     about += "where `siftlm spread` says to start."
     lines += [terminal.paint(line, "dim") for line in wrap(about, width, first="  ", rest="  ")]
     lines += ["", *_picks(comparison, terminal, width), "", *_legend(terminal, width)]
@@ -114,9 +110,7 @@ def _picks(comparison: Comparison, terminal: Terminal, width: int) -> list[str]:
             left += one + [("", ())] * (height - len(one))
             right += other + [("", ())] * (height - len(other))
         return [f"  {line}" for line in beside(left, right, column, terminal)]
-    first, second = (
-        [f"  {terminal.paint(*_flat(line))}" for entry in block for line in entry] for block in blocks
-    )
+    first, second = ([f"  {terminal.paint(*_flat(line))}" for entry in block for line in entry] for block in blocks)
     return [*first, "", *second]
 
 

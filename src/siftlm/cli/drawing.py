@@ -137,9 +137,7 @@ def bar(fraction: float, width: int, terminal: Terminal) -> str:
 
 def wrap(text: str, width: int, *, first: str = "", rest: str = "") -> list[str]:
     """The text in lines of at most ``width`` columns; they start with ``first``, then ``rest``."""
-    return textwrap.wrap(one_line(text), max(10, width), initial_indent=first, subsequent_indent=rest) or [
-        first
-    ]
+    return textwrap.wrap(one_line(text), max(10, width), initial_indent=first, subsequent_indent=rest) or [first]
 
 
 Styled = tuple[str, tuple[str, ...]]
@@ -151,12 +149,8 @@ def beside(left: Sequence[Styled], right: Sequence[Styled], column: int, termina
     rule = terminal.paint(terminal.pick(" │ ", " | "), "dim")
     lines = []
     for at in range(max(len(left), len(right))):
-        (one, one_style), (other, other_style) = (
-            block[at] if at < len(block) else ("", ()) for block in (left, right)
-        )
-        lines.append(
-            terminal.paint(pad(one, column), *one_style) + rule + terminal.paint(other, *other_style)
-        )
+        (one, one_style), (other, other_style) = (block[at] if at < len(block) else ("", ()) for block in (left, right))
+        lines.append(terminal.paint(pad(one, column), *one_style) + rule + terminal.paint(other, *other_style))
     return [line.rstrip() for line in lines]
 
 
@@ -174,9 +168,7 @@ class Curve:
     """The same in ASCII."""
 
 
-def chart(
-    curves: Sequence[Curve], terminal: Terminal, *, width: int, height: int = 11, x_name: str = ""
-) -> list[str]:
+def chart(curves: Sequence[Curve], terminal: Terminal, *, width: int, height: int = 11, x_name: str = "") -> list[str]:
     """Curves over 0, 1, 2, … in one chart, y from 0 to the largest value; a name at the end of each.
 
     Lines are braille dots, points are marks. Where there is no unicode, marks alone.
@@ -192,9 +184,7 @@ def chart(
     for curve in curves:
         for x, y in enumerate(curve.values):
             if y == y:
-                grid.mark(
-                    x / max(1, last), y / top, terminal.pick(curve.mark, curve.plain_mark), curve.colour
-                )
+                grid.mark(x / max(1, last), y / top, terminal.pick(curve.mark, curve.plain_mark), curve.colour)
     labels = _labels(curves, top, height)
     scale = {0: f"{top:.2g}", height // 2: f"{top / 2:.2g}", height - 1: "0"}
     axis = terminal.pick("┤", "|")

@@ -147,7 +147,4 @@ def _pick(example: Example, n: int, method: str, noise: float) -> Picked:
 
 
 def _kinds(told: Sequence[str], asked: frozenset[str]) -> list[str]:
-    return [
-        "beside" if fact not in asked else "again" if fact in told[:at] else "new"
-        for at, fact in enumerate(told)
-    ]
+    return ["beside" if fact not in asked else "again" if fact in told[:at] else "new" for at, fact in enumerate(told)]

@@ -50,9 +50,7 @@ def _npy(path: Path) -> npt.NDArray[Any]:
             raise InvalidInput(f"{path}: is not a .npy file")
         file.seek(0)
         # A mapping needs the name, the check of the first bytes needed the file.
-        loaded: npt.NDArray[Any] = np.load(
-            path if big else file, mmap_mode="r" if big else None, allow_pickle=False
-        )
+        loaded: npt.NDArray[Any] = np.load(path if big else file, mmap_mode="r" if big else None, allow_pickle=False)
         return loaded
 
 
@@ -64,9 +62,7 @@ def _npz(path: Path, key: str | None) -> npt.NDArray[Any]:
         with np.load(file, allow_pickle=False) as archive:
             names = archive.files
             if key is None and len(names) != 1:
-                raise InvalidInput(
-                    f"{path}: holds several arrays; choose one: {path.name}:KEY of {', '.join(names)}"
-                )
+                raise InvalidInput(f"{path}: holds several arrays; choose one: {path.name}:KEY of {', '.join(names)}")
             if key is not None and key not in names:
                 raise InvalidInput(f"{path}: has no array {key!r}; it has: {', '.join(names)}")
             name = names[0] if key is None else key

@@ -53,9 +53,7 @@ def add(commands: Any) -> None:
     )
     data = parser.add_argument_group("data")
     data.add_argument("--candidates", required=True, metavar="FILE", help="(K, d) vectors to choose from")
-    data.add_argument(
-        "--query", metavar="FILE", help="(d,) or (m, d) vectors of the prompt; some methods need none"
-    )
+    data.add_argument("--query", metavar="FILE", help="(d,) or (m, d) vectors of the prompt; some methods need none")
     data.add_argument("--queries-are", choices=("targets", "prompts"), default="targets",
                       help="what several rows of --query are: embeddings of one prompt (default), or prompts "
                            "of their own, with one selection each, in their order")  # fmt: skip
@@ -63,9 +61,7 @@ def add(commands: Any) -> None:
     data.add_argument("--known", metavar="FILE", help="(j, d) vectors of texts that are known already")
 
     how = parser.add_argument_group("how to select")
-    how.add_argument(
-        "-n", type=int, metavar="N", help="how many to pick (default: 50, or all if there are fewer)"
-    )
+    how.add_argument("-n", type=int, metavar="N", help="how many to pick (default: 50, or all if there are fewer)")
     how.add_argument("--method", metavar="NAME", help="see siftlm methods (default: sift)")
     how.add_argument("--noise", type=float, metavar="λ", help="see siftlm spread (default: 0.01)")
     how.add_argument("--kernel", metavar="K", help=f"what similar means: {', '.join(settings.KERNELS)}")
@@ -77,9 +73,7 @@ def add(commands: Any) -> None:
     limits = parser.add_argument_group("limits and weights")
     limits.add_argument("--replacement", type=settings.replacement, metavar="N|yes|no",
                         help="may a candidate be picked again: always, never, or N times in all")  # fmt: skip
-    limits.add_argument(
-        "--exclude", metavar="FILE", help="indices that must not be picked, one a line, or .npy"
-    )
+    limits.add_argument("--exclude", metavar="FILE", help="indices that must not be picked, one a line, or .npy")
     limits.add_argument("--sources", metavar="FILE", help="one label per candidate, one a line")
     limits.add_argument("--source-cap", type=int, metavar="N", help="at most so many picks share a label")
     limits.add_argument("--costs", metavar="FILE", help="one number per candidate; gains count per cost")
@@ -92,18 +86,12 @@ def add(commands: Any) -> None:
     stop = parser.add_argument_group("when to stop before N")
     stop.add_argument("--adaptive", type=float, metavar="A", help="keep pick n only while σₙ ≤ 1 / (A n)")
     stop.add_argument("--until", type=float, metavar="F", help="at this fraction of the first uncertainty")
-    stop.add_argument(
-        "--min-gain", type=float, metavar="F", help="when a pick takes less than this fraction away"
-    )
-    stop.add_argument(
-        "--at-least", type=int, metavar="N", help="keep so many whatever the rules say (default: 1)"
-    )
+    stop.add_argument("--min-gain", type=float, metavar="F", help="when a pick takes less than this fraction away")
+    stop.add_argument("--at-least", type=int, metavar="N", help="keep so many whatever the rules say (default: 1)")
 
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="one JSON object per selection, on one line")
-    output.add_argument(
-        "--explain", action="store_true", help="say of each pick how relevant and how redundant it is"
-    )
+    output.add_argument("--explain", action="store_true", help="say of each pick how relevant and how redundant it is")
     output.add_argument("--out", metavar="FILE", help="write there instead of printing, whole or not at all")
     output.add_argument("--figure", metavar="FILE",
                         help="also draw relevance against redundancy over λ (.png, .svg, .pdf)")  # fmt: skip
@@ -122,9 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     several = arguments.queries_are == "prompts"
     _check(arguments, query, several=several)
     if several and query is not None:
-        found = siftlm.select_many(
-            query[None] if query.ndim == 1 else query, candidates, arguments.n, **given
-        )
+        found = siftlm.select_many(query[None] if query.ndim == 1 else query, candidates, arguments.n, **given)
     else:
         found = [siftlm.select(query, candidates, arguments.n, **given)]
     if arguments.figure is not None:

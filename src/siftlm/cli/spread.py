@@ -29,9 +29,7 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
     )
     parser.add_argument("--candidates", required=True, metavar="FILE", help="(K, d) .npy, .npz:key or .jsonl")
-    parser.add_argument(
-        "--query", metavar="FILE", help="(B, d) typical prompts; else the candidates themselves"
-    )
+    parser.add_argument("--query", metavar="FILE", help="(B, d) typical prompts; else the candidates themselves")
     parser.add_argument("-n", type=int, default=50, help="how many will be picked (default: 50)")
     parser.add_argument("--kernel", metavar="K", help="as for siftlm select")
     parser.add_argument("--no-normalize", action="store_true", help="leave lengths as they are")

@@ -47,14 +47,8 @@ def rows(
     head += f", {repeats} of them again" if repeats else ""
     head += f"; {WHY.get(selection.stopped, selection.stopped)}"
     titles = f"{'pick':>4} {'index':>8} {'gain':>10}"
-    titles += (
-        (f" {'relevance':>9} {'overlap':>7}" + (f" {'target':>6}" if several else ""))
-        if why is not None
-        else ""
-    )
-    room = (
-        terminal.width - len(titles) - 10 - (TEXT + 2 if texts is not None else 0) if terminal.fixed else BAR
-    )
+    titles += (f" {'relevance':>9} {'overlap':>7}" + (f" {'target':>6}" if several else "")) if why is not None else ""
+    room = terminal.width - len(titles) - 10 - (TEXT + 2 if texts is not None else 0) if terminal.fixed else BAR
     length = max(0, min(BAR, room)) if room >= 8 else 0  # of the bar; a stump would say nothing
     title = "uncertainty left" if length else "left"
     titles += f"  {title:<{7 + (1 + length if length else 0)}}" if traced else ""
@@ -83,9 +77,7 @@ def _row(
 ) -> str:
     row = f"{at + 1:>4} {selection.indices[at]:>8} {selection.gains[at]:>10.4g}"
     if why is not None:
-        row += f" {why.relevance[at]:>9.3f} {why.overlap[at]:>7.3f}" + (
-            f" {why.served[at]:>6}" if several else ""
-        )
+        row += f" {why.relevance[at]:>9.3f} {why.overlap[at]:>7.3f}" + (f" {why.served[at]:>6}" if several else "")
     return row + (f"  {_left(selection, at + 1, length, terminal)}" if traced else "")
 
 

@@ -94,9 +94,7 @@ class Recipe:
 def one_lambda(llambda: float | None, lambda_: float | None) -> float:
     """The λ that was given under either name."""
     if llambda is not None and lambda_ is not None and llambda != lambda_:
-        raise Conflict(
-            f"llambda={llambda} and lambda_={lambda_} are two names of one setting: give one of them"
-        )
+        raise Conflict(f"llambda={llambda} and lambda_={lambda_} are two names of one setting: give one of them")
     given = lambda_ if llambda is None else llambda
     return checks.number("llambda", DEFAULT_LAMBDA if given is None else given, above=0)
 

@@ -142,9 +142,7 @@ class Retriever:
             raise InvalidInput("the index is empty")
         K = size if K is None else min(checks.count("K", K, at_least=1), size)
         if self.also_query_opposite and not self._index.similarity:
-            raise Conflict(
-                "the index measures distances, which have no opposite: pass also_query_opposite=False"
-            )
+            raise Conflict("the index measures distances, which have no opposite: pass also_query_opposite=False")
         prompts = _prompts(queries, width)
         if mean_pooling:
             prompts = [prompt.mean(axis=0, keepdims=True) for prompt in prompts]
@@ -167,9 +165,7 @@ class Retriever:
             values[at], indices[at], embeddings[at] = answer
         return Results(values, indices, embeddings, RetrievalTime(fetching, selecting))
 
-    def _candidates(
-        self, prompts: list[Vectors], N: int, K: int
-    ) -> Iterator[tuple[list[Vectors], list[Found]]]:
+    def _candidates(self, prompts: list[Vectors], N: int, K: int) -> Iterator[tuple[list[Vectors], list[Found]]]:
         """Prompts and the candidates of each; the very same ``Found`` for all if that is everything."""
         if self.only_faiss:
             K = min(N, K)
@@ -194,9 +190,7 @@ class Retriever:
                     one.ids[picks.indices],
                     one.vectors[picks.indices],
                 )
-                for picks, prompt, one in zip(
-                    recipe.select(queries, candidates, N), prompts[rows], mine, strict=True
-                )
+                for picks, prompt, one in zip(recipe.select(queries, candidates, N), prompts[rows], mine, strict=True)
             ]
 
         step = -(-len(prompts) // threads)

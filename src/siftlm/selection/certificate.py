@@ -66,11 +66,7 @@ def hidden_gain(
     """
     leftover = _largest(targets) + 1e-13 * float(np.square(residual).sum())
     best = _gain(square, leftover, 0.0, noise)
-    if (
-        picked is not None
-        and shortest > 0
-        and _matters(gain, best, square, leftover, picked, noise, len(residual))
-    ):
+    if picked is not None and shortest > 0 and _matters(gain, best, square, leftover, picked, noise, len(residual)):
         for theta, rho in _metrics(residual, picked, noise):
             best = min(best, _gain(square, rho, theta * shortest**2, noise))
     return best / len(residual) * (1 + ROOM)

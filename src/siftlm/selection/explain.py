@@ -72,7 +72,7 @@ class VectorEvidence:
     """``None``: the inner product"""
 
     def explain(self, selection: Selection, texts: Sequence[str] | None) -> Explanation:
-        """As :meth:`GramEvidence.explain`."""
+        """As `GramEvidence.explain`."""
         vectors = self.vectors.astype(np.float64)
         if self.inverse_length is not None:
             vectors *= self.inverse_length[:, None]

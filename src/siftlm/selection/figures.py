@@ -118,15 +118,11 @@ def _frame(axes: Any, n: int) -> None:
 def _curve(axes: Any, curve: Sequence[TradeOff], noises: Sequence[float]) -> None:
     x, y = [p.redundancy for p in curve], [p.relevance for p in curve]
     axes.plot(x, y, color="#9fb3c8", linewidth=1.6, zorder=2)
-    axes.scatter(
-        x, y, c=np.log10(noises), cmap="viridis_r", s=46, edgecolors="white", linewidths=1.0, zorder=3
-    )
+    axes.scatter(x, y, c=np.log10(noises), cmap="viridis_r", s=46, edgecolors="white", linewidths=1.0, zorder=3)
 
 
 def _reference(axes: Any, at: TradeOff, marker: str, colour: str) -> None:
-    axes.scatter(
-        [at.redundancy], [at.relevance], marker=marker, s=64, color=colour, edgecolors="white", zorder=4
-    )
+    axes.scatter([at.redundancy], [at.relevance], marker=marker, s=64, color=colour, edgecolors="white", zorder=4)
 
 
 def _label(

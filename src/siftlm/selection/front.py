@@ -51,7 +51,7 @@ def select(
     Args:
         query: (d,) the prompt's embedding, or (m, d) for several; ``None`` for methods that need no prompt.
         candidates: (K, d) embeddings, float16, float32 or float64; never changed, never split. Or a
-            :class:`Gram`, if the kernel's values are known already; the query is then k(x*, x), (K,) or (m, K).
+            `Gram`, if the kernel's values are known already; the query is then k(x*, x), (K,) or (m, K).
         n: how many to pick. Left out: 50, or all if there are fewer.
         method: a name (``siftlm.methods()`` lists them) or a function declared with ``siftlm.selection.method``.
         noise: λ > 0. What is sensible depends on the spread of the kernel: ask ``siftlm.spread(candidates)``.
@@ -204,9 +204,7 @@ def _given_space(
     return GramSpace(gram.values, cross, targets)
 
 
-def _check_method(
-    entry: Method, space: Space, options: dict[str, Any], *, weighted: bool, stopping: Stopping
-) -> None:
+def _check_method(entry: Method, space: Space, options: dict[str, Any], *, weighted: bool, stopping: Stopping) -> None:
     """Does everything that was asked for mean something to this method?"""
     for name in options:
         if name not in entry.options:

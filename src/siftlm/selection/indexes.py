@@ -100,9 +100,7 @@ class FaissIndex:
     def __init__(self, index: Any) -> None:
         self._faiss = extras.load("faiss", "faiss")
         if not isinstance(index, self._faiss.Index):
-            raise InvalidInput(
-                f"FaissIndex adapts a faiss index of float vectors, got {type(index).__name__}"
-            )
+            raise InvalidInput(f"FaissIndex adapts a faiss index of float vectors, got {type(index).__name__}")
         if index.metric_type != self._faiss.METRIC_INNER_PRODUCT:
             raise InvalidInput(
                 f"{type(index).__name__} has metric type {index.metric_type}; "
@@ -170,9 +168,7 @@ class FaissIndex:
 
     def _check_ready(self) -> None:
         if not self._index.is_trained:
-            raise InvalidInput(
-                f"{type(self._index).__name__} is not trained yet: call index.train(vectors) first"
-            )
+            raise InvalidInput(f"{type(self._index).__name__} is not trained yet: call index.train(vectors) first")
         if not len(self):
             raise InvalidInput(f"{type(self._index).__name__} is empty")
 

@@ -147,7 +147,7 @@ def linear() -> Linear:
 
 
 def centred(mean: npt.ArrayLike | None = None) -> Centred:
-    """The cosine after taking away the candidates' mean (or ``mean``). See :class:`Centred`."""
+    """The cosine after taking away the candidates' mean (or ``mean``). See `Centred`."""
     if mean is None:
         return Centred()
     return Centred(tuple(checks.finite_matrix("mean", mean, shape=(1, None))[0].tolist()))
@@ -172,5 +172,5 @@ def plus_constant(constant: float, base: KernelFunction | None = None) -> PlusCo
 
 
 def relevance(power: float = 2.0, floor: float = 0.0) -> Relevance:
-    """A prior that multiplies gains by the similarity to the prompt. See :class:`Relevance`."""
+    """A prior that multiplies gains by the similarity to the prompt. See `Relevance`."""
     return Relevance(power, floor)

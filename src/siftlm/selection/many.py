@@ -26,12 +26,12 @@ def select_many(
     n: int | None = None,
     **settings: Any,
 ) -> list[Selection]:
-    """:func:`select` for many prompts; the answers come in the order of the queries.
+    """`select` for many prompts; the answers come in the order of the queries.
 
     Args:
         queries: (B, d), one embedding a prompt; or (B, m, d), or a list of (d,) and (m, d) arrays.
         candidates: (K, d), shared by all prompts; or (B, K, d), or a list of B arrays, one set for each.
-        n, **settings: as for :func:`select`, the same for all prompts.
+        n, **settings: as for `select`, the same for all prompts.
 
     >>> import numpy as np
     >>> texts = np.eye(3)

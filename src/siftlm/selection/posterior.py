@@ -333,7 +333,7 @@ class Belief:
         return past, _look(cross, max(0.0, own - float(past @ past)) + self.noise)
 
     def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
-        """(b,) drop and (b,) noisy of several candidates at once; see :class:`Look`."""
+        """(b,) drop and (b,) noisy of several candidates at once; see `Look`."""
         past = self._inverse @ self._space.among(self._picked, indices)
         cross = self._space.cross_to(indices) - self._white.T @ past
         variance = self._space.diagonal()[indices] - np.einsum("nb,nb->b", past, past)

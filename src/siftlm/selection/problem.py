@@ -33,7 +33,7 @@ class Problem:
     rules: Rules = field(init=False)
     """What may be picked; ``rules.choose(gains)`` is what the loop will do with the gains."""
     posterior_in_use: Posterior | Belief | None = field(default=None, init=False)
-    """What :meth:`posterior` or :meth:`belief` made; the loop reads the uncertainty from it."""
+    """What `posterior` or `belief` made; the loop reads the uncertainty from it."""
 
     def posterior(self, *, trace_only: bool = False) -> Posterior:
         """The posterior over all candidates. ``trace_only`` allows a form that cannot tell targets apart."""

@@ -77,7 +77,7 @@ def method(
     reads: Literal["vectors", "probabilities"] = "vectors",
     whole: bool = False,
 ) -> Callable[[MethodFunction], MethodFunction]:
-    """Declare a generator function to be a method. See :class:`Method` for what the settings mean."""
+    """Declare a generator function to be a method. See `Method` for what the settings mean."""
 
     def declare(run: MethodFunction) -> MethodFunction:
         entry = Method(name, summary, run, targeted, repeats, signed, reads, whole)
@@ -106,7 +106,7 @@ def methods() -> tuple[str, ...]:
 
 
 def find(name: object) -> Method:
-    """The method of this name, or :class:`~siftlm.errors.UnknownName` with the closest one."""
+    """The method of this name, or `UnknownName` with the closest one."""
     known = methods()
     if isinstance(name, str):
         if name in _BUILT_IN:

@@ -207,9 +207,7 @@ class _Source:
         off = np.abs(length - 1) > UNIT_TOLERANCE if self._unit else length > self.longest * (1 + 1e-6)
         if off.any():
             at = int(np.argmax(off))
-            hint = (
-                "normalise the vectors, or pass max_norm" if self._unit else f"max_norm is {self.longest:g}"
-            )
+            hint = "normalise the vectors, or pass max_norm" if self._unit else f"max_norm is {self.longest:g}"
             raise InvalidInput(f"the vector with id {ids[at]} has length {length[at]:.6g}; {hint}")
         return vectors
 

@@ -231,8 +231,7 @@ class KernelSpace:
         values = values.astype(np.float64, copy=False)
         if values.shape != (len(x), len(y)):
             raise InvalidInput(
-                f"kernel returned shape {values.shape} for {len(x)} and {len(y)} vectors, "
-                f"expected ({len(x)}, {len(y)})"
+                f"kernel returned shape {values.shape} for {len(x)} and {len(y)} vectors, expected ({len(x)}, {len(y)})"
             )
         if not np.isfinite(values).all():
             row, column = np.argwhere(~np.isfinite(values))[0]

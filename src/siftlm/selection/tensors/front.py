@@ -51,7 +51,7 @@ class BatchSelection:
         return len(self.indices)
 
     def to_list(self) -> list[Selection]:
-        """One :class:`~siftlm.types.Selection` a prompt, in numpy; they cannot ``explain`` themselves."""
+        """One `siftlm.types.Selection` a prompt, in numpy; they cannot ``explain`` themselves."""
         indices = self.indices.cpu().numpy()
         gains, trace = (t.cpu().numpy().astype(np.float64) for t in (self.gains, self.uncertainty))
         ends = zip(self.counts.tolist(), self.reasons.tolist(), strict=True)
@@ -71,7 +71,7 @@ class BatchSelection:
 def select(
     query: Tensor, candidates: Tensor, n: int | None = 50, *, mask: Tensor | None = None, **settings: Any
 ) -> Selection:
-    """:func:`select_many` for one prompt: query (d,) or (m, d), candidates (K, d), mask (K,)."""
+    """`select_many` for one prompt: query (d,) or (m, d), candidates (K, d), mask (K,)."""
     checks.dense("query", query, 1, 2)
     checks.dense("candidates", candidates, 2)
     return select_many(query[None], candidates, n, mask=mask, **settings).to_list()[0]
