@@ -177,7 +177,14 @@ class FeatureSpace:
         return self.target_vectors @ self.gather(indices).T
 
     def same(self, index: int, others: IntArray) -> BoolArray:
-        return _same(self.vector(index), self.gather(others), self.rounding)
+        # Most differ in their first few numbers, and of those no more is read.
+        vector, few = self.vector(index), self.vectors[others, :8].astype(np.float64)
+        if self._inverse_length is not None:
+            few *= self._inverse_length[others, None]
+        within = _rounding_of(vector, self.rounding)
+        alike = _same(vector[:8], few, within)
+        alike[alike] = _same(vector, self.gather(others[alike]), within)
+        return alike
 
     def evidence(self, indices: IntArray) -> VectorEvidence:
         return VectorEvidence(self.vectors[indices], self._lengths(indices), self.target_vectors, None)
@@ -347,8 +354,9 @@ class GramSpace:
         return GramSpace(self._gram, self._gram[:count], self._gram[:count, :count])
 
     def same(self, index: int, others: IntArray) -> BoolArray:
-        equal = _same(self._gram[index], self._gram[others], self.rounding)
-        return equal & _same(self._cross[:, index], self._cross[:, others].T, self.rounding)
+        row, cross = self._gram[index], self._cross[:, index]
+        equal = _same(row, self._gram[others], _rounding_of(row, self.rounding))
+        return equal & _same(cross, self._cross[:, others].T, _rounding_of(cross, self.rounding))
 
     def evidence(self, indices: IntArray) -> GramEvidence:
         return GramEvidence(self._gram[np.ix_(indices, indices)], self._cross[:, indices], self._targets)
@@ -360,8 +368,11 @@ def _fits_float32(squared: FloatArray) -> bool:
     return not positive.size or (float(positive.min()) > 1e-24 and float(positive.max()) < 1e36)
 
 
-def _same(vector: FloatArray, others: FloatArray, rounding: float) -> BoolArray:
-    within = 8 * rounding * max(1e-300, float(np.abs(vector).max(initial=0.0)))
+def _rounding_of(vector: FloatArray, rounding: float) -> float:
+    return 8 * rounding * max(1e-300, float(np.abs(vector).max(initial=0.0)))
+
+
+def _same(vector: FloatArray, others: FloatArray, within: float) -> BoolArray:
     alike: BoolArray = np.all(np.abs(others - vector) <= within, axis=1)
     opposite: BoolArray = np.all(np.abs(others + vector) <= within, axis=1)
     return alike | opposite

@@ -87,7 +87,7 @@ class _Search:
             self._glance(fresh)
             best = self._look_around(fresh)
         if best is not None:
-            self._penance = 0
+            self._penance //= 2
             return best != NOTHING and self._proves(best, fresh)
         self._penance = self._straight = min(PENANCE, max(1, 2 * self._penance))
         return self._catch_up()
