@@ -150,7 +150,7 @@ def test_the_balance(name: str, balance: float, case: Case) -> None:
 
 @pytest.mark.parametrize("gamma", [0.1, 1.0])
 @settings(max_examples=8)
-@given(case=cases(most=12, widest=6, picks=6, noises=(0.1,)))
+@given(case=cases(kinds=("gaussian", "cone"), most=12, widest=6, picks=6, noises=(0.1,)))
 def test_gamma_of_cover(gamma: float, case: Case) -> None:
     picked = run_case(case, method="cover", gamma=gamma)
     follow(
@@ -216,6 +216,30 @@ def test_dpp_picks_volume_while_there_is_any(case: Case) -> None:
         if left.max() > 1e-3:
             assert left[pick] > 1e-3 * left.max(), "an implied text before an independent one"
         picks.append(pick)
+
+
+# --- the uncertainty of methods that never look at a posterior
+
+
+@pytest.mark.parametrize("noise", [1e-8, 1e-3, 1.0])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("kernel", [None, lambda x, y: x @ y.T], ids=["features", "pairs"])
+def test_the_uncertainty_that_many_near_duplicates_leave(noise: float, dtype: Any, kernel: Any) -> None:
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(3, 12))
+    rows = centres[rng.integers(3, size=150)] + rng.choice([0, 1e-6, 1e-2], size=(150, 1)) * rng.normal(size=(150, 12))
+    case = Case(rng.normal(size=(2, 12)), rows.astype(dtype), 120, noise)
+    for name in ("nearest", "nn-f", "mmr"):
+        check_uncertainty(
+            run_case(case, method=name, kernel=kernel), world_of(case), error=rounding(case, world_of(case))
+        )
+
+
+def test_many_picks_are_quick_whatever_the_method() -> None:
+    """Thousands of picks of a method without a posterior once cost n³; this then took minutes."""
+    rng = np.random.default_rng(0)
+    picked = select(rng.normal(size=8), rng.normal(size=(6000, 8)), 5000, method="nearest")
+    assert len(picked) == 5000
 
 
 # --- softmax outputs

@@ -1,4 +1,4 @@
-"""What a result keeps of its picks, and how it explains them. The candidates themselves are not kept."""
+"""What a result keeps of its picks, and how it explains them. The other candidates are not kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Evidence", "GramEvidence", "VectorEvidence"]
 
 @dataclass(frozen=True, eq=False)
 class GramEvidence:
-    """The inner products among the picks and with the prompt."""
+    """The inner products among known items and picks, in this order, and with the prompt."""
 
     gram: FloatArray
     """(n, n)"""
@@ -25,26 +25,29 @@ class GramEvidence:
     """(m, n)"""
     targets: FloatArray
     """(m, m)"""
+    known: int = 0
+    """how many known items there are: the picks come after them"""
 
     def explain(self, selection: Selection, texts: Sequence[str] | None) -> Explanation:
         """Relevance, overlap and the target served, of each pick."""
-        own = np.sqrt(np.diagonal(self.gram))
-        prompt = np.sqrt(np.diagonal(self.targets))
-        relevance = np.abs(_scaled(self.cross, prompt, own)).max(axis=0, initial=0.0)
-        similar = np.abs(_scaled(self.gram, own, own))
+        gram, cross = self.gram[self.known :, self.known :], self.cross[:, self.known :]
+        own = np.sqrt(np.maximum(np.diagonal(gram), 0))
+        prompt = np.sqrt(np.maximum(np.diagonal(self.targets), 0))
+        relevance = np.abs(_scaled(cross, prompt, own)).max(axis=0, initial=0.0)
+        similar = np.abs(_scaled(gram, own, own))
         overlap = np.array([similar[:n, n].max(initial=0.0) for n in range(len(similar))])
         return Explanation(
             indices=selection.indices,
             relevance=relevance,
             overlap=overlap,
-            served=self._served(selection.noise),
+            served=self._served(selection.noise)[self.known :],
             gains=selection.gains,
             uncertainty=selection.uncertainty[1:],
             texts=None if texts is None else _picked_texts(texts, selection.indices),
         )
 
     def _served(self, noise: float) -> IntArray:
-        """(n,) the target whose variance fell most at each pick: condition on the picks one after the other."""
+        """(n,) the target whose variance fell most at each item: condition on them one after the other."""
         n = len(self.gram)
         served = np.zeros(n, dtype=np.int64)
         if not len(self.cross):
@@ -60,7 +63,7 @@ class GramEvidence:
 
 @dataclass(frozen=True, eq=False)
 class VectorEvidence:
-    """The picked vectors and the prompt's; products are formed only when somebody asks."""
+    """The known and the picked vectors and the prompt's; products are formed only when somebody asks."""
 
     vectors: RealArray
     """(n, d) as given"""
@@ -70,6 +73,8 @@ class VectorEvidence:
     """(m, d)"""
     kernel: KernelFunction | None
     """``None``: the inner product"""
+    known: int = 0
+    """as in `GramEvidence`"""
 
     def explain(self, selection: Selection, texts: Sequence[str] | None) -> Explanation:
         """As `GramEvidence.explain`."""
@@ -81,6 +86,7 @@ class VectorEvidence:
             np.asarray(products(vectors, vectors), dtype=np.float64),
             np.asarray(products(self.targets, vectors), dtype=np.float64),
             np.asarray(products(self.targets, self.targets), dtype=np.float64),
+            self.known,
         )
         return gram.explain(selection, texts)
 

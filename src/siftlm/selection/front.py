@@ -147,7 +147,7 @@ def select(
         method=entry.name,
         noise=noise,
         certified=None if problem.certified is None else np.array(problem.certified[: len(found.indices)], np.bool_),
-        evidence=space.evidence(found.indices),
+        evidence=space.evidence(np.concatenate([np.arange(size, space.size), found.indices]), known_items),
     )
 
 

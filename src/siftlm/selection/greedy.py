@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siftlm.selection.posterior import Belief
+from siftlm.selection.belief import Belief
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps
 from siftlm.selection.rules import NOTHING

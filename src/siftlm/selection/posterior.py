@@ -16,7 +16,7 @@ Two forms of the same numbers:
   The direction is formed in float64 before the scan, so a float32 scan is off by its own rounding alone,
   however often picks repeat each other.
 
-``Belief`` is the posterior of the targets alone, for methods that never look at it: it costs no scan.
+`belief.Belief` is the posterior of the targets alone, for methods that never look at it: it costs no scan.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Look(NamedTuple):
 NOBODY: tuple[int, Look] = (-1, Look(np.zeros(0), 0.0, 0.0))
 
 
-def _look(cross: FloatArray, noisy: float) -> Look:
+def look_of(cross: FloatArray, noisy: float) -> Look:
+    """With the drop that follows from them."""
     if len(cross) == 1:
         single = float(cross[0])
         return Look(cross, noisy, single * single / noisy)
@@ -158,7 +159,7 @@ class RowPosterior(_Common):
 
     def look(self, index: int) -> Look:
         if self._last[0] != index:
-            self._last = (index, _look(self.cross[:, index].copy(), float(self.noisy[index])))
+            self._last = (index, look_of(self.cross[:, index].copy(), float(self.noisy[index])))
         return self._last[1]
 
     def observe(self, index: int) -> None:
@@ -178,6 +179,36 @@ class RowPosterior(_Common):
         self._seen.append((look.cross, look.noisy))
 
 
+class Projection:
+    """P_n = (I + X_nᵀX_n/λ)⁻¹: I − WᵀW while there are at most d picks, the matrix itself from then on."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._white = np.empty((min(width, 64), width))
+        self._count = 0
+        self.matrix: FloatArray | None = None
+
+    def apply(self, vectors: FloatArray) -> FloatArray:
+        """P times a vector (d,) or the columns of a matrix (d, b)."""
+        if self.matrix is not None:
+            return self.matrix @ vectors
+        white = self._white[: self._count]
+        return vectors - white.T @ (white @ vectors)
+
+    def lose(self, white: FloatArray) -> None:
+        """P − w wᵀ, with w = P x / sqrt(k_n(x, x) + λ): x has been observed."""
+        if self._count < self._width:
+            if self._count == len(self._white):
+                more = np.empty((min(self._count, self._width - self._count), self._width))
+                self._white = np.concatenate([self._white, more])
+            self._white[self._count] = white
+        else:
+            if self.matrix is None:
+                self.matrix = np.eye(self._width) - self._white.T @ self._white
+            self.matrix -= np.outer(white, white)
+        self._count += 1
+
+
 class FeaturePosterior(_Common):
     """The posterior in feature space: one scan a pick, nothing kept per pick once there are d of them."""
 
@@ -192,9 +223,8 @@ class FeaturePosterior(_Common):
             cross = cross.astype(np.float32)  # no wider than the scans that feed it
         super().__init__(space, noise, cross)
         self._residual = np.zeros((0, self._width)) if self._pooled else space.target_vectors.copy()
-        self._white = np.empty((min(self._width, 64), self._width))
+        self._projection = Projection(self._width)
         self._picked: list[int] = []
-        self._matrix: FloatArray | None = None  # P, once there are more picks than features
         self._last: tuple[int, FloatArray, Look] | None = None
         if self._pooled:
             self._target_scatter = space.scatter()
@@ -202,19 +232,13 @@ class FeaturePosterior(_Common):
 
     def _pooled_squares(self) -> FloatArray:
         """(K,) Σ_m k_n(x*_m, x)² = |S^½ P x|², with S the targets' scatter."""
-        conditioned = self._target_scatter if not self._picked else self._apply(self._apply(self._target_scatter).T)
+        half = self._projection.apply(self._target_scatter)
+        conditioned = self._projection.apply(half.T)
         squares = np.empty(self._space.size)
         for start in range(0, len(squares), BLOCK):
             block = self._space.gather(np.arange(start, min(start + BLOCK, len(squares))))
             squares[start : start + len(block)] = np.einsum("ij,ij->i", block @ conditioned, block)
         return squares
-
-    def _apply(self, vectors: FloatArray) -> FloatArray:
-        """P times a vector (d,) or the columns of a matrix (d, b)."""
-        if self._matrix is not None:
-            return self._matrix @ vectors
-        white = self._white[: len(self._picked)]
-        return vectors - white.T @ (white @ vectors)
 
     def trace_gain(self) -> FloatArray:
         if not self._pooled:
@@ -232,13 +256,13 @@ class FeaturePosterior(_Common):
         if self._last is not None and self._last[0] == index:
             return self._last[1], self._last[2]
         vector = self._space.vector(index)
-        direction = self._apply(vector)
+        direction = self._projection.apply(vector)
         noisy = max(0.0, float(vector @ direction)) + self.noise
         if self._pooled:
             drop = float(direction @ self._target_scatter @ direction) / (self._space.targets * noisy)
             look = Look(np.zeros(0), noisy, drop)
         else:
-            look = _look(self._residual @ vector, noisy)
+            look = look_of(self._residual @ vector, noisy)
         self._last = (index, direction, look)
         return direction, look
 
@@ -250,12 +274,13 @@ class FeaturePosterior(_Common):
             self._update_squares(white)
         else:
             self._residual -= np.outer(look.cross / look.noisy**0.5, white)
-        self._remember(index, white)
+        self._projection.lose(white)
+        self._picked.append(index)
         for start in range(0, self._space.size, BLOCK):
             block = slice(start, start + BLOCK)
             self._update(self._space.scan(white, block), look, block)
         self._seen.append((look.cross, look.noisy))
-        if self._matrix is not None and len(self._picked) % REFRESH_EVERY == 0:
+        if self._projection.matrix is not None and len(self._picked) % REFRESH_EVERY == 0:
             self._refresh()
 
     @property
@@ -267,7 +292,7 @@ class FeaturePosterior(_Common):
         """Take in the candidates that the space has gained since: all earlier picks count for them too."""
         added = slice(len(self.noisy), self._space.size)
         vectors = self._space.gather(np.arange(added.start, added.stop))
-        variance = np.einsum("ij,ji->i", vectors, self._apply(vectors.T))
+        variance = np.einsum("ij,ji->i", vectors, self._projection.apply(vectors.T))
         self.noisy = np.concatenate([self.noisy, np.maximum(variance, 0) + self.noise])
         self.cross = np.concatenate([self.cross, self._space.scan(self._residual.T, added).T], axis=1)
         self._make_room()
@@ -275,21 +300,8 @@ class FeaturePosterior(_Common):
     def _update_squares(self, white: FloatArray) -> None:
         """P loses w wᵀ, so |S^½ P x|² becomes itself − 2 (w·x)(wᵀSPx) + (w·x)² wᵀSw."""
         scattered = self._target_scatter @ white
-        along, across = self._space.scan(np.stack([white, self._apply(scattered)], axis=1)).T
+        along, across = self._space.scan(np.stack([white, self._projection.apply(scattered)], axis=1)).T
         self._squares += along * (float(white @ scattered) * along - 2 * across)
-
-    def _remember(self, index: int, white: FloatArray) -> None:
-        count = len(self._picked)
-        self._picked.append(index)
-        if count < self._width:
-            if count == len(self._white):
-                more = np.empty((min(count, self._width - count), self._width))
-                self._white = np.concatenate([self._white, more])
-            self._white[count] = white
-            return
-        if self._matrix is None:
-            self._matrix = np.eye(self._width) - self._white.T @ self._white
-        self._matrix -= np.outer(white, white)
 
     def _refresh(self) -> None:
         """Everything anew from the picks: P = BᵀB with B = √λ L⁻¹ and L Lᵀ = λI + X_nᵀX_n."""
@@ -297,7 +309,7 @@ class FeaturePosterior(_Common):
         picked = space.gather(picks(self._picked))
         factor = np.linalg.cholesky(picked.T @ picked + self.noise * np.eye(self._width))
         root = self.noise**0.5 * np.linalg.inv(factor)
-        self._matrix = root.T @ root
+        self._projection.matrix = matrix = root.T @ root
         for start in range(0, space.size, BLOCK):
             block = slice(start, start + BLOCK)
             whitened = space.scan(root.T, block)
@@ -305,52 +317,10 @@ class FeaturePosterior(_Common):
         if self._pooled:
             self._squares = self._pooled_squares()
         else:
-            self._residual = space.target_vectors @ self._matrix
+            self._residual = space.target_vectors @ matrix
             for start in range(0, space.size, BLOCK):
                 block = slice(start, start + BLOCK)
                 self.cross[:, block] = space.scan(self._residual.T, block).T
-
-
-class Belief:
-    """The targets' posterior alone: what any picks tell about the prompt. O(n²) a look, no scan."""
-
-    def __init__(self, space: Space, noise: float) -> None:
-        self.noise = noise
-        self._space = space
-        self._picked = np.empty(0, dtype=np.int64)
-        self._inverse = np.zeros((0, 0))  # of the Cholesky factor of K_n + λI
-        self._white = np.zeros((0, space.targets))  # that inverse times k(X_n, x*)
-        self._target_count = space.targets
-
-    def look(self, index: int) -> Look:
-        return self._whiten(index)[1]
-
-    def _whiten(self, index: int) -> tuple[FloatArray, Look]:
-        here = np.array([index], dtype=np.int64)
-        own = float(self._space.among(here, here)[0, 0])
-        past = self._inverse @ self._space.among(self._picked, here)[:, 0]
-        cross = self._space.cross_to(here)[:, 0] - past @ self._white
-        return past, _look(cross, max(0.0, own - float(past @ past)) + self.noise)
-
-    def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
-        """(b,) drop and (b,) noisy of several candidates at once; see `Look`."""
-        past = self._inverse @ self._space.among(self._picked, indices)
-        cross = self._space.cross_to(indices) - self._white.T @ past
-        variance = self._space.diagonal()[indices] - np.einsum("nb,nb->b", past, past)
-        noisy = np.maximum(variance, 0) + self.noise
-        return np.einsum("mb,mb->b", cross, cross) / (self._target_count * noisy), noisy
-
-    def observe(self, index: int) -> None:
-        """Condition on it."""
-        past, look = self._whiten(index)
-        root, n = look.noisy**0.5, len(self._picked)
-        grown = np.zeros((n + 1, n + 1))
-        grown[:n, :n] = self._inverse
-        grown[n, :n] = -(past @ self._inverse) / root
-        grown[n, n] = 1 / root
-        self._inverse = grown
-        self._white = np.vstack([self._white, look.cross / root])
-        self._picked = np.append(self._picked, index)
 
 
 def posterior_of(space: Space, noise: float, expected: int, *, trace_only: bool = False) -> Posterior:

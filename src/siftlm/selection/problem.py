@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from siftlm.errors import Conflict, InvalidInput
-from siftlm.selection.posterior import Belief, Posterior, posterior_of
+from siftlm.selection.belief import Belief
+from siftlm.selection.posterior import Posterior, posterior_of
 from siftlm.selection.rules import Rules
 from siftlm.selection.space import FeatureSpace, Space
 from siftlm.types import FloatArray

@@ -37,6 +37,8 @@ class Rules:
         self._sources, self._source_cap = sources, source_cap
         self._prior, self._costs = prior, costs
         self.left = budget
+        # Costs such as 0.1 do not add up exactly in binary; a budget is not broken by that.
+        self._slack = 0.0 if budget is None else 1e-12 * budget
         self._counts: dict[int, int] = {}
         self._source_counts: dict[int, int] = {}
         self._free = True
@@ -69,17 +71,17 @@ class Rules:
         if self._names is None and not (scores[:best] >= top - self._ties.loose * abs(top)).any():
             return best
         equal = self._ties.equals(scores, best)
-        if self._prior is not None:
-            # Equal texts with different priors are not equal.
-            close = scores[equal] >= top - self._ties.tie * abs(top)
-            equal = equal[close | (self._prior[equal] == self._prior[best])]
+        for weight in (self._prior, self._costs):
+            if weight is not None:  # equal texts with different weights are not equal
+                close = scores[equal] >= top - self._ties.tie * abs(top)
+                equal = equal[close | (weight[equal] == weight[best])]
         return int(equal[0] if self._names is None else equal[self._names[equal].argmin()])
 
     def forbidden(self) -> BoolArray | None:
         """(K,) what may not be picked now; ``None`` when everything may."""
         mask = self._blocked
         if self.left is not None and self._costs is not None:
-            dear = self._costs > self.left
+            dear = self._costs > self.left + self._slack
             mask = dear if mask is None else mask | dear
         return mask
 
@@ -119,4 +121,4 @@ class Rules:
         if self.left is None or self._costs is None:
             return False
         open_ones = np.ones(self._size, np.bool_) if self._blocked is None else ~self._blocked
-        return bool((open_ones & (self._costs > self.left)).any())
+        return bool((open_ones & (self._costs > self.left + self._slack)).any())

@@ -71,8 +71,8 @@ class Space(Protocol):
     def same(self, index: int, others: IntArray) -> BoolArray:
         """(len(others),) are they the same vector as ``index``, or its opposite, but for rounding?"""
 
-    def evidence(self, indices: IntArray) -> Evidence:
-        """What a result keeps of these picks to explain itself."""
+    def evidence(self, indices: IntArray, known: int = 0) -> Evidence:
+        """What a result keeps to explain itself: of its picks, and before them of ``known`` known items."""
 
 
 class FeatureSpace:
@@ -186,8 +186,8 @@ class FeatureSpace:
         alike[alike] = _same(vector, self.gather(others[alike]), within)
         return alike
 
-    def evidence(self, indices: IntArray) -> VectorEvidence:
-        return VectorEvidence(self.vectors[indices], self._lengths(indices), self.target_vectors, None)
+    def evidence(self, indices: IntArray, known: int = 0) -> VectorEvidence:
+        return VectorEvidence(self.vectors[indices], self._lengths(indices), self.target_vectors, None, known)
 
     def _lengths(self, indices: IntArray) -> FloatArray | None:
         return None if self._inverse_length is None else self._inverse_length[indices]
@@ -280,8 +280,8 @@ class KernelSpace:
         equal: BoolArray = (self._vectors[others] == self._vectors[index]).all(axis=1)
         return equal
 
-    def evidence(self, indices: IntArray) -> VectorEvidence:
-        return VectorEvidence(self._vectors[indices], None, self._targets, self._kernel)
+    def evidence(self, indices: IntArray, known: int = 0) -> VectorEvidence:
+        return VectorEvidence(self._vectors[indices], None, self._targets, self._kernel, known)
 
 
 class Gram:
@@ -358,8 +358,8 @@ class GramSpace:
         equal = _same(row, self._gram[others], _rounding_of(row, self.rounding))
         return equal & _same(cross, self._cross[:, others].T, _rounding_of(cross, self.rounding))
 
-    def evidence(self, indices: IntArray) -> GramEvidence:
-        return GramEvidence(self._gram[np.ix_(indices, indices)], self._cross[:, indices], self._targets)
+    def evidence(self, indices: IntArray, known: int = 0) -> GramEvidence:
+        return GramEvidence(self._gram[np.ix_(indices, indices)], self._cross[:, indices], self._targets, known)
 
 
 def _fits_float32(squared: FloatArray) -> bool:
