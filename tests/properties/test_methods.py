@@ -227,8 +227,8 @@ def test_dpp_picks_volume_while_there_is_any(case: Case) -> None:
 def test_the_uncertainty_that_many_near_duplicates_leave(noise: float, dtype: Any, kernel: Any) -> None:
     rng = np.random.default_rng(2)
     centres = rng.normal(size=(3, 12))
-    rows = centres[rng.integers(3, size=150)] + rng.choice([0, 1e-6, 1e-2], size=(150, 1)) * rng.normal(size=(150, 12))
-    case = Case(rng.normal(size=(2, 12)), rows.astype(dtype), 120, noise)
+    rows = centres[rng.integers(3, size=90)] + rng.choice([0, 1e-6, 1e-2], size=(90, 1)) * rng.normal(size=(90, 12))
+    case = Case(rng.normal(size=(2, 12)), rows.astype(dtype), 60, noise)
     for name in ("nearest", "nn-f", "mmr"):
         check_uncertainty(
             run_case(case, method=name, kernel=kernel), world_of(case), error=rounding(case, world_of(case))

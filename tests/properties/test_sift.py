@@ -91,7 +91,10 @@ def test_more_targets_than_features(case: Case, m: int) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("form", [ROWS, FEATURES], ids=["rows", "features"])
-@pytest.mark.parametrize("distance", [0, 1e-7, 1e-4, 1e-2])
+@pytest.mark.parametrize(
+    "distance",
+    [0, pytest.param(1e-7, marks=pytest.mark.slow), 1e-4, pytest.param(1e-2, marks=pytest.mark.slow)],
+)
 def test_hundreds_of_near_duplicates(
     dtype: Any, form: Callable[..., Any], distance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,11 @@ def _one_each(candidates: Any) -> bool:
         return False
     if hasattr(candidates, "ndim"):
         return int(candidates.ndim) == 3
-    return len(candidates) > 0 and (isinstance(candidates[0], Gram) or np.ndim(candidates[0]) == 2)
+    return (
+        isinstance(candidates, Sequence)
+        and len(candidates) > 0
+        and (isinstance(candidates[0], Gram) or np.ndim(candidates[0]) == 2)
+    )
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ class _Plain:
 
 def _checked(n: int | None, settings: dict[str, Any]) -> _Plain:
     noise = checks.number("noise", settings.get("noise", 0.01), above=0)
-    return _Plain(n, settings.get("method", "sift"), noise, settings.get("normalize", True))
+    checks.count("seed", settings.get("seed", 0), at_least=0)
+    return _Plain(n, settings.get("method", "sift"), noise, checks.flag("normalize", settings.get("normalize", True)))
 
 
 def _shared(prompts: list[Any], candidates: Any, plain: _Plain) -> list[Selection]:
