@@ -44,21 +44,21 @@ def run(problem: Problem, steps: Steps, n: int, stopping: Stopping, known: Seque
     indices: list[int] = []
     values: list[float] = []
     trace = [_positive(first)]
-    stopped = "n"
+    stopped, rules, may_stop = "n", problem.rules, stopping.active
     while len(indices) < n:
-        index = problem.rules.choose(gains)
+        index = rules.choose(gains)
         if index == NOTHING:
-            stopped = "budget" if problem.rules.out_of_budget else "exhausted"
+            stopped = "budget" if rules.out_of_budget else "exhausted"
             break
         after = _positive(trace[-1] - belief.look(index).drop)
-        if stopping.active and (reason := stopping.refuses(len(indices), trace[-1], after)):
+        if may_stop and (reason := stopping.refuses(len(indices), trace[-1], after)):
             stopped = reason
             break
         indices.append(index)
         values.append(float(gains[index]))
         trace.append(after)
-        problem.rules.record(index)
-        if stopping.active and (reason := stopping.satisfied(len(indices), trace[0], after)):
+        rules.record(index)
+        if may_stop and (reason := stopping.satisfied(len(indices), trace[0], after)):
             stopped = reason
             break
         if len(indices) < n:

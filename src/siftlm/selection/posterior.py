@@ -135,7 +135,9 @@ class _Common:
 
     def _update(self, row: RealArray, look: Look, block: slice = EVERYTHING) -> None:
         """``row`` is k_n(x_i, x) / sqrt(k_n(x_i, x_i) + λ) for the candidates of the block."""
-        root, scratch, cross, noisy = look.noisy**0.5, self._scratch[block], self.cross[:, block], self.noisy[block]
+        root, scratch, cross, noisy = look.noisy**0.5, self._scratch, self.cross, self.noisy
+        if block is not EVERYTHING:
+            scratch, cross, noisy = scratch[block], cross[:, block], noisy[block]
         if len(cross) == 1:
             np.multiply(row, float(look.cross[0]) / root, out=scratch)
             cross -= scratch
