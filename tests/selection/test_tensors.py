@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import importlib
+import itertools
 import subprocess
 import sys
 from typing import Any
@@ -306,13 +306,11 @@ def test_random_is_seeded() -> None:
 
 
 def test_without_torch_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = builtins.__import__
     for name in [name for name in sys.modules if name.startswith("siftlm.selection.tensors")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtra, match=r"pip install 'siftlm\[torch\]'"):
         importlib.import_module("siftlm.selection.tensors")
-    assert builtins.__import__ is found
 
 
 def test_selection_does_not_import_it() -> None:
@@ -403,6 +401,39 @@ def test_one_prompt_takes_one_set() -> None:
 
 
 # --- on the device that it is for
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_step_reads_a_number_or_leaves_the_device(name: str, shared: bool) -> None:
+    # Tensors on "meta" have no numbers: whoever asks for one fails, and so does whoever mixes devices.
+    from siftlm.selection.stopping import Stopping
+    from siftlm.selection.tensors.candidates import Candidates, Plan
+    from siftlm.selection.tensors.steps import Chunk
+
+    vectors, targets = torch.randn(5, 40, 20).to("meta"), torch.randn(5, 2, 20, dtype=torch.float64).to("meta")
+    vectors = vectors[0] if shared else vectors
+    mask, limits = torch.ones(5, 40, dtype=torch.bool).to("meta"), torch.arange(5).to("meta")
+    for features, cap, n in itertools.product((True, False), (None, 1, 2), (7, 25)):
+        plan = Plan(
+            method=tensors.METHODS[name],
+            n=n,
+            noise=0.01,
+            rounding=1e-7,
+            cap=cap,
+            stopping=Stopping(adaptive=0.1, until=0.1) if n < 8 else Stopping(),
+            seed=0,
+            state=torch.float64,
+            products=torch.float32,
+            normalize=True,
+            features=features,
+            gram=not features,
+        )
+        with torch.inference_mode():
+            candidates = Candidates(vectors, vectors.norm(dim=-1).double(), None, plan)
+            picks = Chunk(plan, candidates, targets, mask).run(limits if n < 8 else None)
+        assert all(tensor.device.type == "meta" for tensor in picks)
+        assert picks.indices.shape == (5, n)
 
 
 @pytest.mark.gpu

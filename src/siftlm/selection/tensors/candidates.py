@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from siftlm.extras import load
 from siftlm.selection.posterior import CANDIDATES_PER_FEATURE
 from siftlm.selection.stopping import Stopping
+from siftlm.selection.tensors.checks import widened
 from siftlm.selection.tensors.methods import Method
 
 if TYPE_CHECKING:
@@ -138,9 +139,8 @@ def _groups(vectors: Tensor, lengths: Tensor, *, normalize: bool) -> Tensor:
     wide, width = lengths.dtype, vectors.shape[-1]
     random = torch.randn(width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     random = random.to(device=vectors.device, dtype=wide)
-    flat = vectors.reshape(-1, width)
-    rows = max(1, (1 << 23) // width)
-    sketch = torch.cat([block.to(wide) @ random for block in flat.split(rows)]).reshape(lengths.shape).abs()
+    blocks = widened(vectors.reshape(-1, width), wide)
+    sketch = torch.cat([block @ random for block in blocks]).reshape(lengths.shape).abs()
     if normalize:
         sketch, lengths = sketch / lengths, torch.ones_like(lengths)
     ordered, order = sketch.sort(1)

@@ -5,6 +5,7 @@ Each check waits for the device at most once, and only here does anything wait.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from siftlm.errors import InvalidInput
@@ -57,13 +58,18 @@ def inputs(queries: Tensor, candidates: Tensor, mask: Tensor | None) -> None:
             raise InvalidInput(f"queries are on {queries.device} and {name} on {other.device}; bring them to one")
 
 
+def widened(vectors: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """The vectors in this dtype, some at a time: on a processor so few that they stay in its cache."""
+    numbers = 1 << (16 if vectors.device.type == "cpu" else 26)
+    for block in vectors.split(max(1, numbers // vectors[0].numel())):
+        yield block.to(dtype)
+
+
 def lengths(name: str, vectors: Tensor, mask: Tensor | None, dtype: torch.dtype, *, zero_ok: bool) -> Tensor:
     """(…) length of each vector. Those that the mask allows must be finite and (unless ok) not zero."""
     if not len(vectors):
         return torch.zeros(vectors.shape[:-1], dtype=dtype, device=vectors.device)
-    # In blocks, because a processor converts before it adds.
-    rows = max(1, (1 << 23) // vectors[0].numel())
-    norms = torch.cat([torch.linalg.vector_norm(block, dim=-1, dtype=dtype) for block in vectors.split(rows)])
+    norms = torch.cat([torch.linalg.vector_norm(wide, dim=-1) for wide in widened(vectors, dtype)])
     good = norms.square().isfinite()
     if not zero_ok:
         good &= norms > 0

@@ -24,7 +24,7 @@ else:
     torch = load("torch", "torch")
 
 # What a chunk of prompts may hold on a processor: about a cache's worth (benchmarks/tensors.py).
-CPU_BYTES = 32 << 20
+CPU_BYTES = 64 << 20
 # All products at once are a matrix product; a row at a time they are a pass over memory, and much slower.
 GRAM_PER_PICK = 4
 GRAM_CANDIDATES = 8192
