@@ -21,9 +21,7 @@ from siftlm.cli.example import DATA, PICKS, fingerprint
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="name or folder")
     model_name = parser.parse_args().model
 

@@ -44,9 +44,7 @@ def test_the_figures_are_those_of_the_library(comparisons):
             assert picked.texts == tuple(it.texts[index] for index in chosen.indices)
             assert picked.found == len(facts)
             assert set(picked.missing) == it.asked - facts
-            np.testing.assert_allclose(
-                picked.uncertainty, chosen.uncertainty / chosen.uncertainty[0], atol=1e-6
-            )
+            np.testing.assert_allclose(picked.uncertainty, chosen.uncertainty / chosen.uncertainty[0], atol=1e-6)
 
 
 def test_sift_finds_more_facts_than_nearest_neighbours(comparisons):
@@ -90,9 +88,7 @@ def test_lines_keep_the_width(comparisons, width, unicode):
         lines = demo._example(comparison, terminal, min(width, demo.WIDEST))
         assert max(map(width_of, lines)) <= width
         assert unicode or all(line.isascii() for line in lines)
-        side_by_side = any(
-            "nearest neighbour" in line and line.rstrip().endswith("SIFT") for line in lines[:9]
-        )
+        side_by_side = any("nearest neighbour" in line and line.rstrip().endswith("SIFT") for line in lines[:9])
         assert side_by_side == (width >= demo.SIDE_BY_SIDE)
 
 

@@ -65,9 +65,7 @@ def test_the_width_of_a_pipe():
     assert Terminal.of(Screen(screen=False), {"COLUMNS": "3"}).width == 20
 
 
-@pytest.mark.parametrize(
-    ("encoding", "fine"), [("utf-8", True), ("ascii", False), ("cp437", False), (None, False)]
-)
+@pytest.mark.parametrize(("encoding", "fine"), [("utf-8", True), ("ascii", False), ("cp437", False), (None, False)])
 def test_unicode_only_where_the_encoding_has_it(encoding, fine):
     assert Terminal.of(Screen(encoding), {}).unicode is fine
 
@@ -130,9 +128,7 @@ def test_a_chart(width, unicode):
     assert text.count("○" if unicode else "o") >= 3
     assert unicode or text.isascii()
     # who ends lower stands lower
-    at = {
-        name: next(row for row, line in enumerate(lines) if name in line) for name in ("falling", "staying")
-    }
+    at = {name: next(row for row, line in enumerate(lines) if name in line) for name in ("falling", "staying")}
     assert at["falling"] > at["staying"]
 
 

@@ -48,9 +48,7 @@ def test_the_table_of_an_explained_selection_has_columns_for_it(folder, siftlm):
     _, out, _ = siftlm(*BASE, "-n", "3", "--explain")
     assert "relevance overlap" in out
     assert "target" not in out
-    siftlm_out = siftlm(
-        "select", "--candidates", "vectors.npy", "--query", "prompts.npy", "-n", "9", "--explain"
-    )[1]
+    siftlm_out = siftlm("select", "--candidates", "vectors.npy", "--query", "prompts.npy", "-n", "9", "--explain")[1]
     assert "target" in siftlm_out
 
 
@@ -161,9 +159,7 @@ def test_files_become_settings(folder, siftlm):
     Path("sources.txt").write_text("".join(f"s{row % 3}\n" for row in range(40)), encoding="utf-8")
     np.save("known.npy", np.load("vectors.npy")[:2])
     words = "--costs costs.npy --budget 30 --prior prior.txt --exclude ids.txt --sources sources.txt"
-    _, out, _ = siftlm(
-        *BASE, "-n", "6", "--json", "--known", "known.npy", "--source-cap", "2", *words.split()
-    )
+    _, out, _ = siftlm(*BASE, "-n", "6", "--json", "--known", "known.npy", "--source-cap", "2", *words.split())
     given = {
         "costs": costs, "budget": 30.0, "prior": prior, "exclude": [0, 1, 2], "source_cap": 2,
         "sources": [f"s{row % 3}" for row in range(40)], "known": np.load("vectors.npy")[:2],

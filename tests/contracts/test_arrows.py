@@ -65,8 +65,7 @@ def complaints(sources: dict[str, tuple[str, bool]]) -> list[str]:
 
 def package() -> dict[str, tuple[str, bool]]:
     return {
-        module: (path.read_text(encoding="utf-8"), path.name == "__init__.py")
-        for module, path in modules().items()
+        module: (path.read_text(encoding="utf-8"), path.name == "__init__.py") for module, path in modules().items()
     }
 
 

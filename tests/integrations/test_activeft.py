@@ -79,9 +79,7 @@ class Bare:
 # --- what it computes
 
 
-@given(
-    st.integers(0, 10**6), st.integers(2, 14), st.integers(2, 5), st.floats(0.01, 3), st.booleans(), st.data()
-)
+@given(st.integers(0, 10**6), st.integers(2, 14), st.integers(2, 5), st.floats(0.01, 3), st.booleans(), st.data())
 def test_it_is_exact_sift_over_the_nearest(seed, count, width, noise, bare, data):
     vectors, query = texts(count, width, seed), texts(1, width, seed + 1)[0]
     k = data.draw(st.integers(1, count + 3))
@@ -148,9 +146,7 @@ def test_mean_pooling_makes_one_target_of_several():
 def theirs(index, noise=0.01, cls="VTL", **settings):
     """activeft's retriever, without the worker process that it starts for every search."""
     sift, torch = library("activeft.sift"), library("torch")
-    acquisition = getattr(sift, cls)(
-        target=torch.Tensor(), num_workers=0, subsample=False, noise_std=np.sqrt(noise)
-    )
+    acquisition = getattr(sift, cls)(target=torch.Tensor(), num_workers=0, subsample=False, noise_std=np.sqrt(noise))
     return sift.Retriever(index, acquisition, **settings)
 
 
@@ -308,9 +304,7 @@ def between():
     rows = np.concatenate([np.tile(axes[0], (5, 1)), np.tile(axes[1], (5, 1)), middle]) + 0.05 * rng.normal(
         size=(40, 16)
     )
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), axes[:2].astype(
-        np.float32
-    )
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), axes[:2].astype(np.float32)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -392,9 +386,7 @@ def test_global_settings_stay_as_they_are():
 @pytest.mark.parametrize("make", [np.asarray, Bare, flat])
 def test_no_text_is_a_candidate_twice(k, make):
     vectors, query = texts(20, 8), texts(1, 8, 1)
-    vectors[:15] = np.eye(8, dtype=np.float32)[
-        np.arange(15) % 7
-    ]  # many are orthogonal to a query along the last
+    vectors[:15] = np.eye(8, dtype=np.float32)[np.arange(15) % 7]  # many are orthogonal to a query along the last
     query[:, :7] = 0
     found = Retriever(make(vectors), only_faiss=True).search(query, min(k, 20), k)
     assert len(set(found.indices.tolist())) == min(k, 20)
@@ -402,9 +394,7 @@ def test_no_text_is_a_candidate_twice(k, make):
 
 def test_asking_for_more_than_there_is():
     vectors = texts(20, 8)
-    with pytest.raises(
-        InvalidInput, match=r"N=12 is more than the 10 candidates of query 0 \(K=10, 20 in the index"
-    ):
+    with pytest.raises(InvalidInput, match=r"N=12 is more than the 10 candidates of query 0 \(K=10, 20 in the index"):
         Retriever(vectors).search(texts(1, 8, 1), 12, 10)
     with pytest.raises(InvalidInput, match="N=21 is more than the 20 candidates"):
         Retriever(vectors).search(texts(1, 8, 1), 21)
@@ -468,9 +458,7 @@ def test_a_large_batch_is_fetched_in_parts(monkeypatch):
     in_parts = Retriever(Bare(texts(50, 8))).batch_search(queries, 4, 10)
     np.testing.assert_array_equal(whole.indices, in_parts.indices)
     monkeypatch.setattr(ours, "FETCH_NUMBERS", 1)  # less than one query needs: one at a time
-    np.testing.assert_array_equal(
-        whole.indices, Retriever(Bare(texts(50, 8))).batch_search(queries, 4, 10).indices
-    )
+    np.testing.assert_array_equal(whole.indices, Retriever(Bare(texts(50, 8))).batch_search(queries, 4, 10).indices)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -481,9 +469,7 @@ def test_an_array_is_an_index(dtype):
     np.testing.assert_array_equal(found.embeddings, vectors.astype(np.float32)[found.indices])
 
 
-@pytest.mark.parametrize(
-    "factory", ["Flat", "HNSW16", "IVF1,Flat", "IDMap,Flat", "IDMap2,Flat", "IDMap,IVF1,Flat"]
-)
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF1,Flat", "IDMap,Flat", "IDMap2,Flat", "IDMap,IVF1,Flat"])
 @pytest.mark.parametrize("k", [None, 30])
 def test_any_faiss_index(factory, k):
     faiss, vectors, queries = library("faiss"), texts(120, 8), texts(3, 8, 1)
@@ -578,9 +564,7 @@ def test_a_method_by_its_name():
 
 def test_acquisition_functions_that_cannot_be_mapped():
     vectors = texts(50, 8)
-    with pytest.raises(
-        UnknownName, match=r"unknown acquisition function 'EIG'.*Known: CTL, CosineSimilarity"
-    ):
+    with pytest.raises(UnknownName, match=r"unknown acquisition function 'EIG'.*Known: CTL, CosineSimilarity"):
         Retriever(vectors, like_activeft("EIG"))
     with pytest.raises(UnknownName, match="unknown method 'shift'; did you mean 'sift'"):
         Retriever(vectors, "shift")

@@ -22,9 +22,7 @@ def corpora(draw: Any) -> tuple[np.ndarray, np.ndarray]:
     width, size = draw(st.integers(1, 6)), draw(st.integers(1, 24))
     centres = generator.standard_normal((draw(st.integers(1, 4)), width))
     vectors = centres[generator.integers(len(centres), size=size)]
-    vectors = vectors + draw(st.sampled_from([0.0, 1e-4, 0.1, 0.5, 2.0])) * generator.standard_normal(
-        (size, width)
-    )
+    vectors = vectors + draw(st.sampled_from([0.0, 1e-4, 0.1, 0.5, 2.0])) * generator.standard_normal((size, width))
     vectors *= generator.choice([-1, 1], size=(size, 1), p=[0.4, 0.6])
     copies = generator.integers(size, size=draw(st.integers(0, 4)))
     vectors = np.concatenate([vectors, vectors[copies]])
@@ -61,9 +59,7 @@ def test_a_certified_pick_is_that_of_the_whole_corpus(corpus, noise, k, certify,
     vectors, query = corpus
     vectors = vectors.astype(dtype)
     n = min(6, len(vectors))
-    found = select_from(
-        query, NumpyIndex(vectors), n=n, noise=noise, k=k, certify=certify, replacement=replacement
-    )
+    found = select_from(query, NumpyIndex(vectors), n=n, noise=noise, k=k, certify=certify, replacement=replacement)
     cap = {None: np.inf, False: 1, 2: 2}[replacement]
     # The index's vectors are taken as they are, so the whole corpus is too; the query is normalised.
     query = query / np.linalg.norm(query, axis=1, keepdims=True)
@@ -116,9 +112,7 @@ def test_the_bound_holds_for_any_hidden_vector(corpus, noise, n, shortest, seed)
     # Eigenvectors of the very problem that the bound solves are its worst cases; add the picks and chance.
     worst = np.linalg.eig(np.linalg.solve(posterior + noise * np.eye(width), residual.T @ residual))[1].real.T
     hidden = np.concatenate([worst, residual, vectors, generator.standard_normal((20, width))])
-    blends = (
-        hidden[generator.integers(len(hidden), size=20)] + hidden[generator.integers(len(hidden), size=20)]
-    )
+    blends = hidden[generator.integers(len(hidden), size=20)] + hidden[generator.integers(len(hidden), size=20)]
     hidden = np.concatenate([hidden, blends])
     length = np.linalg.norm(hidden, axis=1)
     hidden = hidden[length > 1e-9] / length[length > 1e-9, None]

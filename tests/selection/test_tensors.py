@@ -121,6 +121,66 @@ def test_float32_is_enough_to_do_its_work_in() -> None:
     assert narrow.indices.tolist() == wide.indices.tolist()
 
 
+@pytest.mark.parametrize("form", ["rows", "features"])
+def test_a_variance_below_zero_is_rounding(form: str) -> None:
+    # A noise far below what float32 resolves, on purpose: rounding takes variances of repeats below it.
+    queries, few = torch.tensor(draw(8, 16, seed=1)).float(), torch.tensor(draw(30, 16)).float()
+    candidates = few.repeat(10, 1) + 1e-4 * torch.tensor(draw(300, 16, seed=2)).float()
+    found = tensors.select_many(queries, candidates, 40, noise=1e-8, precision=torch.float32, form=form)
+    assert (found.gains >= 0).all()
+    assert (found.gains[:, 0] <= 1.001).all()
+    assert torch.isfinite(found.gains).all()
+
+
+def test_equal_and_opposite_vectors_are_one_group() -> None:
+    from siftlm.selection.tensors.candidates import Ties, _groups
+
+    few = torch.tensor(draw(40, 64)).float()
+    vectors = torch.cat([few, -few, 3 * few])[None]
+    scaled = _groups(vectors, vectors.double().norm(dim=-1), normalize=True)[0]
+    assert len(scaled.unique()) == 40
+    assert torch.equal(scaled[:40], scaled[40:80])
+    assert torch.equal(scaled[:40], scaled[80:])
+    plain = _groups(vectors, vectors.double().norm(dim=-1), normalize=False)[0]
+    assert len(plain.unique()) == 80
+    assert torch.equal(plain[:40], plain[40:80])
+
+    # Within plain rounding anything ties; within magnified rounding only the same vector does.
+    ties = Ties(1e-9, torch.tensor([[1e-3]]), torch.tensor([[7, 8, 8, 9]]))
+    scores = torch.tensor([[0.9995, 0.9994, 1.0, 1 - 1e-12]], dtype=torch.float64)
+    assert ties.equals(scores, scores.amax(1, keepdim=True), torch.tensor([[2]])).tolist() == [
+        [False, True, True, True]
+    ]
+    ties = Ties(1e-9)
+    assert ties.equals(scores, scores.amax(1, keepdim=True), torch.tensor([[2]])).tolist() == [
+        [False, False, True, True]
+    ]
+
+
+@pytest.mark.parametrize(("word", "wide"), [("highest", False), ("high", True), ("medium", True)])
+def test_careless_products_are_not_relied_on(word: str, wide: bool) -> None:
+    from siftlm.selection.tensors.checks import product_dtype
+
+    torch.set_float32_matmul_precision(word)
+    try:
+        found = product_dtype(torch.float32, torch.ones(3), None, 0.01, normalize=True, wanted=None)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert found == (torch.float64 if wide else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("scale", "noise", "wide"), [(1, 1e-3, False), (1, 9e-4, True), (3, 5e-3, True), (3, 0.01, False)]
+)
+def test_a_small_noise_takes_wide_products(scale: float, noise: float, wide: bool) -> None:
+    from siftlm.selection.tensors.checks import product_dtype
+
+    lengths, mask = torch.full((4,), float(scale)), torch.tensor([True, True, True, False])
+    lengths[3] = torch.nan
+    found = product_dtype(torch.float16, lengths, mask, noise, normalize=scale == 1, wanted=None)
+    assert found == (torch.float64 if wide else torch.float32)
+
+
 # --- batches, chunks, forms
 
 

@@ -5,10 +5,10 @@ from siftlm.selection.diagnose import Spread, spread
 from siftlm.selection.front import select
 from siftlm.selection.indexes import FaissIndex, Index, NumpyIndex
 from siftlm.selection.many import select_many
+from siftlm.selection.pairs import Gram
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Method, Steps, method, methods
 from siftlm.selection.residual import select_from
-from siftlm.selection.space import Gram
 
 __all__ = [
     "FaissIndex",

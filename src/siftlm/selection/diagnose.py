@@ -22,7 +22,7 @@ import numpy.typing as npt
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
-from siftlm.selection.space import space_of
+from siftlm.selection.spaces import space_of
 from siftlm.types import FloatArray, IntArray
 
 Rows = Callable[[IntArray], checks.RealArray]

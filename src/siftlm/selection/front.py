@@ -11,10 +11,12 @@ import numpy.typing as npt
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.selection import checks, greedy
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
+from siftlm.selection.pairs import Gram, GramSpace
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Method, MethodFunction, find
 from siftlm.selection.rules import Rules
-from siftlm.selection.space import Gram, GramSpace, Space, space_of, unit_rows
+from siftlm.selection.space import Space, unit_rows
+from siftlm.selection.spaces import space_of
 from siftlm.selection.stopping import Stopping
 from siftlm.selection.ties import ties_of
 from siftlm.types import BoolArray, FloatArray, Selection
@@ -52,7 +54,7 @@ def select(
         query: (d,) the prompt's embedding, or (m, d) for several; ``None`` for methods that need no prompt.
         candidates: (K, d) embeddings, float16, float32 or float64; never changed, never split. Or a
             `Gram`, if the kernel's values are known already; the query is then k(x*, x), (K,) or (m, K).
-        n: how many to pick. Left out: 50, or all if there are fewer.
+        n: how many to pick. Left out: 50, or all if there are fewer; with a budget, whatever it buys.
         method: a name (``siftlm.methods()`` lists them) or a function declared with ``siftlm.selection.method``.
         noise: λ > 0. What is sensible depends on the spread of the kernel: ask ``siftlm.spread(candidates)``.
         kernel: what similar means; the inner product unless given. See ``siftlm.kernels``.

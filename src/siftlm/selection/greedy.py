@@ -70,8 +70,8 @@ def run(problem: Problem, steps: Steps, n: int, stopping: Stopping, known: Seque
 
 
 def _first_uncertainty(problem: Problem) -> float:
-    gram = problem.space.target_gram()
-    return float(np.trace(gram)) / len(gram) if len(gram) else float("nan")
+    targets = problem.space.targets
+    return problem.space.target_trace() / targets if targets else float("nan")
 
 
 def _positive(variance: float) -> float:

@@ -13,7 +13,8 @@ from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.batch import Batch, sift_separate, sift_shared
 from siftlm.selection.front import how_many, select
-from siftlm.selection.space import FeatureSpace, Gram
+from siftlm.selection.pairs import Gram
+from siftlm.selection.space import FeatureSpace
 from siftlm.types import FloatArray, Selection
 
 # What the shared engine understands; any other setting is worked off prompt by prompt.
