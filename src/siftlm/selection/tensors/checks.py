@@ -110,21 +110,19 @@ def product_dtype(
     wanted: torch.dtype | None,
 ) -> torch.dtype:
     """Of inner products: float32 for anything narrower than float64, unless that would blur a decision."""
-    mps = norms.device.type == "mps"
-    if wanted is not None or (given == torch.float64 and not mps):
-        return wanted or given
+    narrow = norms.dtype == torch.float32  # of the state too: somebody asked for it, or the device has nothing else
+    if not narrow and torch.float64 in (given, wanted):
+        return torch.float64
     blurred = noise < FLOAT32_NOISE
     if not normalize:
         squared = norms.square() if mask is None else torch.where(mask, norms, torch.nan).square()
         blurred = bool((squared.nanmean(-1) * FLOAT32_NOISE > noise).any())
-    if not mps:
-        return torch.float64 if blurred or _careless() else torch.float32
-    if blurred:
+    if narrow and blurred:
         raise InvalidInput(
-            f"noise={noise:g} is below {FLOAT32_NOISE:g} of the kernel's size, which takes float64, and MPS "
-            "has none: raise it, or move the tensors to the CPU"
+            f"noise={noise:g} is below {FLOAT32_NOISE:g} of the kernel's size, which takes float64: raise it, leave "
+            "out precision=torch.float32, or move the tensors off MPS, which has no float64"
         )
-    return torch.float32
+    return torch.float32 if narrow or not (blurred or _careless()) else torch.float64
 
 
 def _careless() -> bool:

@@ -168,7 +168,9 @@ def select_many(
             sound[part] = _record(found, part, chunk.run(None if limits is None else limits[part]))
         if not bool(sound.all()):
             prompt = int((~sound).nonzero()[0])
-            raise InvalidInput(f"prompt {prompt}: a gain is not a finite number; are its vectors huge?")
+            raise InvalidInput(
+                f"prompt {prompt}: a gain is not a finite number; its vectors are huge, or huge beside noise"
+            )
     return found
 
 
