@@ -17,7 +17,7 @@ else:
 class Look(NamedTuple):
     """The picks as seen just before they are picked."""
 
-    index: Tensor
+    picked: Tensor
     """(b,)"""
     cross: Tensor
     """(b, m) k_n(x*, x)"""
@@ -50,10 +50,10 @@ class Posterior:
 
     def observe(self, look: Look) -> None:
         """Condition on it: one new row over all candidates."""
-        row = self._candidates.row(look.index)
+        row = self._candidates.row(look.picked)
         past, new = self._rows[:, : self._made], self._rows[:, self._made]
         if self._made:
-            own = past.gather(2, look.index[:, None, None].expand(-1, self._made, 1)).mT
+            own = past.gather(2, look.picked[:, None, None].expand(-1, self._made, 1)).mT
             row = torch.baddbmm(row[:, None], own, past, alpha=-1)[:, 0]
         torch.mul(row, look.noisy.rsqrt()[:, None], out=new)
         self._made += 1

@@ -148,7 +148,7 @@ class Chunk:
 
     def _observe(self, look: Look) -> None:
         """Note the picks and condition on them."""
-        plan, index = self._plan, look.index
+        plan, index = self._plan, look.picked
         if self._blocked is not None and plan.cap == 1:
             self._blocked.scatter_(1, index[:, None], value=True)
         elif self._blocked is not None and self._uses is not None:
