@@ -89,6 +89,7 @@ def one_query(size: int, rounds: int) -> dict[str, Any]:
     vectors, query = texts(size), prompts(1)[0]
     jobs: dict[str, Callable[[], object]] = {"siftlm": lambda: siftlm.select(query, vectors, N, noise=NOISE)}
     jobs |= pyversity_jobs(vectors, query)
+    jobs[f"{N} scans"] = lambda: [vectors @ query for _ in range(N)]
     result = side_by_side(jobs, 10 * rounds)
     if peer := activeft_job(vectors, query[None], size):
         result |= side_by_side({"siftlm ": jobs["siftlm"], "activeft": peer}, rounds)
@@ -113,7 +114,10 @@ def many_queries(rounds: int, count: int = 32, k: int = 200) -> dict[str, Any]:
         ],
     }
     result = side_by_side(jobs, 3 * rounds)
-    shared = memory[:k]
+    own, shared = preselect(), memory[:k]
+    result |= side_by_side(
+        {"siftlm, without the search": lambda: siftlm.select_many(queries, own, N, noise=NOISE)}, 3 * rounds
+    )
     result |= side_by_side({"siftlm, shared": lambda: siftlm.select_many(queries, shared, N, noise=NOISE)}, 3 * rounds)
     if peer := activeft_job(memory, queries, k):
         result |= side_by_side({"activeft": peer}, max(2, rounds // 3))

@@ -54,6 +54,10 @@ def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool
     return array
 
 
+# Squared lengths up to here raise none of the questions that `squared_norms` asks.
+SAFE = 1e30
+
+
 def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
     """Squared length of each row (rows,), float64.
 
@@ -65,6 +69,8 @@ def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
             squared = np.concatenate([_squares(block.astype(np.float32)) for block in blocks(array)])
         else:
             squared = _squares(array)
+        if squared.size and float(squared.min()) >= 1e-30 and float(squared.max()) <= SAFE:
+            return squared  # as nearly always; a NaN would have failed the comparison
         suspicious = ~np.isfinite(squared) | (squared < 1e-30)
         if suspicious.any():
             # Either really bad, or too long or short to be squared in its own precision.

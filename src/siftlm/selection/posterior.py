@@ -171,7 +171,7 @@ class RowPosterior(_Common):
         self._last = NOBODY
         product = self._space.row(index)
         if self._count:
-            np.dot(past[:, index], past, out=self._scratch)
+            past[:, index].dot(past, out=self._scratch)
             np.subtract(product, self._scratch, out=row)
         else:
             row[:] = product

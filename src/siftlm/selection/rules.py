@@ -68,8 +68,10 @@ class Rules:
         if top in (np.inf, -np.inf) or (best == 0 and self._names is None):
             return best
         # Most often nobody before the best comes near it, and nothing else needs to be asked.
-        if self._names is None and not (scores[:best] >= top - self._ties.loose * abs(top)).any():
-            return best
+        if self._names is None:
+            near = scores[:best] >= top - self._ties.loose * abs(top)
+            if not near[near.argmax()]:
+                return best
         equal = self._ties.equals(scores, best)
         for weight in (self._prior, self._costs):
             if weight is not None:  # equal texts with different weights are not equal
