@@ -50,7 +50,8 @@ def side_by_side(jobs: dict[str, Callable[[], object]], rounds: int) -> dict[str
     """Median and quartiles of each job in seconds. The jobs take turns, so that a slow minute hits all of them."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for job in jobs.values():
-        job()  # caches, lazy imports, thread pools
+        for _ in range(3):
+            job()  # caches, lazy imports, thread pools
     for _ in range(rounds):
         for name, job in jobs.items():
             start = time.perf_counter()

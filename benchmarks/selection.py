@@ -90,7 +90,7 @@ def one_query(size: int, rounds: int) -> dict[str, Any]:
     jobs: dict[str, Callable[[], object]] = {"siftlm": lambda: siftlm.select(query, vectors, N, noise=NOISE)}
     jobs |= pyversity_jobs(vectors, query)
     jobs[f"{N} scans"] = lambda: [vectors @ query for _ in range(N)]
-    result = side_by_side(jobs, 10 * rounds)
+    result = side_by_side(jobs, (50 if size <= 1000 else 10) * rounds)
     if peer := activeft_job(vectors, query[None], size):
         result |= side_by_side({"siftlm ": jobs["siftlm"], "activeft": peer}, rounds)
         del result["siftlm "]
