@@ -103,6 +103,9 @@ def run_console(example: Example) -> str | None:
     return None
 
 
+# The torch twin imports torch at its top, because nobody imports it who doesn't want torch.
+collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["src/siftlm/selection/tensors/*"]
+
 pytest_collect_file = Sybil(
     parsers=[
         PythonCodeBlockParser(doctest_optionflags=FLAGS),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from siftlm.selection.checks import RealArray
-from siftlm.selection.posterior import CANDIDATES_PER_FEATURE
+from siftlm.selection.posterior import CANDIDATES_PER_FEATURE, check_noise
 from siftlm.selection.space import FeatureSpace
 from siftlm.selection.ties import Ties, ties_of
 from siftlm.types import FloatArray, IntArray
@@ -33,6 +33,7 @@ class Batch:
 
 def sift_shared(space: FeatureSpace, n: int, noise: float) -> Batch:
     """One set of candidates for all prompts; the space's targets are the prompts, one each."""
+    check_noise(space, noise)
     prompts, size = space.targets, space.size
     cross, diagonal = space.cross(), space.diagonal()
     space.expect(prompts * n)
@@ -51,6 +52,7 @@ def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float) -> Batch
 
     size = spaces[0].size
     for space in spaces:
+        check_noise(space, noise)
         space.expect(n)
     cross = np.concatenate([space.cross() for space in spaces])
     diagonal = np.stack([space.diagonal() for space in spaces])

@@ -56,7 +56,8 @@ def select(
             `Gram`, if the kernel's values are known already; the query is then k(x*, x), (K,) or (m, K).
         n: how many to pick. Left out: 50, or all if there are fewer; with a budget, whatever it buys.
         method: a name (``siftlm.methods()`` lists them) or a function declared with ``siftlm.selection.method``.
-        noise: λ > 0. What is sensible depends on the spread of the kernel: ask ``siftlm.spread(candidates)``.
+        noise: λ > 0, and at least 1e-12 of the largest k(x, x). What is sensible depends on the spread of the
+            kernel: ask ``siftlm.spread(candidates)``.
         kernel: what similar means; the inner product unless given. See ``siftlm.kernels``.
         normalize: bring all vectors to unit length first, so that the inner product is the cosine.
         replacement: may a candidate be picked again? ``True``, ``False`` or at most so many times in all. Left

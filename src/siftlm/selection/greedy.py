@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from siftlm.selection.belief import Belief
+from siftlm.selection.posterior import smallest_noise
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps
 from siftlm.selection.rules import NOTHING
@@ -34,7 +35,7 @@ def run(problem: Problem, steps: Steps, n: int, stopping: Stopping, known: Seque
     gains = next(steps)
     made = problem.posterior_in_use
     # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare.
-    belief = made or Belief(problem.space, problem.noise)
+    belief = made or Belief(problem.space, max(problem.noise, smallest_noise(problem.space)))
     first = _first_uncertainty(problem)
     for index in known:
         first -= belief.look(index).drop

@@ -25,6 +25,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from siftlm.errors import InvalidInput
 from siftlm.selection.checks import RealArray
 from siftlm.selection.space import FeatureSpace, Space
 from siftlm.types import FloatArray, IntArray
@@ -48,6 +49,20 @@ class Look(NamedTuple):
     """k_n(x, x) + λ"""
     drop: float
     """by how much picking it lowers the mean variance of the targets; NaN without targets"""
+
+
+def smallest_noise(space: Space) -> float:
+    """Below so much, float64 cannot tell what is left of a text after it was picked from nothing at all."""
+    return 1e-12 * float(space.diagonal().max())
+
+
+def check_noise(space: Space, noise: float) -> None:
+    """Refuse a λ whose answers would be made of rounding."""
+    least = smallest_noise(space)
+    if noise < least:
+        raise InvalidInput(
+            f"noise={noise:g} drowns in rounding beside a k(x, x) of {1e12 * least:.3g}; use at least {least:.2g}"
+        )
 
 
 # No candidate has been looked at since the last pick; who looks usually picks next, so one look is kept.
@@ -93,6 +108,7 @@ class _Common:
     """The part that both forms share: the arrays over candidates and their update by one row."""
 
     def __init__(self, space: Space, noise: float, cross: RealArray) -> None:
+        check_noise(space, noise)
         self.noise = noise
         self.cross = cross
         self.noisy = space.diagonal() + noise

@@ -8,7 +8,7 @@ import numpy as np
 
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.selection.belief import Belief
-from siftlm.selection.posterior import Posterior, posterior_of
+from siftlm.selection.posterior import Posterior, check_noise, posterior_of
 from siftlm.selection.rules import Rules
 from siftlm.selection.space import FeatureSpace, Space
 from siftlm.types import FloatArray
@@ -44,6 +44,7 @@ class Problem:
 
     def belief(self) -> Belief:
         """The targets' posterior alone, for methods that look at few candidates."""
+        check_noise(self.space, self.noise)
         made = Belief(self.space, self.noise)
         self.posterior_in_use = made
         return made
