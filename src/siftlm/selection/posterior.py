@@ -36,7 +36,7 @@ CANDIDATES_PER_FEATURE = 6
 # P is recomputed from the picks themselves this often, before its rounding errors can add up.
 REFRESH_EVERY = 2048
 # Candidates are updated so many at a time: a block's numbers stay in the processor's cache from scan to update.
-BLOCK = 16384
+BLOCK = 4096
 EVERYTHING = slice(None)
 
 
@@ -123,6 +123,7 @@ class _Common:
         self._gain = np.empty(len(self.noisy))
         self._gain_row = self._gain[None, :]
         self._scratch = np.empty(len(self.noisy))
+        self._energy: FloatArray | None = None  # Σ_m cross², where there are several targets and somebody asks
 
     @property
     def variance(self) -> FloatArray:
@@ -144,10 +145,19 @@ class _Common:
             np.multiply(cross, cross, out=self._gain_row)
             gain /= self.noisy
         else:
-            np.einsum("mk,mk->k", cross, cross, out=gain)
-            gain /= self.noisy
+            if self._energy is None:
+                self._energy = np.empty(len(gain))
+                for start in range(0, len(gain), BLOCK):
+                    self._add_up(slice(start, start + BLOCK))
+            np.divide(self._energy, self.noisy, out=gain)
             gain *= 1 / max(1, len(cross))
         return gain
+
+    def _add_up(self, block: slice) -> None:
+        """Σ_m k_n(x*_m, x)² of the block, asked for while its numbers are still in the cache."""
+        if self._energy is not None:
+            part = self.cross[:, block]
+            self._energy[block] = np.einsum("mk,mk->k", part, part)
 
     def _update(self, row: RealArray, look: Look, block: slice = EVERYTHING) -> None:
         """``row`` is k_n(x_i, x) / sqrt(k_n(x_i, x_i) + λ) for the candidates of the block."""
@@ -159,6 +169,7 @@ class _Common:
             cross -= scratch
         elif len(cross):
             cross -= np.outer((look.cross / root).astype(cross.dtype), row.astype(cross.dtype, copy=False))
+            self._add_up(block)
         np.multiply(row, row, out=scratch)
         noisy -= scratch
         if self._fragile:
@@ -339,6 +350,7 @@ class FeaturePosterior(_Common):
             for start in range(0, space.size, BLOCK):
                 block = slice(start, start + BLOCK)
                 self.cross[:, block] = space.scan(self._residual.T, block).T
+                self._add_up(block)
 
 
 def posterior_of(space: Space, noise: float, expected: int, *, trace_only: bool = False) -> Posterior:

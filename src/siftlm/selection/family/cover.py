@@ -26,7 +26,9 @@ def cover(problem: Problem, *, balance: float = 0.5, gamma: float = 0.5) -> Step
     if gamma == 0:
         raise InvalidInput("gamma must be > 0: with 0 nothing is worth covering")
     size = problem.candidates
-    pairs = np.maximum(problem.pairs("cover"), 0)
+    pairs = problem.pairs("cover")
+    # A small gamma makes much of little: a cosine that is zero but for rounding must not count as cover.
+    pairs[pairs < 8 * problem.space.rounding] = 0.0
     relevant = balance * problem.relevance()
     covered = np.zeros(size)
     while True:
