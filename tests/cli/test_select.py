@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +245,51 @@ def test_spread_reports(folder, siftlm):
     words = ("spread", "--candidates", "vectors.npy", "--query", "prompts.npy", "-n", "5")
     assert siftlm(*words)[1] == f"{report}\n"
     assert json.loads(siftlm(*words, "--json")[1]) == json.loads(json.dumps(report.to_dict()))
+
+
+@pytest.fixture
+def pipe(folder):
+    """The name of a FIFO, and a function that returns what was written to it."""
+    os.mkfifo("pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append(Path("pipe").read_bytes()), daemon=True)
+    reader.start()
+
+    def read():
+        reader.join(timeout=20)
+        return got[0]
+
+    return "pipe", read
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_pipe_is_written_to_and_stays_one(siftlm, pipe, linked):
+    name, read = pipe
+    if linked:
+        Path("link").symlink_to(name)
+        name = "link"
+    status, out, err = siftlm(*BASE, "-n", "5", "--json", "--out", name)
+    assert (status, out, err) == (0, "", "")
+    assert json.loads(read())["indices"] == expected()["indices"]
+    assert stat.S_ISFIFO(os.stat("pipe").st_mode)
+    assert Path("link").is_symlink() == linked
+    assert not list(Path.cwd().glob(".*"))
+
+
+def test_a_figure_goes_into_a_pipe_too(folder, pipe):
+    name, read = pipe
+    with files.replacing(name) as new:
+        assert new.suffix == Path(name).suffix
+        new.write_bytes(b"drawn")
+    assert read() == b"drawn"
+    assert stat.S_ISFIFO(os.stat(name).st_mode)
+
+
+def test_after_an_error_nothing_goes_into_a_pipe(folder):
+    os.mkfifo("pipe")  # opening it would wait for a reader
+    with pytest.raises(ZeroDivisionError), files.replacing("pipe") as new:
+        new.write_text(str(1 // 0), encoding="utf-8")
+    assert stat.S_ISFIFO(os.stat("pipe").st_mode)
 
 
 # --- figure

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -27,13 +29,14 @@ def vectors(given: str) -> npt.NDArray[Any]:
     """The array in ``file.npy``, ``file.npz``, ``file.npz:key`` or ``file.jsonl``."""
     path, key = _split_key(given)
     suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return _npy(path)
-    if suffix == ".npz":
-        return _npz(path, key)
     if suffix in LINES:
         return _embedded_lines(path)
-    raise InvalidInput(f"{path}: vectors are read from .npy, .npz (file.npz:key) or .jsonl")
+    if suffix not in (".npy", ".npz"):
+        raise InvalidInput(f"{path}: vectors are read from .npy, .npz (file.npz:key) or .jsonl")
+    found = _npy(path) if suffix == ".npy" else _npz(path, key)
+    if found.ndim == 0:
+        raise InvalidInput(f"{path}: holds a single value, not an array of them")
+    return found
 
 
 def _split_key(given: str) -> tuple[Path, str | None]:
@@ -185,7 +188,14 @@ def _as_many(path: str, found: list[str], count: int) -> list[str]:
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[Path]:
-    """A new file to write to, which replaces ``path`` at the end; after an error ``path`` is as it was."""
+    """A new file to write to, which replaces ``path`` at the end; after an error ``path`` is as it was.
+
+    What is there and no regular file (a pipe, a device) stays what it is, and gets the new file's content.
+    """
+    if _is_special(path):
+        with _into(path) as new:
+            yield new
+        return
     target = Path(os.path.realpath(path))  # a link stays a link
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
@@ -205,6 +215,27 @@ def replacing(path: str) -> Iterator[Path]:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def _is_special(path: str) -> bool:
+    """Is there something else than a regular file? The system follows links: not all lead to a name."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:  # nothing there; or whoever writes will say what is wrong
+        return False
+
+
+@contextlib.contextmanager
+def _into(path: str) -> Iterator[Path]:
+    """A file elsewhere whose content goes into ``path`` at the end: a figure cannot be drawn into a pipe."""
+    with tempfile.TemporaryDirectory(prefix="siftlm-") as folder:
+        new = Path(folder, "new").with_suffix(Path(path).suffix)
+        yield new
+        try:
+            with new.open("rb") as source, open(path, "wb") as sink:
+                shutil.copyfileobj(source, sink)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from error
 
 
 def _umask() -> int:
