@@ -31,6 +31,8 @@ def broken_files() -> None:
     Path("text.npz").write_text("hello", encoding="utf-8")
     with zipfile.ZipFile("odd.npz", "w") as archive:
         archive.writestr("a.npy", b"hello")
+    np.save("scalar.npy", np.float64(3))
+    np.save("zeros.npy", np.zeros((3, 8)))
     np.save("words.npy", np.array(["a", "b"]))
     np.save("narrow.npy", np.ones((3, 5)))
     bad = np.load("vectors.npy")
@@ -46,6 +48,7 @@ def broken_files() -> None:
     Path("few.txt").write_text("one\n", encoding="utf-8")
     Path("number.txt").write_text("1\ntwo\n", encoding="utf-8")
     Path("untold.jsonl").write_text('{"text": 1}\n', encoding="utf-8")
+    Path("min_gain.jsonl").write_text('{"text": 1}\n', encoding="utf-8")
     Path("folder.npy").mkdir()
 
 
@@ -76,6 +79,9 @@ def broken_files() -> None:
         ("--candidates null.jsonl", "null.jsonl:2: the vector is not a list of numbers"),
         ("--candidates deep.jsonl", "deep.jsonl:2: is nested too deeply"),
         ("--candidates nothing.jsonl", "nothing.jsonl: holds no vectors"),
+        ("--candidates scalar.npy", "scalar.npy: holds a single value"),
+        ("--candidates scalar.npy --texts few.txt", "scalar.npy: holds a single value"),
+        ("--candidates zeros.npy", "drop it or pass --no-normalize"),
         ("--candidates words.npy", "candidates must hold real numbers"),
         ("--candidates nan.npy", "7"),
         ("--query narrow.npy", "width"),
@@ -91,7 +97,11 @@ def broken_files() -> None:
         ("--kernel power:0", "kernel 'power:0': "),
         ("--kernel centred:1", "takes no setting"),
         ("--noise 0", "noise"),
-        ("-n 41", "n=41 is more than the 40 candidates"),
+        ("-n 41", "n=41 is more than the 40 candidates; ask for fewer, or pass --replacement yes to allow repeats"),
+        ("--source-cap 1", "sources and --source-cap go together"),
+        ("--min-gain 2", "--min-gain must be between 0 and 1"),
+        ("--candidates at_least.npy", "at_least.npy: No such file"),
+        ("--texts ./min_gain.jsonl", "./min_gain.jsonl:1: has no 'text'"),
         ("--option balance=0.3", "method 'sift' has no setting 'balance'"),
         ("--option noise=1", "--option noise: that is no setting of a method"),
         ("--budget 3", "budget needs costs"),
@@ -108,6 +118,11 @@ def test_what_is_wrong_is_said_in_one_line(folder, siftlm, words, message):
     assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
+
+
+def test_the_seed_of_spread_is_checked(folder, siftlm):
+    status, out, err = siftlm("spread", "--candidates", "vectors.npy", "--seed", "-1")
+    assert (status, out, err) == (1, "", "siftlm: seed must be >= 0, got -1\n")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import IO, Any, NoReturn
@@ -23,6 +27,25 @@ examples:
 exit status: 0 done; 1 something in the data or on the disk is wrong; 2 the command line is wrong.
 """
 
+# What the library says to a caller in Python, as it is said on the command line.
+FLAGS = {
+    "replacement=True": "--replacement yes",
+    "normalize=False": "--no-normalize",
+    "source_cap": "--source-cap",
+    "min_gain": "--min-gain",
+    "at_least": "--at-least",
+}
+# As words of their own, not as parts of a file's name.
+PYTHON = re.compile(rf"(?<![\w./-])(?:{'|'.join(FLAGS)})(?![\w/:-]|\.\w)")
+
+
+class Closed(io.TextIOBase):
+    """In place of a stdout that was closed before we began: fine until something is to be printed."""
+
+    def write(self, _text: str) -> int:
+        """Refuse."""
+        raise OSError(errno.EBADF, "standard output is closed")
+
 
 class Parser(argparse.ArgumentParser):
     """argparse, with errors of one line and help that any terminal can show."""
@@ -39,8 +62,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"siftlm: {where}{message} (try: {self.prog} --help)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        stream: IO[str] = file or sys.stderr
-        stream.write(printable(message, stream))
+        stream: IO[str] | None = file or sys.stderr
+        if stream is not None:
+            stream.write(printable(message, stream))
 
 
 def parser() -> Parser:
@@ -64,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     siftlm ...
     0
     """
+    if sys.stdout is None:
+        with contextlib.redirect_stdout(Closed()):
+            return main(argv)
     try:
         arguments = parser().parse_args(argv)
         status: int = arguments.run(arguments)
@@ -75,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _closed_pipe()
     except SiftlmError as error:
-        return _complain(str(error))
+        return _complain(PYTHON.sub(lambda found: FLAGS[found[0]], str(error)))
     except MemoryError as error:
         return _complain(f"not enough memory: {error}" if str(error) else "not enough memory")
     except OSError as error:
@@ -86,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(message: str) -> int:
     line = " ".join(message.split())
+    if sys.stderr is None:  # print() would take stdout instead
+        return 1
     print(printable(f"siftlm: {line}", sys.stderr), file=sys.stderr)
     return 1
 

@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         found, broken = _all()
         if arguments.json:
             text = json.dumps([_record(method) for method in found], indent=2)
+            for line in broken:  # no place for it in the list
+                print(printable(line, sys.stderr), file=sys.stderr)
         else:
             text = "\n".join(_table(found, broken, terminal))
     print(printable(text, sys.stdout))
@@ -65,8 +67,8 @@ def _look_up(name: str) -> Method | str:
 
     try:
         return registry.find(name)
-    except (ImportError, AttributeError, SiftlmError) as error:
-        return f"{name}: cannot be loaded: {error}"
+    except SiftlmError as error:
+        return f"{name}: {' '.join(str(error).split())}"
 
 
 def _group(method: Method) -> str:
