@@ -572,6 +572,20 @@ def test_acquisition_functions_that_cannot_be_mapped():
         Retriever(vectors, like_activeft("VTL", noise_std=0.1), fast=True)
 
 
+@pytest.mark.parametrize("name", ["fast", "only_faiss", "also_query_opposite", "mean_pooling"])
+@pytest.mark.parametrize("value", [None, 1, "no"])
+def test_yes_or_no(name, value):
+    at_search, at_start = ({name: value}, {}) if name == "mean_pooling" else ({}, {name: value})
+    with pytest.raises(InvalidInput, match=f"{name} must be True or False"):
+        Retriever(texts(50, 8), **at_start).search(texts(1, 8, 1), 2, **at_search)
+
+
+@pytest.mark.parametrize("queries", [None, 3, np.array(None)])
+def test_queries_that_are_none(queries):
+    with pytest.raises(InvalidInput, match="queries must be an array or a list"):
+        Retriever(texts(50, 8)).batch_search(queries, 2)
+
+
 def test_neither_faiss_nor_torch_is_needed():
     script = (
         "import sys; from siftlm.integrations.activeft import Retriever; import numpy as np;"

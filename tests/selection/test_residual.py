@@ -380,3 +380,35 @@ def test_faiss_refusals(faiss, vectors, query):
 def test_faiss_is_not_imported_until_used():
     code = "import sys, siftlm.selection; siftlm.selection.FaissIndex; sys.exit('faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- what is no index
+
+
+def test_what_is_no_index_is_told_how_to_become_one(vectors, query):
+    class Raw:
+        ntotal = 400
+
+        def search(self, queries, k):
+            raise AssertionError
+
+    for plain in (vectors, vectors.tolist(), tuple(vectors)):
+        with pytest.raises(errors.InvalidInput, match=r"wrap it: NumpyIndex\(array\)"):
+            select_from(query, plain, n=2)
+    with pytest.raises(errors.InvalidInput, match=r"bare Raw; wrap it: FaissIndex\(index\)"):
+        select_from(query, Raw(), n=2)
+    for nothing in (None, "index", 3, object()):
+        with pytest.raises(errors.InvalidInput, match=r"index must have search\(queries, k\) and vectors\(ids\)"):
+            select_from(query, nothing, n=2)
+
+
+def test_a_bare_faiss_index_is_told_how_to_become_one(vectors, query):
+    faiss = pytest.importorskip("faiss")
+    with pytest.raises(errors.InvalidInput, match=r"bare IndexFlatIP; wrap it: FaissIndex\(index\)"):
+        select_from(query, flat(faiss, vectors), n=2)
+
+
+@pytest.mark.parametrize("normalize", [None, 1, "no"])
+def test_normalize_is_yes_or_no(vectors, query, normalize):
+    with pytest.raises(errors.InvalidInput, match="normalize must be True or False"):
+        select_from(query, NumpyIndex(vectors), n=2, normalize=normalize)

@@ -527,3 +527,10 @@ def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in sorted(set(NAMES) - {"random"}):
         for form in ("rows", "features"):
             tensors.select_many(queries, candidates, 20, method=name, form=form)
+
+
+@pytest.mark.parametrize("normalize", [None, 1, "no"])
+def test_normalize_is_yes_or_no(normalize: Any) -> None:
+    queries, candidates = torch.tensor(draw(2, 8)), torch.tensor(draw(20, 8))
+    with pytest.raises(InvalidInput, match="normalize must be True or False"):
+        tensors.select_many(queries, candidates, 3, normalize=normalize)

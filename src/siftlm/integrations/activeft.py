@@ -97,10 +97,11 @@ class Retriever:
     ) -> None:
         self.index = index
         self.acquisition_function = acquisition_function
-        self.also_query_opposite = also_query_opposite
-        self.only_faiss = only_faiss
+        self.also_query_opposite = checks.flag("also_query_opposite", also_query_opposite)
+        self.only_faiss = checks.flag("only_faiss", only_faiss)
         self.device = device
         self._index = Index(index)
+        fast = checks.flag("fast", fast)
         self._recipe = recipe_of(acquisition_function, one_lambda(llambda, lambda_), fast=fast)
         if fast and acquisition_function is not None:
             warnings.warn("fast is ignored, because acquisition_function is set", UserWarning, stacklevel=2)
@@ -144,7 +145,7 @@ class Retriever:
         if self.also_query_opposite and not self._index.similarity:
             raise Conflict("the index measures distances, which have no opposite: pass also_query_opposite=False")
         prompts = _prompts(queries, width)
-        if mean_pooling:
+        if checks.flag("mean_pooling", mean_pooling):
             prompts = [prompt.mean(axis=0, keepdims=True) for prompt in prompts]
         answers: list[_Answer] = []
         fetching = selecting = 0.0
@@ -213,8 +214,12 @@ def _prompts(queries: Any, width: int) -> list[Vectors]:
     """(m, d) for each query, contiguous float32."""
     if isinstance(queries, np.ndarray) and queries.dtype != object and queries.ndim not in (2, 3):
         raise InvalidInput(f"queries must be (n, d), (n, m, d) or a list, got shape {queries.shape}")
+    try:
+        each = list(queries)
+    except TypeError as error:
+        raise InvalidInput(f"queries must be an array or a list, got {type(queries).__name__}") from error
     prompts = []
-    for at, query in enumerate(queries):
+    for at, query in enumerate(each):
         name = f"query {at}"
         prompt = np.ascontiguousarray(checks.matrix(name, query, width=width), dtype=np.float32)
         checks.squared_norms(name, prompt, zero_ok=True)

@@ -8,8 +8,6 @@ gain, the pick is provably the one that a search through the whole corpus would 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
@@ -21,13 +19,12 @@ from siftlm.selection.posterior import FeaturePosterior
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps
 from siftlm.selection.rules import NOTHING, Rules
+from siftlm.selection.source import Answer, Source
 from siftlm.selection.space import FeatureSpace, unit_rows
 from siftlm.selection.stopping import Stopping
 from siftlm.selection.ties import ties_of
-from siftlm.types import BoolArray, FloatArray, IntArray, Selection
+from siftlm.types import FloatArray, IntArray, Selection
 
-# How far a vector may be from unit length where unit vectors are promised: what float16 storage does to them.
-UNIT_TOLERANCE = 1e-3
 # Beyond this many picks their spectrum costs more than it adds to the certificate.
 MOST_PICKS = 256
 # Doublings that no index survives: k as it is asked for is then beyond any int64 count of vectors.
@@ -64,8 +61,7 @@ def select_from(
             often means reading the whole index.
         normalize: bring the query to unit length first. The index's vectors are taken as they are.
         max_norm: left out, the vectors of the index are unit vectors, and one that is not is an error.
-        Otherwise
-            no vector is longer than this, and the certificate relies on no more.
+            Otherwise no vector is longer than this, and the certificate relies on no more.
         replacement: may a vector be picked again? ``True``, ``False`` or at most so many times in all. Left
             out: yes, where that tells more than anything new.
         exclude: ids that must not be picked; they need not be in the index.
@@ -87,7 +83,7 @@ def select_from(
     >>> found.indices.tolist(), found.certified.tolist()
     ([0, 2], [True, True])
     """
-    noise = checks.number("noise", noise, above=0)
+    noise, normalize = checks.number("noise", noise, above=0), checks.flag("normalize", normalize)
     stopping = Stopping(
         adaptive=None if adaptive is None else checks.number("adaptive", adaptive, above=0),
         until=None if until is None else checks.fraction("until", until),
@@ -95,7 +91,7 @@ def select_from(
         at_least=checks.count("at_least", at_least, at_least=0),
     )
     targets = unit_rows("query", checks.matrix("query", query), normalize=normalize)
-    source = _Source(
+    source = Source(
         index,
         targets.shape[1],
         max_norm=None if max_norm is None else checks.number("max_norm", max_norm, above=0),
@@ -126,90 +122,6 @@ def select_from(
         certified=np.array(steps.certified[: len(found.indices)], dtype=np.bool_),
         evidence=pool.evidence(found.indices),
     )
-
-
-class _Answer(NamedTuple):
-    """What a search for ±q_i returned."""
-
-    ids: IntArray
-    """(a,) all ids, each once"""
-    table: IntArray
-    """(2, m, k) the ids, −1 where there were fewer"""
-    scores: FloatArray
-    """(2, m, k) their products with ±q_i / |q_i|"""
-    length: FloatArray
-    """(m,) |q_i|"""
-    short: bool
-    """Did any search return fewer than k?"""
-
-
-class _Source:
-    """The index, with everything that is checked about what comes back from it."""
-
-    def __init__(self, index: Index, width: int, *, max_norm: float | None, excluded: IntArray) -> None:
-        self._index, self._width, self._excluded = index, width, excluded
-        self._unit = max_norm is None
-        self.longest = 1 + UNIT_TOLERANCE if max_norm is None else max_norm
-        self.shortest = 1 - UNIT_TOLERANCE if max_norm is None else 0.0
-        # A product of d float32 terms, in whatever order they are summed, and the rounding of the query.
-        self.rounding = (width + 8) * 2.0**-24 * self.longest
-        length = getattr(index, "__len__", None)
-        self.size: int | None = int(length()) if callable(length) else None
-        if self.size == 0:
-            raise InvalidInput("the index is empty")
-
-    @property
-    def exact(self) -> bool:
-        return getattr(self._index, "exact", False) is True
-
-    @property
-    def excluded_count(self) -> int:
-        return len(self._excluded)
-
-    def excludes(self, ids: IntArray) -> BoolArray:
-        """(len(ids),) which are excluded?"""
-        return np.isin(ids, self._excluded)
-
-    def search(self, residual: FloatArray, k: int) -> _Answer:
-        """The best k for +q and −q of every target, in one call."""
-        if self.size is not None and k >= self.size:
-            k = self.size + 1  # one more than there are: the answer is short, and so known to be complete
-        length = np.sqrt(np.einsum("ij,ij->i", residual, residual))
-        unit = residual / np.maximum(length, np.finfo(np.float64).tiny)[:, None]
-        ids, scores = self._index.search(np.concatenate([unit, -unit]).astype(np.float32), k)
-        ids, scores = np.asarray(ids), np.asarray(scores, dtype=np.float64)
-        whole = ids.ndim == 2 and len(ids) == 2 * len(unit) and ids.dtype.kind in "iu"
-        if not whole or ids.shape != scores.shape:
-            raise InvalidInput(
-                f"index.search must return whole ids and scores, both ({2 * len(unit)}, {k}); "
-                f"got {ids.dtype} {ids.shape} and {scores.shape}"
-            )
-        there = ids >= 0
-        if not np.isfinite(scores[there]).all():
-            at = tuple(np.argwhere(there & ~np.isfinite(scores))[0])
-            raise InvalidInput(f"index.search returned the score {scores[at]} for id {ids[at]}")
-        shape = (2, len(unit), ids.shape[1])
-        return _Answer(
-            ids=np.unique(ids[there]).astype(np.int64),
-            table=np.where(there, ids, -1).astype(np.int64).reshape(shape),
-            scores=np.where(there, scores, np.inf).reshape(shape),
-            length=length,
-            short=bool((there.sum(axis=1) < k).any()),
-        )
-
-    def vectors(self, ids: IntArray) -> FloatArray:
-        """(len(ids), d) float64, checked."""
-        found = checks.matrix("vectors of the index", self._index.vectors(ids), width=self._width)
-        vectors = found.astype(np.float64)
-        if len(vectors) != len(ids):
-            raise InvalidInput(f"index.vectors returned {len(vectors)} vectors for {len(ids)} ids")
-        length = np.sqrt(checks.squared_norms("vectors of the index", vectors, zero_ok=True))
-        off = np.abs(length - 1) > UNIT_TOLERANCE if self._unit else length > self.longest * (1 + 1e-6)
-        if off.any():
-            at = int(np.argmax(off))
-            hint = "normalise the vectors, or pass max_norm" if self._unit else f"max_norm is {self.longest:g}"
-            raise InvalidInput(f"the vector with id {ids[at]} has length {length[at]:.6g}; {hint}")
-        return vectors
 
 
 class _Pool(FeatureSpace):
@@ -251,7 +163,7 @@ class _Steps:
         problem: Problem,
         pool: _Pool,
         posterior: FeaturePosterior,
-        source: _Source,
+        source: Source,
         k: int,
         doublings: int,
     ) -> None:
@@ -260,7 +172,7 @@ class _Steps:
         self._picked: list[int] = []
         self.certified: list[bool] = []
 
-    def run(self, answer: _Answer) -> Steps:
+    def run(self, answer: Answer) -> Steps:
         """``answer`` is that of the first search, which the pool was made from."""
         while True:
             index = yield self._look_around(answer)
@@ -268,7 +180,7 @@ class _Steps:
             self._picked.append(index)
             answer = self._source.search(self._posterior.residual, self._k)
 
-    def _look_around(self, answer: _Answer) -> FloatArray:
+    def _look_around(self, answer: Answer) -> FloatArray:
         """Gains of the pool (K,), grown until the pick is certified or enough was asked."""
         k = self._k
         for doubling in range(UNLIMITED + 1):
@@ -284,14 +196,14 @@ class _Steps:
         self.certified.append(certified)
         return gains
 
-    def _take_in(self, answer: _Answer) -> None:
+    def _take_in(self, answer: Answer) -> None:
         ids = self._pool.unknown(answer.ids)
         if len(ids):
             self._pool.append(ids, self._source.vectors(ids))
             self._posterior.extend()
             self._problem.rules.grow(self._pool.ids, self._source.excludes(ids))
 
-    def _proves(self, answer: _Answer, gain: float) -> bool:
+    def _proves(self, answer: Answer, gain: float) -> bool:
         """Is no vector that was left out worth more than this gain?"""
         source = self._source
         if not source.exact or not self._scores_are_products(answer):
@@ -309,7 +221,7 @@ class _Steps:
             gain=gain,
         )
 
-    def _scores_are_products(self, answer: _Answer) -> bool:
+    def _scores_are_products(self, answer: Answer) -> bool:
         """Are the scores what the vectors say? An index that scores otherwise bounds nothing."""
         signs = np.array([1.0, -1.0])[:, None]
         for target, length in enumerate(answer.length):
@@ -348,7 +260,7 @@ def _doublings(certify: bool | int) -> int:
     return min(UNLIMITED, checks.count("certify", certify, at_least=0))
 
 
-def _how_many(n: int | None, source: _Source, replacement: bool | int | None) -> int:
+def _how_many(n: int | None, source: Source, replacement: bool | int | None) -> int:
     if n is None:
         return 50 if source.size is None else max(1, min(50, source.size - source.excluded_count))
     n = checks.count("n", n, at_least=1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.extras import load
-from siftlm.selection.checks import count, fraction, number
+from siftlm.selection.checks import count, flag, fraction, number
 from siftlm.selection.stopping import Stopping
 from siftlm.selection.tensors import checks
 from siftlm.selection.tensors.candidates import Candidates, Plan, prefers_features
@@ -113,7 +113,7 @@ def select_many(
         raise UnknownName("method", method, METHODS)
     if form not in (None, "rows", "features"):
         raise InvalidInput(f"form must be 'rows', 'features' or None, got {form!r}")
-    noise = number("noise", noise, above=0)
+    noise, normalize = number("noise", noise, above=0), flag("normalize", normalize)
     stopping = Stopping(
         adaptive=None if adaptive is None else number("adaptive", adaptive, above=0),
         until=None if until is None else fraction("until", until),
