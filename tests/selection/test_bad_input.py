@@ -684,3 +684,16 @@ def test_a_gain_that_is_nan_is_named() -> None:
             yield np.full(problem.space.size, np.nan)
 
     refuses("NaN", method=broken)
+
+
+# --- numbers that are none
+
+
+def test_a_number_beyond_float64() -> None:
+    for noise in (10**400, -(10**400), 10**5000):  # the last is too long to be printed, too
+        refuses("noise must be finite", noise=noise)
+
+
+def test_truths_are_no_costs() -> None:
+    refuses("costs", "mask", costs=np.ones(8, bool))
+    assert len(select(QUERY, CANDIDATES, 2, prior=np.arange(8) < 4)) == 2

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import siftlm
-from siftlm.errors import InvalidInput
+from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.selection import batch
 from siftlm.types import Selection
 
@@ -125,9 +125,32 @@ def test_explains_itself_like_one() -> None:
         (np.ones((2, 3)), [np.ones((4, 3)), np.zeros((4, 3))], {"until": 0.1}, "prompt 1: candidates row 0"),
         (np.ones((2, 3)), np.ones((4, 3)), {"method": "shift"}, "did you mean 'sift'"),
         (np.ones((2, 3)), np.ones((4, 3)), {"colour": 1}, "no setting 'colour'"),
+        (np.ones((2, 3)), np.ones((4, 3)), {"nosie": None}, "^method 'sift' has no setting 'nosie'"),
+        (np.ones((2, 3)), np.ones((4, 3)), {"method": "mmr", "nosie": 1}, "^method 'mmr' has no setting 'nosie'"),
+        (np.ones((2, 3)), np.ones((4, 3)), {"query": None}, "no setting 'query'"),
         (None, np.ones((4, 3)), {}, "queries must be"),
     ],
 )
 def test_bad_input(queries: object, candidates: object, keywords: dict, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         siftlm.select_many(queries, candidates, **keywords)
+
+
+def test_errors_keep_their_class() -> None:
+    queries, candidates = np.eye(3)[:2], np.eye(3)
+    for method in ("shift", None):
+        with pytest.raises(UnknownName, match=r"^unknown method") as caught:
+            siftlm.select_many(queries, candidates, n=2, method=method)
+        assert caught.value.name == method
+    with pytest.raises(Conflict, match=r"^prompt 0: budget needs costs"):
+        siftlm.select_many(queries, candidates, n=2, budget=3.0)
+    with pytest.raises(InvalidInput, match=r"^prompt 0: ") as wrong:
+        siftlm.select_many(queries, candidates, n=2, until=3.0)
+    assert wrong.type is InvalidInput
+    assert siftlm.select_many([], candidates, n=2, nosie=1) == []
+
+
+def test_settings_that_are_none_are_not_given() -> None:
+    queries, candidates = vectors(0, 3, 5), vectors(1, 12, 5)
+    each = siftlm.select_many(queries, candidates, n=4)
+    assert_same(siftlm.select_many(queries, candidates, n=4, until=None, exclude=None), each, 1e-12)

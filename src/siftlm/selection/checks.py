@@ -134,6 +134,8 @@ def per_item(name: str, value: object, size: int, *, positive: bool) -> FloatArr
         raise InvalidInput(f"{name} must have one number per candidate ({size},), got shape {array.shape}")
     if array.dtype.kind not in "iubf":
         raise InvalidInput(f"{name} must hold numbers, got dtype {array.dtype}")
+    if positive and array.dtype.kind == "b":  # a prior may well be a mask
+        raise InvalidInput(f"{name} must hold numbers, got True and False (dtype bool): is it a mask?")
     result = array.astype(np.float64)
     bad = ~np.isfinite(result) | ((result <= 0) if positive else (result < 0))
     if bad.any():
@@ -166,7 +168,10 @@ def number(name: str, value: Any, *, above: float | None = None, at_least: float
     """A finite real number in range."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InvalidInput(f"{name} must be a number, got {value!r}")
-    result = float(value)
+    try:
+        result = float(value)
+    except OverflowError as error:
+        raise InvalidInput(f"{name} must be finite, got a whole number that float64 cannot hold") from error
     if not np.isfinite(result):
         raise InvalidInput(f"{name} must be finite, got {value!r}")
     if above is not None and not result > above:

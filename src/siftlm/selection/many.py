@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,16 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.selection import checks
 from siftlm.selection.batch import Batch, sift_separate, sift_shared
 from siftlm.selection.front import how_many, select
 from siftlm.selection.pairs import Gram
+from siftlm.selection.registry import find
 from siftlm.selection.space import FeatureSpace
 from siftlm.types import FloatArray, Selection
 
 # What the shared engine understands; any other setting is worked off prompt by prompt.
 PLAIN = {"method", "noise", "normalize", "seed"}
+# What any method takes; all else must be a setting of the method's own.
+COMMON = {p.name for p in inspect.signature(select).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
 def select_many(
@@ -43,6 +47,7 @@ def select_many(
     shared = not _one_each(candidates)
     if not prompts:
         return []
+    _check_names(settings)
     plain = _plain(settings) and all(np.ndim(prompt) == 1 for prompt in prompts)
     if shared and plain and not isinstance(candidates, Gram):
         return _shared(prompts, candidates, _checked(n, settings))
@@ -57,8 +62,20 @@ def select_many(
 def _one(at: int, prompt: Any, candidates: Any, n: int | None, settings: dict[str, Any]) -> Selection:
     try:
         return select(prompt, candidates, n, **settings)
+    except UnknownName:
+        raise
     except InvalidInput as error:
-        raise InvalidInput(f"prompt {at}: {error}") from error
+        kind = Conflict if isinstance(error, Conflict) else InvalidInput
+        raise kind(f"prompt {at}: {error}") from error
+
+
+def _check_names(settings: dict[str, Any]) -> None:
+    """Is there such a method, and does each setting belong to it? ``None`` is no excuse."""
+    entry = find(settings.get("method", "sift"))
+    for name in settings:
+        if name not in COMMON and name not in entry.options:
+            own = ", ".join(entry.options) or "none"
+            raise InvalidInput(f"method {entry.name!r} has no setting {name!r}; its own are: {own}")
 
 
 def _plain(settings: dict[str, Any]) -> bool:
