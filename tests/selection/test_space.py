@@ -162,7 +162,32 @@ def test_a_gram_matrix_that_is_no_kernel_breaks_nothing(rank: int) -> None:
     values = rng.normal(size=(12, 12))
     values = (values + values.T) / 2 * 3
     np.fill_diagonal(values, 1.0)
-    picked = select(rng.normal(size=12), Gram(values), 12, noise=1e-6)
+    picked = select(rng.uniform(-1, 1, size=12), Gram(values), 12, noise=1e-6)
     assert np.isfinite(picked.gains).all()
     assert np.isfinite(picked.uncertainty).all()
     assert (np.diff(picked.uncertainty) <= 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("noise", [1e-8, 2e-3, 0.1])
+@pytest.mark.parametrize("method", ["sift", "undirected-vtl"])
+def test_more_targets_than_features_and_more_picks(method: str, noise: float, dtype: str) -> None:
+    """What is left after many picks is as little as with exact arithmetic, not what rounding leaves of it."""
+    generator = np.random.default_rng(0)
+    vectors, targets = generator.normal(size=(300, 16)).astype(dtype), generator.normal(size=(24, 16))
+    unit = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    prompt = unit if method != "sift" else targets / np.linalg.norm(targets, axis=1, keepdims=True)
+
+    def left(picked: list[int]) -> float:
+        inverse = np.linalg.inv(noise * np.eye(16) + unit[picked].T @ unit[picked])
+        return float(noise * np.einsum("ij,jk,ik->", prompt, inverse, prompt))
+
+    greedy: list[int] = []
+    for _ in range(60):
+        projection = noise * np.linalg.inv(noise * np.eye(16) + unit[greedy].T @ unit[greedy])
+        gains = ((unit @ projection @ prompt.T) ** 2).sum(1) / (
+            np.einsum("ij,jk,ik->i", unit, projection, unit) + noise
+        )
+        greedy.append(int(gains.argmax()))
+    found = select(targets if method == "sift" else None, vectors, 60, method=method, noise=noise)
+    assert left(found.indices.tolist()) <= 1.01 * left(greedy)

@@ -60,15 +60,33 @@ def test_the_range_means_what_it_says() -> None:
 
 def test_scale_and_seed() -> None:
     vectors = clouds()
-    assert siftlm.spread(vectors, n=5, seed=3) == siftlm.spread(1000 * vectors, n=5, seed=3) or np.isclose(
-        siftlm.spread(vectors, n=5, seed=3).noise, siftlm.spread(1000 * vectors, n=5, seed=3).noise
-    )
+    here, larger = siftlm.spread(vectors, n=5, seed=3), siftlm.spread(1000 * vectors, n=5, seed=3)
+    assert here.noise == pytest.approx(larger.noise)
     assert siftlm.spread(vectors, n=5, most=100).candidates == 100
 
 
-def test_prompts_of_ones_own() -> None:
-    report = siftlm.spread(clouds(), clouds()[:20] * 2, n=5)
-    assert report.nearest == pytest.approx(1)  # each prompt is among the candidates
+def test_the_range_follows_the_kernel() -> None:
+    """λ is measured in units of k(x, x), so vectors that are not normalised get a range of their own size."""
+    unit = clouds() / np.linalg.norm(clouds(), axis=1, keepdims=True)
+    report = siftlm.spread(unit, n=5)
+    small = siftlm.spread(1e-4 * unit, n=5, normalize=False)
+    assert small.noise == pytest.approx(1e-8 * report.noise, rel=0.01)
+
+
+def test_no_text_is_its_own_neighbour() -> None:
+    vectors = clouds()
+    without = siftlm.spread(vectors, n=5, sample=len(vectors))
+    given = siftlm.spread(vectors, 2 * vectors, n=5, sample=len(vectors))
+    assert given.noise == pytest.approx(without.noise)
+    assert given.nearest == pytest.approx(without.nearest)
+    assert given.nearest < 0.999
+
+
+def test_where_no_noise_is_sensible_it_says_so() -> None:
+    report = siftlm.spread(np.ones((30, 4)), n=5)
+    assert np.isnan(report.noise)
+    assert "none" in str(report)
+    assert report.to_dict()["noise"] is None
 
 
 def test_report_is_json() -> None:

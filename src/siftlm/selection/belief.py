@@ -72,7 +72,7 @@ class _Features:
         vector = self._space.vector(index)
         direction = self._projection.apply(vector)
         noisy = max(0.0, float(vector @ direction)) + self._noise
-        return _Seen(index, look_of(self._residual @ vector, noisy), direction)
+        return _Seen(index, look_of(self._residual @ vector, noisy, len(self._residual)), direction)
 
     def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
         vectors = self._space.gather(indices).T
@@ -99,7 +99,7 @@ class _Pairs:
         own = float(self._space.among(here, here)[0, 0])
         past, cross = self._whiten(here)
         noisy = max(0.0, own - float(past[:, 0] @ past[:, 0])) + self._noise
-        return _Seen(index, look_of(cross[:, 0], noisy), past[:, 0])
+        return _Seen(index, look_of(cross[:, 0], noisy, len(cross)), past[:, 0])
 
     def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
         past, cross = self._whiten(indices)

@@ -26,7 +26,9 @@ from siftlm.selection.spaces import space_of
 from siftlm.types import FloatArray, IntArray
 
 Rows = Callable[[IntArray], checks.RealArray]
-NOISES = np.logspace(-6, 4, 81)
+NOISES = np.logspace(-6, 4, 81)  # times the mean k(x, x)
+# A candidate this similar to a prompt is the prompt itself.
+ITSELF = 1 - 1e-6
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Spread:
     noise_high: float
     """Above it, fewer than n do: λ begins to repeat."""
     noise: float
-    """In between, on the logarithmic scale: where to start."""
+    """In between, on the logarithmic scale: where to start. NaN, like the two above, where no λ leaves n."""
 
     def __str__(self) -> str:
         low, middle, high = self.pairs
@@ -62,13 +64,18 @@ class Spread:
                 f"{self.candidates} candidates of width {self.width}, about {self.dimensions:.0f} effective directions",
                 f"two candidates: similarity {middle:.2f} (5 % below {low:.2f}, 5 % above {high:.2f}){cone}",
                 f"a prompt: nearest candidate {self.nearest:.2f}, number {self.n} {self.nth:.2f}",
-                f"noise λ for n = {self.n}: {self.noise_low:.2g} … {self.noise_high:.2g}, start with {self.noise:.2g}",
+                f"noise λ for n = {self.n}: " + self._advice(),
             ]
         )
 
+    def _advice(self) -> str:
+        if self.noise != self.noise:
+            return f"none; whatever it is, fewer than {self.n} candidates tell more than the nearest does again"
+        return f"{self.noise_low:.2g} … {self.noise_high:.2g}, start with {self.noise:.2g}"
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, ready for ``json.dumps``."""
-        return asdict(self)
+        """Plain numbers, ready for ``json.dumps``; NaN becomes ``None``."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
 
 
 def spread(
@@ -86,7 +93,7 @@ def spread(
 
     Args:
         candidates: (K, d); of more than ``most``, a seeded sample is looked at.
-        queries: (B, d) typical prompts. Left out: some of the candidates, each without itself.
+        queries: (B, d) typical prompts. Left out: some of the candidates. No text counts as its own neighbour.
         n: how many will be picked.
         kernel, normalize: as in ``select``. λ changes with them.
         sample: so many prompts are looked at.
@@ -108,22 +115,18 @@ def spread(
         raise InvalidInput(f"the spread of {len(vectors)} candidates says nothing; give at least 3")
     vectors = _sample(vectors, checks.count("most", most, at_least=3), generator)
     sample = checks.count("sample", sample, at_least=1)
-    own = queries is None
     prompts = vectors if queries is None else checks.matrix("queries", queries, width=vectors.shape[1])
     chosen = np.sort(generator.choice(len(prompts), size=min(sample, len(prompts)), replace=False))
     space = space_of(vectors, prompts[chosen], kernel=kernel, normalize=normalize, noise=1.0)
     diagonal, cross = space.diagonal(), space.cross().copy()
-    if own:
-        cross[np.arange(len(chosen)), chosen] = 0.0  # a text is not its own neighbour
-    n = min(n, len(vectors) - 1)
-    worth = _worth_more(space.rows, diagonal, cross)
-    crowd = min(10 * n, len(vectors) // 2)
-    low = float(NOISES[np.argmax(worth <= crowd)]) if (worth <= crowd).any() else float(NOISES[-1])
-    high = float(NOISES[len(worth) - 1 - np.argmax(worth[::-1] >= n)]) if (worth >= n).any() else low
-    low, high = min(low, high), max(low, high)
     length = np.sqrt(diagonal)
     prompt_length = np.sqrt(np.maximum(np.diagonal(space.target_gram()), 1e-300))
-    relevance = np.sort(np.abs(cross) / np.outer(prompt_length, np.where(length > 0, length, np.inf)), axis=1)
+    unit = np.outer(prompt_length, np.where(length > 0, length, np.inf))
+    cross[cross > ITSELF * unit] = 0.0  # a text is not its own neighbour
+    n = min(n, len(vectors) - 1)
+    noises = NOISES * (float(diagonal.mean()) or 1.0)
+    low, high = _range(noises, _worth_more(space.rows, diagonal, cross, noises), n, len(vectors))
+    relevance = np.sort(np.abs(cross) / unit, axis=1)
     pairs = _pairs(space.rows, length, generator)
     return Spread(
         candidates=len(vectors),
@@ -146,14 +149,24 @@ def _sample(vectors: checks.RealArray, most: int, generator: np.random.Generator
     return vectors[np.sort(generator.choice(len(vectors), size=most, replace=False))]
 
 
-def _worth_more(rows: Rows, diagonal: FloatArray, cross: FloatArray) -> FloatArray:
-    """(len(NOISES),) the median prompt's number of candidates that beat a repeat of its nearest."""
+def _range(noises: FloatArray, worth: FloatArray, n: int, size: int) -> tuple[float, float]:
+    """The least λ that leaves no crowd, and the largest that leaves n; NaN where no λ leaves n."""
+    enough = np.flatnonzero(worth >= n)
+    if not enough.size:
+        return float("nan"), float("nan")
+    few = np.flatnonzero(worth <= min(10 * n, size // 2))
+    low, high = float(noises[few[0]] if few.size else noises[-1]), float(noises[enough[-1]])
+    return min(low, high), max(low, high)
+
+
+def _worth_more(rows: Rows, diagonal: FloatArray, cross: FloatArray, noises: FloatArray) -> FloatArray:
+    """(len(noises),) the median prompt's number of candidates that beat a repeat of its nearest."""
     nearest = np.argmax(np.abs(cross), axis=1)
-    counts = np.empty((len(cross), len(NOISES)))
+    counts = np.empty((len(cross), len(noises)))
     for prompt, first in enumerate(nearest):
         product = rows(np.array([first]))[0].astype(np.float64)
         best, own = cross[prompt, first], diagonal[first]
-        for at, noise in enumerate(NOISES):
+        for at, noise in enumerate(noises):
             residual = cross[prompt] - best * product / (own + noise)
             left = np.maximum(diagonal - product**2 / (own + noise), 0)
             gain = residual**2 / (left + noise)

@@ -204,6 +204,13 @@ def _given_space(
         raise InvalidInput(f"several targets need Gram(…, targets=) of shape ({len(cross)}, {len(cross)})")
     else:
         targets = np.ones((len(cross), len(cross)))
+    most = np.sqrt(np.outer(np.diagonal(targets), np.diagonal(gram.values)))
+    if (np.abs(cross) > most * (1 + 1e-6) + 1e-12).any():
+        row, column = (int(at) for at in np.argwhere(np.abs(cross) > most * (1 + 1e-6) + 1e-12)[0])
+        raise InvalidInput(
+            f"query[{row}, {column}] is {cross[row, column]:g}, and no kernel gives more than "
+            f"√(k(x*, x*) k(x, x)) = {most[row, column]:g}; pass k(x*, x*) as Gram(…, targets=)"
+        )
     return GramSpace(gram.values, cross, targets)
 
 

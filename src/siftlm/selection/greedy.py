@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from siftlm.errors import InvalidInput
 from siftlm.selection.belief import Belief
 from siftlm.selection.posterior import smallest_noise
 from siftlm.selection.problem import Problem
@@ -32,6 +33,7 @@ def run(problem: Problem, steps: Steps, n: int, stopping: Stopping, known: Seque
     ``known`` are rows of the space that count as picked before the first pick. After the last pick nothing
     more is computed.
     """
+    steps = _guarded(steps, problem)
     gains = next(steps)
     made = problem.posterior_in_use
     # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare.
@@ -68,6 +70,24 @@ def run(problem: Problem, steps: Steps, n: int, stopping: Stopping, known: Seque
             gains = steps.send(index)
     steps.close()
     return Run(np.array(indices, dtype=np.int64), np.array(values), np.array(trace), stopped)
+
+
+def _guarded(steps: Steps, problem: Problem) -> Steps:
+    """The same gains, checked to be one number for each candidate: a method may come from anywhere."""
+    index: int | None = None
+    while True:
+        try:
+            given = next(steps) if index is None else steps.send(index)
+        except StopIteration:
+            raise InvalidInput("the method stopped yielding gains; it must go on as long as it is asked") from None
+        if type(given) is not np.ndarray or given.dtype != np.float64:
+            try:
+                given = np.asarray(given, dtype=np.float64)
+            except (TypeError, ValueError) as error:
+                raise InvalidInput(f"the method must yield an array of numbers, not {type(given).__name__}") from error
+        if given.shape != (problem.space.size,):
+            raise InvalidInput(f"the method must yield ({problem.space.size},) gains, got shape {given.shape}")
+        index = yield given
 
 
 def _first_uncertainty(problem: Problem) -> float:

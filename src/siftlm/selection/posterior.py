@@ -44,7 +44,7 @@ class Look(NamedTuple):
     """One candidate, as seen just before it would be picked."""
 
     cross: FloatArray
-    """(m,) k_n(x*, x); empty where targets are not told apart (``trace_only``)"""
+    """(m,) k_n(x*, x); of what stands in for the targets, where they are not told apart (``trace_only``)"""
     noisy: float
     """k_n(x, x) + λ"""
     drop: float
@@ -69,12 +69,12 @@ def check_noise(space: Space, noise: float) -> None:
 NOBODY: tuple[int, Look] = (-1, Look(np.zeros(0), 0.0, 0.0))
 
 
-def look_of(cross: FloatArray, noisy: float) -> Look:
-    """With the drop that follows from them."""
-    if len(cross) == 1:
+def look_of(cross: FloatArray, noisy: float, targets: int) -> Look:
+    """With the drop that follows from them, a mean over the targets."""
+    if targets == 1:
         single = float(cross[0])
         return Look(cross, noisy, single * single / noisy)
-    return Look(cross, noisy, float(cross.dot(cross)) / (len(cross) * noisy) if len(cross) else float("nan"))
+    return Look(cross, noisy, float(cross.dot(cross)) / (targets * noisy) if targets else float("nan"))
 
 
 class Posterior(Protocol):
@@ -140,8 +140,8 @@ class _Common:
         return self._targets
 
     def trace_gain(self) -> FloatArray:
-        gain, cross = self._gain, self.cross
-        if len(cross) == 1:
+        gain, cross, targets = self._gain, self.cross, self._space.targets
+        if targets == 1:
             np.multiply(cross, cross, out=self._gain_row)
             gain /= self.noisy
         else:
@@ -150,7 +150,7 @@ class _Common:
                 for start in range(0, len(gain), BLOCK):
                     self._add_up(slice(start, start + BLOCK))
             np.divide(self._energy, self.noisy, out=gain)
-            gain *= 1 / max(1, len(cross))
+            gain *= 1 / max(1, targets)
         return gain
 
     def _add_up(self, block: slice) -> None:
@@ -188,7 +188,7 @@ class RowPosterior(_Common):
 
     def look(self, index: int) -> Look:
         if self._last[0] != index:
-            self._last = (index, look_of(self.cross[:, index].copy(), float(self.noisy[index])))
+            self._last = (index, look_of(self.cross[:, index].copy(), float(self.noisy[index]), len(self.cross)))
         return self._last[1]
 
     def observe(self, index: int) -> None:
@@ -245,37 +245,16 @@ class FeaturePosterior(_Common):
 
     def __init__(self, space: FeatureSpace, noise: float, *, trace_only: bool = False) -> None:
         self._width = space.width
-        # More targets than features: their trace is seen through their d × d scatter instead of one by one.
-        self._pooled = trace_only and space.targets > space.width
-        cross: RealArray = np.zeros((0, space.size)) if self._pooled else space.cross()
-        if len(cross) > 1 and space.rounding > 1e-10:
-            cross = cross.astype(np.float32)  # no wider than the scans that feed it
-        super().__init__(space, noise, cross)
-        self._residual = np.zeros((0, self._width)) if self._pooled else space.target_vectors.copy()
+        # A trace sees the targets' scatter alone, so d vectors of the same scatter stand in for more targets than d.
+        stand_in = trace_only and space.targets > space.width
+        self._prompt = space.target_root() if stand_in else space.target_vectors
+        # With several targets, no wider than the scans that feed it.
+        narrow = len(self._prompt) > 1 and space.rounding > 1e-10
+        super().__init__(space, noise, space.against(self._prompt, np.float32 if narrow else np.float64))
+        self._residual = self._prompt.copy()
         self._projection = Projection(self._width)
         self._picked: list[int] = []
         self._last: tuple[int, FloatArray, Look] | None = None
-        if self._pooled:
-            self._target_scatter = space.scatter()
-            self._squares = self._pooled_squares()
-
-    def _pooled_squares(self) -> FloatArray:
-        """(K,) Σ_m k_n(x*_m, x)² = |S^½ P x|², with S the targets' scatter."""
-        half = self._projection.apply(self._target_scatter)
-        conditioned = self._projection.apply(half.T)
-        squares = np.empty(self._space.size)
-        for start in range(0, len(squares), BLOCK):
-            block = self._space.gather(np.arange(start, min(start + BLOCK, len(squares))))
-            squares[start : start + len(block)] = np.einsum("ij,ij->i", block @ conditioned, block)
-        return squares
-
-    def trace_gain(self) -> FloatArray:
-        if not self._pooled:
-            return super().trace_gain()
-        np.maximum(self._squares, 0, out=self._gain)
-        self._gain /= self.noisy
-        self._gain *= 1 / self._space.targets
-        return self._gain
 
     def look(self, index: int) -> Look:
         return self._direction(index)[1]
@@ -287,11 +266,7 @@ class FeaturePosterior(_Common):
         vector = self._space.vector(index)
         direction = self._projection.apply(vector)
         noisy = max(0.0, float(vector @ direction)) + self.noise
-        if self._pooled:
-            drop = float(direction @ self._target_scatter @ direction) / (self._space.targets * noisy)
-            look = Look(np.zeros(0), noisy, drop)
-        else:
-            look = look_of(self._residual @ vector, noisy)
+        look = look_of(self._residual @ vector, noisy, self._space.targets)
         self._last = (index, direction, look)
         return direction, look
 
@@ -299,10 +274,7 @@ class FeaturePosterior(_Common):
         direction, look = self._direction(index)
         self._last = None
         white = direction / look.noisy**0.5
-        if self._pooled:
-            self._update_squares(white)
-        else:
-            self._residual -= np.outer(look.cross / look.noisy**0.5, white)
+        self._residual -= np.outer(look.cross / look.noisy**0.5, white)
         self._projection.lose(white)
         self._picked.append(index)
         for start in range(0, self._space.size, BLOCK):
@@ -326,12 +298,6 @@ class FeaturePosterior(_Common):
         self.cross = np.concatenate([self.cross, self._space.scan(self._residual.T, added).T], axis=1)
         self._make_room()
 
-    def _update_squares(self, white: FloatArray) -> None:
-        """P loses w wᵀ, so |S^½ P x|² becomes itself − 2 (w·x)(wᵀSPx) + (w·x)² wᵀSw."""
-        scattered = self._target_scatter @ white
-        along, across = self._space.scan(np.stack([white, self._projection.apply(scattered)], axis=1)).T
-        self._squares += along * (float(white @ scattered) * along - 2 * across)
-
     def _refresh(self) -> None:
         """Everything anew from the picks: P = BᵀB with B = √λ L⁻¹ and L Lᵀ = λI + X_nᵀX_n."""
         space = self._space
@@ -343,14 +309,11 @@ class FeaturePosterior(_Common):
             block = slice(start, start + BLOCK)
             whitened = space.scan(root.T, block)
             self.noisy[block] = np.einsum("ij,ij->i", whitened, whitened) + self.noise
-        if self._pooled:
-            self._squares = self._pooled_squares()
-        else:
-            self._residual = space.target_vectors @ matrix
-            for start in range(0, space.size, BLOCK):
-                block = slice(start, start + BLOCK)
-                self.cross[:, block] = space.scan(self._residual.T, block).T
-                self._add_up(block)
+        self._residual = self._prompt @ matrix
+        for start in range(0, space.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            self.cross[:, block] = space.scan(self._residual.T, block).T
+            self._add_up(block)
 
 
 def posterior_of(space: Space, noise: float, expected: int, *, trace_only: bool = False) -> Posterior:

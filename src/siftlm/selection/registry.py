@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from siftlm.errors import InvalidInput, UnknownName
+from siftlm.errors import InvalidInput, SiftlmError, UnknownName
 from siftlm.types import FloatArray
 
 Steps = Generator[FloatArray, int, None]
@@ -112,10 +112,19 @@ def find(name: object) -> Method:
         if name in _BUILT_IN:
             return _BUILT_IN[name]
         if name in _added():
-            return of_function(_added()[name].load())
+            return of_function(_loaded(name))
     elif callable(name):
         return of_function(name)
     raise UnknownName("method", name, known)
+
+
+def _loaded(name: str) -> object:
+    try:
+        return _added()[name].load()
+    except SiftlmError:
+        raise
+    except Exception as error:  # it is another package's code
+        raise InvalidInput(f"method {name!r} of another package cannot be loaded: {error!r}") from error
 
 
 def of_function(run: object) -> Method:

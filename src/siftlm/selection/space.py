@@ -26,6 +26,8 @@ FLOAT32_NOISE = 1e-3
 COPY_BYTES = 1 << 28
 # A Gram matrix of this many candidates is still cheap to hold.
 GRAM_CANDIDATES = 4096
+# Candidates that are converted or decomposed at a time.
+BLOCK = 16384
 
 
 class Space(Protocol):
@@ -160,13 +162,17 @@ class FeatureSpace:
         return self.scan(self.gather(indices).T).T
 
     def cross(self) -> FloatArray:
-        if self.targets == 1:
-            return self.scan(self.target_vectors[0])[None, :]
-        cross = np.empty((self.targets, self.size))
-        for start in range(0, self.size, 16384):
-            block = slice(start, start + 16384)
-            cross[:, block] = self.scan(self.target_vectors.T, block).T
-        return cross
+        return self.against(self.target_vectors)
+
+    def against(self, vectors: FloatArray, dtype: type[np.floating] = np.float64) -> RealArray:
+        """(r, d) -> (r, K): the products of these vectors with every candidate"""
+        if len(vectors) == 1:
+            return self.scan(vectors[0])[None, :].astype(dtype, copy=False)
+        products = np.empty((len(vectors), self.size), dtype=dtype)
+        for start in range(0, self.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            products[:, block] = self.scan(vectors.T, block).T
+        return products
 
     def target_gram(self) -> FloatArray:
         return self.target_vectors @ self.target_vectors.T
@@ -200,19 +206,24 @@ class FeatureSpace:
 
     def everything(self, count: int) -> FeatureSpace:
         view = copy.copy(self)
-        # Not gathered here: of more targets than features only the scatter is ever asked for.
+        # Not gathered here: of more targets than features only a root of their scatter is ever asked for.
         view.targets, view._target_vectors = count, None
         return view
 
-    def scatter(self) -> FloatArray:
-        """(d, d) Σ x* x*ᵀ over the targets, float64"""
-        if self._target_vectors is not None:
-            return self._target_vectors.T @ self._target_vectors
-        total = np.zeros((self.width, self.width))
-        for start in range(0, self.targets, 16384):
-            block = self.gather(np.arange(start, min(start + 16384, self.targets)))
-            total += block.T @ block
-        return total
+    def target_root(self) -> FloatArray:
+        """(d, d) vectors with the same Σ x xᵀ as the targets, float64: the R of their QR decomposition.
+
+        Unlike a square root of that sum, it is as exact as the targets themselves.
+        """
+        root = np.zeros((0, self.width))
+        for start in range(0, self.targets, BLOCK):
+            if self._target_vectors is not None:
+                block = self._target_vectors[start : start + BLOCK]
+            else:
+                block = self.gather(np.arange(start, min(start + BLOCK, self.targets)))
+            upper: FloatArray = np.asarray(np.linalg.qr(np.vstack([root, block]), mode="r"), dtype=np.float64)
+            root = upper
+        return root
 
 
 def _fits_float32(squared: FloatArray) -> bool:
