@@ -154,7 +154,7 @@ class _Common:
         return gain
 
     def _add_up(self, block: slice) -> None:
-        """Σ_m k_n(x*_m, x)² of the block, asked for while its numbers are still in the cache."""
+        """Σ_m k_n(x*_m, x)² of the block, best asked for while its numbers are still in the cache."""
         if self._energy is not None:
             part = self.cross[:, block]
             self._energy[block] = np.einsum("mk,mk->k", part, part)
@@ -169,6 +169,7 @@ class _Common:
             cross -= scratch
         elif len(cross):
             cross -= np.outer((look.cross / root).astype(cross.dtype), row.astype(cross.dtype, copy=False))
+        if self._energy is not None:
             self._add_up(block)
         np.multiply(row, row, out=scratch)
         noisy -= scratch
