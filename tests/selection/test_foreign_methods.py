@@ -21,7 +21,8 @@ def yields(*values: Any) -> Any:
     @method("foreign", "whatever it is told", repeats=True)
     def foreign(problem: Problem) -> Iterator[Any]:
         """What it is told"""
-        yield from values
+        for value in values:
+            _ = yield value  # not `yield from`: a tuple cannot be sent anything
 
     return foreign
 
