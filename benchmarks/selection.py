@@ -226,6 +226,8 @@ def main() -> int:
     if arguments.million or arguments.only_million:
         results["million"] = million()
         print("10,000 of 1,000,000:", json.dumps(results["million"]))
+    if results.get("million") is None:
+        results.pop("million", None)
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {arguments.out}")
