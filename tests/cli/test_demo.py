@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 
 import numpy as np
 import pytest
@@ -117,12 +116,3 @@ def test_an_encoding_without_blocks(shell, encoding):
     questions = [b"he have?", b"do it?", b"Michael Jordan?"]
     assert run.stdout.count(b"?") == sum(run.stdout.count(question) for question in questions)
     assert b"lambda = " in run.stdout
-
-
-def test_it_takes_less_than_two_seconds(shell):
-    def once() -> float:
-        start = time.perf_counter()
-        assert shell("demo").returncode == 0
-        return time.perf_counter() - start
-
-    assert min(once() for _ in range(3)) < 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -121,18 +120,13 @@ def test_a_closed_pipe_is_quiet():
     assert (run.wait(), errors) == (141, b"")
 
 
-def test_help_is_fast_and_loads_no_numpy():
+def test_help_loads_no_numpy():
     probe = (
         "import sys; from siftlm.cli import main; main(['--help']); "
         "sys.stderr.write(' '.join({'numpy', 'torch', 'matplotlib'} & set(sys.modules)))"
     )
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - start)
-        assert run.stderr == ""
-    assert min(times) < 0.3
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
 
 
 def test_a_command_needs_numpy_alone():

@@ -98,6 +98,7 @@ def test_excluded_vectors_are_no_rivals(corpus, noise, k, seed):
     assert_honest(found, query, vectors, noise, lambda picks: allowed, normalize=False)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(corpora(), st.sampled_from(NOISES), st.integers(0, 5), st.floats(1e-3, 1), st.integers(0, 2**32 - 1))
 def test_the_bound_holds_for_any_hidden_vector(corpus, noise, n, shortest, seed):

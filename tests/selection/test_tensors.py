@@ -463,6 +463,7 @@ def test_one_prompt_takes_one_set() -> None:
 # --- on the device that it is for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_step_reads_a_number_or_leaves_the_device(name: str, shared: bool) -> None:

@@ -113,6 +113,7 @@ def spread(
     n = checks.count("n", n, at_least=1)
     if len(vectors) < 3:
         raise InvalidInput(f"the spread of {len(vectors)} candidates says nothing; give at least 3")
+    checks.squared_norms("candidates", vectors, zero_ok=not normalize)
     vectors = _sample(vectors, checks.count("most", most, at_least=3), generator)
     sample = checks.count("sample", sample, at_least=1)
     prompts = vectors if queries is None else checks.matrix("queries", queries, width=vectors.shape[1])

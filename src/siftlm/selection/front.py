@@ -54,7 +54,7 @@ def select(
         query: (d,) the prompt's embedding, or (m, d) for several; ``None`` for methods that need no prompt.
         candidates: (K, d) embeddings, float16, float32 or float64; never changed, never split. Or a
             `Gram`, if the kernel's values are known already; the query is then k(x*, x), (K,) or (m, K).
-        n: how many to pick. Left out: 50, or all if there are fewer; with a budget, whatever it buys.
+        n: how many to pick. Left out: 50, or K if that is less; with a budget, whatever it buys.
         method: a name (``siftlm.methods()`` lists them) or a function declared with ``siftlm.selection.method``.
         noise: λ > 0, and at least 1e-12 of the largest k(x, x). What is sensible depends on the spread of the
             kernel: ask ``siftlm.spread(candidates)``.
