@@ -107,7 +107,8 @@ class Index:
         order = np.lexsort((ids, -scores if self.similarity else scores))
         order = order[ids[order] >= 0]
         _, first = np.unique(ids[order], return_index=True)
-        return order[np.sort(first)].astype(np.int64)
+        positions: Ids = order[np.sort(first)].astype(np.int64)
+        return positions
 
     def _search(self, rows: Vectors, k: int) -> tuple[Vectors, Ids, Vectors]:
         try:

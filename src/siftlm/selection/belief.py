@@ -90,9 +90,9 @@ class _Pairs:
 
     def __init__(self, space: Space, noise: float) -> None:
         self._space, self._noise, self._count = space, noise, 0
-        self._picked = np.zeros(16, dtype=np.int64)
-        self._inverse = np.zeros((16, 16))
-        self._white = np.zeros((16, space.targets))  # that inverse times k(X_n, x*)
+        self._picked: IntArray = np.zeros(16, dtype=np.int64)
+        self._inverse: FloatArray = np.zeros((16, 16))
+        self._white: FloatArray = np.zeros((16, space.targets))  # that inverse times k(X_n, x*)
 
     def look(self, index: int) -> _Seen:
         here = np.array([index], dtype=np.int64)

@@ -20,7 +20,7 @@ LARGEST = 1e140
 
 def as_array(name: str, value: object) -> npt.NDArray[Any]:
     """``value`` as an array of whatever kind it holds."""
-    if np.ma.is_masked(value):
+    if isinstance(value, np.ma.MaskedArray) and np.any(value.mask):
         raise InvalidInput(f"{name} has masked entries; fill or drop them first")
     try:
         # RuntimeError: a torch tensor that requires grad.

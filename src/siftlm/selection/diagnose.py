@@ -26,7 +26,7 @@ from siftlm.selection.spaces import space_of
 from siftlm.types import FloatArray, IntArray
 
 Rows = Callable[[IntArray], checks.RealArray]
-NOISES = np.logspace(-6, 4, 81)  # times the mean k(x, x)
+NOISES: FloatArray = np.logspace(-6, 4, 81).astype(np.float64)  # times the mean k(x, x)
 # A candidate this similar to a prompt is the prompt itself.
 ITSELF = 1 - 1e-6
 
@@ -125,7 +125,7 @@ def spread(
     unit = np.outer(prompt_length, np.where(length > 0, length, np.inf))
     cross[cross > ITSELF * unit] = 0.0  # a text is not its own neighbour
     n = min(n, len(vectors) - 1)
-    noises = NOISES * (float(diagonal.mean()) or 1.0)
+    noises: FloatArray = NOISES * (float(diagonal.mean()) or 1.0)
     low, high = _range(noises, _worth_more(space.rows, diagonal, cross, noises), n, len(vectors))
     relevance = np.sort(np.abs(cross) / unit, axis=1)
     pairs = _pairs(space.rows, length, generator)
@@ -172,7 +172,8 @@ def _worth_more(rows: Rows, diagonal: FloatArray, cross: FloatArray, noises: Flo
             left = np.maximum(diagonal - product**2 / (own + noise), 0)
             gain = residual**2 / (left + noise)
             counts[prompt, at] = np.count_nonzero(gain > gain[first] * (1 + 1e-9))
-    return np.median(counts, axis=0)
+    middle: FloatArray = np.median(counts, axis=0)
+    return middle
 
 
 def _pairs(rows: Rows, length: FloatArray, generator: np.random.Generator) -> FloatArray:

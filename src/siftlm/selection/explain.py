@@ -94,7 +94,8 @@ class VectorEvidence:
 def _scaled(products: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
     """Products as similarities: 1 for equal texts; 0 where something has no length."""
     own = np.outer(left, right)
-    return np.divide(products, own, out=np.zeros_like(products), where=own > 0)
+    scaled: FloatArray = np.divide(products, own, out=np.zeros_like(products), where=own > 0)
+    return scaled
 
 
 def _picked_texts(texts: Sequence[str], indices: IntArray) -> tuple[str, ...]:

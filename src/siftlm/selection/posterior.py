@@ -120,9 +120,9 @@ class _Common:
         self._seen: list[tuple[FloatArray, float]] = []
 
     def _make_room(self) -> None:
-        self._gain = np.empty(len(self.noisy))
+        self._gain: FloatArray = np.empty(len(self.noisy))
         self._gain_row = self._gain[None, :]
-        self._scratch = np.empty(len(self.noisy))
+        self._scratch: FloatArray = np.empty(len(self.noisy))
         self._energy: FloatArray | None = None  # Σ_m cross², where there are several targets and somebody asks
 
     @property
@@ -183,7 +183,7 @@ class RowPosterior(_Common):
     def __init__(self, space: Space, noise: float, expected: int) -> None:
         super().__init__(space, noise, space.cross())
         space.expect(expected)
-        self._rows = np.empty((max(1, min(expected, 1024)), space.size))
+        self._rows: FloatArray = np.empty((max(1, min(expected, 1024)), space.size))
         self._count = 0
         self._last = NOBODY
 
@@ -214,7 +214,7 @@ class Projection:
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._white = np.empty((min(width, 64), width))
+        self._white: FloatArray = np.empty((min(width, 64), width))
         self._count = 0
         self.matrix: FloatArray | None = None
 

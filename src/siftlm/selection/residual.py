@@ -243,7 +243,8 @@ def _ids(exclude: npt.ArrayLike | None) -> IntArray:
         raise InvalidInput(f"exclude must be a list of ids, got {ids.dtype} of shape {ids.shape}")
     if (ids < 0).any():
         raise InvalidInput(f"exclude holds {int(ids.min())}, but ids are ≥ 0")
-    return np.unique(ids).astype(np.int64)
+    distinct: IntArray = np.unique(ids).astype(np.int64)
+    return distinct
 
 
 def _cap(replacement: bool | int | None) -> int | None:

@@ -215,7 +215,7 @@ class FeatureSpace:
 
         Unlike a square root of that sum, it is as exact as the targets themselves.
         """
-        root = np.zeros((0, self.width))
+        root: FloatArray = np.zeros((0, self.width))
         for start in range(0, self.targets, BLOCK):
             if self._target_vectors is not None:
                 block = self._target_vectors[start : start + BLOCK]
