@@ -71,7 +71,10 @@ def selection_table() -> str:
             f"| {of['seconds'] / 60:.1f} min, {of['peak_bytes'] / 2**30:.1f} GiB "
             f"| cannot | – | – | {of['picks'] / of['scans']:.1f}× ({of['picks']:,} scans) |"
         )
-    return "\n".join([*rows, "", f"Medians of alternating runs by `make bench`. {machine(results)}"])
+    source = "Medians of alternating runs by `make bench`."
+    if "million" in results:
+        source += f" The million: `python benchmarks/selection.py --only-million`, {results['million']['note']}."
+    return "\n".join([*rows, "", f"{source} {machine(results)}"])
 
 
 def growth_table() -> str:

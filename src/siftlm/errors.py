@@ -53,8 +53,8 @@ class MissingExtra(SiftlmError, ImportError):
     """
 
     def __init__(self, library: str, extra: str) -> None:
-        self.library, self.extra = library, extra
+        self.module, self.extra = library, extra
         super().__init__(f"this needs the library {library!r}: pip install 'siftlm[{extra}]'")
 
     def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
-        return type(self), (self.library, self.extra)
+        return type(self), (self.module, self.extra)

@@ -85,9 +85,7 @@ def _rows(
     rows, scratch, each = np.empty((count, n, size)), np.empty_like(cross), np.arange(count)
     picks = _Picks(count, n, ties)
     for step in range(n):
-        np.multiply(cross, cross, out=scratch)
-        scratch /= noisy
-        index = picks.take(step, scratch)
+        index = picks.take(step, cross, noisy, scratch)
         if step == n - 1:
             break
         row = rows[:, step]
@@ -106,9 +104,7 @@ def _scan(space: FeatureSpace, cross: FloatArray, n: int, noise: float, ties: Se
     white, scratch, each = np.empty((count, n, space.width)), np.empty_like(cross), np.arange(count)
     picks = _Picks(count, n, ties)
     for step in range(n):
-        np.multiply(cross, cross, out=scratch)
-        scratch /= noisy
-        index = picks.take(step, scratch)
+        index = picks.take(step, cross, noisy, scratch)
         if step == n - 1:
             break
         vectors, past = space.gather(index), white[:, :step]
@@ -150,8 +146,10 @@ class _Picks:
         self._ties, self._each = ties, np.arange(count)
         self._keep = np.array([1 - one.loose for one in ties[:count]])
 
-    def take(self, step: int, gains: FloatArray) -> IntArray:
-        """The best of each row; ties go to the smaller index."""
+    def take(self, step: int, cross: FloatArray, noisy: FloatArray, gains: FloatArray) -> IntArray:
+        """The best of each prompt, ties to the smaller index; ``gains`` is overwritten with cross² / noisy."""
+        np.multiply(cross, cross, out=gains)
+        gains /= noisy
         index: IntArray = gains.argmax(axis=1)
         best = gains[self._each, index]
         near = (gains >= (best * self._keep)[:, None]).argmax(axis=1)

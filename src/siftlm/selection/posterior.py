@@ -12,7 +12,8 @@ Two forms of the same numbers:
 * ``RowPosterior`` keeps one row of the Cholesky factor of K_n + λI per pick, extended over all candidates.
   Memory O(nK), any kernel.
 * ``FeaturePosterior`` keeps P_n = (I + X_nᵀX_n/λ)⁻¹ of the feature space, so that k_n(x, x') = xᵀ P_n x' and a
-  pick costs one scan along P_n x_i: P_n = I − WᵀW while n ≤ d, the matrix itself once n > d. Memory O(d²).
+  pick costs one scan along P_n x_i: P_n = I − WᵀW while n ≤ d, the matrix itself once n > d. Memory O(d²)
+  beside the arrays above; for a trace, at most d targets, whatever their number.
   The direction is formed in float64 before the scan, so a float32 scan is off by its own rounding alone,
   however often picks repeat each other.
 
