@@ -3,11 +3,17 @@
     SiftlmError
     ├── InvalidInput      (also a ValueError)   a value is wrong; the message names it and its shape or row
     │   ├── Conflict                            two settings that are fine alone exclude each other
-    │   └── UnknownName                         no such method; the message lists the known and the closest
+    │   │   └── WrongEmbedder                   the vectors on disk came from another embedder
+    │   ├── UnknownName                         no such method; the message lists the known and the closest
+    │   ├── NotAMemory                          the folder holds no memory, or one of a format we cannot read
+    │   └── BadRecord                           a line or file of a corpus is unusable; the message says where
+    ├── Locked            (also an OSError)     another process is writing; the message says which
+    ├── Damaged           (also an OSError)     a file of a memory is not what was written; the message names it
+    ├── Unwritable        (also an OSError)     the disk is full or refuses; what was there before still is
     └── MissingExtra      (also an ImportError) an optional library is absent; the message holds the command
 
 A caller who wants to catch everything of ours catches ``SiftlmError``; a caller who only knows Python's own
-errors still gets a ``ValueError`` or an ``ImportError``.
+errors still gets a ``ValueError``, an ``OSError`` or an ``ImportError``.
 """
 
 from __future__ import annotations
@@ -26,6 +32,30 @@ class InvalidInput(SiftlmError, ValueError):
 
 class Conflict(InvalidInput):
     """Two settings that exclude each other."""
+
+
+class WrongEmbedder(Conflict):
+    """Vectors of two embedders cannot be compared: the memory was built with another one."""
+
+
+class NotAMemory(InvalidInput):
+    """The folder holds no memory, or one whose format this version cannot read."""
+
+
+class BadRecord(InvalidInput):
+    """A record of a corpus that cannot be used; the message begins with its file and line."""
+
+
+class Locked(SiftlmError, OSError):
+    """Another process is writing to the memory; the message says which, and since when."""
+
+
+class Damaged(SiftlmError, OSError):
+    """A file of a memory is not what was written: truncated, changed or gone. The message names it."""
+
+
+class Unwritable(SiftlmError, OSError):
+    """The disk is full or refuses to be written; what was there before is still there."""
 
 
 class UnknownName(InvalidInput):

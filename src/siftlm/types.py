@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +12,35 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+
+Vectors = npt.NDArray[Any]
+"""(n, d) real vectors of any float width."""
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """A text on its way into a memory, with whatever is known about it."""
+
+    text: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever JSON can hold; searches filter by it."""
+    id: str | None = None
+    """The caller's own name for it, if it has one."""
+    vector: Vectors | None = None
+    """(d,) its embedding, where that is known already."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What a search found for a selection to choose from."""
+
+    ids: IntArray
+    """(K,) the store's own numbers, ≥ 0."""
+    vectors: Vectors
+    """(K, d) as the store scores them."""
+    scores: FloatArray
+    """(K,) largest inner product with a vector of the prompt."""
 
 
 class Evidence(Protocol):

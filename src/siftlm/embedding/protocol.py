@@ -1,0 +1,44 @@
+"""What a memory asks of whatever turns texts into vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from siftlm.types import IntArray, Vectors
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors, the same ones for the same texts on every machine, up to rounding."""
+
+    @property
+    def name(self) -> str:
+        """What `siftlm.embedding.embedder` makes it from again, such as ``hashing``."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments that `siftlm.embedding.embedder` needs besides the name; JSON can hold them."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two embedders whose vectors can be compared, and only for those."""
+
+    @property
+    def width(self) -> int:
+        """d."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens beyond this many are not read; ``None`` where there is no limit."""
+
+    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
+        """(len(texts), d) float32, one vector a text, in their order; need not be of unit length.
+
+        ``as_query`` is for models that treat questions and passages differently.
+        """
+
+    def tokens(self, texts: Sequence[str]) -> list[IntArray]:
+        """For each text, (t, 2): where each of its tokens starts and ends, in characters, in order.
+
+        Without special tokens and without truncation: this is what long documents are cut by.
+        """

@@ -1,0 +1,1 @@
+"""Corpora in, records out: one file per kind of input."""
