@@ -1,0 +1,228 @@
+"""Vectors without a model: words, pairs of neighbouring words and pieces of words, each hashed to a place.
+
+A text is a sum over its distinct words and word pairs, each weighted by 1 + log of how often it occurs. A word counts
+as itself and as its character n-grams, so that *index*, *indexes* and *indxe* are close. No corpus is needed and
+nothing is learned, so the vectors are the same everywhere. Weights are whole numbers: their sums are exact in any
+order, which makes a batch equal to its texts one by one, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.embedding.checks import texts_checked, whole_number
+from siftlm.embedding.fingerprint import fingerprint
+from siftlm.types import FloatArray, IntArray, Vectors
+
+# Counted up whenever the same text would get another vector.
+VERSION = 1
+
+TOKEN = re.compile(r"\w+|[^\w\s]")
+
+# The weights of a word, of all its n-grams together, and of a pair of words; whole numbers.
+WORD, PIECES, PAIR = 64, 64, 48
+PIECE_LENGTHS = (3, 4)
+# Short words are the frequent ones and say the least (Zipf's law of abbreviation). By length, up to this many letters.
+BY_LENGTH = np.array([0.0, 0.25, 0.25, 0.5, 0.75, 1.0])
+
+# Texts are worked on in chunks of about so many characters, and so many words are remembered between chunks.
+CHUNK = 1 << 20
+REMEMBERED = 1 << 17
+
+Hashes = npt.NDArray[np.uint64]
+
+
+class HashingEmbedder:
+    """Signed feature hashing of words, word pairs and character n-grams; numpy alone.
+
+    >>> vectors = HashingEmbedder(width=512).embed(["a red apple", "red apples", "rain in Bergen"])
+    >>> bool(vectors[0] @ vectors[1] > vectors[0] @ vectors[2])
+    True
+    """
+
+    name = "hashing"
+    max_tokens = None
+
+    def __init__(self, *, width: int = 512) -> None:
+        self.width = whole_number("width", width)
+        self._words = _Words(self.width)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"width": self.width}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint("hashing", {"version": VERSION, "width": self.width})
+
+    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
+        """(n, width) of unit length; zero for a text of nothing but space. Questions are treated as passages are."""
+        del as_query
+        texts = texts_checked(texts)
+        vectors = np.zeros((len(texts), self.width), dtype=np.float32)
+        for start, end in _chunks(texts):
+            vectors[start:end] = self._embed_chunk(texts[start:end])
+        return vectors
+
+    def tokens(self, texts: Sequence[str]) -> list[IntArray]:
+        """Words and single punctuation characters."""
+        spans = ([match.span() for match in TOKEN.finditer(text)] for text in texts_checked(texts))
+        return [np.array(found, dtype=np.int64).reshape(-1, 2) for found in spans]
+
+    def _embed_chunk(self, texts: list[str]) -> Vectors:
+        words = [TOKEN.findall(_folded(text)) for text in texts]
+        numbers = self._words.numbers(words)
+        rows = np.repeat(np.arange(len(texts)), [len(found) for found in words])
+        sums = self._sum_of_words(rows, numbers, len(texts)) + self._sum_of_pairs(rows, numbers, len(texts))
+        # Opposite signs may cancel; a text that says anything must still be somewhere.
+        for row in np.flatnonzero(~sums.any(axis=1)):
+            if words[row]:
+                sums[row, _hash("".join(words[row])) % self.width] = 1.0
+        lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
+        vectors: Vectors = (sums / np.maximum(lengths, 1.0)[:, None]).astype(np.float32)
+        return vectors
+
+    def _sum_of_words(self, rows: IntArray, numbers: IntArray, n: int) -> FloatArray:
+        memory = self._words
+        keys, counts = np.unique(rows * len(memory) + numbers, return_counts=True)
+        rows, numbers = np.divmod(keys, len(memory))
+        lengths = memory.ends[numbers] - memory.starts[numbers]
+        which = np.repeat(np.arange(len(numbers)), lengths)
+        # Positions of all features of all words: each word's start, then counting up.
+        within = np.arange(len(which)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        features = memory.starts[numbers][which] + within
+        weights = memory.weights[features] * _damped(counts)[which]
+        return self._added_up(rows[which], memory.places[features], weights, n)
+
+    def _sum_of_pairs(self, rows: IntArray, numbers: IntArray, n: int) -> FloatArray:
+        memory, known = self._words, len(self._words)
+        same = rows[:-1] == rows[1:]
+        keys = (rows[:-1][same] * known + numbers[:-1][same]) * known + numbers[1:][same]
+        keys, counts = np.unique(keys, return_counts=True)
+        rest, second = np.divmod(keys, known)
+        rows, first = np.divmod(rest, known)
+        hashes = _mixed(memory.hashes[first] * np.uint64(0x9E3779B97F4A7C15) + memory.hashes[second])
+        importance = np.maximum(memory.importance[first], memory.importance[second])
+        weights = _signs(hashes) * np.rint(PAIR * importance).astype(np.int64) * _damped(counts)
+        return self._added_up(rows, _places(hashes, self.width), weights, n)
+
+    def _added_up(self, rows: IntArray, places: IntArray, weights: IntArray, n: int) -> FloatArray:
+        sums = np.bincount(rows * self.width + places, weights.astype(np.float64), n * self.width)
+        return sums.astype(np.float64, copy=False).reshape(n, self.width)
+
+
+@dataclass
+class _Words:
+    """Every word seen lately: its hash, its importance, and where it and its pieces are added, with what weight."""
+
+    width: int
+
+    def __post_init__(self) -> None:
+        self.forget()
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    def forget(self) -> None:
+        self._number: dict[str, int] = {}
+        self.hashes: Hashes = np.empty(0, np.uint64)
+        self.importance = np.empty(0)
+        self.starts = self.ends = self.places = self.weights = np.empty(0, np.int64)
+
+    def numbers(self, texts: list[list[str]]) -> IntArray:
+        """The words' numbers, text after text; new words are learned first."""
+        distinct = set().union(*texts) if texts else set()
+        new = [word for word in distinct if word not in self._number]
+        if new and len(self) + len(new) > REMEMBERED:
+            self.forget()
+            new = list(distinct)
+        if new:
+            self._learn(new)
+        number = self._number
+        return np.fromiter((number[word] for words in texts for word in words), np.int64, sum(map(len, texts)))
+
+    def _learn(self, words: list[str]) -> None:
+        self._number.update(zip(words, range(len(self), len(self) + len(words)), strict=True))
+        hashes = np.array([_hash(word) for word in words], np.uint64)
+        importance = BY_LENGTH[np.minimum([len(word) for word in words], len(BY_LENGTH) - 1)]
+        owners, pieces = _pieces(words)
+        counts = np.bincount(owners, minlength=len(words))
+        share = importance * PIECES / np.sqrt(np.maximum(counts, 1))
+
+        owners = np.concatenate([np.arange(len(words)), owners])
+        features = np.concatenate([hashes, pieces])
+        weights = np.rint(np.concatenate([importance * WORD, share[owners[len(words) :]]])).astype(np.int64)
+        order = np.argsort(owners, kind="stable")
+        ends = len(self.places) + np.cumsum(counts + 1)
+
+        self.hashes = np.concatenate([self.hashes, hashes])
+        self.importance = np.concatenate([self.importance, importance])
+        self.starts = np.concatenate([self.starts, ends - counts - 1])
+        self.ends = np.concatenate([self.ends, ends])
+        self.places = np.concatenate([self.places, _places(features, self.width)[order]])
+        self.weights = np.concatenate([self.weights, (weights * _signs(features))[order]])
+
+
+def _pieces(words: list[str]) -> tuple[IntArray, Hashes]:
+    """Whose and which: the hash of every character n-gram of every word, its two ends marked."""
+    marked = "".join(f"<{word}>" for word in words)
+    letters = np.frombuffer(marked.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    owner = np.repeat(np.arange(len(words)), [len(word) + 2 for word in words])
+    owners, hashes = [], []
+    for length in PIECE_LENGTHS:
+        count = max(len(letters) - length + 1, 0)
+        hashed = np.full(count, length, np.uint64)
+        for shift in range(length):
+            hashed = _mixed(hashed * np.uint64(31) + letters[shift : shift + count])
+        inside = owner[:count] == owner[length - 1 :]
+        owners.append(owner[:count][inside])
+        hashes.append(hashed[inside])
+    return np.concatenate(owners), np.concatenate(hashes)
+
+
+def _chunks(texts: list[str]) -> Iterator[tuple[int, int]]:
+    start = size = 0
+    for place, text in enumerate(texts):
+        size += len(text)
+        if size >= CHUNK:
+            yield start, place + 1
+            start, size = place + 1, 0
+    if start < len(texts):
+        yield start, len(texts)
+
+
+def _folded(text: str) -> str:
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text.lower())
+
+
+def _damped(counts: IntArray) -> IntArray:
+    # In 256ths, so that weights stay whole.
+    return np.rint(256 * (1 + np.log(counts))).astype(np.int64)
+
+
+def _hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _mixed(hashes: Hashes) -> Hashes:
+    """The finishing step of splitmix64: every bit of the input reaches every bit of the output."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))
+
+
+def _places(hashes: Hashes, width: int) -> IntArray:
+    return (hashes % np.uint64(width)).astype(np.int64)
+
+
+def _signs(hashes: Hashes) -> IntArray:
+    # The top bit: the place is made from the low ones.
+    return 1 - 2 * (hashes >> np.uint64(63)).astype(np.int64)
