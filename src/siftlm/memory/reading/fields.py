@@ -1,0 +1,241 @@
+"""Where in a record its text, its id, its vector and its metadata are; and what of them a memory can hold."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from siftlm.errors import InvalidInput
+from siftlm.types import Document, Vectors
+
+_ABSENT = object()
+
+
+class Unusable(Exception):
+    """This record cannot become a document; the message says why."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What the caller calls things. A dot goes one level down: ``"a.b"`` is ``record["a"]["b"]``."""
+
+    text: str = "text"
+    id: str | None = None
+    vector: str | None = None
+    meta: Sequence[str] | None = None
+    """The fields to keep; ``None`` keeps all that are left (see `_everything_else`)."""
+
+    def document(self, value: Any, width: int | None = None) -> Document:
+        """The document of a record, or `Unusable`; ``width`` is what its vector must have, where that is known.
+
+        >>> Fields(id="name").document({"text": "Hello", "name": 7, "meta": {"source": "web"}, "year": 2020})
+        Document(text='Hello', meta={'source': 'web', 'year': 2020}, id='7', vector=None)
+        """
+        if isinstance(value, Document):
+            vector = None if value.vector is None else usable_vector(value.vector, width)
+            return Document(usable_text(value.text), _usable_meta(value.meta), _usable_id(value.id), vector)
+        if isinstance(value, str):
+            return Document(usable_text(value))
+        if not isinstance(value, Mapping):
+            raise Unusable(f"a record is a text or an object with fields; this is {_kind(value)}")
+        text = _look_up(value, self.text)
+        if text is _ABSENT:
+            raise Unusable(f"has no field {self.text!r}")
+        name = None if self.id is None else _look_up(value, self.id)
+        if name is _ABSENT or (name is None and self.id is not None):
+            raise Unusable(f"has no id: field {self.id!r} is missing or null")
+        numbers = None if self.vector is None else _look_up(value, self.vector)
+        if numbers is _ABSENT or (numbers is None and self.vector is not None):
+            raise Unusable(f"has no vector: field {self.vector!r} is missing or null")
+        return Document(
+            usable_text(text, self.text),
+            _usable_meta(self._metadata(value)),
+            _usable_id(name),
+            None if numbers is None else usable_vector(numbers, width),
+        )
+
+    def check_present(self, record: Mapping[Any, Any], where: str) -> None:
+        """The first record of an input must have what was asked for: else a name is wrong, not a record."""
+        for setting, field in (("text", self.text), ("id", self.id), ("vector", self.vector)):
+            if field is not None and _look_up(record, field) is _ABSENT:
+                known = ", ".join(repr(name) for name in _names(record)) or "none"
+                raise InvalidInput(f"{where}: there is no field {field!r} ({setting}=); its fields are {known}")
+
+    @property
+    def columns(self) -> list[str] | None:
+        """The columns of a table that are needed; ``None`` for all."""
+        if self.meta is None:
+            return None
+        wanted = [self.text, self.id, self.vector, *self.meta]
+        return list(dict.fromkeys(name for name in wanted if name is not None))
+
+    def _metadata(self, record: Mapping[Any, Any]) -> dict[Any, Any]:
+        if self.meta is None:
+            return self._everything_else(record)
+        kept = {}
+        for field in self.meta:
+            value = _look_up(record, field)
+            if value is _ABSENT and isinstance(record.get("meta"), Mapping):
+                value = _look_up(record["meta"], field)
+            if value is not _ABSENT:
+                kept[field] = value
+        return kept
+
+    def _everything_else(self, record: Mapping[Any, Any]) -> dict[Any, Any]:
+        """With an object called ``meta``, as in the Pile, that object and the plain fields around it; else all fields."""
+        rest = dict(record)
+        for field in (self.text, self.id, self.vector):
+            if field is not None:
+                _remove(rest, field)
+        inner = rest.get("meta")
+        if not isinstance(inner, Mapping):
+            return rest
+        plain = {key: value for key, value in rest.items() if not isinstance(value, (Mapping, list, tuple, np.ndarray))}
+        return {**plain, **inner}
+
+
+def usable_text(text: Any, field: str = "text") -> str:
+    """The text itself, or `Unusable`."""
+    if not isinstance(text, str):
+        raise Unusable(f"{field!r} is {_kind(text)}, not a string")
+    if not text or text.isspace():
+        raise Unusable(f"{field!r} is {'only white space' if text else 'empty'}")
+    return _storable(text, field)
+
+
+def usable_vector(numbers: Any, width: int | None = None) -> Vectors:
+    """(d,) float32, or `Unusable`."""
+    if isinstance(numbers, str):
+        try:
+            numbers = json.loads(numbers)
+        except ValueError:
+            raise Unusable("the vector is a string that holds no JSON list of numbers") from None
+    try:
+        with np.errstate(over="ignore"):
+            vector = np.asarray(numbers)
+            vector = vector.astype(np.float32) if vector.dtype.kind in "fiu" or vector.size == 0 else None
+    except (ValueError, TypeError):
+        vector = None
+    if vector is None or vector.ndim != 1 or not len(vector):
+        raise Unusable("the vector is not a list of numbers")
+    if width is not None and len(vector) != width:
+        raise Unusable(f"the vector has {len(vector)} numbers, the first one of this input had {width}")
+    if not np.isfinite(vector).all():
+        raise Unusable("the vector holds NaN, infinity or a number too large for float32")
+    return vector
+
+
+def _usable_id(name: Any) -> str | None:
+    if name is None or type(name) is str:
+        return None if name is None else _storable(name, "id")
+    if isinstance(name, (bool, np.bool_)) or not isinstance(name, (str, int, np.integer, uuid.UUID)):
+        raise Unusable(f"the id is {_kind(name)}, not a string or a whole number")
+    return _storable(str(name), "id")
+
+
+def _usable_meta(meta: Mapping[Any, Any]) -> dict[str, Any]:
+    if not isinstance(meta, Mapping):
+        raise Unusable(f"the metadata is {_kind(meta)}, not a mapping")
+    try:
+        return {key if type(key) is str and key.isascii() else _key(key): _plain(meta[key], key) for key in meta}
+    except RecursionError:
+        raise Unusable("the metadata is nested too deeply") from None
+
+
+def _plain(value: Any, field: Any) -> Any:
+    """What JSON can hold of it: numbers that are not finite become null, dates become ISO strings."""
+    if value is None or isinstance(value, (bool, int)):
+        return value if value is None or type(value) in (bool, int) else int(value)
+    if isinstance(value, str):
+        return _storable(str(value), f"meta {field}")
+    if isinstance(value, np.generic):
+        value = value.item()
+        if isinstance(value, np.generic):
+            raise Unusable(f"meta {field!r} is {_kind(value)}, which JSON cannot hold")
+        return _plain(value, field)
+    if isinstance(value, (float, decimal.Decimal)):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_key(key): _plain(inner, field) for key, inner in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist(), field)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = value if isinstance(value, (list, tuple)) else sorted(value, key=repr)
+        return [_plain(inner, field) for inner in items]
+    raise Unusable(f"meta {field!r} is {_kind(value)}, which JSON cannot hold")
+
+
+def _key(key: Any) -> str:
+    return _storable(str(key), "a name in meta")
+
+
+def _storable(text: str, field: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            found = f"U+{ord(text[error.start]):04X}"
+            message = f"{field!r} holds half of a surrogate pair ({found} at character {error.start}), which is no text"
+            raise Unusable(message) from None
+    return text
+
+
+def _look_up(record: Mapping[Any, Any], field: str) -> Any:
+    if field in record:
+        return record[field]
+    value: Any = record
+    for name in field.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            return _ABSENT
+        value = value[name]
+    return value
+
+
+def _remove(record: dict[Any, Any], field: str) -> None:
+    """Take a field out of ``record``; what is nested is copied, since it is the caller's."""
+    if field in record:
+        del record[field]
+        return
+    first, _, rest = field.partition(".")
+    if rest and isinstance(record.get(first), Mapping):
+        record[first] = dict(record[first])
+        _remove(record[first], rest)
+        if not record[first]:
+            del record[first]
+
+
+def _names(record: Mapping[Any, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key, value in list(record.items())[:30]:
+        names.append(f"{prefix}{key}")
+        if isinstance(value, Mapping) and not prefix:
+            names.extend(_names(value, f"{key}."))
+    return names[:40]
+
+
+def _kind(value: Any) -> str:
+    """In words that a person who wrote JSON knows.
+
+    >>> _kind(None), _kind([1])
+    ('null', 'a list')
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, (bool, int, float)):
+        return f"{value!r:.40}"
+    known = {list: "a list", tuple: "a list", dict: "an object", str: "a string", bytes: "bytes"}
+    return known.get(type(value), f"of type {type(value).__name__}")

@@ -1,0 +1,57 @@
+"""JSON lines: one object a line, plain or packed with gzip or zstd."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from siftlm.errors import InvalidInput
+from siftlm.memory.reading.listing import file_identity
+from siftlm.memory.reading.parts import Row, Skip
+from siftlm.memory.reading.stream import Broken, ByteStream
+
+
+class JsonLines:
+    """One file of JSON lines. Blank lines are no records, but they count as lines."""
+
+    unit = "bytes"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = str(path)
+        self.size = path.stat().st_size
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "jsonl", **file_identity(self._path)}
+
+    def rows(self, skip: Skip) -> Iterator[Row]:
+        stream, number = ByteStream(self._path), 0
+        try:
+            for number, line in enumerate(stream.lines(), 1):
+                if not line or line.isspace() or skip.one():
+                    continue
+                yield self._row(line, number, stream.position)
+        except Broken as broken:
+            if not skip.one():
+                where = f"{self.name}:{number + 1}"
+                yield Row(where, problem=f"{self._path.name} {broken}", position=stream.position)
+
+    def _row(self, line: bytes, number: int, position: int) -> Row:
+        where = f"{self.name}:{number}"
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            return Row(where, problem=f"not UTF-8 at byte {error.start + 1} of the line", position=position)
+        except json.JSONDecodeError as error:
+            if number == 1 and line.strip() == b"[":
+                raise InvalidInput(f"{where}: this is one long JSON list; write one object a line instead") from None
+            return Row(where, problem=f"invalid JSON at column {error.colno}: {error.msg}", position=position)
+        except (ValueError, RecursionError) as error:
+            return Row(where, problem=f"JSON that cannot be read: {error}", position=position)
+        if not isinstance(value, dict):
+            if number == 1 and isinstance(value, list) and value and isinstance(value[0], dict):
+                raise InvalidInput(f"{where}: this is one long JSON list; write one object a line instead")
+            return Row(where, problem="not a JSON object with fields", position=position)
+        return Row(where, value, None, position)
