@@ -69,6 +69,8 @@ def _ask_step_by_step(path: tuple[str, ...], operator: str, wanted: Any, meta: s
 
 def _any(operator: str, wanted: Any, kind: Sql, value: Sql) -> Sql:
     """The value passes, or it is a list and an element of it does."""
+    if wanted == ():
+        return Sql("(0)", [])
     element = _by_type(Sql("where_item.type", []), _checks(operator, wanted, Sql("where_item.value", [])))
     elements = Sql(
         f"EXISTS (SELECT 1 FROM json_each({value.condition}) AS where_item WHERE {element.condition})",
