@@ -1,1 +1,11 @@
-"""Texts and their vectors on disk."""
+"""Texts and their vectors on disk, and the search that selects among them."""
+
+from __future__ import annotations
+
+from siftlm.memory.found import Found, Hit
+from siftlm.memory.intake import Added
+from siftlm.memory.memory import Memory
+from siftlm.memory.store import Neighbours, Passage, Store
+from siftlm.memory.writer import Deleted
+
+__all__ = ["Added", "Deleted", "Found", "Hit", "Memory", "Neighbours", "Passage", "Store"]

@@ -1,0 +1,171 @@
+"""The source of truth: an SQLite database of documents, passages, where each passage stands, and which rows live.
+
+documents   one a text that was given: its key (the caller's own id) and its metadata
+passages    one a distinct text; its row is also that of its vector
+places      which passage stands where in which document; a text that came twice has two places
+dead        rows whose passage was deleted; their vectors go with the next compaction
+blocks      what was appended to the vectors' file at a time, and its checksum
+inputs      how far each input has been read, so that a killed build goes on there
+bands       MinHash keys of the passages, where near-duplicates are looked for
+words       the full-text index over the passages
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from siftlm.errors import Damaged, InvalidInput
+from siftlm.memory import disk
+
+NAME = "texts.sqlite"
+# Parameters of one statement: SQLite's oldest limit is 999.
+MANY = 900
+
+SCHEMA = """
+CREATE TABLE documents (id INTEGER PRIMARY KEY, key TEXT, meta TEXT, digest BLOB NOT NULL);
+CREATE INDEX documents_key ON documents (key) WHERE key IS NOT NULL;
+CREATE TABLE passages (row INTEGER PRIMARY KEY, digest BLOB NOT NULL, text TEXT NOT NULL);
+CREATE UNIQUE INDEX passages_digest ON passages (digest);
+CREATE TABLE places (
+    document INTEGER NOT NULL, part INTEGER NOT NULL, row INTEGER NOT NULL, start INTEGER NOT NULL,
+    near INTEGER NOT NULL, PRIMARY KEY (document, part)
+) WITHOUT ROWID;
+CREATE INDEX places_row ON places (row, document);
+CREATE TABLE dead (seq INTEGER PRIMARY KEY, row INTEGER NOT NULL UNIQUE);
+CREATE TABLE blocks (first INTEGER PRIMARY KEY, rows INTEGER NOT NULL, checksum INTEGER NOT NULL);
+CREATE TABLE inputs (
+    recipe TEXT PRIMARY KEY, name TEXT NOT NULL, next INTEGER NOT NULL, finished INTEGER NOT NULL,
+    documents INTEGER NOT NULL, bad INTEGER NOT NULL, complaints TEXT NOT NULL
+);
+CREATE TABLE bands (key INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (key, row)) WITHOUT ROWID;
+CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO state VALUES ('rows', 0), ('version', 0), ('next_document', 0), ('dead', 0), ('removed', 0);
+"""
+WORDS = """
+CREATE VIRTUAL TABLE words USING fts5(
+    text, content='passages', content_rowid='row', tokenize='unicode61 remove_diacritics 2'
+);
+CREATE VIRTUAL TABLE vocabulary USING fts5vocab('words', 'row');
+"""
+
+
+def digest(text: str) -> bytes:
+    """What two equal texts share, and no others."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+
+
+def record_digest(key: str | None, meta: str | None) -> bytes:
+    """Of a document's row, so that `verify` can tell whether it is as it was written."""
+    return digest(f"{len(key or '')}{key is None}\0{key}\0{meta}")
+
+
+def create(folder: Path, *, full_text: bool) -> None:
+    """An empty database, safely on disk."""
+    path = folder / NAME
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("PRAGMA page_size = 8192")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN")
+        for statement in SCHEMA.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        if full_text:
+            _create_words(connection)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()
+    disk.sync_folder(folder)
+
+
+def _create_words(connection: sqlite3.Connection) -> None:
+    try:
+        for statement in WORDS.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+    except sqlite3.OperationalError as error:
+        if "fts5" not in str(error):
+            raise
+        raise InvalidInput(
+            "this Python's SQLite has no full-text search (FTS5): build the memory with full_text=False"
+        ) from error
+
+
+def writer(folder: Path) -> sqlite3.Connection:
+    """A connection that writes; transactions are begun and ended by hand."""
+    connection = _connect(folder, f"{(folder / NAME).resolve().as_uri()}?mode=rw")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
+def reader(folder: Path) -> sqlite3.Connection:
+    """A connection that cannot write, not even where the folder itself cannot be written to."""
+    uri = (folder / NAME).resolve().as_uri()
+    if not os.access(folder, os.W_OK) and not (folder / f"{NAME}-wal").exists():
+        return _connect(folder, f"{uri}?immutable=1")
+    connection = _connect(folder, f"{uri}?mode=rw")
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA cache_size = -16384")
+    connection.execute("PRAGMA mmap_size = 1073741824")
+    return connection
+
+
+def _connect(folder: Path, uri: str) -> sqlite3.Connection:
+    path = folder / NAME
+    if not path.exists():
+        raise Damaged(f"{path}: is gone")
+    with damage_named(path):
+        # Each thread has a connection of its own; only closing may happen from another.
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, check_same_thread=False)
+        try:
+            connection.execute("SELECT value FROM state WHERE name = 'version'").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Whatever SQLite says of a broken file, as `Damaged` with the file's name."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            raise Damaged(f"{path}: {error}: it is damaged, or not a memory's database") from error
+        raise
+    except sqlite3.DatabaseError as error:
+        raise Damaged(f"{path}: {error}; siftlm verify says more") from error
+
+
+def state(connection: sqlite3.Connection) -> dict[str, int]:
+    """All counters."""
+    return dict(connection.execute("SELECT name, value FROM state"))
+
+
+def chunks(values: Sequence[Any], size: int = MANY) -> Iterator[Sequence[Any]]:
+    """Slices that fit into one statement."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def marks(count: int) -> str:
+    """``?, ?, ?``: as many parameters."""
+    return ", ".join("?" * count)
+
+
+def rows_in(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
+    """The rows of a statement in which ``{}`` stands for the list of values, however many there are."""
+    for some in chunks(values):
+        yield from connection.execute(statement.format(marks(len(some))), list(some))

@@ -1,0 +1,55 @@
+"""Writing so that a crash leaves the old or the new, and saying plainly when the disk refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from siftlm.errors import Unwritable
+
+# What SQLite says when the operating system refused it a write.
+REFUSALS = ("disk is full", "disk I/O error", "readonly database", "unable to open", "read-only")
+
+
+@contextlib.contextmanager
+def refusals_named(what: Path) -> Iterator[None]:
+    """Turn whatever the system says of a refused write into `Unwritable`."""
+    try:
+        yield
+    except Unwritable:
+        raise
+    except sqlite3.OperationalError as error:
+        if any(words in str(error) for words in REFUSALS):
+            raise Unwritable(f"{what}: cannot be written: {error}; what was there before is unchanged") from error
+        raise
+    except OSError as error:
+        # Ours are OSErrors too, and say more already.
+        if error.errno is None:
+            raise
+        reason = error.strerror or str(error)
+        raise Unwritable(f"{what}: cannot be written: {reason}; what was there before is unchanged") from error
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put ``content`` into ``path``, whole or not at all, whatever happens meanwhile."""
+    new = path.with_name(path.name + ".new")
+    with open(new, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder as lasting as the files' contents."""
+    if os.name == "nt":  # Windows has no such thing, and needs none
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,95 @@
+"""What a search returns: the passages in the order of their picking, and the selection behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+from siftlm.types import Selection
+
+
+@dataclass(frozen=True, eq=False)
+class Hit:
+    """One pick."""
+
+    text: str
+    meta: Mapping[str, Any]
+    """Of the document it comes from."""
+    score: float
+    """Cosine to the prompt; to the nearest vector of it, if it has several."""
+    gain: float
+    """What the method computed for it: for SIFT, by how much it lowered the uncertainty."""
+    uncertainty: float
+    """What was left after it."""
+    row: int
+    """Its number in the memory."""
+    id: str | None = None
+    """The caller's own name of its document."""
+    document: int = 0
+    """The number of its document."""
+    part: int = 0
+    """Which passage of its document this is, from 0."""
+    parts: int = 1
+    """Of how many."""
+    start: int = 0
+    """Where in its document it begins, in characters."""
+    copies: int = 1
+    """How often this text was given to the memory."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dumps``; numbers that are not finite become ``None``."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        for name in ("score", "gain", "uncertainty"):
+            plain[name] = plain[name] if plain[name] == plain[name] and abs(plain[name]) != float("inf") else None
+        plain["meta"] = dict(self.meta)
+        return plain
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The hits in the order in which they were picked; a text that was picked twice is there twice."""
+
+    hits: tuple[Hit, ...]
+    selection: Selection
+    """Gains, uncertainty and why it stopped. Its ``indices`` are rows of the memory."""
+    considered: int
+    """How many passages it was chosen from."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Where the time went: ``embed``, ``search``, ``select``, ``read``."""
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    @overload
+    def __getitem__(self, at: int) -> Hit: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Hit, ...]: ...
+    def __getitem__(self, at: int | slice) -> Hit | tuple[Hit, ...]:
+        return self.hits[at]
+
+    @property
+    def texts(self) -> list[str]:
+        """Of the hits, in their order."""
+        return [hit.text for hit in self.hits]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dumps``."""
+        return {
+            "considered": self.considered,
+            "seconds": dict(self.seconds),
+            "hits": [hit.to_dict() for hit in self.hits],
+            "selection": self.selection.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        chosen = self.selection
+        lines = [f"{chosen.method}, λ = {chosen.noise:g}: {len(self)} of {self.considered:,} passages"]
+        lines += [f"{'pick':>4} {'score':>6} {'gain':>8} {'left':>7}  text"]
+        for at, hit in enumerate(self.hits, start=1):
+            text = " ".join(hit.text.split())[:80]
+            lines.append(f"{at:>4} {hit.score:>6.3f} {hit.gain:>8.4f} {hit.uncertainty:>7.4f}  {text}")
+        return "\n".join(lines)

@@ -1,0 +1,278 @@
+"""From documents to rows: cut, look for what is there already, embed what is not, write it all down.
+
+Nothing is embedded that the memory has. What is embedded counts from the commit on, so a killed build embeds
+again only the batch that it was at.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from siftlm.embedding.protocol import Embedder
+from siftlm.errors import BadRecord, InvalidInput
+from siftlm.memory import database, vectors
+from siftlm.memory.reading import Record, Source
+from siftlm.memory.split import passages
+from siftlm.memory.writer import Entry, InputProgress, Part, Writer
+from siftlm.progress import Meter, Report
+from siftlm.types import Document, Vectors
+
+# A batch should take about so many seconds: long enough to be worth a commit, short enough to lose.
+SECONDS = (2.0, 8.0)
+SMALLEST, LARGEST = 64, 16384
+# Characters of a batch, whatever its documents' number.
+CHARACTERS = 16 << 20
+# Complaints that are kept with an input; the rest is counted.
+COMPLAINTS = 20
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of the documents that were given."""
+
+    documents: int = 0
+    passages: int = 0
+    """New texts, each embedded once."""
+    duplicates: int = 0
+    """Passages whose text was there already."""
+    near_duplicates: int = 0
+    """Passages that were nearly there already, where that was looked for."""
+    bad: int = 0
+    """Records that could not be used."""
+    complaints: tuple[str, ...] = ()
+    """The first of those: where, and what is wrong."""
+
+    def __add__(self, other: Added) -> Added:
+        return Added(
+            self.documents + other.documents,
+            self.passages + other.passages,
+            self.duplicates + other.duplicates,
+            self.near_duplicates + other.near_duplicates,
+            self.bad + other.bad,
+            (self.complaints + other.complaints)[:COMPLAINTS],
+        )
+
+
+@dataclass
+class Batch:
+    """Documents that are ready to be written."""
+
+    entries: list[Entry]
+    digests: list[list[bytes]]
+    """Of each entry's parts."""
+    texts: list[str]
+    """New ones, each once."""
+    text_digests: list[bytes]
+    embedded: Vectors
+    homes: dict[bytes, int]
+    """Digest -> row, of texts that are there already."""
+    nearly: dict[bytes, int | bytes] = field(default_factory=dict)
+    """Digest -> the row, or the digest of the new text, that is nearly the same."""
+    bands: dict[bytes, list[int]] = field(default_factory=dict)
+
+
+class Intake:
+    """Turns documents into batches, and writes those."""
+
+    def __init__(self, writer: Writer, embedder: Embedder) -> None:
+        self._writer, self._embedder = writer, embedder
+        manifest = writer.manifest
+        self._size, self._overlap = manifest.passage_tokens, manifest.overlap
+
+    def prepare(self, documents: Sequence[Document]) -> Batch:
+        """Everything that takes long; reads the database and writes nothing."""
+        entries = self._entries(documents)
+        digests = [[database.digest(part.text) for part in entry.parts] for entry in entries]
+        first: dict[bytes, tuple[str, Vectors | None]] = {}
+        for document, entry, own in zip(documents, entries, digests, strict=True):
+            for part, digest in zip(entry.parts, own, strict=True):
+                first.setdefault(digest, (part.text, document.vector))
+        homes = self._writer.known(list(first))
+        new = {digest: given for digest, given in first.items() if digest not in homes}
+        nearly, bands = self._near(new)
+        fresh = [(digest, *given) for digest, given in new.items() if digest not in nearly]
+        return Batch(
+            entries=entries,
+            digests=digests,
+            texts=[text for _, text, _ in fresh],
+            text_digests=[digest for digest, _, _ in fresh],
+            embedded=self._embed([text for _, text, _ in fresh], [vector for _, _, vector in fresh]),
+            homes=homes,
+            nearly=nearly,
+            bands=bands,
+        )
+
+    def write(self, batch: Batch) -> Added:
+        """Inside a transaction."""
+        writer = self._writer
+        rows = writer.append(batch.texts, batch.text_digests, batch.embedded)
+        homes = {**batch.homes, **dict(zip(batch.text_digests, rows, strict=True))}
+        near: dict[bytes, int] = {}
+        for digest, target in batch.nearly.items():
+            near[digest] = homes[target] if isinstance(target, bytes) else target
+        places = [[(near[d], True) if d in near else (homes[d], False) for d in own] for own in batch.digests]
+        writer.place(batch.entries, places)
+        writer.remember_bands({homes[digest]: keys for digest, keys in batch.bands.items()})
+        passages_given = sum(len(own) for own in batch.digests)
+        near_ones = sum(is_near for own in places for _, is_near in own)
+        return Added(len(batch.entries), len(rows), passages_given - near_ones - len(rows), near_ones)
+
+    def _entries(self, documents: Sequence[Document]) -> list[Entry]:
+        """Cut what is too long; a text has no more tokens than characters, so short ones are not counted."""
+        long = [d.text for d in documents if d.vector is None and len(d.text) > self._size]
+        tokens = iter(self._embedder.tokens(long) if long else [])
+        entries = []
+        for document in documents:
+            parts = [Part(document.text.strip(), len(document.text) - len(document.text.lstrip()))]
+            if document.vector is None and len(document.text) > self._size:
+                spans = passages(document.text, next(tokens), size=self._size, overlap=self._overlap)
+                parts = [Part(document.text[span.start : span.end], span.start) for span in spans]
+            entries.append(Entry(document.id, meta_json(document.meta), parts))
+        return entries
+
+    def _near(self, new: Mapping[bytes, tuple[str, Any]]) -> tuple[dict[bytes, int | bytes], dict[bytes, list[int]]]:
+        """Which of the new texts are nearly there already, in the database or earlier in the batch."""
+        near, nearly, kept = self._writer.near, {}, {}
+        if near is None or not new:
+            return {}, {}
+        holders: dict[int, list[bytes]] = {}
+        stored = near.bands([text for text, _ in new.values()])
+        for (digest, (text, _)), keys in zip(new.items(), stored.tolist(), strict=True):
+            target = self._nearest(text, keys, holders, new)
+            if target is not None:
+                nearly[digest] = target
+                continue
+            kept[digest] = keys
+            for key in keys:
+                holders.setdefault(key, []).append(digest)
+        return nearly, kept
+
+    def _nearest(
+        self, text: str, keys: Sequence[int], holders: Mapping[int, list[bytes]], new: Mapping[bytes, tuple[str, Any]]
+    ) -> int | bytes | None:
+        near = self._writer.near
+        if near is None:
+            return None
+        for row, other in self._writer.banded(keys):
+            if near.similarity(text, other) >= near.threshold:
+                return row
+        for digest in dict.fromkeys(d for key in keys for d in holders.get(key, ())):
+            if near.similarity(text, new[digest][0]) >= near.threshold:
+                return digest
+        return None
+
+    def _embed(self, texts: Sequence[str], given: Sequence[Vectors | None]) -> Vectors:
+        """(n, d) at unit length."""
+        width = self._writer.manifest.width
+        found = np.empty((len(texts), width), dtype=np.float32)
+        unknown = [at for at, vector in enumerate(given) if vector is None]
+        for at, vector in enumerate(given):
+            if vector is not None:
+                found[at] = _of_width(vector, width)
+        if unknown:
+            found[unknown] = embedded(self._embedder, [texts[at] for at in unknown], width)
+        scaled = vectors.unit(found)
+        if np.isnan(scaled).any():
+            at = int(np.argmax(np.isnan(scaled).any(axis=1)))
+            raise InvalidInput(f"the vector of the text {texts[at][:60]!r} is zero or not finite: it has no direction")
+        return scaled
+
+
+def embedded(embedder: Embedder, texts: Sequence[str], width: int, *, as_query: bool = False) -> Vectors:
+    """What the embedder says, held to its promise."""
+    found = np.asarray(embedder.embed(list(texts), as_query=as_query))
+    if found.shape != (len(texts), width):
+        raise InvalidInput(
+            f"embedder {embedder.name!r} gave shape {found.shape} for {len(texts)} texts of width {width}"
+        )
+    return found
+
+
+def _of_width(vector: Vectors, width: int) -> Vectors:
+    found = np.asarray(vector)
+    if found.shape != (width,):
+        raise InvalidInput(f"a vector has shape {found.shape}, and the memory holds vectors of width {width}")
+    return found
+
+
+def meta_json(meta: Mapping[str, Any]) -> str | None:
+    """As it is stored; None for nothing."""
+    if not meta:
+        return None
+    try:
+        text = json.dumps(meta, ensure_ascii=False, allow_nan=False)
+        text.encode("utf-8")
+        return text
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"metadata must be what JSON can hold: {error}") from error
+
+
+def read_in(
+    writer: Writer, embedder: Embedder, source: Source, recipe: str, *, fatal: bool, report: Report | None
+) -> Added:
+    """Take in a whole input, a commit every few seconds, from where the last attempt stopped."""
+    intake, progress = Intake(writer, embedder), writer.input_progress(recipe)
+    meter = Meter(f"reading {source.name}", source.unit, report, source.size)
+    added, began_with = Added(), progress
+    pace = _Pace()
+    for records in _batches(source.read(progress.next), pace):
+        began = time.monotonic()
+        documents = [record.document for record in records if record.document is not None]
+        wrong = [record for record in records if record.document is None]
+        if wrong and fatal:
+            raise BadRecord(f"{wrong[0].where}: {wrong[0].problem}")
+        batch = intake.prepare(documents)
+        progress = _advanced(progress, records, wrong)
+        with writer.transaction():
+            added += intake.write(batch)
+            writer.remember_input(recipe, source.name, progress)
+        meter.at(records[-1].position)
+        pace.took(time.monotonic() - began)
+    with writer.transaction():
+        writer.remember_input(recipe, source.name, replace(progress, finished=True))
+    meter.finish()
+    return replace(added, bad=progress.bad - began_with.bad, complaints=progress.complaints)
+
+
+class _Pace:
+    """How many documents make a batch, learned from how long the last ones took."""
+
+    def __init__(self) -> None:
+        self.documents = 256
+
+    def took(self, seconds: float) -> None:
+        if seconds < SECONDS[0]:
+            self.documents = min(LARGEST, self.documents * 2)
+        elif seconds > SECONDS[1]:
+            self.documents = max(SMALLEST, self.documents // 2)
+
+
+def _batches(records: Iterable[Record], pace: _Pace) -> Iterator[list[Record]]:
+    waiting = iter(records)
+    while True:
+        batch, characters = [], 0
+        for record in itertools.islice(waiting, pace.documents):
+            batch.append(record)
+            characters += len(record.document.text) if record.document is not None else 0
+            if characters >= CHARACTERS:
+                break
+        if not batch:
+            return
+        yield batch
+
+
+def _advanced(progress: InputProgress, records: Sequence[Record], wrong: Sequence[Record]) -> InputProgress:
+    complaints = progress.complaints + tuple(f"{record.where}: {record.problem}" for record in wrong)
+    return InputProgress(
+        next=records[-1].number + 1,
+        documents=progress.documents + len(records) - len(wrong),
+        bad=progress.bad + len(wrong),
+        complaints=complaints[:COMPLAINTS],
+    )

@@ -1,0 +1,109 @@
+"""Making the folder of a new memory, and checking what it is to be."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from siftlm.embedding.protocol import Embedder
+from siftlm.errors import Conflict, InvalidInput, NotAMemory, WrongEmbedder
+from siftlm.memory import database, disk, lock, manifest, vectors
+from siftlm.memory.manifest import Manifest
+
+# Passages of so many tokens where neither the caller nor the embedder says otherwise.
+PASSAGE_TOKENS = 256
+# One of eight tokens of a passage is also in the next.
+OVERLAP = 8
+# What a build leaves in a folder before there is a manifest, and nothing else.
+BEGUN = re.compile(rf"g\d{{4}}|{re.escape(lock.NAME)}|{re.escape(manifest.NAME)}\.new")
+
+
+def described(
+    embedder: Embedder,
+    *,
+    storage: str,
+    passage_tokens: int | None,
+    overlap: int | None,
+    full_text: bool,
+    near_duplicates: float | None,
+) -> Manifest:
+    """The manifest of a memory with these settings."""
+    size = _passage_tokens(passage_tokens, embedder)
+    return Manifest(
+        embedder=embedder.name,
+        embedder_settings=dict(embedder.settings),
+        fingerprint=embedder.fingerprint,
+        width=int(embedder.width),
+        storage=vectors.check_storage(storage),
+        passage_tokens=size,
+        overlap=_overlap(overlap, size),
+        full_text=bool(full_text),
+        near_duplicates=None if near_duplicates is None else _fraction("near_duplicates", near_duplicates),
+    )
+
+
+def begin(path: Path, wanted: Manifest) -> None:
+    """Make the folder. Only with the manifest, which comes last, is it a memory."""
+    if (path / manifest.NAME).exists():
+        raise Conflict(f"{path}: is a memory already; open it with Memory.open, or choose another folder")
+    if path.exists() and not path.is_dir():
+        raise NotAMemory(f"{path}: is a file, and a memory is a folder")
+    foreign = [name for name in os.listdir(path) if not BEGUN.fullmatch(name)] if path.exists() else []
+    if foreign:
+        raise Conflict(f"{path}: is not empty (it holds {foreign[0]!r}); choose another folder")
+    path.mkdir(parents=True, exist_ok=True)
+    with lock.writing(path, "create"):
+        folder = wanted.folder(path)
+        if folder.exists():  # of an attempt that was killed before there was a manifest
+            for file in folder.iterdir():
+                file.unlink()
+        folder.mkdir(exist_ok=True)
+        database.create(folder, full_text=wanted.full_text)
+        form = vectors.Form(wanted.storage, wanted.width)
+        (folder / form.file_name).touch()
+        disk.sync_folder(folder)
+        disk.sync_folder(path)
+        manifest.write(path, _signed(wanted))
+
+
+def _signed(wanted: Manifest) -> Manifest:
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return replace(wanted, created=now, made_by=f"siftlm {version('siftlm')}")
+
+
+def matching(made: Embedder, known: Manifest, path: Path) -> Embedder:
+    """The embedder, if it is the memory's own."""
+    if made.fingerprint == known.fingerprint and made.width == known.width:
+        return made
+    same_name = " of that name, with other weights or settings," if made.name == known.embedder else ""
+    raise WrongEmbedder(
+        f"{path}: was built with embedder {known.embedder!r} ({known.fingerprint}, width {known.width}); "
+        f"{made.name!r}{same_name} ({made.fingerprint}, width {made.width}) gives vectors that cannot be compared"
+    )
+
+
+def _passage_tokens(given: Any, made: Embedder) -> int:
+    if given is None:
+        return min(PASSAGE_TOKENS, made.max_tokens or PASSAGE_TOKENS)
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise InvalidInput(f"passage_tokens must be a whole number ≥ 1, got {given!r}")
+    return int(given)
+
+
+def _overlap(given: Any, size: int) -> int:
+    if given is None:
+        return size // OVERLAP
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= size // 2:
+        raise InvalidInput(f"overlap must be a whole number from 0 to half of passage_tokens ({size}), got {given!r}")
+    return int(given)
+
+
+def _fraction(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise InvalidInput(f"{name} must be above 0 and up to 1, got {value!r}")
+    return float(value)

@@ -1,0 +1,99 @@
+"""What a memory is: the one small file that a person reads first, and that decides which data count."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from siftlm.errors import Damaged, NotAMemory
+from siftlm.memory import disk
+
+NAME = "manifest.json"
+FORMAT = 1
+METRIC = "cosine"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The settings that all texts and vectors of a memory share."""
+
+    embedder: str
+    """The name that makes it again."""
+    embedder_settings: dict[str, Any]
+    fingerprint: str
+    """Of the embedder: vectors of another one cannot be compared with these."""
+    width: int
+    storage: str
+    """``float32``, ``float16`` or ``int8``."""
+    passage_tokens: int
+    overlap: int
+    full_text: bool
+    near_duplicates: float | None
+    generation: int = 1
+    """Which of the folders ``g0001``, ``g0002``, … holds the data; compaction makes the next."""
+    format: int = FORMAT
+    metric: str = METRIC
+    created: str = ""
+    made_by: str = ""
+    calibration: dict[str, Any] = field(default_factory=dict)
+    """Settings that were found to work well on this memory, with the evidence."""
+
+    def folder(self, memory: Path) -> Path:
+        """Where the data are."""
+        return memory / f"g{self.generation:04d}"
+
+    def next_generation(self) -> Manifest:
+        """The same memory, its data one folder further."""
+        return replace(self, generation=self.generation + 1)
+
+
+def write(memory: Path, manifest: Manifest) -> None:
+    """Make ``manifest`` the one that counts."""
+    content = asdict(manifest)
+    content["checksum"] = _checksum(content)
+    disk.replace(memory / NAME, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read(memory: Path) -> Manifest:
+    """The memory's manifest, or an error that says what is there instead."""
+    path = memory / NAME
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotAMemory(f"{memory}: {_instead(memory)}") from None
+    try:
+        content = json.loads(raw)
+        # The version decides what everything else means, so it is looked at before the checksum.
+        version = content["format"]
+        if version != FORMAT:
+            raise NotAMemory(f"{memory}: is of format {version}, and this siftlm reads {FORMAT}: {_advice(version)}")
+        expected = content.pop("checksum")
+        if expected != _checksum(content):
+            raise Damaged(f"{path}: its checksum does not match: it was edited or damaged")
+        return Manifest(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, NotAMemory):
+            raise
+        raise Damaged(f"{path}: cannot be read: {error}") from error
+
+
+def _instead(memory: Path) -> str:
+    if not memory.exists():
+        return "there is no such folder; build a memory with Memory.build(…) or siftlm index"
+    if not memory.is_dir():
+        return "is a file, and a memory is a folder"
+    return f"holds no {NAME}, so it is no memory; build one with Memory.build(…) or siftlm index"
+
+
+def _advice(version: object) -> str:
+    if isinstance(version, int) and version > FORMAT:
+        return "install a newer siftlm"
+    return "open it with Memory.open, which brings it up to date"
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    plain = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return f"{zlib.crc32(plain.encode()):08x}"

@@ -1,0 +1,408 @@
+"""A memory: texts and their vectors in a folder, built once, searched often, never half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.embedding import embedder as make_embedder
+from siftlm.embedding.protocol import Embedder
+from siftlm.errors import Conflict, InvalidInput, SiftlmError
+from siftlm.memory import disk, given, intake, manifest, reading, search, vectors
+from siftlm.memory import writer as writing
+from siftlm.memory.found import Found
+from siftlm.memory.intake import Added
+from siftlm.memory.making import begin, described, matching
+from siftlm.memory.manifest import Manifest
+from siftlm.memory.readers import Readers
+from siftlm.memory.search import Prompt, Query, Where
+from siftlm.memory.snapshot import Snapshot
+from siftlm.memory.where import All, parse
+from siftlm.memory.writer import Deleted
+from siftlm.progress import Report, reporter
+from siftlm.types import IntArray, Vectors
+
+if TYPE_CHECKING:
+    from siftlm.selection import Method
+
+# Documents that `Memory.add` embeds at a time.
+AT_ONCE = 4096
+
+
+class Memory:
+    """Texts and their vectors on disk; `Memory.build`, `Memory.create` or `Memory.open` make one.
+
+    Any number of processes and threads may search it while one at a time writes. A search sees the memory as
+    it was when the search began.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> memory = Memory.create(folder.name + "/memory")
+    >>> memory.add(["The age of Michael Jordan is 61 years.", "Michael Jordan has five children."]).passages
+    2
+    >>> [hit.text for hit in memory.search("How old is Michael Jordan?", n=1)]
+    ['The age of Michael Jordan is 61 years.']
+    >>> memory.close(); folder.cleanup()
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, embedder: str | Embedder | None = None) -> None:
+        self._path = Path(path)
+        self._readers = Readers(self._path)
+        self._embedder: Embedder | None = None
+        if embedder is not None:
+            self._embedder = matching(make_embedder(embedder), self._readers.manifest, self._path)
+
+    # --- making one
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, embedder: str | Embedder | None = None) -> Memory:
+        """A memory that is there.
+
+        Args:
+            path: of its folder.
+            embedder: left out, the one that it was built with is made from the manifest when a text must be
+                embedded. Another one is an error: its vectors could not be compared.
+        """
+        return cls(path, embedder=embedder)
+
+    @classmethod
+    def create(
+        cls,
+        into: str | os.PathLike[str],
+        *,
+        embedder: str | Embedder = "hashing",
+        storage: str = "float32",
+        passage_tokens: int | None = None,
+        overlap: int | None = None,
+        full_text: bool = True,
+        near_duplicates: float | None = None,
+    ) -> Memory:
+        """An empty memory.
+
+        Args:
+            into: its folder, which must not be there yet, or be empty.
+            embedder: a name, such as ``hashing`` (the default: numpy alone), ``sentence-transformers/…``, or
+                any Hugging Face encoder; or an `Embedder`. It is the memory's for good.
+            storage: ``float32``, ``float16`` (half the size) or ``int8`` (a quarter).
+            passage_tokens: longer texts are cut; left out, what the embedder reads, and at most 256.
+            overlap: tokens that neighbouring passages share; left out, an eighth of a passage.
+            full_text: also index the words, for ``candidates="words"`` and ``"both"``.
+            near_duplicates: a similarity from 0 to 1; texts that share so much with one that is there are not
+                stored again but counted with it. Left out, only equal texts are.
+        """
+        made = make_embedder(embedder)
+        wanted = described(
+            made, storage=storage, passage_tokens=passage_tokens, overlap=overlap, full_text=full_text,
+            near_duplicates=near_duplicates,
+        )  # fmt: skip
+        path = Path(into)
+        with disk.refusals_named(path):
+            begin(path, wanted)
+        return cls(path, embedder=made)
+
+    @classmethod
+    def build(
+        cls,
+        corpus: Any,
+        into: str | os.PathLike[str],
+        *,
+        embedder: str | Embedder = "hashing",
+        bad: str = "skip",
+        progress: bool | Report | None = None,
+        storage: str = "float32",
+        passage_tokens: int | None = None,
+        overlap: int | None = None,
+        full_text: bool = True,
+        near_duplicates: float | None = None,
+        **reading_settings: Any,
+    ) -> Memory:
+        """Create a memory and read a corpus into it; the same call again goes on where a killed one stopped.
+
+        Args:
+            corpus: files, folders, Hugging Face data sets or any iterable: see `siftlm.memory.reading.open_source`,
+                which also takes the settings that are not named here (``text=``, ``meta=``, ``id=``, ``vector=``, …).
+            into: the memory's folder.
+            embedder, storage, passage_tokens, overlap, full_text, near_duplicates: see `create`.
+            bad: ``skip`` bad records and count them, or ``fail`` at the first.
+            progress: draw it (``True``), don't (``False``), hand it to a function, or draw it where a person
+                is watching (left out).
+        """
+        source = reading.open_source(corpus, **reading_settings)
+        made = make_embedder(embedder)
+        path = Path(into)
+        settings: dict[str, Any] = {
+            "embedder": made, "storage": storage, "passage_tokens": passage_tokens, "overlap": overlap,
+            "full_text": full_text, "near_duplicates": near_duplicates,
+        }  # fmt: skip
+        if (path / manifest.NAME).exists():
+            memory = cls.open(path, embedder=made)
+            memory._check_same_build(source, settings)
+        else:
+            memory = cls.create(path, **settings)
+        memory._read_in(source, bad=bad, progress=progress)
+        return memory
+
+    # --- what is in it
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self._path
+
+    @property
+    def manifest(self) -> Manifest:
+        """The settings that all of its texts and vectors share."""
+        return self._readers.manifest
+
+    @property
+    def embedder(self) -> Embedder:
+        """Made from the manifest, unless it was given."""
+        if self._embedder is None:
+            known = self._readers.manifest
+            self._embedder = matching(make_embedder(known.embedder, **known.embedder_settings), known, self._path)
+        return self._embedder
+
+    def __len__(self) -> int:
+        """Passages, each counted once however often it was given."""
+        with self._readers.snapshot() as snapshot:
+            return len(snapshot)
+
+    def __repr__(self) -> str:
+        known = self._readers.manifest
+        return f"<Memory {str(self._path)!r}: {len(self):,} passages, {known.embedder}, {known.storage}>"
+
+    def rows(self, where: Where = None) -> IntArray:
+        """The rows of all passages, or of those that meet a filter, in ascending order."""
+        with self._readers.snapshot() as snapshot:
+            allowed = snapshot.allowed(search.filter_of(where))
+            return np.arange(snapshot.view.rows) if allowed is None else np.flatnonzero(allowed)
+
+    def texts(self, rows: npt.ArrayLike) -> list[str]:
+        """Of these rows, in their order."""
+        with self._readers.snapshot() as snapshot:
+            return snapshot.texts(given.rows_of(rows, snapshot).tolist())
+
+    def vectors(self, rows: npt.ArrayLike) -> Vectors:
+        """(len(rows), d) float32, of unit length."""
+        with self._readers.snapshot() as snapshot:
+            return snapshot.vectors(given.rows_of(rows, snapshot))
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """The memory at this moment, for several reads that must agree; it does not change inside the block."""
+        with self._readers.snapshot() as snapshot:
+            yield snapshot
+
+    # --- searching
+
+    def search(
+        self,
+        query: Query,
+        n: int = 10,
+        *,
+        method: str | Method = "sift",
+        k: int | None = 200,
+        candidates: str = "vectors",
+        where: Where = None,
+        residual: bool = False,
+        without_copies: bool | float = False,
+        per_document: int | None = None,
+        exclude: npt.ArrayLike | None = None,
+        **settings: Any,
+    ) -> Found:
+        """Find the passages that together tell most about the prompt.
+
+        Args:
+            query: the prompt's text, or several texts, or (d,) or (m, d) vectors of this memory's embedder.
+            n: how many to pick; fewer if there are no more.
+            method: how to select; ``siftlm.methods()`` lists what there is.
+            k: choose among so many nearest passages of each of the prompt's vectors (and, for methods such as
+                SIFT, of its opposite). ``None``: among the whole memory, exactly.
+            candidates: found by ``vectors``, by ``words`` (BM25) or by ``both`` (their ranks, fused).
+            where: only passages of documents whose metadata meet this, ``{"source": "wiki"}`` or
+                ``'source = "wiki" and year >= 2000'``.
+            residual: search anew at each step, for what the prompt still lacks.
+            without_copies: leave out the prompt itself and whatever shares 80 % (or a given share) of its
+                five-word sequences, such as when the prompt may be part of the memory.
+            per_document: at most so many picks from one document.
+            exclude: rows that must not be picked.
+            **settings: for the selection: ``noise``, ``kernel``, ``adaptive``, ``until``, … as in ``siftlm.select``.
+        """
+        want = search.wanted(
+            n, method=method, k=k, candidates=candidates, where=where, residual=residual,
+            without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
+        )  # fmt: skip
+        began = time.perf_counter()
+        prompt = self._prompt(query)
+        seconds = {"embed": time.perf_counter() - began}
+        with self._readers.snapshot() as snapshot:
+            return search.search(snapshot, prompt, want, seconds)
+
+    def search_many(
+        self,
+        queries: Sequence[Query],
+        n: int = 10,
+        *,
+        method: str | Method = "sift",
+        k: int | None = 200,
+        candidates: str = "vectors",
+        where: Where = None,
+        residual: bool = False,
+        without_copies: bool | float = False,
+        per_document: int | None = None,
+        exclude: npt.ArrayLike | None = None,
+        **settings: Any,
+    ) -> list[Found]:
+        """`search` for many prompts, in their order; embedding, scans and selection are shared."""
+        want = search.wanted(
+            n, method=method, k=k, candidates=candidates, where=where, residual=residual,
+            without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
+        )  # fmt: skip
+        if isinstance(queries, str):
+            raise InvalidInput("queries must be a list of prompts; for one prompt use search")
+        prompts = self._prompts(list(queries))
+        with self._readers.snapshot() as snapshot:
+            return search.search_many(snapshot, prompts, want)
+
+    # --- changing it
+
+    def add(
+        self,
+        texts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        vectors: npt.ArrayLike | None = None,
+        wait: float = 0.0,
+    ) -> Added:
+        """Add texts, all of them or (if anything goes wrong) none.
+
+        Args:
+            texts: long ones are cut into passages, equal ones stored once.
+            metadata: one dict a text, of whatever JSON can hold.
+            ids: the caller's own names, to find or delete the texts by (``where={"@id": …}``).
+            vectors: (len(texts), d), where they are known already; the texts are then not cut.
+            wait: seconds to wait while another process writes.
+        """
+        documents = given.documents(texts, metadata, ids, vectors)
+        added = Added()
+        if not documents:
+            return added
+        embedder = self._writing_embedder(any(document.vector is None for document in documents))
+        with writing.writing(self._path, "add", wait=wait) as writer:
+            taking = intake.Intake(writer, embedder)
+            with writer.transaction():
+                for start in range(0, len(documents), AT_ONCE):
+                    added += taking.write(taking.prepare(documents[start : start + AT_ONCE]))
+        return added
+
+    def ingest(
+        self, corpus: Any, *, bad: str = "skip", progress: bool | Report | None = None, **reading_settings: Any
+    ) -> Added:
+        """Read one more corpus in, as `build` does; the same call again goes on where a killed one stopped."""
+        return self._read_in(reading.open_source(corpus, **reading_settings), bad=bad, progress=progress)
+
+    def delete(self, where: Where, *, wait: float = 0.0) -> Deleted:
+        """Delete the documents that meet a filter.
+
+        From now on no search finds them. A text that other documents share stays until the last of them is
+        gone. What was deleted leaves the disk with the next `compact`.
+        """
+        expression = parse(where)
+        if expression == All():
+            raise InvalidInput("delete needs a filter; to delete everything, remove the memory's folder")
+        sql = expression.sql()
+        with writing.writing(self._path, "delete", wait=wait) as writer, writer.transaction():
+            return writer.delete(sql.condition, sql.parameters)
+
+    def close(self) -> None:
+        """Let go of all files; using the memory again opens them again."""
+        self._readers.close()
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- inside
+
+    def _prompt(self, query: Query) -> Prompt:
+        return self._prompts([query])[0]
+
+    def _prompts(self, queries: Sequence[Query]) -> list[Prompt]:
+        """Embed all texts of all prompts in one call."""
+        texts: list[str] = []
+        made: list[tuple[slice, str] | Vectors] = []
+        for at, query in enumerate(queries):
+            own = given.texts_of(query)
+            if own is None:
+                made.append(given.unit_targets(f"query {at}", query, self._readers.manifest.width))
+            else:
+                made.append((slice(len(texts), len(texts) + len(own)), "\n".join(own)))
+                texts.extend(own)
+        width = self._readers.manifest.width
+        found = np.empty((0, width), dtype=np.float32)
+        if texts:
+            found = vectors.unit(intake.embedded(self.embedder, texts, width, as_query=True))
+            if np.isnan(found).any():
+                at = int(np.argmax(np.isnan(found).any(axis=1)))
+                raise InvalidInput(f"the prompt {texts[at][:60]!r} has no direction: its vector is zero or not finite")
+        return [Prompt(one, None) if isinstance(one, np.ndarray) else Prompt(found[one[0]], one[1]) for one in made]
+
+    def _writing_embedder(self, needed: bool) -> Embedder:
+        # Where all vectors are given, the model need not be there.
+        return self.embedder if needed or self._embedder is not None else _Given(self._readers.manifest)
+
+    def _read_in(self, source: reading.Source, *, bad: str, progress: bool | Report | None) -> Added:
+        if bad not in ("skip", "fail"):
+            raise InvalidInput(f"bad must be 'skip' or 'fail', got {bad!r}")
+        with writing.writing(self._path, f"reading {source.name}") as writer:
+            return intake.read_in(
+                writer, self.embedder, source, _recipe(source), fatal=bad == "fail", report=reporter(progress)
+            )
+
+    def _check_same_build(self, source: reading.Source, settings: Mapping[str, Any]) -> None:
+        """Is this the call that the memory came from? Then it goes on, or is done already."""
+        known, asked = self._readers.manifest, described(**settings)
+        for name in ("storage", "passage_tokens", "overlap", "full_text", "near_duplicates"):
+            if getattr(known, name) != getattr(asked, name):
+                raise Conflict(
+                    f"{self._path}: was built with {name}={getattr(known, name)!r}, not {getattr(asked, name)!r}"
+                )
+        with self._readers.snapshot() as snapshot:
+            inputs = snapshot.inputs()
+        if inputs and _recipe(source) not in inputs:
+            names = ", ".join(sorted(inputs.values()))
+            raise Conflict(
+                f"{self._path}: already holds {names}, or the input has changed since; "
+                "use Memory.open(…).ingest(…) to add to it, or another folder"
+            )
+
+
+def _recipe(source: reading.Source) -> str:
+    return json.dumps(source.identity(), sort_keys=True, ensure_ascii=False)
+
+
+class _Given:
+    """Stands in for the embedder where every text comes with its vector."""
+
+    def __init__(self, known: Manifest) -> None:
+        self.name, self.settings, self.fingerprint = known.embedder, known.embedder_settings, known.fingerprint
+        self.width, self.max_tokens = known.width, None
+
+    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:  # noqa: ARG002
+        """Never called."""
+        raise SiftlmError(f"{len(texts)} texts were said to have vectors")
+
+    def tokens(self, texts: Sequence[str]) -> list[IntArray]:
+        """Never called."""
+        raise SiftlmError(f"{len(texts)} texts were said to have vectors")

@@ -1,0 +1,381 @@
+"""A search: find candidates near the prompt, then select among them those that together tell most.
+
+prompt -> vectors -> candidates (by vectors, words or both) -> without copies -> selection -> passages
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm import selection as choosing
+from siftlm.errors import Conflict, InvalidInput
+from siftlm.memory import copies, keywords
+from siftlm.memory.found import Found, Hit
+from siftlm.memory.snapshot import Searchable, Snapshot
+from siftlm.memory.store import Neighbours, Store
+from siftlm.memory.where import All, Expression, parse
+from siftlm.types import BoolArray, Candidates, FloatArray, IntArray, Selection, Vectors
+
+Where = Mapping[str, Any] | str | Expression | None
+# A prompt: its text, several texts, or (d,) or (m, d) vectors.
+Query = str | Sequence[str] | npt.NDArray[Any]
+# Texts -> unit vectors.
+Embed = Callable[[Sequence[str]], Vectors]
+
+CANDIDATES = ("vectors", "words", "both")
+# Methods whose gains are the same for x and −x: what points away from the prompt can tell as much about it.
+EVEN = frozenset({"sift", "sift-fast", "vtl", "itl", "mm-itl", "noiseless-itl", "ctl", "eig"})
+# Copies of the prompt are looked for among so many of its neighbours where there is no list of candidates.
+COPIES_AMONG = 1000
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Everything about a search but the prompt, checked."""
+
+    n: int
+    method: Any
+    k: int | None
+    candidates: str
+    where: Expression | None
+    residual: bool
+    without_copies: float | None
+    per_document: int | None
+    exclude: IntArray
+    settings: dict[str, Any]
+    """For the selection."""
+
+    @property
+    def signs(self) -> tuple[float, ...]:
+        """Is −q searched as well?"""
+        return (1.0, -1.0) if self.method in EVEN else (1.0,)
+
+
+def wanted(
+    n: int,
+    *,
+    method: Any,
+    k: int | None,
+    candidates: str,
+    where: Where,
+    residual: bool,
+    without_copies: bool | float,
+    per_document: int | None,
+    exclude: npt.ArrayLike | None,
+    settings: dict[str, Any],
+) -> Wanted:
+    """Check what was asked for."""
+    if candidates not in CANDIDATES:
+        raise InvalidInput(f"candidates must be one of {', '.join(CANDIDATES)}, got {candidates!r}")
+    if (k is None or residual) and candidates != "vectors":
+        raise Conflict(f"candidates={candidates!r} needs a number of them: k=None and residual=True search by vectors")
+    if residual and (k is None or method not in ("sift", "vtl") or per_document is not None):
+        raise Conflict("residual=True is SIFT with a search at each step: it takes a k, and no other method or cap")
+    if without_copies is True:
+        without_copies = copies.THRESHOLD
+    return Wanted(
+        n=_count("n", n),
+        method=method,
+        k=None if k is None else _count("k", k),
+        candidates=candidates,
+        where=filter_of(where),
+        residual=residual,
+        without_copies=None if without_copies is False else _share("without_copies", without_copies),
+        per_document=None if per_document is None else _count("per_document", per_document),
+        exclude=_rows(exclude),
+        settings=settings,
+    )
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, embedded."""
+
+    targets: Vectors
+    """(m, d) at unit length."""
+    text: str | None
+    """None where only vectors were given."""
+
+
+def search(store: Store, prompt: Prompt, want: Wanted, seconds: Mapping[str, float] | None = None) -> Found:
+    """One prompt."""
+    clock = _Clock(seconds)
+    if want.k is None:
+        return _whole(store, [prompt], want, clock)[0]
+    if want.residual:
+        return _residual(store, prompt, want, clock)
+    return _among(store, [prompt], want, clock)[0]
+
+
+def search_many(store: Store, prompts: Sequence[Prompt], want: Wanted) -> list[Found]:
+    """Many prompts; the scans are shared."""
+    clock = _Clock(None)
+    if not prompts:
+        return []
+    if want.residual:
+        return [_residual(store, prompt, want, _Clock(None)) for prompt in prompts]
+    return _whole(store, prompts, want, clock) if want.k is None else _among(store, prompts, want, clock)
+
+
+# --- among the nearest
+
+
+def _among(store: Store, prompts: Sequence[Prompt], want: Wanted, clock: _Clock) -> list[Found]:
+    found = [_without(store, c, p, want) for c, p in zip(_candidates(store, prompts, want), prompts, strict=True)]
+    clock.lap("search")
+    picked: list[Selection | None] = [None] * len(prompts)
+    # Prompts with as many picks to make are selected for together.
+    for n in dict.fromkeys(min(want.n, len(c.ids)) for c in found if len(c.ids)):
+        group = [at for at, c in enumerate(found) if min(want.n, len(c.ids)) == n and len(c.ids)]
+        for at, chosen in zip(group, _select(store, prompts, found, group, n, want), strict=True):
+            picked[at] = replace(chosen, indices=found[at].ids[chosen.indices])
+    clock.lap("select")
+    return [
+        _found(store, c, chosen, len(c.ids), want, clock)
+        for c, chosen in zip(found, picked, strict=True)
+    ]  # fmt: skip
+
+
+def _select(
+    store: Store, prompts: Sequence[Prompt], found: Sequence[Candidates], group: Sequence[int], n: int, want: Wanted
+) -> list[Selection]:
+    settings = dict(want.settings, method=want.method)
+    if len(group) == 1 or want.per_document is not None:
+        return [_select_one(store, prompts[at], found[at], n, want, settings) for at in group]
+    queries = [_query(prompts[at]) for at in group]
+    return choosing.select_many(queries, [found[at].vectors for at in group], n, **settings)
+
+
+def _select_one(
+    store: Store, prompt: Prompt, found: Candidates, n: int, want: Wanted, settings: dict[str, Any]
+) -> Selection:
+    if want.per_document is not None:
+        documents = [passage.document for passage in store.passages(found.ids.tolist(), want.where)]
+        settings = dict(settings, sources=documents, source_cap=want.per_document)
+        n = _within_cap(n, documents, want.per_document)
+    return choosing.select(_query(prompt), found.vectors, n, **settings)
+
+
+def _within_cap(n: int, documents: Sequence[int], cap: int) -> int:
+    _, counts = np.unique(np.array(documents), return_counts=True)
+    return min(n, int(np.minimum(counts, cap).sum()))
+
+
+def _query(prompt: Prompt) -> Vectors:
+    query: Vectors = prompt.targets[0] if len(prompt.targets) == 1 else prompt.targets
+    return query
+
+
+def _candidates(store: Store, prompts: Sequence[Prompt], want: Wanted) -> list[Candidates]:
+    """For each prompt: the best of each of its vectors, and of their opposites where the method sees no signs."""
+    k = want.k or 1
+    # So that exclusions leave k of them.
+    reach = k + len(want.exclude)
+    near: list[list[Neighbours]] = [[] for _ in prompts]
+    if want.candidates != "words":
+        signed = [sign * prompt.targets for prompt in prompts for sign in want.signs]
+        answers = iter(store.nearest(np.concatenate(signed), reach, want.where))
+        near = [[next(answers) for _ in range(len(want.signs) * len(prompt.targets))] for prompt in prompts]
+    return [_candidates_of(store, prompt, own, reach, want) for prompt, own in zip(prompts, near, strict=True)]
+
+
+def _candidates_of(store: Store, prompt: Prompt, near: Sequence[Neighbours], reach: int, want: Wanted) -> Candidates:
+    if want.candidates == "vectors":
+        ids = np.unique(np.concatenate([one.ids for one in near]))
+    else:
+        rankings = [one.ids for one in near[: len(prompt.targets)]] + [_by_words(store, prompt, reach, want)]
+        ids = np.sort(keywords.reciprocal_rank_fusion(rankings, reach))
+    ids = ids[~np.isin(ids, want.exclude)]
+    vectors = store.vectors(ids)
+    scores = (vectors @ prompt.targets.T.astype(np.float32)).max(axis=1, initial=-1.0).astype(np.float64)
+    return Candidates(ids, vectors, scores)
+
+
+def _by_words(store: Store, prompt: Prompt, k: int, want: Wanted) -> IntArray:
+    by_words = getattr(store, "words", None)
+    if by_words is None:
+        raise Conflict(f"{type(store).__name__} has no full-text search: candidates must be 'vectors'")
+    if prompt.text is None:
+        raise Conflict(f"candidates={want.candidates!r} needs the prompt's text, and only vectors were given")
+    found: IntArray = by_words(prompt.text, k, want.where)
+    return found
+
+
+def _without(store: Store, found: Candidates, prompt: Prompt, want: Wanted) -> Candidates:
+    """Without the prompt itself and its near-copies, if that was asked for."""
+    if want.without_copies is None or not len(found.ids):
+        return found
+    keep = ~_copied(store, found.ids, prompt, want.without_copies)
+    return Candidates(found.ids[keep], found.vectors[keep], found.scores[keep])
+
+
+def _copied(store: Store, ids: IntArray, prompt: Prompt, threshold: float) -> BoolArray:
+    if prompt.text is None:
+        raise Conflict("without_copies needs the prompt's text, and only vectors were given")
+    texts = [passage.text for passage in store.passages(ids.tolist(), None)]
+    return copies.copied(prompt.text, texts, threshold)
+
+
+# --- among everything
+
+
+def _whole(store: Store, prompts: Sequence[Prompt], want: Wanted, clock: _Clock) -> list[Found]:
+    if not isinstance(store, Snapshot):
+        everything = getattr(store, "everything", None)
+        if everything is None:
+            raise Conflict(f"{type(store).__name__} cannot hand over all of its vectors: k=None needs that")
+        vectors, allowed = everything(), None
+    else:
+        vectors, allowed = store.everything(), store.allowed(want.where)
+    banned = [_banned(store, prompt, want, allowed) for prompt in prompts]
+    clock.lap("search")
+    picked = _select_whole(prompts, vectors, banned, want)
+    clock.lap("select")
+    found = []
+    for chosen, prompt, out in zip(picked, prompts, banned, strict=True):
+        size = len(vectors) - len(out)
+        ids = np.zeros(0, np.int64) if chosen is None else np.unique(chosen.indices)
+        near = store.vectors(ids)
+        scores = (near @ prompt.targets.T).max(axis=1, initial=-1.0).astype(np.float64)
+        found.append(_found(store, Candidates(ids, near, scores), chosen, size, want, clock))
+    return found
+
+
+def _select_whole(
+    prompts: Sequence[Prompt], vectors: Vectors, banned: Sequence[IntArray], want: Wanted
+) -> list[Selection | None]:
+    sizes = [len(vectors) - len(out) for out in banned]
+    settings = dict(want.settings, method=want.method)
+    shared = all(np.array_equal(out, banned[0]) for out in banned)
+    if len(prompts) > 1 and shared and sizes[0] and want.per_document is None:
+        exclude = banned[0] if len(banned[0]) else None
+        queries = [_query(prompt) for prompt in prompts]
+        return list(choosing.select_many(queries, vectors, min(want.n, sizes[0]), exclude=exclude, **settings))
+    picked: list[Selection | None] = []
+    for prompt, out, size in zip(prompts, banned, sizes, strict=True):
+        if want.per_document is not None:
+            raise Conflict("per_document needs a number of candidates: pass k=, not k=None")
+        exclude = out if len(out) else None
+        picked.append(
+            choosing.select(_query(prompt), vectors, min(want.n, size), exclude=exclude, **settings) if size else None
+        )
+    return picked
+
+
+def _banned(store: Store, prompt: Prompt, want: Wanted, allowed: BoolArray | None) -> IntArray:
+    """Rows that must not be picked."""
+    out = want.exclude if allowed is None else np.union1d(np.flatnonzero(~allowed), want.exclude)
+    if want.without_copies is not None:
+        near = np.unique(np.concatenate([x.ids for x in store.nearest(prompt.targets, COPIES_AMONG, want.where)]))
+        out = np.union1d(out, near[_copied(store, near, prompt, want.without_copies)])
+    return out.astype(np.int64)
+
+
+def _residual(store: Store, prompt: Prompt, want: Wanted, clock: _Clock) -> Found:
+    if not isinstance(store, Snapshot):
+        raise Conflict(f"{type(store).__name__}: residual=True searches a memory on disk")
+    index = Searchable(store, want.where)
+    out = _banned(store, prompt, want, None)
+    size = len(index) - int(np.isin(out, np.arange(store.view.rows)).sum())
+    clock.lap("search")
+    chosen = None
+    if size > 0:
+        chosen = choosing.select_from(
+            _query(prompt), index, min(want.n, size), k=want.k or 1, exclude=out, **want.settings
+        )
+    clock.lap("select")
+    ids = np.zeros(0, np.int64) if chosen is None else np.unique(chosen.indices)
+    near = store.vectors(ids)
+    scores = (near @ prompt.targets.T).max(axis=1, initial=-1.0).astype(np.float64)
+    return _found(store, Candidates(ids, near, scores), chosen, size, want, clock)
+
+
+# --- the result
+
+
+def _found(
+    store: Store, candidates: Candidates, chosen: Selection | None, considered: int, want: Wanted, clock: _Clock
+) -> Found:
+    """``chosen`` holds the store's own ids; None if there was nothing to choose from."""
+    if chosen is None:
+        return Found((), _nothing(want), considered, clock.seconds)
+    score = dict(zip(candidates.ids.tolist(), candidates.scores.tolist(), strict=True))
+    ids = [int(index) for index in chosen.indices]
+    hits = []
+    for at, (row, passage) in enumerate(zip(ids, store.passages(ids, want.where), strict=True)):
+        left = float(chosen.uncertainty[at + 1])
+        hits.append(
+            Hit(
+                text=passage.text,
+                meta=passage.meta,
+                score=score[row],
+                gain=float(chosen.gains[at]),
+                uncertainty=left,
+                row=row,
+                id=passage.id,
+                document=passage.document,
+                part=passage.part,
+                parts=passage.parts,
+                start=passage.start,
+                copies=passage.copies,
+            )
+        )
+    clock.lap("read")
+    return Found(tuple(hits), chosen, considered, clock.seconds)
+
+
+def _nothing(want: Wanted) -> Selection:
+    """An empty memory, or a filter that nothing meets, is no error."""
+    none: FloatArray = np.zeros(0)
+    noise = float(want.settings.get("noise") or 0.01)
+    method = want.method if isinstance(want.method, str) else getattr(want.method, "__name__", "")
+    return Selection(np.zeros(0, np.int64), none, np.ones(1), "exhausted", method, noise)
+
+
+class _Clock:
+    """Where the time goes."""
+
+    def __init__(self, seconds: Mapping[str, float] | None) -> None:
+        self.seconds = dict(seconds or {})
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def filter_of(where: Where) -> Expression | None:
+    """None for one that everything meets."""
+    parsed = parse(where)
+    return None if parsed == All() else parsed
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise InvalidInput(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise InvalidInput(f"{name} must be >= 1, got {value}")
+    return int(value)
+
+
+def _share(name: str, value: Any) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise InvalidInput(f"{name} must be True, False or a share above 0 and up to 1, got {value!r}")
+    return float(value)
+
+
+def _rows(exclude: npt.ArrayLike | None) -> IntArray:
+    rows = np.asarray([] if exclude is None else exclude)
+    if not rows.size:
+        return np.zeros(0, np.int64)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows < 0).any():
+        raise InvalidInput(f"exclude must be a list of rows ≥ 0, got {exclude!r}")
+    distinct: IntArray = np.unique(rows).astype(np.int64)
+    return distinct

@@ -1,0 +1,257 @@
+"""A memory as it is at one moment: what a search reads, the same from its first look to its last."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.errors import Damaged, InvalidInput
+from siftlm.memory import database, keywords, vectors
+from siftlm.memory.manifest import Manifest
+from siftlm.memory.store import Neighbours, Passage
+from siftlm.memory.where import Expression
+from siftlm.memory.where_sql import Sql
+from siftlm.types import BoolArray, IntArray, Vectors
+
+# Rows whose scores are computed at a time: 32 MiB of float32 stay near the processor.
+SCAN_BYTES = 32 << 20
+# Filters whose rows are remembered between searches of an unchanged memory.
+FILTERS = 16
+
+
+@dataclass
+class View:
+    """What stays the same between two changes of a memory, kept from search to search."""
+
+    generation: int
+    version: int
+    rows: int
+    stored: Vectors
+    """The mapped vectors, as they are stored."""
+    last_dead: int
+    """The newest deletion that ``alive`` knows."""
+    alive: BoolArray | None
+    """(rows,) or None while nothing was deleted."""
+    allowed: OrderedDict[str, BoolArray] = field(default_factory=OrderedDict)
+    """Filter -> (rows,) which passages meet it."""
+    ready: Vectors | None = None
+    """int8 only: all vectors decoded, once somebody asked for everything."""
+
+
+def refreshed(view: View | None, manifest: Manifest, memory: Path, connection: sqlite3.Connection) -> View:
+    """The view of this moment: the old one if nothing has changed, else with what is new."""
+    version = connection.execute("SELECT value FROM state WHERE name = 'version'").fetchone()[0]
+    same = view is not None and view.generation == manifest.generation
+    if view is not None and same and view.version == version:
+        return view
+    rows = database.state(connection)["rows"]
+    form = vectors.Form(manifest.storage, manifest.width)
+    stored = vectors.mapped(manifest.folder(memory) / form.file_name, form, rows)
+    last, alive = (view.last_dead, view.alive) if view is not None and same else (0, None)
+    dead = connection.execute("SELECT seq, row FROM dead WHERE seq > ? ORDER BY seq", (last,)).fetchall()
+    if dead or alive is not None:
+        mask = np.ones(rows, dtype=np.bool_)
+        if alive is not None:
+            mask[: len(alive)] = alive
+        if dead:
+            numbers = np.array(dead, dtype=np.int64)
+            if numbers[:, 1].max() >= rows or numbers[:, 1].min() < 0:
+                raise Damaged(f"{manifest.folder(memory) / database.NAME}: names rows that were never written")
+            mask[numbers[:, 1]], last = False, int(numbers[-1, 0])
+        alive = mask
+    return View(manifest.generation, version, rows, stored, last, alive)
+
+
+class Snapshot:
+    """A `Store` over one moment of a memory, inside a read transaction."""
+
+    def __init__(self, manifest: Manifest, connection: sqlite3.Connection, view: View) -> None:
+        self._manifest, self._connection, self.view = manifest, connection, view
+        self._form = vectors.Form(manifest.storage, manifest.width)
+
+    @property
+    def width(self) -> int:
+        """d."""
+        return self._manifest.width
+
+    def __len__(self) -> int:
+        alive = self.view.alive
+        return self.view.rows if alive is None else int(np.count_nonzero(alive))
+
+    # --- vectors
+
+    def nearest(self, queries: Vectors, k: int, where: Expression | None = None) -> list[Neighbours]:
+        """The k best rows of each query, by a scan from end to end."""
+        allowed = self.allowed(where)
+        best = vectors.Best(len(queries), k)
+        columns = np.ascontiguousarray(queries.astype(np.float32).T)
+        step = max(1, SCAN_BYTES // (4 * max(self.width, len(queries))))
+        for first in range(0, self.view.rows, step):
+            block = self._form.decode(self.view.stored[first : first + step])
+            # One column as a vector: BLAS has a faster routine for it.
+            scores = (block @ columns[:, 0])[None] if len(queries) == 1 else np.ascontiguousarray((block @ columns).T)
+            if allowed is not None:
+                scores[:, ~allowed[first : first + step]] = -np.inf
+            for query in range(len(queries)):
+                best.take(query, scores[query], first)
+        return [Neighbours(*best.found(query)) for query in range(len(queries))]
+
+    def vectors(self, ids: IntArray) -> Vectors:
+        """(len(ids), d) float32."""
+        return self._form.decode(self.view.stored[np.asarray(ids, dtype=np.int64)])
+
+    def everything(self) -> Vectors:
+        """All rows (rows, d), dead ones included: mapped where the form allows, decoded where not."""
+        if self._manifest.storage != "int8":
+            return self.view.stored
+        if self.view.ready is None:
+            ready = np.empty((self.view.rows, self.width), dtype=np.float32)
+            for first in range(0, self.view.rows, vectors.BLOCK):
+                ready[first : first + vectors.BLOCK] = self._form.decode(
+                    self.view.stored[first : first + vectors.BLOCK]
+                )
+            self.view.ready = ready
+        return self.view.ready
+
+    def allowed(self, where: Expression | None) -> BoolArray | None:
+        """(rows,) which passages live and meet the filter; None if that is all of them."""
+        alive = self.view.alive
+        if where is None:
+            return alive
+        key = str(where)
+        if key in self.view.allowed:
+            self.view.allowed.move_to_end(key)
+            return self.view.allowed[key]
+        sql = where.sql()
+        statement = (
+            f"SELECT DISTINCT row FROM places WHERE document IN (SELECT id FROM documents WHERE {sql.condition})"
+        )
+        rows = np.fromiter((row for (row,) in self._connection.execute(statement, sql.parameters)), dtype=np.int64)
+        mask = np.zeros(self.view.rows, dtype=np.bool_)
+        mask[rows] = True
+        if alive is not None:
+            mask &= alive
+        self.view.allowed[key] = mask
+        while len(self.view.allowed) > FILTERS:
+            self.view.allowed.popitem(last=False)
+        return mask
+
+    # --- texts
+
+    def inputs(self) -> dict[str, str]:
+        """The recipe and the name of each input that was read, or begun."""
+        return dict(self._connection.execute("SELECT recipe, name FROM inputs"))
+
+    def words(self, text: str, k: int, where: Expression | None = None) -> IntArray:
+        """The k best rows by BM25 over the rarest words of a text, best first."""
+        if not self._manifest.full_text:
+            raise InvalidInput("this memory was built with full_text=False and cannot be searched by words")
+        match = keywords.match_query(text, self._document_frequency, len(self))
+        if match is None:
+            return np.zeros(0, dtype=np.int64)
+        allowed = self.allowed(where) if where is not None else None
+        found: list[int] = []
+        statement = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid"
+        for (row,) in self._connection.execute(statement + ("" if allowed is not None else f" LIMIT {k:d}"), (match,)):
+            if allowed is None or allowed[row]:
+                found.append(row)
+                if len(found) == k:
+                    break
+        return np.array(found, dtype=np.int64)
+
+    def _document_frequency(self, terms: list[str]) -> dict[str, int]:
+        statement = "SELECT term, doc FROM vocabulary WHERE term = ?"
+        rows = (self._connection.execute(statement, (term,)).fetchone() for term in terms)
+        return {row[0]: row[1] for row in rows if row is not None}
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """Of rows, in their order."""
+        wanted = [int(row) for row in ids]
+        statement = "SELECT row, text FROM passages WHERE row IN ({})"
+        there = dict(database.rows_in(self._connection, statement, wanted))
+        self._check_there(wanted, there)
+        return [there[row] for row in wanted]
+
+    def passages(self, ids: Sequence[int], where: Expression | None = None) -> list[Passage]:
+        """One for each row, in their order."""
+        wanted = [int(row) for row in ids]
+        distinct = list(dict.fromkeys(wanted))
+        texts = dict(zip(distinct, self.texts(distinct), strict=True))
+        copies = dict(self._of_places("row, COUNT(*)", distinct, "GROUP BY row"))
+        homes = self._homes(distinct, where)
+        self._check_there(wanted, homes)
+        parts = self._parts([home[1] for home in homes.values()])
+        return [self._passage(texts[row], homes[row], copies[row], parts) for row in wanted]
+
+    def _homes(self, rows: Sequence[int], where: Expression | None) -> dict[int, tuple[Any, ...]]:
+        """Row -> (row, document, part, start, key, meta) of the first document that holds it and meets the filter."""
+        sql = Sql("1", []) if where is None else where.sql()
+        found: dict[int, tuple[Any, ...]] = {}
+        for some in database.chunks(rows, 400):
+            statement = (
+                "SELECT row, document, part, start, key, meta FROM places JOIN documents ON id = document "
+                f"WHERE row IN ({database.marks(len(some))}) AND ({sql.condition}) ORDER BY near, document, part"
+            )
+            for home in self._connection.execute(statement, [*some, *sql.parameters]):
+                found.setdefault(home[0], home)
+        return found
+
+    def _of_places(self, what: str, rows: Sequence[int], rest: str) -> list[tuple[Any, ...]]:
+        return list(database.rows_in(self._connection, f"SELECT {what} FROM places WHERE row IN ({{}}) {rest}", rows))
+
+    def _parts(self, documents: Sequence[int]) -> dict[int, int]:
+        statement = "SELECT document, COUNT(*) FROM places WHERE document IN ({}) GROUP BY document"
+        return dict(database.rows_in(self._connection, statement, list(dict.fromkeys(documents))))
+
+    def _passage(self, text: str, home: tuple[Any, ...], copies: int, parts: dict[int, int]) -> Passage:
+        _, document, part, start, key, meta = home
+        return Passage(
+            text=text,
+            meta={} if meta is None else json.loads(meta),
+            id=key,
+            document=document,
+            part=part,
+            parts=parts[document],
+            start=start,
+            copies=copies,
+        )
+
+    def _check_there(self, wanted: Sequence[int], there: dict[int, Any]) -> None:
+        missing = next((row for row in wanted if row not in there), None)
+        if missing is not None:
+            raise Damaged(f"{database.NAME}: row {missing} has a vector and no text; siftlm verify says more")
+
+
+class Searchable:
+    """A snapshot as the `Index` of residual-query selection, with a filter on it."""
+
+    def __init__(self, snapshot: Snapshot, where: Expression | None) -> None:
+        self._snapshot, self._where = snapshot, where
+        allowed = snapshot.allowed(where)
+        self._size = snapshot.view.rows if allowed is None else int(np.count_nonzero(allowed))
+
+    exact = True
+
+    def __len__(self) -> int:
+        return self._size
+
+    def search(self, queries: npt.NDArray[Any], k: int) -> tuple[IntArray, npt.NDArray[Any]]:
+        """As `siftlm.selection.Index` has it."""
+        found = self._snapshot.nearest(queries, min(k, self._size), self._where)
+        ids = np.full((len(found), k), -1, dtype=np.int64)
+        scores = np.full((len(found), k), -np.inf)
+        for at, one in enumerate(found):
+            ids[at, : len(one.ids)], scores[at, : len(one.ids)] = one.ids, one.scores
+        return ids, scores
+
+    def vectors(self, ids: IntArray) -> npt.NDArray[Any]:
+        """As `siftlm.selection.Index` has it."""
+        return self._snapshot.vectors(ids)

@@ -1,0 +1,62 @@
+"""What a search asks of whatever keeps texts and vectors: this memory, or a vector database in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from siftlm.memory.where import Expression
+from siftlm.types import FloatArray, IntArray, Vectors
+
+
+class Neighbours(NamedTuple):
+    """The best of one query, best first."""
+
+    ids: IntArray
+    """(k,) or fewer, if there are no more."""
+    scores: FloatArray
+    """(k,) inner products."""
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """A text as it is kept, with one of the documents that hold it."""
+
+    text: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Of its document."""
+    id: str | None = None
+    """The caller's own name of the document."""
+    document: int = 0
+    """The document's number."""
+    part: int = 0
+    """Which passage of it this is, counted from 0."""
+    parts: int = 1
+    """Of how many."""
+    start: int = 0
+    """Where in the document it begins, in characters."""
+    copies: int = 1
+    """How often this text was given."""
+
+
+class Store(Protocol):
+    """Vectors of unit length with the texts they stand for; ids are whole numbers ≥ 0.
+
+    Two more methods are used when they are there. ``words(text, k, where)`` gives the ids that a full-text
+    search finds, best first. ``everything()`` gives all vectors as one array with the ids as its rows, for a
+    selection among all of them.
+    """
+
+    @property
+    def width(self) -> int:
+        """d."""
+
+    def nearest(self, queries: Vectors, k: int, where: Expression | None) -> list[Neighbours]:
+        """(b, d) -> for each query the k best among those that meet ``where``."""
+
+    def vectors(self, ids: IntArray) -> Vectors:
+        """(len(ids), d)"""
+
+    def passages(self, ids: Sequence[int], where: Expression | None) -> list[Passage]:
+        """One each, in their order; of several documents with the same text, one that meets ``where``."""

@@ -1,0 +1,199 @@
+"""The vectors of a memory: one file, rows of equal size, only ever appended to and mapped into memory.
+
+A row counts only when the database names it. So a crash leaves unnamed bytes at the end, which the next writer
+cuts off, and never a name without bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.errors import Damaged, InvalidInput
+from siftlm.types import FloatArray, IntArray, Vectors
+
+STORAGES = ("float32", "float16", "int8")
+SUFFIX = {"float32": "f32", "float16": "f16", "int8": "i8"}
+# Rows that are decoded, checked or copied at a time.
+BLOCK = 16384
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a unit vector is written down.
+
+    int8 keeps one scale a row: code = round(127 x / max|x|), and the scale brings the codes back to unit length.
+    """
+
+    storage: str
+    width: int
+
+    @property
+    def dtype(self) -> np.dtype[np.void] | np.dtype[np.float16] | np.dtype[np.float32]:
+        """Of one row; little-endian on every machine."""
+        if self.storage == "int8":
+            return np.dtype([("scale", "<f4"), ("codes", "i1", (self.width,))])
+        return np.dtype("<f4" if self.storage == "float32" else "<f2")
+
+    @property
+    def row_bytes(self) -> int:
+        """The size of a row."""
+        return 4 + self.width if self.storage == "int8" else self.dtype.itemsize * self.width
+
+    @property
+    def file_name(self) -> str:
+        """Says what is in it."""
+        return f"vectors.{SUFFIX[self.storage]}"
+
+    def encode(self, vectors: Vectors) -> Vectors:
+        """(n, d) unit vectors -> rows as they are stored."""
+        wide = vectors.astype(np.float32, copy=False)
+        if self.storage != "int8":
+            return np.ascontiguousarray(wide, dtype=self.dtype)
+        rows: npt.NDArray[Any] = np.empty(len(wide), dtype=self.dtype)
+        codes = np.rint(wide * (127 / np.abs(wide).max(axis=1, initial=0.0))[:, None])
+        rows["codes"] = codes
+        rows["scale"] = 1 / np.sqrt(np.einsum("ij,ij->i", codes, codes))
+        return rows
+
+    def decode(self, rows: Vectors) -> Vectors:
+        """Rows as they are stored -> (n, d) float32."""
+        if self.storage != "int8":
+            return rows.astype(np.float32, copy=False)
+        found: Vectors = rows["codes"].astype(np.float32)
+        found *= rows["scale"][:, None]
+        return found
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """(n, d) float32 at unit length; rows without a direction become NaN, for the caller to find."""
+    wide = vectors.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+        length[~(np.isfinite(length) & (length > 1e-30))] = np.nan
+        scaled: Vectors = (wide / length[:, None]).astype(np.float32)
+    return scaled
+
+
+class Appender:
+    """The writer's hand on the file: rows go to the end, and are safe after ``sync``."""
+
+    def __init__(self, path: Path, form: Form, rows: int) -> None:
+        """``rows`` are those that the database names; whatever is beyond them is cut off."""
+        self._form, self._rows = form, rows
+        self._file: IO[bytes] = open(path, "r+b")  # noqa: SIM115  closed by close()
+        size = os.fstat(self._file.fileno()).st_size
+        if size < rows * form.row_bytes:
+            self._file.close()
+            raise Damaged(f"{path}: has {size:,} bytes, but its {rows:,} rows need {rows * form.row_bytes:,}")
+        self._file.truncate(rows * form.row_bytes)
+        self._file.seek(0, os.SEEK_END)
+
+    def append(self, vectors: Vectors) -> int:
+        """Write (n, d) unit vectors; returns the checksum of their bytes."""
+        encoded = self._form.encode(vectors)
+        raw = _bytes(encoded)
+        self._file.write(raw)
+        self._rows += len(vectors)
+        return zlib.crc32(raw)
+
+    def sync(self) -> None:
+        """From here on no crash takes the rows away."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Without ``sync`` before, nothing is promised."""
+        self._file.close()
+
+
+def mapped(path: Path, form: Form, rows: int) -> Vectors:
+    """The first ``rows`` rows, mapped: (n, d) floats, or (n,) records for int8."""
+    shape: tuple[int, ...] = (rows,) if form.storage == "int8" else (rows, form.width)
+    if not rows:
+        return np.empty(shape, dtype=form.dtype)
+    try:
+        size = path.stat().st_size
+        if size < rows * form.row_bytes:
+            raise Damaged(f"{path}: has {size:,} bytes, but its {rows:,} rows need {rows * form.row_bytes:,}")
+        found: Vectors = np.memmap(path, dtype=form.dtype, mode="r", shape=shape)
+    except FileNotFoundError as error:
+        raise Damaged(f"{path}: is gone") from error
+    # A plain array over the same pages: numpy slices those faster, and what leaves here is nobody's file.
+    return found.view(np.ndarray)
+
+
+def checksum(rows: Vectors) -> int:
+    """Of mapped rows, as `Appender.append` returned it."""
+    found = 0
+    for start in range(0, len(rows), BLOCK):
+        found = zlib.crc32(_bytes(rows[start : start + BLOCK]), found)
+    return found
+
+
+def _bytes(rows: Vectors) -> Any:
+    """The rows' bytes, without a copy where they lie in order already."""
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(-1)
+
+
+class Best:
+    """The k best scores of each of several queries, over blocks of rows in ascending order."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        self._k = k
+        self._floor = np.full(queries, -np.inf, dtype=np.float32)
+        self._scores: list[list[npt.NDArray[np.float32]]] = [[] for _ in range(queries)]
+        self._rows: list[list[IntArray]] = [[] for _ in range(queries)]
+        self._held = [0] * queries
+
+    def take(self, query: int, scores: npt.NDArray[np.float32], first: int) -> None:
+        """``scores`` (b,) of the rows from ``first`` on; those not allowed hold −inf."""
+        if not self._held[query] and len(scores) > 4 * self._k:
+            # The k-th best of the first block is a floor that spares the sorting of all the rest.
+            floor = np.partition(scores, len(scores) - self._k)[len(scores) - self._k]
+            better = np.flatnonzero((scores >= floor) & (scores > -np.inf))
+        else:
+            better = np.flatnonzero(scores > self._floor[query])
+        if not len(better):
+            return
+        self._scores[query].append(scores[better])
+        self._rows[query].append(better + first)
+        self._held[query] += len(better)
+        if self._held[query] > max(4 * self._k, 4096) or (
+            self._floor[query] == -np.inf and self._held[query] >= self._k
+        ):
+            self._shrink(query)
+
+    def _shrink(self, query: int) -> None:
+        scores, rows = np.concatenate(self._scores[query]), np.concatenate(self._rows[query])
+        if len(scores) > self._k:
+            # Equal scores go to the smaller row: what is sorted in is in ascending order, and the sort is stable.
+            order = np.argsort(-scores, kind="stable")[: self._k]
+            scores, rows = scores[order], rows[order]
+            again = np.argsort(rows, kind="stable")
+            scores, rows = scores[again], rows[again]
+        if len(scores) >= self._k:
+            self._floor[query] = scores.min()
+        self._scores[query], self._rows[query] = [scores], [rows]
+        self._held[query] = len(scores)
+
+    def found(self, query: int) -> tuple[IntArray, FloatArray]:
+        """Rows and scores, best first; fewer than k if there were no more."""
+        if not self._held[query]:
+            return np.zeros(0, np.int64), np.zeros(0)
+        scores, rows = np.concatenate(self._scores[query]), np.concatenate(self._rows[query])
+        order = np.argsort(-scores, kind="stable")[: self._k]
+        return rows[order].astype(np.int64), scores[order].astype(np.float64)
+
+
+def check_storage(storage: object) -> str:
+    """One of the known forms."""
+    if storage not in STORAGES:
+        raise InvalidInput(f"storage must be one of {', '.join(STORAGES)}, got {storage!r}")
+    return str(storage)

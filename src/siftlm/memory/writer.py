@@ -1,0 +1,228 @@
+"""The writer's hand on a memory: everything that changes one goes through here, in transactions.
+
+Vectors are on disk before the rows that name them are committed, and a commit is on disk before anybody is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from siftlm.memory import database, disk, lock, vectors
+from siftlm.memory.manifest import Manifest, read
+from siftlm.memory.near import Near
+from siftlm.types import Vectors
+
+
+@dataclass(frozen=True)
+class Part:
+    """A passage on its way in: its text, and where it begins in its document."""
+
+    text: str
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A document on its way in, cut into passages."""
+
+    key: str | None
+    meta: str | None
+    """JSON."""
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What a deletion took away."""
+
+    documents: int
+    passages: int
+    """Texts that no document holds any more; a text that another document shares stays."""
+
+
+class Writer:
+    """Holds the lock, the database and the file of vectors for as long as one piece of work takes."""
+
+    def __init__(self, memory: Path, manifest: Manifest, connection: sqlite3.Connection) -> None:
+        self.memory, self.manifest, self.connection = memory, manifest, connection
+        self.folder = manifest.folder(memory)
+        self.form = vectors.Form(manifest.storage, manifest.width)
+        self.near = None if manifest.near_duplicates is None else Near(manifest.near_duplicates)
+        self._state = database.state(connection)
+        self._appender = vectors.Appender(self.folder / self.form.file_name, self.form, self._state["rows"])
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are, dead ones included."""
+        return self._state["rows"]
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it, or nothing."""
+        before = dict(self._state)
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            yield
+            self._state["version"] += 1
+            self.connection.executemany(
+                "UPDATE state SET value = ? WHERE name = ?", [(value, name) for name, value in self._state.items()]
+            )
+            self._appender.sync()
+            self.connection.execute("COMMIT")
+        except BaseException:
+            self._state = before
+            with contextlib.suppress(sqlite3.Error):
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+            # The next writer cuts off what was appended; this one must do it itself if it goes on.
+            with contextlib.suppress(OSError):
+                self._appender.close()
+                self._appender = vectors.Appender(self.folder / self.form.file_name, self.form, before["rows"])
+            raise
+
+    def known(self, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """Which of these texts are there already: digest -> row."""
+        statement = "SELECT digest, row FROM passages WHERE digest IN ({})"
+        return dict(database.rows_in(self.connection, statement, digests))
+
+    def append(self, texts: Sequence[str], digests: Sequence[bytes], embedded: Vectors) -> list[int]:
+        """New passages with their unit vectors (n, d); returns their rows."""
+        if not len(texts):
+            return []
+        first = self._state["rows"]
+        rows = list(range(first, first + len(texts)))
+        checksum = self._appender.append(embedded)
+        self.connection.execute("INSERT INTO blocks VALUES (?, ?, ?)", (first, len(texts), checksum))
+        self.connection.executemany("INSERT INTO passages VALUES (?, ?, ?)", zip(rows, digests, texts, strict=True))
+        if self.manifest.full_text:
+            self.connection.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", zip(rows, texts, strict=True))
+        self._state["rows"] += len(texts)
+        return rows
+
+    def place(self, entries: Sequence[Entry], rows: Sequence[Sequence[tuple[int, bool]]]) -> None:
+        """Write the documents down: for each of its parts the row that holds the text, and whether only nearly."""
+        first = self._state["next_document"]
+        self.connection.executemany(
+            "INSERT INTO documents VALUES (?, ?, ?, ?)",
+            (
+                (number, entry.key, entry.meta, database.record_digest(entry.key, entry.meta))
+                for number, entry in enumerate(entries, start=first)
+            ),
+        )
+        self.connection.executemany(
+            "INSERT INTO places VALUES (?, ?, ?, ?, ?)",
+            (
+                (number, part, row, entry.parts[part].start, int(near))
+                for number, (entry, own) in enumerate(zip(entries, rows, strict=True), start=first)
+                for part, (row, near) in enumerate(own)
+            ),
+        )
+        self._state["next_document"] += len(entries)
+
+    def remember_bands(self, bands: Mapping[int, Sequence[int]]) -> None:
+        """Where near-copies of these rows will be looked for."""
+        pairs = [(key, row) for row, keys in bands.items() for key in keys]
+        self.connection.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", pairs)
+
+    def banded(self, keys: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """Rows, with their texts, that share one of these keys."""
+        statement = "SELECT row, text FROM passages WHERE row IN (SELECT row FROM bands WHERE key IN ({}))"
+        return iter(database.rows_in(self.connection, statement, keys))
+
+    def input_progress(self, recipe: str) -> InputProgress:
+        """How far this input was read before."""
+        statement = "SELECT next, finished, documents, bad, complaints FROM inputs WHERE recipe = ?"
+        row = self.connection.execute(statement, (recipe,)).fetchone()
+        if row is None:
+            return InputProgress()
+        return InputProgress(row[0], bool(row[1]), row[2], row[3], tuple(json.loads(row[4])))
+
+    def remember_input(self, recipe: str, name: str, progress: InputProgress) -> None:
+        """How far an input was read, in the same transaction as what was read."""
+        self.connection.execute(
+            "INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (recipe, name, progress.next, int(progress.finished), progress.documents, progress.bad,
+             json.dumps(progress.complaints, ensure_ascii=False)),
+        )  # fmt: skip
+
+    def delete(self, condition: str, parameters: Sequence[Any]) -> Deleted:
+        """Remove the documents that meet a condition, and the passages that only they hold."""
+        run = self.connection.execute
+        run("CREATE TEMP TABLE IF NOT EXISTS going (id INTEGER PRIMARY KEY)")
+        run("CREATE TEMP TABLE IF NOT EXISTS touched (row INTEGER PRIMARY KEY)")
+        run("DELETE FROM going")
+        run("DELETE FROM touched")
+        run(f"INSERT INTO going SELECT id FROM documents WHERE {condition}", list(parameters))
+        run("INSERT OR IGNORE INTO touched SELECT row FROM places WHERE document IN going")
+        run("DELETE FROM places WHERE document IN going")
+        documents = run("DELETE FROM documents WHERE id IN going").rowcount
+        # A near-copy lives on the text of another: it must not keep that text alive.
+        run("DELETE FROM touched WHERE row IN (SELECT row FROM places WHERE near = 0)")
+        orphans = "SELECT DISTINCT document FROM places WHERE row IN touched"
+        run(f"INSERT OR IGNORE INTO going {orphans}")
+        run("DELETE FROM places WHERE row IN touched")
+        placeless = "NOT EXISTS (SELECT 1 FROM places WHERE document = documents.id)"
+        documents += run(f"DELETE FROM documents WHERE id IN going AND {placeless}").rowcount
+        passages = self._forget_passages()
+        self._state["dead"] += passages
+        self._state["removed"] += documents
+        return Deleted(documents, passages)
+
+    def _forget_passages(self) -> int:
+        """Take the touched rows out of the passages and of all that is made from them."""
+        run = self.connection.execute
+        if self.manifest.full_text:
+            run("INSERT INTO words (words, rowid, text) "
+                "SELECT 'delete', row, text FROM passages WHERE row IN touched")  # fmt: skip
+        if self.near is not None:
+            run("DELETE FROM bands WHERE row IN touched")
+        run("INSERT INTO dead (row) SELECT row FROM touched ORDER BY row")
+        return run("DELETE FROM passages WHERE row IN touched").rowcount
+
+    def close(self) -> None:
+        """Let go of the files; what was committed moves from the journal into the database itself."""
+        self._appender.close()
+        with contextlib.suppress(sqlite3.Error):  # a reader may hold it back, and that is no matter
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.connection.close()
+
+
+@dataclass(frozen=True)
+class InputProgress:
+    """How far an input was read."""
+
+    next: int = 0
+    """The number of the first record that was not read."""
+    finished: bool = False
+    documents: int = 0
+    bad: int = 0
+    complaints: tuple[str, ...] = ()
+    """The first few: where, and what is wrong."""
+
+
+@contextlib.contextmanager
+def writing(memory: Path, doing: str, *, wait: float = 0.0) -> Iterator[Writer]:
+    """Be the one writer of a memory for a while.
+
+    The manifest is read under the lock: another writer may have changed it meanwhile.
+    """
+    with disk.refusals_named(memory), lock.writing(memory, doing, wait=wait):
+        manifest = read(memory)
+        folder = manifest.folder(memory)
+        with database.damage_named(folder / database.NAME):
+            connection = database.writer(folder)
+            try:
+                writer = Writer(memory, manifest, connection)
+            except BaseException:
+                connection.close()
+                raise
+            try:
+                yield writer
+            finally:
+                writer.close()
