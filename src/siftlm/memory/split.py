@@ -1,0 +1,157 @@
+"""Long texts become passages: windows of tokens that end where the text has a natural break."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from siftlm.errors import InvalidInput
+from siftlm.types import IntArray
+
+# Where to cut, best first; the next passage may begin at any place within the white space.
+_BREAKS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?P<cut>\n[^\S\n]*\n\s*)",  # blank line
+        r"(?P<cut>\n\s*)",  # end of a line
+        r"(?:[.!?…][\"'”’)\]]*(?=\s)|[。！？])(?P<cut>\s*)",  # end of a sentence
+        r"(?P<cut>\s+)",  # end of a word
+    )
+)
+# Characters about a place that are looked at when it is judged.
+_AROUND = 16
+
+
+@dataclass(frozen=True)
+class Span:
+    """A passage of a text, ``text[start:end]``, in characters."""
+
+    start: int
+    end: int
+
+
+def passages(text: str, tokens: IntArray, *, size: int, overlap: int) -> list[Span]:
+    """Cut a text into passages of at most ``size`` tokens, of which neighbours share at most ``overlap``.
+
+    ``tokens`` is (t, 2), where each token starts and ends (`siftlm.embedding.Embedder.tokens`). A cut is moved back, by
+    a quarter of a passage at most, to a blank line, the end of a line, of a sentence or of a word, whichever of these
+    comes first in this list. Passages begin and end with a character that is no white space, each ends further on than
+    the one before, and together they hold every such character of the text, those between tokens as well.
+
+    Where less than a quarter of ``size`` would be left over for the last passage, the cut before it moves back further.
+    Of the overlap at least half is kept, so that a passage can begin at a break as well. Only a single character that
+    is itself more than ``size`` tokens exceeds ``size``.
+
+    >>> text = "One sentence here. Another sentence there."
+    >>> words = np.array([[m.start(), m.end()] for m in re.finditer(r"\\w+|[.]", text)])
+    >>> [text[span.start : span.end] for span in passages(text, words, size=5, overlap=0)]
+    ['One sentence here.', 'Another sentence there.']
+    """
+    if size < 1 or not 0 <= overlap < size:
+        raise InvalidInput(f"size={size} and overlap={overlap}: size must be at least 1, overlap from 0 to size - 1")
+    tokens = np.asarray(tokens, dtype=np.int64).reshape(-1, 2)
+    whole = _stripped(text, 0, len(text))
+    if whole is None:
+        return []
+    if len(tokens) <= size:
+        return [whole]
+    return _Cutter(text, tokens, size, overlap).spans()
+
+
+class _Cutter:
+    """A text whose tokens are grouped into units between which it can be cut.
+
+    A unit runs from the start of its first token to the start of the next unit, so that units hold the whole text. It
+    is one token, except where several tokens share a character, as the bytes of an emoji do.
+    """
+
+    def __init__(self, text: str, tokens: IntArray, size: int, overlap: int) -> None:
+        self._text, self._size, self._overlap = text, size, overlap
+        starts = np.clip(np.maximum.accumulate(tokens[:, 0]), 0, len(text))
+        ends = np.clip(np.maximum.accumulate(tokens[:, 1]), 0, len(text))
+        inner = np.flatnonzero(starts[1:] >= ends[:-1]) + 1
+        # Unit u holds tokens cuts[u] to cuts[u + 1] and characters places[u] to places[u + 1].
+        self._cuts = np.concatenate(([0], inner, [len(tokens)]))
+        self._places = np.concatenate(([0], starts[inner], [len(text)]))
+        self._units = len(inner) + 1
+
+    def spans(self) -> list[Span]:
+        """One window after the other; ``covered`` units are in the passages so far."""
+        spans: list[Span] = []
+        begin, covered = self._past_blank(0), 0
+        while begin < self._units:
+            end = self._end(begin, covered)
+            span = _stripped(self._text, int(self._places[begin]), int(self._places[end]))
+            while end > begin and self._blank(end - 1):
+                end -= 1
+            rest = self._past_blank(max(end, covered))
+            if end > covered and span is not None:
+                spans.append(span)
+                covered = end
+                begin = min(rest, self._past_blank(self._next_begin(begin, end)))
+            else:
+                begin = rest
+            if rest == self._units:
+                break
+        return spans
+
+    def _end(self, begin: int, covered: int) -> int:
+        """The unit before which the window from ``begin`` on is cut."""
+        first, total = int(self._cuts[begin]), int(self._cuts[-1])
+        last = self._unit_up_to(first + self._size)
+        if last == self._units:
+            return last
+        shortest = max(self._size // 4 - self._overlap, 0)
+        if total - self._cuts[last] < shortest:
+            last = self._unit_up_to(total - shortest)
+        last = max(last, begin + 1)
+        earliest = max(self._unit_from(int(self._cuts[last]) - self._size // 4), begin + 1, covered + 1)
+        return self._best(earliest, last, latest=True) if earliest < last else last
+
+    def _next_begin(self, begin: int, end: int) -> int:
+        """Up to ``overlap`` tokens before the cut, at a natural break if there is one in the first half of these."""
+        earliest = max(self._unit_from(int(self._cuts[end]) - self._overlap), begin + 1)
+        latest = self._unit_up_to(int(self._cuts[end]) - (self._overlap + 1) // 2)
+        return self._best(earliest, latest, latest=False) if earliest < latest else earliest
+
+    def _best(self, low: int, high: int, *, latest: bool) -> int:
+        """The unit from ``low`` to ``high`` that begins at the best break, or the one furthest on the wished side."""
+        start, stop = int(self._places[low]), int(self._places[high])
+        # What makes a place a break may stand on either side of it.
+        for pattern in _BREAKS:
+            found = None
+            for match in pattern.finditer(self._text, max(start - _AROUND, 0), stop + _AROUND):
+                unit = min(int(np.searchsorted(self._places, match.end("cut"), side="right")) - 1, high)
+                if low <= unit and self._places[unit] >= match.start("cut"):
+                    found = unit
+                    if not latest:
+                        break
+            if found is not None:
+                return found
+        return high if latest else low
+
+    def _unit_up_to(self, token: int) -> int:
+        return int(np.searchsorted(self._cuts, token, side="right")) - 1
+
+    def _unit_from(self, token: int) -> int:
+        return int(np.searchsorted(self._cuts, token, side="left"))
+
+    def _blank(self, unit: int) -> bool:
+        return not self._text[self._places[unit] : self._places[unit + 1]].strip()
+
+    def _past_blank(self, unit: int) -> int:
+        while unit < self._units and self._blank(unit):
+            unit += 1
+        return unit
+
+
+def _stripped(text: str, start: int, end: int) -> Span | None:
+    """The part of ``text[start:end]`` without the white space around it."""
+    part = text[start:end]
+    inside = part.strip()
+    if not inside:
+        return None
+    start += len(part) - len(part.lstrip())
+    return Span(start, start + len(inside))

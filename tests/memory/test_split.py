@@ -1,0 +1,147 @@
+"""Passages hold the whole text, keep to their size and end where the text does."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siftlm.errors import InvalidInput
+from siftlm.memory.split import Span, passages
+
+WORDS = re.compile(r"\w+|[^\w\s]")
+# As byte-level tokenizers do it: the space belongs to the word behind it, line feeds are tokens.
+SPACED = re.compile(r" ?\w+|\n| ?[^\w\s]| ")
+
+texts = st.lists(
+    st.sampled_from(["a", "bc", "word", ".", "! ", "? ", " ", " ", "  ", "\n", "\n\n", "\n \n", "\t", "。", "é", "'"]),
+    max_size=120,
+).map("".join)
+patterns = st.sampled_from([WORDS, SPACED])
+sizes = st.integers(1, 24).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1)))
+
+
+def tokens_of(text, pattern=WORDS):
+    return np.array([match.span() for match in pattern.finditer(text)], dtype=np.int64).reshape(-1, 2)
+
+
+def held(tokens, span):
+    """The numbers of the tokens that a passage holds a character of; those of white space do not count."""
+    return {n for n, (start, end) in enumerate(tokens) if start < span.end and end > span.start}
+
+
+def cut(text, size, overlap, pattern=WORDS):
+    spans = passages(text, tokens_of(text, pattern), size=size, overlap=overlap)
+    return [text[span.start : span.end] for span in spans]
+
+
+@given(texts, sizes, patterns)
+def test_every_passage_is_text_and_within_its_size(text, numbers, pattern):
+    size, overlap = numbers
+    tokens = tokens_of(text, pattern)
+    for span in passages(text, tokens, size=size, overlap=overlap):
+        passage = text[span.start : span.end]
+        assert passage
+        assert passage == passage.strip()
+        assert len(held(tokens, span)) <= size
+
+
+@given(texts, sizes, patterns)
+def test_every_character_is_covered(text, numbers, pattern):
+    size, overlap = numbers
+    covered = np.zeros(len(text), dtype=bool)
+    for span in passages(text, tokens_of(text, pattern), size=size, overlap=overlap):
+        covered[span.start : span.end] = True
+    assert all(covered[n] or character.isspace() for n, character in enumerate(text))
+
+
+@given(texts, sizes, patterns)
+def test_passages_progress_and_overlap_no_more_than_asked(text, numbers, pattern):
+    size, overlap = numbers
+    tokens = tokens_of(text, pattern)
+    spans = passages(text, tokens, size=size, overlap=overlap)
+    for earlier, later in itertools.pairwise(spans):
+        assert earlier.start < later.start
+        assert earlier.end < later.end
+        assert len(held(tokens, earlier) & held(tokens, later)) <= overlap
+
+
+@given(texts, patterns, st.integers(0, 5))
+def test_a_text_that_fits_stays_whole(text, pattern, more):
+    tokens = tokens_of(text, pattern)
+    expected = [text.strip()] if text.strip() else []
+    size = max(len(tokens) + more, 1)
+    assert [text[s.start : s.end] for s in passages(text, tokens, size=size, overlap=0)] == expected
+
+
+@given(st.integers(20, 60), st.integers(0, 15), st.integers(61, 400))
+def test_no_last_passage_is_a_scrap(size, overlap, words):
+    text = " ".join(["w"] * words)
+    found = [len(passage.split()) for passage in cut(text, size, overlap)]
+    assert min(found) >= size // 4
+
+
+@given(texts, sizes, st.data())
+def test_tokens_in_any_disorder_lose_nothing(text, numbers, data):
+    """Whatever a tokenizer claims: empty tokens, several about one character, tokens past the end of the text."""
+    size, overlap = numbers
+    places = st.integers(0, len(text) + 3)
+    spans = data.draw(st.lists(st.tuples(places, places).map(sorted), max_size=60))
+    found = passages(text, np.array(sorted(spans), dtype=np.int64).reshape(-1, 2), size=size, overlap=overlap)
+    covered = np.zeros(len(text), dtype=bool)
+    for span in found:
+        assert text[span.start : span.end].strip()
+        covered[span.start : span.end] = True
+    assert all(covered[n] or character.isspace() for n, character in enumerate(text))
+    assert all(earlier.end < later.end for earlier, later in itertools.pairwise(found))
+
+
+def test_tokens_about_one_character_stay_together():
+    text = "a😀b"
+    tokens = np.array([[0, 1], [1, 2], [1, 2], [1, 2], [2, 3]])
+    assert [text[s.start : s.end] for s in passages(text, tokens, size=3, overlap=2)] == ["a", "😀", "b"]
+
+
+@pytest.mark.parametrize(
+    ("separators", "chosen"),
+    [
+        ([" ", "\n\n", "\n", ". "], "\n\n"),
+        ([" ", "\n", ". ", " "], "\n"),
+        ([" ", ". ", " ", " "], ". "),
+        (["", ".) ", " ", " "], ".) "),
+    ],
+)
+def test_the_best_break_of_the_last_quarter_is_taken(separators, chosen):
+    """Sixteen words, of which the cut may leave four to the next passage."""
+    words = [f"w{n}" for n in range(30)]
+    between = [" "] * 29
+    between[11:15] = separators
+    text = "".join(word + gap for word, gap in zip(words, [*between, ""], strict=True))
+    tokens = np.array([m.span() for m in re.finditer(r"w\d+", text)])
+    first = passages(text, tokens, size=16, overlap=0)[0]
+    assert text[first.end - len(chosen.rstrip()) :].startswith(chosen)
+
+
+def test_words_of_several_tokens_are_not_cut():
+    text = " ".join(["unbelievable"] * 40)
+    pieces = np.array([m.span() for m in re.finditer(r"\w{3}", text)])
+    found = passages(text, pieces, size=18, overlap=5)
+    assert len(found) > 5
+    assert {word for span in found for word in text[span.start : span.end].split()} == {"unbelievable"}
+
+
+def test_an_empty_text_has_no_passages():
+    assert passages("", tokens_of(""), size=4, overlap=1) == []
+    assert passages(" \n ", tokens_of(" \n "), size=4, overlap=1) == []
+
+
+def test_a_text_without_tokens_is_one_passage():
+    assert passages(" ☃ ", np.zeros((0, 2), dtype=np.int64), size=4, overlap=1) == [Span(1, 2)]
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(0, 0), (4, 4), (4, -1)])
+def test_impossible_sizes_are_refused(size, overlap):
+    with pytest.raises(InvalidInput, match=f"size={size} and overlap={overlap}"):
+        passages("a b", tokens_of("a b"), size=size, overlap=overlap)
