@@ -24,3 +24,10 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
         raise InvalidInput(f"{name} must be a whole number ≥ {least}, not {value!r}")
     return int(value.__index__())
+
+
+def precision_checked(precision: str | None) -> str | None:
+    """``precision``, or an error that lists the known ones."""
+    if precision not in {None, "float32", "bfloat16", "float16"}:
+        raise InvalidInput(f"precision must be 'float32', 'bfloat16', 'float16' or None, not {precision!r}")
+    return precision

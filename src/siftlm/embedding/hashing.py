@@ -1,18 +1,18 @@
 """Vectors without a model: words, pairs of neighbouring words and pieces of words, each hashed to a place.
 
 A text is a sum over its distinct words and word pairs, each weighted by 1 + log of how often it occurs. A word counts
-as itself and as its character n-grams, so that *index*, *indexes* and *indxe* are close. No corpus is needed and
-nothing is learned, so the vectors are the same everywhere. Weights are whole numbers: their sums are exact in any
-order, which makes a batch equal to its texts one by one, bit for bit.
+as itself and, unless it is short, as its character n-grams, so that *index* and *indexes* are close. No corpus is
+needed and nothing is learned, so the vectors are the same everywhere. Weights are whole numbers: their sums are exact
+in any order, which makes a batch equal to its texts one by one, bit for bit.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,17 @@ import numpy.typing as npt
 
 from siftlm.embedding.checks import texts_checked, whole_number
 from siftlm.embedding.fingerprint import fingerprint
+from siftlm.embedding.words import WORD_OR_SIGN, word_spans
 from siftlm.types import FloatArray, IntArray, Vectors
 
 # Counted up whenever the same text would get another vector.
 VERSION = 1
 
-TOKEN = re.compile(r"\w+|[^\w\s]")
-
-# The weights of a word, of all its n-grams together, and of a pair of words; whole numbers.
-WORD, PIECES, PAIR = 64, 64, 48
-PIECE_LENGTHS = (3, 4)
-# Short words are the frequent ones and say the least (Zipf's law of abbreviation). By length, up to this many letters.
-BY_LENGTH = np.array([0.0, 0.25, 0.25, 0.5, 0.75, 1.0])
+# The weights of a word, of all its n-grams together, and of a pair of words; whole numbers. Short words are the
+# frequent ones and say the least about the subject, so only longer words count by their n-grams as well.
+WORD, PIECES, PAIR = 64, 80, 16
+PIECE_LENGTHS = (4, 5)
+LONG = 4
 
 # Texts are worked on in chunks of about so many characters, and so many words are remembered between chunks.
 CHUNK = 1 << 20
@@ -74,11 +73,10 @@ class HashingEmbedder:
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """Words and single punctuation characters."""
-        spans = ([match.span() for match in TOKEN.finditer(text)] for text in texts_checked(texts))
-        return [np.array(found, dtype=np.int64).reshape(-1, 2) for found in spans]
+        return word_spans(texts_checked(texts))
 
     def _embed_chunk(self, texts: list[str]) -> Vectors:
-        words = [TOKEN.findall(_folded(text)) for text in texts]
+        words = [WORD_OR_SIGN.findall(_folded(text)) for text in texts]
         numbers = self._words.numbers(words)
         rows = np.repeat(np.arange(len(texts)), [len(found) for found in words])
         sums = self._sum_of_words(rows, numbers, len(texts)) + self._sum_of_pairs(rows, numbers, len(texts))
@@ -110,8 +108,7 @@ class HashingEmbedder:
         rest, second = np.divmod(keys, known)
         rows, first = np.divmod(rest, known)
         hashes = _mixed(memory.hashes[first] * np.uint64(0x9E3779B97F4A7C15) + memory.hashes[second])
-        importance = np.maximum(memory.importance[first], memory.importance[second])
-        weights = _signs(hashes) * np.rint(PAIR * importance).astype(np.int64) * _damped(counts)
+        weights = _signs(hashes) * PAIR * _damped(counts)
         return self._added_up(rows, _places(hashes, self.width), weights, n)
 
     def _added_up(self, rows: IntArray, places: IntArray, weights: IntArray, n: int) -> FloatArray:
@@ -121,7 +118,7 @@ class HashingEmbedder:
 
 @dataclass
 class _Words:
-    """Every word seen lately: its hash, its importance, and where it and its pieces are added, with what weight."""
+    """Every word seen lately: its hash, and where it and its pieces are added, with what weight."""
 
     width: int
 
@@ -134,7 +131,6 @@ class _Words:
     def forget(self) -> None:
         self._number: dict[str, int] = {}
         self.hashes: Hashes = np.empty(0, np.uint64)
-        self.importance = np.empty(0)
         self.starts = self.ends = self.places = self.weights = np.empty(0, np.int64)
 
     def numbers(self, texts: list[list[str]]) -> IntArray:
@@ -146,25 +142,23 @@ class _Words:
             new = list(distinct)
         if new:
             self._learn(new)
-        number = self._number
-        return np.fromiter((number[word] for words in texts for word in words), np.int64, sum(map(len, texts)))
+        found = map(self._number.__getitem__, chain.from_iterable(texts))
+        return np.fromiter(found, np.int64, sum(map(len, texts)))
 
     def _learn(self, words: list[str]) -> None:
         self._number.update(zip(words, range(len(self), len(self) + len(words)), strict=True))
         hashes = np.array([_hash(word) for word in words], np.uint64)
-        importance = BY_LENGTH[np.minimum([len(word) for word in words], len(BY_LENGTH) - 1)]
         owners, pieces = _pieces(words)
         counts = np.bincount(owners, minlength=len(words))
-        share = importance * PIECES / np.sqrt(np.maximum(counts, 1))
+        share = PIECES / np.sqrt(np.maximum(counts, 1))
 
         owners = np.concatenate([np.arange(len(words)), owners])
         features = np.concatenate([hashes, pieces])
-        weights = np.rint(np.concatenate([importance * WORD, share[owners[len(words) :]]])).astype(np.int64)
+        weights = np.rint(np.concatenate([np.full(len(words), WORD), share[owners[len(words) :]]])).astype(np.int64)
         order = np.argsort(owners, kind="stable")
         ends = len(self.places) + np.cumsum(counts + 1)
 
         self.hashes = np.concatenate([self.hashes, hashes])
-        self.importance = np.concatenate([self.importance, importance])
         self.starts = np.concatenate([self.starts, ends - counts - 1])
         self.ends = np.concatenate([self.ends, ends])
         self.places = np.concatenate([self.places, _places(features, self.width)[order]])
@@ -172,10 +166,11 @@ class _Words:
 
 
 def _pieces(words: list[str]) -> tuple[IntArray, Hashes]:
-    """Whose and which: the hash of every character n-gram of every word, its two ends marked."""
-    marked = "".join(f"<{word}>" for word in words)
+    """Whose and which: the hash of every character n-gram of every long word, its two ends marked."""
+    long = [place for place, word in enumerate(words) if len(word) >= LONG]
+    marked = "".join(f"<{words[place]}>" for place in long)
     letters = np.frombuffer(marked.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    owner = np.repeat(np.arange(len(words)), [len(word) + 2 for word in words])
+    owner = np.repeat(np.array(long, np.int64), [len(words[place]) + 2 for place in long])
     owners, hashes = [], []
     for length in PIECE_LENGTHS:
         count = max(len(letters) - length + 1, 0)
@@ -205,7 +200,8 @@ def _folded(text: str) -> str:
 
 def _damped(counts: IntArray) -> IntArray:
     # In 256ths, so that weights stay whole.
-    return np.rint(256 * (1 + np.log(counts))).astype(np.int64)
+    damped: IntArray = np.rint(256 * (1 + np.log(counts))).astype(np.int64)
+    return damped
 
 
 def _hash(word: str) -> int:

@@ -2,23 +2,104 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from siftlm.embedding.encoder import encoder_embedder
 from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding.precomputed import PrecomputedEmbedder
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import UnknownName
+from siftlm.embedding.sentences import SentencesEmbedder
+from siftlm.embedding.states import states_embedder
+from siftlm.errors import Conflict, InvalidInput, UnknownName
 
-KNOWN = ("hashing",)
+# Of these there is one each.
+WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {"hashing": HashingEmbedder, "precomputed": PrecomputedEmbedder}
+# ``kind:model``, where the model is a folder or a name on the Hugging Face hub.
+WITH_MODEL: dict[str, Callable[..., Embedder]] = {
+    "encoder": encoder_embedder,
+    "sentences": SentencesEmbedder,
+    "states": states_embedder,
+}
+KNOWN = (*WITHOUT_MODEL, *(f"{kind}:<model>" for kind in WITH_MODEL), "<folder or name on the Hugging Face hub>")
+ASKED_OF_AN_EMBEDDER = ("name", "settings", "fingerprint", "width", "max_tokens", "embed", "tokens")
 
 
 def embedder(name: str | Embedder, **settings: Any) -> Embedder:
-    """The embedder of that name; an embedder is returned as it is.
+    """The embedder of that name; one that is already there is returned as it is.
+
+    ``hashing`` needs no model; ``precomputed`` is for vectors that are given; ``states:gpt2`` reads the hidden states
+    of a causal language model. Anything else is a folder or a name on the Hugging Face hub: a sentence-transformers
+    model where it says so (``sentence-transformers/…``, or a folder with a ``modules.json``), otherwise an encoder
+    whose states are averaged. ``sentences:`` or ``encoder:`` before it decides that by hand.
 
     >>> embedder("hashing", width=256).width
     256
+    >>> embedder("hashng")
+    Traceback (most recent call last):
+    siftlm.errors.UnknownName: unknown embedder 'hashng'; did you mean 'hashing'? ...
     """
-    if not isinstance(name, str):
-        return name
-    if name == "hashing":
-        return HashingEmbedder(**settings)
-    raise UnknownName("embedder", name, KNOWN)
+    if not isinstance(name, (str, Path)):
+        return _checked(name, settings)
+    name = str(name)
+    if name in WITHOUT_MODEL:
+        return _made(name, WITHOUT_MODEL[name], settings)
+    kind, _, model = name.partition(":")
+    if kind not in WITH_MODEL:
+        kind, model = "", name
+    path = _folder(name, model)
+    model = model if path is None else str(path)
+    kind_or_guess = kind or ("sentences" if _is_sentences(model, path) else "encoder")
+    make = partial(WITH_MODEL[kind_or_guess], f"{kind}:{model}" if kind else model, model)
+    return _made(kind_or_guess, make, settings)
+
+
+def _folder(name: str, model: str) -> Path | None:
+    """The absolute folder of a model, or ``None`` for a name that belongs to the hub."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not any((path / file).is_file() for file in ("config.json", "modules.json")):
+            raise InvalidInput(
+                f"the folder {str(path)!r} holds no model: it has neither a config.json nor modules.json"
+            )
+        return path.resolve()
+    if not model or path.exists() or model.startswith((".", "~", "/")) or model.count("/") > 1:
+        raise InvalidInput(f"embedder {name!r}: {model!r} is no folder")
+    if "/" not in model and difflib.get_close_matches(model.lower(), WITHOUT_MODEL, n=1, cutoff=0.75):
+        raise UnknownName("embedder", name, KNOWN)
+    return None
+
+
+def _is_sentences(model: str, path: Path | None) -> bool:
+    if path is not None:
+        return (path / "modules.json").is_file()
+    return model.startswith("sentence-transformers/")
+
+
+def _made(kind: str, make: Callable[..., Embedder], settings: dict[str, Any]) -> Embedder:
+    parameters = inspect.signature(make).parameters.values()
+    known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    for name in settings:
+        if name not in known:
+            raise UnknownName(f"setting of the embedder {kind!r}", name, known)
+    missing = [one.name for one in parameters if one.default is one.empty and one.name not in settings]
+    if missing:
+        raise InvalidInput(f"the embedder {kind!r} needs {missing[0]}=")
+    return make(**settings)
+
+
+def _checked(given: Embedder, settings: dict[str, Any]) -> Embedder:
+    # Without evaluating anything: a property may load a model.
+    nothing = object()
+    absent = [name for name in ASKED_OF_AN_EMBEDDER if inspect.getattr_static(given, name, nothing) is nothing]
+    if absent:
+        raise InvalidInput(f"{type(given).__name__} is no embedder: it has no {', '.join(absent)}")
+    if settings:
+        raise Conflict(
+            f"settings ({', '.join(settings)}) go with an embedder's name, not with one that is made already"
+        )
+    return given

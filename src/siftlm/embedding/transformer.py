@@ -1,0 +1,172 @@
+"""Texts through a transformer, hidden states out: what encoders and causal language models have in common."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from siftlm.embedding.batching import BATCH_TOKENS, batches
+from siftlm.embedding.checks import precision_checked, texts_checked, whole_number
+from siftlm.embedding.fingerprint import fingerprint
+from siftlm.embedding.limits import Limits, limits_of, position_limit
+from siftlm.embedding.loading import device_or_best, in_float32, loaded
+from siftlm.embedding.tokenizing import fast, readable, spans, token_ids
+from siftlm.embedding.weights import tokenizer_digest, weights_digest
+from siftlm.errors import InvalidInput
+from siftlm.extras import load
+from siftlm.types import IntArray, Vectors
+
+Pool = Callable[[Any, Any], Any]
+"""(batch, tokens, d) states and the (batch, tokens) mask of what is no padding -> (batch, d)."""
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What was loaded."""
+
+    tokenizer: Any
+    model: Any
+    limits: Limits
+    digest: dict[str, Any]
+
+
+class TransformerEmbedder:
+    """A pooled layer of a Hugging Face model. The model is loaded when it is first needed.
+
+    ``settings`` leave out ``device`` and ``batch_tokens``, which belong to a machine and not to the vectors.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        model: str,
+        pool: Pool,
+        *,
+        layer: int = -1,
+        max_tokens: int | None = None,
+        query_prefix: str = "",
+        passage_prefix: str = "",
+        precision: str | None = None,
+        device: str | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        self.name = name
+        self._kind, self._model, self._pool, self._layer = kind, model, pool, layer
+        self._asked = None if max_tokens is None else whole_number("max_tokens", max_tokens)
+        self._prefixes = {True: query_prefix, False: passage_prefix}
+        self._precision, self._device = precision_checked(precision), device
+        self._batch_tokens = whole_number("batch_tokens", batch_tokens)
+        self._lock = threading.Lock()
+        self._network: _Network | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        given = {
+            "layer": (self._layer, -1),
+            "max_tokens": (self._asked, None),
+            "query_prefix": (self._prefixes[True], ""),
+            "passage_prefix": (self._prefixes[False], ""),
+            "precision": (self._precision, None),
+        }
+        return {name: value for name, (value, default) in given.items() if value != default}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self._kind, self._ready().digest)
+
+    @property
+    def width(self) -> int:
+        return int(self._ready().model.config.hidden_size)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Of the text itself: special tokens and prefixes come on top."""
+        return self._ready().limits.text
+
+    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
+        """(n, d) float32; zero for a text without tokens."""
+        prefix = self._prefixes[as_query]
+        prefixed = [prefix + readable(text) for text in texts_checked(texts)]
+        network = self._ready()
+        ids = token_ids(network.tokenizer, prefixed, network.limits.with_prefix(as_query))
+        lengths = [len(one) for one in ids]
+        vectors = np.zeros((len(ids), self.width), dtype=np.float32)
+        for batch in batches(lengths, self._batch_tokens):
+            batch = np.array([place for place in batch if lengths[place]], dtype=np.int64)
+            if len(batch):
+                vectors[batch] = self._run(network, [ids[place] for place in batch])
+        return vectors
+
+    def tokens(self, texts: Sequence[str]) -> list[IntArray]:
+        """The model's own tokens."""
+        return spans(self._ready().tokenizer, texts_checked(texts))
+
+    def _run(self, network: _Network, ids: list[list[int]]) -> Vectors:
+        torch, model = load("torch", "hf"), network.model
+        padded = torch.full((len(ids), len(ids[0])), _padding(network), dtype=torch.long)
+        mask = torch.zeros_like(padded)
+        # On the right: a causal model then sees every token where it would be without padding.
+        for row, one in enumerate(ids):
+            padded[row, : len(one)] = torch.tensor(one)
+            mask[row, : len(one)] = 1
+        padded, mask = padded.to(model.device), mask.to(model.device)
+        last = self._layer == -1
+        with torch.inference_mode(), casting(model.device.type, self._precision):
+            out = model(input_ids=padded, attention_mask=mask, output_hidden_states=not last)
+            states = out.last_hidden_state if last else out.hidden_states[self._layer]
+        with torch.inference_mode():
+            pooled: Vectors = self._pool(states.float(), mask).cpu().numpy()
+        return pooled
+
+    def _ready(self) -> _Network:
+        with self._lock:
+            if self._network is None:
+                self._network = loaded(self._model, "hf", self._open)
+            return self._network
+
+    def _open(self) -> _Network:
+        transformers = load("transformers", "hf")
+        tokenizer = fast(transformers.AutoTokenizer.from_pretrained(self._model), self._model)
+        device = device_or_best(self._device)
+        model, info = transformers.AutoModel.from_pretrained(self._model, output_loading_info=True)
+        absent = sorted(name for name in info["missing_keys"] if "pooler." not in name)
+        if absent:
+            raise InvalidInput(f"the weights lack {len(absent)} of the model's tensors, such as {absent[0]}")
+        config = model.config
+        if config.is_encoder_decoder:
+            model = model.get_encoder()
+        depth = int(config.num_hidden_layers)
+        if not -depth - 1 <= self._layer <= depth:
+            raise InvalidInput(f"layer {self._layer} of {self._model!r}: it has the layers 0 to {depth}")
+        prefixes = {which: readable(prefix) for which, prefix in self._prefixes.items()}
+        limits = limits_of(tokenizer, position_limit(model), prefixes, self._asked)
+        digest = {
+            "layer": self._layer % (depth + 1),
+            "max_tokens": limits.text,
+            "model": str(config.model_type),
+            "prefixes": [self._prefixes[True], self._prefixes[False]],
+            "tokenizer": tokenizer_digest(tokenizer),
+            "weights": weights_digest(model),
+        }
+        if in_float32(device, self._precision):
+            model = model.float()
+        return _Network(tokenizer, model.eval().to(device), limits, digest)
+
+
+def casting(device: str, precision: str | None) -> Any:
+    """The context that computes in ``precision``."""
+    torch = load("torch", "hf")
+    half = precision in {"bfloat16", "float16"}
+    return torch.autocast(device, dtype=getattr(torch, str(precision)) if half else None, enabled=half)
+
+
+def _padding(network: _Network) -> int:
+    for known in (network.tokenizer.pad_token_id, getattr(network.model.config, "pad_token_id", None)):
+        if isinstance(known, int) and known >= 0:
+            return known
+    return 0  # masked out
