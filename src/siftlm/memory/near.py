@@ -1,0 +1,171 @@
+"""Which texts are nearly the same: MinHash over shingles of five words, banded so that a database can look them up.
+
+Case, punctuation and white space do not count. Two texts whose sets of shingles overlap by the share s (intersection
+over union) have an equal MinHash value with probability s. Values are bundled into b bands of r; texts that share a
+whole band are candidates, which happens with probability 1 - (1 - s^r)^b: an S-curve that rises about the threshold.
+Candidates are then compared exactly with `similarity`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.errors import InvalidInput
+from siftlm.types import IntArray
+
+SHINGLE = 5
+VALUES = 128
+_AT_A_TIME = 256
+_FOUND = 0.98
+
+# Scripts without spaces count letter by letter: Thai, Lao, kana and Han.
+_UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+# The same for ASCII, several times faster.
+_ASCII = {at: chr(at).lower() if chr(at).isalnum() else " " for at in range(128)}
+
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, eq=False)
+class Shingles:
+    """The shingles of several texts, one text after the other, repeats included."""
+
+    values: Hashes
+    """(m,) hashes that are the same on every machine."""
+    starts: IntArray
+    """(n + 1,) where each text's begin; every text has at least one."""
+
+
+def shingles(texts: Sequence[str]) -> Shingles:
+    """Every run of five words. A shorter text is one shingle, equal only to that of a text of the same words."""
+    split = [_words(text) for text in texts]
+    lengths = np.array([len(words) for words in split], dtype=np.int64)
+    together = [word for words in split for word in words]
+    if not together:
+        return Shingles(np.empty(0, dtype=np.uint64), np.zeros(1, dtype=np.int64))
+    hashed = np.fromiter(map(_Hashed().__getitem__, together), dtype=np.uint64, count=len(together))
+    runs = np.zeros(len(hashed) - SHINGLE + 1, dtype=np.uint64)
+    for offset, factor in enumerate(_stream(0, SHINGLE)):
+        runs += hashed[offset : offset + len(runs)] * factor
+    whole = np.ones(len(runs), dtype=bool)
+    borders = np.cumsum(lengths)[:-1]
+    whole[(borders[:, None] - np.arange(1, SHINGLE)).ravel()] = False
+    return Shingles(_mixed(runs[whole]), np.concatenate([[0], np.cumsum(lengths - SHINGLE + 1)]))
+
+
+def similarity(a: str, b: str) -> float:
+    """The share of their distinct shingles that both have.
+
+    >>> similarity("The cat sat on the mat, purring.", "the cat sat on the mat. Purring!")
+    1.0
+    >>> similarity("One, two, three, four, five, six", "one two three four five seven")
+    0.3333333333333333
+    """
+    found = shingles([a, b])
+    first, second = np.split(found.values, found.starts[1:2])
+    both = len(np.intersect1d(first, second))
+    return both / (len(np.unique(first)) + len(np.unique(second)) - both)
+
+
+class Near:
+    """Keys by which near-duplicates find each other: texts that share a key are candidates.
+
+    >>> near = Near(0.8)
+    >>> (near.count, near.rows)
+    (11, 11)
+    >>> [round(near.chance(s), 2) for s in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)]
+    [0.01, 0.04, 0.2, 0.63, 0.98, 1.0]
+    """
+
+    def __init__(self, threshold: float = 0.8, seed: int = 0) -> None:
+        if isinstance(threshold, bool) or not 0 < threshold <= 1:
+            raise InvalidInput(f"threshold must be above 0 and up to 1, got {threshold!r}")
+        if not 0 <= seed < 2**63:
+            raise InvalidInput(f"seed must be an integer from 0 to 2^63 - 1, got {seed!r}")
+        self.threshold, self.seed = float(threshold), int(seed)
+        self.rows = _rows(self.threshold)
+        self.count = VALUES // self.rows
+        """b, the number of keys a text has."""
+        stream = _stream(self.seed + 1, 2 * VALUES)
+        self._factors, self._shifts = stream[:VALUES] | np.uint64(1), stream[VALUES:]
+        self._weights = _stream(self.seed + 2, self.rows)
+
+    def bands(self, texts: Sequence[str]) -> IntArray:
+        """(n, b) keys of 64 bits, the same on every machine; a band's keys never equal another band's but by chance."""
+        parts = [self._bands(texts[at : at + _AT_A_TIME]) for at in range(0, len(texts), _AT_A_TIME)]
+        return np.concatenate(parts) if parts else np.empty((0, self.count), dtype=np.int64)
+
+    def chance(self, similarity: float) -> float:
+        """How probably two texts of this similarity share a key."""
+        return float(_chance(similarity, self.rows))
+
+    def similarity(self, a: str, b: str) -> float:
+        """As the function of this name."""
+        return similarity(a, b)
+
+    def _bands(self, texts: Sequence[str]) -> IntArray:
+        found = shingles(texts)
+        used = self.count * self.rows
+        smallest = np.empty((len(texts), used), dtype=np.uint64)
+        permuted = np.empty_like(found.values)
+        for at in range(used):
+            np.multiply(found.values, self._factors[at], out=permuted)
+            permuted += self._shifts[at]
+            np.minimum.reduceat(permuted, found.starts[:-1], out=smallest[:, at])
+        # Mixed before they are added up, so that a band is more than a sum of its values.
+        bundles = (_mixed(smallest).reshape(len(texts), self.count, self.rows) * self._weights).sum(axis=2)
+        return _mixed(bundles + np.arange(self.count, dtype=np.uint64)).view(np.int64)
+
+
+def _chance(similarity: Any, rows: int) -> Any:
+    return 1 - (1 - similarity**rows) ** (VALUES // rows)
+
+
+def _rows(threshold: float) -> int:
+    """The most selective that still finds nearly all pairs well above the threshold.
+
+    More rows find less of everything. "Well above" is a tenth, or halfway to identical where there is no room.
+    """
+    above = min(threshold + 0.1, (threshold + 1) / 2)
+    return max(rows for rows in range(1, VALUES + 1) if rows == 1 or _chance(above, rows) >= _FOUND)
+
+
+def _words(text: str) -> list[str]:
+    """At least five, filled up with what no text holds as a word."""
+    if text.isascii():
+        words = text.translate(_ASCII).split()
+    else:
+        words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    words = words or ["\0" + text.strip()]
+    return words + [""] * (SHINGLE - len(words))
+
+
+class _Hashed(dict[str, int]):
+    """Word -> 64 bits, worked out once for each word."""
+
+    def __missing__(self, word: str) -> int:
+        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        self[word] = value = int.from_bytes(digest, "little")
+        return value
+
+
+def _mixed(numbers: Hashes) -> Hashes:
+    """Every bit of the input changes every bit of the output (the last step of splitmix64)."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
+
+
+def _stream(seed: int, count: int) -> Hashes:
+    """Random numbers that no version of numpy changes (splitmix64)."""
+    start = _mixed(np.array([seed], dtype=np.uint64))
+    return _mixed(start + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
