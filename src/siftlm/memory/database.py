@@ -16,9 +16,10 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from siftlm.errors import Damaged, InvalidInput
 from siftlm.memory import disk
@@ -41,12 +42,12 @@ CREATE TABLE dead (seq INTEGER PRIMARY KEY, row INTEGER NOT NULL UNIQUE);
 CREATE TABLE blocks (first INTEGER PRIMARY KEY, rows INTEGER NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE inputs (
     recipe TEXT PRIMARY KEY, name TEXT NOT NULL, next INTEGER NOT NULL, finished INTEGER NOT NULL,
-    documents INTEGER NOT NULL, bad INTEGER NOT NULL, complaints TEXT NOT NULL
+    documents INTEGER NOT NULL, bad INTEGER NOT NULL, complaints TEXT NOT NULL, digest BLOB NOT NULL
 );
 CREATE TABLE bands (key INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (key, row)) WITHOUT ROWID;
 CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO state VALUES ('rows', 0), ('version', 0), ('next_document', 0), ('dead', 0), ('removed', 0);
 """
+COUNTERS = {"rows": 0, "version": 0, "next_document": 0, "dead": 0, "removed": 0}
 WORDS = """
 CREATE VIRTUAL TABLE words USING fts5(
     text, content='passages', content_rowid='row', tokenize='unicode61 remove_diacritics 2'
@@ -60,9 +61,41 @@ def digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
-def record_digest(key: str | None, meta: str | None) -> bytes:
-    """Of a document's row, so that `verify` can tell whether it is as it was written."""
-    return digest(f"{len(key or '')}{key is None}\0{key}\0{meta}")
+class Place(NamedTuple):
+    """Where a passage stands in its document."""
+
+    start: int
+    near: int
+    digest: bytes
+    """Of the passage's text."""
+
+
+def record_digest(key: str | None, meta: str | None, places: Iterable[Place]) -> bytes:
+    """Of a document with all that is known of it, so that `verify` can tell whether it is as it was written."""
+    found = hashlib.blake2b(digest_size=16)
+    for text in (key, meta):
+        raw = b"" if text is None else text.encode("utf-8")
+        found.update(f"{-1 if text is None else len(raw)}:".encode() + raw)
+    for place in places:
+        found.update(f"{place.start}:{place.near}:".encode() + place.digest)
+    return found.digest()
+
+
+def input_digest(*values: str | int) -> bytes:
+    """Of a row of ``inputs``."""
+    return digest("\0".join(str(value) for value in values))
+
+
+def state_checksum(state: Mapping[str, int]) -> int:
+    """Of all counters but itself."""
+    plain = ",".join(f"{name}={state[name]}" for name in sorted(state) if name != "checksum")
+    return zlib.crc32(plain.encode())
+
+
+def write_state(connection: sqlite3.Connection, state: Mapping[str, int], table: str = "state") -> None:
+    """All counters, with their checksum."""
+    full = {**state, "checksum": state_checksum(state)}
+    connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", full.items())
 
 
 def create(folder: Path, *, full_text: bool) -> None:
@@ -77,6 +110,7 @@ def create(folder: Path, *, full_text: bool) -> None:
         for statement in SCHEMA.split(";\n"):
             if statement.strip():
                 connection.execute(statement)
+        write_state(connection, COUNTERS)
         if full_text:
             _create_words(connection)
         connection.execute("COMMIT")

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from siftlm.errors import Unwritable
 
@@ -38,10 +39,15 @@ def replace(path: Path, content: bytes) -> None:
     new = path.with_name(path.name + ".new")
     with open(new, "wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        sync_file(file)
     os.replace(new, path)
     sync_folder(path.parent)
+
+
+def sync_file(file: IO[bytes]) -> None:
+    """Make what was written as lasting as the disk can."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ from siftlm.errors import BadRecord, InvalidInput
 from siftlm.memory import database, vectors
 from siftlm.memory.reading import Record, Source
 from siftlm.memory.split import passages
-from siftlm.memory.writer import Entry, InputProgress, Part, Writer
+from siftlm.memory.writer import Entry, InputProgress, Part, Stand, Writer
 from siftlm.progress import Meter, Report
 from siftlm.types import Document, Vectors
 
@@ -73,8 +73,8 @@ class Batch:
     embedded: Vectors
     homes: dict[bytes, int]
     """Digest -> row, of texts that are there already."""
-    nearly: dict[bytes, int | bytes] = field(default_factory=dict)
-    """Digest -> the row, or the digest of the new text, that is nearly the same."""
+    nearly: dict[bytes, Stand | bytes] = field(default_factory=dict)
+    """Digest -> where the text is that is nearly the same; of a new text, its digest."""
     bands: dict[bytes, list[int]] = field(default_factory=dict)
 
 
@@ -114,14 +114,14 @@ class Intake:
         writer = self._writer
         rows = writer.append(batch.texts, batch.text_digests, batch.embedded)
         homes = {**batch.homes, **dict(zip(batch.text_digests, rows, strict=True))}
-        near: dict[bytes, int] = {}
+        near: dict[bytes, Stand] = {}
         for digest, target in batch.nearly.items():
-            near[digest] = homes[target] if isinstance(target, bytes) else target
-        places = [[(near[d], True) if d in near else (homes[d], False) for d in own] for own in batch.digests]
+            near[digest] = Stand(homes[target], True, target) if isinstance(target, bytes) else target
+        places = [[near[d] if d in near else Stand(homes[d], False, d) for d in own] for own in batch.digests]
         writer.place(batch.entries, places)
         writer.remember_bands({homes[digest]: keys for digest, keys in batch.bands.items()})
         passages_given = sum(len(own) for own in batch.digests)
-        near_ones = sum(is_near for own in places for _, is_near in own)
+        near_ones = sum(stand.near for own in places for stand in own)
         return Added(len(batch.entries), len(rows), passages_given - near_ones - len(rows), near_ones)
 
     def _entries(self, documents: Sequence[Document]) -> list[Entry]:
@@ -137,7 +137,7 @@ class Intake:
             entries.append(Entry(document.id, meta_json(document.meta), parts))
         return entries
 
-    def _near(self, new: Mapping[bytes, tuple[str, Any]]) -> tuple[dict[bytes, int | bytes], dict[bytes, list[int]]]:
+    def _near(self, new: Mapping[bytes, tuple[str, Any]]) -> tuple[dict[bytes, Stand | bytes], dict[bytes, list[int]]]:
         """Which of the new texts are nearly there already, in the database or earlier in the batch."""
         near, nearly, kept = self._writer.near, {}, {}
         if near is None or not new:
@@ -156,13 +156,13 @@ class Intake:
 
     def _nearest(
         self, text: str, keys: Sequence[int], holders: Mapping[int, list[bytes]], new: Mapping[bytes, tuple[str, Any]]
-    ) -> int | bytes | None:
+    ) -> Stand | bytes | None:
         near = self._writer.near
         if near is None:
             return None
         for row, other in self._writer.banded(keys):
             if near.similarity(text, other) >= near.threshold:
-                return row
+                return Stand(row, True, database.digest(other))
         for digest in dict.fromkeys(d for key in keys for d in holders.get(key, ())):
             if near.similarity(text, new[digest][0]) >= near.threshold:
                 return digest

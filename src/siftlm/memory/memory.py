@@ -18,6 +18,7 @@ from siftlm.embedding.protocol import Embedder
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
 from siftlm.memory import disk, given, intake, manifest, reading, search, vectors
 from siftlm.memory import writer as writing
+from siftlm.memory.compact import Compacted, compact
 from siftlm.memory.found import Found
 from siftlm.memory.intake import Added
 from siftlm.memory.making import begin, described, matching
@@ -25,6 +26,7 @@ from siftlm.memory.manifest import Manifest
 from siftlm.memory.readers import Readers
 from siftlm.memory.search import Prompt, Query, Where
 from siftlm.memory.snapshot import Snapshot
+from siftlm.memory.verify import Verification, verify
 from siftlm.memory.where import All, parse
 from siftlm.memory.writer import Deleted
 from siftlm.progress import Report, reporter
@@ -322,6 +324,18 @@ class Memory:
         sql = expression.sql()
         with writing.writing(self._path, "delete", wait=wait) as writer, writer.transaction():
             return writer.delete(sql.condition, sql.parameters)
+
+    def compact(self, *, progress: bool | Report | None = None, wait: float = 0.0) -> Compacted:
+        """Take what was deleted off the disk, and close the gaps.
+
+        Everything that lives is copied, so it needs as much free space again for as long as it takes. Rows get
+        new numbers; documents keep theirs. Searches go on meanwhile.
+        """
+        return compact(self._path, reporter(progress), wait=wait)
+
+    def verify(self, *, progress: bool | Report | None = None) -> Verification:
+        """Look at every text, document and vector: is it what was written?"""
+        return verify(self._path, reporter(progress))
 
     def close(self) -> None:
         """Let go of all files; using the memory again opens them again."""

@@ -98,10 +98,10 @@ class Appender:
     def append(self, vectors: Vectors) -> int:
         """Write (n, d) unit vectors; returns the checksum of their bytes."""
         encoded = self._form.encode(vectors)
-        raw = _bytes(encoded)
-        self._file.write(raw)
+        content = raw(encoded)
+        self._file.write(content)
         self._rows += len(vectors)
-        return zlib.crc32(raw)
+        return zlib.crc32(content)
 
     def sync(self) -> None:
         """From here on no crash takes the rows away."""
@@ -133,11 +133,11 @@ def checksum(rows: Vectors) -> int:
     """Of mapped rows, as `Appender.append` returned it."""
     found = 0
     for start in range(0, len(rows), BLOCK):
-        found = zlib.crc32(_bytes(rows[start : start + BLOCK]), found)
+        found = zlib.crc32(raw(rows[start : start + BLOCK]), found)
     return found
 
 
-def _bytes(rows: Vectors) -> Any:
+def raw(rows: Vectors) -> Any:
     """The rows' bytes, without a copy where they lie in order already."""
     return np.ascontiguousarray(rows).view(np.uint8).reshape(-1)
 

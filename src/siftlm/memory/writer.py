@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from siftlm.memory import database, disk, lock, vectors
 from siftlm.memory.manifest import Manifest, read
 from siftlm.memory.near import Near
 from siftlm.types import Vectors
+
+# Texts that are looked at together.
+AT_ONCE = 2000
+GENERATION = re.compile(r"g\d{4,}")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,16 @@ class Entry:
     meta: str | None
     """JSON."""
     parts: Sequence[Part]
+
+
+class Stand(NamedTuple):
+    """Where a part's text is kept."""
+
+    row: int
+    near: bool
+    """Is it only nearly this text?"""
+    digest: bytes
+    """Of the text that is kept."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +86,7 @@ class Writer:
             self.connection.execute("BEGIN IMMEDIATE")
             yield
             self._state["version"] += 1
-            self.connection.executemany(
-                "UPDATE state SET value = ? WHERE name = ?", [(value, name) for name, value in self._state.items()]
-            )
+            database.write_state(self.connection, self._state)
             self._appender.sync()
             self.connection.execute("COMMIT")
         except BaseException:
@@ -105,22 +119,22 @@ class Writer:
         self._state["rows"] += len(texts)
         return rows
 
-    def place(self, entries: Sequence[Entry], rows: Sequence[Sequence[tuple[int, bool]]]) -> None:
-        """Write the documents down: for each of its parts the row that holds the text, and whether only nearly."""
+    def place(self, entries: Sequence[Entry], places: Sequence[Sequence[Stand]]) -> None:
+        """Write the documents down, and for each of their parts the row that holds its text."""
         first = self._state["next_document"]
         self.connection.executemany(
             "INSERT INTO documents VALUES (?, ?, ?, ?)",
             (
-                (number, entry.key, entry.meta, database.record_digest(entry.key, entry.meta))
-                for number, entry in enumerate(entries, start=first)
+                (number, entry.key, entry.meta, database.record_digest(entry.key, entry.meta, _held(entry, own)))
+                for number, (entry, own) in enumerate(zip(entries, places, strict=True), start=first)
             ),
         )
         self.connection.executemany(
             "INSERT INTO places VALUES (?, ?, ?, ?, ?)",
             (
-                (number, part, row, entry.parts[part].start, int(near))
-                for number, (entry, own) in enumerate(zip(entries, rows, strict=True), start=first)
-                for part, (row, near) in enumerate(own)
+                (number, part, stand.row, entry.parts[part].start, int(stand.near))
+                for number, (entry, own) in enumerate(zip(entries, places, strict=True), start=first)
+                for part, stand in enumerate(own)
             ),
         )
         self._state["next_document"] += len(entries)
@@ -145,11 +159,11 @@ class Writer:
 
     def remember_input(self, recipe: str, name: str, progress: InputProgress) -> None:
         """How far an input was read, in the same transaction as what was read."""
+        row = (recipe, name, progress.next, int(progress.finished), progress.documents, progress.bad,
+               json.dumps(progress.complaints, ensure_ascii=False))  # fmt: skip
         self.connection.execute(
-            "INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (recipe, name, progress.next, int(progress.finished), progress.documents, progress.bad,
-             json.dumps(progress.complaints, ensure_ascii=False)),
-        )  # fmt: skip
+            "INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, database.input_digest(*row))
+        )
 
     def delete(self, condition: str, parameters: Sequence[Any]) -> Deleted:
         """Remove the documents that meet a condition, and the passages that only they hold."""
@@ -164,15 +178,28 @@ class Writer:
         documents = run("DELETE FROM documents WHERE id IN going").rowcount
         # A near-copy lives on the text of another: it must not keep that text alive.
         run("DELETE FROM touched WHERE row IN (SELECT row FROM places WHERE near = 0)")
-        orphans = "SELECT DISTINCT document FROM places WHERE row IN touched"
-        run(f"INSERT OR IGNORE INTO going {orphans}")
+        run("DELETE FROM going")
+        run("INSERT OR IGNORE INTO going SELECT document FROM places WHERE row IN touched")
         run("DELETE FROM places WHERE row IN touched")
         placeless = "NOT EXISTS (SELECT 1 FROM places WHERE document = documents.id)"
         documents += run(f"DELETE FROM documents WHERE id IN going AND {placeless}").rowcount
+        self._sign_again()
         passages = self._forget_passages()
         self._state["dead"] += passages
         self._state["removed"] += documents
         return Deleted(documents, passages)
+
+    def _sign_again(self) -> None:
+        """The documents that lost a part of theirs and are still there."""
+        going = [row[0] for row in self.connection.execute("SELECT id FROM documents WHERE id IN going")]
+        for number in going:
+            key, meta = self.connection.execute("SELECT key, meta FROM documents WHERE id = ?", (number,)).fetchone()
+            held = self.connection.execute(
+                "SELECT start, near, digest FROM places JOIN passages USING (row) WHERE document = ? ORDER BY part",
+                (number,),
+            )
+            digest = database.record_digest(key, meta, (database.Place(*place) for place in held))
+            self.connection.execute("UPDATE documents SET digest = ? WHERE id = ?", (digest, number))
 
     def _forget_passages(self) -> int:
         """Take the touched rows out of the passages and of all that is made from them."""
@@ -181,9 +208,17 @@ class Writer:
             run("INSERT INTO words (words, rowid, text) "
                 "SELECT 'delete', row, text FROM passages WHERE row IN touched")  # fmt: skip
         if self.near is not None:
-            run("DELETE FROM bands WHERE row IN touched")
+            self._forget_bands(self.near)
         run("INSERT INTO dead (row) SELECT row FROM touched ORDER BY row")
         return run("DELETE FROM passages WHERE row IN touched").rowcount
+
+    def _forget_bands(self, near: Near) -> None:
+        """Found through the texts' own keys: an index of rows would cost more than it saves."""
+        gone = self.connection.execute("SELECT row, text FROM passages WHERE row IN touched")
+        while some := gone.fetchmany(AT_ONCE):
+            keys = near.bands([text for _, text in some]).tolist()
+            pairs = [(key, row) for (row, _), own in zip(some, keys, strict=True) for key in own]
+            self.connection.executemany("DELETE FROM bands WHERE key = ? AND row = ?", pairs)
 
     def close(self) -> None:
         """Let go of the files; what was committed moves from the journal into the database itself."""
@@ -226,3 +261,24 @@ def writing(memory: Path, doing: str, *, wait: float = 0.0) -> Iterator[Writer]:
                 yield writer
             finally:
                 writer.close()
+                _tidy(memory)
+
+
+def stray_generations(memory: Path, manifest: Manifest) -> list[str]:
+    """Folders of data that do not count: begun and never finished, or replaced and not yet removed."""
+    current = manifest.folder(memory).name
+    names = (path.name for path in memory.iterdir() if path.is_dir())
+    return sorted(name for name in names if GENERATION.fullmatch(name) and name != current)
+
+
+def _tidy(memory: Path) -> None:
+    """Remove what does not count: what was deleted must not live on in a folder that nobody reads."""
+    for name in stray_generations(memory, read(memory)):
+        shutil.rmtree(memory / name, ignore_errors=True)
+
+
+def _held(entry: Entry, stands: Sequence[Stand]) -> Iterator[database.Place]:
+    return (
+        database.Place(part.start, int(stand.near), stand.digest)
+        for part, stand in zip(entry.parts, stands, strict=True)
+    )

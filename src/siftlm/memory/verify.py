@@ -1,0 +1,279 @@
+"""Is everything in a memory as it was written? Every text, document, place and vector is looked at."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from siftlm.errors import Damaged, Locked, SiftlmError, Unwritable
+from siftlm.memory import database, manifest, vectors, writer
+from siftlm.memory.manifest import Manifest
+from siftlm.memory.near import Near
+from siftlm.progress import Meter, Report
+
+# So many problems of one kind are named; the rest is counted.
+NAMED = 5
+AT_ONCE = 2000
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was looked at, and what is wrong."""
+
+    checked: dict[str, int]
+    """``passages``, ``documents``, ``vectors``, ``bytes``: how many."""
+    problems: tuple[str, ...]
+    """Each names the file, and what in it."""
+    notes: tuple[str, ...]
+    """Harmless things worth knowing, such as what an interrupted writer left behind."""
+
+    @property
+    def ok(self) -> bool:
+        """Is nothing wrong?"""
+        return not self.problems
+
+
+def verify(memory: Path, report: Report | None = None) -> Verification:
+    """Look at everything. Other processes may go on reading and writing meanwhile."""
+    look = _Look(memory, report)
+    try:
+        known = manifest.read(memory)
+    except Damaged as error:
+        look.problem(str(error))
+        return look.result()
+    folder = known.folder(memory)
+    path = folder / database.NAME
+    try:
+        connection = database.reader(folder)
+    except (Damaged, sqlite3.Error) as error:
+        look.problem(str(error) if isinstance(error, Damaged) else f"{path}: {error}")
+        return look.result()
+    try:
+        connection.execute("BEGIN")
+        data = _Data(known, folder, path, connection)
+        for check in (_structure, _rows, _vectors, _passages, _documents, _bands, _inputs):
+            look.attempt(check, data)
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        look.problem(f"{path}: {error}")
+    finally:
+        connection.close()
+    _words(look, known, folder)
+    _leftovers(look, known)
+    return look.result()
+
+
+class _Data(NamedTuple):
+    """What is looked at."""
+
+    known: Manifest
+    folder: Path
+    path: Path
+    """Of the database."""
+    connection: sqlite3.Connection
+
+
+class _Look:
+    """Collects what is found."""
+
+    def __init__(self, memory: Path, report: Report | None) -> None:
+        self.memory, self.report = memory, report
+        self.checked: dict[str, int] = {}
+        self._problems: list[str] = []
+        self._notes: list[str] = []
+
+    def problem(self, words: str) -> None:
+        self._problems.append(words)
+
+    def problems(self, path: Path, found: list[str], what: str) -> None:
+        """Several of one kind."""
+        for words in found[:NAMED]:
+            self.problem(f"{path}: {words}")
+        if len(found) > NAMED:
+            self.problem(f"{path}: {len(found) - NAMED:,} more {what}")
+
+    def note(self, words: str) -> None:
+        self._notes.append(words)
+
+    def attempt(self, check: Callable[[_Look, _Data], None], data: _Data) -> None:
+        """A damaged database may stop any check; the others may still have something to say."""
+        try:
+            check(self, data)
+        except SiftlmError as error:
+            self.problem(str(error))
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            self.problem(f"{data.path}: {error}")
+
+    def result(self) -> Verification:
+        return Verification(self.checked, tuple(dict.fromkeys(self._problems)), tuple(self._notes))
+
+
+def _structure(look: _Look, data: _Data) -> None:
+    """SQLite's own check: pages, indexes, order."""
+    answers = [row[0] for row in data.connection.execute("PRAGMA integrity_check(10)")]
+    if answers != ["ok"]:
+        look.problems(data.path, [str(answer) for answer in answers], "complaints of SQLite")
+    state = database.state(data.connection)
+    if state.get("checksum") != database.state_checksum(state):
+        look.problem(f"{data.path}: the counters were changed")
+
+
+def _rows(look: _Look, data: _Data) -> None:
+    """Each row is a passage or dead, and there are as many as were counted."""
+    path, state = data.path, database.state(data.connection)
+
+    def count(statement: str) -> int:
+        return int(data.connection.execute(statement).fetchone()[0])
+
+    live, dead = count("SELECT COUNT(*) FROM passages"), count("SELECT COUNT(*) FROM dead")
+    beyond = count(f"SELECT COUNT(*) FROM passages WHERE row < 0 OR row >= {state['rows']:d}")
+    beyond += count(f"SELECT COUNT(*) FROM dead WHERE row < 0 OR row >= {state['rows']:d}")
+    both = count("SELECT COUNT(*) FROM dead JOIN passages USING (row)")
+    if live + dead != state["rows"] or beyond or both:
+        look.problem(
+            f"{path}: {live:,} passages and {dead:,} deleted rows don't make up the {state['rows']:,} rows counted"
+        )
+    if dead != state["dead"]:
+        look.problem(f"{path}: {dead:,} deleted rows, and {state['dead']:,} were counted")
+    homeless = "SELECT row FROM passages WHERE row NOT IN (SELECT row FROM places WHERE near = 0)"
+    look.problems(
+        path, [f"row {row} stands in no document" for (row,) in data.connection.execute(homeless)], "such rows"
+    )
+    if count("SELECT COALESCE(MAX(id), -1) FROM documents") >= state["next_document"]:
+        look.problem(f"{path}: documents are numbered beyond what was counted")
+
+
+def _vectors(look: _Look, data: _Data) -> None:
+    """Every byte of every row, against the checksum of the block it was appended with."""
+    form = vectors.Form(data.known.storage, data.known.width)
+    path, rows = data.folder / form.file_name, database.state(data.connection)["rows"]
+    blocks = data.connection.execute("SELECT first, rows, checksum FROM blocks ORDER BY first").fetchall()
+    expected = 0
+    for first, count, _ in blocks:
+        if first != expected:
+            look.problem(f"{data.path}: rows {expected:,} to {first:,} have no checksum")
+        expected = first + count
+    if expected != rows:
+        look.problem(f"{data.path}: {rows:,} rows were counted, and {expected:,} have checksums")
+    try:
+        stored = vectors.mapped(path, form, rows)
+    except Damaged as error:
+        look.problem(str(error))
+        return
+    meter = Meter("vectors", "rows", look.report, rows)
+    for first, count, checksum in blocks:
+        if vectors.checksum(stored[first : first + count]) != checksum:
+            look.problem(f"{path}: rows {first:,} to {first + count - 1:,} are not what was written")
+        meter.at(first + count)
+    meter.finish()
+    look.checked["vectors"] = rows
+    extra = path.stat().st_size - rows * form.row_bytes
+    if extra:
+        look.note(f"{path}: {extra:,} bytes of an interrupted write at the end; the next writer cuts them off")
+
+
+def _passages(look: _Look, data: _Data) -> None:
+    """Every text, against its digest."""
+    wrong, total, size = [], 0, 0
+    meter = Meter("texts", "passages", look.report)
+    for row, digest, text in data.connection.execute("SELECT row, digest, text FROM passages ORDER BY row"):
+        total, size = total + 1, size + len(text)
+        if database.digest(text) != digest:
+            wrong.append(f"the text of row {row} is not what was written")
+        meter.at(total)
+    meter.finish()
+    look.checked.update(passages=total, characters=size)
+    look.problems(data.path, wrong, "such texts")
+
+
+def _documents(look: _Look, data: _Data) -> None:
+    """Every document, its metadata and where its passages stand, against its digest."""
+    wrong, total = [], 0
+    statement = (
+        "SELECT documents.id, documents.key, documents.meta, documents.digest, places.part, places.start, places.near, "
+        "passages.digest FROM documents LEFT JOIN places ON places.document = documents.id "
+        "LEFT JOIN passages ON passages.row = places.row ORDER BY documents.id, places.part"
+    )
+    for number, parts in _grouped(data.connection.execute(statement)):
+        total += 1
+        _, key, meta, digest = parts[0][:4]
+        held = [database.Place(*part[5:]) for part in parts if part[4] is not None]
+        broken = not held or any(place.digest is None for place in held)
+        if broken or database.record_digest(key, meta, held) != digest:
+            wrong.append(f"document {number} is not what was written")
+        elif meta is not None:
+            json.loads(meta)
+    look.checked["documents"] = total
+    look.problems(data.path, wrong, "such documents")
+    stray = "SELECT DISTINCT document FROM places WHERE document NOT IN (SELECT id FROM documents)"
+    lost = [f"document {number} has passages and no record" for (number,) in data.connection.execute(stray)]
+    look.problems(data.path, lost, "such documents")
+
+
+def _grouped(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+    for number, group in groupby(rows, key=itemgetter(0)):
+        yield number, list(group)
+
+
+def _bands(look: _Look, data: _Data) -> None:
+    """The keys by which near-duplicates are found, made again from the texts."""
+    if data.known.near_duplicates is None:
+        return
+    near, wrong = Near(data.known.near_duplicates), []
+    cursor = data.connection.execute("SELECT row, text FROM passages ORDER BY row")
+    total = 0
+    while some := cursor.fetchmany(AT_ONCE):
+        keys = near.bands([text for _, text in some]).tolist()
+        for (row, _), own in zip(some, keys, strict=True):
+            total += len(set(own))
+            statement = f"SELECT COUNT(*) FROM bands WHERE row = ? AND key IN ({database.marks(len(own))})"
+            if data.connection.execute(statement, [row, *own]).fetchone()[0] != len(set(own)):
+                wrong.append(f"the near-duplicate keys of row {row} are not what was written")
+    if data.connection.execute("SELECT COUNT(*) FROM bands").fetchone()[0] != total:
+        wrong.append("there are near-duplicate keys of rows that are gone")
+    look.problems(data.path, wrong, "such rows")
+
+
+def _inputs(look: _Look, data: _Data) -> None:
+    """How far each input was read, against its digest; an unfinished one is worth a note."""
+    columns = "recipe, name, next, finished, documents, bad, complaints, digest"
+    for row in data.connection.execute(f"SELECT {columns} FROM inputs"):
+        if database.input_digest(*row[:7]) != row[7]:
+            look.problem(f"{data.path}: what is noted of input {row[1]!r} is not what was written")
+        elif not row[3]:
+            look.note(f"{row[1]}: was read up to record {row[2]:,} and not to its end; the same build goes on there")
+
+
+def _words(look: _Look, known: Manifest, folder: Path) -> None:
+    """FTS5's own check, which wants to be asked by a writer."""
+    if not known.full_text:
+        return
+    path = folder / database.NAME
+    try:
+        with writer.writing(look.memory, "verify") as writing:
+            if writing.folder != folder:
+                return
+            writing.connection.execute("BEGIN IMMEDIATE")
+            try:
+                writing.connection.execute("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)")
+            finally:
+                writing.connection.execute("ROLLBACK")
+    except Locked:
+        look.note(f"{path}: the full-text index was not checked, because another process is writing")
+    except Unwritable:
+        look.note(f"{path}: the full-text index was not checked, because the folder cannot be written to")
+    except Damaged as error:
+        look.problem(f"{path}: the full-text index: {error}" if str(path) not in str(error) else str(error))
+    except sqlite3.Error as error:
+        look.problem(f"{path}: the full-text index does not match the texts: {error}")
+
+
+def _leftovers(look: _Look, known: Manifest) -> None:
+    for name in writer.stray_generations(look.memory, known):
+        look.note(f"{look.memory / name}: was left by an interrupted compaction; the next writer removes it")
