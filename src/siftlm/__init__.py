@@ -10,17 +10,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from siftlm import errors, selection
+    from siftlm import embedding, errors, selection
+    from siftlm.embedding import embedder
+    from siftlm.memory import Found, Hit, Memory
     from siftlm.selection import Gram, kernels, methods, select, select_from, select_many, spread
-    from siftlm.types import Explanation, Selection
+    from siftlm.types import Document, Explanation, Selection
 
 __version__ = "0.1.0"
 
 # public name -> (module, attribute); an empty attribute means the module itself
 _HOME = {
+    "Document": ("siftlm.types", "Document"),
     "Explanation": ("siftlm.types", "Explanation"),
+    "Found": ("siftlm.memory", "Found"),
     "Gram": ("siftlm.selection", "Gram"),
+    "Hit": ("siftlm.memory", "Hit"),
+    "Memory": ("siftlm.memory", "Memory"),
     "Selection": ("siftlm.types", "Selection"),
+    "embedder": ("siftlm.embedding", "embedder"),
+    "embedding": ("siftlm.embedding", ""),
     "errors": ("siftlm.errors", ""),
     "kernels": ("siftlm.selection.kernels", ""),
     "methods": ("siftlm.selection", "methods"),
@@ -32,10 +40,16 @@ _HOME = {
 }
 
 __all__ = [
+    "Document",
     "Explanation",
+    "Found",
     "Gram",
+    "Hit",
+    "Memory",
     "Selection",
     "__version__",
+    "embedder",
+    "embedding",
     "errors",
     "kernels",
     "methods",

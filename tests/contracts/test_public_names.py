@@ -9,10 +9,16 @@ import pytest
 import siftlm
 
 PUBLIC = [
+    "Document",
     "Explanation",
+    "Found",
     "Gram",
+    "Hit",
+    "Memory",
     "Selection",
     "__version__",
+    "embedder",
+    "embedding",
     "errors",
     "kernels",
     "methods",
