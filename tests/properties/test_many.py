@@ -46,6 +46,27 @@ def test_candidates_shared_by_all(case: Case, prompts: int, seed: int) -> None:
     check(found, asked)
 
 
+@settings(max_examples=60)
+@given(
+    case=cases(dtypes=(np.float64, np.float32), targets=1, most=40, picks=15),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_candidates_shared_by_all_without_some(case: Case, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    size = len(case.candidates)
+    out = np.flatnonzero(generator.random(size) < 0.4)
+    n = min(case.n, size - len(out))
+    if not n:
+        out, n = out[1:], 1
+    queries = [case.query, *draw_rows(generator, "gaussian", 2, len(case.query))]
+    asked = {"noise": case.noise, "normalize": case.normalize, "exclude": out}
+    together = select_many(queries, case.candidates, n, **asked)
+    for query, one in zip(queries, together, strict=True):
+        alone = select(query, case.candidates, n, **asked)
+        assert not np.isin(one.indices, out).any()
+        np.testing.assert_allclose(one.uncertainty, alone.uncertainty, rtol=1e-5, atol=1e-6)
+
+
 @settings(max_examples=80)
 @given(st.lists(cases(dtypes=(np.float64, np.float32), targets=1, most=25, widest=5, picks=10), min_size=1, max_size=5))
 def test_candidates_of_their_own(many: list[Case]) -> None:

@@ -31,17 +31,21 @@ class Batch:
     """(B, n)"""
 
 
-def sift_shared(space: FeatureSpace, n: int, noise: float) -> Batch:
-    """One set of candidates for all prompts; the space's targets are the prompts, one each."""
+def sift_shared(space: FeatureSpace, n: int, noise: float, excluded: IntArray | None = None) -> Batch:
+    """One set of candidates for all prompts; the space's targets are the prompts, one each.
+
+    ``excluded`` are the indices that nobody may pick.
+    """
     check_noise(space, noise)
     prompts, size = space.targets, space.size
     cross, diagonal = space.cross(), space.diagonal()
     space.expect(prompts * n)
     ties = [ties_of(space, noise)] * prompts
     if n > space.width or size > CANDIDATES_PER_FEATURE * space.width:
-        return _join([_scan(space, cross[group], n, noise, ties) for group in _groups(prompts, 8 * size * 4)])
+        many = _groups(prompts, 8 * size * 4)
+        return _join([_scan(space, cross[group], n, noise, ties, excluded) for group in many])
     groups = _groups(prompts, 8 * size * n)
-    return _join([_rows(cross[g], diagonal, lambda i, _: space.rows(i), g, n, noise, ties) for g in groups])
+    return _join([_rows(cross[g], diagonal, lambda i, _: space.rows(i), g, n, noise, ties, excluded) for g in groups])
 
 
 def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float) -> Batch:
@@ -78,12 +82,13 @@ def _rows(
     n: int,
     noise: float,
     ties: Sequence[Ties],
+    excluded: IntArray | None = None,
 ) -> Batch:
     """``RowPosterior`` with a prompt axis."""
     count, size = cross.shape
     cross, noisy = cross.copy(), np.broadcast_to(diagonal + noise, cross.shape).copy()
     rows, scratch, each = np.empty((count, n, size)), np.empty_like(cross), np.arange(count)
-    picks = _Picks(count, n, ties)
+    picks = _Picks(count, n, ties, excluded)
     for step in range(n):
         index = picks.take(step, cross, noisy, scratch)
         if step == n - 1:
@@ -97,12 +102,19 @@ def _rows(
     return picks.done()
 
 
-def _scan(space: FeatureSpace, cross: FloatArray, n: int, noise: float, ties: Sequence[Ties]) -> Batch:
+def _scan(
+    space: FeatureSpace,
+    cross: FloatArray,
+    n: int,
+    noise: float,
+    ties: Sequence[Ties],
+    excluded: IntArray | None,
+) -> Batch:
     """``FeaturePosterior`` with a prompt axis: the prompts share one scan, a matrix–matrix product."""
     count = len(cross)
     cross, noisy = cross.copy(), np.broadcast_to(space.diagonal() + noise, cross.shape).copy()
     white, scratch, each = np.empty((count, n, space.width)), np.empty_like(cross), np.arange(count)
-    picks = _Picks(count, n, ties)
+    picks = _Picks(count, n, ties, excluded)
     for step in range(n):
         index = picks.take(step, cross, noisy, scratch)
         if step == n - 1:
@@ -140,7 +152,8 @@ def _advance(
 class _Picks:
     """Chooses for every prompt, by the same tie rule as ``Rules``, and keeps the record."""
 
-    def __init__(self, count: int, n: int, ties: Sequence[Ties]) -> None:
+    def __init__(self, count: int, n: int, ties: Sequence[Ties], excluded: IntArray | None) -> None:
+        self._excluded = excluded
         self._indices = np.empty((count, n), dtype=np.int64)
         self._gains = np.empty((count, n))
         self._ties, self._each = ties, np.arange(count)
@@ -150,6 +163,8 @@ class _Picks:
         """The best of each prompt, ties to the smaller index; ``gains`` is overwritten with cross² / noisy."""
         np.multiply(cross, cross, out=gains)
         gains /= noisy
+        if self._excluded is not None:
+            gains[:, self._excluded] = -1  # below what any gain can be
         index: IntArray = gains.argmax(axis=1)
         best = gains[self._each, index]
         near = (gains >= (best * self._keep)[:, None]).argmax(axis=1)

@@ -17,10 +17,11 @@ from siftlm.selection.front import how_many, select
 from siftlm.selection.pairs import Gram
 from siftlm.selection.registry import find
 from siftlm.selection.space import FeatureSpace
-from siftlm.types import FloatArray, Selection
+from siftlm.types import FloatArray, IntArray, Selection
 
-# What the shared engine understands; any other setting is worked off prompt by prompt.
+# What the shared engines understand; any other setting is worked off prompt by prompt.
 PLAIN = {"method", "noise", "normalize", "seed"}
+PLAIN_SHARED = PLAIN | {"exclude"}
 # What any method takes; all else must be a setting of the method's own.
 COMMON = {p.name for p in inspect.signature(select).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
@@ -48,7 +49,7 @@ def select_many(
     if not prompts:
         return []
     _check_names(settings)
-    plain = _plain(settings) and all(np.ndim(prompt) == 1 for prompt in prompts)
+    plain = _plain(settings, shared=shared) and all(np.ndim(prompt) == 1 for prompt in prompts)
     if shared and plain and not isinstance(candidates, Gram):
         return _shared(prompts, candidates, _checked(n, settings))
     sets = [candidates] * len(prompts) if shared else _items("candidates", candidates)
@@ -78,9 +79,9 @@ def _check_names(settings: dict[str, Any]) -> None:
             raise InvalidInput(f"method {entry.name!r} has no setting {name!r}; its own are: {own}")
 
 
-def _plain(settings: dict[str, Any]) -> bool:
+def _plain(settings: dict[str, Any], *, shared: bool) -> bool:
     given = {name for name, value in settings.items() if value is not None}
-    return given <= PLAIN and settings.get("method", "sift") in ("sift", "vtl")
+    return given <= (PLAIN_SHARED if shared else PLAIN) and settings.get("method", "sift") in ("sift", "vtl")
 
 
 def _items(name: str, value: Any) -> list[Any]:
@@ -113,23 +114,29 @@ class _Plain:
     method: str
     noise: float
     normalize: bool
+    exclude: npt.ArrayLike | None
 
     def count(self, size: int) -> int:
         return how_many(self.n, size, None, replacement=None, budgeted=False)
+
+    def excluded(self, size: int) -> IntArray | None:
+        return None if self.exclude is None else np.unique(checks.item_indices("exclude", self.exclude, size))
 
 
 def _checked(n: int | None, settings: dict[str, Any]) -> _Plain:
     noise = checks.number("noise", settings.get("noise", 0.01), above=0)
     checks.count("seed", settings.get("seed", 0), at_least=0)
-    return _Plain(n, settings.get("method", "sift"), noise, checks.flag("normalize", settings.get("normalize", True)))
+    normalize = checks.flag("normalize", settings.get("normalize", True))
+    return _Plain(n, settings.get("method", "sift"), noise, normalize, settings.get("exclude"))
 
 
 def _shared(prompts: list[Any], candidates: Any, plain: _Plain) -> list[Selection]:
     vectors = checks.matrix("candidates", candidates)
     targets = np.concatenate([_vector(at, p, vectors.shape[1]) for at, p in enumerate(prompts)])
     space = FeatureSpace(vectors, targets, normalize=plain.normalize, noise=plain.noise)
-    n = plain.count(space.size)
-    found = sift_shared(space, n, plain.noise)
+    excluded = plain.excluded(space.size)
+    n = plain.count(space.size - (0 if excluded is None else len(excluded)))
+    found = sift_shared(space, n, plain.noise, excluded)
     return [_result(found, b, space, space.target_vectors[b : b + 1], plain) for b in range(len(prompts))]
 
 
