@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from siftlm.types import Vectors
 class VectorFile:
     """An array of (n, d) numbers; a file of it is mapped, not loaded."""
 
-    def __init__(self, vectors: str | Path | Vectors, folder: Path | None) -> None:
+    def __init__(self, vectors: str | os.PathLike[str] | Vectors, folder: Path | None) -> None:
         self._path = None if isinstance(vectors, np.ndarray) else _find(Path(vectors), folder)
         self.name = "the array of vectors" if self._path is None else str(self._path)
         self._array: Vectors = vectors if isinstance(vectors, np.ndarray) else self._map()

@@ -37,11 +37,10 @@ class Fields:
         """The document of a record, or `Unusable`; ``width`` is what its vector must have, where that is known.
 
         >>> Fields(id="name").document({"text": "Hello", "name": 7, "meta": {"source": "web"}, "year": 2020})
-        Document(text='Hello', meta={'source': 'web', 'year': 2020}, id='7', vector=None)
+        Document(text='Hello', meta={'year': 2020, 'source': 'web'}, id='7', vector=None)
         """
         if isinstance(value, Document):
-            vector = None if value.vector is None else usable_vector(value.vector, width)
-            return Document(usable_text(value.text), _usable_meta(value.meta), _usable_id(value.id), vector)
+            return self._checked(value, width)
         if isinstance(value, str):
             return Document(usable_text(value))
         if not isinstance(value, Mapping):
@@ -61,6 +60,23 @@ class Fields:
             _usable_id(name),
             None if numbers is None else usable_vector(numbers, width),
         )
+
+    def _checked(self, given: Document, width: int | None) -> Document:
+        if not isinstance(given.meta, Mapping):
+            raise Unusable(f"the metadata is {_kind(given.meta)}, not a mapping")
+        name = given.meta.get(self.id) if given.id is None and self.id is not None else given.id
+        meta = given.meta if self.meta is None else {key: given.meta[key] for key in self.meta if key in given.meta}
+        vector = None if given.vector is None else usable_vector(given.vector, width)
+        return Document(usable_text(given.text), _usable_meta(meta), _usable_id(name), vector)
+
+    def check_columns(self, names: Sequence[str], where: str) -> None:
+        """A table has all of its columns in every row, so what is asked for must be among them."""
+        asked = [("text", self.text), ("id", self.id), ("vector", self.vector)]
+        asked += [("meta", field) for field in self.meta or () if "meta" not in names]
+        for setting, field in asked:
+            if field is not None and field not in names and field.split(".")[0] not in names:
+                known = ", ".join(repr(name) for name in names)
+                raise InvalidInput(f"{where}: there is no column {field!r} ({setting}=); its columns are {known}")
 
     def check_present(self, record: Mapping[Any, Any], where: str) -> None:
         """The first record of an input must have what was asked for: else a name is wrong, not a record."""
@@ -90,7 +106,7 @@ class Fields:
         return kept
 
     def _everything_else(self, record: Mapping[Any, Any]) -> dict[Any, Any]:
-        """With an object called ``meta``, as in the Pile, that object and the plain fields around it; else all fields."""
+        """With an object called ``meta``, as in the Pile, that and the plain fields around it; else all fields."""
         rest = dict(record)
         for field in (self.text, self.id, self.vector):
             if field is not None:
@@ -119,13 +135,13 @@ def usable_vector(numbers: Any, width: int | None = None) -> Vectors:
         except ValueError:
             raise Unusable("the vector is a string that holds no JSON list of numbers") from None
     try:
-        with np.errstate(over="ignore"):
-            vector = np.asarray(numbers)
-            vector = vector.astype(np.float32) if vector.dtype.kind in "fiu" or vector.size == 0 else None
+        array = np.asarray(numbers)
     except (ValueError, TypeError):
-        vector = None
-    if vector is None or vector.ndim != 1 or not len(vector):
+        array = np.asarray("ragged")
+    if array.ndim != 1 or not len(array) or array.dtype.kind not in "fiu":
         raise Unusable("the vector is not a list of numbers")
+    with np.errstate(over="ignore"):
+        vector: Vectors = array.astype(np.float32)
     if width is not None and len(vector) != width:
         raise Unusable(f"the vector has {len(vector)} numbers, the first one of this input had {width}")
     if not np.isfinite(vector).all():
@@ -237,5 +253,5 @@ def _kind(value: Any) -> str:
         return "null"
     if isinstance(value, (bool, int, float)):
         return f"{value!r:.40}"
-    known = {list: "a list", tuple: "a list", dict: "an object", str: "a string", bytes: "bytes"}
-    return known.get(type(value), f"of type {type(value).__name__}")
+    known: dict[type, str] = {list: "a list", tuple: "a list", dict: "an object", str: "a string", bytes: "bytes"}
+    return known.get(value.__class__, f"of type {type(value).__name__}")

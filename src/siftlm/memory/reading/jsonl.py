@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.reading.listing import file_identity
+from siftlm.memory.reading.listing import file_identity, shown
 from siftlm.memory.reading.parts import Row, Skip
 from siftlm.memory.reading.stream import Broken, ByteStream
 
@@ -20,7 +20,7 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.name = str(path)
+        self.name = shown(path)
         self.size = path.stat().st_size
 
     def identity(self) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class JsonLines:
         except Broken as broken:
             if not skip.one():
                 where = f"{self.name}:{number + 1}"
-                yield Row(where, problem=f"{self._path.name} {broken}", position=stream.position)
+                yield Row(where, problem=f"{shown(self._path.name)} {broken}", position=stream.position)
 
     def _row(self, line: bytes, number: int, position: int) -> Row:
         where = f"{self.name}:{number}"

@@ -2,11 +2,97 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from siftlm.errors import InvalidInput
+
+# Never what a person means by the texts of a folder.
+_LEFT_OUT = frozenset({"__pycache__"})
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file of a folder."""
+
+    path: Path
+    name: str
+    """Below the folder, with slashes."""
+    bytes: int
+    mtime_ns: int
+
+
+def walk(folder: Path, glob: str | None = None) -> Iterator[Listed]:
+    """The files below a folder, one folder at a time and sorted by name.
+
+    Hidden ones are left out. Links to files are followed, those to folders are not, since they may lead in a circle.
+    """
+    wanted = None if glob is None else re.compile(_expression(glob))
+    for file in _walk(folder, ""):
+        if wanted is None or wanted.fullmatch(file.name):
+            yield file
 
 
 def file_identity(path: Path) -> dict[str, Any]:
     """What changes when the file does."""
     status = path.stat()
     return {"path": str(path.resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def folder_identity(folder: Path, glob: str | None = None) -> dict[str, Any]:
+    """What changes when a file of the folder does, or is added, removed or renamed."""
+    digest, files, size = hashlib.sha256(), 0, 0
+    for file in walk(folder, glob):
+        line = f"{file.name}\0{file.bytes}\0{file.mtime_ns}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+        files, size = files + 1, size + file.bytes
+    return {"path": str(folder.resolve()), "files": files, "bytes": size, "listing": digest.hexdigest()}
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path that can be printed and stored, whatever bytes are in its name."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[Listed]:
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise InvalidInput(f"{shown(folder)} cannot be listed: {error.strerror or error}") from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name in _LEFT_OUT:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
+        elif entry.is_file():
+            status = entry.stat()
+            yield Listed(Path(entry.path), prefix + entry.name, status.st_size, status.st_mtime_ns)
+
+
+def _expression(glob: str) -> str:
+    r"""As a regular expression: ``*`` stays within a name, ``**/`` is any folders, and a pattern without a slash is
+    for the file's own name.
+
+    >>> [bool(re.fullmatch(_expression("*.md"), name)) for name in ("a.md", "b/c/a.md", "a.md.txt")]
+    [True, True, False]
+    >>> [bool(re.fullmatch(_expression("src/**/*.py"), name)) for name in ("src/a.py", "src/b/c/a.py", "a.py")]
+    [True, True, False]
+    """
+    pattern = glob if "/" in glob else f"**/{glob}"
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\])", str(PurePosixPath(pattern)))
+    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return "(?s:" + "".join(known.get(piece) or _literal(piece) for piece in pieces) + ")"
+
+
+def _literal(piece: str) -> str:
+    if len(piece) > 2 and piece[0] == "[" and piece[-1] == "]":
+        negated = piece[1] == "!"
+        inside = piece[2 if negated else 1 : -1].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
+        return f"[{'^' if negated else ''}{inside}]"
+    return re.escape(piece)

@@ -1,0 +1,110 @@
+"""Hugging Face data sets: from the hub as a stream, saved on disk, or already loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from siftlm.errors import InvalidInput, UnknownName
+from siftlm.extras import load
+from siftlm.memory.reading.fields import Fields
+from siftlm.memory.reading.listing import folder_identity, shown
+from siftlm.memory.reading.parts import Row, Skip
+
+_BATCH = 64
+
+
+class Loaded:
+    """A ``datasets.Dataset``: any row can be had at once."""
+
+    unit = "records"
+
+    def __init__(self, dataset: Any, name: str, fields: Fields, identity: Mapping[str, Any]) -> None:
+        fields.check_columns(dataset.column_names, name)
+        self._dataset, self.name, self._identity = dataset.with_format(None), name, dict(identity)
+        self.size: int | None = dataset.num_rows
+
+    def identity(self) -> dict[str, Any]:
+        fingerprint = getattr(self._dataset, "_fingerprint", None)
+        return {"kind": "dataset", **self._identity, "rows": self.size, "fingerprint": fingerprint}
+
+    def rows(self, skip: Skip) -> Iterator[Row]:
+        length = self.size or 0
+        first = min(skip.left, length)
+        skip.block(first)
+        for begin in range(first, length, _BATCH):
+            columns = self._dataset[begin : begin + _BATCH]
+            for at, values in enumerate(zip(*columns.values(), strict=True), begin):
+                yield Row(f"{self.name}: row {at + 1}", dict(zip(columns, values, strict=True)), None, at + 1)
+
+
+class Streamed:
+    """A ``datasets.IterableDataset``, or what the hub calls by a name: read from the front."""
+
+    unit = "records"
+
+    def __init__(self, dataset: Any, name: str, identity: Mapping[str, Any]) -> None:
+        self._dataset, self.name, self._identity = dataset, name, dict(identity)
+        split = (dataset.info.splits or {}).get(str(dataset.split))
+        self.size: int | None = getattr(split, "num_examples", None) or None
+
+    def identity(self) -> dict[str, Any]:
+        version = str(self._dataset.info.version) if self._dataset.info.version is not None else None
+        return {"kind": "stream", **self._identity, "version": version}
+
+    def rows(self, skip: Skip) -> Iterator[Row]:
+        first, skip.left = skip.left, 0
+        dataset = self._dataset.skip(first) if first else self._dataset
+        for at, value in enumerate(dataset, first + 1):
+            yield Row(f"{self.name}: row {at}", value, None, at)
+
+
+def from_hub(corpus: str, split: str, fields: Fields) -> Loaded | Streamed:
+    """``hf:name`` or ``hf:name:config``, as a stream: nothing is downloaded ahead of being read."""
+    datasets = load("datasets", "datasets")
+    name, _, config = corpus.removeprefix("hf:").partition(":")
+    try:
+        dataset = datasets.load_dataset(name, config or None, split=split, streaming=True)
+    except Exception as error:  # whatever the library, the hub or the network says
+        raise InvalidInput(f"{corpus} with split={split!r} cannot be opened: {error}") from error
+    return from_object(dataset, split, fields, corpus, {"name": name, "config": config or None, "split": split})
+
+
+def is_saved(folder: Path) -> bool:
+    """Was this folder written by ``save_to_disk``?"""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def from_disk(folder: Path, split: str, fields: Fields) -> Loaded | Streamed:
+    """A folder written by ``save_to_disk``."""
+    datasets = load("datasets", "datasets")
+    try:
+        dataset = datasets.load_from_disk(str(folder))
+    except Exception as error:  # whatever the library says of a damaged folder
+        raise InvalidInput(f"{shown(folder)} cannot be opened as a saved data set: {error}") from error
+    return from_object(dataset, split, fields, shown(folder), folder_identity(folder))
+
+
+def is_dataset(corpus: Any) -> bool:
+    """Is it an object of the library? Asked without importing it."""
+    return type(corpus).__module__.split(".")[0] == "datasets"
+
+
+def from_object(
+    dataset: Any, split: str, fields: Fields, name: str | None = None, identity: Mapping[str, Any] | None = None
+) -> Loaded | Streamed:
+    """Any of the library's own objects; of several splits, the one asked for."""
+    if isinstance(dataset, dict):
+        if split not in dataset:
+            raise UnknownName("split", split, [str(key) for key in dataset])
+        dataset = dataset[split]
+    if name is None:
+        name = str(dataset.info.builder_name or "the data set")
+    if identity is None:
+        identity = {"name": name, "config": dataset.info.config_name, "split": str(dataset.split)}
+    if hasattr(dataset, "num_rows"):
+        return Loaded(dataset, name, fields, identity)
+    return Streamed(dataset, name, identity)

@@ -1,0 +1,130 @@
+"""The text of a web page, without what surrounds it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from html.parser import HTMLParser
+
+_NEVER = frozenset({"script", "style", "noscript", "template", "iframe", "object", "svg", "canvas", "math"})
+_AROUND = frozenset({"nav", "footer", "aside", "button", "select", "dialog", "menu"})
+_ROLES = frozenset({"navigation", "banner", "contentinfo", "search", "complementary"})
+# Elements that may be left open would take the rest of the page with them if they were dropped for an attribute.
+_OFTEN_OPEN = frozenset("p li dt dd td th tr option thead tbody tfoot body html".split())  # noqa: SIM905
+_VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())  # noqa: SIM905
+_PARAGRAPHS = frozenset(
+    "p h1 h2 h3 h4 h5 h6 blockquote pre ul ol dl table section article header main figure form hr fieldset".split()  # noqa: SIM905
+)
+_LINES = frozenset("div li dt dd tr br figcaption address caption option legend summary details".split())  # noqa: SIM905
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a person would read of a page."""
+
+    text: str
+    title: str | None
+
+
+def page(html: str) -> Page:
+    """Headings and paragraphs with blank lines between them, lists and rows with a line each.
+
+    >>> page("<title>Tea</title><nav>Home</nav><h1>Tea &amp; milk</h1><p>Pour<br>slowly.<ul><li>hot<li>cold</ul>")
+    Page(text='Tea & milk\\n\\nPour\\nslowly.\\n\\n- hot\\n- cold', title='Tea')
+    """
+    read = _read(html, _NEVER | _AROUND, by_attribute=True)
+    # A page whose navigation is never closed, or that is nothing else, is better kept whole.
+    return read if read.text else _read(html, _NEVER, by_attribute=False)
+
+
+def _read(html: str, dropped: frozenset[str], *, by_attribute: bool) -> Page:
+    parser = _Text(dropped, by_attribute)
+    parser.feed(html)
+    parser.close()
+    return parser.page()
+
+
+class _Text(HTMLParser):
+    """Collects pieces of text, and between them how large a gap the tags asked for."""
+
+    def __init__(self, dropped: frozenset[str], by_attribute: bool) -> None:
+        super().__init__(convert_charrefs=True)
+        self._dropped, self._by_attribute = dropped, by_attribute
+        self._pieces: list[str] = []
+        self._title: list[str] = []
+        self._gap = ""
+        self._inside_title = False
+        self._preformatted = 0
+        # The element that is being left out, and how many of its kind are open within it.
+        self._out: str | None = None
+        self._depth = 0
+
+    def page(self) -> Page:
+        """What was collected."""
+        title = " ".join("".join(self._title).split())
+        return Page("".join(self._pieces).strip(), title or None)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._out is not None:
+            self._depth += tag == self._out
+        elif tag in self._dropped or (self._by_attribute and _hidden(tag, dict(attrs))):
+            if tag not in _VOID:
+                self._out, self._depth = tag, 1
+        elif tag == "title":
+            self._inside_title = True
+        else:
+            self._preformatted += tag == "pre"
+            self._open_gap(tag)
+            if tag == "li":
+                self._add("- ")
+            elif tag in {"td", "th"} and self._pieces and not self._gap:
+                self._gap = "\t"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._out is None and tag in _VOID:
+            self._open_gap(tag)
+        else:
+            # HTML ignores the slash of an element that has an end, except within drawings, which are left out.
+            super().handle_startendtag(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._out is not None:
+            self._depth -= tag == self._out
+            if not self._depth:
+                self._out = None
+        elif tag == "title":
+            self._inside_title = False
+        else:
+            self._preformatted -= tag == "pre" and self._preformatted > 0
+            self._open_gap(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self._inside_title:
+            self._title.append(data)
+        elif self._out is None:
+            self._add(data if self._preformatted else re.sub(r"\s+", " ", data))
+
+    def _open_gap(self, tag: str) -> None:
+        if tag in _PARAGRAPHS:
+            self._gap = "\n\n"
+        elif tag in _LINES and self._gap != "\n\n":
+            self._gap = "\n"
+
+    def _add(self, text: str) -> None:
+        if not self._preformatted:
+            at_start = self._gap or not self._pieces or self._pieces[-1].endswith((" ", "\n", "\t"))
+            text = text.lstrip() if at_start else text
+        if not text:
+            return
+        if self._gap and self._pieces:
+            self._pieces[-1] = self._pieces[-1].rstrip(" ")
+            self._pieces.append(self._gap)
+        self._gap = ""
+        self._pieces.append(text)
+
+
+def _hidden(tag: str, attributes: dict[str, str | None]) -> bool:
+    if tag in _OFTEN_OPEN or tag in _VOID:
+        return False
+    role = (attributes.get("role") or "").lower()
+    return role in _ROLES or "hidden" in attributes or attributes.get("aria-hidden") == "true"
