@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,15 @@ import numpy.typing as npt
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
-from siftlm.memory import disk, given, intake, manifest, reading, search, vectors
+from siftlm.memory import disk, given, intake, manifest, migrate, reading, search
 from siftlm.memory import writer as writing
 from siftlm.memory.compact import Compacted, compact
-from siftlm.memory.found import Found
 from siftlm.memory.intake import Added
 from siftlm.memory.making import begin, described, matching
 from siftlm.memory.manifest import Manifest
 from siftlm.memory.readers import Readers
-from siftlm.memory.search import Prompt, Query, Where
+from siftlm.memory.search import Where
+from siftlm.memory.searching import Searching
 from siftlm.memory.snapshot import Snapshot
 from siftlm.memory.verify import Verification, verify
 from siftlm.memory.where import All, parse
@@ -32,14 +32,11 @@ from siftlm.memory.writer import Deleted
 from siftlm.progress import Report, reporter
 from siftlm.types import IntArray, Vectors
 
-if TYPE_CHECKING:
-    from siftlm.selection import Method
-
 # Documents that `Memory.add` embeds at a time.
 AT_ONCE = 4096
 
 
-class Memory:
+class Memory(Searching):
     """Texts and their vectors on disk; `Memory.build`, `Memory.create` or `Memory.open` make one.
 
     Any number of processes and threads may search it while one at a time writes. A search sees the memory as
@@ -57,6 +54,8 @@ class Memory:
 
     def __init__(self, path: str | os.PathLike[str], *, embedder: str | Embedder | None = None) -> None:
         self._path = Path(path)
+        if migrate.outdated(self._path):
+            migrate.upgrade(self._path)
         self._readers = Readers(self._path)
         self._embedder: Embedder | None = None
         if embedder is not None:
@@ -203,76 +202,15 @@ class Memory:
         with self._readers.snapshot() as snapshot:
             yield snapshot
 
-    # --- searching
+    # --- searching: search and search_many, as `Searching` has them
 
-    def search(
-        self,
-        query: Query,
-        n: int = 10,
-        *,
-        method: str | Method = "sift",
-        k: int | None = 200,
-        candidates: str = "vectors",
-        where: Where = None,
-        residual: bool = False,
-        without_copies: bool | float = False,
-        per_document: int | None = None,
-        exclude: npt.ArrayLike | None = None,
-        **settings: Any,
-    ) -> Found:
-        """Find the passages that together tell most about the prompt.
+    @property
+    def width(self) -> int:
+        """d, of its vectors."""
+        return self._readers.manifest.width
 
-        Args:
-            query: the prompt's text, or several texts, or (d,) or (m, d) vectors of this memory's embedder.
-            n: how many to pick; fewer if there are no more.
-            method: how to select; ``siftlm.methods()`` lists what there is.
-            k: choose among so many nearest passages of each of the prompt's vectors (and, for methods such as
-                SIFT, of its opposite). ``None``: among the whole memory, exactly.
-            candidates: found by ``vectors``, by ``words`` (BM25) or by ``both`` (their ranks, fused).
-            where: only passages of documents whose metadata meet this, ``{"source": "wiki"}`` or
-                ``'source = "wiki" and year >= 2000'``.
-            residual: search anew at each step, for what the prompt still lacks.
-            without_copies: leave out the prompt itself and whatever shares 80 % (or a given share) of its
-                five-word sequences, such as when the prompt may be part of the memory.
-            per_document: at most so many picks from one document.
-            exclude: rows that must not be picked.
-            **settings: for the selection: ``noise``, ``kernel``, ``adaptive``, ``until``, … as in ``siftlm.select``.
-        """
-        want = search.wanted(
-            n, method=method, k=k, candidates=candidates, where=where, residual=residual,
-            without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
-        )  # fmt: skip
-        began = time.perf_counter()
-        prompt = self._prompt(query)
-        seconds = {"embed": time.perf_counter() - began}
-        with self._readers.snapshot() as snapshot:
-            return search.search(snapshot, prompt, want, seconds)
-
-    def search_many(
-        self,
-        queries: Sequence[Query],
-        n: int = 10,
-        *,
-        method: str | Method = "sift",
-        k: int | None = 200,
-        candidates: str = "vectors",
-        where: Where = None,
-        residual: bool = False,
-        without_copies: bool | float = False,
-        per_document: int | None = None,
-        exclude: npt.ArrayLike | None = None,
-        **settings: Any,
-    ) -> list[Found]:
-        """`search` for many prompts, in their order; embedding, scans and selection are shared."""
-        want = search.wanted(
-            n, method=method, k=k, candidates=candidates, where=where, residual=residual,
-            without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
-        )  # fmt: skip
-        if isinstance(queries, str):
-            raise InvalidInput("queries must be a list of prompts; for one prompt use search")
-        prompts = self._prompts(list(queries))
-        with self._readers.snapshot() as snapshot:
-            return search.search_many(snapshot, prompts, want)
+    def _store(self) -> AbstractContextManager[Snapshot]:
+        return self._readers.snapshot()
 
     # --- changing it
 
@@ -348,29 +286,6 @@ class Memory:
         self.close()
 
     # --- inside
-
-    def _prompt(self, query: Query) -> Prompt:
-        return self._prompts([query])[0]
-
-    def _prompts(self, queries: Sequence[Query]) -> list[Prompt]:
-        """Embed all texts of all prompts in one call."""
-        texts: list[str] = []
-        made: list[tuple[slice, str] | Vectors] = []
-        for at, query in enumerate(queries):
-            own = given.texts_of(query)
-            if own is None:
-                made.append(given.unit_targets(f"query {at}", query, self._readers.manifest.width))
-            else:
-                made.append((slice(len(texts), len(texts) + len(own)), "\n".join(own)))
-                texts.extend(own)
-        width = self._readers.manifest.width
-        found = np.empty((0, width), dtype=np.float32)
-        if texts:
-            found = vectors.unit(intake.embedded(self.embedder, texts, width, as_query=True))
-            if np.isnan(found).any():
-                at = int(np.argmax(np.isnan(found).any(axis=1)))
-                raise InvalidInput(f"the prompt {texts[at][:60]!r} has no direction: its vector is zero or not finite")
-        return [Prompt(one, None) if isinstance(one, np.ndarray) else Prompt(found[one[0]], one[1]) for one in made]
 
     def _writing_embedder(self, needed: bool) -> Embedder:
         # Where all vectors are given, the model need not be there.

@@ -17,8 +17,8 @@ from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.memory import copies, keywords
 from siftlm.memory.found import Found, Hit
-from siftlm.memory.snapshot import Searchable, Snapshot
-from siftlm.memory.store import Neighbours, Store
+from siftlm.memory.searchable import Counted, Searchable
+from siftlm.memory.store import Neighbours, WholeStore
 from siftlm.memory.where import All, Expression, parse
 from siftlm.types import BoolArray, Candidates, FloatArray, IntArray, Selection, Vectors
 
@@ -103,7 +103,7 @@ class Prompt:
     """None where only vectors were given."""
 
 
-def search(store: Store, prompt: Prompt, want: Wanted, seconds: Mapping[str, float] | None = None) -> Found:
+def search(store: WholeStore, prompt: Prompt, want: Wanted, seconds: Mapping[str, float] | None = None) -> Found:
     """One prompt."""
     clock = _Clock(seconds)
     if want.k is None:
@@ -113,7 +113,7 @@ def search(store: Store, prompt: Prompt, want: Wanted, seconds: Mapping[str, flo
     return _among(store, [prompt], want, clock)[0]
 
 
-def search_many(store: Store, prompts: Sequence[Prompt], want: Wanted) -> list[Found]:
+def search_many(store: WholeStore, prompts: Sequence[Prompt], want: Wanted) -> list[Found]:
     """Many prompts; the scans are shared."""
     clock = _Clock(None)
     if not prompts:
@@ -126,7 +126,7 @@ def search_many(store: Store, prompts: Sequence[Prompt], want: Wanted) -> list[F
 # --- among the nearest
 
 
-def _among(store: Store, prompts: Sequence[Prompt], want: Wanted, clock: _Clock) -> list[Found]:
+def _among(store: WholeStore, prompts: Sequence[Prompt], want: Wanted, clock: _Clock) -> list[Found]:
     found = [_without(store, c, p, want) for c, p in zip(_candidates(store, prompts, want), prompts, strict=True)]
     clock.lap("search")
     picked: list[Selection | None] = [None] * len(prompts)
@@ -143,7 +143,12 @@ def _among(store: Store, prompts: Sequence[Prompt], want: Wanted, clock: _Clock)
 
 
 def _select(
-    store: Store, prompts: Sequence[Prompt], found: Sequence[Candidates], group: Sequence[int], n: int, want: Wanted
+    store: WholeStore,
+    prompts: Sequence[Prompt],
+    found: Sequence[Candidates],
+    group: Sequence[int],
+    n: int,
+    want: Wanted,
 ) -> list[Selection]:
     settings = dict(want.settings, method=want.method)
     if len(group) == 1 or want.per_document is not None:
@@ -153,7 +158,7 @@ def _select(
 
 
 def _select_one(
-    store: Store, prompt: Prompt, found: Candidates, n: int, want: Wanted, settings: dict[str, Any]
+    store: WholeStore, prompt: Prompt, found: Candidates, n: int, want: Wanted, settings: dict[str, Any]
 ) -> Selection:
     if want.per_document is not None:
         documents = [passage.document for passage in store.passages(found.ids.tolist(), want.where)]
@@ -172,7 +177,7 @@ def _query(prompt: Prompt) -> Vectors:
     return query
 
 
-def _candidates(store: Store, prompts: Sequence[Prompt], want: Wanted) -> list[Candidates]:
+def _candidates(store: WholeStore, prompts: Sequence[Prompt], want: Wanted) -> list[Candidates]:
     """For each prompt: the best of each of its vectors, and of their opposites where the method sees no signs."""
     k = want.k or 1
     # So that exclusions leave k of them.
@@ -185,7 +190,9 @@ def _candidates(store: Store, prompts: Sequence[Prompt], want: Wanted) -> list[C
     return [_candidates_of(store, prompt, own, reach, want) for prompt, own in zip(prompts, near, strict=True)]
 
 
-def _candidates_of(store: Store, prompt: Prompt, near: Sequence[Neighbours], reach: int, want: Wanted) -> Candidates:
+def _candidates_of(
+    store: WholeStore, prompt: Prompt, near: Sequence[Neighbours], reach: int, want: Wanted
+) -> Candidates:
     if want.candidates == "vectors":
         ids = np.unique(np.concatenate([one.ids for one in near]))
     else:
@@ -197,17 +204,13 @@ def _candidates_of(store: Store, prompt: Prompt, near: Sequence[Neighbours], rea
     return Candidates(ids, vectors, scores)
 
 
-def _by_words(store: Store, prompt: Prompt, k: int, want: Wanted) -> IntArray:
-    by_words = getattr(store, "words", None)
-    if by_words is None:
-        raise Conflict(f"{type(store).__name__} has no full-text search: candidates must be 'vectors'")
+def _by_words(store: WholeStore, prompt: Prompt, k: int, want: Wanted) -> IntArray:
     if prompt.text is None:
         raise Conflict(f"candidates={want.candidates!r} needs the prompt's text, and only vectors were given")
-    found: IntArray = by_words(prompt.text, k, want.where)
-    return found
+    return store.words(prompt.text, k, want.where)
 
 
-def _without(store: Store, found: Candidates, prompt: Prompt, want: Wanted) -> Candidates:
+def _without(store: WholeStore, found: Candidates, prompt: Prompt, want: Wanted) -> Candidates:
     """Without the prompt itself and its near-copies, if that was asked for."""
     if want.without_copies is None or not len(found.ids):
         return found
@@ -215,7 +218,7 @@ def _without(store: Store, found: Candidates, prompt: Prompt, want: Wanted) -> C
     return Candidates(found.ids[keep], found.vectors[keep], found.scores[keep])
 
 
-def _copied(store: Store, ids: IntArray, prompt: Prompt, threshold: float) -> BoolArray:
+def _copied(store: WholeStore, ids: IntArray, prompt: Prompt, threshold: float) -> BoolArray:
     if prompt.text is None:
         raise Conflict("without_copies needs the prompt's text, and only vectors were given")
     texts = [passage.text for passage in store.passages(ids.tolist(), None)]
@@ -225,14 +228,8 @@ def _copied(store: Store, ids: IntArray, prompt: Prompt, threshold: float) -> Bo
 # --- among everything
 
 
-def _whole(store: Store, prompts: Sequence[Prompt], want: Wanted, clock: _Clock) -> list[Found]:
-    if not isinstance(store, Snapshot):
-        everything = getattr(store, "everything", None)
-        if everything is None:
-            raise Conflict(f"{type(store).__name__} cannot hand over all of its vectors: k=None needs that")
-        vectors, allowed = everything(), None
-    else:
-        vectors, allowed = store.everything(), store.allowed(want.where)
+def _whole(store: WholeStore, prompts: Sequence[Prompt], want: Wanted, clock: _Clock) -> list[Found]:
+    vectors, allowed = store.everything(), store.allowed(want.where)
     banned = [_banned(store, prompt, want, allowed) for prompt in prompts]
     clock.lap("search")
     picked = _select_whole(prompts, vectors, banned, want)
@@ -268,7 +265,7 @@ def _select_whole(
     return picked
 
 
-def _banned(store: Store, prompt: Prompt, want: Wanted, allowed: BoolArray | None) -> IntArray:
+def _banned(store: WholeStore, prompt: Prompt, want: Wanted, allowed: BoolArray | None) -> IntArray:
     """Rows that must not be picked."""
     out = want.exclude if allowed is None else np.union1d(np.flatnonzero(~allowed), want.exclude)
     if want.without_copies is not None:
@@ -277,22 +274,25 @@ def _banned(store: Store, prompt: Prompt, want: Wanted, allowed: BoolArray | Non
     return out.astype(np.int64)
 
 
-def _residual(store: Store, prompt: Prompt, want: Wanted, clock: _Clock) -> Found:
-    if not isinstance(store, Snapshot):
-        raise Conflict(f"{type(store).__name__}: residual=True searches a memory on disk")
-    index = Searchable(store, want.where)
+def _residual(store: WholeStore, prompt: Prompt, want: Wanted, clock: _Clock) -> Found:
     out = _banned(store, prompt, want, None)
-    size = len(index) - int(np.isin(out, np.arange(store.view.rows)).sum())
+    none = np.zeros(0, dtype=np.int64)
+    size, left = store.count(want.where, none), store.count(want.where, out)
+    index = Searchable(store, want.where) if size is None else Counted(store, want.where, size)
+    n = want.n if left is None else min(want.n, left)
+    if left is None:
+        # So that a store of unknown size is not asked to repeat itself, nor an empty one to answer.
+        there, _ = index.search(prompt.targets, n + len(out))
+        n = min(n, int((~np.isin(np.unique(there[there >= 0]), out)).sum()))
     clock.lap("search")
     chosen = None
-    if size > 0:
-        chosen = choosing.select_from(
-            _query(prompt), index, min(want.n, size), k=want.k or 1, exclude=out, **want.settings
-        )
+    if n > 0:
+        chosen = choosing.select_from(_query(prompt), index, n, k=want.k or 1, exclude=out, **want.settings)
     clock.lap("select")
-    ids = np.zeros(0, np.int64) if chosen is None else np.unique(chosen.indices)
+    ids = none if chosen is None else np.unique(chosen.indices)
     near = store.vectors(ids)
     scores = (near @ prompt.targets.T).max(axis=1, initial=-1.0).astype(np.float64)
+    size = left if left is not None else int((~np.isin(index.seen, out)).sum())
     return _found(store, Candidates(ids, near, scores), chosen, size, want, clock)
 
 
@@ -300,7 +300,7 @@ def _residual(store: Store, prompt: Prompt, want: Wanted, clock: _Clock) -> Foun
 
 
 def _found(
-    store: Store, candidates: Candidates, chosen: Selection | None, considered: int, want: Wanted, clock: _Clock
+    store: WholeStore, candidates: Candidates, chosen: Selection | None, considered: int, want: Wanted, clock: _Clock
 ) -> Found:
     """``chosen`` holds the store's own ids; None if there was nothing to choose from."""
     if chosen is None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from siftlm.errors import Damaged, InvalidInput
 from siftlm.memory import database, keywords, vectors
@@ -82,6 +81,11 @@ class Snapshot:
         """d."""
         return self._manifest.width
 
+    @property
+    def exact(self) -> bool:
+        """A scan sees every vector."""
+        return True
+
     def __len__(self) -> int:
         alive = self.view.alive
         return self.view.rows if alive is None else int(np.count_nonzero(alive))
@@ -143,6 +147,13 @@ class Snapshot:
         while len(self.view.allowed) > FILTERS:
             self.view.allowed.popitem(last=False)
         return mask
+
+    def count(self, where: Expression | None, without: IntArray) -> int:
+        """How many live and meet the filter, those named not counted."""
+        allowed, known = self.allowed(where), without[without < self.view.rows]
+        if allowed is None:
+            return self.view.rows - len(known)
+        return int(np.count_nonzero(allowed)) - int(np.count_nonzero(allowed[known]))
 
     # --- texts
 
@@ -228,30 +239,3 @@ class Snapshot:
         missing = next((row for row in wanted if row not in there), None)
         if missing is not None:
             raise Damaged(f"{database.NAME}: row {missing} has a vector and no text; siftlm verify says more")
-
-
-class Searchable:
-    """A snapshot as the `Index` of residual-query selection, with a filter on it."""
-
-    def __init__(self, snapshot: Snapshot, where: Expression | None) -> None:
-        self._snapshot, self._where = snapshot, where
-        allowed = snapshot.allowed(where)
-        self._size = snapshot.view.rows if allowed is None else int(np.count_nonzero(allowed))
-
-    exact = True
-
-    def __len__(self) -> int:
-        return self._size
-
-    def search(self, queries: npt.NDArray[Any], k: int) -> tuple[IntArray, npt.NDArray[Any]]:
-        """As `siftlm.selection.Index` has it."""
-        found = self._snapshot.nearest(queries, min(k, self._size), self._where)
-        ids = np.full((len(found), k), -1, dtype=np.int64)
-        scores = np.full((len(found), k), -np.inf)
-        for at, one in enumerate(found):
-            ids[at, : len(one.ids)], scores[at, : len(one.ids)] = one.ids, one.scores
-        return ids, scores
-
-    def vectors(self, ids: IntArray) -> npt.NDArray[Any]:
-        """As `siftlm.selection.Index` has it."""
-        return self._snapshot.vectors(ids)

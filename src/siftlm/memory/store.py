@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from siftlm.memory.where import Expression
-from siftlm.types import FloatArray, IntArray, Vectors
+from siftlm.types import BoolArray, FloatArray, IntArray, Vectors
 
 
 class Neighbours(NamedTuple):
@@ -16,7 +16,7 @@ class Neighbours(NamedTuple):
     ids: IntArray
     """(k,) or fewer, if there are no more."""
     scores: FloatArray
-    """(k,) inner products."""
+    """(k,) cosines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +28,8 @@ class Passage:
     """Of its document."""
     id: str | None = None
     """The caller's own name of the document."""
-    document: int = 0
-    """The document's number."""
+    document: int = -1
+    """The document's number; −1 where it is one of its own."""
     part: int = 0
     """Which passage of it this is, counted from 0."""
     parts: int = 1
@@ -41,11 +41,12 @@ class Passage:
 
 
 class Store(Protocol):
-    """Vectors of unit length with the texts they stand for; ids are whole numbers ≥ 0.
+    """Vectors with the texts they stand for; ids are whole numbers ≥ 0.
 
-    Two more methods are used when they are there. ``words(text, k, where)`` gives the ids that a full-text
-    search finds, best first. ``everything()`` gives all vectors as one array with the ids as its rows, for a
-    selection among all of them.
+    Four more things are used where they are there. ``words(text, k, where)`` gives the ids that a full-text search
+    finds, best first. ``everything()`` gives all vectors as one array with the ids as its rows, for a selection among
+    all of them, and ``allowed(where)`` says which of those rows are meant: (rows,), true or false. ``exact`` is
+    ``True`` where ``nearest`` looks at every vector.
     """
 
     @property
@@ -60,3 +61,23 @@ class Store(Protocol):
 
     def passages(self, ids: Sequence[int], where: Expression | None) -> list[Passage]:
         """One each, in their order; of several documents with the same text, one that meets ``where``."""
+
+
+class WholeStore(Store, Protocol):
+    """A store that answers everything a search may ask, if only by a `Conflict` that says what it lacks."""
+
+    @property
+    def exact(self) -> bool:
+        """Does ``nearest`` look at every vector?"""
+
+    def words(self, text: str, k: int, where: Expression | None) -> IntArray:
+        """The ids that a full-text search finds, best first."""
+
+    def everything(self) -> Vectors:
+        """(rows, d) with the ids as rows."""
+
+    def allowed(self, where: Expression | None) -> BoolArray | None:
+        """(rows,) which of everything are there and meet ``where``; None if that is all of them."""
+
+    def count(self, where: Expression | None, without: IntArray) -> int | None:
+        """How many meet ``where``, those named not counted; None where nobody knows."""

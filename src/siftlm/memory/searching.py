@@ -1,0 +1,129 @@
+"""What a memory and a vector database in its place have in common: how they are asked."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.embedding.protocol import Embedder
+from siftlm.errors import InvalidInput
+from siftlm.memory import given, intake, search, vectors
+from siftlm.memory.found import Found
+from siftlm.memory.search import Prompt, Query, Where
+from siftlm.memory.store import WholeStore
+from siftlm.types import Vectors
+
+if TYPE_CHECKING:
+    from siftlm.selection import Method
+
+
+class Searching(ABC):
+    """`search` and `search_many`, over a store that the class opens for each call."""
+
+    @property
+    @abstractmethod
+    def embedder(self) -> Embedder:
+        """What turns prompts into vectors."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """d, of its vectors."""
+
+    @abstractmethod
+    def _store(self) -> AbstractContextManager[WholeStore]:
+        """What is searched, unchanged inside the block."""
+
+    def search(
+        self,
+        query: Query,
+        n: int = 10,
+        *,
+        method: str | Method = "sift",
+        k: int | None = 200,
+        candidates: str = "vectors",
+        where: Where = None,
+        residual: bool = False,
+        without_copies: bool | float = False,
+        per_document: int | None = None,
+        exclude: npt.ArrayLike | None = None,
+        **settings: Any,
+    ) -> Found:
+        """Find the passages that together tell most about the prompt.
+
+        Args:
+            query: the prompt's text, or several texts, or (d,) or (m, d) vectors of this memory's embedder.
+            n: how many to pick; fewer if there are no more.
+            method: how to select; ``siftlm.methods()`` lists what there is.
+            k: choose among so many nearest passages of each of the prompt's vectors (and, for methods such as
+                SIFT, of its opposite). ``None``: among the whole memory, exactly.
+            candidates: found by ``vectors``, by ``words`` (BM25) or by ``both`` (their ranks, fused).
+            where: only passages of documents whose metadata meet this, ``{"source": "wiki"}`` or
+                ``'source = "wiki" and year >= 2000'``.
+            residual: search anew at each step, for what the prompt still lacks.
+            without_copies: leave out the prompt itself and whatever shares 80 % (or a given share) of its
+                five-word sequences, such as when the prompt may be part of the memory.
+            per_document: at most so many picks from one document.
+            exclude: rows that must not be picked.
+            **settings: for the selection: ``noise``, ``kernel``, ``adaptive``, ``until``, … as in ``siftlm.select``.
+        """
+        want = search.wanted(
+            n, method=method, k=k, candidates=candidates, where=where, residual=residual,
+            without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
+        )  # fmt: skip
+        began = time.perf_counter()
+        prompt = self._prompts([query])[0]
+        seconds = {"embed": time.perf_counter() - began}
+        with self._store() as store:
+            return search.search(store, prompt, want, seconds)
+
+    def search_many(
+        self,
+        queries: Sequence[Query],
+        n: int = 10,
+        *,
+        method: str | Method = "sift",
+        k: int | None = 200,
+        candidates: str = "vectors",
+        where: Where = None,
+        residual: bool = False,
+        without_copies: bool | float = False,
+        per_document: int | None = None,
+        exclude: npt.ArrayLike | None = None,
+        **settings: Any,
+    ) -> list[Found]:
+        """`search` for many prompts, in their order; embedding, scans and selection are shared."""
+        want = search.wanted(
+            n, method=method, k=k, candidates=candidates, where=where, residual=residual,
+            without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
+        )  # fmt: skip
+        if isinstance(queries, str):
+            raise InvalidInput("queries must be a list of prompts; for one prompt use search")
+        prompts = self._prompts(list(queries))
+        with self._store() as store:
+            return search.search_many(store, prompts, want)
+
+    def _prompts(self, queries: Sequence[Query]) -> list[Prompt]:
+        """Embed all texts of all prompts in one call."""
+        texts: list[str] = []
+        made: list[tuple[slice, str] | Vectors] = []
+        for at, query in enumerate(queries):
+            own = given.texts_of(query)
+            if own is None:
+                made.append(given.unit_targets(f"query {at}", query, self.width))
+            else:
+                made.append((slice(len(texts), len(texts) + len(own)), "\n".join(own)))
+                texts.extend(own)
+        found = np.empty((0, self.width), dtype=np.float32)
+        if texts:
+            found = vectors.unit(intake.embedded(self.embedder, texts, self.width, as_query=True))
+            if np.isnan(found).any():
+                at = int(np.argmax(np.isnan(found).any(axis=1)))
+                raise InvalidInput(f"the prompt {texts[at][:60]!r} has no direction: its vector is zero or not finite")
+        return [Prompt(one, None) if isinstance(one, np.ndarray) else Prompt(found[one[0]], one[1]) for one in made]
