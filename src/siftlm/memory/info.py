@@ -1,0 +1,202 @@
+"""What is in a memory, for a person who has just found one: counts, sizes, settings, and examples of its metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from siftlm.errors import Damaged
+from siftlm.memory import database, lock, manifest
+from siftlm.memory.where import Condition
+
+# Documents whose metadata are looked at, spread evenly over all.
+SAMPLE = 200
+# Different values that are shown of a field.
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Input:
+    """A corpus that was read in, or begun."""
+
+    name: str
+    documents: int
+    """That could be used."""
+    bad: int
+    """Records that could not."""
+    finished: bool
+    complaints: tuple[str, ...] = ()
+    """The first of the bad ones: where, and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the documents' metadata, as it was found in a sample."""
+
+    name: str
+    """As a filter spells it."""
+    documents: int
+    """Of the sample, that have it."""
+    examples: tuple[Any, ...]
+    """Its most frequent values."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What `siftlm.Memory.info` found."""
+
+    path: str
+    passages: int
+    """Different texts, each stored and embedded once."""
+    documents: int
+    duplicates: int
+    """Passages that were given again, and were not stored again."""
+    near_duplicates: int
+    """Passages that were nearly there already, where that was looked for."""
+    deleted: int
+    """Rows whose text was deleted; their vectors leave the disk with the next compaction."""
+    embedder: str
+    embedder_settings: dict[str, Any]
+    fingerprint: str
+    """Of the embedder: only vectors of the same one can be compared."""
+    width: int
+    storage: str
+    metric: str
+    passage_tokens: int
+    overlap: int
+    full_text: bool
+    near_duplicates_from: float | None
+    """The similarity from which texts count as nearly equal; None where only equal ones do."""
+    generation: int
+    format: int
+    created: str
+    made_by: str
+    files: dict[str, int]
+    """Name within the folder -> bytes."""
+    inputs: tuple[Input, ...]
+    sampled: int
+    """Documents whose metadata were looked at."""
+    fields: tuple[Field, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of all files together."""
+        return sum(self.files.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dumps``."""
+        return {**asdict(self), "bytes": self.bytes}
+
+
+def look(memory: Path) -> Info:
+    """Everything, as it is at this moment."""
+    known = manifest.read(memory)
+    try:
+        connection = database.reader(known.folder(memory))
+    except Damaged:
+        moved = manifest.read(memory)
+        if moved.generation == known.generation:
+            raise
+        # A compaction has just moved the data.
+        known, connection = moved, database.reader(moved.folder(memory))
+    with contextlib.closing(connection), database.damage_named(known.folder(memory) / database.NAME):
+        connection.execute("BEGIN")
+        counts = _counts(connection)
+        inputs = _inputs(connection)
+        sampled, fields = _fields(connection, database.state(connection)["next_document"])
+        connection.execute("COMMIT")
+    return Info(
+        path=str(memory),
+        **counts,
+        embedder=known.embedder,
+        embedder_settings=known.embedder_settings,
+        fingerprint=known.fingerprint,
+        width=known.width,
+        storage=known.storage,
+        metric=known.metric,
+        passage_tokens=known.passage_tokens,
+        overlap=known.overlap,
+        full_text=known.full_text,
+        near_duplicates_from=known.near_duplicates,
+        generation=known.generation,
+        format=known.format,
+        created=known.created,
+        made_by=known.made_by,
+        files=_files(memory),
+        inputs=inputs,
+        sampled=sampled,
+        fields=fields,
+    )
+
+
+def _counts(connection: sqlite3.Connection) -> dict[str, int]:
+    given, near = connection.execute("SELECT COUNT(*), COALESCE(SUM(near), 0) FROM places").fetchone()
+    documents, passages, deleted = (
+        connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in ("documents", "passages", "dead")
+    )
+    return {
+        "passages": passages,
+        "documents": documents,
+        "duplicates": given - near - passages,
+        "near_duplicates": near,
+        "deleted": deleted,
+    }
+
+
+def _files(memory: Path) -> dict[str, int]:
+    sizes = {}
+    for file in sorted(memory.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # a journal that a writer took away meanwhile
+            if file.is_file() and file.name != lock.NAME:
+                sizes[file.relative_to(memory).as_posix()] = file.stat().st_size
+    return sizes
+
+
+def _inputs(connection: sqlite3.Connection) -> tuple[Input, ...]:
+    rows = connection.execute("SELECT name, documents, bad, finished, complaints FROM inputs ORDER BY rowid")
+    return tuple(
+        Input(name, documents, bad, bool(finished), tuple(json.loads(complaints)))
+        for name, documents, bad, finished, complaints in rows
+    )
+
+
+def _fields(connection: sqlite3.Connection, documents: int) -> tuple[int, tuple[Field, ...]]:
+    """How many documents were looked at, and the fields of their metadata, the most frequent first."""
+    found: dict[str, Counter[str]] = {}
+    sample = list(_sample(connection, documents))
+    for meta in sample:
+        for name, value in _leaves(json.loads(meta) if meta else {}):
+            found.setdefault(name, Counter())[json.dumps(value, ensure_ascii=False)] += 1
+    fields = [
+        Field(name, values.total(), tuple(json.loads(value) for value, _ in values.most_common(EXAMPLES)))
+        for name, values in found.items()
+    ]
+    return len(sample), tuple(sorted(fields, key=lambda field: -field.documents))
+
+
+def _sample(connection: sqlite3.Connection, documents: int) -> Iterator[str | None]:
+    """The metadata of documents spread over all numbers ever given; where one was deleted, of the next."""
+    last = -1
+    for at in range(min(SAMPLE, documents)):
+        number = max(last + 1, at * documents // min(SAMPLE, documents))
+        row = connection.execute("SELECT id, meta FROM documents WHERE id >= ? LIMIT 1", (number,)).fetchone()
+        if row is None:
+            return
+        last = row[0]
+        yield row[1]
+
+
+def _leaves(meta: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Each field's name, spelled so that a filter understands it, and its value."""
+    for key, value in meta.items():
+        path = (*above, key)
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, path)
+        else:
+            yield str(Condition(path, "exists", True)).removeprefix("exists "), value
