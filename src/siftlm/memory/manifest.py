@@ -69,7 +69,7 @@ def read(memory: Path) -> Manifest:
         # The version decides what everything else means, so it is looked at before the checksum.
         version = content["format"]
         if version != FORMAT:
-            raise NotAMemory(f"{memory}: is of format {version}, and this siftlm reads {FORMAT}: {_advice(version)}")
+            raise NotAMemory(f"{memory}: is of format {version}, and this siftlm reads {FORMAT}; {_advice(version)}")
         expected = content.pop("checksum")
         if expected != _checksum(content):
             raise Damaged(f"{path}: its checksum does not match: it was edited or damaged")
@@ -91,7 +91,7 @@ def _instead(memory: Path) -> str:
 def _advice(version: object) -> str:
     if isinstance(version, int) and version > FORMAT:
         return "install a newer siftlm"
-    return "open it with Memory.open, which brings it up to date"
+    return "it cannot be brought up to date"
 
 
 def _checksum(content: dict[str, Any]) -> str:
