@@ -74,8 +74,7 @@ def reciprocal_rank_fusion(rankings: Sequence[IntArray], k: int, constant: int =
     ids, owner = np.unique(listed, return_inverse=True)
     best = np.full(len(ids), len(listed) + 1)
     np.minimum.at(best, owner, ranks)
-    # Added up from the smallest on, so that equal sums are equal to the last bit whatever the order of the rankings.
-    order = np.argsort(-ranks, kind="stable")
-    sums = np.bincount(owner[order], 1 / (constant + ranks[order]), minlength=len(ids))
+    # Rounded, so that sums that are equal on paper are so here, whatever order they were added up in.
+    sums = np.round(np.bincount(owner, 1 / (constant + ranks), minlength=len(ids)), 12)
     answer: IntArray = ids[np.lexsort((ids, best, -sums))][:k]
     return answer

@@ -52,7 +52,9 @@ def shingles(texts: Sequence[str]) -> Shingles:
     together = [word for words in split for word in words]
     if not together:
         return Shingles(np.empty(0, dtype=np.uint64), np.zeros(1, dtype=np.int64))
-    hashed = np.fromiter(map(_Hashed().__getitem__, together), dtype=np.uint64, count=len(together))
+    number = _Numbers()
+    numbers = np.fromiter(map(number.__getitem__, together), dtype=np.int64, count=len(together))
+    hashed = np.array([_hash(word) for word in number], dtype=np.uint64)[numbers]
     runs = np.zeros(len(hashed) - SHINGLE + 1, dtype=np.uint64)
     for offset, factor in enumerate(_stream(0, SHINGLE)):
         runs += hashed[offset : offset + len(runs)] * factor
@@ -149,20 +151,24 @@ def _words(text: str) -> list[str]:
     return words + [""] * (SHINGLE - len(words))
 
 
-class _Hashed(dict[str, int]):
-    """Word -> 64 bits, worked out once for each word."""
+class _Numbers(dict[str, int]):
+    """Counts words up as they are first asked for."""
 
     def __missing__(self, word: str) -> int:
-        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        self[word] = value = int.from_bytes(digest, "little")
-        return value
+        self[word] = number = len(self)
+        return number
+
+
+def _hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _mixed(numbers: Hashes) -> Hashes:
     """Every bit of the input changes every bit of the output (the last step of splitmix64)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
+    mixed: Hashes = numbers ^ (numbers >> np.uint64(31))
+    return mixed
 
 
 def _stream(seed: int, count: int) -> Hashes:

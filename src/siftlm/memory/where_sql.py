@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ def _checks(operator: str, wanted: Any, value: Sql) -> dict[str, Sql]:
     return dict.fromkeys(NUMBERS, ask(f"{{}} {operator} {number}", bound))
 
 
-def _text_check(operator: str, wanted: str, ask: Any) -> Sql:
+def _text_check(operator: str, wanted: str, ask: Callable[..., Sql]) -> Sql:
     if operator == "contains":
         return ask("instr({}, ?) > 0", wanted)
     if operator in ("starts", "ends") and not wanted:
@@ -114,7 +114,7 @@ def _text_check(operator: str, wanted: str, ask: Any) -> Sql:
     return ask(f"{{}} {operator} ?", wanted)
 
 
-def _memberships(wanted: tuple[Any, ...], ask: Any) -> dict[str, Sql]:
+def _memberships(wanted: tuple[Any, ...], ask: Callable[..., Sql]) -> dict[str, Sql]:
     # One parameter for all of them, as SQLite limits their number.
     checks: dict[str, Sql] = {}
     texts = [one for one in wanted if isinstance(one, str)]
