@@ -8,11 +8,8 @@ import numpy as np
 
 from siftlm.types import IntArray
 
-# Tokens in a batch, padding included. More gains nothing on processors and little on graphics cards.
-BATCH_TOKENS = 16_384
 
-
-def batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> Iterator[IntArray]:
+def batches(lengths: Sequence[int], budget: int) -> Iterator[IntArray]:
     """Indices, the longest texts first; a text beyond the budget goes alone.
 
     >>> [batch.tolist() for batch in batches([1, 5, 2, 2], budget=6)]
@@ -25,3 +22,8 @@ def batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> Iterator[IntA
         count = max(1, budget // max(1, lengths[order[start]]))
         yield order[start : start + count]
         start += count
+
+
+def tokens_at_once(device: str) -> int:
+    """A budget, padding included: on a processor more gains nothing, a graphics card must be kept busy."""
+    return 4096 if device == "cpu" else 65_536

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from siftlm.embedding.batching import BATCH_TOKENS
 from siftlm.embedding.transformer import TransformerEmbedder
 
 
@@ -17,7 +16,7 @@ def encoder_embedder(
     passage_prefix: str = "",
     precision: str | None = None,
     device: str | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> TransformerEmbedder:
     """The encoder in the folder or hub repository ``model``."""
     return TransformerEmbedder(

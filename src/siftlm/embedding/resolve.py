@@ -61,7 +61,7 @@ def embedder(name: str | Embedder, **settings: Any) -> Embedder:
 def _folder(name: str, model: str) -> Path | None:
     """The absolute folder of a model, or ``None`` for a name that belongs to the hub."""
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         if not any((path / file).is_file() for file in ("config.json", "modules.json")):
             raise InvalidInput(
                 f"the folder {str(path)!r} holds no model: it has neither a config.json nor modules.json"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.batching import BATCH_TOKENS, batches
+from siftlm.embedding.batching import batches, tokens_at_once
 from siftlm.embedding.checks import precision_checked, texts_checked, whole_number
 from siftlm.embedding.fingerprint import fingerprint
 from siftlm.embedding.limits import Limits, limits_of
@@ -49,13 +49,13 @@ class SentencesEmbedder:
         passage_prefix: str | None = None,
         precision: str | None = None,
         device: str | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> None:
         self.name, self._model, self._device = name, model, device
         self._asked = None if max_tokens is None else whole_number("max_tokens", max_tokens)
         self._query_prefix, self._passage_prefix = query_prefix, passage_prefix
         self._precision = precision_checked(precision)
-        self._batch_tokens = whole_number("batch_tokens", batch_tokens)
+        self._batch_tokens = None if batch_tokens is None else whole_number("batch_tokens", batch_tokens)
         self._lock = threading.Lock()
         self._loaded: _Sentences | None = None
 
@@ -88,7 +88,8 @@ class SentencesEmbedder:
         cut, lengths = self._cut([readable(text) for text in texts_checked(texts)], known)
         vectors = np.zeros((len(cut), known.width), dtype=np.float32)
         extra = known.limits.special + known.limits.prefixes[as_query]
-        for batch in batches([length + extra for length in lengths], self._batch_tokens):
+        budget = self._batch_tokens or tokens_at_once(known.model.device.type)
+        for batch in batches([length + extra for length in lengths], budget):
             with casting(known.model.device.type, self._precision):
                 vectors[batch] = known.model.encode(
                     [cut[place] for place in batch],

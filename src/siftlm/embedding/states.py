@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from siftlm.embedding.batching import BATCH_TOKENS
 from siftlm.embedding.transformer import TransformerEmbedder
 
 
@@ -21,7 +20,7 @@ def states_embedder(
     passage_prefix: str = "",
     precision: str | None = None,
     device: str | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> TransformerEmbedder:
     """The states of the model in the folder or hub repository ``model``; layer 0 is the input, -1 the last."""
     return TransformerEmbedder(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.batching import BATCH_TOKENS, batches
+from siftlm.embedding.batching import batches, tokens_at_once
 from siftlm.embedding.checks import precision_checked, texts_checked, whole_number
 from siftlm.embedding.fingerprint import fingerprint
 from siftlm.embedding.limits import Limits, limits_of, position_limit
@@ -53,14 +53,14 @@ class TransformerEmbedder:
         passage_prefix: str = "",
         precision: str | None = None,
         device: str | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> None:
         self.name = name
         self._kind, self._model, self._pool, self._layer = kind, model, pool, layer
         self._asked = None if max_tokens is None else whole_number("max_tokens", max_tokens)
         self._prefixes = {True: query_prefix, False: passage_prefix}
         self._precision, self._device = precision_checked(precision), device
-        self._batch_tokens = whole_number("batch_tokens", batch_tokens)
+        self._batch_tokens = None if batch_tokens is None else whole_number("batch_tokens", batch_tokens)
         self._lock = threading.Lock()
         self._network: _Network | None = None
 
@@ -96,7 +96,7 @@ class TransformerEmbedder:
         ids = token_ids(network.tokenizer, prefixed, network.limits.with_prefix(as_query))
         lengths = [len(one) for one in ids]
         vectors = np.zeros((len(ids), self.width), dtype=np.float32)
-        for batch in batches(lengths, self._batch_tokens):
+        for batch in batches(lengths, self._batch_tokens or tokens_at_once(network.model.device.type)):
             batch = np.array([place for place in batch if lengths[place]], dtype=np.int64)
             if len(batch):
                 vectors[batch] = self._run(network, [ids[place] for place in batch])

@@ -1,0 +1,158 @@
+"""From a name to an embedder, or to an error that helps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from siftlm.embedding import HashingEmbedder, embedder
+from siftlm.errors import Conflict, InvalidInput, MissingExtra, UnknownName
+
+
+@pytest.mark.parametrize("name", ["hashng", "Hashing", "precomputd"])
+def test_a_misspelled_name_is_not_looked_up(name):
+    with pytest.raises(UnknownName, match=r"did you mean '(hashing|precomputed)'"):
+        embedder(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("roberta-large", "TransformerEmbedder"),
+        ("intfloat/e5-small", "TransformerEmbedder"),
+        ("states:gpt2", "TransformerEmbedder"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "SentencesEmbedder"),
+        ("sentences:BAAI/bge-small-en", "SentencesEmbedder"),
+        ("encoder:sentence-transformers/all-MiniLM-L6-v2", "TransformerEmbedder"),
+    ],
+)
+def test_names_of_the_hub_are_not_loaded_yet(name, kind):
+    made = embedder(name)
+    assert type(made).__name__ == kind
+    assert made.name == name
+    assert made.settings == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "states:./nowhere", "a/b/c", "states:", ""]
+)
+def test_a_folder_that_is_not_there(name):
+    with pytest.raises(InvalidInput, match="is no folder"):
+        embedder(name)
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(InvalidInput, match=r"holds no model: it has neither a config\.json"):
+        embedder(tmp_path)
+
+
+def test_a_relative_folder_is_remembered_in_full(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert embedder("model").name == str(tmp_path / "model")
+    assert embedder("states:model").name == f"states:{tmp_path / 'model'}"
+
+
+def test_an_unknown_setting():
+    with pytest.raises(UnknownName, match="unknown setting of the embedder 'hashing' 'widht'; did you mean 'width'"):
+        embedder("hashing", widht=3)
+    with pytest.raises(UnknownName, match="layer"):
+        embedder("roberta-large", layer=3)
+
+
+def test_an_unknown_precision():
+    with pytest.raises(InvalidInput, match=r"precision must be .* not 'bf16'"):
+        embedder("roberta-large", precision="bf16")
+
+
+def test_settings_belong_to_a_name():
+    with pytest.raises(Conflict, match="width"):
+        embedder(HashingEmbedder(), width=3)
+
+
+@pytest.mark.parametrize("thing", [None, 3, object(), lambda texts: texts])
+def test_what_is_no_embedder(thing):
+    with pytest.raises(InvalidInput, match="is no embedder: it has no"):
+        embedder(thing)
+
+
+def test_an_own_embedder_is_welcome():
+    class Own:
+        name, settings, fingerprint, width, max_tokens = "own", {}, "own:1", 2, None
+
+        def embed(self, texts, *, as_query=False):
+            return np.ones((len(texts), 2), np.float32)
+
+        def tokens(self, texts):
+            return [np.zeros((0, 2), np.int64) for _ in texts]
+
+    own = Own()
+    assert embedder(own) is own
+
+
+# --- vectors that are given
+
+
+def test_precomputed_embeds_nothing():
+    given = embedder("precomputed", width=3, label="openai-3-small")
+    assert given.embed([]).shape == (0, 3)
+    with pytest.raises(InvalidInput, match="give a vector with every text"):
+        given.embed(["text"])
+    assert given.tokens(["two words"])[0].tolist() == [[0, 3], [4, 9]]
+
+
+def test_precomputed_is_told_apart_by_width_and_label():
+    prints = [
+        embedder("precomputed", **settings).fingerprint
+        for settings in ({"width": 3}, {"width": 4}, {"width": 3, "label": "other"})
+    ]
+    assert len(set(prints)) == 3
+    again = embedder("precomputed", width=3)
+    assert again.fingerprint == prints[0]
+    assert embedder(again.name, **again.settings).fingerprint == prints[0]
+
+
+def test_precomputed_needs_a_width():
+    with pytest.raises(InvalidInput, match="'precomputed' needs width="):
+        embedder("precomputed")
+
+
+# --- libraries that are not there
+
+
+@pytest.mark.parametrize(
+    ("name", "absent", "command"),
+    [
+        ("roberta-large", "transformers", r"siftlm\[hf\]"),
+        ("states:gpt2", "torch", r"siftlm\[hf\]"),
+        ("sentence-transformers/x", "torch", r"siftlm\[embed\]"),
+        ("sentence-transformers/x", "sentence_transformers", r"siftlm\[embed\]"),
+    ],
+)
+def test_a_missing_library_names_its_extra(monkeypatch, name, absent, command):
+    import importlib
+
+    real = importlib.import_module
+
+    def without(library, package=None):
+        if library.split(".")[0] == absent:
+            raise ModuleNotFoundError(f"No module named {library!r}", name=library)
+        return real(library, package)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    pytest.importorskip("transformers") if absent == "sentence_transformers" else None
+    with pytest.raises(MissingExtra, match=command):
+        embedder(name).embed(["text"])
+
+
+def test_the_room_needs_numpy_alone():
+    script = (
+        "import sys; from siftlm.embedding import embedder;"
+        "embedder('hashing').embed(['text']); embedder('states:gpt2');"
+        "sys.exit(len({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
