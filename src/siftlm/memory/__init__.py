@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from siftlm.memory.arrays import ArrayStore
 from siftlm.memory.found import Found, Hit
 from siftlm.memory.intake import Added
 from siftlm.memory.memory import Memory
+from siftlm.memory.outside import Outside
 from siftlm.memory.store import Neighbours, Passage, Store
 from siftlm.memory.writer import Deleted
 
-__all__ = ["Added", "Deleted", "Found", "Hit", "Memory", "Neighbours", "Passage", "Store"]
+__all__ = ["Added", "ArrayStore", "Deleted", "Found", "Hit", "Memory", "Neighbours", "Outside", "Passage", "Store"]

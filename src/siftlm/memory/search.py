@@ -230,6 +230,8 @@ def _copied(store: WholeStore, ids: IntArray, prompt: Prompt, threshold: float) 
 
 def _whole(store: WholeStore, prompts: Sequence[Prompt], want: Wanted, clock: _Clock) -> list[Found]:
     vectors, allowed = store.everything(), store.allowed(want.where)
+    if allowed is not None and len(allowed) != len(vectors):
+        raise InvalidInput(f"the store says of {len(allowed)} rows what is allowed, and has {len(vectors)}")
     banned = [_banned(store, prompt, want, allowed) for prompt in prompts]
     clock.lap("search")
     picked = _select_whole(prompts, vectors, banned, want)

@@ -1,0 +1,88 @@
+"""The smallest store: arrays and lists, scanned from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.errors import InvalidInput
+from siftlm.memory import given, vectors
+from siftlm.memory.store import Neighbours, Passage
+from siftlm.memory.where import Expression
+from siftlm.types import BoolArray, IntArray, Vectors
+
+# Scores that are computed at a time.
+SCORES = 4 << 20
+
+
+class ArrayStore:
+    """A `Store` over arrays that are there already; ids are their rows.
+
+    Args:
+        vectors: (n, d), of any length but zero; a copy is brought to unit length.
+        texts: one a vector.
+        metadata: one dict a text, for filters.
+        ids: the caller's own name of each.
+
+    >>> store = ArrayStore([[3.0, 0.0], [1.0, 1.0]], ["east", "north-east"], [{"wind": True}, {"wind": False}])
+    >>> [one.ids.tolist() for one in store.nearest(np.array([[0.0, 1.0]]), k=2)]
+    [[1, 0]]
+    """
+
+    exact = True
+
+    def __init__(
+        self,
+        vectors: npt.ArrayLike,
+        texts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+    ) -> None:
+        self._documents = given.documents(texts, metadata, ids, vectors)
+        self._vectors = _units(vectors)
+        self.width = self._vectors.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def nearest(self, queries: Vectors, k: int, where: Expression | None = None) -> list[Neighbours]:
+        """A scan."""
+        allowed, best = self.allowed(where), vectors.Best(len(queries), k)
+        columns = np.ascontiguousarray(np.asarray(queries, dtype=np.float32).T)
+        step = max(1, SCORES // max(1, len(queries)))
+        for first in range(0, len(self), step):
+            scores = np.ascontiguousarray((self._vectors[first : first + step] @ columns).T)
+            scores[:, ~allowed[first : first + step]] = -np.inf
+            for query in range(len(queries)):
+                best.take(query, scores[query], first)
+        return [Neighbours(*best.found(query)) for query in range(len(queries))]
+
+    def vectors(self, ids: IntArray) -> Vectors:
+        """The rows."""
+        return self._vectors[np.asarray(ids, dtype=np.int64)]
+
+    def everything(self) -> Vectors:
+        """All rows."""
+        return self._vectors
+
+    def allowed(self, where: Expression | None) -> BoolArray:
+        """(n,) which rows meet the filter."""
+        if where is None:
+            return np.ones(len(self), dtype=np.bool_)
+        return np.fromiter((where.matches(one.meta, one.id) for one in self._documents), np.bool_, len(self))
+
+    def passages(self, ids: Sequence[int], where: Expression | None = None) -> list[Passage]:  # noqa: ARG002
+        """Each text is a document of its own."""
+        return [Passage(one.text, one.meta, one.id) for one in (self._documents[int(row)] for row in ids)]
+
+
+def _units(given_vectors: npt.ArrayLike) -> Vectors:
+    array = np.asarray(given_vectors)
+    found = vectors.unit(array)
+    if np.isnan(found).any():
+        raise InvalidInput(f"vector {int(np.argmax(np.isnan(found).any(axis=1)))} is zero or not finite")
+    return found
