@@ -130,6 +130,13 @@ def test_tokens_know_no_limit_and_no_warning(made, capfd, caplog):
 
 
 @with_model
+def test_tokens_of_spaces_are_counted(made):
+    text = "def f():\n        return\t\t1"
+    read = len(made._ready().tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert len(made.tokens([text])[0]) == read
+
+
+@with_model
 def test_what_lies_beyond_the_limit_is_not_read(made):
     text = "rain fell on the harbour while ships waited " * 20
     cut = text[: made.tokens([text])[0][made.max_tokens - 1, 1]]

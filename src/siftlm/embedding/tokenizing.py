@@ -42,18 +42,26 @@ def spans(tokenizer: Any, texts: list[str]) -> list[IntArray]:
     """For each text, (t, 2): where its tokens start and end, without special tokens and without a limit."""
     if not texts:
         return []
+    texts = [readable(text) for text in texts]
     found = tokenizer(
-        [readable(text) for text in texts],
+        texts,
         add_special_tokens=False,
         truncation=False,
         return_offsets_mapping=True,
         return_attention_mask=False,
         verbose=False,
     )["offset_mapping"]
-    return [_in_order(np.array(offsets, dtype=np.int64).reshape(-1, 2)) for offsets in found]
+    return [_in_order(text, offsets) for text, offsets in zip(texts, found, strict=True)]
 
 
-def _in_order(offsets: IntArray) -> IntArray:
-    # Tokens that stand for nothing in the text, such as an invented leading space, are dropped.
-    offsets = offsets[offsets[:, 0] < offsets[:, 1]]
-    return offsets[np.argsort(offsets[:, 0], kind="stable")]
+def _in_order(text: str, offsets: list[tuple[int, int]]) -> IntArray:
+    spans = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    # Some tokenizers cut spaces off their tokens' ends, so that a token of nothing but space has no width left. It
+    # is read like any other, so it must be counted: it gets its last space back.
+    for place in np.flatnonzero(spans[:, 0] >= spans[:, 1]):
+        end = spans[place, 0]
+        if end > 0 and text[end - 1].isspace():
+            spans[place] = end - 1, end
+    # What is left without width stands for nothing in the text, such as an invented leading space.
+    spans = spans[spans[:, 0] < spans[:, 1]]
+    return spans[np.argsort(spans[:, 0], kind="stable")]
