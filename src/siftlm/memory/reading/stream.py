@@ -10,8 +10,10 @@ from typing import Any
 from siftlm.extras import load
 
 _PLAIN_BYTES = 1 << 18
-# Packed bytes at a time: a small piece, since it may grow a thousandfold.
+# Packed bytes may grow a thousandfold: they are unpacked a little at a time, less where they grow more.
 _PACKED_BYTES = 1 << 14
+_LEAST_FED = 1 << 7
+_MOST_CONTENT = 1 << 18
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _SUFFIXES = {".gz": "gzip", ".zst": "zstd"}
 
@@ -70,9 +72,8 @@ def _packing(path: Path, head: bytes) -> str | None:
 def _unpacked(raw: Iterator[bytes], packing: str) -> Iterator[bytes]:
     """Both kinds may be several packed streams in a row, each of which has to end properly."""
     start, failures = _unpacker(packing)
-    unpacker = None
-    for packed in raw:
-        piece = packed
+    unpacker, fed = None, _LEAST_FED
+    for piece in raw:
         while piece:
             if unpacker is None:
                 # Some writers fill up with zeros after the end.
@@ -81,14 +82,17 @@ def _unpacked(raw: Iterator[bytes], packing: str) -> Iterator[bytes]:
                     break
                 unpacker = start()
             try:
-                content = unpacker.decompress(piece)
+                content = unpacker.decompress(piece[:fed])
             except failures as error:
                 raise Broken(f"is not a sound {packing} file: {error}") from error
             if content:
                 yield content
-            piece = b""
-            if unpacker.eof:
-                piece, unpacker = unpacker.unused_data, None
+            piece = unpacker.unused_data + piece[fed:] if unpacker.eof else piece[fed:]
+            unpacker = None if unpacker.eof else unpacker
+            if len(content) > _MOST_CONTENT:
+                fed = max(fed // 4, _LEAST_FED)
+            elif len(content) < _MOST_CONTENT // 2:
+                fed = min(fed * 2, _PACKED_BYTES)
     if unpacker is not None:
         raise Broken(f"ends in the middle of its {packing} stream: it was cut off")
 

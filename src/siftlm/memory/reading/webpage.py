@@ -80,13 +80,6 @@ class _Text(HTMLParser):
             elif tag in {"td", "th"} and self._pieces and not self._gap:
                 self._gap = "\t"
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self._out is None and tag in _VOID:
-            self._open_gap(tag)
-        else:
-            # HTML ignores the slash of an element that has an end, except within drawings, which are left out.
-            super().handle_startendtag(tag, attrs)
-
     def handle_endtag(self, tag: str) -> None:
         if self._out is not None:
             self._depth -= tag == self._out
