@@ -110,6 +110,7 @@ def test_a_saved_data_set(datasets, rows, tmp_path):
         open_source(tmp_path / "one", text="body")
 
 
+@pytest.mark.slow
 def test_a_stream(datasets, rows, tmp_path):
     folder = tmp_path / "corpus"
     folder.mkdir()
@@ -130,6 +131,17 @@ def test_a_stream(datasets, rows, tmp_path):
 def test_a_data_set_that_is_not_there_is_an_error(datasets, tmp_path):
     with pytest.raises(InvalidInput, match=r"hf:.* with split='train' cannot be opened"):
         open_source(f"hf:{tmp_path}/gone")
+
+
+@pytest.mark.slow
+def test_a_stream_that_breaks_off_is_an_error_that_says_where(datasets):
+    def rows():
+        yield {"text": "a"}
+        raise ConnectionError("no route")
+
+    source = open_source(datasets.IterableDataset.from_generator(rows))
+    with pytest.raises(InvalidInput, match=r"cannot be read after row 1: .*no route"):
+        list(source.read())
 
 
 def test_the_protocol_is_met():

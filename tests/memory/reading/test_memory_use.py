@@ -39,7 +39,7 @@ def write(path, count):
     elif path.suffix == ".csv":
         path.write_text("text,n\n" + "".join(f'"{row["text"]}",{row["n"]}\n' for row in rows(count)))
     elif path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(list(rows(count))), path, row_group_size=500)
+        pq.write_table(pa.Table.from_pylist(list(rows(count))), path, row_group_size=250)
     elif path.suffix == "":
         for number, row in enumerate(itertools.islice(rows(count), count // 10)):
             (path / f"{number % 7}").mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def write(path, count):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.parquet"])
 def test_ten_times_the_records_need_no_more_memory(tmp_path, name):
-    few, many = write(tmp_path / f"few-{name}", 500), write(tmp_path / f"many-{name}", 5000)
+    few, many = write(tmp_path / f"few-{name}", 250), write(tmp_path / f"many-{name}", 2500)
     assert peak(many) < 1.3 * peak(few) + 100_000
 
 

@@ -175,7 +175,7 @@ def _plain(value: Any, field: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
         if isinstance(value, np.generic):
-            raise Unusable(f"meta {field!r} is {_kind(value)}, which JSON cannot hold")
+            raise _unknown(value, field)
         return _plain(value, field)
     if isinstance(value, (float, decimal.Decimal)):
         return float(value) if math.isfinite(value) else None
@@ -192,7 +192,11 @@ def _plain(value: Any, field: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         items = value if isinstance(value, (list, tuple)) else sorted(value, key=repr)
         return [_plain(inner, field) for inner in items]
-    raise Unusable(f"meta {field!r} is {_kind(value)}, which JSON cannot hold")
+    raise _unknown(value, field)
+
+
+def _unknown(value: Any, field: Any) -> Unusable:
+    return Unusable(f"meta {field!r} is {_kind(value)}, which JSON cannot hold; say with meta= which fields to keep")
 
 
 def _key(key: Any) -> str:

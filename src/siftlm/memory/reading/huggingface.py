@@ -56,8 +56,12 @@ class Streamed:
     def rows(self, skip: Skip) -> Iterator[Row]:
         first, skip.left = skip.left, 0
         dataset = self._dataset.skip(first) if first else self._dataset
-        for at, value in enumerate(dataset, first + 1):
-            yield Row(f"{self.name}: row {at}", value, None, at)
+        at = first
+        try:
+            for at, value in enumerate(dataset, first + 1):
+                yield Row(f"{self.name}: row {at}", value, None, at)
+        except Exception as error:  # whatever the library, the hub or the network says
+            raise InvalidInput(f"{self.name} cannot be read after row {at}: {error}") from error
 
 
 def from_hub(corpus: str, split: str, fields: Fields) -> Loaded | Streamed:
