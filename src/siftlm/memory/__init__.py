@@ -7,7 +7,20 @@ from siftlm.memory.found import Found, Hit
 from siftlm.memory.intake import Added
 from siftlm.memory.memory import Memory
 from siftlm.memory.outside import Outside
+from siftlm.memory.redundancy import Redundancy
 from siftlm.memory.store import Neighbours, Passage, Store
 from siftlm.memory.writer import Deleted
 
-__all__ = ["Added", "ArrayStore", "Deleted", "Found", "Hit", "Memory", "Neighbours", "Outside", "Passage", "Store"]
+__all__ = [
+    "Added",
+    "ArrayStore",
+    "Deleted",
+    "Found",
+    "Hit",
+    "Memory",
+    "Neighbours",
+    "Outside",
+    "Passage",
+    "Redundancy",
+    "Store",
+]

@@ -23,6 +23,8 @@ from siftlm.memory.intake import Added
 from siftlm.memory.making import begin, described, matching
 from siftlm.memory.manifest import Manifest
 from siftlm.memory.readers import Readers
+from siftlm.memory.redundancy import Redundancy
+from siftlm.memory.redundancy import redundancy as redundancy_of
 from siftlm.memory.search import Where
 from siftlm.memory.searching import Searching
 from siftlm.memory.snapshot import Snapshot
@@ -195,6 +197,32 @@ class Memory(Searching):
         """(len(rows), d) float32, of unit length."""
         with self._readers.snapshot() as snapshot:
             return snapshot.vectors(given.rows_of(rows, snapshot))
+
+    def redundancy(
+        self,
+        sample: int = 10_000,
+        *,
+        neighbours: int = 5,
+        threshold: float = 0.9,
+        seed: int = 0,
+        progress: bool | Report | None = None,
+    ) -> Redundancy:
+        """How often passages nearly repeat each other: will diversity matter here?
+
+        Args:
+            sample: so many random passages are compared with each other, or all if there are fewer. More find
+                more, so compare memories by samples of equal size.
+            neighbours: from so many others in the sample on a passage counts as redundant.
+            threshold: others whose cosine is above this.
+            seed: of the sample.
+            progress: as for `build`.
+        """
+        with self._readers.snapshot() as snapshot:
+            allowed = snapshot.allowed(None)
+            rows = np.arange(snapshot.view.rows) if allowed is None else np.flatnonzero(allowed)
+            return redundancy_of(
+                snapshot, rows, sample, neighbours=neighbours, threshold=threshold, seed=seed, report=reporter(progress)
+            )
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

@@ -1,0 +1,259 @@
+"""Will diversity matter for this corpus? How often its passages nearly repeat each other.
+
+Counted in a sample of fixed size: the more passages are looked at, the more neighbours each has, so that only
+samples of equal size can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from siftlm.errors import InvalidInput
+from siftlm.memory import vectors
+from siftlm.memory.store import Store
+from siftlm.progress import Meter, Report
+from siftlm.types import FloatArray, IntArray, Vectors
+
+# Cosines that are held at a time: 32 MiB of float32.
+AT_ONCE = 8 << 20
+# Random pairs that are compared; all of them, where there are fewer.
+PAIRS = 100_000
+# Groups that are shown, passages of each, characters of each, and texts that are read at a time.
+GROUPS, SHOWN, SNIPPET, READ = 3, 3, 120, 1000
+# From which shares on near-copies count as common, or as rare.
+COMMON, RARE = 0.2, 0.01
+# Below so many passages a sample says little.
+ENOUGH = 1000
+
+
+@dataclass(frozen=True)
+class Group:
+    """A passage with those others of the sample that nearly repeat it."""
+
+    size: int
+    """How many they are together."""
+    rows: tuple[int, ...]
+    """Of the passage and its nearest others, as many as there are snippets."""
+    snippets: tuple[str, ...]
+    """How those texts begin."""
+
+
+@dataclass(frozen=True)
+class Redundancy:
+    """What was found; printing it gives a table."""
+
+    passages: int
+    """In the whole memory."""
+    sample: int
+    """So many of them were compared with each other."""
+    asked: int
+    """So many were asked for; comparable with other memories only if the sample has as many."""
+    neighbours: int
+    """From so many others on a passage counts as redundant."""
+    threshold: float
+    """The cosine above which another passage is a neighbour."""
+    redundant: float
+    """Share of the sample that has at least ``neighbours`` others in the sample above the threshold."""
+    spread: dict[str, float]
+    """Others above the threshold (``0``, ``1``, ``2-4``, ``5+``) -> share of the sample."""
+    mean_pair: float
+    """Cosine of two random passages: what the threshold must be read against."""
+    median_pair: float
+    """The same; half of the pairs are closer."""
+    mean_nearest: float
+    """Cosine of a passage and the nearest other one in the sample."""
+    median_nearest: float
+    """The same."""
+    copies: float
+    """Of the texts that the sample stands for: the share that repeated an earlier one and was stored once."""
+    groups: tuple[Group, ...]
+    """The most redundant passages, at most three."""
+    advice: str
+    """What follows from it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dumps``; what cannot be said of fewer than two passages is ``None``."""
+        plain = asdict(self)
+        return {name: None if value != value else value for name, value in plain.items()}
+
+    def __str__(self) -> str:
+        short = "" if self.sample >= self.asked else f", fewer than {self.asked:,}: compare with equal samples only"
+        lines = [
+            f"{self.sample:,} of {self.passages:,} passages, compared with each other{short}",
+            "",
+            f"{self.neighbours} or more others above cosine {self.threshold:g}: {self.redundant:.1%}",
+            "others      " + "  ".join(f"{name:>6}" for name in self.spread),
+            "passages    " + "  ".join(f"{share:>6.1%}" for share in self.spread.values()),
+            "",
+            f"cosine of   random pairs: mean {self.mean_pair:.3f}, median {self.median_pair:.3f}",
+            f"            nearest others: mean {self.mean_nearest:.3f}, median {self.median_nearest:.3f}",
+            f"equal texts, stored once: {self.copies:.1%}",
+        ]
+        for group in self.groups:
+            lines += ["", f"{group.size} passages that nearly repeat each other, such as"]
+            lines += [f"  {row:>9}  {text}" for row, text in zip(group.rows, group.snippets, strict=True)]
+        return "\n".join([*lines, "", self.advice])
+
+
+def redundancy(
+    store: Store,
+    rows: IntArray,
+    sample: int = 10_000,
+    *,
+    neighbours: int = 5,
+    threshold: float = 0.9,
+    seed: int = 0,
+    report: Report | None = None,
+) -> Redundancy:
+    """Of a store whose passages have these ids. See `Memory.redundancy`."""
+    _check(sample, neighbours, threshold, seed)
+    rng = np.random.default_rng(seed)
+    size = min(sample, len(rows))
+    chosen: IntArray = np.sort(rng.choice(rows, size, replace=False)) if size else np.zeros(0, dtype=np.int64)
+    units = vectors.unit(store.vectors(chosen))
+    counts, nearest = _compared(units, threshold, Meter("comparing", "passages", report, total=size))
+    pairs = _pairs(units, rng)
+    mean_pair, median_pair = _mean_and_median(pairs)
+    mean_nearest, median_nearest = _mean_and_median(nearest)
+    share = float(np.mean(counts >= neighbours)) if size else 0.0
+    return Redundancy(
+        passages=len(rows),
+        sample=size,
+        asked=sample,
+        neighbours=neighbours,
+        threshold=float(threshold),
+        redundant=share,
+        spread=_spread(counts),
+        mean_pair=mean_pair,
+        median_pair=median_pair,
+        mean_nearest=mean_nearest,
+        median_nearest=median_nearest,
+        copies=_copies(store, chosen),
+        groups=_groups(store, chosen, units, counts, threshold),
+        advice=_advice(size, len(rows), share, neighbours, threshold, median_pair),
+    )
+
+
+def _check(sample: Any, neighbours: Any, threshold: Any, seed: Any) -> None:
+    for name, value, least in (("sample", sample, 2), ("neighbours", neighbours, 1), ("seed", seed, 0)):
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:
+            raise InvalidInput(f"{name} must be a whole number >= {least}, got {value!r}")
+    if isinstance(threshold, (bool, np.bool_)) or not isinstance(threshold, (int, float)) or not -1 <= threshold < 1:
+        raise InvalidInput(f"threshold must be a cosine from -1 to below 1, got {threshold!r}")
+
+
+def _compared(units: Vectors, threshold: float, meter: Meter) -> tuple[IntArray, FloatArray]:
+    """For each: how many others are above the threshold, and the cosine of the nearest other."""
+    size = len(units)
+    counts = np.zeros(size, dtype=np.int64)
+    nearest: FloatArray = np.full(size, np.nan)
+    step = max(1, AT_ONCE // max(1, size))
+    for first in range(0, size if size > 1 else 0, step):
+        cosines = units[first : first + step] @ units.T
+        own = np.arange(len(cosines))
+        cosines[own, own + first] = -np.inf
+        counts[first : first + step] = np.count_nonzero(cosines > threshold, axis=1)
+        nearest[first : first + step] = cosines.max(axis=1)
+        meter.at(first + len(cosines))
+    meter.finish()
+    return counts, nearest
+
+
+def _pairs(units: Vectors, rng: np.random.Generator) -> FloatArray:
+    """Cosines of pairs: all, or as many random ones as say the same."""
+    size = len(units)
+    if size < 2:
+        return np.zeros(0)
+    if size * (size - 1) // 2 <= PAIRS:
+        left, right = np.triu_indices(size, k=1)
+    else:
+        left = rng.integers(size, size=PAIRS)
+        right = (left + rng.integers(1, size, size=PAIRS)) % size
+    found: FloatArray = np.empty(len(left))
+    step = max(1, AT_ONCE // (2 * units.shape[1]))
+    for at in range(0, len(left), step):
+        some = slice(at, at + step)
+        found[some] = np.einsum("ij,ij->i", units[left[some]], units[right[some]])
+    return found
+
+
+def _mean_and_median(cosines: FloatArray) -> tuple[float, float]:
+    if len(cosines) == 0 or np.isnan(cosines).any():
+        return math.nan, math.nan
+    return float(np.mean(cosines)), float(np.median(cosines))
+
+
+def _spread(counts: IntArray) -> dict[str, float]:
+    size = max(1, len(counts))
+    bands = {"0": (0, 0), "1": (1, 1), "2-4": (2, 4), "5+": (5, math.inf)}
+    return {
+        name: float(np.count_nonzero((counts >= low) & (counts <= high)) / size) for name, (low, high) in bands.items()
+    }
+
+
+def _copies(store: Store, rows: IntArray) -> float:
+    given = 0
+    for at in range(0, len(rows), READ):
+        given += sum(passage.copies for passage in store.passages(rows[at : at + READ].tolist(), None))
+    return (given - len(rows)) / given if given else 0.0
+
+
+def _groups(store: Store, rows: IntArray, units: Vectors, counts: IntArray, threshold: float) -> tuple[Group, ...]:
+    """The passage with the most others, and again among those that are in no group yet."""
+    groups: list[Group] = []
+    free = np.ones(len(rows), dtype=np.bool_)
+    for centre in np.argsort(-counts, kind="stable"):
+        if len(groups) == GROUPS or not counts[centre]:
+            break
+        if not free[centre]:
+            continue
+        cosines = units @ units[centre]
+        cosines[centre] = np.inf
+        near = np.flatnonzero(cosines > threshold)
+        free[near] = False
+        shown = near[np.argsort(-cosines[near], kind="stable")][:SHOWN]
+        texts = [passage.text for passage in store.passages(rows[shown].tolist(), None)]
+        groups.append(Group(len(near), tuple(rows[shown].tolist()), tuple(map(_snippet, texts))))
+    return tuple(groups)
+
+
+def _snippet(text: str) -> str:
+    line = " ".join(text[: 4 * SNIPPET].split())
+    return line if len(line) <= SNIPPET and len(text) <= 4 * SNIPPET else line[: SNIPPET - 1] + "…"
+
+
+def _advice(size: int, passages: int, share: float, neighbours: int, threshold: float, median_pair: float) -> str:
+    if size < max(2, neighbours + 1):
+        return f"{size} passages are too few to say anything."
+    if threshold - median_pair < 1 - threshold:
+        # The threshold is nearer to what any two passages have in common than to being equal.
+        said = (
+            f"The threshold {threshold:g} says little: it is nearer to the cosine of any two passages "
+            f"({median_pair:.2f}) than to that of equal ones. Ask again with a higher threshold."
+        )
+        high = (
+            " Either most of these texts nearly repeat each other, or their embeddings are not centred; then select "
+            "with kernel=siftlm.kernels.centred()."
+        )
+        return said + high * (median_pair > 0.5)
+    whole = f" Among all {passages:,}, a passage has about {passages / size:.0f} times as many." * (
+        passages >= 2 * size > 0
+    )
+    unsure = f" {size:,} passages are few, though, and more of them would have more neighbours." * (size < ENOUGH)
+    several = f"{neighbours} or more near-copies in a sample of {size:,}"
+    if share >= COMMON:
+        said = (
+            f"Diversity will matter: {share:.0%} of the passages have {several}; nearest neighbours will often repeat."
+        )
+    elif share >= RARE:
+        said = f"Diversity will matter for some prompts: {share:.1%} of the passages have {several}."
+    else:
+        said = (
+            f"Near-copies are rare: {share:.2%} of the passages have {several}. Diversity may still help where a "
+            "prompt asks for several things, but not by avoiding copies."
+        )
+    return said + whole + unsure
