@@ -72,13 +72,16 @@ class Place(NamedTuple):
 
 def record_digest(key: str | None, meta: str | None, places: Iterable[Place]) -> bytes:
     """Of a document with all that is known of it, so that `verify` can tell whether it is as it was written."""
-    found = hashlib.blake2b(digest_size=16)
+    content = [b""]
     for text in (key, meta):
-        raw = b"" if text is None else text.encode("utf-8")
-        found.update(f"{-1 if text is None else len(raw)}:".encode() + raw)
+        if text is None:
+            content.append(b"-:")
+        else:
+            raw = text.encode("utf-8")
+            content += (b"%d:" % len(raw), raw)
     for place in places:
-        found.update(f"{place.start}:{place.near}:".encode() + place.digest)
-    return found.digest()
+        content += (b"%d:%d:" % (place[0], place[1]), place[2])
+    return hashlib.blake2b(b"".join(content), digest_size=16).digest()
 
 
 def input_digest(*values: str | int) -> bytes:

@@ -130,11 +130,14 @@ class Intake:
         tokens = iter(self._embedder.tokens(long) if long else [])
         entries = []
         for document in documents:
-            parts = [Part(document.text.strip(), len(document.text) - len(document.text.lstrip()))]
-            if document.vector is None and len(document.text) > self._size:
-                spans = passages(document.text, next(tokens), size=self._size, overlap=self._overlap)
-                parts = [Part(document.text[span.start : span.end], span.start) for span in spans]
-            entries.append(Entry(document.id, meta_json(document.meta), parts))
+            text = document.text
+            if document.vector is None and len(text) > self._size:
+                spans = passages(text, next(tokens), size=self._size, overlap=self._overlap)
+                parts = [Part(text[span.start : span.end], span.start) for span in spans]
+            else:
+                tail = text.lstrip()
+                parts = [Part(tail.rstrip(), len(text) - len(tail))]
+            entries.append(Entry(document.id, _meta_of(document), parts))
         return entries
 
     def _near(self, new: Mapping[bytes, tuple[str, Any]]) -> tuple[dict[bytes, Stand | bytes], dict[bytes, list[int]]]:
@@ -171,13 +174,13 @@ class Intake:
     def _embed(self, texts: Sequence[str], given: Sequence[Vectors | None]) -> Vectors:
         """(n, d) at unit length."""
         width = self._writer.manifest.width
-        found = np.empty((len(texts), width), dtype=np.float32)
         unknown = [at for at, vector in enumerate(given) if vector is None]
-        for at, vector in enumerate(given):
-            if vector is not None:
-                found[at] = _of_width(vector, width)
-        if unknown:
-            found[unknown] = embedded(self._embedder, [texts[at] for at in unknown], width)
+        if len(unknown) == len(texts):
+            found = embedded(self._embedder, texts, width)
+        else:
+            found = np.stack([np.zeros(width) if vector is None else _of_width(vector, width) for vector in given])
+            if unknown:
+                found[unknown] = embedded(self._embedder, [texts[at] for at in unknown], width)
         scaled = vectors.unit(found)
         if np.isnan(scaled).any():
             at = int(np.argmax(np.isnan(scaled).any(axis=1)))
@@ -200,6 +203,13 @@ def _of_width(vector: Vectors, width: int) -> Vectors:
     if found.shape != (width,):
         raise InvalidInput(f"a vector has shape {found.shape}, and the memory holds vectors of width {width}")
     return found
+
+
+def _meta_of(document: Document) -> str | None:
+    try:
+        return meta_json(document.meta)
+    except InvalidInput as error:
+        raise InvalidInput(f"of the text {document.text[:60]!r}: {error}") from error.__cause__
 
 
 def meta_json(meta: Mapping[str, Any]) -> str | None:

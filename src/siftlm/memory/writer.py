@@ -22,19 +22,19 @@ from siftlm.types import Vectors
 
 # Texts that are looked at together.
 AT_ONCE = 2000
+# Milliseconds that the emptying of the journal waits for readers; what stays in it, the next writer moves.
+PATIENCE = 200
 GENERATION = re.compile(r"g\d{4,}")
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A passage on its way in: its text, and where it begins in its document."""
 
     text: str
     start: int = 0
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A document on its way in, cut into passages."""
 
     key: str | None
@@ -81,7 +81,6 @@ class Writer:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All of it, or nothing."""
-        before = dict(self._state)
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             yield
@@ -90,15 +89,19 @@ class Writer:
             self._appender.sync()
             self.connection.execute("COMMIT")
         except BaseException:
-            self._state = before
             with contextlib.suppress(sqlite3.Error):
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
-            # The next writer cuts off what was appended; this one must do it itself if it goes on.
-            with contextlib.suppress(OSError):
-                self._appender.close()
-                self._appender = vectors.Appender(self.folder / self.form.file_name, self.form, before["rows"])
+            self._go_on()
             raise
+
+    def _go_on(self) -> None:
+        """From what the database says: where an interrupt came after the commit, the rows count and must stay."""
+        with contextlib.suppress(OSError):
+            self._appender.close()
+        with contextlib.suppress(OSError, sqlite3.Error):
+            self._state = database.state(self.connection)
+            self._appender = vectors.Appender(self.folder / self.form.file_name, self.form, self._state["rows"])
 
     def known(self, digests: Sequence[bytes]) -> dict[bytes, int]:
         """Which of these texts are there already: digest -> row."""
@@ -224,6 +227,7 @@ class Writer:
         """Let go of the files; what was committed moves from the journal into the database itself."""
         self._appender.close()
         with contextlib.suppress(sqlite3.Error):  # a reader may hold it back, and that is no matter
+            self.connection.execute(f"PRAGMA busy_timeout = {PATIENCE}")
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.connection.close()
 
