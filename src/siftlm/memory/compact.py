@@ -41,6 +41,7 @@ def compact(memory: Path, report: Report | None = None, *, wait: float = 0.0) ->
             return Compacted(counters["rows"], 0, before, before)
         new = writer.manifest.next_generation()
         folder = new.folder(memory)
+        shutil.rmtree(folder, ignore_errors=True)  # of a compaction that was killed
         try:
             passages = _copy(writer, new, folder, report)
         except BaseException:

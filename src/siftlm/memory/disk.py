@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import IO
 
 from siftlm.errors import Unwritable
 
-# What SQLite says when the operating system refused it a write.
+# What the operating system says, and what SQLite does, where a write is refused.
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 REFUSALS = ("disk is full", "disk I/O error", "readonly database", "unable to open", "read-only")
 
 
@@ -27,11 +29,19 @@ def refusals_named(what: Path) -> Iterator[None]:
             raise Unwritable(f"{what}: cannot be written: {error}; what was there before is unchanged") from error
         raise
     except OSError as error:
-        # Ours are OSErrors too, and say more already.
-        if error.errno is None:
+        # Ours are OSErrors too, and say more already; and an input or a model may fail to be read meanwhile.
+        if not (error.errno in REFUSED or _is_about(what, error.filename)):
             raise
         reason = error.strerror or str(error)
         raise Unwritable(f"{what}: cannot be written: {reason}; what was there before is unchanged") from error
+
+
+def _is_about(what: Path, name: object) -> bool:
+    """Is this file the memory's, or a folder that it would stand in?"""
+    if not isinstance(name, (str, os.PathLike)):
+        return False
+    whole, path = what.absolute(), Path(os.fspath(name)).absolute()
+    return path.is_relative_to(whole) or whole.is_relative_to(path)
 
 
 def replace(path: Path, content: bytes) -> None:

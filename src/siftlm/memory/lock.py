@@ -43,16 +43,18 @@ def writing(folder: Path, doing: str, *, wait: float = 0.0) -> Iterator[None]:
         finally:
             # The file stays: removing it would let a third process lock a file that nobody else sees.
             with contextlib.suppress(OSError):
-                file.truncate(0)
+                os.ftruncate(file.fileno(), 0)
             _let_go(file)
 
 
 def _sign(file: IO[str], doing: str) -> None:
     since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with contextlib.suppress(OSError):  # on a full disk the lock still holds; it only cannot say who we are
-        file.truncate(0)
-        file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "doing": doing, "since": since}))
-        file.flush()
+    words = json.dumps({"process": os.getpid(), "host": socket.gethostname(), "doing": doing, "since": since})
+    # On a full disk the lock still holds; it only cannot say who we are. Not through the file's buffer, which would
+    # try again when it is closed.
+    with contextlib.suppress(OSError):
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), words.encode())
 
 
 def _holder(file: IO[str]) -> str:

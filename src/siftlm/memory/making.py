@@ -49,8 +49,7 @@ def described(
 
 def begin(path: Path, wanted: Manifest) -> None:
     """Make the folder. Only with the manifest, which comes last, is it a memory."""
-    if (path / manifest.NAME).exists():
-        raise Conflict(f"{path}: is a memory already; open it with Memory.open, or choose another folder")
+    _check_none_there(path)
     if path.exists() and not path.is_dir():
         raise NotAMemory(f"{path}: is a file, and a memory is a folder")
     foreign = [name for name in os.listdir(path) if not BEGUN.fullmatch(name)] if path.exists() else []
@@ -58,6 +57,7 @@ def begin(path: Path, wanted: Manifest) -> None:
         raise Conflict(f"{path}: is not empty (it holds {foreign[0]!r}); choose another folder")
     path.mkdir(parents=True, exist_ok=True)
     with lock.writing(path, "create"):
+        _check_none_there(path)  # another process may have made it while we were about to
         folder = wanted.folder(path)
         if folder.exists():  # of an attempt that was killed before there was a manifest
             for file in folder.iterdir():
@@ -69,6 +69,11 @@ def begin(path: Path, wanted: Manifest) -> None:
         disk.sync_folder(folder)
         disk.sync_folder(path)
         manifest.write(path, _signed(wanted))
+
+
+def _check_none_there(path: Path) -> None:
+    if (path / manifest.NAME).exists():
+        raise Conflict(f"{path}: is a memory already; open it with Memory.open, or choose another folder")
 
 
 def _signed(wanted: Manifest) -> Manifest:
