@@ -41,7 +41,7 @@ def unit_targets(name: str, query: Any, width: int) -> Vectors:
 
 def rows_of(rows: npt.ArrayLike, snapshot: Snapshot) -> IntArray:
     """Rows that are there."""
-    array = np.atleast_1d(np.asarray(rows))
+    array = np.atleast_1d(_array("rows", rows))
     if not array.size:
         return np.zeros(0, dtype=np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -64,10 +64,13 @@ def documents(
     """One a text, each with what belongs to it."""
     if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise InvalidInput(f"texts must be a list of strings, got {type(texts).__name__}")
-    for name, items in (("metadata", metadata), ("ids", ids)):
-        if items is not None and (isinstance(items, (str, Mapping)) or len(items) != len(texts)):
-            raise InvalidInput(f"{name} must have one entry for each of the {len(texts)} texts")
-    own = None if given is None else np.asarray(given)
+    beside: list[tuple[str, Any]] = [("metadata", metadata), ("ids", ids)]
+    for name, items in beside:
+        if items is not None and (not isinstance(items, Sequence) or isinstance(items, str)):
+            raise InvalidInput(f"{name} must be a list, got {type(items).__name__}")
+        if items is not None and len(items) != len(texts):
+            raise InvalidInput(f"{name} has {len(items)} entries for {len(texts)} texts")
+    own = None if given is None else _array("vectors", given)
     if own is not None and (own.ndim != 2 or len(own) != len(texts) or own.dtype.kind not in "fiu"):
         raise InvalidInput(f"vectors must be ({len(texts)}, d) numbers, got {own.dtype} of shape {own.shape}")
     documents = []
@@ -79,8 +82,16 @@ def documents(
         key = None if ids is None else ids[at]
         if key is not None and not isinstance(key, str):
             raise InvalidInput(f"ids[{at}] must be a string, got {key!r}")
+        _check_encodable(f"ids[{at}]", key or "")
         documents.append(Document(text, meta, key, None if own is None else own[at]))
     return documents
+
+
+def _array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} cannot be made into an array: {error}") from error
 
 
 def _check_text(name: str, text: object) -> None:
@@ -88,6 +99,10 @@ def _check_text(name: str, text: object) -> None:
         raise InvalidInput(f"{name} must be a string, got {type(text).__name__}")
     if not text.strip():
         raise InvalidInput(f"{name} is empty")
+    _check_encodable(name, text)
+
+
+def _check_encodable(name: str, text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -230,10 +230,11 @@ def read_in(
     """Take in a whole input, a commit every few seconds, from where the last attempt stopped."""
     intake, progress = Intake(writer, embedder), writer.input_progress(recipe)
     meter = Meter(f"reading {source.name}", source.unit, report, source.size)
-    added, began_with = Added(), progress
+    added = Added()
     pace = _Pace()
     for records in _batches(source.read(progress.next), pace):
         began = time.monotonic()
+        records = [_with_direction(record) for record in records]
         documents = [record.document for record in records if record.document is not None]
         wrong = [record for record in records if record.document is None]
         if wrong and fatal:
@@ -241,14 +242,26 @@ def read_in(
         batch = intake.prepare(documents)
         progress = _advanced(progress, records, wrong)
         with writer.transaction():
-            added += intake.write(batch)
+            added += intake.write(batch) + Added(bad=len(wrong), complaints=_complaints(wrong))
             writer.remember_input(recipe, source.name, progress)
         meter.at(records[-1].position)
         pace.took(time.monotonic() - began)
     with writer.transaction():
         writer.remember_input(recipe, source.name, replace(progress, finished=True))
     meter.finish()
-    return replace(added, bad=progress.bad - began_with.bad, complaints=progress.complaints)
+    return added
+
+
+def _with_direction(record: Record) -> Record:
+    """A vector that is zero is the record's fault, and no reason to stop."""
+    vector = None if record.document is None else record.document.vector
+    if vector is None or not np.isnan(vectors.unit(np.atleast_2d(vector))).any():
+        return record
+    return replace(record, document=None, problem="the vector is zero or not finite: it has no direction")
+
+
+def _complaints(wrong: Sequence[Record]) -> tuple[str, ...]:
+    return tuple(f"{record.where}: {record.problem}" for record in wrong[:COMPLAINTS])
 
 
 class _Pace:
@@ -279,10 +292,9 @@ def _batches(records: Iterable[Record], pace: _Pace) -> Iterator[list[Record]]:
 
 
 def _advanced(progress: InputProgress, records: Sequence[Record], wrong: Sequence[Record]) -> InputProgress:
-    complaints = progress.complaints + tuple(f"{record.where}: {record.problem}" for record in wrong)
     return InputProgress(
         next=records[-1].number + 1,
         documents=progress.documents + len(records) - len(wrong),
         bad=progress.bad + len(wrong),
-        complaints=complaints[:COMPLAINTS],
+        complaints=(progress.complaints + _complaints(wrong))[:COMPLAINTS],
     )

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import Conflict, InvalidInput, NotAMemory, WrongEmbedder
 from siftlm.memory import database, disk, lock, manifest, vectors
@@ -42,7 +44,7 @@ def described(
         storage=vectors.check_storage(storage),
         passage_tokens=size,
         overlap=_overlap(overlap, size),
-        full_text=bool(full_text),
+        full_text=_flag("full_text", full_text),
         near_duplicates=None if near_duplicates is None else _fraction("near_duplicates", near_duplicates),
     )
 
@@ -95,7 +97,7 @@ def matching(made: Embedder, known: Manifest, path: Path) -> Embedder:
 def _passage_tokens(given: Any, made: Embedder) -> int:
     if given is None:
         return min(PASSAGE_TOKENS, made.max_tokens or PASSAGE_TOKENS)
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
         raise InvalidInput(f"passage_tokens must be a whole number ≥ 1, got {given!r}")
     return int(given)
 
@@ -103,9 +105,15 @@ def _passage_tokens(given: Any, made: Embedder) -> int:
 def _overlap(given: Any, size: int) -> int:
     if given is None:
         return size // OVERLAP
-    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= size // 2:
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or not 0 <= given <= size // 2:
         raise InvalidInput(f"overlap must be a whole number from 0 to half of passage_tokens ({size}), got {given!r}")
     return int(given)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name} must be True or False, got {value!r}")
+    return value
 
 
 def _fraction(name: str, value: Any) -> float:

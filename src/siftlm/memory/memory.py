@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,10 @@ import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import Conflict, InvalidInput, SiftlmError
-from siftlm.memory import disk, given, intake, manifest, migrate, reading, search
+from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
+from siftlm.memory import ann, ann_build, disk, given, intake, manifest, migrate, reading, search
 from siftlm.memory import writer as writing
+from siftlm.memory.ann import Description
 from siftlm.memory.compact import Compacted, compact
 from siftlm.memory.intake import Added
 from siftlm.memory.making import begin, described, matching
@@ -60,8 +64,13 @@ class Memory(Searching):
             migrate.upgrade(self._path)
         self._readers = Readers(self._path)
         self._embedder: Embedder | None = None
+        # Pickled along; one that was named is made again from its name.
+        self._own_embedder = None if isinstance(embedder, str) else embedder
         if embedder is not None:
             self._embedder = matching(make_embedder(embedder), self._readers.manifest, self._path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), embedder=self._own_embedder), (self._path,)
 
     # --- making one
 
@@ -109,7 +118,9 @@ class Memory(Searching):
         path = Path(into)
         with disk.refusals_named(path):
             begin(path, wanted)
-        return cls(path, embedder=made)
+        memory = cls(path, embedder=made)
+        memory._own_embedder = None if isinstance(embedder, str) else embedder
+        return memory
 
     @classmethod
     def build(
@@ -138,7 +149,7 @@ class Memory(Searching):
             progress: draw it (``True``), don't (``False``), hand it to a function, or draw it where a person
                 is watching (left out).
         """
-        source = reading.open_source(corpus, **reading_settings)
+        source = _opened(corpus, reading_settings)
         made = make_embedder(embedder)
         path = Path(into)
         settings: dict[str, Any] = {
@@ -150,7 +161,8 @@ class Memory(Searching):
             memory._check_same_build(source, settings)
         else:
             memory = cls.create(path, **settings)
-        memory._read_in(source, bad=bad, progress=progress)
+        memory._own_embedder = None if isinstance(embedder, str) else embedder
+        memory._read_in(source, _recipe(source), bad=bad, progress=progress)
         return memory
 
     # --- what is in it
@@ -275,8 +287,16 @@ class Memory(Searching):
     def ingest(
         self, corpus: Any, *, bad: str = "skip", progress: bool | Report | None = None, **reading_settings: Any
     ) -> Added:
-        """Read one more corpus in, as `build` does; the same call again goes on where a killed one stopped."""
-        return self._read_in(reading.open_source(corpus, **reading_settings), bad=bad, progress=progress)
+        """Read one more corpus in, as `build` does; the same call again goes on where a killed one stopped.
+
+        Files, data sets and lists are known again by what is in them. An iterator is not: all that it gives is
+        read as new.
+        """
+        source = _opened(corpus, reading_settings)
+        recipe = _recipe(source)
+        if not _known_again(source):
+            recipe = f"{recipe} {uuid.uuid4().hex}"
+        return self._read_in(source, recipe, bad=bad, progress=progress)
 
     def delete(self, where: Where, *, wait: float = 0.0) -> Deleted:
         """Delete the documents that meet a filter.
@@ -299,6 +319,32 @@ class Memory(Searching):
         """
         return compact(self._path, reporter(progress), wait=wait)
 
+    def build_index(
+        self, kind: str = "ivf", *, progress: bool | Report | None = None, wait: float = 0.0, **settings: int
+    ) -> Description:
+        """Build a FAISS index, for when scans take too long; an index that is there is replaced.
+
+        Searches use it from then on, unless they are told ``exact=True``. Passages that come later are found by
+        a scan of just those, until the next `build_index`; a compaction drops the index.
+
+        Args:
+            kind: ``ivf`` looks into the lists whose centres are nearest, ``hnsw`` follows a graph of neighbours
+                (faster to search, slower to build, and larger), ``flat`` looks at every vector.
+            progress: draw it (``True``), don't (``False``), hand it to a function, or draw it where a person
+                is watching (left out).
+            wait: seconds to wait while another process writes.
+            **settings: as FAISS names them: ``nlist`` and ``nprobe``, or ``M``, ``efConstruction`` and
+                ``efSearch``; what is left out suits the number of passages.
+        """
+        checked = ann_build.checked(kind, settings)
+        with writing.writing(self._path, "build an index", wait=wait) as writer:
+            return ann_build.build(writer, checked, settings, reporter(progress))
+
+    def drop_index(self, *, wait: float = 0.0) -> bool:
+        """Remove the index, if there is one: was there?"""
+        with writing.writing(self._path, "drop the index", wait=wait) as writer:
+            return ann.drop(writer.folder)
+
     def verify(self, *, progress: bool | Report | None = None) -> Verification:
         """Look at every text, document and vector: is it what was written?"""
         return verify(self._path, reporter(progress))
@@ -319,13 +365,11 @@ class Memory(Searching):
         # Where all vectors are given, the model need not be there.
         return self.embedder if needed or self._embedder is not None else _Given(self._readers.manifest)
 
-    def _read_in(self, source: reading.Source, *, bad: str, progress: bool | Report | None) -> Added:
+    def _read_in(self, source: reading.Source, recipe: str, *, bad: str, progress: bool | Report | None) -> Added:
         if bad not in ("skip", "fail"):
             raise InvalidInput(f"bad must be 'skip' or 'fail', got {bad!r}")
         with writing.writing(self._path, f"reading {source.name}") as writer:
-            return intake.read_in(
-                writer, self.embedder, source, _recipe(source), fatal=bad == "fail", report=reporter(progress)
-            )
+            return intake.read_in(writer, self.embedder, source, recipe, fatal=bad == "fail", report=reporter(progress))
 
     def _check_same_build(self, source: reading.Source, settings: Mapping[str, Any]) -> None:
         """Is this the call that the memory came from? Then it goes on, or is done already."""
@@ -343,6 +387,19 @@ class Memory(Searching):
                 f"{self._path}: already holds {names}, or the input has changed since; "
                 "use Memory.open(…).ingest(…) to add to it, or another folder"
             )
+
+
+def _opened(corpus: Any, settings: Mapping[str, Any]) -> reading.Source:
+    known = [name for name in inspect.signature(reading.open_source).parameters if name != "corpus"]
+    for name in settings:
+        if name not in known:
+            raise UnknownName("setting of a corpus", name, known)
+    return reading.open_source(corpus, **settings)
+
+
+def _known_again(source: reading.Source) -> bool:
+    """Is the next call with the same input seen to be that?"""
+    return all(part.get("resumable", True) for part in source.identity()["parts"])
 
 
 def _recipe(source: reading.Source) -> str:

@@ -28,10 +28,11 @@ class Readers:
         self._stamp = self._stamp_now()
         self._view: View | None = None
         self._own = threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self._all: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._lock = threading.Lock()
         # sqlite3 complains about connections that nobody closed.
-        weakref.finalize(self, _close_all, self._all, os.getpid())
+        self._process = os.getpid()
+        weakref.finalize(self, _close_all, self._all, self._process)
 
     @property
     def manifest(self) -> Manifest:
@@ -45,23 +46,42 @@ class Readers:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """The memory at this moment, unchanged until the end of the block."""
-        for attempt in range(TRIES):
+        outer: Snapshot | None = getattr(self._own, "snapshot", None)
+        if outer is not None and self._own.process == os.getpid():
+            yield outer  # a connection has one moment at a time
+            return
+        snapshot = self._begun()
+        own = self._own
+        own.snapshot = snapshot
+        try:
+            with database.damage_named(snapshot.manifest.folder(self._memory) / database.NAME):
+                yield snapshot
+        finally:
+            own.snapshot = None
+            snapshot.end()
+
+    def _begun(self) -> Snapshot:
+        """Of the generation that counts, which a compaction may replace while we open its files."""
+        for _ in range(TRIES):
             current = self.manifest
             try:
-                connection = self._connection(current.generation)
-                break
+                return self._snapshot_of(current)
             except Damaged:
-                if attempt == TRIES - 1 or self.manifest.generation == current.generation:
+                if self.manifest.generation == current.generation:
                     raise
+        return self._snapshot_of(self.manifest)
+
+    def _snapshot_of(self, current: Manifest) -> Snapshot:
         path = current.folder(self._memory) / database.NAME
+        connection = self._connection(current)
         with database.damage_named(path):
             connection.execute("BEGIN")
             try:
-                view = refreshed(self._view, current, self._memory, connection)
-                self._view = view
-                yield Snapshot(current, connection, view)
-            finally:
-                connection.execute("COMMIT")
+                self._view = view = refreshed(self._view, current, self._memory, connection)
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            return Snapshot(current, connection, view)
 
     def close(self) -> None:
         """Let go of all files; the next snapshot opens them again."""
@@ -70,22 +90,31 @@ class Readers:
             self._all.clear()
             self._own, self._view = threading.local(), None
 
-    def _connection(self, generation: int) -> sqlite3.Connection:
-        own = self._own
+    def _connection(self, current: Manifest) -> sqlite3.Connection:
+        own, generation = self._own, current.generation
         # A connection must not be taken through a fork: its locks belong to the parent.
         if getattr(own, "key", None) != (generation, os.getpid()):
             old = getattr(own, "connection", None)
             own.key = None
             if old is not None and own.process == os.getpid():
                 with self._lock:
-                    self._all.remove(old)
+                    self._all[:] = [(thread, one) for thread, one in self._all if one is not old]
                 old.close()
-            own.connection = database.reader(self._manifest.folder(self._memory))
+            own.connection = database.reader(current.folder(self._memory))
             own.key, own.process = (generation, os.getpid()), os.getpid()
-            with self._lock:
-                self._all.append(own.connection)
+            self._keep(own.connection)
         connection: sqlite3.Connection = own.connection
         return connection
+
+    def _keep(self, connection: sqlite3.Connection) -> None:
+        """Remember it for closing; and close those of threads that have ended, or a server would run out of files."""
+        with self._lock:
+            # After a fork all other threads seem to have ended, but their connections are the parent's.
+            ended = [] if self._process != os.getpid() else [one for thread, one in self._all if not thread.is_alive()]
+            self._all[:] = [(thread, one) for thread, one in self._all if not any(one is old for old in ended)]
+            self._all.append((threading.current_thread(), connection))
+        for old in ended:
+            old.close()
 
     def _stamp_now(self) -> tuple[int, int, int]:
         try:
@@ -96,7 +125,7 @@ class Readers:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _close_all(connections: list[sqlite3.Connection], process: int) -> None:
-    for connection in connections if process == os.getpid() else ():
+def _close_all(connections: list[tuple[threading.Thread, sqlite3.Connection]], process: int) -> None:
+    for _, connection in connections if process == os.getpid() else ():
         with contextlib.suppress(sqlite3.Error):
             connection.close()

@@ -54,7 +54,7 @@ class Wanted:
     @property
     def signs(self) -> tuple[float, ...]:
         """Is −q searched as well?"""
-        return (1.0, -1.0) if self.method in EVEN else (1.0,)
+        return (1.0, -1.0) if isinstance(self.method, str) and self.method in EVEN else (1.0,)
 
 
 def wanted(
@@ -129,7 +129,7 @@ def search_many(store: WholeStore, prompts: Sequence[Prompt], want: Wanted) -> l
 def _among(store: WholeStore, prompts: Sequence[Prompt], want: Wanted, clock: _Clock) -> list[Found]:
     found = [_without(store, c, p, want) for c, p in zip(_candidates(store, prompts, want), prompts, strict=True)]
     clock.lap("search")
-    picked: list[Selection | None] = [None] * len(prompts)
+    picked = [None if len(c.ids) else _nothing(prompt, want) for c, prompt in zip(found, prompts, strict=True)]
     # Prompts with as many picks to make are selected for together.
     for n in dict.fromkeys(min(want.n, len(c.ids)) for c in found if len(c.ids)):
         group = [at for at, c in enumerate(found) if min(want.n, len(c.ids)) == n and len(c.ids)]
@@ -139,7 +139,8 @@ def _among(store: WholeStore, prompts: Sequence[Prompt], want: Wanted, clock: _C
     return [
         _found(store, c, chosen, len(c.ids), want, clock)
         for c, chosen in zip(found, picked, strict=True)
-    ]  # fmt: skip
+        if chosen is not None
+    ]
 
 
 def _select(
@@ -179,9 +180,8 @@ def _query(prompt: Prompt) -> Vectors:
 
 def _candidates(store: WholeStore, prompts: Sequence[Prompt], want: Wanted) -> list[Candidates]:
     """For each prompt: the best of each of its vectors, and of their opposites where the method sees no signs."""
-    k = want.k or 1
     # So that exclusions leave k of them.
-    reach = k + len(want.exclude)
+    reach = (want.k or 1) + len(want.exclude)
     near: list[list[Neighbours]] = [[] for _ in prompts]
     if want.candidates != "words":
         signed = [sign * prompt.targets for prompt in prompts for sign in want.signs]
@@ -193,15 +193,19 @@ def _candidates(store: WholeStore, prompts: Sequence[Prompt], want: Wanted) -> l
 def _candidates_of(
     store: WholeStore, prompt: Prompt, near: Sequence[Neighbours], reach: int, want: Wanted
 ) -> Candidates:
+    rankings = [_best(one.ids, want) for one in near]
     if want.candidates == "vectors":
-        ids = np.unique(np.concatenate([one.ids for one in near]))
+        ids = np.unique(np.concatenate(rankings))
     else:
-        rankings = [one.ids for one in near[: len(prompt.targets)]] + [_by_words(store, prompt, reach, want)]
-        ids = np.sort(keywords.reciprocal_rank_fusion(rankings, reach))
-    ids = ids[~np.isin(ids, want.exclude)]
+        rankings = [*rankings[: len(prompt.targets)], _best(_by_words(store, prompt, reach, want), want)]
+        ids = np.sort(keywords.reciprocal_rank_fusion(rankings, want.k or 1))
     vectors = store.vectors(ids)
     scores = (vectors @ prompt.targets.T.astype(np.float32)).max(axis=1, initial=-1.0).astype(np.float64)
     return Candidates(ids, vectors, scores)
+
+
+def _best(ranking: IntArray, want: Wanted) -> IntArray:
+    return ranking[~np.isin(ranking, want.exclude)][: want.k]
 
 
 def _by_words(store: WholeStore, prompt: Prompt, k: int, want: Wanted) -> IntArray:
@@ -239,7 +243,7 @@ def _whole(store: WholeStore, prompts: Sequence[Prompt], want: Wanted, clock: _C
     found = []
     for chosen, prompt, out in zip(picked, prompts, banned, strict=True):
         size = len(vectors) - len(out)
-        ids = np.zeros(0, np.int64) if chosen is None else np.unique(chosen.indices)
+        ids = np.unique(chosen.indices)
         near = store.vectors(ids)
         scores = (near @ prompt.targets.T).max(axis=1, initial=-1.0).astype(np.float64)
         found.append(_found(store, Candidates(ids, near, scores), chosen, size, want, clock))
@@ -248,21 +252,23 @@ def _whole(store: WholeStore, prompts: Sequence[Prompt], want: Wanted, clock: _C
 
 def _select_whole(
     prompts: Sequence[Prompt], vectors: Vectors, banned: Sequence[IntArray], want: Wanted
-) -> list[Selection | None]:
+) -> list[Selection]:
     sizes = [len(vectors) - len(out) for out in banned]
     settings = dict(want.settings, method=want.method)
     shared = all(np.array_equal(out, banned[0]) for out in banned)
     if len(prompts) > 1 and shared and sizes[0] and want.per_document is None:
         exclude = banned[0] if len(banned[0]) else None
         queries = [_query(prompt) for prompt in prompts]
-        return list(choosing.select_many(queries, vectors, min(want.n, sizes[0]), exclude=exclude, **settings))
-    picked: list[Selection | None] = []
+        return choosing.select_many(queries, vectors, min(want.n, sizes[0]), exclude=exclude, **settings)
+    picked = []
     for prompt, out, size in zip(prompts, banned, sizes, strict=True):
         if want.per_document is not None:
             raise Conflict("per_document needs a number of candidates: pass k=, not k=None")
         exclude = out if len(out) else None
         picked.append(
-            choosing.select(_query(prompt), vectors, min(want.n, size), exclude=exclude, **settings) if size else None
+            choosing.select(_query(prompt), vectors, min(want.n, size), exclude=exclude, **settings)
+            if size
+            else _nothing(prompt, want)
         )
     return picked
 
@@ -287,11 +293,12 @@ def _residual(store: WholeStore, prompt: Prompt, want: Wanted, clock: _Clock) ->
         there, _ = index.search(prompt.targets, n + len(out))
         n = min(n, int((~np.isin(np.unique(there[there >= 0]), out)).sum()))
     clock.lap("search")
-    chosen = None
     if n > 0:
         chosen = choosing.select_from(_query(prompt), index, n, k=want.k or 1, exclude=out, **want.settings)
+    else:
+        chosen = _nothing(prompt, want)
     clock.lap("select")
-    ids = none if chosen is None else np.unique(chosen.indices)
+    ids = np.unique(chosen.indices)
     near = store.vectors(ids)
     scores = (near @ prompt.targets.T).max(axis=1, initial=-1.0).astype(np.float64)
     size = left if left is not None else int((~np.isin(index.seen, out)).sum())
@@ -302,11 +309,9 @@ def _residual(store: WholeStore, prompt: Prompt, want: Wanted, clock: _Clock) ->
 
 
 def _found(
-    store: WholeStore, candidates: Candidates, chosen: Selection | None, considered: int, want: Wanted, clock: _Clock
+    store: WholeStore, candidates: Candidates, chosen: Selection, considered: int, want: Wanted, clock: _Clock
 ) -> Found:
-    """``chosen`` holds the store's own ids; None if there was nothing to choose from."""
-    if chosen is None:
-        return Found((), _nothing(want), considered, clock.seconds)
+    """``chosen`` holds the store's own ids."""
     score = dict(zip(candidates.ids.tolist(), candidates.scores.tolist(), strict=True))
     ids = [int(index) for index in chosen.indices]
     hits = []
@@ -332,12 +337,16 @@ def _found(
     return Found(tuple(hits), chosen, considered, clock.seconds)
 
 
-def _nothing(want: Wanted) -> Selection:
-    """An empty memory, or a filter that nothing meets, is no error."""
-    none: FloatArray = np.zeros(0)
-    noise = float(want.settings.get("noise") or 0.01)
-    method = want.method if isinstance(want.method, str) else getattr(want.method, "__name__", "")
-    return Selection(np.zeros(0, np.int64), none, np.ones(1), "exhausted", method, noise)
+def _nothing(prompt: Prompt, want: Wanted) -> Selection:
+    """An empty memory, or a filter that nothing meets, is no error; a wrong setting is one there as well."""
+    if want.residual:
+        index = choosing.NumpyIndex(prompt.targets)
+        tried = choosing.select_from(_query(prompt), index, 1, k=want.k or 1, **want.settings)
+    else:
+        tried = choosing.select(_query(prompt), prompt.targets, 1, method=want.method, **want.settings)
+    ids: IntArray = np.zeros(0, dtype=np.int64)
+    gains: FloatArray = np.zeros(0)
+    return Selection(ids, gains, tried.uncertainty[:1], "exhausted", tried.method, tried.noise)
 
 
 class _Clock:
@@ -374,7 +383,10 @@ def _share(name: str, value: Any) -> float:
 
 
 def _rows(exclude: npt.ArrayLike | None) -> IntArray:
-    rows = np.asarray([] if exclude is None else exclude)
+    try:
+        rows = np.asarray([] if exclude is None else exclude)
+    except ValueError as error:
+        raise InvalidInput(f"exclude must be a list of rows ≥ 0, got {exclude!r}") from error
     if not rows.size:
         return np.zeros(0, np.int64)
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows < 0).any():

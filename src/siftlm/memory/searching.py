@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import InvalidInput
+from siftlm.errors import Conflict, InvalidInput
 from siftlm.memory import given, intake, search, vectors
 from siftlm.memory.found import Found
 from siftlm.memory.search import Prompt, Query, Where
@@ -53,6 +53,7 @@ class Searching(ABC):
         without_copies: bool | float = False,
         per_document: int | None = None,
         exclude: npt.ArrayLike | None = None,
+        exact: bool = False,
         **settings: Any,
     ) -> Found:
         """Find the passages that together tell most about the prompt.
@@ -71,6 +72,7 @@ class Searching(ABC):
                 five-word sequences, such as when the prompt may be part of the memory.
             per_document: at most so many picks from one document.
             exclude: rows that must not be picked.
+            exact: look at every vector, even where there is an index that is faster and may miss some.
             **settings: for the selection: ``noise``, ``kernel``, ``adaptive``, ``until``, … as in ``siftlm.select``.
         """
         want = search.wanted(
@@ -81,7 +83,7 @@ class Searching(ABC):
         prompt = self._prompts([query])[0]
         seconds = {"embed": time.perf_counter() - began}
         with self._store() as store:
-            return search.search(store, prompt, want, seconds)
+            return search.search(_exactly(store) if exact else store, prompt, want, seconds)
 
     def search_many(
         self,
@@ -96,6 +98,7 @@ class Searching(ABC):
         without_copies: bool | float = False,
         per_document: int | None = None,
         exclude: npt.ArrayLike | None = None,
+        exact: bool = False,
         **settings: Any,
     ) -> list[Found]:
         """`search` for many prompts, in their order; embedding, scans and selection are shared."""
@@ -103,11 +106,11 @@ class Searching(ABC):
             n, method=method, k=k, candidates=candidates, where=where, residual=residual,
             without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
         )  # fmt: skip
-        if isinstance(queries, str):
+        if isinstance(queries, str) or not isinstance(queries, (Sequence, np.ndarray)):
             raise InvalidInput("queries must be a list of prompts; for one prompt use search")
         prompts = self._prompts(list(queries))
         with self._store() as store:
-            return search.search_many(store, prompts, want)
+            return search.search_many(_exactly(store) if exact else store, prompts, want)
 
     def _prompts(self, queries: Sequence[Query]) -> list[Prompt]:
         """Embed all texts of all prompts in one call."""
@@ -127,3 +130,13 @@ class Searching(ABC):
                 at = int(np.argmax(np.isnan(found).any(axis=1)))
                 raise InvalidInput(f"the prompt {texts[at][:60]!r} has no direction: its vector is zero or not finite")
         return [Prompt(one, None) if isinstance(one, np.ndarray) else Prompt(found[one[0]], one[1]) for one in made]
+
+
+def _exactly(store: WholeStore) -> WholeStore:
+    if store.exact:
+        return store
+    scanning = getattr(store, "scanning", None)
+    if scanning is None:
+        raise Conflict(f"{type(store).__name__} does not look at every vector: exact=True cannot be had from it")
+    exact: WholeStore = scanning()
+    return exact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections import OrderedDict
@@ -13,15 +14,13 @@ from typing import Any
 import numpy as np
 
 from siftlm.errors import Damaged, InvalidInput
-from siftlm.memory import database, keywords, vectors
+from siftlm.memory import ann, database, keywords, scan, vectors
 from siftlm.memory.manifest import Manifest
 from siftlm.memory.store import Neighbours, Passage
 from siftlm.memory.where import Expression
 from siftlm.memory.where_sql import Sql
 from siftlm.types import BoolArray, IntArray, Vectors
 
-# Rows whose scores are computed at a time: 32 MiB of float32 stay near the processor.
-SCAN_BYTES = 32 << 20
 # Filters whose rows are remembered between searches of an unchanged memory.
 FILTERS = 16
 
@@ -39,6 +38,8 @@ class View:
     """The newest deletion that ``alive`` knows."""
     alive: BoolArray | None
     """(rows,) or None while nothing was deleted."""
+    index: ann.Lazy
+    """Of this generation."""
     allowed: OrderedDict[str, BoolArray] = field(default_factory=OrderedDict)
     """Filter -> (rows,) which passages meet it."""
     ready: Vectors | None = None
@@ -66,25 +67,33 @@ def refreshed(view: View | None, manifest: Manifest, memory: Path, connection: s
                 raise Damaged(f"{manifest.folder(memory) / database.NAME}: names rows that were never written")
             mask[numbers[:, 1]], last = False, int(numbers[-1, 0])
         alive = mask
-    return View(manifest.generation, version, rows, stored, last, alive)
+    index = view.index if view is not None and same else ann.Lazy(manifest.folder(memory), manifest)
+    return View(manifest.generation, version, rows, stored, last, alive, index)
 
 
 class Snapshot:
     """A `Store` over one moment of a memory, inside a read transaction."""
 
-    def __init__(self, manifest: Manifest, connection: sqlite3.Connection, view: View) -> None:
-        self._manifest, self._connection, self.view = manifest, connection, view
+    def __init__(
+        self, manifest: Manifest, connection: sqlite3.Connection, view: View, *, use_index: bool = True
+    ) -> None:
+        self.manifest, self._connection, self.view, self._use_index = manifest, connection, view, use_index
         self._form = vectors.Form(manifest.storage, manifest.width)
+
+    def end(self) -> None:
+        """From now on nothing may be read from it."""
+        self._connection.execute("COMMIT")
 
     @property
     def width(self) -> int:
         """d."""
-        return self._manifest.width
+        return self.manifest.width
 
     @property
     def exact(self) -> bool:
-        """A scan sees every vector."""
-        return True
+        """A scan sees every vector, and so do some indexes."""
+        index = self._index()
+        return index is None or index.exact
 
     def __len__(self) -> int:
         alive = self.view.alive
@@ -93,20 +102,18 @@ class Snapshot:
     # --- vectors
 
     def nearest(self, queries: Vectors, k: int, where: Expression | None = None) -> list[Neighbours]:
-        """The k best rows of each query, by a scan from end to end."""
-        allowed = self.allowed(where)
-        best = vectors.Best(len(queries), k)
-        columns = np.ascontiguousarray(queries.astype(np.float32).T)
-        step = max(1, SCAN_BYTES // (4 * max(self.width, len(queries))))
-        for first in range(0, self.view.rows, step):
-            block = self._form.decode(self.view.stored[first : first + step])
-            # One column as a vector: BLAS has a faster routine for it.
-            scores = (block @ columns[:, 0])[None] if len(queries) == 1 else np.ascontiguousarray((block @ columns).T)
-            if allowed is not None:
-                scores[:, ~allowed[first : first + step]] = -np.inf
-            for query in range(len(queries)):
-                best.take(query, scores[query], first)
-        return [Neighbours(*best.found(query)) for query in range(len(queries))]
+        """The k best rows of each query: from the index, if there is one that may be used, else by a scan."""
+        allowed, stored, index = self.allowed(where), self.view.stored, self._index()
+        if index is None:
+            return scan.nearest(stored, self._form, queries, k, allowed)
+        return ann.nearest(index, stored, self._form, queries, k, allowed)
+
+    def _index(self) -> ann.Index | None:
+        return self.view.index.current(self.view.rows) if self._use_index else None
+
+    def scanning(self) -> Snapshot:
+        """The same moment, seen without the index."""
+        return Snapshot(self.manifest, self._connection, self.view, use_index=False)
 
     def vectors(self, ids: IntArray) -> Vectors:
         """(len(ids), d) float32."""
@@ -114,7 +121,7 @@ class Snapshot:
 
     def everything(self) -> Vectors:
         """All rows (rows, d), dead ones included: mapped where the form allows, decoded where not."""
-        if self._manifest.storage != "int8":
+        if self.manifest.storage != "int8":
             return self.view.stored
         if self.view.ready is None:
             ready = np.empty((self.view.rows, self.width), dtype=np.float32)
@@ -131,9 +138,11 @@ class Snapshot:
         if where is None:
             return alive
         key = str(where)
-        if key in self.view.allowed:
-            self.view.allowed.move_to_end(key)
-            return self.view.allowed[key]
+        remembered = self.view.allowed.get(key)
+        if remembered is not None:
+            with contextlib.suppress(KeyError):  # another thread may have dropped it meanwhile
+                self.view.allowed.move_to_end(key)
+            return remembered
         sql = where.sql()
         statement = (
             f"SELECT DISTINCT row FROM places WHERE document IN (SELECT id FROM documents WHERE {sql.condition})"
@@ -144,8 +153,9 @@ class Snapshot:
         if alive is not None:
             mask &= alive
         self.view.allowed[key] = mask
-        while len(self.view.allowed) > FILTERS:
-            self.view.allowed.popitem(last=False)
+        with contextlib.suppress(KeyError):
+            while len(self.view.allowed) > FILTERS:
+                self.view.allowed.popitem(last=False)
         return mask
 
     def count(self, where: Expression | None, without: IntArray) -> int:
@@ -163,7 +173,7 @@ class Snapshot:
 
     def words(self, text: str, k: int, where: Expression | None = None) -> IntArray:
         """The k best rows by BM25 over the rarest words of a text, best first."""
-        if not self._manifest.full_text:
+        if not self.manifest.full_text:
             raise InvalidInput("this memory was built with full_text=False and cannot be searched by words")
         match = keywords.match_query(text, self._document_frequency, len(self))
         if match is None:
@@ -171,7 +181,8 @@ class Snapshot:
         allowed = self.allowed(where) if where is not None else None
         found: list[int] = []
         statement = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid"
-        for (row,) in self._connection.execute(statement + ("" if allowed is not None else f" LIMIT {k:d}"), (match,)):
+        limit = "" if allowed is not None else f" LIMIT {min(k, self.view.rows):d}"
+        for (row,) in self._connection.execute(statement + limit, (match,)):
             if allowed is None or allowed[row]:
                 found.append(row)
                 if len(found) == k:
@@ -219,7 +230,7 @@ class Snapshot:
         return list(database.rows_in(self._connection, f"SELECT {what} FROM places WHERE row IN ({{}}) {rest}", rows))
 
     def _parts(self, documents: Sequence[int]) -> dict[int, int]:
-        statement = "SELECT document, COUNT(*) FROM places WHERE document IN ({}) GROUP BY document"
+        statement = "SELECT document, MAX(part) + 1 FROM places WHERE document IN ({}) GROUP BY document"
         return dict(database.rows_in(self._connection, statement, list(dict.fromkeys(documents))))
 
     def _passage(self, text: str, home: tuple[Any, ...], copies: int, parts: dict[int, int]) -> Passage:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
+
+import numpy as np
 
 from siftlm.errors import InvalidInput
 from siftlm.memory.reading.parts import Row, Skip
+from siftlm.types import Document
 
 
 class InMemory:
-    """Texts, mappings of fields or documents. Whether they are the same the next time cannot be told."""
+    """Texts, mappings of fields or documents.
+
+    A list is known again by what is in it. Whether anything else gives the same the next time cannot be told.
+    """
 
     unit = "records"
     name = "the iterable"
@@ -22,7 +30,16 @@ class InMemory:
         self.size = len(items) if isinstance(items, Sized) else None
 
     def identity(self) -> dict[str, Any]:
+        if isinstance(self._items, (list, tuple)):
+            return {"kind": "list", "records": self.size, "digest": self._digest()}
         return {"kind": "iterable", "resumable": False, "records": self.size}
+
+    def _digest(self) -> str:
+        found = hashlib.blake2b(digest_size=16)
+        for item in self._items:
+            plain = repr(item) if isinstance(item, str) else _spelled(item)
+            found.update(f"{len(plain)}:{plain}".encode())
+        return found.hexdigest()
 
     def rows(self, skip: Skip) -> Iterator[Row]:
         if self._once and self._read:
@@ -37,3 +54,21 @@ class InMemory:
         for at, item in enumerate(items, first + 1):
             if not skip.one():
                 yield Row(f"item {at}", item, None, at)
+
+
+def _spelled(item: Any) -> str:
+    try:
+        return json.dumps(item, default=_plain)
+    except (TypeError, ValueError, RecursionError):  # it will be a bad record, and may be the same one again
+        return repr(item)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON cannot hold, as something that it can; equal values give equal things."""
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.shape, hashlib.blake2b(value.tobytes()).hexdigest()]
+    if isinstance(value, Document):
+        return [value.text, value.meta, value.id, value.vector]
+    if isinstance(value, Mapping):
+        return dict(value)
+    return repr(value)
