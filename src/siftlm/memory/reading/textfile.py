@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from siftlm.memory.reading.listing import file_identity, folder_identity, shown, walk
+from siftlm.memory.reading.listing import Listed, file_identity, folder_identity, shown, walk
 from siftlm.memory.reading.parts import Row, Skip
 from siftlm.memory.reading.stream import Broken, ByteStream
 from siftlm.memory.reading.webpage import page
@@ -53,15 +53,20 @@ class TextFolder:
     def __init__(self, path: Path, glob: str | None, largest: int) -> None:
         self._path, self._glob, self._largest = path, glob, largest
         self.name = shown(path)
-        self.size = sum(1 for _ in walk(path, glob))
+        self.size = sum(1 for _ in self._files())
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "texts", **folder_identity(self._path, self._glob)}
 
     def rows(self, skip: Skip) -> Iterator[Row]:
-        for number, file in enumerate(walk(self._path, self._glob), 1):
+        for number, file in enumerate(self._files(), 1):
             if not skip.one():
                 yield text_row(file.path, file.name, self._largest, number)
+
+    def _files(self) -> Iterator[Listed]:
+        """Those with anything in them: an empty one, such as many an ``__init__.py``, is as little a fault as a blank
+        line in a file of lines."""
+        return (file for file in walk(self._path, self._glob) if file.bytes)
 
 
 def suffix_of(name: str) -> str:
