@@ -20,6 +20,10 @@ from siftlm.types import FloatArray, IntArray, Vectors
 
 STORAGES = ("float32", "float16", "int8")
 SUFFIX = {"float32": "f32", "float16": "f16", "int8": "i8"}
+# The sign bit of a float32, and where the other 15 bits of a half come to lie in it.
+SIGN_AND_HALF = np.int32(0x0FFFE000 - 2**31)
+# Squared lengths this close to 1 are unit, as far as float32 can tell.
+UNIT = 1e-6
 # Rows that are decoded, checked or copied at a time.
 BLOCK = 16384
 
@@ -64,17 +68,35 @@ class Form:
 
     def decode(self, rows: Vectors) -> Vectors:
         """Rows as they are stored -> (n, d) float32."""
-        if self.storage != "int8":
+        if self.storage == "float16":
+            return _widened(rows)
+        if self.storage == "float32":
             return rows.astype(np.float32, copy=False)
         found: Vectors = rows["codes"].astype(np.float32)
         found *= rows["scale"][:, None]
         return found
 
 
+def _widened(halves: Vectors) -> Vectors:
+    """float16 -> float32, several times faster than numpy converts, for finite numbers.
+
+    A half's exponent and fraction, moved into a float32's places, read as the number times 2⁻¹¹²: the difference
+    of the two formats' exponents.
+    """
+    bits = halves.view("<i2").astype(np.int32)
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, SIGN_AND_HALF, out=bits)
+    found = bits.view(np.float32)
+    np.multiply(found, np.float32(2.0**112), out=found)
+    return found
+
+
 def unit(vectors: Vectors) -> Vectors:
     """(n, d) float32 at unit length; rows without a direction become NaN, for the caller to find."""
-    wide = vectors.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
+        if vectors.dtype == np.float32 and (np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1) <= UNIT).all():
+            return vectors
+        wide = vectors.astype(np.float64)
         length = np.sqrt(np.einsum("ij,ij->i", wide, wide))
         length[~(np.isfinite(length) & (length > 1e-30))] = np.nan
         scaled: Vectors = (wide / length[:, None]).astype(np.float32)

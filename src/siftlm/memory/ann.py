@@ -1,0 +1,308 @@
+"""An optional FAISS index over a memory's vectors: for when a scan from end to end takes too long.
+
+It can always be built anew from the vectors, so nothing depends on it: an index that is not exactly what was built
+for these rows is left aside, and the search scans. What it finds is scored again with the memory's own vectors;
+rows that came after it was built are scanned; and where it finds too few, because a filter leaves little
+or its lists run dry, a scan answers instead.
+
+`index.faiss` holds FAISS' own format and `index.json`, which is written last, says what must be in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from siftlm import extras
+from siftlm.errors import Damaged, MissingExtra
+from siftlm.memory import scan
+from siftlm.memory.manifest import Manifest
+from siftlm.memory.store import Neighbours
+from siftlm.memory.vectors import Form
+from siftlm.types import BoolArray, IntArray, Vectors
+
+NAME, DESCRIPTION = "index.faiss", "index.json"
+FORMAT = 1
+# Larger files are checked in samples when they are loaded, so that opening stays quick; `verify` reads all of them.
+WHOLE = 64 << 20
+SAMPLES, SAMPLE = 64, 16 << 10
+# Where less than one of so many rows is allowed, a scan of those is as fast, and exact.
+SPARSE = 20
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an index must be."""
+
+    kind: str
+    """``flat``, ``ivf`` or ``hnsw``."""
+    settings: dict[str, int]
+    """As FAISS names them."""
+    generation: int
+    rows: int
+    """The rows before this one are covered."""
+    entries: int
+    """How many of them were alive when it was built, and are in it."""
+    width: int
+    storage: str
+    bytes: int
+    checksum: int
+    """Of the whole file."""
+    sample: int
+    """Of parts of it, quick to read."""
+
+
+@dataclass(frozen=True)
+class State:
+    """An index as a person wants to know about it."""
+
+    kind: str | None
+    """None where that cannot be read."""
+    settings: dict[str, int]
+    rows: int
+    """How many rows it covers; later ones are scanned."""
+    bytes: int
+    problem: str | None = None
+    """Why searches scan instead, if they do."""
+    damaged: bool = False
+    """Is the problem that its files are not what was written? Then drop it, or build it anew."""
+
+
+def state(folder: Path, known: Manifest, rows: int, *, thorough: bool = False) -> State | None:
+    """What there is of an index in a generation's folder; None if there is none.
+
+    Args:
+        folder: of the generation.
+        known: the memory's manifest.
+        rows: that the memory has.
+        thorough: read the whole file rather than samples.
+    """
+    if not (folder / NAME).exists() and not (folder / DESCRIPTION).exists():
+        return None
+    described: Description | None = None
+    problem, damaged = None, False
+    try:
+        described = _described(folder)
+        _check(folder, described, known, rows, thorough=thorough)
+        extras.load("faiss", "faiss")
+    except MissingExtra as error:
+        problem = str(error)
+    except (Damaged, OSError) as error:
+        problem, damaged = str(error), True
+    if described is None:
+        return State(None, {}, 0, 0, problem, damaged)
+    return State(described.kind, described.settings, described.rows, described.bytes, problem, damaged)
+
+
+def drop(folder: Path) -> bool:
+    """Take the index away; was there one? The description goes first: without it the rest is not looked at."""
+    there = False
+    for name in (DESCRIPTION, NAME, f"{NAME}.new", f"{DESCRIPTION}.new"):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).unlink()
+            there = True
+    return there
+
+
+# --- on disk
+
+
+def content_of(described: Description) -> bytes:
+    """The file that describes an index."""
+    content: dict[str, Any] = {"format": FORMAT, **asdict(described)}
+    content["own_checksum"] = _own_checksum(content)
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _described(folder: Path) -> Description:
+    path = folder / DESCRIPTION
+    try:
+        content = json.loads(path.read_bytes())
+        own = content.pop("own_checksum")
+        if own != _own_checksum(content):
+            raise Damaged(f"{path}: its checksum does not match: it was edited or damaged")
+        if content.pop("format") != FORMAT:
+            raise Damaged(f"{path}: is of another format; build the index anew")
+        return Description(**content)
+    except FileNotFoundError:
+        raise Damaged(f"{path}: is gone, so {NAME} was never finished; build the index anew") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{path}: cannot be read: {error}") from error
+
+
+def _own_checksum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _check(folder: Path, described: Description, known: Manifest, rows: int, *, thorough: bool) -> None:
+    """Is it what was built, for the rows that are there?"""
+    path = folder / NAME
+    if described.generation != known.generation:
+        raise Damaged(f"{path}: was built for generation {described.generation}, not {known.generation}")
+    if (described.width, described.storage) != (known.width, known.storage):
+        raise Damaged(f"{path}: was built for {described.storage} vectors of width {described.width}")
+    if described.rows > rows:
+        raise Damaged(f"{path}: covers {described.rows:,} rows, and there are {rows:,}")
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != described.bytes:
+                raise Damaged(f"{path}: has {size:,} bytes, and {described.bytes:,} were written")
+            whole = thorough or size <= WHOLE
+            found, expected = (checksum(file), described.checksum) if whole else (sample(file), described.sample)
+    except FileNotFoundError:
+        raise Damaged(f"{path}: is gone") from None
+    if found != expected:
+        raise Damaged(f"{path}: its checksum does not match: it was damaged")
+
+
+def checksum(file: IO[bytes]) -> int:
+    """Of a whole file."""
+    file.seek(0)
+    found = 0
+    while block := file.read(1 << 20):
+        found = zlib.crc32(block, found)
+    return found
+
+
+def sample(file: IO[bytes]) -> int:
+    """Of parts of a file, its beginning and its end among them."""
+    size = file.seek(0, os.SEEK_END)
+    found = 0
+    for start in np.linspace(0, max(0, size - SAMPLE), SAMPLES).astype(np.int64).tolist():
+        file.seek(start)
+        found = zlib.crc32(file.read(SAMPLE), found)
+    return found
+
+
+# --- in use
+
+
+class Lazy:
+    """The index of one generation: loaded when it is first asked for, and again when it was built anew."""
+
+    def __init__(self, folder: Path, known: Manifest) -> None:
+        self._folder, self._known = folder, known
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, int, int] | None = None
+        self._index: Index | None = None
+
+    def current(self, rows: int) -> Index | None:
+        """The index, if there is one that a memory of so many rows can use."""
+        try:
+            found = (self._folder / DESCRIPTION).stat()
+        except OSError:
+            stamp = None
+        else:
+            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        with self._lock:
+            if stamp != self._stamp:
+                self._index = None  # frees the old one before the new one comes
+                self._index = None if stamp is None else self._loaded()
+                self._stamp = stamp
+            index = self._index
+        # A snapshot from before the index was built has fewer rows than it covers.
+        return index if index is not None and index.described.rows <= rows else None
+
+    def _loaded(self) -> Index | None:
+        try:
+            described = _described(self._folder)
+            _check(self._folder, described, self._known, described.rows, thorough=False)
+            return Index(self._folder / NAME, described)
+        except (Damaged, MissingExtra, OSError, RuntimeError, MemoryError):
+            return None  # `state` says why
+
+
+class Index:
+    """A FAISS index, open for any number of threads."""
+
+    def __init__(self, path: Path, described: Description) -> None:
+        self.described = described
+        self._faiss = extras.load("faiss", "faiss")
+        # Mapped where FAISS can: inverted lists since long ago, codes and graphs in newer versions.
+        flag = self._faiss.IO_FLAG_MMAP
+        if described.kind != "ivf":
+            flag = getattr(self._faiss, "IO_FLAG_MMAP_IFC", flag)
+        self._index = self._faiss.read_index(str(path), flag)
+        found = (self._index.d, self._index.ntotal, self._index.metric_type)
+        if found != (described.width, described.entries, self._faiss.METRIC_INNER_PRODUCT):
+            raise Damaged(f"{path}: does not hold what {DESCRIPTION} says")
+        if described.kind == "ivf":
+            # Its threads that read ahead would be started and ended for each search.
+            lists = self._faiss.downcast_InvertedLists(self._index.invlists)
+            if hasattr(lists, "prefetch_nthread"):
+                lists.prefetch_nthread = 0
+
+    @property
+    def exact(self) -> bool:
+        """Does it look at every vector, as it is?"""
+        return self.described.kind == "flat"
+
+    def search(self, queries: Vectors, k: int, allowed: BoolArray | None) -> list[IntArray]:
+        """For each query up to k rows, or a few more where the index keeps them less exactly than the memory."""
+        rough = not self.exact and self.described.storage == "int8"
+        reach = min(2 * k if rough else k, self.described.entries)
+        wide = np.ascontiguousarray(queries, dtype=np.float32)
+        _, found = self._index.search(wide, reach, params=self._parameters(reach, allowed))
+        # Whatever a damaged file may say: only rows that may be found.
+        found[found >= self.described.rows] = -1
+        if allowed is not None:
+            found[~allowed[found]] = -1
+        return [ids[ids >= 0] for ids in found]
+
+    def _parameters(self, reach: int, allowed: BoolArray | None) -> Any:
+        settings = self.described.settings
+        own: dict[str, Any] = {}
+        if allowed is not None:
+            own["sel"] = self._faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        if self.described.kind == "ivf":
+            return self._faiss.SearchParametersIVF(nprobe=settings["nprobe"], **own)
+        if self.described.kind == "hnsw":
+            return self._faiss.SearchParametersHNSW(efSearch=max(settings["efSearch"], 2 * reach), **own)
+        return self._faiss.SearchParameters(**own)
+
+
+def nearest(
+    index: Index, stored: Vectors, form: Form, queries: Vectors, k: int, allowed: BoolArray | None
+) -> list[Neighbours]:
+    """As `scan.nearest`, with the index where it helps. There are k wherever so many rows are allowed."""
+    covered = index.described.rows
+    head, tail = (None, None) if allowed is None else (allowed[:covered], allowed[covered:])
+    there = covered if head is None else int(np.count_nonzero(head))
+    if there * SPARSE < covered:
+        return scan.nearest(stored, form, queries, k, allowed)
+    found = [
+        _scored(stored, form, query, ids, k)
+        for query, ids in zip(queries, index.search(queries, k, head), strict=True)
+    ]  # fmt: skip
+    short = [at for at, one in enumerate(found) if len(one.ids) < min(k, there)]
+    if short:
+        for at, one in zip(short, scan.nearest(stored[:covered], form, queries[short], k, head), strict=True):
+            found[at] = one
+    if len(stored) > covered:
+        later = scan.nearest(stored[covered:], form, queries, k, tail)
+        found = [_merged(one, more, covered, k) for one, more in zip(found, later, strict=True)]
+    return found
+
+
+def _scored(stored: Vectors, form: Form, query: Vectors, ids: IntArray, k: int) -> Neighbours:
+    """The k best by the memory's own vectors."""
+    ids = np.sort(ids)
+    scores = (form.decode(stored[ids]) @ query.astype(np.float32)).astype(np.float64)
+    order = np.argsort(-scores, kind="stable")[:k]
+    return Neighbours(ids[order], scores[order])
+
+
+def _merged(one: Neighbours, later: Neighbours, first: int, k: int) -> Neighbours:
+    ids = np.concatenate([one.ids, later.ids + first])
+    scores = np.concatenate([one.scores, later.scores])
+    order = np.argsort(-scores, kind="stable")[:k]
+    return Neighbours(ids[order], scores[order])

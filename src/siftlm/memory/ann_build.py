@@ -1,0 +1,187 @@
+"""Building the FAISS index of a memory: trained on a sample, filled block by block, put in its place whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from siftlm import extras
+from siftlm.errors import InvalidInput, UnknownName
+from siftlm.memory import ann, disk, vectors
+from siftlm.memory.ann import Description
+from siftlm.memory.writer import Writer
+from siftlm.progress import Meter, Report
+from siftlm.types import IntArray, Vectors
+
+# Kind -> its settings, as FAISS names them.
+KINDS: dict[str, tuple[str, ...]] = {
+    "flat": (),
+    "ivf": ("nlist", "nprobe"),
+    "hnsw": ("M", "efConstruction", "efSearch"),
+}
+# Training sees so many vectors for each list, or for each quantizer, and never more than fit into so many bytes.
+A_LIST, A_QUANTIZER, TRAINING_BYTES = 64, 20_000, 512 << 20
+# FAISS warns where a list has fewer vectors to learn from.
+ENOUGH = 39
+# Passages that are added between two reports.
+AT_ONCE = 2048
+SEED = 1
+
+
+def checked(kind: object, settings: Mapping[str, Any]) -> str:
+    """Can such an index be built? Raises before anybody waits for a lock."""
+    extras.load("faiss", "faiss")
+    if kind not in KINDS:
+        raise UnknownName("kind of index", kind, KINDS)
+    known = KINDS[str(kind)]
+    for name, value in settings.items():
+        if name not in known:
+            raise UnknownName(f"setting of a {kind} index", name, known)
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise InvalidInput(f"{name} must be a whole number ≥ 1, got {value!r}")
+        if name == "M" and value < 2:
+            raise InvalidInput("M must be at least 2, got 1: a graph of single links falls apart")
+    return str(kind)
+
+
+def build(writer: Writer, kind: str, settings: Mapping[str, Any], report: Report | None) -> Description:
+    """Build it over the rows that live now; the old one answers until the new one is there."""
+    dead = np.fromiter((row for (row,) in writer.connection.execute("SELECT row FROM dead")), np.int64)
+    rows = np.setdiff1d(np.arange(writer.rows), dead, assume_unique=True)
+    if not len(rows):
+        raise InvalidInput(f"{writer.memory}: is empty: there is nothing to index")
+    stored = vectors.mapped(writer.folder / writer.form.file_name, writer.form, writer.rows)
+    chosen = _chosen(kind, settings, len(rows))
+    index = _trained(kind, chosen, writer.form, stored, rows, report)
+    filled = _filled(index, kind, writer, stored, rows, report)
+    return _put(filled, writer, kind, chosen, len(rows))
+
+
+def _chosen(kind: str, settings: Mapping[str, Any], count: int) -> dict[str, int]:
+    """The settings that were given, and for the rest what suits so many rows."""
+    chosen = {name: int(value) for name, value in settings.items()}
+    if kind == "ivf":
+        chosen.setdefault("nlist", max(1, min(round(4 * count**0.5), count // ENOUGH)))
+        if chosen["nlist"] > count:
+            raise InvalidInput(f"nlist={chosen['nlist']:,} is more lists than there are passages ({count:,})")
+        chosen.setdefault("nprobe", max(8, chosen["nlist"] // 16))
+        chosen["nprobe"] = min(chosen["nprobe"], chosen["nlist"])
+    if kind == "hnsw":
+        chosen = {"M": 32, "efConstruction": 100, "efSearch": 128, **chosen}
+    return chosen
+
+
+def _empty(kind: str, chosen: Mapping[str, int], form: vectors.Form) -> Any:
+    """An index that keeps vectors as the memory does: whole, as halves, or in a byte a number.
+
+    FAISS' bytes are not our int8 (a scale for each row), so they are only good for finding: the exact kind
+    keeps those vectors whole.
+    """
+    faiss = extras.load("faiss", "faiss")
+    metric, width = faiss.METRIC_INNER_PRODUCT, form.width
+    quantizer = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}.get(form.storage)
+    if kind == "flat":
+        return faiss.IndexScalarQuantizer(width, quantizer, metric) if form.storage == "float16" else (
+            faiss.IndexFlatIP(width)
+        )  # fmt: skip
+    if kind == "ivf":
+        coarse, lists = faiss.IndexFlatIP(width), chosen["nlist"]
+        if quantizer is None:
+            index = faiss.IndexIVFFlat(coarse, width, lists, metric)
+        else:
+            # The vectors themselves, not what is left of them after their list's centre: the scores need no repair.
+            index = faiss.IndexIVFScalarQuantizer(coarse, width, lists, quantizer, metric, False)
+        index.cp.spherical, index.cp.seed, index.cp.min_points_per_centroid = True, SEED, 1
+        return index
+    links = chosen["M"]
+    index = faiss.IndexHNSWFlat(width, links, metric) if quantizer is None else (
+        faiss.IndexHNSWSQ(width, quantizer, links, metric)
+    )  # fmt: skip
+    index.hnsw.efConstruction = chosen["efConstruction"]
+    return index
+
+
+def _trained(
+    kind: str, chosen: Mapping[str, int], form: vectors.Form, stored: Vectors, rows: IntArray, report: Report | None
+) -> Any:
+    index = _empty(kind, chosen, form)
+    if not index.is_trained or kind == "ivf":
+        wanted = max(A_LIST * chosen.get("nlist", 0), A_QUANTIZER)
+        size = min(len(rows), wanted, max(chosen.get("nlist", 1), TRAINING_BYTES // (4 * form.width)))
+        meter = Meter("training", "passages", report, size)
+        some = rows if size == len(rows) else np.random.default_rng(SEED).choice(rows, size, replace=False)
+        index.train(form.decode(stored[np.sort(some)]))
+        meter.at(size)
+        meter.finish()
+    return index
+
+
+def _filled(index: Any, kind: str, writer: Writer, stored: Vectors, rows: IntArray, report: Report | None) -> Any:
+    meter = Meter("indexing", "passages", report, len(rows))
+    gaps = len(rows) < writer.rows
+    # Deleted vectors are left out; then the rest need their numbers said, which only lists keep by themselves.
+    into = extras.load("faiss", "faiss").IndexIDMap(index) if gaps and kind != "ivf" else index
+    for first in range(0, len(rows), AT_ONCE):
+        some = rows[first : first + AT_ONCE]
+        block = np.ascontiguousarray(writer.form.decode(stored[some]))
+        if gaps:
+            into.add_with_ids(block, some)
+        else:
+            into.add(block)
+        meter.add(len(some))
+    meter.finish()
+    return into
+
+
+def _put(index: Any, writer: Writer, kind: str, chosen: dict[str, int], entries: int) -> Description:
+    """Write it beside the old one, then change the two; between them there is none."""
+    path = writer.folder / ann.NAME
+    new = path.with_name(f"{ann.NAME}.new")
+    try:
+        with open(new, "w+b") as file:
+            _write(index, file)
+            described = Description(
+                kind=kind, settings=chosen, generation=writer.manifest.generation, rows=writer.rows, entries=entries,
+                width=writer.form.width, storage=writer.form.storage, bytes=file.seek(0, os.SEEK_END),
+                checksum=ann.checksum(file), sample=ann.sample(file),
+            )  # fmt: skip
+        with contextlib.suppress(FileNotFoundError):
+            (writer.folder / ann.DESCRIPTION).unlink()
+        os.replace(new, path)
+        disk.replace(writer.folder / ann.DESCRIPTION, ann.content_of(described))
+    except BaseException:
+        _without(new)
+        raise
+    return described
+
+
+def _write(index: Any, file: IO[bytes]) -> None:
+    """Through Python's own file: FAISS' tells nobody when the disk refuses the last bytes."""
+    faiss = extras.load("faiss", "faiss")
+    refused: list[OSError] = []
+
+    def write(piece: bytes) -> None:
+        try:
+            file.write(piece)
+        except OSError as error:
+            refused.append(error)
+            raise
+
+    try:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(write))
+    except Exception:
+        if refused:
+            raise refused[0] from None
+        raise
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _without(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -1,0 +1,108 @@
+"""The nearest rows by looking at all of them: exact, and about as fast as memory can be read.
+
+Rows are decoded and multiplied in blocks that stay near the processor. A query and its opposite, which SIFT
+both asks for, share one product: the scores of −q are those of q with the sign turned.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.memory.store import Neighbours
+from siftlm.memory.vectors import Best, Form
+from siftlm.types import BoolArray, IntArray, Vectors
+
+# Decoded rows that are multiplied at a time, in bytes: what was decoded must still be in the processor's cache, and
+# what needs no decoding is best read in longer runs.
+DECODED, MAPPED = 1 << 20, 4 << 20
+# Scores that are kept before the best are taken from them.
+SCORES = 2 << 20
+# BLAS multiplies a matrix by so few vectors faster one after the other.
+FEW = 4
+# Where less than one of so many rows is allowed, only those are read.
+SPARSE = 8
+
+
+def nearest(stored: Vectors, form: Form, queries: Vectors, k: int, allowed: BoolArray | None) -> list[Neighbours]:
+    """The k rows with the largest inner product with each query (b, d); equal ones go to the smaller row.
+
+    Args:
+        stored: rows as they are on disk.
+        form: how.
+        queries: (b, d).
+        k: if there are fewer rows, all of them are found.
+        allowed: which rows may be found; None for all.
+    """
+    shared = _shared(queries)
+    best = Best(len(queries), k)
+    rows = None
+    if allowed is not None and np.count_nonzero(allowed) * SPARSE < len(allowed):
+        rows, allowed = np.flatnonzero(allowed), None
+    count = len(stored) if rows is None else len(rows)
+    step = max(1, SCORES // max(1, len(shared.directions)))
+    for first in range(0, count, step):
+        some = stored[first : first + step] if rows is None else stored[rows[first : first + step]]
+        scores = _products(some, form, shared.directions)
+        banned = None if allowed is None else ~allowed[first : first + step]
+        for query, (direction, opposite) in enumerate(zip(shared.direction, shared.opposite, strict=True)):
+            own = (
+                -scores[direction]
+                if opposite
+                else scores[direction].copy()
+                if banned is not None
+                else scores[direction]
+            )
+            if banned is not None:
+                own[banned] = -np.inf
+            best.take(query, own, first)
+    found = [Neighbours(*best.found(query)) for query in range(len(queries))]
+    return found if rows is None else [Neighbours(rows[one.ids], one.scores) for one in found]
+
+
+class _Shared(NamedTuple):
+    """Queries as directions with a sign, each direction once."""
+
+    directions: Vectors
+    """(m, d) float32, m ≤ b."""
+    direction: IntArray
+    """(b,) which one each query has."""
+    opposite: BoolArray
+    """(b,) does the query point the other way?"""
+
+
+def _shared(queries: Vectors) -> _Shared:
+    # Adding zero makes −0 a 0, so that equal numbers are equal bytes.
+    wide = np.ascontiguousarray(queries, dtype=np.float32) + np.float32(0)
+    seen: dict[bytes, int] = {}
+    firsts: list[int] = []
+    direction, opposite = np.zeros(len(wide), np.int64), np.zeros(len(wide), np.bool_)
+    for at, query in enumerate(wide):
+        key = query.tobytes()
+        if key in seen:
+            direction[at] = seen[key]
+            continue
+        turned = (np.float32(0) - query).tobytes()
+        if turned in seen:
+            direction[at], opposite[at] = seen[turned], True
+            continue
+        seen[key] = direction[at] = len(firsts)
+        firsts.append(at)
+    return _Shared(wide[firsts], direction, opposite)
+
+
+def _products(rows: Vectors, form: Form, directions: Vectors) -> npt.NDArray[np.float32]:
+    """(m, d) directions -> (m, len(rows)) inner products."""
+    found = np.empty((len(directions), len(rows)), dtype=np.float32)
+    step = max(1, (MAPPED if form.storage == "float32" else DECODED) // (4 * form.width))
+    for first in range(0, len(rows), step):
+        block = form.decode(rows[first : first + step])
+        into = found[:, first : first + step]
+        if len(directions) > FEW:
+            np.matmul(directions, block.T, out=into)
+        else:
+            for direction, own in zip(directions, into, strict=True):
+                np.matmul(block, direction, out=own)
+    return found
