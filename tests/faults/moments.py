@@ -23,7 +23,11 @@ CHANGES = ("BEGIN", "COMMIT", "INSERT", "DELETE", "UPDATE", "CREATE", "ATTACH", 
 
 @contextmanager
 def watched(act: Act) -> Iterator[None]:
-    """Tell ``act`` of every moment inside the block: ``before …``, ``amid …`` or ``after …``."""
+    """Tell ``act`` of every moment inside the block: ``before …``, ``amid …`` or ``after …``.
+
+    What ``act`` does itself is not told to it.
+    """
+    act = _alone(act)
 
     def around(name: str) -> Callable[..., Any]:
         real = getattr(os, name)
@@ -69,6 +73,21 @@ def watched(act: Act) -> Iterator[None]:
         patch.object(sqlite3, "connect", connect),
     ):
         yield
+
+
+def _alone(act: Act) -> Act:
+    inside = False
+
+    def once(words: str) -> None:
+        nonlocal inside
+        if not inside:
+            inside = True
+            try:
+                act(words)
+            finally:
+                inside = False
+
+    return once
 
 
 class _Watched:
