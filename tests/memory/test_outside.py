@@ -153,6 +153,14 @@ def test_what_a_store_lacks_is_said(array):
     assert len(Outside(array, None).search(np.eye(WIDTH)[0])) == 10
 
 
+def test_exact_search_is_for_stores_that_say_so(array):
+    outside = Outside(array, HASHING)
+    assert_same(outside.search("how old", exact=True), outside.search("how old"))
+    for search in (Outside(Bare(array), HASHING).search, Outside(Bare(array), HASHING).search_many):
+        with pytest.raises(Conflict, match="Bare does not say that it is exact"):
+            search(["how old"], exact=True)
+
+
 def test_everything_cannot_be_filtered_without_allowed(array):
     class Whole(Bare):
         def everything(self):

@@ -47,6 +47,12 @@ class Checked:
         """Only where the store says so."""
         return getattr(self._store, "exact", False) is True
 
+    def scanning(self) -> Checked:
+        """The store itself, if it is exact; what else it could do, nobody knows."""
+        if not self.exact:
+            raise Conflict(f"{self._name} does not say that it is exact, which exact=True needs")
+        return self
+
     # --- by vectors
 
     def nearest(self, queries: Vectors, k: int, where: Expression | None) -> list[Neighbours]:

@@ -244,7 +244,7 @@ def _advice(size: int, passages: int, share: float, neighbours: int, threshold: 
         passages >= 2 * size > 0
     )
     unsure = f" {size:,} passages are few, though, and more of them would have more neighbours." * (size < ENOUGH)
-    several = f"{neighbours} or more near-copies in a sample of {size:,}"
+    several = f"{neighbours} or more others above {threshold:g} in a sample of {size:,}"
     if share >= COMMON:
         said = (
             f"Diversity will matter: {share:.0%} of the passages have {several}; nearest neighbours will often repeat."

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import Conflict, InvalidInput
+from siftlm.errors import InvalidInput
 from siftlm.memory import given, intake, search, vectors
 from siftlm.memory.found import Found
 from siftlm.memory.search import Prompt, Query, Where
@@ -83,7 +83,7 @@ class Searching(ABC):
         prompt = self._prompts([query])[0]
         seconds = {"embed": time.perf_counter() - began}
         with self._store() as store:
-            return search.search(_exactly(store) if exact else store, prompt, want, seconds)
+            return search.search(store.scanning() if exact else store, prompt, want, seconds)
 
     def search_many(
         self,
@@ -110,7 +110,7 @@ class Searching(ABC):
             raise InvalidInput("queries must be a list of prompts; for one prompt use search")
         prompts = self._prompts(list(queries))
         with self._store() as store:
-            return search.search_many(_exactly(store) if exact else store, prompts, want)
+            return search.search_many(store.scanning() if exact else store, prompts, want)
 
     def _prompts(self, queries: Sequence[Query]) -> list[Prompt]:
         """Embed all texts of all prompts in one call."""
@@ -130,13 +130,3 @@ class Searching(ABC):
                 at = int(np.argmax(np.isnan(found).any(axis=1)))
                 raise InvalidInput(f"the prompt {texts[at][:60]!r} has no direction: its vector is zero or not finite")
         return [Prompt(one, None) if isinstance(one, np.ndarray) else Prompt(found[one[0]], one[1]) for one in made]
-
-
-def _exactly(store: WholeStore) -> WholeStore:
-    if store.exact:
-        return store
-    scanning = getattr(store, "scanning", None)
-    if scanning is None:
-        raise Conflict(f"{type(store).__name__} does not look at every vector: exact=True cannot be had from it")
-    exact: WholeStore = scanning()
-    return exact

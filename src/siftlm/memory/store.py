@@ -70,6 +70,9 @@ class WholeStore(Store, Protocol):
     def exact(self) -> bool:
         """Does ``nearest`` look at every vector?"""
 
+    def scanning(self) -> WholeStore:
+        """The same store, looking at every vector."""
+
     def words(self, text: str, k: int, where: Expression | None) -> IntArray:
         """The ids that a full-text search finds, best first."""
 
