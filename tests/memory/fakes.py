@@ -11,14 +11,20 @@ from siftlm.memory import ArrayStore, Neighbours
 
 
 class Bare:
-    """An `ArrayStore` without everything that is optional, and with ids of its own."""
+    """An `ArrayStore` without everything that is optional, with ids of its own, and sorted in the plainest way."""
 
     def __init__(self, array: ArrayStore, ids: np.ndarray | None = None) -> None:
         self._array, self.width = array, array.width
         self._ids = np.arange(len(array)) if ids is None else ids
 
     def nearest(self, queries, k, where):
-        return [Neighbours(self._ids[one.ids], one.scores) for one in self._array.nearest(queries, k, where)]
+        allowed = np.flatnonzero(self._array.allowed(where))
+        answers = []
+        for query in queries:
+            scores = self._array.everything()[allowed] @ query
+            best = np.argsort(-scores, kind="stable")[:k]
+            answers.append(Neighbours(self._ids[allowed[best]], scores[best]))
+        return answers
 
     def vectors(self, ids):
         return self._array.vectors(self._rows(ids))

@@ -9,13 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.errors import InvalidInput
-from siftlm.memory import given, vectors
+from siftlm.memory import given, scan, vectors
 from siftlm.memory.store import Neighbours, Passage
+from siftlm.memory.vectors import Form
 from siftlm.memory.where import Expression
 from siftlm.types import BoolArray, IntArray, Vectors
-
-# Scores that are computed at a time.
-SCORES = 4 << 20
 
 
 class ArrayStore:
@@ -45,21 +43,15 @@ class ArrayStore:
         self._documents = given.documents(texts, metadata, ids, vectors)
         self._vectors = _units(vectors)
         self.width = self._vectors.shape[1]
+        self._form = Form("float32", self.width)
 
     def __len__(self) -> int:
         return len(self._vectors)
 
     def nearest(self, queries: Vectors, k: int, where: Expression | None = None) -> list[Neighbours]:
         """A scan."""
-        allowed, best = self.allowed(where), vectors.Best(len(queries), k)
-        columns = np.ascontiguousarray(np.asarray(queries, dtype=np.float32).T)
-        step = max(1, SCORES // max(1, len(queries)))
-        for first in range(0, len(self), step):
-            scores = np.ascontiguousarray((self._vectors[first : first + step] @ columns).T)
-            scores[:, ~allowed[first : first + step]] = -np.inf
-            for query in range(len(queries)):
-                best.take(query, scores[query], first)
-        return [Neighbours(*best.found(query)) for query in range(len(queries))]
+        allowed = None if where is None else self.allowed(where)
+        return scan.nearest(self._vectors, self._form, queries, k, allowed)
 
     def vectors(self, ids: IntArray) -> Vectors:
         """The rows."""
