@@ -13,13 +13,16 @@ from collections.abc import Sequence
 from typing import IO, Any, NoReturn
 
 from siftlm import __version__
-from siftlm.cli import demo, methods, select, spread
+from siftlm.cli import compact, demo, index, info, methods, search, select, spread, verify
 from siftlm.cli.drawing import printable
 from siftlm.errors import SiftlmError
 
 EPILOG = """\
 examples:
   siftlm demo                                             see what it does, offline, in a second
+  siftlm index notes/ --into memory                       build a memory of texts in files, folders or data sets
+  siftlm search memory "a question" -n 10 --compare       what together tells most, beside the nearest neighbours
+  siftlm info memory --redundancy                         what is in it, and whether diversity will matter
   siftlm spread --candidates vectors.npy                  which λ is sensible for these vectors
   siftlm select --candidates vectors.npy --query q.npy -n 10 --texts texts.txt
   siftlm methods sift                                     formula and settings of one method
@@ -34,9 +37,30 @@ FLAGS = {
     "source_cap": "--source-cap",
     "min_gain": "--min-gain",
     "at_least": "--at-least",
+    "k=None": "--k all",
+    "k=": "--k",
+    "residual=True": "--residual",
+    "exact=True": "--exact",
+    "without_copies": "--without-copies",
+    "per_document": "--per-document",
+    "near_duplicates": "--near-duplicates",
+    "passage_tokens": "--passage-tokens",
+    "full_text=False": "--no-full-text",
+    "full_text=True": "the index of words (leave out --no-full-text)",
+    "candidates='words'": "--candidates words",
+    "candidates='both'": "--candidates both",
+    "glob=": "--glob ",
+    "format=": "--format ",
+    "Memory.open(…).ingest(…)": "--append",
+    "Memory.build(…) or siftlm index": "siftlm index",
 }
 # As words of their own, not as parts of a file's name.
-PYTHON = re.compile(rf"(?<![\w./-])(?:{'|'.join(FLAGS)})(?![\w/:-]|\.\w)")
+PYTHON = re.compile(
+    rf"(?<![\w./-])(?:{'|'.join(map(re.escape, sorted(FLAGS, key=len, reverse=True)))})(?:(?<==)|(?![\w/:-]|\.\w))"
+)
+
+# A message that ends with a caret under the place that it is about.
+POINTING = re.compile(r"\n.*\n +\^\Z")
 
 
 class Closed(io.TextIOBase):
@@ -76,7 +100,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (select, methods, spread, demo):
+    for command in (index, search, info, verify, compact, select, methods, spread, demo):
         command.add(commands)
     return top
 
@@ -112,10 +136,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    line = " ".join(message.split())
     if sys.stderr is None:  # print() would take stdout instead
         return 1
-    print(printable(f"siftlm: {line}", sys.stderr), file=sys.stderr)
+    said, *pointed = message.rsplit("\n", 2) if POINTING.search(message) else [message]
+    print(printable(f"siftlm: {' '.join(said.split())}", sys.stderr), file=sys.stderr)
+    for line in pointed:  # a letter for a letter, or the caret would point elsewhere
+        encoding = getattr(sys.stderr, "encoding", None) or "ascii"
+        print("".join(c if c.isprintable() else "?" for c in line).encode(encoding, "replace").decode(encoding),
+              file=sys.stderr)  # fmt: skip
     return 1
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -47,6 +48,11 @@ class Terminal:
             colour=screen and not plain,
             fixed=screen,
         )
+
+    @property
+    def limit(self) -> int:
+        """Columns that a line of prose may take: the screen's, or as many as it likes."""
+        return self.width if self.fixed else 10**6
 
     def paint(self, text: str, *colours: str) -> str:
         """The text in these colours, or as it is where there are none."""
@@ -138,6 +144,45 @@ def bar(fraction: float, width: int, terminal: Terminal) -> str:
 def wrap(text: str, width: int, *, first: str = "", rest: str = "") -> list[str]:
     """The text in lines of at most ``width`` columns; they start with ``first``, then ``rest``."""
     return textwrap.wrap(one_line(text), max(10, width), initial_indent=first, subsequent_indent=rest) or [first]
+
+
+def paragraphs(text: str, width: int | None) -> list[str]:
+    """The text with its own lines and their indentation; those beyond ``width`` are broken, if there is one.
+
+    >>> paragraphs("def f():\\n\\treturn 1", 80)
+    ['def f():', '    return 1']
+    """
+    lines = []
+    for line in text.expandtabs(4).splitlines():
+        clean = "".join(c if unicodedata.category(c)[0] != "C" else "?" for c in line.rstrip())
+        if width is None or width_of(clean) <= width:
+            lines.append(clean)
+            continue
+        indent = clean[: min(len(clean) - len(clean.lstrip()), width // 2)]
+        lines += textwrap.wrap(clean.strip(), max(10, width), initial_indent=indent, subsequent_indent=indent)
+    return lines
+
+
+def emphasized(text: str, words: Collection[str], terminal: Terminal) -> str:
+    """The text with these words, given in lower case, in bold; as it is where there is no colour."""
+    if not (terminal.colour and words):
+        return text
+    return re.sub(
+        r"\w+", lambda word: terminal.paint(word[0], "bold") if word[0].casefold() in words else word[0], text
+    )
+
+
+def amount(size: float) -> str:
+    """Bytes, as people say it.
+
+    >>> amount(512), amount(2_340_000)
+    ('512 bytes', '2.3 MB')
+    """
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    power = next(power for power in (1, 2, 3, 4) if size < 999.5 * 1000**power or power == 4)
+    size /= 1000**power
+    return f"{size:.{1 if size < 9.95 else 0}f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
 
 
 Styled = tuple[str, tuple[str, ...]]

@@ -13,7 +13,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -134,6 +134,33 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
         except RecursionError as error:
             raise InvalidInput(f"{where}: is nested too deeply") from error
         yield where, value
+
+
+def text(path: str) -> str:
+    """All of a UTF-8 file."""
+    return "\n".join(line for _, line in lines(path))
+
+
+def text_of(stream: IO[str] | None, name: str) -> str:
+    """All of a stream that should hold UTF-8."""
+    if stream is None:
+        raise InvalidInput(f"{name} is closed")
+    raw = getattr(stream, "buffer", None)
+    try:
+        return stream.read() if raw is None else raw.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{name}: is not UTF-8 text: {error.reason}") from error
+
+
+def prompts(path: str) -> Iterator[dict[str, Any]]:
+    """Objects with a ``prompt``, one a line; a line that is a text alone becomes one."""
+    for where, value in json_lines(path):
+        record = {"prompt": value} if isinstance(value, str) else value
+        if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+            raise InvalidInput(f"{where}: is neither a text nor an object with a 'prompt'")
+        if not record["prompt"].strip():
+            raise InvalidInput(f"{where}: the prompt is empty")
+        yield record
 
 
 def texts(path: str, count: int) -> list[str]:

@@ -65,3 +65,22 @@ def option(given: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except (json.JSONDecodeError, RecursionError):
         return name, value
+
+
+def number_or_all(given: str) -> int | str:
+    """A whole number from 1 on, or ``all``; for argparse."""
+    if given == "all" or (given.isascii() and given.isdigit() and int(given) > 0):
+        return given if given == "all" else int(given)
+    raise argparse.ArgumentTypeError(f"{given!r} is neither a whole number from 1 on nor all")
+
+
+def share(given: str) -> float:
+    """Above 0 and up to 1; for argparse."""
+    try:
+        found = float(given)
+    except ValueError:
+        # What follows a flag whose value may be left out is taken for that value.
+        raise argparse.ArgumentTypeError(f"{given!r:.60} is no number; put the flag behind the texts") from None
+    if not 0 < found <= 1:
+        raise argparse.ArgumentTypeError(f"{given} is not above 0 and up to 1")
+    return found
