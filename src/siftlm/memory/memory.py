@@ -23,6 +23,7 @@ from siftlm.memory import ann, ann_build, disk, given, intake, manifest, migrate
 from siftlm.memory import writer as writing
 from siftlm.memory.ann import Description
 from siftlm.memory.compact import Compacted, compact
+from siftlm.memory.info import Info, look
 from siftlm.memory.intake import Added
 from siftlm.memory.making import begin, described, matching
 from siftlm.memory.manifest import Manifest
@@ -193,6 +194,10 @@ class Memory(Searching):
     def __repr__(self) -> str:
         known = self._readers.manifest
         return f"<Memory {str(self._path)!r}: {len(self):,} passages, {known.embedder}, {known.storage}>"
+
+    def info(self) -> Info:
+        """Counts, sizes, settings, inputs, and what the metadata of a sample of its documents look like."""
+        return look(self._path)
 
     def rows(self, where: Where = None) -> IntArray:
         """The rows of all passages, or of those that meet a filter, in ascending order."""
