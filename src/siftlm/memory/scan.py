@@ -16,8 +16,8 @@ from siftlm.memory.vectors import Best, Form
 from siftlm.types import BoolArray, IntArray, Vectors
 
 # Decoded rows that are multiplied at a time, in bytes: what was decoded must still be in the processor's cache, and
-# what needs no decoding is best read in longer runs.
-DECODED, MAPPED = 1 << 20, 4 << 20
+# what needs no decoding is best read in longer runs: the threads of BLAS wait for each other after each.
+DECODED, MAPPED = 1 << 20, 16 << 20
 # Scores that are kept before the best are taken from them.
 SCORES = 2 << 20
 # BLAS multiplies a matrix by so few vectors faster one after the other.
@@ -97,6 +97,8 @@ def _products(rows: Vectors, form: Form, directions: Vectors) -> npt.NDArray[np.
     """(m, d) directions -> (m, len(rows)) inner products."""
     found = np.empty((len(directions), len(rows)), dtype=np.float32)
     step = max(1, (MAPPED if form.storage == "float32" else DECODED) // (4 * form.width))
+    if form.storage == "float32" and len(directions) == 1:
+        step = max(1, len(rows))  # nothing is read twice, so there is nothing to keep in the cache
     for first in range(0, len(rows), step):
         block = form.decode(rows[first : first + step])
         into = found[:, first : first + step]
