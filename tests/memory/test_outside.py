@@ -13,6 +13,7 @@ from memory.fakes import Bare, Spoiled, each
 from siftlm.embedding import embedder
 from siftlm.errors import Conflict, InvalidInput, WrongEmbedder
 from siftlm.memory import ArrayStore, Memory, Outside, Passage
+from siftlm.memory.checked import Checked
 
 WIDTH, SIZE = 16, 120
 HASHING = embedder("hashing", width=WIDTH)
@@ -225,6 +226,22 @@ def test_more_than_asked_for_is_cut(array):
 
     same = Outside(array, HASHING).search("how old", k=5, n=5, method="nearest")
     assert_same(Outside(Generous(array), HASHING).search("how old", k=5, n=5, method="nearest"), same)
+
+
+def test_answers_come_sorted_and_cut(array):
+    def spoiled(ids, scores):
+        return np.append(ids[::-1], ids), np.append(scores[::-1], scores)
+
+    class Generous(Bare):
+        def nearest(self, queries, k, where):
+            return each(spoiled)(super().nearest(queries, 3 * k, where))
+
+    queries = array.vectors(np.arange(4))
+    for found, same in zip(
+        Checked(Generous(array)).nearest(queries, 8, None), Bare(array).nearest(queries, 8, None), strict=True
+    ):
+        assert found.ids.tolist() == same.ids.tolist()
+        assert found.scores.tolist() == same.scores.tolist()
 
 
 def test_half_precision_and_integers_are_brought_to_unit_length(array):
