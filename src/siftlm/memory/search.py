@@ -237,6 +237,7 @@ def _whole(store: WholeStore, prompts: Sequence[Prompt], want: Wanted, clock: _C
     if allowed is not None and len(allowed) != len(vectors):
         raise InvalidInput(f"the store says of {len(allowed)} rows what is allowed, and has {len(vectors)}")
     banned = [_banned(store, prompt, want, allowed) for prompt in prompts]
+    banned = [out[out < len(vectors)] for out in banned]  # a caller may exclude what is not there
     clock.lap("search")
     picked = _select_whole(prompts, vectors, banned, want)
     clock.lap("select")
