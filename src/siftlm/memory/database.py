@@ -27,6 +27,8 @@ from siftlm.memory import disk
 NAME = "texts.sqlite"
 # Parameters of one statement: SQLite's oldest limit is 999.
 MANY = 900
+# What SQLite says of a changed file, where it does not know that it was changed.
+DAMAGES = ("no such table", "no such column", "no such index", "Could not decode", "malformed", "vtable constructor")
 
 SCHEMA = """
 CREATE TABLE documents (id INTEGER PRIMARY KEY, key TEXT, meta TEXT, digest BLOB NOT NULL);
@@ -179,7 +181,7 @@ def damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if "no such table" in str(error):
+        if any(words in str(error) for words in DAMAGES):
             raise Damaged(f"{path}: {error}: it is damaged, or not a memory's database") from error
         raise
     except sqlite3.DatabaseError as error:

@@ -69,7 +69,7 @@ def read(memory: Path) -> Manifest:
         # The version decides what everything else means, so it is looked at before the checksum.
         version = content["format"]
         if version != FORMAT:
-            raise NotAMemory(f"{memory}: is of format {version}, and this siftlm reads {FORMAT}; {_advice(version)}")
+            raise NotAMemory(f"{path}: is of format {version}, and this siftlm reads {FORMAT}; {_advice(version)}")
         expected = content.pop("checksum")
         if expected != _checksum(content):
             raise Damaged(f"{path}: its checksum does not match: it was edited or damaged")

@@ -82,7 +82,9 @@ class Snapshot:
 
     def end(self) -> None:
         """From now on nothing may be read from it."""
-        self._connection.execute("COMMIT")
+        if self._connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):  # of a damaged file: what reading it said matters more
+                self._connection.execute("ROLLBACK")
 
     @property
     def width(self) -> int:
