@@ -69,7 +69,7 @@ def _chosen(kind: str, settings: Mapping[str, Any], count: int) -> dict[str, int
         chosen.setdefault("nlist", max(1, min(round(4 * count**0.5), count // ENOUGH)))
         if chosen["nlist"] > count:
             raise InvalidInput(f"nlist={chosen['nlist']:,} is more lists than there are passages ({count:,})")
-        chosen.setdefault("nprobe", max(8, chosen["nlist"] // 16))
+        chosen.setdefault("nprobe", max(8, chosen["nlist"] // 8))
         chosen["nprobe"] = min(chosen["nprobe"], chosen["nlist"])
     if kind == "hnsw":
         chosen = {"M": 32, "efConstruction": 100, "efSearch": 128, **chosen}
