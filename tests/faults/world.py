@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.memory import intake, vectors
 from siftlm.memory.memory import Memory
+from siftlm.types import Vectors
 
 WORDS = ["amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "iris", "juniper", "kelp", "loam"]
 PASSAGE = 40
@@ -91,10 +92,11 @@ def outcomes(world: World, step: Step) -> list[World]:
 
 def take(path: Path, step: Step, settings: dict[str, Any]) -> None:
     """Do it."""
-    what = step[0]
+    what, settings = step[0], dict(settings)
+    embedder = Logged(settings.pop("log")) if "log" in settings else EMBEDDER
     if what == "read":
         if not (path / "manifest.json").exists() or step[1].endswith("first.jsonl"):
-            Memory.build(step[1], into=path, embedder=EMBEDDER, id="id", passage_tokens=PASSAGE, **settings).close()
+            Memory.build(step[1], into=path, embedder=embedder, id="id", passage_tokens=PASSAGE, **settings).close()
             return
         with Memory.open(path) as memory:
             memory.ingest(step[1], id="id")
@@ -110,12 +112,25 @@ def take(path: Path, step: Step, settings: dict[str, Any]) -> None:
             memory.compact()
 
 
+class Logged(HashingEmbedder):
+    """Writes down what it embeds, before it does, so that it is known even of a process that was killed."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(width=EMBEDDER.width)
+        self._file = file
+
+    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
+        with open(self._file, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(text) + "\n" for text in texts)
+        return super().embed(texts, as_query=as_query)
+
+
 @contextlib.contextmanager
 def small_batches() -> Iterator[None]:
     """Four documents a batch."""
     with (
         patch.object(intake._Pace, "took", lambda self, seconds: None),
-        patch.object(intake._Pace, "__init__", lambda self: setattr(self, "documents", BATCH)),
+        patch.object(intake, "MOST", BATCH),
     ):
         yield
 

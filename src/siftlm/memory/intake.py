@@ -6,7 +6,6 @@ again only the batch that it was at.
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,9 +25,10 @@ from siftlm.types import Document, Vectors
 
 # A batch should take about so many seconds: long enough to be worth a commit, short enough to lose.
 SECONDS = (2.0, 8.0)
-SMALLEST, LARGEST = 64, 16384
-# Characters of a batch, whatever its documents' number.
-CHARACTERS = 16 << 20
+# Characters of a batch: to begin with, and between what bounds.
+AT_FIRST, SMALLEST, LARGEST = 1 << 17, 1 << 14, 16 << 20
+# Documents of a batch, however short they are.
+MOST = 16384
 # Complaints that are kept with an input; the rest is counted.
 COMPLAINTS = 20
 
@@ -265,29 +265,31 @@ def _complaints(wrong: Sequence[Record]) -> tuple[str, ...]:
 
 
 class _Pace:
-    """How many documents make a batch, learned from how long the last ones took."""
+    """How many characters make a batch, learned from how long the last ones took.
+
+    Characters, because they are what takes time: a hundred documents may be a hundred lines or a hundred books.
+    """
 
     def __init__(self) -> None:
-        self.documents = 256
+        self.characters = AT_FIRST
 
     def took(self, seconds: float) -> None:
         if seconds < SECONDS[0]:
-            self.documents = min(LARGEST, self.documents * 2)
+            self.characters = min(LARGEST, self.characters * 2)
         elif seconds > SECONDS[1]:
-            self.documents = max(SMALLEST, self.documents // 2)
+            self.characters = max(SMALLEST, self.characters // 2)
 
 
 def _batches(records: Iterable[Record], pace: _Pace) -> Iterator[list[Record]]:
-    waiting = iter(records)
-    while True:
-        batch, characters = [], 0
-        for record in itertools.islice(waiting, pace.documents):
-            batch.append(record)
-            characters += len(record.document.text) if record.document is not None else 0
-            if characters >= CHARACTERS:
-                break
-        if not batch:
-            return
+    batch: list[Record] = []
+    characters = 0
+    for record in records:
+        batch.append(record)
+        characters += len(record.document.text) if record.document is not None else 0
+        if characters >= pace.characters or len(batch) >= MOST:
+            yield batch
+            batch, characters = [], 0
+    if batch:
         yield batch
 
 
