@@ -50,13 +50,17 @@ FLAGS = {
     "candidates='words'": "--candidates words",
     "candidates='both'": "--candidates both",
     "glob=": "--glob ",
+    "text=": "--text ",
+    "id=": "--id ",
+    "meta=": "--meta ",
+    "vector=": "--vectors ",
     "format=": "--format ",
     "Memory.open(…).ingest(…)": "--append",
     "Memory.build(…) or siftlm index": "siftlm index",
 }
 # As words of their own, not as parts of a file's name.
 PYTHON = re.compile(
-    rf"(?<![\w./-])(?:{'|'.join(map(re.escape, sorted(FLAGS, key=len, reverse=True)))})(?:(?<==)|(?![\w/:-]|\.\w))"
+    rf"(?<![\w./'\"-])(?:{'|'.join(map(re.escape, sorted(FLAGS, key=len, reverse=True)))})(?:(?<==)|(?![\w/:-]|\.\w))"
 )
 
 # A message that ends with a caret under the place that it is about.
@@ -126,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _closed_pipe()
     except SiftlmError as error:
-        return _complain(PYTHON.sub(lambda found: FLAGS[found[0]], str(error)))
+        return _complain(str(error))
     except MemoryError as error:
         return _complain(f"not enough memory: {error}" if str(error) else "not enough memory")
     except OSError as error:
@@ -139,7 +143,9 @@ def _complain(message: str) -> int:
     if sys.stderr is None:  # print() would take stdout instead
         return 1
     said, *pointed = message.rsplit("\n", 2) if POINTING.search(message) else [message]
-    print(printable(f"siftlm: {' '.join(said.split())}", sys.stderr), file=sys.stderr)
+    # What a message points at is in the user's own words, so they stay.
+    said = PYTHON.sub(lambda found: FLAGS[found[0]], said)
+    print(printable(f"siftlm: {' '.join(said.split()).replace(' )', ')')}", sys.stderr), file=sys.stderr)
     for line in pointed:  # a letter for a letter, or the caret would point elsewhere
         encoding = getattr(sys.stderr, "encoding", None) or "ascii"
         print("".join(c if c.isprintable() else "?" for c in line).encode(encoding, "replace").decode(encoding),

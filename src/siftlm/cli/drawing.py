@@ -60,6 +60,10 @@ class Terminal:
             return text
         return f"\x1b[{';'.join(COLOURS[c] for c in colours)}m{text}\x1b[0m"
 
+    def spell(self, text: str) -> str:
+        """The text as it will be written, so that its columns can be counted: ``λ`` may become ``lambda``."""
+        return text if self.unicode else text.translate(PLAIN)
+
     def pick(self, fine: str, plain: str) -> str:
         """``fine`` where it can be shown, else ``plain``."""
         return fine if self.unicode else plain
@@ -143,7 +147,24 @@ def bar(fraction: float, width: int, terminal: Terminal) -> str:
 
 def wrap(text: str, width: int, *, first: str = "", rest: str = "") -> list[str]:
     """The text in lines of at most ``width`` columns; they start with ``first``, then ``rest``."""
-    return textwrap.wrap(one_line(text), max(10, width), initial_indent=first, subsequent_indent=rest) or [first]
+    return _folded(one_line(text), max(10, width), first, rest) or [first]
+
+
+def _folded(text: str, width: int, first: str, rest: str) -> list[str]:
+    if width_of(text) == len(text):
+        return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest)
+    # textwrap counts letters, and some of these take two columns, or none.
+    lines, line = [], first
+    for word in text.split():
+        if line.strip() and width_of(line) + 1 + width_of(word) > width:
+            lines.append(line)
+            line = rest
+        line += (" " if line not in (first, rest) else "") + word
+        while width_of(line) > width:
+            head = clip(line, width, "")
+            lines.append(head)
+            line = rest + line[len(head) :]
+    return [*lines, line] if line.strip() else lines
 
 
 def paragraphs(text: str, width: int | None) -> list[str]:
@@ -159,7 +180,7 @@ def paragraphs(text: str, width: int | None) -> list[str]:
             lines.append(clean)
             continue
         indent = clean[: min(len(clean) - len(clean.lstrip()), width // 2)]
-        lines += textwrap.wrap(clean.strip(), max(10, width), initial_indent=indent, subsequent_indent=indent)
+        lines += _folded(clean.strip(), max(10, width), indent, indent)
     return lines
 
 

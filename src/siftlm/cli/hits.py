@@ -47,13 +47,13 @@ COMMON = frozenset(
 
 def rows(found: Found, prompt: str | None, terminal: Terminal, *, full: bool) -> list[str]:
     """A head, then for each pick a line, or its whole passage."""
-    origins = [origin(hit) for hit in found]
+    origins = [terminal.spell(origin(hit)) for hit in found]
     widest = min(SOURCE, max(width_of(one) for one in origins))
     used = len(TITLES) + 1 + BAR + (2 + widest if widest else 0)
     stacked = full or (terminal.fixed and terminal.width - used - 2 < TEXT)
     length = BAR if not terminal.fixed or terminal.width > len(TITLES) + BAR else 0
     titles = TITLES + " " * (1 + length)
-    lines = [*wrap(_head(found), terminal.limit), ""]
+    lines = [*wrap(terminal.spell(_head(found)), terminal.limit), ""]
     heads = "" if stacked else (f"  {pad('source', widest)}" if widest else "") + "  text"
     lines += [terminal.paint(titles + heads, "dim"), (" " * 21 + _left(found, 0, length, terminal)).rstrip()]
     words = telling(prompt)
@@ -87,7 +87,7 @@ def _row(hit: Hit, numbers: str, source: str, widest: int, used: int, words: fro
         numbers += "  " + terminal.paint(pad(ending(source, widest, dots), widest), "green")
         used += 2 + widest
     room = min(SNIPPET, terminal.width - used - 2) if terminal.fixed else SNIPPET
-    return (numbers + "  " + emphasized(clip(one_line(hit.text), room, dots), words, terminal)).rstrip()
+    return (numbers + "  " + emphasized(clip(one_line(terminal.spell(hit.text)), room, dots), words, terminal)).rstrip()
 
 
 def _stacked(
@@ -103,8 +103,8 @@ def _stacked(
     elif source:
         lines.append(INDENT + terminal.paint(ending(source, room, dots), "green"))
     if not full:
-        return [*lines, INDENT + emphasized(clip(one_line(hit.text), room, dots), words, terminal)]
-    text = paragraphs(hit.text, room if terminal.fixed else None)
+        return [*lines, INDENT + emphasized(clip(one_line(terminal.spell(hit.text)), room, dots), words, terminal)]
+    text = paragraphs(terminal.spell(hit.text), room if terminal.fixed else None)
     return [*lines, *((INDENT + emphasized(line, words, terminal)).rstrip() for line in text), ""]
 
 
@@ -118,7 +118,7 @@ def compared(nearest: Found, found: Found, prompt: str | None, terminal: Termina
         _column(name, one, colour, column, both, terminal, full=full)
         for name, one, colour in (("nearest neighbour", nearest, "yellow"), (_named(found), found, "cyan"))
     )
-    lines = [terminal.paint(line, "bold") for line in wrap(prompt, width)] + [""] if prompt else []
+    lines = [terminal.paint(line, "bold") for line in wrap(terminal.spell(prompt), width)] + [""] if prompt else []
     if wide:
         lines += beside(*_level(left, right), column, terminal)
     else:
@@ -136,14 +136,14 @@ def _column(
     name: str, found: Found, colour: str, width: int, both: set[int], terminal: Terminal, *, full: bool
 ) -> list[list[Styled]]:
     """The name, then the lines of each pick."""
-    entries: list[list[Styled]] = [[(clip(name, width, terminal.pick("…", "...")), ("bold", colour))]]
+    entries: list[list[Styled]] = [[(clip(terminal.spell(name), width, terminal.pick("…", "...")), ("bold", colour))]]
     digits = len(str(len(found)))
     for at, hit in enumerate(found, start=1):
         sign = terminal.pick("·", "=") if hit.row in both else " "
         first = f"{at:>{digits}} {sign} "
-        source = ending(origin(hit), width - len(first) - 7, terminal.pick("…", "..."))
+        source = ending(terminal.spell(origin(hit)), width - len(first) - 7, terminal.pick("…", "..."))
         own: list[Styled] = [(f"{first}{hit.score:.3f}  {source}".rstrip(), ("dim",))]
-        text = wrap(hit.text, width, first=" " * len(first), rest=" " * len(first))
+        text = wrap(terminal.spell(hit.text), width, first=" " * len(first), rest=" " * len(first))
         if not full and len(text) > LINES:
             text = [*text[: LINES - 1], clip(text[LINES - 1] + "." * width, width, terminal.pick("…", "..."))]
             text[-1] = text[-1].rstrip(".…") + terminal.pick("…", "...")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siftlm.cli.drawing import Terminal, amount, clip, one_line, pad, printable, wrap
+from siftlm.cli import watching
+from siftlm.cli.drawing import Terminal, amount, clip, one_line, pad, paragraphs, printable, wrap
 
 if TYPE_CHECKING:
     from siftlm.memory.info import Field, Info, Input
@@ -49,28 +49,25 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Look, then print."""
     from siftlm.errors import Conflict
-    from siftlm.memory.info import look
+    from siftlm.memory import Memory
 
     given = {name: getattr(arguments, name) for name in ("sample", "seed", "threshold")}
     given = {name: value for name, value in given.items() if value is not None}
     if given and not arguments.redundancy:
         raise Conflict(f"--{next(iter(given))} is about --redundancy, which was not asked for")
-    info = look(Path(arguments.folder))
-    measured = _redundancy(arguments.folder, given) if arguments.redundancy else None
+    with Memory.open(arguments.folder) as memory:
+        info = memory.info()
+        report = watching.reporter(quiet=arguments.json)
+        measured = memory.redundancy(**given, progress=report) if arguments.redundancy else None
     if arguments.json:
         text = json.dumps(info.to_dict() | ({} if measured is None else {"redundancy": measured.to_dict()}))
     else:
-        text = "\n".join(rows(info, Terminal.of(sys.stdout)))
-        text += "" if measured is None else f"\n\n{measured}"
+        terminal = Terminal.of(sys.stdout)
+        lines = rows(info, terminal)
+        lines += [] if measured is None else ["", *paragraphs(terminal.spell(str(measured)), terminal.limit)]
+        text = "\n".join(lines)
     print(printable(text, sys.stdout))
     return 0
-
-
-def _redundancy(folder: str, given: dict[str, Any]) -> Any:
-    from siftlm.memory import Memory
-
-    with Memory.open(folder) as memory:
-        return memory.redundancy(**given)
 
 
 def rows(info: Info, terminal: Terminal) -> list[str]:
@@ -80,7 +77,7 @@ def rows(info: Info, terminal: Terminal) -> list[str]:
     for label, texts in _said(info, terminal).items():
         for at, text in enumerate(texts):
             head = pad(label if at == 0 else "", LABEL)
-            first, *rest = wrap(text, width, first=head + "  ", rest=" " * (LABEL + 2))
+            first, *rest = wrap(terminal.spell(text), width, first=head + "  ", rest=" " * (LABEL + 2))
             lines += [first.replace(head, terminal.paint(head, "dim"), 1) if label and at == 0 else first, *rest]
     return lines
 
@@ -100,11 +97,22 @@ def _said(info: Info, terminal: Terminal) -> dict[str, list[str]]:
             + ("searched by words too" if info.full_text else "not searched by words")
         ],
         "size": [f"{amount(info.bytes)} in all", *(f"{name}: {amount(size)}" for name, size in info.files.items())],
+        "FAISS index": _index(info),
         "inputs": [_input(one) for one in info.inputs] or ["none"],
         "metadata": _fields(info, terminal),
         "made": [f"{info.created} by {info.made_by}, format {info.format}, generation {info.generation}"],
     }
     return {label: texts for label, texts in said.items() if texts}
+
+
+def _index(info: Info) -> list[str]:
+    if info.index is None:
+        return ["none: searches scan all vectors"]
+    options = ", ".join(f"{name}={value}" for name, value in info.index.settings.items())
+    later = info.passages + info.deleted - info.index.rows
+    said = f"{info.index.kind or 'unreadable'}" + (f" ({options})" if options else "")
+    said += f"; {later:,} newer rows are scanned" if later and info.index.problem is None else ""
+    return [said] + ([] if info.index.problem is None else [f"not used: {info.index.problem}"])
 
 
 def _input(one: Input) -> str:

@@ -221,7 +221,7 @@ def _shown(arguments: argparse.Namespace, memory: Memory, prompt: Any, found: Fo
 
 
 def _why_nothing(arguments: argparse.Namespace, memory: Memory) -> str:
-    if not len(memory):
+    if len(memory) == 0:
         return "Nothing found: the memory is empty."
     if arguments.where is not None and not len(memory.rows(arguments.where)):
         return f"Nothing found: no document meets --where {arguments.where}\nWhich fields there are: siftlm info"

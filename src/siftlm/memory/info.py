@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.errors import Damaged
-from siftlm.memory import database, lock, manifest
+from siftlm.memory import ann, database, lock, manifest
+from siftlm.memory.ann import State
 from siftlm.memory.where import Condition
 
 # Documents whose metadata are looked at, spread evenly over all.
@@ -80,6 +81,8 @@ class Info:
     files: dict[str, int]
     """Name within the folder -> bytes."""
     inputs: tuple[Input, ...]
+    index: State | None
+    """Of the FAISS index, if there is one."""
     sampled: int
     """Documents whose metadata were looked at."""
     fields: tuple[Field, ...]
@@ -109,7 +112,8 @@ def look(memory: Path) -> Info:
         connection.execute("BEGIN")
         counts = _counts(connection)
         inputs = _inputs(connection)
-        sampled, fields = _fields(connection, database.state(connection)["next_document"])
+        state = database.state(connection)
+        sampled, fields = _fields(connection, state["next_document"])
         connection.execute("COMMIT")
     return Info(
         path=str(memory),
@@ -130,6 +134,7 @@ def look(memory: Path) -> Info:
         made_by=known.made_by,
         files=_files(memory),
         inputs=inputs,
+        index=ann.state(known.folder(memory), known, state["rows"]),
         sampled=sampled,
         fields=fields,
     )

@@ -1,0 +1,203 @@
+"""``siftlm index``: what becomes of a corpus, and of a command that was stopped."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from cli.corpora import LONG, Screen, corpus
+from siftlm.cli import main
+from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.memory import Memory, lock
+
+
+def test_a_folder_of_texts_becomes_a_memory_that_the_next_command_searches(folder, siftlm):
+    (folder / "notes").mkdir()
+    (folder / "notes" / "tea.md").write_text("Tea is brewed with hot water.", encoding="utf-8")
+    (folder / "notes" / "moon.txt").write_text("The moon moves around the earth.", encoding="utf-8")
+    status, out, err = siftlm("index", "notes", "--into", "memory")
+    assert (status, err) == (0, "")
+    assert "2 documents, 2 passages" in out
+    assert 'siftlm search memory "your question"' in out
+    assert [hit.text for hit in Memory.open("memory").search("how is tea brewed", n=1)] == [
+        "Tea is brewed with hot water."
+    ]
+
+
+def test_settings_of_the_memory_and_fields_of_the_corpus_reach_it(folder, siftlm):
+    line = {"body": "one two three four five six seven eight", "name": "first", "kind": "x", "left": "out"}
+    (folder / "c.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    words = "--text body --id name --meta kind --storage int8 --passage-tokens 4 --overlap 1 --no-full-text"
+    words += " --near-duplicates 0.9 --embedder hashing --embedder-option width=64"
+    assert siftlm("index", "c.jsonl", "--into", "memory", *words.split())[0] == 0
+    with Memory.open("memory") as memory:
+        known = memory.manifest
+        hit = memory.search("one two", n=1)[0]
+    assert (known.storage, known.passage_tokens, known.overlap, known.full_text) == ("int8", 4, 1, False)
+    assert (known.near_duplicates, known.width) == (0.9, 64)
+    assert (hit.id, dict(hit.meta)) == ("first", {"kind": "x"})
+
+
+def test_several_inputs_become_one_memory(folder, siftlm):
+    corpus(folder / "a.jsonl", 4)
+    corpus(folder / "b.jsonl", 6)
+    for _ in range(2):
+        status, out, _ = siftlm("index", "a.jsonl", "b.jsonl", "--into", "memory")
+        assert status == 0
+        assert "10 documents" in out
+    assert "6 passages; 4 duplicates stored once" in out
+    assert "(0 of them new)" in out
+
+
+def test_append_adds_and_uses_the_embedder_that_is_there(folder, siftlm):
+    corpus(folder / "a.jsonl", 3)
+    corpus(folder / "b.jsonl", 7)
+    assert siftlm("index", "a.jsonl", "--into", "memory", "--embedder-option", "width=64")[0] == 0
+    status, out, _ = siftlm("index", "b.jsonl", "--into", "memory", "--append")
+    assert status == 0
+    assert "10 documents (7 of them new), 7 passages" in out
+
+
+def test_vectors_of_a_field_and_of_a_file_need_no_embedder(folder, siftlm):
+    vectors = np.eye(3, 5, dtype=np.float32)
+    np.save("own.npy", vectors)
+    lines = [json.dumps({"text": f"text {n}", "v": vectors[n].tolist()}) for n in range(3)]
+    (folder / "c.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    for given in ("v", "own.npy"):
+        assert siftlm("index", "c.jsonl", "--into", f"m-{given}", "--vectors", given)[0] == 0
+        with Memory.open(f"m-{given}") as memory:
+            assert memory.manifest.embedder == "precomputed"
+            np.testing.assert_array_equal(memory.vectors(memory.rows()), vectors)
+    np.save("q.npy", vectors[1])
+    _, out, _ = siftlm("search", "m-v", "--query", "q.npy", "-n", "1", "--json")
+    assert [hit["text"] for hit in json.loads(out)["hits"]] == ["text 1"]
+
+
+def test_bad_records_are_named_with_file_and_line_even_when_quiet(folder, siftlm):
+    corpus(folder / "c.jsonl", 2, bad=7)
+    status, out, err = siftlm("index", "c.jsonl", "--into", "memory")
+    assert (status, err) == (0, "")
+    assert "7 records could not be used" in out
+    assert "c.jsonl:3" in out
+    assert "and 2 more" in out
+    status, out, err = siftlm("index", "c.jsonl", "--into", "other", "--quiet")
+    assert (status, out) == (0, "")
+    assert "c.jsonl:3" in err
+
+
+def test_bad_fail_stops_at_the_first(folder, siftlm):
+    corpus(folder / "c.jsonl", 2, bad=1)
+    status, out, err = siftlm("index", "c.jsonl", "--into", "memory", "--bad", "fail")
+    assert (status, out) == (1, "")
+    assert "c.jsonl:3: " in err
+    assert err.count("\n") == 1
+
+
+def test_after_an_interrupt_the_same_command_goes_on_and_embeds_nothing_twice(folder, siftlm, monkeypatch):
+    corpus(folder / "c.jsonl", 600, rest=LONG)
+    embed, given = HashingEmbedder.embed, []
+
+    def interrupted(self, texts, **how):
+        if given:
+            raise KeyboardInterrupt
+        given.extend(texts)
+        return embed(self, texts, **how)
+
+    def counted(self, texts, **how):
+        given.extend(texts)
+        return embed(self, texts, **how)
+
+    monkeypatch.setattr(HashingEmbedder, "embed", interrupted)
+    words = ("index", "c.jsonl", "--into", "memory")
+    assert siftlm(*words) == (130, "", "siftlm: stopped; the same command goes on from here\n")
+    monkeypatch.setattr(HashingEmbedder, "embed", counted)
+    assert siftlm(*words)[0] == 0
+    assert len(given) == len(set(given)) == 600
+    assert len(Memory.open("memory")) == 600
+
+
+def test_an_interrupt_leaves_the_line_of_progress_alone(folder, monkeypatch, capsys):
+    corpus(folder / "c.jsonl", 300)
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "40")
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("siftlm.memory.intake.replace", stop)  # when all is read
+    assert main(["index", "c.jsonl", "--into", "memory"]) == 130
+    *drawn, said, end = screen.getvalue().split("\n")
+    assert (said, end) == ("siftlm: stopped; the same command goes on from here", "")
+    assert drawn
+    assert all(len(line) <= 39 for part in drawn for line in part.split("\r"))
+
+
+def test_another_corpus_or_embedder_does_not_slip_in(folder, siftlm):
+    corpus(folder / "a.jsonl", 3)
+    corpus(folder / "b.jsonl", 4)
+    siftlm("index", "a.jsonl", "--into", "memory")
+    status, _, err = siftlm("index", "b.jsonl", "--into", "memory")
+    assert status == 1
+    assert "use --append to add to it" in err
+    status, _, err = siftlm("index", "a.jsonl", "--into", "memory", "--embedder-option", "width=32")
+    assert status == 1
+    assert "cannot be compared" in err
+
+
+def test_a_faiss_index_can_be_built_with_the_memory_or_later(folder, siftlm):
+    pytest.importorskip("faiss")
+    corpus(folder / "c.jsonl", 30)
+    siftlm("index", "c.jsonl", "--into", "memory")
+    assert Memory.open("memory").info().index is None
+    assert siftlm("index", "--into", "memory", "--faiss", "flat")[0] == 0
+    assert Memory.open("memory").info().index.kind == "flat"
+    approximate = siftlm("search", "memory", "tea", "-n", "3", "--json")[1]
+    exact = siftlm("search", "memory", "tea", "-n", "3", "--json", "--exact")[1]
+    assert json.loads(approximate)["selection"]["indices"] == json.loads(exact)["selection"]["indices"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("none.jsonl --into memory", "there is no file or folder 'none.jsonl'"),
+        ("--into memory", "nothing to read"),
+        ("c.jsonl --into c.jsonl", "c.jsonl: is a file, and a memory is a folder"),
+        ("c.jsonl --into full", "full: is not empty"),
+        ("c.jsonl --into memory --append", "there is no such folder; build a memory with siftlm index"),
+        ("c.jsonl --into memory --append --storage int8", "--storage is settled when a memory is made"),
+        ("--into memory --faiss flat --no-full-text", "--no-full-text is settled"),
+        ("c.jsonl --into memory --embedder hashng", "unknown embedder 'hashng'; did you mean 'hashing'?"),
+        ("c.jsonl --into memory --embedder-option wide=3", "'wide'"),
+        ("c.jsonl --into memory --passage-tokens 0", "--passage-tokens must be a whole number"),
+        ("c.jsonl --into memory --near-duplicates 2", "--near-duplicates must be above 0"),
+        ("c.jsonl --into memory --text body", "c.jsonl:1: there is no field 'body' (--text)"),
+        ("c.jsonl --into memory --format odd", "unknown format 'odd'"),
+        ("c.jsonl --into memory --glob *.md", "--glob '*.md' chooses files of a folder"),
+        ("c.jsonl --into memory --vectors nothing", "c.jsonl:1: there is no field 'nothing' (--vectors)"),
+        ("c.jsonl c.npy --into memory", "there is no file or folder 'c.npy'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(folder, siftlm, words, message):
+    corpus(folder / "c.jsonl", 3)
+    (folder / "full").mkdir()
+    (folder / "full" / "letter.txt").write_text("Dear", encoding="utf-8")
+    status, out, err = siftlm("index", *words.split())
+    assert (status, out) == (1, "")
+    assert err.startswith("siftlm: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_memory_that_somebody_writes_to_says_who(folder, siftlm):
+    corpus(folder / "c.jsonl", 3)
+    siftlm("index", "c.jsonl", "--into", "memory")
+    with lock.writing(folder / "memory", "a long work"):
+        for words in (("index", "c.jsonl", "--into", "memory", "--append"), ("compact", "memory")):
+            status, out, err = siftlm(*words)
+            assert (status, out) == (1, "")
+            assert "is writing (a long work" in err
+            assert err.count("\n") == 1
