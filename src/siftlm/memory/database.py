@@ -169,6 +169,9 @@ def _connect(folder: Path, uri: str) -> sqlite3.Connection:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, check_same_thread=False)
         try:
             connection.execute("SELECT value FROM state WHERE name = 'version'").fetchone()
+        except UnicodeDecodeError as error:  # of words of the file that SQLite wanted to complain of
+            connection.close()
+            raise Damaged(f"{path}: {error}") from error
         except BaseException:
             connection.close()
             raise
@@ -189,8 +192,12 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 def state(connection: sqlite3.Connection) -> dict[str, int]:
-    """All counters."""
-    return dict(connection.execute("SELECT name, value FROM state"))
+    """All counters, which are as they were written."""
+    found = dict(connection.execute("SELECT name, value FROM state"))
+    if not all(isinstance(name, str) for name in found) or found.get("checksum") != state_checksum(found):
+        path = connection.execute("PRAGMA database_list").fetchone()[2]
+        raise Damaged(f"{path}: the counters were changed")
+    return found
 
 
 def chunks(values: Sequence[Any], size: int = MANY) -> Iterator[Sequence[Any]]:

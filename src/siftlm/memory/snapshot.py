@@ -48,11 +48,11 @@ class View:
 
 def refreshed(view: View | None, manifest: Manifest, memory: Path, connection: sqlite3.Connection) -> View:
     """The view of this moment: the old one if nothing has changed, else with what is new."""
-    version = connection.execute("SELECT value FROM state WHERE name = 'version'").fetchone()[0]
+    state = database.state(connection)
+    version, rows = state["version"], state["rows"]
     same = view is not None and view.generation == manifest.generation
     if view is not None and same and view.version == version:
         return view
-    rows = database.state(connection)["rows"]
     form = vectors.Form(manifest.storage, manifest.width)
     stored = vectors.mapped(manifest.folder(memory) / form.file_name, form, rows)
     last, alive = (view.last_dead, view.alive) if view is not None and same else (0, None)
@@ -151,6 +151,8 @@ class Snapshot:
         )
         rows = np.fromiter((row for (row,) in self._connection.execute(statement, sql.parameters)), dtype=np.int64)
         mask = np.zeros(self.view.rows, dtype=np.bool_)
+        if len(rows):
+            self._check_written(rows.min(), rows.max())
         mask[rows] = True
         if alive is not None:
             mask &= alive
@@ -185,6 +187,7 @@ class Snapshot:
         statement = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid"
         limit = "" if allowed is not None else f" LIMIT {min(k, self.view.rows):d}"
         for (row,) in self._connection.execute(statement + limit, (match,)):
+            self._check_written(row, row)
             if allowed is None or allowed[row]:
                 found.append(row)
                 if len(found) == k:
@@ -239,7 +242,7 @@ class Snapshot:
         _, document, part, start, key, meta = home
         return Passage(
             text=text,
-            meta={} if meta is None else json.loads(meta),
+            meta={} if meta is None else self._meta(meta, document),
             id=key,
             document=document,
             part=part,
@@ -247,6 +250,17 @@ class Snapshot:
             start=start,
             copies=copies,
         )
+
+    def _meta(self, text: str, document: int) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise Damaged(f"{database.NAME}: the metadata of document {document} is no JSON: {error}") from error
+        return found
+
+    def _check_written(self, first: int, last: int) -> None:
+        if first < 0 or last >= self.view.rows:
+            raise Damaged(f"{database.NAME}: names rows that were never written; siftlm verify says more")
 
     def _check_there(self, wanted: Sequence[int], there: dict[int, Any]) -> None:
         missing = next((row for row in wanted if row not in there), None)

@@ -107,7 +107,7 @@ class _Look:
             check(self, data)
         except SiftlmError as error:
             self.problem(str(error))
-        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+        except (sqlite3.Error, ValueError, TypeError, LookupError, OverflowError) as error:
             self.problem(f"{data.path}: {error}")
 
     def result(self) -> Verification:
@@ -119,9 +119,7 @@ def _structure(look: _Look, data: _Data) -> None:
     answers = [row[0] for row in data.connection.execute("PRAGMA integrity_check(10)")]
     if answers != ["ok"]:
         look.problems(data.path, [str(answer) for answer in answers], "complaints of SQLite")
-    state = database.state(data.connection)
-    if state.get("checksum") != database.state_checksum(state):
-        look.problem(f"{data.path}: the counters were changed")
+    database.state(data.connection)  # which has a checksum of its own
 
 
 def _rows(look: _Look, data: _Data) -> None:
