@@ -133,7 +133,8 @@ class Machine(RuleBasedStateMachine):
 
         found = self.memory.search(prompt, n, method="nearest", where=where)
         best = np.sort(cosines(query, vectors))[::-1][:n] if len(rows) else []
-        assert np.allclose([hit.score for hit in found], best, atol=1e-5)
+        # Rounding to float16 changes lengths as well, by as much as this.
+        assert np.allclose([hit.score for hit in found], best, atol=1e-3 if self.storage == "float16" else 1e-5)
         for among in (None, 200):
             self.selected_alike(prompt, query, where, n, among)
         hits = [*found, *self.memory.search(prompt, n, where=where)]
@@ -177,7 +178,7 @@ def test_a_memory_is_what_its_model_says():
 
 @pytest.mark.slow
 def test_a_memory_is_what_its_model_says_for_longer():
-    run(examples=60, steps=20)
+    run(examples=12, steps=15)
 
 
 def test_the_families_are_nearly_the_same():
