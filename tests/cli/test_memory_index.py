@@ -72,6 +72,10 @@ def test_vectors_of_a_field_and_of_a_file_need_no_embedder(folder, siftlm):
             assert memory.manifest.embedder == "precomputed"
             np.testing.assert_array_equal(memory.vectors(memory.rows()), vectors)
     np.save("q.npy", vectors[1])
+    for words in (("some text",), ("--query", "q.npy", "--known", "some text")):
+        status, out, err = siftlm("search", "m-v", *words)
+        assert (status, out) == (1, "")
+        assert "give the prompt's with --query FILE.npy" in err
     _, out, _ = siftlm("search", "m-v", "--query", "q.npy", "-n", "1", "--json")
     assert [hit["text"] for hit in json.loads(out)["hits"]] == ["text 1"]
 
@@ -143,6 +147,8 @@ def test_another_corpus_or_embedder_does_not_slip_in(folder, siftlm):
     status, _, err = siftlm("index", "b.jsonl", "--into", "memory")
     assert status == 1
     assert "use --append to add to it" in err
+    status, _, err = siftlm("index", "a.jsonl", "--into", "memory", "--storage", "int8")
+    assert (status, err) == (1, "siftlm: memory: was built with --storage 'float32', not 'int8'\n")
     status, _, err = siftlm("index", "a.jsonl", "--into", "memory", "--embedder-option", "width=32")
     assert status == 1
     assert "cannot be compared" in err

@@ -99,7 +99,7 @@ def test_redundancy_is_what_the_memory_measures(memory, siftlm):
 def test_a_sound_memory_passes(memory, siftlm):
     status, out, err = siftlm("verify", "memory")
     assert (status, err) == (0, "")
-    assert out.startswith("memory: as it was written (")
+    assert out.startswith("memory: as it was written; looked at ")
     assert siftlm("verify", "memory", "--quiet") == (0, "", "")
     assert json.loads(siftlm("verify", "memory", "--json")[1])["ok"] is True
 

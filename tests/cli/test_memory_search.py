@@ -241,6 +241,16 @@ def test_what_is_wrong_is_said_in_one_line(memory, siftlm, words, message):
     assert err.count("\n") == 1
 
 
+def test_a_damaged_memory_is_one_line(folder, siftlm):
+    Memory.build(corpus(folder / "c.jsonl"), folder / "broken").close()
+    with open(folder / "broken" / "g0001" / "vectors.f32", "r+b") as file:
+        file.truncate(100)
+    status, out, err = siftlm("search", "broken", "tea")
+    assert (status, out) == (1, "")
+    assert err.startswith("siftlm: broken/g0001/vectors.f32: has 100 bytes")
+    assert err.count("\n") == 1
+
+
 def test_a_flag_that_swallows_the_prompt_says_so(memory, siftlm):
     status, _, err = siftlm("search", "memory", "--without-copies", "a prompt")
     assert status == 2

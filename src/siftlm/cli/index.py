@@ -199,7 +199,8 @@ def _tell(arguments: argparse.Namespace, info: Info, before: int | None) -> None
             if one.bad > COMPLAINTS:
                 lines.append(f"  {terminal.pick('…', '...')} and {one.bad - COMPLAINTS:,} more")
     if not arguments.quiet:
-        command = f'siftlm search {shlex.quote(arguments.into)} "your question"'
+        asked = "--query prompt.npy" if info.embedder == "precomputed" else '"your question"'
+        command = f"siftlm search {shlex.quote(arguments.into)} {asked}"
         lines += ["", "Now try:", f"  {terminal.paint(command, 'cyan')}"]
     if lines:
         print(printable("\n".join(lines), stream), file=stream)

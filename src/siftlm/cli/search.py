@@ -103,10 +103,15 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, then print."""
+    from siftlm.errors import Conflict
     from siftlm.memory import Memory
 
     _check(arguments)
     with Memory.open(arguments.folder) as memory:
+        if memory.manifest.embedder == "precomputed" and (arguments.query is None or arguments.known):
+            raise Conflict(
+                f"{arguments.folder}: its vectors were made elsewhere: give the prompt's with --query FILE.npy"
+            )
         given = _settings(arguments, memory)
         if arguments.prompts is not None:
             with _output(arguments.out) as stream:

@@ -61,5 +61,9 @@ def _lines(found: Any, arguments: argparse.Namespace, terminal: Terminal) -> lis
         return lines
     lines += [f"note: {' '.join(note.split())}" for note in found.notes]
     counts = ", ".join(f"{number:,} {name}" for name, number in found.checked.items())
-    verdict = "as it was written" if found.ok else f"damaged: {len(found.problems)} problems"
-    return [*lines, f"{arguments.folder}: {verdict}" + (f" ({counts})" if counts else "")]
+    verdict = (
+        "as it was written"
+        if found.ok
+        else f"damaged ({len(found.problems)} problem{'s' * (len(found.problems) != 1)})"
+    )
+    return [*lines, f"{arguments.folder}: {verdict}" + (f"; looked at {counts}" if counts else "")]
