@@ -11,13 +11,16 @@ import pytest
 from siftlm.cli.drawing import (
     Curve,
     Terminal,
+    amount,
     bar,
     beside,
     can_show,
     chart,
     clip,
+    emphasized,
     one_line,
     pad,
+    paragraphs,
     printable,
     width_of,
     wrap,
@@ -184,3 +187,28 @@ def test_a_real_terminal(tmp_path):
         os.close(master)
         assert (b"\x1b[" in output) is colour
         assert max(len(line) for line in output.decode().splitlines() if "\x1b" not in line) <= 60
+
+
+def test_a_wrapped_line_keeps_to_its_columns_however_wide_its_letters_are():
+    for text in ("一二三四五六七八九十" * 5, "naïve 一二 " * 20, "e\u0301" * 60, "plain words " * 9):
+        for lines in (wrap(text, 17, first="* ", rest="  "), paragraphs("    " + text, 17)):
+            assert max(width_of(line) for line in lines) <= 17
+            kept = "".join(lines).replace("*", "").replace(" ", "")
+            assert kept == text.replace(" ", "")
+
+
+def test_paragraphs_keep_lines_and_indentation_and_disarm_the_rest():
+    assert paragraphs("a\n\n\tb\x1b[2J\r\nc", None) == ["a", "", "    b?[2J", "c"]
+    assert paragraphs("    one two three four", 14) == ["    one two", "    three four"]
+
+
+def test_words_are_emphasized_whole_and_without_regard_to_case():
+    screen = Terminal(colour=True)
+    assert emphasized("Sort sorted SORT", {"sort"}, screen) == "\x1b[1mSort\x1b[0m sorted \x1b[1mSORT\x1b[0m"
+    assert emphasized("Sort", {"sort"}, Terminal()) == "Sort"
+
+
+def test_amounts_change_their_unit_before_they_need_a_fourth_digit():
+    sizes = [0, 999, 1000, 9949, 9950, 999_499, 999_500, 10**9, 10**12, 10**16]
+    shown = ["0 bytes", "999 bytes", "1.0 kB", "9.9 kB", "10 kB", "999 kB", "1.0 MB", "1.0 GB", "1.0 TB", "10000 TB"]
+    assert [amount(size) for size in sizes] == shown

@@ -145,8 +145,8 @@ def _column(
         own: list[Styled] = [(f"{first}{hit.score:.3f}  {source}".rstrip(), ("dim",))]
         text = wrap(terminal.spell(hit.text), width, first=" " * len(first), rest=" " * len(first))
         if not full and len(text) > LINES:
-            text = [*text[: LINES - 1], clip(text[LINES - 1] + "." * width, width, terminal.pick("…", "..."))]
-            text[-1] = text[-1].rstrip(".…") + terminal.pick("…", "...")
+            dots = terminal.pick("…", "...")
+            text = [*text[: LINES - 1], clip(text[LINES - 1], width - len(dots), "") + dots]
         entries.append(own + [(line, () if hit.row in both else (colour,)) for line in text])
     return entries
 
