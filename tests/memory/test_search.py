@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -116,16 +117,18 @@ def test_nearest_is_a_sort_by_cosine(memory, n, where, m):
     assert found.considered == len(rows)
 
 
+@pytest.mark.parametrize("opposites", [False, True])
 @pytest.mark.parametrize("k", [1, 5, 30])
 @pytest.mark.parametrize("exclude", [[], [0, 3, 8], list(range(0, 150, 2))])
-def test_candidates_are_the_best_of_each_vector_and_of_its_opposite(memory, k, exclude):
+def test_candidates_are_the_best_of_each_vector_and_of_its_opposite_if_asked(memory, k, exclude, opposites):
     rows = np.setdiff1d(memory.rows(), exclude)
     vectors = memory.vectors(rows)
     scores = vectors @ VECTORS[:2].T
-    best = [np.argsort(-sign * column, kind="stable")[:k] for column in scores.T for sign in (1, -1)]
+    signs = (1, -1) if opposites else (1,)
+    best = [np.argsort(-sign * column, kind="stable")[:k] for column in scores.T for sign in signs]
     among = np.unique(np.concatenate(best))
-    found = memory.search(VECTORS[:2], 5, k=k, exclude=exclude)
-    expected = siftlm.select(VECTORS[:2], vectors[among], min(5, len(among)))
+    found = memory.search(VECTORS[:2], 5, k=k, exclude=exclude, opposites=opposites)
+    expected = siftlm.select(VECTORS[:2], vectors[among], min(5, len(among)), noise=0.1)
     assert found.considered == len(among)
     assert [hit.row for hit in found] == rows[among][expected.indices].tolist()
 
@@ -138,7 +141,7 @@ def test_the_whole_memory_is_what_select_sees(tmp_path, storage, method):
         memory.delete({"source": "b"})
         rows = memory.rows()
         found = memory.search(PROMPTS[0], 8, k=None, method=method)
-        expected = siftlm.select(VECTORS[0], memory.vectors(rows), 8, method=method)
+        expected = siftlm.select(VECTORS[0], memory.vectors(rows), 8, method=method, noise=0.1)
     assert [hit.row for hit in found] == rows[expected.indices].tolist()
     assert np.allclose(found.selection.uncertainty, expected.uncertainty, atol=1e-6)
 
@@ -261,6 +264,17 @@ def test_a_memory_can_be_used_after_close_and_from_two_objects(folder):
     same(before, other.search(PROMPTS[0]))
     one.close()
     other.close()
+
+
+def test_a_memory_that_was_built_anew_in_the_same_place_is_the_one_that_is_searched(tmp_path):
+    with Memory.create(tmp_path / "memory") as old:
+        old.add(["old one", "old two"])
+        assert len(old) == 2
+        shutil.rmtree(tmp_path / "memory")
+        with Memory.create(tmp_path / "memory") as new:
+            new.add(["new one", "new two"])
+        assert old.texts(old.rows()) == ["new one", "new two"]
+        assert old.search("old one", 1).texts == ["new one"]
 
 
 def test_a_pickled_memory_searches_alike(folder, memory):

@@ -26,7 +26,7 @@ class Readers:
         self._memory = memory
         self._manifest = manifest.read(memory)
         self._stamp = self._stamp_now()
-        self._view: View | None = None
+        self._seen: tuple[Manifest, View] | None = None
         self._own = threading.local()
         self._all: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._lock = threading.Lock()
@@ -77,7 +77,11 @@ class Readers:
         with database.damage_named(path):
             connection.execute("BEGIN")
             try:
-                self._view = view = refreshed(self._view, current, self._memory, connection)
+                seen = self._seen
+                # A manifest that was read anew may be that of another memory in the old one's place.
+                known = seen[1] if seen is not None and seen[0] is current else None
+                view = refreshed(known, current, self._memory, connection)
+                self._seen = (current, view)
             except BaseException:
                 connection.execute("ROLLBACK")
                 raise
@@ -88,20 +92,20 @@ class Readers:
         with self._lock:
             _close_all(self._all, os.getpid())
             self._all.clear()
-            self._own, self._view = threading.local(), None
+            self._own, self._seen = threading.local(), None
 
     def _connection(self, current: Manifest) -> sqlite3.Connection:
-        own, generation = self._own, current.generation
+        own = self._own
         # A connection must not be taken through a fork: its locks belong to the parent.
-        if getattr(own, "key", None) != (generation, os.getpid()):
+        if getattr(own, "manifest", None) is not current or own.process != os.getpid():
             old = getattr(own, "connection", None)
-            own.key = None
+            own.manifest = None
             if old is not None and own.process == os.getpid():
                 with self._lock:
                     self._all[:] = [(thread, one) for thread, one in self._all if one is not old]
                 old.close()
             own.connection = database.reader(current.folder(self._memory))
-            own.key, own.process = (generation, os.getpid()), os.getpid()
+            own.manifest, own.process = current, os.getpid()
             self._keep(own.connection)
         connection: sqlite3.Connection = own.connection
         return connection
