@@ -58,7 +58,7 @@ class Patient:
             if said is None:
                 assert seen(self.path) == self.whole
                 return False
-            assert any(str(file) in said for file in damaged), said
+            assert any(file.name in said for file in damaged), said
             return True
 
 
@@ -139,3 +139,49 @@ def test_a_changed_byte_now_and_then(patient, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_changed_byte(patient, name):
     assert damage(patient, name, rounds=150) > 75
+
+
+def broken(patient: Patient, file: Path, how: str, draw: random.Random) -> list[Path]:
+    """Harm a file; returns those that may be named for it."""
+    content = patient.files[file]
+    if how == "missing":
+        file.unlink()
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "cut":
+        file.write_bytes(content[: draw.randrange(1, len(content))])
+    else:
+        other = draw.choice([one for one in patient.files if one != file and patient.files[one]])
+        file.write_bytes(patient.files[other])
+        other.write_bytes(content)
+        return [file, other]
+    return [file]
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut", "exchanged"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_is_not_whole(patient, name, how):
+    draw = random.Random(how)
+    for _ in range(4 if how == "cut" else 1):
+        assert patient.examine(*broken(patient, patient.file(name), how, draw))
+        patient.heal()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_change_to_a_damaged_memory_says_so_or_is_made(patient, name):
+    """Whatever happens, only we say so."""
+    draw = random.Random(3)
+    for how in ["missing", "empty", "cut", "exchanged", *["changed"] * 4]:
+        file = patient.file(name)
+        if how == "changed":
+            file.write_bytes(changed(patient.files[file], draw))
+        else:
+            broken(patient, file, how, draw)
+        for change in (
+            lambda memory: memory.add(["something new"]),
+            lambda memory: memory.delete({"group": 2}),
+            lambda memory: memory.compact(),
+        ):
+            with contextlib.suppress(SiftlmError), Memory.open(patient.path) as memory:
+                change(memory)
+        patient.heal()

@@ -10,16 +10,18 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from faults.world import EMBEDDER, check_readable
+from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.errors import Conflict, Locked
 from siftlm.memory import lock, making
 from siftlm.memory.memory import Memory
+from siftlm.types import Vectors
 
 HEAD = """
 import sys
@@ -138,7 +140,8 @@ print("done")
 
 
 def crowd(path: Path, writers: int, texts: int) -> None:
-    with contextlib_stack(*(another(path, ADDER) for _ in range(writers))) as processes:
+    with ExitStack() as stack:
+        processes = [stack.enter_context(another(path, ADDER)) for _ in range(writers)]
         for name, process in enumerate(processes):
             assert process.stdin is not None
             process.stdin.write(f"{name}\n{texts}\n")
@@ -149,14 +152,6 @@ def crowd(path: Path, writers: int, texts: int) -> None:
         expected = {f"text {n} of {name}" for n in range(texts) for name in range(writers)}
         assert expected < set(memory.texts(memory.rows()))
     check_whole(path)
-
-
-@contextmanager
-def contextlib_stack(*managers: object) -> Iterator[list[subprocess.Popen[str]]]:
-    from contextlib import ExitStack
-
-    with ExitStack() as stack:
-        yield [stack.enter_context(manager) for manager in managers]  # type: ignore[arg-type]
 
 
 def check_whole(path: Path) -> None:
@@ -218,11 +213,21 @@ def test_a_search_under_way_keeps_its_moment_and_holds_nobody_up(path):
     check_whole(path)
 
 
+class OneAtATime(HashingEmbedder):
+    """What happens inside an embedder is not what is tested here."""
+
+    turn = threading.Lock()
+
+    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
+        with self.turn:
+            return super().embed(texts, as_query=as_query)
+
+
 class Crowd:
     """Threads that search one memory while one changes it."""
 
     def __init__(self, path: Path) -> None:
-        self.memory = Memory.open(path)
+        self.memory = Memory.open(path, embedder=OneAtATime(width=EMBEDDER.width))
         self.ended = threading.Event()
         self.there: set[str] = {"a first text about birches"}
         self.gone: set[str] = set()

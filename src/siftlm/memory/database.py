@@ -28,7 +28,7 @@ NAME = "texts.sqlite"
 # Parameters of one statement: SQLite's oldest limit is 999.
 MANY = 900
 # What SQLite says of a changed file, where it does not know that it was changed.
-DAMAGES = ("no such table", "no such column", "no such index", "Could not decode", "malformed", "vtable constructor")
+DAMAGES = ("no such", "Could not decode", "malformed", "vtable constructor", "unsupported file format")
 
 SCHEMA = """
 CREATE TABLE documents (id INTEGER PRIMARY KEY, key TEXT, meta TEXT, digest BLOB NOT NULL);
@@ -153,7 +153,8 @@ def reader(folder: Path) -> sqlite3.Connection:
     uri = (folder / NAME).resolve().as_uri()
     if not os.access(folder, os.W_OK) and not (folder / f"{NAME}-wal").exists():
         return _connect(folder, f"{uri}?immutable=1")
-    connection = _connect(folder, f"{uri}?mode=rw")
+    with disk.refusals_named(folder / NAME):  # also who only reads writes a little: who reads what, for the writers
+        connection = _connect(folder, f"{uri}?mode=rw")
     connection.execute("PRAGMA query_only = ON")
     connection.execute("PRAGMA cache_size = -16384")
     connection.execute("PRAGMA mmap_size = 1073741824")

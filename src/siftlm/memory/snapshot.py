@@ -62,10 +62,9 @@ def refreshed(view: View | None, manifest: Manifest, memory: Path, connection: s
         if alive is not None:
             mask[: len(alive)] = alive
         if dead:
-            numbers = np.array(dead, dtype=np.int64)
-            if numbers[:, 1].max() >= rows or numbers[:, 1].min() < 0:
+            if not all(isinstance(row, int) and 0 <= row < rows for _, row in dead):
                 raise Damaged(f"{manifest.folder(memory) / database.NAME}: names rows that were never written")
-            mask[numbers[:, 1]], last = False, int(numbers[-1, 0])
+            mask[[row for _, row in dead]], last = False, dead[-1][0]
         alive = mask
     index = view.index if view is not None and same else ann.Lazy(manifest.folder(memory), manifest)
     return View(manifest.generation, version, rows, stored, last, alive, index)
