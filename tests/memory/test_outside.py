@@ -246,8 +246,9 @@ def test_answers_come_sorted_and_cut(array):
 
 def test_half_precision_and_integers_are_brought_to_unit_length(array):
     half = Spoiled(array, vectors=lambda found: found.astype(np.float16))
-    found = Outside(half, HASHING).search("how old is Jordan")
-    same = Outside(array, HASHING).search("how old is Jordan")
+    # By nearness: a rounded vector may well change which of two equally good passages SIFT takes.
+    found = Outside(half, HASHING).search("how old is Jordan", method="nearest")
+    same = Outside(array, HASHING).search("how old is Jordan", method="nearest")
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in same], abs=1e-2)
     codes = Spoiled(array, vectors=lambda found: np.rint(127 * found).astype(np.int8))
     assert len(Outside(codes, HASHING).search("how old is Jordan", residual=True, k=9)) == 10
@@ -297,7 +298,7 @@ def test_what_would_be_silently_wrong_is_an_error(array, what):
     spoil, message = WRONG[what]
     # Ten each for q and −q, from both ends of the store: all of it is looked at.
     with pytest.raises(InvalidInput, match=message):
-        Outside(Spoiled(array, **spoil), HASHING).search("how old is Jordan", k=10)
+        Outside(Spoiled(array, **spoil), HASHING).search("how old is Jordan", k=10, opposites=True)
 
 
 def test_a_filter_that_was_not_applied_is_found_out(array):

@@ -41,6 +41,7 @@ FLAGS = {
     "k=": "--k",
     "residual=True": "--residual",
     "exact=True": "--exact",
+    "opposites=True": "--opposites",
     "without_copies": "--without-copies",
     "per_document": "--per-document",
     "near_duplicates": "--near-duplicates",

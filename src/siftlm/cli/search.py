@@ -43,6 +43,7 @@ PASSED_ON = (
     "without_copies",
     "per_document",
     "noise",
+    "replacement",
     "adaptive",
     "until",
     "min_gain",
@@ -71,6 +72,7 @@ def add(commands: Any) -> None:
     what.add_argument("--k", type=settings.number_or_all, metavar="K|all",
                       help="so many nearest passages (default: 200), or the whole memory")  # fmt: skip
     what.add_argument("--candidates", choices=("vectors", "words", "both"), help="found by these (default: vectors)")
+    what.add_argument("--opposites", action="store_true", help="also among what points away from the prompt")
     what.add_argument("--where", metavar="EXPR", help="only such documents: 'source = \"wiki\" and year >= 2000'")
     what.add_argument("--exact", action="store_true", help="scan, even where there is a FAISS index")
     what.add_argument("--without-copies", nargs="?", const=True, type=settings.share, metavar="S",
@@ -80,9 +82,11 @@ def add(commands: Any) -> None:
     how = parser.add_argument_group("how to choose")
     how.add_argument("-n", type=int, default=10, metavar="N", help="how many (default: 10)")
     how.add_argument("--method", metavar="M", help="see siftlm methods (default: sift)")
-    how.add_argument("--noise", type=float, metavar="λ", help="default: 0.01")
+    how.add_argument("--noise", type=float, metavar="λ", help="default: 0.1")
     how.add_argument("--kernel", metavar="K", help=f"what similar means: {', '.join(settings.KERNELS)}")
     how.add_argument("--residual", action="store_true", help="search anew at each step, for what is still lacking")
+    how.add_argument("--replacement", type=settings.replacement, metavar="N|yes|no",
+                     help="may a passage be picked again: always, never, or N times in all")  # fmt: skip
     how.add_argument("--known", action="append", default=[], metavar="TEXT",
                      help="a text that is known already, so that it is not told again; may be repeated")  # fmt: skip
     how.add_argument("--option", action="append", default=[], type=settings.option, metavar="NAME=VALUE",
@@ -151,7 +155,7 @@ def _settings(arguments: argparse.Namespace, memory: Memory) -> dict[str, Any]:
         given["k"] = None if arguments.k == "all" else arguments.k
     if arguments.kernel is not None:
         given["kernel"] = settings.kernel(arguments.kernel)
-    given.update({name: True for name in ("residual", "exact") if getattr(arguments, name)})
+    given.update({name: True for name in ("residual", "exact", "opposites") if getattr(arguments, name)})
     for name, value in arguments.option:
         if name in RESERVED:
             raise InvalidInput(f"--option {name}: that is no setting of a method; see siftlm search --help")
@@ -163,7 +167,20 @@ def _settings(arguments: argparse.Namespace, memory: Memory) -> dict[str, Any]:
     return given
 
 
-RESERVED = {*PASSED_ON, "n", "k", "query", "kernel", "residual", "exact", "known", "exclude", "sources", "source_cap"}
+RESERVED = {
+    *PASSED_ON,
+    "n",
+    "k",
+    "query",
+    "kernel",
+    "residual",
+    "exact",
+    "opposites",
+    "known",
+    "exclude",
+    "sources",
+    "source_cap",
+}
 
 
 def _prompt(arguments: argparse.Namespace) -> Any:

@@ -29,8 +29,11 @@ Query = str | Sequence[str] | npt.NDArray[Any]
 Embed = Callable[[Sequence[str]], Vectors]
 
 CANDIDATES = ("vectors", "words", "both")
-# Methods whose gains are the same for x and −x: what points away from the prompt can tell as much about it.
+# Methods whose gains are the same for x and −x, so that what points away from the prompt can win.
 EVEN = frozenset({"sift", "sift-fast", "vtl", "itl", "mm-itl", "noiseless-itl", "ctl", "eig"})
+# λ where nobody chose one: smaller ones, on embeddings as spread as those of sentence models, soon prefer what has
+# little to do with the prompt. `siftlm.spread` and trying a few say more about a given memory.
+NOISE = 0.1
 # Copies of the prompt are looked for among so many of its neighbours where there is no list of candidates.
 COPIES_AMONG = 1000
 
@@ -43,6 +46,7 @@ class Wanted:
     method: Any
     k: int | None
     candidates: str
+    opposites: bool
     where: Expression | None
     residual: bool
     without_copies: float | None
@@ -54,7 +58,8 @@ class Wanted:
     @property
     def signs(self) -> tuple[float, ...]:
         """Is −q searched as well?"""
-        return (1.0, -1.0) if isinstance(self.method, str) and self.method in EVEN else (1.0,)
+        even = isinstance(self.method, str) and self.method in EVEN
+        return (1.0, -1.0) if self.opposites and even else (1.0,)
 
 
 def wanted(
@@ -63,6 +68,7 @@ def wanted(
     method: Any,
     k: int | None,
     candidates: str,
+    opposites: bool,
     where: Where,
     residual: bool,
     without_copies: bool | float,
@@ -84,12 +90,13 @@ def wanted(
         method=method,
         k=None if k is None else _count("k", k),
         candidates=candidates,
+        opposites=_flag("opposites", opposites),
         where=filter_of(where),
         residual=residual,
         without_copies=None if without_copies is False else _share("without_copies", without_copies),
         per_document=None if per_document is None else _count("per_document", per_document),
         exclude=_rows(exclude),
-        settings=settings,
+        settings={"noise": NOISE, **settings},
     )
 
 
@@ -375,6 +382,12 @@ def _count(name: str, value: Any) -> int:
     if value < 1:
         raise InvalidInput(f"{name} must be >= 1, got {value}")
     return int(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidInput(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def _share(name: str, value: Any) -> float:

@@ -48,6 +48,7 @@ class Searching(ABC):
         method: str | Method = "sift",
         k: int | None = 200,
         candidates: str = "vectors",
+        opposites: bool = False,
         where: Where = None,
         residual: bool = False,
         without_copies: bool | float = False,
@@ -62,9 +63,12 @@ class Searching(ABC):
             query: the prompt's text, or several texts, or (d,) or (m, d) vectors of this memory's embedder.
             n: how many to pick; fewer if there are no more.
             method: how to select; ``siftlm.methods()`` lists what there is.
-            k: choose among so many nearest passages of each of the prompt's vectors (and, for methods such as
-                SIFT, of its opposite). ``None``: among the whole memory, exactly.
+            k: choose among so many nearest passages of each of the prompt's vectors. ``None``: among the whole
+                memory, exactly.
             candidates: found by ``vectors``, by ``words`` (BM25) or by ``both`` (their ranks, fused).
+            opposites: for SIFT and its kin, also choose among the k nearest of each vector's opposite. To them
+                what points away from the prompt tells as much as what points towards it; to a reader it
+                rarely does.
             where: only passages of documents whose metadata meet this, ``{"source": "wiki"}`` or
                 ``'source = "wiki" and year >= 2000'``.
             residual: search anew at each step, for what the prompt still lacks.
@@ -73,10 +77,11 @@ class Searching(ABC):
             per_document: at most so many picks from one document.
             exclude: rows that must not be picked.
             exact: look at every vector, even where there is an index that is faster and may miss some.
-            **settings: for the selection: ``noise``, ``kernel``, ``adaptive``, ``until``, … as in ``siftlm.select``.
+            **settings: for the selection: ``noise`` (λ, here 0.1 unless given), ``kernel``, ``adaptive``, ``until``,
+                ``replacement``, … as in ``siftlm.select``.
         """
         want = search.wanted(
-            n, method=method, k=k, candidates=candidates, where=where, residual=residual,
+            n, method=method, k=k, candidates=candidates, opposites=opposites, where=where, residual=residual,
             without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
         )  # fmt: skip
         began = time.perf_counter()
@@ -93,6 +98,7 @@ class Searching(ABC):
         method: str | Method = "sift",
         k: int | None = 200,
         candidates: str = "vectors",
+        opposites: bool = False,
         where: Where = None,
         residual: bool = False,
         without_copies: bool | float = False,
@@ -103,7 +109,7 @@ class Searching(ABC):
     ) -> list[Found]:
         """`search` for many prompts, in their order; embedding, scans and selection are shared."""
         want = search.wanted(
-            n, method=method, k=k, candidates=candidates, where=where, residual=residual,
+            n, method=method, k=k, candidates=candidates, opposites=opposites, where=where, residual=residual,
             without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
         )  # fmt: skip
         if isinstance(queries, str) or not isinstance(queries, (Sequence, np.ndarray)):
