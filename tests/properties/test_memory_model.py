@@ -148,12 +148,12 @@ class Machine(RuleBasedStateMachine):
 
     def selected_alike(self, prompt: str, query: Any, where: Any, n: int, among: int | None) -> None:
         rows = self.memory.rows(where)
-        found = self.memory.search(prompt, n, k=among, where=where)
+        found = self.memory.search(prompt, n, k=among, where=where, noise=0.05)
         assert found.considered == len(rows)
         if not len(rows):
             assert (len(found), found.selection.stopped) == (0, "exhausted")
             return
-        expected = siftlm.select(query, self.memory.vectors(rows), min(n, len(rows)))
+        expected = siftlm.select(query, self.memory.vectors(rows), min(n, len(rows)), noise=0.05)
         assert np.allclose(found.selection.uncertainty, expected.uncertainty, atol=1e-5)
         assert [hit.row for hit in found] == rows[expected.indices].tolist()
 
