@@ -151,7 +151,7 @@ def writer(folder: Path) -> sqlite3.Connection:
 def reader(folder: Path) -> sqlite3.Connection:
     """A connection that cannot write, not even where the folder itself cannot be written to."""
     uri = (folder / NAME).resolve().as_uri()
-    if not os.access(folder, os.W_OK) and not (folder / f"{NAME}-wal").exists():
+    if unwatched(folder) is not None:
         return _connect(folder, f"{uri}?immutable=1")
     with disk.refusals_named(folder / NAME):  # also who only reads writes a little: who reads what, for the writers
         connection = _connect(folder, f"{uri}?mode=rw")
@@ -159,6 +159,19 @@ def reader(folder: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA cache_size = -16384")
     connection.execute("PRAGMA mmap_size = 1073741824")
     return connection
+
+
+def unwatched(folder: Path) -> tuple[int, int] | None:
+    """Where nothing may be written beside the database, SQLite cannot notice that others write to it.
+
+    Then these numbers, of a database without a journal, change with it; elsewhere they are None.
+    """
+    if os.access(folder, os.W_OK) or (folder / f"{NAME}-wal").exists():
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        found = (folder / NAME).stat()
+        return found.st_mtime_ns, found.st_size
+    return None
 
 
 def _connect(folder: Path, uri: str) -> sqlite3.Connection:

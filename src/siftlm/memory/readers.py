@@ -95,17 +95,18 @@ class Readers:
             self._own, self._seen = threading.local(), None
 
     def _connection(self, current: Manifest) -> sqlite3.Connection:
-        own = self._own
+        own, folder = self._own, current.folder(self._memory)
+        stamp = database.unwatched(folder)
         # A connection must not be taken through a fork: its locks belong to the parent.
-        if getattr(own, "manifest", None) is not current or own.process != os.getpid():
+        if getattr(own, "manifest", None) is not current or own.process != os.getpid() or own.stamp != stamp:
             old = getattr(own, "connection", None)
             own.manifest = None
             if old is not None and own.process == os.getpid():
                 with self._lock:
                     self._all[:] = [(thread, one) for thread, one in self._all if one is not old]
                 old.close()
-            own.connection = database.reader(current.folder(self._memory))
-            own.manifest, own.process = current, os.getpid()
+            own.connection = database.reader(folder)
+            own.manifest, own.process, own.stamp = current, os.getpid(), stamp
             self._keep(own.connection)
         connection: sqlite3.Connection = own.connection
         return connection
