@@ -185,3 +185,19 @@ def test_a_change_to_a_damaged_memory_says_so_or_is_made(patient, name):
             with contextlib.suppress(SiftlmError), Memory.open(patient.path) as memory:
                 change(memory)
         patient.heal()
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "index.json"])
+def test_a_damaged_index_is_named_and_not_used(patient, name):
+    pytest.importorskip("faiss")
+    with Memory.open(patient.path) as memory:
+        memory.build_index("flat")
+    file = patient.path / "g0001" / name
+    content, draw = file.read_bytes(), random.Random(4)
+    for _ in range(8):
+        file.write_bytes(changed(content, draw))
+        assert patient.examine(file)
+    file.write_bytes(content[: len(content) // 2])
+    assert patient.examine(file)
+    file.write_bytes(content)
+    assert not patient.examine(file)

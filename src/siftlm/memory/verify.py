@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from siftlm.errors import Damaged, Locked, SiftlmError, Unwritable
-from siftlm.memory import database, manifest, vectors, writer
+from siftlm.memory import ann, database, manifest, vectors, writer
 from siftlm.memory.manifest import Manifest
 from siftlm.memory.near import Near
 from siftlm.progress import Meter, Report
@@ -57,7 +57,7 @@ def verify(memory: Path, report: Report | None = None) -> Verification:
     try:
         connection.execute("BEGIN")
         data = _Data(known, folder, path, connection)
-        for check in (_structure, _rows, _vectors, _passages, _documents, _bands, _inputs):
+        for check in (_structure, _rows, _vectors, _passages, _documents, _bands, _inputs, _index):
             look.attempt(check, data)
         connection.execute("COMMIT")
     except sqlite3.Error as error:
@@ -246,6 +246,15 @@ def _inputs(look: _Look, data: _Data) -> None:
             look.problem(f"{data.path}: what is noted of input {row[1]!r} is not what was written")
         elif not row[3]:
             look.note(f"{row[1]}: was read up to record {row[2]:,} and not to its end; the same build goes on there")
+
+
+def _index(look: _Look, data: _Data) -> None:
+    """Every byte of the index, if there is one. Searches scan where it is damaged."""
+    state = ann.state(data.folder, data.known, database.state(data.connection)["rows"], thorough=True)
+    if state is None or not state.damaged:
+        return
+    unfinished = not (data.folder / ann.DESCRIPTION).exists()
+    (look.note if unfinished else look.problem)(str(state.problem))
 
 
 def _words(look: _Look, known: Manifest, folder: Path) -> None:
