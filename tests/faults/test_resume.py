@@ -74,7 +74,9 @@ def build_with_kills(children: Children, folder: Path, records: int, seed: int, 
     kills, safe, read = 0, set[str](), 0
     file = file.rename(folder / "first.jsonl")  # which is built, also when it was begun before
     while True:
-        kill = {"moment": draw.randrange(10, 200)} if draw.random() < 0.7 else {"seconds": draw.uniform(0.02, 0.2)}
+        # First by moments, which come on fast and slow machines alike.
+        by_moment = kills < 6 or draw.random() < 0.7
+        kill = {"moment": draw.randrange(5, 50)} if by_moment else {"seconds": draw.uniform(0.02, 0.2)}
         answer = children.run(path, [["read", str(file), []]], {**settings, "log": str(log)}, kill)
         assert answer["killed"] or not answer["error"], answer["error"]
         lines = log.read_text(encoding="utf-8").splitlines()
