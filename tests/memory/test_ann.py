@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from siftlm.embedding import HashingEmbedder
 from siftlm.errors import InvalidInput, Locked, MissingExtra, UnknownName, Unwritable
 from siftlm.memory import Memory, ann, ann_build, lock
 from siftlm.memory import vectors as forms
@@ -288,7 +289,8 @@ def test_after_compaction_the_old_index_is_never_used(memory: Memory) -> None:
     assert uses_index(memory)
     memory.delete({"n": 3})
     memory.compact()
-    assert not uses_index(memory)
+    assert uses_index(memory)  # a new one
+    memory.drop_index()
     assert state_of(memory) is None
     for name, content in old.items():
         (folder_of(memory) / name).write_bytes(content)
@@ -435,3 +437,32 @@ def test_the_description_can_be_read_by_a_person(memory: Memory) -> None:
     content = json.loads((folder_of(memory) / ann.DESCRIPTION).read_text())
     assert (content["kind"], content["settings"]) == ("ivf", {"nlist": 4, "nprobe": 4})
     assert content["bytes"] == described.bytes == (folder_of(memory) / ann.NAME).stat().st_size
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_compaction_builds_the_index_again(tmp_path, kind):
+    with Memory.create(tmp_path / "memory", embedder=HashingEmbedder(width=32)) as memory:
+        memory.add([f"text number {n} of many" for n in range(200)], [{"n": n} for n in range(200)])
+        memory.build_index(kind)
+        memory.delete("n >= 60")
+        memory.compact()
+        index = memory.info().index
+        assert index is not None
+        assert (index.kind, index.rows, index.problem) == (kind, 60, None)
+        assert memory.verify().ok
+        found = memory.search("text number 7 of many", n=1)
+        assert found.texts == ["text number 7 of many"]
+        assert not list(memory.path.glob("g0001*"))
+
+
+def test_verify_names_a_damaged_index(tmp_path):
+    with Memory.create(tmp_path / "memory", embedder=HashingEmbedder(width=32)) as memory:
+        memory.add([f"text number {n} of many" for n in range(50)])
+        memory.build_index("flat")
+        path = memory.path / "g0001" / "index.faiss"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        found = memory.verify()
+    assert not found.ok
+    assert all("index.faiss" in problem for problem in found.problems)

@@ -49,6 +49,13 @@ def checked(kind: object, settings: Mapping[str, Any]) -> str:
     return str(kind)
 
 
+def fitting(settings: Mapping[str, int], passages: int) -> dict[str, int]:
+    """The settings of an index that is built again over fewer passages."""
+    if "nlist" not in settings:
+        return dict(settings)
+    return {**settings, "nlist": min(settings["nlist"], max(1, passages // ENOUGH))}
+
+
 def build(writer: Writer, kind: str, settings: Mapping[str, Any], report: Report | None) -> Description:
     """Build it over the rows that live now; the old one answers until the new one is there."""
     dead = np.fromiter((row for (row,) in writer.connection.execute("SELECT row FROM dead")), np.int64)

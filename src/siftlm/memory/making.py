@@ -99,6 +99,11 @@ def _passage_tokens(given: Any, made: Embedder) -> int:
         return min(PASSAGE_TOKENS, made.max_tokens or PASSAGE_TOKENS)
     if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
         raise InvalidInput(f"passage_tokens must be a whole number ≥ 1, got {given!r}")
+    if made.max_tokens is not None and given > made.max_tokens:
+        raise InvalidInput(
+            f"passage_tokens={given}, but embedder {made.name!r} reads {made.max_tokens} tokens: "
+            "the end of each passage would not count"
+        )
     return int(given)
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
+from siftlm.errors import Conflict, InvalidInput, MissingExtra, SiftlmError, UnknownName
 from siftlm.memory import ann, ann_build, disk, given, intake, manifest, migrate, reading, search
 from siftlm.memory import writer as writing
 from siftlm.memory.ann import Description
@@ -320,9 +320,18 @@ class Memory(Searching):
         """Take what was deleted off the disk, and close the gaps.
 
         Everything that lives is copied, so it needs as much free space again for as long as it takes. Rows get
-        new numbers; documents keep theirs. Searches go on meanwhile.
+        new numbers; documents keep theirs. Searches go on meanwhile. An index is built again.
         """
-        return compact(self._path, reporter(progress), wait=wait)
+        known = self._readers.manifest
+        with self._readers.snapshot() as snapshot:
+            index = ann.state(known.folder(self._path), known, snapshot.view.rows)
+        done = compact(self._path, reporter(progress), wait=wait)
+        moved = self._readers.manifest.generation != known.generation
+        if moved and index is not None and index.kind is not None and done.passages:
+            with contextlib.suppress(MissingExtra):  # without FAISS nobody misses the index
+                fitting = ann_build.fitting(index.settings, done.passages)
+                self.build_index(index.kind, progress=progress, wait=wait, **fitting)
+        return done
 
     def build_index(
         self, kind: str = "ivf", *, progress: bool | Report | None = None, wait: float = 0.0, **settings: int
@@ -330,7 +339,7 @@ class Memory(Searching):
         """Build a FAISS index, for when scans take too long; an index that is there is replaced.
 
         Searches use it from then on, unless they are told ``exact=True``. Passages that come later are found by
-        a scan of just those, until the next `build_index`; a compaction drops the index.
+        a scan of just those, until the next `build_index`; a compaction builds the index again.
 
         Args:
             kind: ``ivf`` looks into the lists whose centres are nearest, ``hnsw`` follows a graph of neighbours

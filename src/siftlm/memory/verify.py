@@ -276,7 +276,10 @@ def _words(look: _Look, known: Manifest, folder: Path) -> None:
     except Unwritable:
         look.note(f"{path}: the full-text index was not checked, because the folder cannot be written to")
     except Damaged as error:
-        look.problem(f"{path}: the full-text index: {error}" if str(path) not in str(error) else str(error))
+        if str(path) in str(error):
+            look.problem(str(error))
+        else:  # another file keeps us from writing, and was named already
+            look.note(f"{path}: the full-text index was not checked, because of that damage")
     except sqlite3.Error as error:
         look.problem(f"{path}: the full-text index does not match the texts: {error}")
 

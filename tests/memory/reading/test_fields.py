@@ -75,7 +75,7 @@ def test_json_stays_what_it_is(meta):
 
 @given(st.text(st.characters(), min_size=1))
 def test_texts_are_kept_exactly_or_refused(text):
-    [record] = read([text])
+    [_, record] = read(["the first decides whether these are texts or names of files", text])
     try:
         storable = bool(text.encode() and text.strip())
     except UnicodeEncodeError:
