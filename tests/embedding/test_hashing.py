@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import pickle
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -164,3 +167,23 @@ def test_a_word_said_often_does_not_drown_the_others():
 def test_a_width_that_is_none(width):
     with pytest.raises(InvalidInput, match="width must be a whole number ≥ 1"):
         HashingEmbedder(width=width)
+
+
+def test_threads_share_an_embedder_and_get_what_one_thread_gets():
+    # Few words fit into the memory of an embedder this small, so it forgets and learns all the time.
+    texts = [[f"word{n * 7 % 1000} and word{n * thread % 997} of text {n}" for n in range(400)] for thread in range(8)]
+    expected = [HashingEmbedder(width=64).embed(own) for own in texts]
+    shared = HashingEmbedder(width=64)
+    with patch.object(hashing, "REMEMBERED", 300), ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            pieces = [pool.submit(lambda own=own: [shared.embed([text])[0] for text in own]) for own in texts]
+            for piece, vectors in zip(pieces, expected, strict=True):
+                np.testing.assert_array_equal(np.array(piece.result()), vectors)
+
+
+def test_an_embedder_can_be_pickled():
+    embedder = HashingEmbedder(width=64)
+    embedder.embed(["a word or two"])
+    again = pickle.loads(pickle.dumps(embedder))
+    np.testing.assert_array_equal(again.embed(["other words"]), embedder.embed(["other words"]))
+    assert again.fingerprint == embedder.fingerprint

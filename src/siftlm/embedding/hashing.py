@@ -9,6 +9,7 @@ in any order, which makes a batch equal to its texts one by one, bit for bit.
 from __future__ import annotations
 
 import hashlib
+import threading
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,15 @@ class HashingEmbedder:
     def __init__(self, *, width: int = 512) -> None:
         self.width = whole_number("width", width)
         self._words = _Words(self.width)
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: neither the lock nor the words, which are soon learned again."""
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_words")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._words, self._lock = _Words(self.width), threading.Lock()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -68,7 +78,8 @@ class HashingEmbedder:
         texts = texts_checked(texts)
         vectors = np.zeros((len(texts), self.width), dtype=np.float32)
         for start, end in _chunks(texts):
-            vectors[start:end] = self._embed_chunk(texts[start:end])
+            with self._lock:  # the words learned are shared between threads
+                vectors[start:end] = self._embed_chunk(texts[start:end])
         return vectors
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
