@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.errors import Conflict, Locked
 from siftlm.memory import lock, making
 from siftlm.memory.memory import Memory
-from siftlm.types import Vectors
 
 HEAD = """
 import sys
@@ -213,21 +212,11 @@ def test_a_search_under_way_keeps_its_moment_and_holds_nobody_up(path):
     check_whole(path)
 
 
-class OneAtATime(HashingEmbedder):
-    """What happens inside an embedder is not what is tested here."""
-
-    turn = threading.Lock()
-
-    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
-        with self.turn:
-            return super().embed(texts, as_query=as_query)
-
-
 class Crowd:
     """Threads that search one memory while one changes it."""
 
     def __init__(self, path: Path) -> None:
-        self.memory = Memory.open(path, embedder=OneAtATime(width=EMBEDDER.width))
+        self.memory = Memory.open(path, embedder=HashingEmbedder(width=EMBEDDER.width))
         self.ended = threading.Event()
         self.there: set[str] = {"a first text about birches"}
         self.gone: set[str] = set()

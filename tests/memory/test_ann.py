@@ -17,7 +17,7 @@ from siftlm.errors import InvalidInput, Locked, MissingExtra, UnknownName, Unwri
 from siftlm.memory import Memory, ann, ann_build, lock
 from siftlm.memory import vectors as forms
 from siftlm.memory.ann import State
-from siftlm.memory.search import filter_of
+from siftlm.memory.asked import filter_of
 from siftlm.progress import Progress
 
 faiss = pytest.importorskip("faiss")

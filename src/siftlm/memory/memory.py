@@ -19,9 +19,10 @@ import numpy.typing as npt
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import Conflict, InvalidInput, MissingExtra, SiftlmError, UnknownName
-from siftlm.memory import ann, ann_build, disk, given, intake, manifest, migrate, reading, search
+from siftlm.memory import ann, ann_build, disk, given, intake, manifest, migrate, reading
 from siftlm.memory import writer as writing
 from siftlm.memory.ann import Description
+from siftlm.memory.asked import Where, filter_of
 from siftlm.memory.compact import Compacted, compact
 from siftlm.memory.info import Info, look
 from siftlm.memory.intake import Added
@@ -30,7 +31,6 @@ from siftlm.memory.manifest import Manifest
 from siftlm.memory.readers import Readers
 from siftlm.memory.redundancy import Redundancy
 from siftlm.memory.redundancy import redundancy as redundancy_of
-from siftlm.memory.search import Where
 from siftlm.memory.searching import Searching
 from siftlm.memory.snapshot import Snapshot
 from siftlm.memory.verify import Verification, verify
@@ -202,7 +202,7 @@ class Memory(Searching):
     def rows(self, where: Where = None) -> IntArray:
         """The rows of all passages, or of those that meet a filter, in ascending order."""
         with self._readers.snapshot() as snapshot:
-            allowed = snapshot.allowed(search.filter_of(where))
+            allowed = snapshot.allowed(filter_of(where))
             return np.arange(snapshot.view.rows) if allowed is None else np.flatnonzero(allowed)
 
     def texts(self, rows: npt.ArrayLike) -> list[str]:

@@ -6,108 +6,23 @@ prompt -> vectors -> candidates (by vectors, words or both) -> without copies ->
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.memory import copies, keywords
+from siftlm.memory.asked import Prompt, Wanted
 from siftlm.memory.found import Found, Hit
 from siftlm.memory.searchable import Counted, Searchable
 from siftlm.memory.store import Neighbours, WholeStore
-from siftlm.memory.where import All, Expression, parse
 from siftlm.types import BoolArray, Candidates, FloatArray, IntArray, Selection, Vectors
 
-Where = Mapping[str, Any] | str | Expression | None
-# A prompt: its text, several texts, or (d,) or (m, d) vectors.
-Query = str | Sequence[str] | npt.NDArray[Any]
-# Texts -> unit vectors.
-Embed = Callable[[Sequence[str]], Vectors]
-
-CANDIDATES = ("vectors", "words", "both")
-# Methods whose gains are the same for x and −x, so that what points away from the prompt can win.
-EVEN = frozenset({"sift", "sift-fast", "vtl", "itl", "mm-itl", "noiseless-itl", "ctl", "eig"})
-# λ where nobody chose one: smaller ones, on embeddings as spread as those of sentence models, soon prefer what has
-# little to do with the prompt. `siftlm.spread` and trying a few say more about a given memory.
-NOISE = 0.1
 # Copies of the prompt are looked for among so many of its neighbours where there is no list of candidates.
 COPIES_AMONG = 1000
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Everything about a search but the prompt, checked."""
-
-    n: int
-    method: Any
-    k: int | None
-    candidates: str
-    opposites: bool
-    where: Expression | None
-    residual: bool
-    without_copies: float | None
-    per_document: int | None
-    exclude: IntArray
-    settings: dict[str, Any]
-    """For the selection."""
-
-    @property
-    def signs(self) -> tuple[float, ...]:
-        """Is −q searched as well?"""
-        even = isinstance(self.method, str) and self.method in EVEN
-        return (1.0, -1.0) if self.opposites and even else (1.0,)
-
-
-def wanted(
-    n: int,
-    *,
-    method: Any,
-    k: int | None,
-    candidates: str,
-    opposites: bool,
-    where: Where,
-    residual: bool,
-    without_copies: bool | float,
-    per_document: int | None,
-    exclude: npt.ArrayLike | None,
-    settings: dict[str, Any],
-) -> Wanted:
-    """Check what was asked for."""
-    if candidates not in CANDIDATES:
-        raise InvalidInput(f"candidates must be one of {', '.join(CANDIDATES)}, got {candidates!r}")
-    if (k is None or residual) and candidates != "vectors":
-        raise Conflict(f"candidates={candidates!r} needs a number of them: k=None and residual=True search by vectors")
-    if residual and (k is None or method not in ("sift", "vtl") or per_document is not None):
-        raise Conflict("residual=True is SIFT with a search at each step: it takes a k, and no other method or cap")
-    if without_copies is True:
-        without_copies = copies.THRESHOLD
-    return Wanted(
-        n=_count("n", n),
-        method=method,
-        k=None if k is None else _count("k", k),
-        candidates=candidates,
-        opposites=_flag("opposites", opposites),
-        where=filter_of(where),
-        residual=residual,
-        without_copies=None if without_copies is False else _share("without_copies", without_copies),
-        per_document=None if per_document is None else _count("per_document", per_document),
-        exclude=_rows(exclude),
-        settings={"noise": NOISE, **settings},
-    )
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt, embedded."""
-
-    targets: Vectors
-    """(m, d) at unit length."""
-    text: str | None
-    """None where only vectors were given."""
 
 
 def search(store: WholeStore, prompt: Prompt, want: Wanted, seconds: Mapping[str, float] | None = None) -> Found:
@@ -368,42 +283,3 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
-
-
-def filter_of(where: Where) -> Expression | None:
-    """None for one that everything meets."""
-    parsed = parse(where)
-    return None if parsed == All() else parsed
-
-
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise InvalidInput(f"{name} must be a whole number, got {value!r}")
-    if value < 1:
-        raise InvalidInput(f"{name} must be >= 1, got {value}")
-    return int(value)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise InvalidInput(f"{name} must be True or False, got {value!r}")
-    return bool(value)
-
-
-def _share(name: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise InvalidInput(f"{name} must be True, False or a share above 0 and up to 1, got {value!r}")
-    return float(value)
-
-
-def _rows(exclude: npt.ArrayLike | None) -> IntArray:
-    try:
-        rows = np.asarray([] if exclude is None else exclude)
-    except ValueError as error:
-        raise InvalidInput(f"exclude must be a list of rows ≥ 0, got {exclude!r}") from error
-    if not rows.size:
-        return np.zeros(0, np.int64)
-    if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows < 0).any():
-        raise InvalidInput(f"exclude must be a list of rows ≥ 0, got {exclude!r}")
-    distinct: IntArray = np.unique(rows).astype(np.int64)
-    return distinct

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import InvalidInput
 from siftlm.memory import given, intake, search, vectors
+from siftlm.memory.asked import Prompt, Query, Where, wanted
 from siftlm.memory.found import Found
-from siftlm.memory.search import Prompt, Query, Where
 from siftlm.memory.store import WholeStore
 from siftlm.types import Vectors
 
@@ -80,7 +80,7 @@ class Searching(ABC):
             **settings: for the selection: ``noise`` (λ, here 0.1 unless given), ``kernel``, ``adaptive``, ``until``,
                 ``replacement``, … as in ``siftlm.select``.
         """
-        want = search.wanted(
+        want = wanted(
             n, method=method, k=k, candidates=candidates, opposites=opposites, where=where, residual=residual,
             without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
         )  # fmt: skip
@@ -108,7 +108,7 @@ class Searching(ABC):
         **settings: Any,
     ) -> list[Found]:
         """`search` for many prompts, in their order; embedding, scans and selection are shared."""
-        want = search.wanted(
+        want = wanted(
             n, method=method, k=k, candidates=candidates, opposites=opposites, where=where, residual=residual,
             without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
         )  # fmt: skip
