@@ -14,6 +14,8 @@ from siftlm.memory.asked import Query
 from siftlm.memory.snapshot import Snapshot
 from siftlm.types import Document, IntArray, Vectors
 
+NOTHING: Mapping[str, Any] = {}
+
 
 def texts_of(query: Query) -> list[str] | None:
     """The prompt's texts, or None where it consists of vectors."""
@@ -75,14 +77,18 @@ def documents(
         raise InvalidInput(f"vectors must be ({len(texts)}, d) numbers, got {own.dtype} of shape {own.shape}")
     documents = []
     for at, text in enumerate(texts):
-        _check_text(f"texts[{at}]", text)
-        meta = {} if metadata is None or metadata[at] is None else metadata[at]
-        if not isinstance(meta, Mapping):
+        if (wrong := _wrong_text(text)) is not None:
+            raise InvalidInput(f"texts[{at}] {wrong}")
+        meta: Any = NOTHING if metadata is None else metadata[at]
+        if meta is None:
+            meta = NOTHING
+        elif type(meta) is not dict and not isinstance(meta, Mapping):
             raise InvalidInput(f"metadata[{at}] must be a dict, got {type(meta).__name__}")
         key = None if ids is None else ids[at]
         if key is not None and not isinstance(key, str):
             raise InvalidInput(f"ids[{at}] must be a string, got {key!r}")
-        _check_encodable(f"ids[{at}]", key or "")
+        if key and (wrong := _half_a_character(key)) is not None:
+            raise InvalidInput(f"ids[{at}] {wrong}")
         documents.append(Document(text, meta, key, None if own is None else own[at]))
     return documents
 
@@ -94,16 +100,20 @@ def _array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
         raise InvalidInput(f"{name} cannot be made into an array: {error}") from error
 
 
-def _check_text(name: str, text: object) -> None:
+def _wrong_text(text: object) -> str | None:
+    """What is wrong with a text, if anything is."""
     if not isinstance(text, str):
-        raise InvalidInput(f"{name} must be a string, got {type(text).__name__}")
-    if not text.strip():
-        raise InvalidInput(f"{name} is empty")
-    _check_encodable(name, text)
+        return f"must be a string, got {type(text).__name__}"
+    if not text or text.isspace():
+        return "is empty"
+    return _half_a_character(text)
 
 
-def _check_encodable(name: str, text: str) -> None:
+def _half_a_character(text: str) -> str | None:
+    if text.isascii():
+        return None
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidInput(f"{name} holds half a character (a lone surrogate) at position {error.start}") from error
+        return f"holds half a character (a lone surrogate) at position {error.start}"
+    return None

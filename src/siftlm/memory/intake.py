@@ -137,7 +137,7 @@ class Intake:
             else:
                 tail = text.lstrip()
                 parts = [Part(tail.rstrip(), len(text) - len(tail))]
-            entries.append(Entry(document.id, _meta_of(document), parts))
+            entries.append(Entry(document.id, _meta_of(document) if document.meta else None, parts))
         return entries
 
     def _near(self, new: Mapping[bytes, tuple[str, Any]]) -> tuple[dict[bytes, Stand | bytes], dict[bytes, list[int]]]:

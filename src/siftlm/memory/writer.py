@@ -124,22 +124,17 @@ class Writer:
 
     def place(self, entries: Sequence[Entry], places: Sequence[Sequence[Stand]]) -> None:
         """Write the documents down, and for each of their parts the row that holds its text."""
-        first = self._state["next_document"]
-        self.connection.executemany(
-            "INSERT INTO documents VALUES (?, ?, ?, ?)",
-            (
-                (number, entry.key, entry.meta, database.record_digest(entry.key, entry.meta, _held(entry, own)))
-                for number, (entry, own) in enumerate(zip(entries, places, strict=True), start=first)
-            ),
-        )
-        self.connection.executemany(
-            "INSERT INTO places VALUES (?, ?, ?, ?, ?)",
-            (
-                (number, part, stand.row, entry.parts[part].start, int(stand.near))
-                for number, (entry, own) in enumerate(zip(entries, places, strict=True), start=first)
-                for part, stand in enumerate(own)
-            ),
-        )
+        documents, held = [], []
+        for number, (entry, own) in enumerate(zip(entries, places, strict=True), self._state["next_document"]):
+            stands = [
+                database.Place(part.start, int(stand.near), stand.digest)
+                for part, stand in zip(entry.parts, own, strict=True)
+            ]
+            documents.append((number, entry.key, entry.meta, database.record_digest(entry.key, entry.meta, stands)))
+            for at, (stand, place) in enumerate(zip(own, stands, strict=True)):
+                held.append((number, at, stand.row, place.start, place.near))
+        self.connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?)", documents)
+        self.connection.executemany("INSERT INTO places VALUES (?, ?, ?, ?, ?)", held)
         self._state["next_document"] += len(entries)
 
     def remember_bands(self, bands: Mapping[int, Sequence[int]]) -> None:
@@ -279,10 +274,3 @@ def _tidy(memory: Path) -> None:
     """Remove what does not count: what was deleted must not live on in a folder that nobody reads."""
     for name in stray_generations(memory, read(memory)):
         shutil.rmtree(memory / name, ignore_errors=True)
-
-
-def _held(entry: Entry, stands: Sequence[Stand]) -> Iterator[database.Place]:
-    return (
-        database.Place(part.start, int(stand.near), stand.digest)
-        for part, stand in zip(entry.parts, stands, strict=True)
-    )
