@@ -90,7 +90,10 @@ def cases(
         normalize = draw(st.booleans())
     dtype = draw(st.sampled_from(dtypes))
     n = draw(st.integers(1, min(size, picks)))
-    case = Case(query[0] if m == 1 else query, candidates.astype(dtype), n, draw(st.sampled_from(noises)), normalize)
+    # Not so small beside k(x, x) that it is refused; see posterior.check_noise.
+    least = 0.0 if normalize else 1e-11 * float((candidates**2).sum(axis=1).max())
+    noise = max(draw(st.sampled_from(noises)), least)
+    case = Case(query[0] if m == 1 else query, candidates.astype(dtype), n, noise, normalize)
     # float16 can take the last digit from a row
     rows = case.candidates if case.candidates.any(axis=1).all() else np.where(case.candidates == 0, 1, case.candidates)
     return case.but(candidates=rows.astype(dtype))
