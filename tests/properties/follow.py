@@ -66,7 +66,7 @@ def follow(
         same = equal_to(world, pick) if twins else []
         earlier = [j for j in same if j < pick and mask[j] and (weight is None or weight[j] == weight[pick])]
         assert not earlier, f"pick {step} is {pick}, but {earlier} are the same and come first"
-        assert abs(selection.gains[step] - gains[pick]) <= error * largest, (
+        assert abs(selection.gains[step] - gains[pick]) <= error * largest + 1e-30, (
             f"gain {step} is {selection.gains[step]!r}, expected {gains[pick]!r} ± {error * largest:.2g}"
         )
         picks.append(pick)
