@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for prompt in given.prompts:
             # For reading: what was shown once is not shown again.
             nearest = memory.search(prompt, given.n, method="nearest")
-            sift = memory.search(prompt, given.n, k=given.k, noise=given.noise, replacement=False)
+            sift = memory.search(prompt, given.n, k=given.k, noise=given.noise)
             print(f"\n{prompt}\n{side_by_side(memory, nearest, sift)}")
 
 

@@ -124,7 +124,7 @@ def test_the_table_shows_every_pick_with_its_source(memory, siftlm):
     status, out, _ = siftlm("search", "memory", PROMPT, "-n", "4")
     expected = memory.search(PROMPT, n=4)
     assert status == 0
-    assert out.startswith("sift, λ = 0.1: 4 of 31 passages")
+    assert out.startswith("sift, λ = 1: 4 of 31 passages")
     for row, hit in zip(out.splitlines()[4:], expected, strict=True):
         assert f"{hit.score:.3f}" in row
         assert f"{hit.uncertainty:.4f}" in row

@@ -128,7 +128,7 @@ def test_candidates_are_the_best_of_each_vector_and_of_its_opposite_if_asked(mem
     best = [np.argsort(-sign * column, kind="stable")[:k] for column in scores.T for sign in signs]
     among = np.unique(np.concatenate(best))
     found = memory.search(VECTORS[:2], 5, k=k, exclude=exclude, opposites=opposites)
-    expected = siftlm.select(VECTORS[:2], vectors[among], min(5, len(among)), noise=0.1)
+    expected = siftlm.select(VECTORS[:2], vectors[among], min(5, len(among)), noise=1, replacement=False)
     assert found.considered == len(among)
     assert [hit.row for hit in found] == rows[among][expected.indices].tolist()
 
@@ -141,7 +141,8 @@ def test_the_whole_memory_is_what_select_sees(tmp_path, storage, method):
         memory.delete({"source": "b"})
         rows = memory.rows()
         found = memory.search(PROMPTS[0], 8, k=None, method=method)
-        expected = siftlm.select(VECTORS[0], memory.vectors(rows), 8, method=method, noise=0.1)
+        once = {"replacement": False} if method == "sift" else {}
+        expected = siftlm.select(VECTORS[0], memory.vectors(rows), 8, method=method, noise=1, **once)
     assert [hit.row for hit in found] == rows[expected.indices].tolist()
     assert np.allclose(found.selection.uncertainty, expected.uncertainty, atol=1e-6)
 

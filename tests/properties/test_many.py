@@ -50,8 +50,9 @@ def test_candidates_shared_by_all(case: Case, prompts: int, seed: int) -> None:
 @given(
     case=cases(dtypes=(np.float64, np.float32), targets=1, most=40, picks=15),
     seed=st.integers(0, 2**32 - 1),
+    once=st.booleans(),
 )
-def test_candidates_shared_by_all_without_some(case: Case, seed: int) -> None:
+def test_candidates_shared_by_all_without_some(case: Case, seed: int, once: bool) -> None:
     generator = np.random.default_rng(seed)
     size = len(case.candidates)
     out = np.flatnonzero(generator.random(size) < 0.4)
@@ -60,11 +61,25 @@ def test_candidates_shared_by_all_without_some(case: Case, seed: int) -> None:
         out, n = out[1:], 1
     queries = [case.query, *draw_rows(generator, "gaussian", 2, len(case.query))]
     asked = {"noise": case.noise, "normalize": case.normalize, "exclude": out}
+    if once:
+        asked["replacement"] = False
     together = select_many(queries, case.candidates, n, **asked)
     for query, one in zip(queries, together, strict=True):
         alone = select(query, case.candidates, n, **asked)
         assert not np.isin(one.indices, out).any()
+        assert not once or len(one.distinct) == n
         np.testing.assert_allclose(one.uncertainty, alone.uncertainty, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=40)
+@given(st.lists(cases(dtypes=(np.float64, np.float32), targets=1, most=25, widest=5, picks=10), min_size=1, max_size=4))
+def test_candidates_of_their_own_picked_once(many: list[Case]) -> None:
+    n, asked = min(one.n for one in many), {"noise": many[0].noise, "replacement": False}
+    together = select_many([one.query for one in many], [one.candidates for one in many], n, **asked)
+    for one, selection in zip(many, together, strict=True):
+        alone = select(one.query, one.candidates, n, **asked)
+        assert len(selection.distinct) == n
+        np.testing.assert_allclose(selection.uncertainty, alone.uncertainty, rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=80)

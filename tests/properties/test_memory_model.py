@@ -153,7 +153,7 @@ class Machine(RuleBasedStateMachine):
         if not len(rows):
             assert (len(found), found.selection.stopped) == (0, "exhausted")
             return
-        expected = siftlm.select(query, self.memory.vectors(rows), min(n, len(rows)), noise=0.05)
+        expected = siftlm.select(query, self.memory.vectors(rows), min(n, len(rows)), noise=0.05, replacement=False)
         assert np.allclose(found.selection.uncertainty, expected.uncertainty, atol=1e-5)
         assert [hit.row for hit in found] == rows[expected.indices].tolist()
 

@@ -82,11 +82,11 @@ def add(commands: Any) -> None:
     how = parser.add_argument_group("how to choose")
     how.add_argument("-n", type=int, default=10, metavar="N", help="how many (default: 10)")
     how.add_argument("--method", metavar="M", help="see siftlm methods (default: sift)")
-    how.add_argument("--noise", type=float, metavar="λ", help="default: 0.1")
+    how.add_argument("--noise", type=float, metavar="λ", help="default: 1")
     how.add_argument("--kernel", metavar="K", help=f"what similar means: {', '.join(settings.KERNELS)}")
     how.add_argument("--residual", action="store_true", help="search anew at each step, for what is still lacking")
     how.add_argument("--replacement", type=settings.replacement, metavar="N|yes|no",
-                     help="may a passage be picked again: always, never, or N times in all")  # fmt: skip
+                     help="may a passage be picked again: always, never (default), or N times in all")  # fmt: skip
     how.add_argument("--known", action="append", default=[], metavar="TEXT",
                      help="a text that is known already, so that it is not told again; may be repeated")  # fmt: skip
     how.add_argument("--option", action="append", default=[], type=settings.option, metavar="NAME=VALUE",

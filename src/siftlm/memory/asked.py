@@ -23,7 +23,7 @@ CANDIDATES = ("vectors", "words", "both")
 EVEN = frozenset({"sift", "sift-fast", "vtl", "itl", "mm-itl", "noiseless-itl", "ctl", "eig"})
 # λ where nobody chose one: smaller ones, on embeddings as spread as those of sentence models, soon prefer what has
 # little to do with the prompt. `siftlm.spread` and trying a few say more about a given memory.
-NOISE = 0.1
+NOISE = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def wanted(
         without_copies=None if without_copies is False else _share("without_copies", without_copies),
         per_document=None if per_document is None else _count("per_document", per_document),
         exclude=_rows(exclude),
-        settings={"noise": NOISE, **settings},
+        settings=_with_defaults(method, settings),
     )
 
 
@@ -96,6 +96,12 @@ class Prompt:
     """(m, d) at unit length."""
     text: str | None
     """None where only vectors were given."""
+
+
+def _with_defaults(method: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Hits are for reading unless somebody says otherwise: no text is worth reading twice."""
+    once = {"replacement": False} if isinstance(method, str) and method in EVEN else {}
+    return {"noise": NOISE, **once, **settings}
 
 
 def filter_of(where: Where) -> Expression | None:

@@ -77,8 +77,10 @@ class Searching(ABC):
             per_document: at most so many picks from one document.
             exclude: rows that must not be picked.
             exact: look at every vector, even where there is an index that is faster and may miss some.
-            **settings: for the selection: ``noise`` (λ, here 0.1 unless given), ``kernel``, ``adaptive``, ``until``,
-                ``replacement``, … as in ``siftlm.select``.
+            **settings: for the selection, as in ``siftlm.select``: ``kernel``, ``adaptive``, ``until``, …, and two
+                that have other defaults here: ``noise`` (λ) is 1, and ``replacement`` False: hits are for
+                reading. For training, where hearing a text twice can be worth more than hearing another, pass
+                ``replacement=True``.
         """
         want = wanted(
             n, method=method, k=k, candidates=candidates, opposites=opposites, where=where, residual=residual,

@@ -31,11 +31,18 @@ class Batch:
     """(B, n)"""
 
 
-def sift_shared(space: FeatureSpace, n: int, noise: float, excluded: IntArray | None = None) -> Batch:
-    """One set of candidates for all prompts; the space's targets are the prompts, one each.
+@dataclass(frozen=True)
+class Limits:
+    """What may be picked."""
 
-    ``excluded`` are the indices that nobody may pick.
-    """
+    excluded: IntArray | None = None
+    """Indices that nobody may pick."""
+    once: bool = False
+    """May each candidate be picked only once?"""
+
+
+def sift_shared(space: FeatureSpace, n: int, noise: float, limits: Limits) -> Batch:
+    """One set of candidates for all prompts; the space's targets are the prompts, one each."""
     check_noise(space, noise)
     prompts, size = space.targets, space.size
     cross, diagonal = space.cross(), space.diagonal()
@@ -43,12 +50,12 @@ def sift_shared(space: FeatureSpace, n: int, noise: float, excluded: IntArray | 
     ties = [ties_of(space, noise)] * prompts
     if n > space.width or size > CANDIDATES_PER_FEATURE * space.width:
         many = _groups(prompts, 8 * size * 4)
-        return _join([_scan(space, cross[group], n, noise, ties, excluded) for group in many])
+        return _join([_scan(space, cross[group], n, noise, ties, limits) for group in many])
     groups = _groups(prompts, 8 * size * n)
-    return _join([_rows(cross[g], diagonal, lambda i, _: space.rows(i), g, n, noise, ties, excluded) for g in groups])
+    return _join([_rows(cross[g], diagonal, lambda i, _: space.rows(i), g, n, noise, ties, limits) for g in groups])
 
 
-def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float) -> Batch:
+def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float, limits: Limits) -> Batch:
     """A set of K candidates for each prompt, all of the same K and one target each."""
 
     def products(indices: IntArray, group: slice) -> RealArray:
@@ -62,7 +69,7 @@ def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float) -> Batch
     diagonal = np.stack([space.diagonal() for space in spaces])
     ties = [ties_of(space, noise) for space in spaces]
     groups = _groups(len(spaces), 8 * size * n)
-    return _join([_rows(cross[g], diagonal[g], products, g, n, noise, ties[g]) for g in groups])
+    return _join([_rows(cross[g], diagonal[g], products, g, n, noise, ties[g], limits) for g in groups])
 
 
 def _groups(prompts: int, bytes_each: int) -> list[slice]:
@@ -82,13 +89,13 @@ def _rows(
     n: int,
     noise: float,
     ties: Sequence[Ties],
-    excluded: IntArray | None = None,
+    limits: Limits,
 ) -> Batch:
     """``RowPosterior`` with a prompt axis."""
     count, size = cross.shape
     cross, noisy = cross.copy(), np.broadcast_to(diagonal + noise, cross.shape).copy()
     rows, scratch, each = np.empty((count, n, size)), np.empty_like(cross), np.arange(count)
-    picks = _Picks(count, n, ties, excluded)
+    picks = _Picks(count, n, ties, limits)
     for step in range(n):
         index = picks.take(step, cross, noisy, scratch)
         if step == n - 1:
@@ -108,13 +115,13 @@ def _scan(
     n: int,
     noise: float,
     ties: Sequence[Ties],
-    excluded: IntArray | None,
+    limits: Limits,
 ) -> Batch:
     """``FeaturePosterior`` with a prompt axis: the prompts share one scan, a matrix–matrix product."""
     count = len(cross)
     cross, noisy = cross.copy(), np.broadcast_to(space.diagonal() + noise, cross.shape).copy()
     white, scratch, each = np.empty((count, n, space.width)), np.empty_like(cross), np.arange(count)
-    picks = _Picks(count, n, ties, excluded)
+    picks = _Picks(count, n, ties, limits)
     for step in range(n):
         index = picks.take(step, cross, noisy, scratch)
         if step == n - 1:
@@ -152,8 +159,8 @@ def _advance(
 class _Picks:
     """Chooses for every prompt, by the same tie rule as ``Rules``, and keeps the record."""
 
-    def __init__(self, count: int, n: int, ties: Sequence[Ties], excluded: IntArray | None) -> None:
-        self._excluded = excluded
+    def __init__(self, count: int, n: int, ties: Sequence[Ties], limits: Limits) -> None:
+        self._limits = limits
         self._indices = np.empty((count, n), dtype=np.int64)
         self._gains = np.empty((count, n))
         self._ties, self._each = ties, np.arange(count)
@@ -163,8 +170,11 @@ class _Picks:
         """The best of each prompt, ties to the smaller index; ``gains`` is overwritten with cross² / noisy."""
         np.multiply(cross, cross, out=gains)
         gains /= noisy
-        if self._excluded is not None:
-            gains[:, self._excluded] = -1  # below what any gain can be
+        # −1 is below what any gain can be.
+        if self._limits.excluded is not None:
+            gains[:, self._limits.excluded] = -1
+        if self._limits.once:
+            gains[self._each[:, None], self._indices[:, :step]] = -1
         index: IntArray = gains.argmax(axis=1)
         best = gains[self._each, index]
         near = (gains >= (best * self._keep)[:, None]).argmax(axis=1)

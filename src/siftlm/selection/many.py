@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.selection import checks
-from siftlm.selection.batch import Batch, sift_separate, sift_shared
+from siftlm.selection.batch import Batch, Limits, sift_separate, sift_shared
 from siftlm.selection.front import how_many, select
 from siftlm.selection.pairs import Gram
 from siftlm.selection.registry import find
 from siftlm.selection.space import FeatureSpace
-from siftlm.types import FloatArray, IntArray, Selection
+from siftlm.types import FloatArray, Selection
 
 # What the shared engines understand; any other setting is worked off prompt by prompt.
 PLAIN = {"method", "noise", "normalize", "seed"}
@@ -81,6 +81,8 @@ def _check_names(settings: dict[str, Any]) -> None:
 
 def _plain(settings: dict[str, Any], *, shared: bool) -> bool:
     given = {name for name, value in settings.items() if value is not None}
+    if settings.get("replacement") is False:
+        given.discard("replacement")
     return given <= (PLAIN_SHARED if shared else PLAIN) and settings.get("method", "sift") in ("sift", "vtl")
 
 
@@ -114,29 +116,32 @@ class _Plain:
     method: str
     noise: float
     normalize: bool
+    once: bool
     exclude: npt.ArrayLike | None
 
     def count(self, size: int) -> int:
-        return how_many(self.n, size, None, replacement=None, budgeted=False)
+        return how_many(self.n, size, 1 if self.once else None, replacement=None, budgeted=False)
 
-    def excluded(self, size: int) -> IntArray | None:
-        return None if self.exclude is None else np.unique(checks.item_indices("exclude", self.exclude, size))
+    def limits(self, size: int) -> Limits:
+        excluded = None if self.exclude is None else np.unique(checks.item_indices("exclude", self.exclude, size))
+        return Limits(excluded, self.once)
 
 
 def _checked(n: int | None, settings: dict[str, Any]) -> _Plain:
     noise = checks.number("noise", settings.get("noise", 0.01), above=0)
     checks.count("seed", settings.get("seed", 0), at_least=0)
     normalize = checks.flag("normalize", settings.get("normalize", True))
-    return _Plain(n, settings.get("method", "sift"), noise, normalize, settings.get("exclude"))
+    once = settings.get("replacement") is False
+    return _Plain(n, settings.get("method", "sift"), noise, normalize, once, settings.get("exclude"))
 
 
 def _shared(prompts: list[Any], candidates: Any, plain: _Plain) -> list[Selection]:
     vectors = checks.matrix("candidates", candidates)
     targets = np.concatenate([_vector(at, p, vectors.shape[1]) for at, p in enumerate(prompts)])
     space = FeatureSpace(vectors, targets, normalize=plain.normalize, noise=plain.noise)
-    excluded = plain.excluded(space.size)
-    n = plain.count(space.size - (0 if excluded is None else len(excluded)))
-    found = sift_shared(space, n, plain.noise, excluded)
+    limits = plain.limits(space.size)
+    n = plain.count(space.size - (0 if limits.excluded is None else len(limits.excluded)))
+    found = sift_shared(space, n, plain.noise, limits)
     return [_result(found, b, space, space.target_vectors[b : b + 1], plain) for b in range(len(prompts))]
 
 
@@ -154,7 +159,7 @@ def _separate(prompts: list[Any], sets: list[Any], plain: _Plain) -> list[Select
     for size in dict.fromkeys(space.size for space in spaces):
         members = [at for at, space in enumerate(spaces) if space.size == size]
         group = [spaces[at] for at in members]
-        found = sift_separate(group, plain.count(size), plain.noise)
+        found = sift_separate(group, plain.count(size), plain.noise, plain.limits(size))
         for b, at in enumerate(members):
             answers[at] = _result(found, b, group[b], group[b].target_vectors, plain)
     return [answers[at] for at in range(len(prompts))]
