@@ -306,3 +306,13 @@ def test_a_forked_child_searches_and_the_parent_goes_on(memory):
         assert answer.read() == repr([hit.row for hit in before])
     os.waitpid(child, 0)
     same(before, memory.search(PROMPTS[0]))
+
+
+def test_what_is_known_may_be_texts_or_vectors(memory):
+    known = TEXTS[:2]
+    by_texts = memory.search(PROMPTS[0], n=5, known=known)
+    by_vectors = memory.search(PROMPTS[0], n=5, known=memory.embedder.embed(known))
+    assert [hit.row for hit in by_texts] == [hit.row for hit in by_vectors]
+    assert by_texts.selection.uncertainty[0] < memory.search(PROMPTS[0], n=5).selection.uncertainty[0]
+    [one] = memory.search_many([PROMPTS[0]], n=5, known=known)
+    assert [hit.row for hit in one] == [hit.row for hit in by_texts]

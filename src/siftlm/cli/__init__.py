@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import IO, Any, NoReturn
 
 from siftlm import __version__
-from siftlm.cli import compact, demo, index, info, methods, search, select, spread, verify
+from siftlm.cli import compact, delete, demo, index, info, methods, search, select, spread, verify
 from siftlm.cli.drawing import printable
 from siftlm.errors import SiftlmError
 
@@ -107,7 +107,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (index, search, info, verify, compact, select, methods, spread, demo):
+    for command in (index, search, info, delete, compact, verify, select, methods, spread, demo):
         command.add(commands)
     return top
 

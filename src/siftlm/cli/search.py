@@ -68,6 +68,8 @@ def add(commands: Any) -> None:
                         "prints one JSON object for each, on a line")  # fmt: skip
     parser.add_argument("--query", metavar="FILE", help="the prompt's vectors instead, (d,) or (m, d), as .npy")
 
+    parser.add_argument("--embedder", metavar="NAME", help="where the memory's own has moved to, such as a folder")
+
     what = parser.add_argument_group("what to choose among")
     what.add_argument("--k", type=settings.number_or_all, metavar="K|all",
                       help="so many nearest passages (default: 200), or the whole memory")  # fmt: skip
@@ -111,12 +113,12 @@ def run(arguments: argparse.Namespace) -> int:
     from siftlm.memory import Memory
 
     _check(arguments)
-    with Memory.open(arguments.folder) as memory:
+    with Memory.open(arguments.folder, embedder=arguments.embedder) as memory:
         if memory.manifest.embedder == "precomputed" and (arguments.query is None or arguments.known):
             raise Conflict(
                 f"{arguments.folder}: its vectors were made elsewhere: give the prompt's with --query FILE.npy"
             )
-        given = _settings(arguments, memory)
+        given = _settings(arguments)
         if arguments.prompts is not None:
             with _output(arguments.out) as stream:
                 for line in _many(arguments, memory, given):
@@ -146,7 +148,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise Conflict("--full is for a person; JSON holds whole passages anyway")
 
 
-def _settings(arguments: argparse.Namespace, memory: Memory) -> dict[str, Any]:
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `Memory.search`: only what was asked for."""
     from siftlm.errors import InvalidInput
 
@@ -163,7 +165,7 @@ def _settings(arguments: argparse.Namespace, memory: Memory) -> dict[str, Any]:
     if any(not text.strip() for text in arguments.known):
         raise InvalidInput("--known is empty")
     if arguments.known:
-        given["known"] = memory.embedder.embed(arguments.known)
+        given["known"] = arguments.known
     return given
 
 

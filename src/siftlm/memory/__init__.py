@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from siftlm.memory.arrays import ArrayStore
+from siftlm.memory.compact import Compacted
 from siftlm.memory.found import Found, Hit
+from siftlm.memory.info import Info
 from siftlm.memory.intake import Added
 from siftlm.memory.memory import Memory
 from siftlm.memory.outside import Outside
 from siftlm.memory.redundancy import Redundancy
 from siftlm.memory.store import Neighbours, Passage, Store
+from siftlm.memory.verify import Verification
 from siftlm.memory.writer import Deleted
 
 __all__ = [
     "Added",
     "ArrayStore",
+    "Compacted",
     "Deleted",
     "Found",
     "Hit",
+    "Info",
     "Memory",
     "Neighbours",
     "Outside",
     "Passage",
     "Redundancy",
     "Store",
+    "Verification",
 ]

@@ -77,16 +77,17 @@ class Searching(ABC):
             per_document: at most so many picks from one document.
             exclude: rows that must not be picked.
             exact: look at every vector, even where there is an index that is faster and may miss some.
-            **settings: for the selection, as in ``siftlm.select``: ``kernel``, ``adaptive``, ``until``, …, and two
-                that have other defaults here: ``noise`` (λ) is 1, and ``replacement`` False: hits are for
-                reading. For training, where hearing a text twice can be worth more than hearing another, pass
-                ``replacement=True``.
+            **settings: for the selection, as in ``siftlm.select``: ``kernel``, ``adaptive``, ``until``, …; ``known``
+                may be texts, and two have other defaults here: ``noise`` (λ) is 1, and ``replacement``
+                False, since hits are for reading. For training, where hearing a text twice can be worth more
+                than hearing another, pass ``replacement=True``.
         """
         want = wanted(
             n, method=method, k=k, candidates=candidates, opposites=opposites, where=where, residual=residual,
             without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
         )  # fmt: skip
         began = time.perf_counter()
+        self._embed_known(want.settings)
         prompt = self._prompts([query])[0]
         seconds = {"embed": time.perf_counter() - began}
         with self._store() as store:
@@ -116,9 +117,16 @@ class Searching(ABC):
         )  # fmt: skip
         if isinstance(queries, str) or not isinstance(queries, (Sequence, np.ndarray)):
             raise InvalidInput("queries must be a list of prompts; for one prompt use search")
+        self._embed_known(want.settings)
         prompts = self._prompts(list(queries))
         with self._store() as store:
             return search.search_many(store.scanning() if exact else store, prompts, want)
+
+    def _embed_known(self, settings: dict[str, Any]) -> None:
+        """Texts that are known already become vectors; vectors may be given as well."""
+        texts = given.texts_of(settings["known"]) if settings.get("known") is not None else None
+        if texts is not None:
+            settings["known"] = intake.embedded(self.embedder, texts, self.width)
 
     def _prompts(self, queries: Sequence[Query]) -> list[Prompt]:
         """Embed all texts of all prompts in one call."""

@@ -27,7 +27,7 @@ class Verification:
     """What was looked at, and what is wrong."""
 
     checked: dict[str, int]
-    """``passages``, ``documents``, ``vectors``, ``bytes``: how many."""
+    """How many ``passages``, ``characters``, ``documents`` and ``vectors``; what damage kept from sight is absent."""
     problems: tuple[str, ...]
     """Each names the file, and what in it."""
     notes: tuple[str, ...]
