@@ -18,7 +18,11 @@ from siftlm.selection.ties import Ties, ties_of
 from siftlm.types import FloatArray, IntArray
 
 # Cholesky rows of a group of prompts should stay in the processor's cache.
-GROUP_BYTES = 4 << 20
+ROWS_BYTES = 4 << 20
+# What a scan keeps of each candidate for each prompt only has to fit into memory: it is worked off in blocks.
+SCAN_BYTES = 1 << 30
+# Candidates of a block, for one prompt; of several prompts' blocks together.
+BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,9 @@ def sift_shared(space: FeatureSpace, n: int, noise: float, limits: Limits) -> Ba
     space.expect(prompts * n)
     ties = [ties_of(space, noise)] * prompts
     if n > space.width or size > CANDIDATES_PER_FEATURE * space.width:
-        many = _groups(prompts, 8 * size * 4)
+        many = _groups(prompts, 8 * size * 3, SCAN_BYTES)
         return _join([_scan(space, cross[group], n, noise, ties, limits) for group in many])
-    groups = _groups(prompts, 8 * size * n)
+    groups = _groups(prompts, 8 * size * n, ROWS_BYTES)
     return _join([_rows(cross[g], diagonal, lambda i, _: space.rows(i), g, n, noise, ties, limits) for g in groups])
 
 
@@ -68,12 +72,12 @@ def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float, limits: 
     cross = np.concatenate([space.cross() for space in spaces])
     diagonal = np.stack([space.diagonal() for space in spaces])
     ties = [ties_of(space, noise) for space in spaces]
-    groups = _groups(len(spaces), 8 * size * n)
+    groups = _groups(len(spaces), 8 * size * n, ROWS_BYTES)
     return _join([_rows(cross[g], diagonal[g], products, g, n, noise, ties[g], limits) for g in groups])
 
 
-def _groups(prompts: int, bytes_each: int) -> list[slice]:
-    step = max(1, GROUP_BYTES // bytes_each)
+def _groups(prompts: int, bytes_each: int, most: int) -> list[slice]:
+    step = max(1, most // bytes_each)
     return [slice(start, min(start + step, prompts)) for start in range(0, prompts, step)]
 
 
@@ -97,7 +101,7 @@ def _rows(
     rows, scratch, each = np.empty((count, n, size)), np.empty_like(cross), np.arange(count)
     picks = _Picks(count, n, ties, limits)
     for step in range(n):
-        index = picks.take(step, cross, noisy, scratch)
+        index = picks.take(step, _scored(cross, noisy, scratch))
         if step == n - 1:
             break
         row = rows[:, step]
@@ -117,23 +121,42 @@ def _scan(
     ties: Sequence[Ties],
     limits: Limits,
 ) -> Batch:
-    """``FeaturePosterior`` with a prompt axis: the prompts share one scan, a matrix–matrix product."""
-    count = len(cross)
+    """``FeaturePosterior`` with a prompt axis: the prompts share one scan, a matrix–matrix product.
+
+    A block of candidates is multiplied, conditioned and scored before the next, while it is in the cache.
+    """
+    count, size = cross.shape
     cross, noisy = cross.copy(), np.broadcast_to(space.diagonal() + noise, cross.shape).copy()
-    white, scratch, each = np.empty((count, n, space.width)), np.empty_like(cross), np.arange(count)
-    picks = _Picks(count, n, ties, limits)
+    gains = _scored(cross, noisy, np.empty_like(cross))
+    white, each = np.empty((count, n, space.width)), np.arange(count)
+    picks, block = _Picks(count, n, ties, limits), max(1024, BLOCK // count)
     for step in range(n):
-        index = picks.take(step, cross, noisy, scratch)
+        index = picks.take(step, gains)
         if step == n - 1:
             break
         vectors, past = space.gather(index), white[:, :step]
         along = vectors - np.matmul(np.matmul(vectors[:, None, :], past.transpose(0, 2, 1)), past)[:, 0]
         own = np.maximum(np.einsum("bd,bd->b", vectors, along), 0) + noise
         noisy[each, index] = own  # the direction is exact, so its own variance is better than the running one
-        row = np.ascontiguousarray(space.scan(along.T).T)
-        _advance(cross, noisy, row, scratch, each, index, noise)
         white[:, step] = along / np.sqrt(own)[:, None]
+        falls = (cross[each, index] / np.sqrt(own))[:, None]
+        columns = np.ascontiguousarray(white[:, step].T)
+        for start in range(0, size, block):
+            part = slice(start, start + block)
+            row = np.ascontiguousarray(space.scan(columns, part).T)
+            cross[:, part] -= row * falls
+            np.multiply(row, row, out=row)
+            noisy[:, part] -= row
+            np.maximum(noisy[:, part], noise, out=noisy[:, part])
+            _scored(cross[:, part], noisy[:, part], gains[:, part])
     return picks.done()
+
+
+def _scored(cross: FloatArray, noisy: FloatArray, gains: FloatArray) -> FloatArray:
+    """cross² / noisy"""
+    np.multiply(cross, cross, out=gains)
+    np.divide(gains, noisy, out=gains)
+    return gains
 
 
 def _advance(
@@ -166,10 +189,8 @@ class _Picks:
         self._ties, self._each = ties, np.arange(count)
         self._keep = np.array([1 - one.loose for one in ties[:count]])
 
-    def take(self, step: int, cross: FloatArray, noisy: FloatArray, gains: FloatArray) -> IntArray:
-        """The best of each prompt, ties to the smaller index; ``gains`` is overwritten with cross² / noisy."""
-        np.multiply(cross, cross, out=gains)
-        gains /= noisy
+    def take(self, step: int, gains: FloatArray) -> IntArray:
+        """The best of each prompt, ties to the smaller index; ``gains`` of what may not be picked are lost."""
         # −1 is below what any gain can be.
         if self._limits.excluded is not None:
             gains[:, self._limits.excluded] = -1
