@@ -18,7 +18,7 @@ Vectors = npt.NDArray[Any]
 """(n, d) real vectors of any float width."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Document:
     """A text on its way into a memory, with whatever is known about it."""
 

@@ -40,7 +40,7 @@ class ArrayStore:
         *,
         ids: Sequence[str] | None = None,
     ) -> None:
-        self._documents = given.documents(texts, metadata, ids, vectors)
+        self._documents = given.Documents(texts, metadata, ids, vectors).some(0, len(texts))
         self._vectors = _units(vectors)
         self.width = self._vectors.shape[1]
         self._form = Form("float32", self.width)

@@ -57,40 +57,58 @@ def rows_of(rows: npt.ArrayLike, snapshot: Snapshot) -> IntArray:
     return array.astype(np.int64)
 
 
-def documents(
-    texts: Sequence[str],
-    metadata: Sequence[Mapping[str, Any]] | None,
-    ids: Sequence[str] | None,
-    given: npt.ArrayLike | None,
-) -> list[Document]:
-    """One a text, each with what belongs to it."""
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
-        raise InvalidInput(f"texts must be a list of strings, got {type(texts).__name__}")
-    beside: list[tuple[str, Any]] = [("metadata", metadata), ("ids", ids)]
-    for name, items in beside:
-        if items is not None and (not isinstance(items, Sequence) or isinstance(items, str)):
-            raise InvalidInput(f"{name} must be a list, got {type(items).__name__}")
-        if items is not None and len(items) != len(texts):
-            raise InvalidInput(f"{name} has {len(items)} entries for {len(texts)} texts")
-    own = None if given is None else _array("vectors", given)
-    if own is not None and (own.ndim != 2 or len(own) != len(texts) or own.dtype.kind not in "fiu"):
-        raise InvalidInput(f"vectors must be ({len(texts)}, d) numbers, got {own.dtype} of shape {own.shape}")
-    documents = []
-    for at, text in enumerate(texts):
-        if (wrong := _wrong_text(text)) is not None:
-            raise InvalidInput(f"texts[{at}] {wrong}")
-        meta: Any = NOTHING if metadata is None else metadata[at]
-        if meta is None:
-            meta = NOTHING
-        elif type(meta) is not dict and not isinstance(meta, Mapping):
-            raise InvalidInput(f"metadata[{at}] must be a dict, got {type(meta).__name__}")
-        key = None if ids is None else ids[at]
-        if key is not None and not isinstance(key, str):
-            raise InvalidInput(f"ids[{at}] must be a string, got {key!r}")
-        if key and (wrong := _half_a_character(key)) is not None:
-            raise InvalidInput(f"ids[{at}] {wrong}")
-        documents.append(Document(text, meta, key, None if own is None else own[at]))
-    return documents
+class Documents:
+    """What `Memory.add` was given, checked as a whole before the first of it is written."""
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]] | None,
+        ids: Sequence[str] | None,
+        vectors: npt.ArrayLike | None,
+    ) -> None:
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise InvalidInput(f"texts must be a list of strings, got {type(texts).__name__}")
+        self._texts = texts
+        self._metadata = _beside("metadata", metadata, texts)
+        self._ids = _beside("ids", ids, texts)
+        self.vectors = None if vectors is None else _array("vectors", vectors)
+        own = self.vectors
+        if own is not None and (own.ndim != 2 or len(own) != len(texts) or own.dtype.kind not in "fiu"):
+            raise InvalidInput(f"vectors must be ({len(texts)}, d) numbers, got {own.dtype} of shape {own.shape}")
+        for name, items, wrong in (
+            ("texts", self._texts, _wrong_text),
+            ("metadata", self._metadata, _wrong_meta),
+            ("ids", self._ids, _wrong_id),
+        ):
+            for at, item in enumerate(items or ()):
+                if (complaint := wrong(item)) is not None:
+                    raise InvalidInput(f"{name}[{at}] {complaint}")
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def some(self, start: int, end: int) -> list[Document]:
+        """Those from ``start`` to ``end``; made when they are needed, so that few are there at a time."""
+        texts = self._texts[start:end]
+        nothing: list[Any] = [None] * len(texts)
+        metas = nothing if self._metadata is None else self._metadata[start:end]
+        ids = nothing if self._ids is None else self._ids[start:end]
+        own = nothing if self.vectors is None else self.vectors[start:end]
+        return [
+            Document(text, NOTHING if meta is None else meta, key, vector)
+            for text, meta, key, vector in zip(texts, metas, ids, own, strict=True)
+        ]
+
+
+def _beside(name: str, items: Any, texts: Sequence[str]) -> Sequence[Any] | None:
+    if items is None:
+        return None
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        raise InvalidInput(f"{name} must be a list, got {type(items).__name__}")
+    if len(items) != len(texts):
+        raise InvalidInput(f"{name} has {len(items)} entries for {len(texts)} texts")
+    return items
 
 
 def _array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -107,6 +125,21 @@ def _wrong_text(text: object) -> str | None:
     if not text or text.isspace():
         return "is empty"
     return _half_a_character(text)
+
+
+def _wrong_meta(meta: object) -> str | None:
+    # Most are dicts, and asking whether something is a mapping of any kind takes longer.
+    if meta is None or type(meta) is dict or isinstance(meta, Mapping):
+        return None
+    return f"must be a dict, got {type(meta).__name__}"
+
+
+def _wrong_id(key: object) -> str | None:
+    if key is None:
+        return None
+    if not isinstance(key, str):
+        return f"must be a string, got {key!r}"
+    return _half_a_character(key)
 
 
 def _half_a_character(text: str) -> str | None:

@@ -277,16 +277,16 @@ class Memory(Searching):
             vectors: (len(texts), d), where they are known already; the texts are then not cut.
             wait: seconds to wait while another process writes.
         """
-        documents = given.documents(texts, metadata, ids, vectors)
+        documents = given.Documents(texts, metadata, ids, vectors)
         added = Added()
-        if not documents:
+        if not len(documents):
             return added
-        embedder = self._writing_embedder(any(document.vector is None for document in documents))
+        embedder = self._writing_embedder(documents.vectors is None)
         with writing.writing(self._path, "add", wait=wait) as writer:
             taking = intake.Intake(writer, embedder)
             with writer.transaction():
                 for start in range(0, len(documents), AT_ONCE):
-                    added += taking.write(taking.prepare(documents[start : start + AT_ONCE]))
+                    added += taking.write(taking.prepare(documents.some(start, start + AT_ONCE)))
         return added
 
     def ingest(
