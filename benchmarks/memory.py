@@ -40,14 +40,14 @@ WIDTH, K, N = 384, 200, 50
 AT_ONCE = 50_000
 
 
-def vectors(size: int, seed: int = 0) -> Iterator[np.ndarray]:
+def vectors(size: int, seed: int = 0, width: int = WIDTH) -> Iterator[np.ndarray]:
     """Blocks of unit vectors in clusters."""
     generator = np.random.default_rng(seed)
-    centres = generator.standard_normal((2000, WIDTH)).astype(np.float32)
+    centres = generator.standard_normal((2000, width)).astype(np.float32)
     for start in range(0, size, AT_ONCE):
         count = min(AT_ONCE, size - start)
         block = centres[generator.integers(len(centres), size=count)]
-        block += generator.standard_normal((count, WIDTH), dtype=np.float32)
+        block += generator.standard_normal((count, width), dtype=np.float32)
         yield block / np.linalg.norm(block, axis=1, keepdims=True)
 
 
@@ -75,10 +75,10 @@ def filled(folder: Path, size: int, **settings: Any) -> Memory:
     return memory
 
 
-def given() -> Any:
+def given(width: int = WIDTH) -> Any:
     from siftlm import embedder
 
-    return embedder("precomputed", width=WIDTH, label="synthetic")
+    return embedder("precomputed", width=width, label="synthetic")
 
 
 # --- the parts
@@ -153,8 +153,8 @@ def whole(folder: Path) -> dict[str, Any]:
             "50 scans": lambda s=stored: [s @ query for _ in range(N)],
             "siftlm": lambda m=memory: m.search(query, n=N, k=None),
         }
+        jobs["16 prompts together"] = lambda m=memory: m.search_many(list(sixteen), n=N, k=None)
         if size == 100_000:
-            jobs["16 prompts together"] = lambda m=memory: m.search_many(list(sixteen), n=N, k=None)
             jobs["16 prompts one by one"] = lambda m=memory: [m.search(q, n=N, k=None) for q in sixteen]
             jobs["50 scans for 16 prompts"] = lambda s=stored: [s @ columns for _ in range(N)]
         found[str(size)] = side_by_side(jobs, rounds=rounds)
@@ -163,15 +163,18 @@ def whole(folder: Path) -> dict[str, Any]:
 
 
 def ingest(folder: Path) -> dict[str, Any]:
+    return {str(width): ingest_of(folder, width) for width in (WIDTH, 1024)}
+
+
+def ingest_of(folder: Path, width: int) -> dict[str, Any]:
     """Vectors with short texts; the bytes are those that end up on disk."""
-    size = 200_000
-    block = np.concatenate(list(vectors(size)))
-    own = texts(0, size)
+    size = 100_000
+    block, own = np.concatenate(list(vectors(size, width=width))), texts(0, size)
 
     def add(full_text: bool) -> int:
         path = folder / "ingest"
         shutil.rmtree(path, ignore_errors=True)
-        memory = Memory.create(path, embedder=given(), full_text=full_text)
+        memory = Memory.create(path, embedder=given(width), full_text=full_text)
         memory.add(own, vectors=block)
         memory.close()
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
