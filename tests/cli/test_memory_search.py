@@ -247,7 +247,7 @@ def test_a_damaged_memory_is_one_line(folder, siftlm):
         file.truncate(100)
     status, out, err = siftlm("search", "broken", "tea")
     assert (status, out) == (1, "")
-    assert err.startswith("siftlm: broken/g0001/vectors.f32: has 100 bytes")
+    assert "broken/g0001/vectors.f32: has 100 bytes" in err
     assert err.count("\n") == 1
 
 

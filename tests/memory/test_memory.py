@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import numpy as np
@@ -360,3 +361,17 @@ def test_given_vectors_need_no_model(memory):
         opened.add(["tea"], vectors=unit())
         assert opened._embedder is None
     assert memory.search(np.ones(64), 1)[0].score == pytest.approx(1)
+
+
+def test_a_relative_path_means_the_same_folder_wherever_one_goes(tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    here = Memory.build(["alpha text"], into="memory")
+    monkeypatch.chdir(tmp_path / "there")
+    with Memory.build(["beta text", "gamma text"], into="memory") as there, here:
+        assert here.texts(here.rows()) == ["alpha text"]
+        assert [hit.text for hit in pickle.loads(pickle.dumps(here)).search("text")] == ["alpha text"]
+        here.add(["delta text"])
+        assert here.delete("not exists anything").documents == 2
+        assert len(there) == 2

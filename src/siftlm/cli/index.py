@@ -102,8 +102,9 @@ def run(arguments: argparse.Namespace) -> int:
             print("siftlm: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     memory.close()
-    _tell(arguments, look(memory.path), before)
-    return 0
+    info = look(memory.path)
+    _tell(arguments, info, before)
+    return 0 if info.passages else 1
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -198,7 +199,9 @@ def _tell(arguments: argparse.Namespace, info: Info, before: int | None) -> None
                 lines += wrap(complaint, width, first="  ", rest="    ")
             if one.bad > COMPLAINTS:
                 lines.append(f"  {terminal.pick('…', '...')} and {one.bad - COMPLAINTS:,} more")
-    if not arguments.quiet:
+    if not info.passages:
+        lines += wrap(f"{arguments.into}: holds no text: nothing of the input could be used", width)
+    elif not arguments.quiet:
         asked = "--query prompt.npy" if info.embedder == "precomputed" else '"your question"'
         command = f"siftlm search {shlex.quote(arguments.into)} {asked}"
         lines += ["", "Now try:", f"  {terminal.paint(command, 'cyan')}"]

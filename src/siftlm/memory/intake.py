@@ -28,7 +28,7 @@ SECONDS = (2.0, 8.0)
 # Characters of a batch: to begin with, and between what bounds.
 AT_FIRST, SMALLEST, LARGEST = 1 << 17, 1 << 14, 16 << 20
 # Documents of a batch, however short they are.
-MOST = 16384
+MOST = 4096
 # Complaints that are kept with an input; the rest is counted.
 COMPLAINTS = 20
 

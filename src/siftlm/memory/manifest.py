@@ -64,6 +64,8 @@ def read(memory: Path) -> Manifest:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise NotAMemory(f"{memory}: {_instead(memory)}") from None
+    except OSError as error:
+        raise Damaged(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
         content = json.loads(raw)
         # The version decides what everything else means, so it is looked at before the checksum.

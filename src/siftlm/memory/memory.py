@@ -60,7 +60,8 @@ class Memory(Searching):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, embedder: str | Embedder | None = None) -> None:
-        self._path = Path(path)
+        # Absolute: whoever changes the working directory later still means this folder.
+        self._path = Path(path).absolute()
         if migrate.outdated(self._path):
             migrate.upgrade(self._path)
         self._readers = Readers(self._path)
@@ -290,18 +291,30 @@ class Memory(Searching):
         return added
 
     def ingest(
-        self, corpus: Any, *, bad: str = "skip", progress: bool | Report | None = None, **reading_settings: Any
+        self,
+        corpus: Any,
+        *,
+        bad: str = "skip",
+        progress: bool | Report | None = None,
+        wait: float = 0.0,
+        **reading_settings: Any,
     ) -> Added:
         """Read one more corpus in, as `build` does; the same call again goes on where a killed one stopped.
 
-        Files, data sets and lists are known again by what is in them. An iterator is not: all that it gives is
-        read as new.
+        A file is known again by its path, size and time of change, a list by what is in it. After a change all
+        that an input gives is read as new, and so is all that an iterator gives: texts that are there already
+        are then counted again, and not stored again.
+
+        Args:
+            corpus, bad, progress: see `build`.
+            wait: seconds to wait while another process writes.
+            **reading_settings: see `siftlm.memory.reading.open_source`.
         """
         source = _opened(corpus, reading_settings)
         recipe = _recipe(source)
         if not _known_again(source):
             recipe = f"{recipe} {uuid.uuid4().hex}"
-        return self._read_in(source, recipe, bad=bad, progress=progress)
+        return self._read_in(source, recipe, bad=bad, progress=progress, wait=wait)
 
     def delete(self, where: Where, *, wait: float = 0.0) -> Deleted:
         """Delete the documents that meet a filter.
@@ -379,10 +392,12 @@ class Memory(Searching):
         # Where all vectors are given, the model need not be there.
         return self.embedder if needed or self._embedder is not None else _Given(self._readers.manifest)
 
-    def _read_in(self, source: reading.Source, recipe: str, *, bad: str, progress: bool | Report | None) -> Added:
+    def _read_in(
+        self, source: reading.Source, recipe: str, *, bad: str, progress: bool | Report | None, wait: float = 0.0
+    ) -> Added:
         if bad not in ("skip", "fail"):
             raise InvalidInput(f"bad must be 'skip' or 'fail', got {bad!r}")
-        with writing.writing(self._path, f"reading {source.name}") as writer:
+        with writing.writing(self._path, f"reading {source.name}", wait=wait) as writer:
             return intake.read_in(writer, self.embedder, source, recipe, fatal=bad == "fail", report=reporter(progress))
 
     def _check_same_build(self, source: reading.Source, settings: Mapping[str, Any]) -> None:
@@ -398,7 +413,8 @@ class Memory(Searching):
         if inputs and _recipe(source) not in inputs:
             names = ", ".join(sorted(inputs.values()))
             raise Conflict(
-                f"{self._path}: already holds {names}, or the input has changed since; "
+                f"{self._path}: already holds {names}; this is another input, or the same after a change (a file is "
+                "known by its path, size and time of change): "
                 "use Memory.open(…).ingest(…) to add to it, or another folder"
             )
 

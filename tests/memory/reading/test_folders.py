@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from siftlm import Memory
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.memory.reading import open_source
 
@@ -202,3 +203,17 @@ def test_a_path_that_is_none_is_an_error(corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InvalidInput):
         open_source(corpus)
+
+
+def test_a_memory_within_the_folder_is_no_part_of_it(tmp_path):
+    fill(tmp_path, {"a.txt": "one text", "deep/b.md": "another"})
+    into = tmp_path / "deep" / "memory"
+    for _ in range(2):  # and the second time there is nothing to do
+        with Memory.build(tmp_path, into=into) as memory:
+            assert sorted(memory.texts(memory.rows())) == ["another", "one text"]
+            assert memory.info().documents == 2
+
+
+def test_the_name_of_nothing_is_not_the_current_folder():
+    with pytest.raises(InvalidInput, match="the name of the corpus is empty"):
+        open_source("")

@@ -113,6 +113,8 @@ class _Opening:
             return huggingface.from_hub(corpus, self._split, self._fields)
         path = Path(corpus)
         try:
+            if not os.fspath(corpus):
+                raise InvalidInput("the name of the corpus is empty; the current folder is '.'")
             if path.is_dir():
                 return self._folder(path)
             if path.is_file():

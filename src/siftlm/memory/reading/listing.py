@@ -13,7 +13,10 @@ from typing import Any
 from siftlm.errors import InvalidInput
 
 # Never what a person means by the texts of a folder.
-_LEFT_OUT = frozenset({"__pycache__"})
+_LEFT_OUT = frozenset({"__pycache__", "node_modules"})
+# What a memory's folder holds, from the first moment of its making on: one of these, and a folder of data.
+_OF_A_MEMORY = {"writer.lock", "manifest.json"}
+_GENERATION = re.compile(r"g\d{4,}")
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,18 @@ def _walk(folder: Path, prefix: str) -> Iterator[Listed]:
         if entry.name.startswith(".") or entry.name in _LEFT_OUT:
             continue
         if entry.is_dir(follow_symlinks=False):
+            if _is_memory(entry.path):
+                continue  # such as the one that this folder is being read into
             yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
         elif entry.is_file():
             status = entry.stat()
             yield Listed(Path(entry.path), prefix + entry.name, status.st_size, status.st_mtime_ns)
+
+
+def _is_memory(folder: str) -> bool:
+    """Does siftlm keep its own data there?"""
+    names = set(os.listdir(folder))
+    return bool(names & _OF_A_MEMORY) and any(_GENERATION.fullmatch(name) for name in names)
 
 
 def _expression(glob: str) -> str:

@@ -94,7 +94,7 @@ def _unpacked(raw: Iterator[bytes], packing: str) -> Iterator[bytes]:
             elif len(content) < _MOST_CONTENT // 2:
                 fed = min(fed * 2, _PACKED_BYTES)
     if unpacker is not None:
-        raise Broken(f"ends in the middle of its {packing} stream: it was cut off")
+        raise Broken(f"ends in the middle of its {packing} stream: it was cut off, and what followed is not there")
 
 
 def _unpacker(packing: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
