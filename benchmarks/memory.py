@@ -289,7 +289,7 @@ def chroma(folder: Path, block: np.ndarray, own: list[str]) -> Search:
     client = chromadb.PersistentClient(
         str(folder / "peer-chroma"), settings=chromadb.Settings(anonymized_telemetry=False)
     )
-    collection = client.create_collection("t", configuration={"hnsw": {"space": "ip"}}, embedding_function=None)
+    collection = client.create_collection("texts", configuration={"hnsw": {"space": "ip"}}, embedding_function=None)
     most = client.get_max_batch_size()
     for start in range(0, len(own), most):
         ids = [str(n) for n in range(start, min(start + most, len(own)))]
@@ -306,15 +306,15 @@ def milvus(folder: Path, block: np.ndarray, own: list[str]) -> Search:
     import pymilvus
 
     client = pymilvus.MilvusClient(str(folder / "peer-milvus.db"))
-    client.create_collection("t", dimension=WIDTH, metric_type="IP")
+    client.create_collection("texts", dimension=WIDTH, metric_type="IP")
     for start in range(0, len(own), 10_000):
         rows = [
             {"id": n, "vector": block[n], "text": own[n]} for n in range(start, min(start + 10_000, len(own)))
         ]  # fmt: skip
-        client.insert("t", rows)
+        client.insert("texts", rows)
 
     def search(query: np.ndarray) -> tuple[set[str], int]:
-        rows = client.search("t", data=[query], limit=K, output_fields=["text", "vector"])[0]
+        rows = client.search("texts", data=[query], limit=K, output_fields=["text", "vector"])[0]
         return {row["entity"]["text"] for row in rows}, len([row["entity"]["vector"] for row in rows])
 
     return search

@@ -66,7 +66,9 @@ def forms(first: Memory, folder: Path, queries: np.ndarray) -> dict[str, Any]:
         memory = again(first, folder, storage)
         with memory.snapshot() as snapshot:
             nearest = [set(one.ids.tolist()) for one in snapshot.nearest(queries, K, None)]
-        picks = [memory.search(query, n=N, replacement=False).selection.indices.tolist() for query in queries]
+        picks = [
+            memory.search(query, n=N, noise=0.1, replacement=False).selection.indices.tolist() for query in queries
+        ]
         truth, picked = truth or nearest, picked or picks
         times = []
         for query in queries[:64]:

@@ -94,6 +94,73 @@ def growth_table() -> str:
     return "\n".join([*rows, "", "The others stay at K = 2,000, d = 768, n = 50, m = 1, one prompt."])
 
 
+def memory_table() -> str:
+    """What a memory takes beside what it cannot do without, from ``python benchmarks/memory.py``."""
+    results = json.loads((RESULTS / "memory.json").read_text())
+    rows = ["| work, d = 384, float32 | siftlm | beside it | times as long |", "|---|---|---|---|"]
+
+    def row(work: str, own: float, peer: str, other: float) -> None:
+        rows.append(f"| {work} | {duration(own)} | {peer}: {duration(other)} | {own / other:.2f}× |")
+
+    opened = results["open"]
+    rows.append(f"| open {opened['passages']:,} passages, count them | {duration(opened['open'])} | | |")
+    rows.append(f"| the first search after that, in a fresh process | {duration(opened['first_search'])} | | |")
+    for size, case in results["scan"].items():
+        flat = case["faiss"]["median"]
+        for form in ("float32", "float16", "int8"):
+            name = f"200 nearest of {int(size):,}, stored as {form}"
+            row(name, case[f"siftlm {form}"]["median"], "faiss IndexFlatIP", flat)
+    for size, case in results["whole"].items():
+        row(f"50 picks among all {int(size):,}", case["siftlm"]["median"], "50 scans", case["50 scans"]["median"])
+    case = results["whole"]["100000"]
+    together, alone = case["16 prompts together"]["median"], case["16 prompts one by one"]["median"]
+    row("the same for 16 prompts at once, 100,000", together, "one by one", alone)
+    for width, case in results["ingest"].items():
+        name = f"add {case['passages']:,} texts with vectors, d = {width}"
+        row(name, case["siftlm"]["median"], "writing as many bytes", case["write and sync"]["median"])
+    peers = results["peers"]
+    own = peers["search"]["siftlm"]["median"]
+    for name, case in peers["search"].items():
+        if name != "siftlm":
+            work = f"200 texts with vectors of {peers['passages']:,} (its recall {peers['recall'][name]:.3f})"
+            row(work, own, name, case["median"])
+    for name, seconds in peers["fill_seconds"].items():
+        if name != "siftlm":
+            row(f"filling it with those {peers['passages']:,}", peers["fill_seconds"]["siftlm"], name, seconds)
+    built = "; ".join(
+        f"{case['passages']:,} documents: {duration(case['seconds'])}, peak {case['peak_bytes'] / 2**20:.0f} MiB"
+        for case in results["build"].values()
+    )
+    source = f"Building from JSON lines with the hashing embedder, in a fresh process each: {built}."
+    return "\n".join([*rows, "", source, "", f"`python benchmarks/memory.py`. {machine(results)}"])
+
+
+def minipile_table() -> str:
+    """Real text, from ``python benchmarks/minipile.py``."""
+    results = json.loads((RESULTS / "minipile.json").read_text())
+    rows = [
+        "| embedder | documents, passages | built in | stored as | vectors | recall of 200 nearest | same SIFT picks |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, case in (("hashing", results["hashing"]), ("MiniLM, bfloat16", results["model"])):
+        for form, of in case["forms"].items():
+            first = form == "float32"
+            what = f"{case['documents']:,}, {case['passages']:,}" if first else ""
+            took = duration(case["build_seconds"]) if first else ""
+            rows.append(
+                f"| {name if first else ''} | {what} | {took} | {form} | {of['vectors_bytes'] / 2**20:.0f} MiB "
+                f"| {100 * of['recall']:.1f} % | {100 * of['picks']:.1f} % |"
+            )
+    return "\n".join([*rows, "", f"`python benchmarks/minipile.py`. {machine(results)}"])
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits it."""
+    if seconds < 1:
+        return milliseconds(seconds)
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 def methods_table() -> str:
     """Name, what it does, formula."""
     rows = ["| method | what it picks | gain of x |", "|---|---|---|"]
@@ -105,7 +172,13 @@ def methods_table() -> str:
     return "\n".join(rows)
 
 
-TABLES = {"benchmark": selection_table, "growth": growth_table, "methods": methods_table}
+TABLES = {
+    "benchmark": selection_table,
+    "growth": growth_table,
+    "memory": memory_table,
+    "methods": methods_table,
+    "minipile": minipile_table,
+}
 
 
 def rewritten(text: str) -> str:
