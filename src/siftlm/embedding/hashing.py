@@ -142,7 +142,8 @@ class _Words:
     def forget(self) -> None:
         self._number: dict[str, int] = {}
         self.hashes: Hashes = np.empty(0, np.uint64)
-        self.starts = self.ends = self.places = self.weights = np.empty(0, np.int64)
+        nothing: IntArray = np.empty(0, np.int64)
+        self.starts = self.ends = self.places = self.weights = nothing
 
     def numbers(self, texts: list[list[str]]) -> IntArray:
         """The words' numbers, text after text; new words are learned first."""
@@ -185,7 +186,7 @@ def _pieces(words: list[str]) -> tuple[IntArray, Hashes]:
     owners, hashes = [], []
     for length in PIECE_LENGTHS:
         count = max(len(letters) - length + 1, 0)
-        hashed = np.full(count, length, np.uint64)
+        hashed: Hashes = np.full(count, length, np.uint64)
         for shift in range(length):
             hashed = _mixed(hashed * np.uint64(31) + letters[shift : shift + count])
         inside = owner[:count] == owner[length - 1 :]

@@ -55,7 +55,7 @@ def spans(tokenizer: Any, texts: list[str]) -> list[IntArray]:
 
 
 def _in_order(text: str, offsets: list[tuple[int, int]]) -> IntArray:
-    spans = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    spans: IntArray = np.array(offsets, dtype=np.int64).reshape(-1, 2)
     # Some tokenizers cut spaces off their tokens' ends, so that a token of nothing but space has no width left. It
     # is read like any other, so it must be counted: it gets its last space back.
     for place in np.flatnonzero(spans[:, 0] >= spans[:, 1]):

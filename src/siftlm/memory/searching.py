@@ -139,7 +139,7 @@ class Searching(ABC):
             else:
                 made.append((slice(len(texts), len(texts) + len(own)), "\n".join(own)))
                 texts.extend(own)
-        found = np.empty((0, self.width), dtype=np.float32)
+        found: Vectors = np.empty((0, self.width), dtype=np.float32)
         if texts:
             found = vectors.unit(intake.embedded(self.embedder, texts, self.width, as_query=True))
             if np.isnan(found).any():
