@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from siftlm.embedding import embedder
 from siftlm.errors import InvalidInput
 
+pytestmark = pytest.mark.slow
+
 sentences = pytest.param("sentences", marks=pytest.mark.slow)
 WITH_MODEL = ["bert", "roberta", "gpt2", "llama", sentences]
 KINDS = ["hashing", *WITH_MODEL]

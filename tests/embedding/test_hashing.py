@@ -175,7 +175,7 @@ def test_threads_share_an_embedder_and_get_what_one_thread_gets():
     expected = [HashingEmbedder(width=64).embed(own) for own in texts]
     shared = HashingEmbedder(width=64)
     with patch.object(hashing, "REMEMBERED", 300), ThreadPoolExecutor(8) as pool:
-        for _ in range(5):
+        for _ in range(2):
             pieces = [pool.submit(lambda own=own: [shared.embed([text])[0] for text in own]) for own in texts]
             for piece, vectors in zip(pieces, expected, strict=True):
                 np.testing.assert_array_equal(np.array(piece.result()), vectors)

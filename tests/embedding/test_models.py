@@ -15,6 +15,8 @@ transformers = pytest.importorskip("transformers")
 
 from embedding import tiny  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TEXT = "Rain fell on the harbour"
 
 

@@ -19,6 +19,8 @@ from faults.world import EMBEDDER, held, record
 from siftlm.errors import Damaged, InvalidInput, SiftlmError
 from siftlm.memory.memory import Memory
 
+pytestmark = pytest.mark.slow
+
 FILES = {"float32": "vectors.f32", "float16": "vectors.f16", "int8": "vectors.i8"}
 NAMES = ("manifest.json", "texts.sqlite", "vectors")
 

@@ -18,6 +18,8 @@ from siftlm.errors import Unwritable
 from siftlm.memory.memory import Memory
 from siftlm.memory.vectors import Appender
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"storage": "float16"}
 STEPS = ("create", "read", "add", "delete", "compact")
 

@@ -17,6 +17,8 @@ from faults.world import EMBEDDER, check_readable
 from siftlm.errors import BadRecord, SiftlmError, Unwritable
 from siftlm.memory.memory import Memory
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [f"text {n} about {'larch ' * (n % 7)} and more" for n in range(300)]
 
 # Takes what it is told to do until nothing more fits, and prints what was said. Python ignores SIGXFSZ, so that a

@@ -21,6 +21,8 @@ from siftlm.errors import BadRecord, Conflict
 from siftlm.memory.memory import Memory
 from siftlm.types import Vectors
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def children() -> Iterator[Children]:

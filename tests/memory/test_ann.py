@@ -20,6 +20,8 @@ from siftlm.memory.ann import State
 from siftlm.memory.asked import filter_of
 from siftlm.progress import Progress
 
+pytestmark = pytest.mark.slow
+
 faiss = pytest.importorskip("faiss")
 
 WIDTH = 16

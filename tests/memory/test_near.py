@@ -89,6 +89,7 @@ def pair(share: float, chance: random.Random) -> tuple[str, str]:
     return " ".join(stretch + rest[:own]), " ".join(stretch + rest[own : 2 * own])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9])
 @pytest.mark.parametrize("distance", [0.1, 0.0, -0.2])
 def test_pairs_are_found_as_surely_as_the_curve_says(threshold, distance):

@@ -89,6 +89,7 @@ def test_more_targets_than_features(case: Case, m: int) -> None:
 # --- hundreds of near-duplicates with a tiny λ: where careless accumulations break
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("form", [ROWS, FEATURES], ids=["rows", "features"])
 @pytest.mark.parametrize(

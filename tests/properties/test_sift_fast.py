@@ -33,6 +33,7 @@ def check_certificates(selection: Selection, world: oracle.World, error: float, 
         picks.append(pick)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(cases(dtypes=(np.float64, np.float32), most=60))
 def test_the_certificate_never_lies(case: Case) -> None:

@@ -16,6 +16,7 @@ from siftlm import Selection
 
 torch = pytest.importorskip("torch", reason="the torch twin needs torch: pip install 'siftlm[torch]'")
 tensors = pytest.importorskip("siftlm.selection.tensors")
+pytestmark = pytest.mark.slow
 
 NAMES = sorted(set(tensors.METHODS) - {"random"})
 OF_ORDER_ONE = {"nearest", "nn-f", "mmr"}

@@ -16,6 +16,7 @@ from siftlm.errors import InvalidInput, MissingExtra, UnknownName
 
 torch = pytest.importorskip("torch", reason="the torch twin needs torch: pip install 'siftlm[torch]'")
 tensors = pytest.importorskip("siftlm.selection.tensors")
+pytestmark = pytest.mark.slow
 
 NAMES = sorted(tensors.METHODS)
 AS_NUMPY = sorted(set(NAMES) - {"random"})

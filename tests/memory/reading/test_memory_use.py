@@ -13,6 +13,8 @@ import zstandard
 
 from siftlm.memory.reading import open_source
 
+pytestmark = pytest.mark.slow
+
 
 def peak(path):
     for _ in open_source(path).read():  # imports and caches of the first reading are not what is measured
