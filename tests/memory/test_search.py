@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import shutil
@@ -16,6 +17,7 @@ from memory.oracle import cosines
 from siftlm import Memory
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.errors import Conflict
+from siftlm.memory import asked
 
 RNG = np.random.default_rng(1)
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "pu", "sha") for b in ("ran", "tul", "vek", "dis", "gom", "bri")]
@@ -316,3 +318,16 @@ def test_what_is_known_may_be_texts_or_vectors(memory):
     assert by_texts.selection.uncertainty[0] < memory.search(PROMPTS[0], n=5).selection.uncertainty[0]
     [one] = memory.search_many([PROMPTS[0]], n=5, known=known)
     assert [hit.row for hit in one] == [hit.row for hit in by_texts]
+
+
+@pytest.mark.parametrize("setting", [{"known": ["a text"]}, {"kernel": None}, {"budget": 3}, {"nope": 1}])
+def test_what_a_residual_search_does_not_take_is_named(memory, setting):
+    with pytest.raises(Conflict, match=f"residual=True does not go with {next(iter(setting))}"):
+        memory.search(PROMPTS[0], residual=True, **setting)
+    with pytest.raises(Conflict, match="does not go with"):
+        memory.search_many(PROMPTS[:2], residual=True, **setting)
+
+
+def test_what_a_residual_search_takes_is_what_select_from_takes():
+    taken = set(inspect.signature(siftlm.select_from).parameters)
+    assert taken == asked.RESIDUAL | {"query", "index", "n", "k", "exclude"}

@@ -21,6 +21,10 @@ Query = str | Sequence[str] | npt.NDArray[Any]
 CANDIDATES = ("vectors", "words", "both")
 # Methods whose gains are the same for x and −x, so that what points away from the prompt can win.
 EVEN = frozenset({"sift", "sift-fast", "vtl", "itl", "mm-itl", "noiseless-itl", "ctl", "eig"})
+# What a search at each step can be told besides; `siftlm.select_from` says what it means.
+RESIDUAL = frozenset(
+    {"noise", "certify", "max_norm", "normalize", "replacement", "adaptive", "until", "min_gain", "at_least"}
+)
 # λ where nobody chose one: smaller ones, on embeddings as spread as those of sentence models, soon prefer what has
 # little to do with the prompt. `siftlm.spread` and trying a few say more about a given memory.
 NOISE = 1.0
@@ -71,6 +75,8 @@ def wanted(
         raise Conflict(f"candidates={candidates!r} needs a number of them: k=None and residual=True search by vectors")
     if residual and (k is None or method not in ("sift", "vtl") or per_document is not None):
         raise Conflict("residual=True is SIFT with a search at each step: it takes a k, and no other method or cap")
+    if residual and (foreign := sorted(set(settings) - RESIDUAL)):
+        raise Conflict(f"residual=True does not go with {foreign[0]}; it takes {', '.join(sorted(RESIDUAL))}")
     if without_copies is True:
         without_copies = copies.THRESHOLD
     return Wanted(

@@ -22,7 +22,7 @@ PASSAGE_TOKENS = 256
 # One of eight tokens of a passage is also in the next.
 OVERLAP = 8
 # What a build leaves in a folder before there is a manifest, and nothing else.
-BEGUN = re.compile(rf"g\d{{4}}|{re.escape(lock.NAME)}|{re.escape(manifest.NAME)}\.new")
+BEGUN = re.compile(rf"{manifest.GENERATION.pattern}|{re.escape(lock.NAME)}|{re.escape(manifest.NAME)}\.new")
 
 
 def described(

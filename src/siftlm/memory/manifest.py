@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from siftlm.errors import Damaged, NotAMemory
 from siftlm.memory import disk
 
 NAME = "manifest.json"
+# The folders of data, one of which counts.
+GENERATION = re.compile(r"g\d{4,}")
 FORMAT = 1
 METRIC = "cosine"
 

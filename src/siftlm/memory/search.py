@@ -121,6 +121,11 @@ def _candidates_of(
     else:
         rankings = [*rankings[: len(prompt.targets)], _best(_by_words(store, prompt, reach, want), want)]
         ids = np.sort(keywords.reciprocal_rank_fusion(rankings, want.k or 1))
+    return _scored(store, prompt, ids)
+
+
+def _scored(store: WholeStore, prompt: Prompt, ids: IntArray) -> Candidates:
+    """With their vectors, and their cosines to the nearest vector of the prompt."""
     vectors = store.vectors(ids)
     scores = (vectors @ prompt.targets.T.astype(np.float32)).max(axis=1, initial=-1.0).astype(np.float64)
     return Candidates(ids, vectors, scores)
@@ -166,10 +171,8 @@ def _whole(store: WholeStore, prompts: Sequence[Prompt], want: Wanted, clock: _C
     found = []
     for chosen, prompt, out in zip(picked, prompts, banned, strict=True):
         size = len(vectors) - len(out)
-        ids = np.unique(chosen.indices)
-        near = store.vectors(ids)
-        scores = (near @ prompt.targets.T).max(axis=1, initial=-1.0).astype(np.float64)
-        found.append(_found(store, Candidates(ids, near, scores), chosen, size, want, clock))
+        hits = _scored(store, prompt, np.unique(chosen.indices))
+        found.append(_found(store, hits, chosen, size, want, clock))
     return found
 
 
@@ -221,11 +224,9 @@ def _residual(store: WholeStore, prompt: Prompt, want: Wanted, clock: _Clock) ->
     else:
         chosen = _nothing(prompt, want)
     clock.lap("select")
-    ids = np.unique(chosen.indices)
-    near = store.vectors(ids)
-    scores = (near @ prompt.targets.T).max(axis=1, initial=-1.0).astype(np.float64)
+    hits = _scored(store, prompt, np.unique(chosen.indices))
     size = left if left is not None else int((~np.isin(index.seen, out)).sum())
-    return _found(store, Candidates(ids, near, scores), chosen, size, want, clock)
+    return _found(store, hits, chosen, size, want, clock)
 
 
 # --- the result

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from siftlm.memory import database, disk, lock, vectors
-from siftlm.memory.manifest import Manifest, read
+from siftlm.memory.manifest import GENERATION, Manifest, read
 from siftlm.memory.near import Near
 from siftlm.types import Vectors
 
@@ -24,7 +23,6 @@ from siftlm.types import Vectors
 AT_ONCE = 2000
 # Milliseconds that the emptying of the journal waits for readers; what stays in it, the next writer moves.
 PATIENCE = 200
-GENERATION = re.compile(r"g\d{4,}")
 
 
 class Part(NamedTuple):

@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from siftlm.errors import InvalidInput
+from siftlm.memory import lock, manifest
 
 # Never what a person means by the texts of a folder.
 _LEFT_OUT = frozenset({"__pycache__", "node_modules"})
 # What a memory's folder holds, from the first moment of its making on: one of these, and a folder of data.
-_OF_A_MEMORY = {"writer.lock", "manifest.json"}
-_GENERATION = re.compile(r"g\d{4,}")
+_OF_A_MEMORY = {lock.NAME, manifest.NAME}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[Listed]:
 def _is_memory(folder: str) -> bool:
     """Does siftlm keep its own data there?"""
     names = set(os.listdir(folder))
-    return bool(names & _OF_A_MEMORY) and any(_GENERATION.fullmatch(name) for name in names)
+    return bool(names & _OF_A_MEMORY) and any(manifest.GENERATION.fullmatch(name) for name in names)
 
 
 def _expression(glob: str) -> str:
