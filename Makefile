@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
-EXTRAS := dev,datasets,embed,faiss,memory,plot,torch,train,docs,bench
+EXTRAS := dev,datasets,embed,faiss,memory,plot,tune,train,docs,bench
 BIN := $(VENV)/bin
 
 # The demo needs numpy alone: a full environment serves it where there is one, else a small one made in seconds.

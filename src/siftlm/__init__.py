@@ -11,22 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from siftlm import embedding, errors, selection
+    from siftlm.controller import Controller
     from siftlm.embedding import embedder
+    from siftlm.local import Answer, LocalModel, Score
     from siftlm.memory import Found, Hit, Memory
     from siftlm.selection import Gram, kernels, methods, select, select_from, select_many, spread
-    from siftlm.types import Document, Explanation, Selection
+    from siftlm.types import Document, Explanation, Likelihood, Selection, Step, Trace
 
 __version__ = "0.1.0"
 
 # public name -> (module, attribute); an empty attribute means the module itself
 _HOME = {
+    "Answer": ("siftlm.local", "Answer"),
+    "Controller": ("siftlm.controller", "Controller"),
     "Document": ("siftlm.types", "Document"),
     "Explanation": ("siftlm.types", "Explanation"),
     "Found": ("siftlm.memory", "Found"),
     "Gram": ("siftlm.selection", "Gram"),
     "Hit": ("siftlm.memory", "Hit"),
+    "Likelihood": ("siftlm.types", "Likelihood"),
+    "LocalModel": ("siftlm.local", "LocalModel"),
     "Memory": ("siftlm.memory", "Memory"),
+    "Score": ("siftlm.local", "Score"),
     "Selection": ("siftlm.types", "Selection"),
+    "Step": ("siftlm.types", "Step"),
+    "Trace": ("siftlm.types", "Trace"),
     "embedder": ("siftlm.embedding", "embedder"),
     "embedding": ("siftlm.embedding", ""),
     "errors": ("siftlm.errors", ""),
@@ -40,13 +49,20 @@ _HOME = {
 }
 
 __all__ = [
+    "Answer",
+    "Controller",
     "Document",
     "Explanation",
     "Found",
     "Gram",
     "Hit",
+    "Likelihood",
+    "LocalModel",
     "Memory",
+    "Score",
     "Selection",
+    "Step",
+    "Trace",
     "__version__",
     "embedder",
     "embedding",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -145,6 +146,86 @@ class Explanation:
                 row += "  " + " ".join(self.texts[n].split())[:80]
             lines.append(row)
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One gradient step, as it went."""
+
+    text: int
+    """Which text it was on: its place among those given."""
+    loss: float
+    """Nats a token on that text, before the step."""
+    tokens: int
+    """How many of its tokens were learned from."""
+    norm: float
+    """Of the gradient, before clipping."""
+    rate: float
+    """The learning rate of the step."""
+    reused: bool = False
+    """Was the gradient that of an earlier step on the same text?"""
+    watched: float | None = None
+    """Nats a token on the watched text after the step, where it was measured."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What tuning did: its steps and why it ended."""
+
+    steps: tuple[Step, ...]
+    ended: str
+    """``done``; ``seconds`` or ``tokens``: the budget was spent; ``worse``: the watched text got worse, and the best
+    state was taken; ``diverged``: a loss that was no number, and the model is the base model again; ``declined``: it
+    was not thought worth it; ``nothing``: there was no text to learn from."""
+    kept: int
+    """How many of the steps the model that answers has made."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """All that decided how it was done."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """``steps``, ``watch``, ``reset``."""
+
+    @property
+    def losses(self) -> list[float]:
+        """Nats a token before each step."""
+        return [step.loss for step in self.steps]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dumps``; numbers that are not finite become ``None``."""
+        steps = [{name: _number(getattr(step, name)) for name in step.__dataclass_fields__} for step in self.steps]
+        return {
+            "ended": self.ended,
+            "kept": self.kept,
+            "settings": dict(self.settings),
+            "seconds": dict(self.seconds),
+            "steps": steps,
+        }
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How well a model foresees a text."""
+
+    nats: float
+    """Total negative log-likelihood."""
+    tokens: int
+    """That were scored."""
+    bytes: int
+    """UTF-8 length of the text that they spell."""
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Nats / ln 2 / bytes; NaN for an empty text."""
+        return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
+
+    @property
+    def nats_per_token(self) -> float:
+        """NaN for an empty text."""
+        return self.nats / self.tokens if self.tokens else math.nan
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _jsonable(numbers: FloatArray) -> list[float | None]:

@@ -9,13 +9,20 @@ import pytest
 import siftlm
 
 PUBLIC = [
+    "Answer",
+    "Controller",
     "Document",
     "Explanation",
     "Found",
     "Gram",
     "Hit",
+    "Likelihood",
+    "LocalModel",
     "Memory",
+    "Score",
     "Selection",
+    "Step",
+    "Trace",
     "__version__",
     "embedder",
     "embedding",

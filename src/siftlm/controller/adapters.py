@@ -1,0 +1,123 @@
+"""The engine that tunes adapters, any that PEFT can inject, and takes them out again."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+from siftlm.controller.checks import whole
+from siftlm.controller.engine import Adam, Copies
+from siftlm.controller.settings import Tuning
+from siftlm.errors import InvalidInput
+from siftlm.extras import load
+
+NAME = "siftlm"
+
+
+class Adapters:
+    """Adapters are injected once and then swapped in and out: between prompts the model is the plain one."""
+
+    def __init__(self, model: Any, config: Any = None, *, seed: int = 0) -> None:
+        torch, peft = load("torch", "tune"), load("peft", "tune")
+        self._model = model
+        self.config = lora(model) if config is None else copy.deepcopy(config)
+        self.name = str(self.config.peft_type.value).lower()
+        if getattr(self.config, "is_prompt_learning", False):
+            raise InvalidInput(
+                f"{self.name} learns a prompt instead of weights; take a kind of adapter such as LoraConfig"
+            )
+        plain = dict(model.named_modules())
+        required = [(p, p.requires_grad) for p in model.parameters()]
+        state = torch.get_rng_state()
+        torch.manual_seed(seed)  # every prompt starts from the same adapter
+        try:
+            peft.inject_adapter_in_model(self.config, model, adapter_name=NAME)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise InvalidInput(f"PEFT cannot put this adapter into {type(model).__name__}: {error}") from error
+        finally:
+            torch.set_rng_state(state)
+        # (the module that holds it, under which name, as it was, with the adapter)
+        self._places = [
+            (parent, name, plain[f"{path}.{name}".lstrip(".")], child)
+            for path, parent in model.named_modules()
+            for name, child in parent.named_children()
+            if f"{path}.{name}".lstrip(".") in plain and child is not plain[f"{path}.{name}".lstrip(".")]
+        ]
+        own = {id(p) for p, _ in required}
+        self._parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+        for p in self._parameters:
+            p.data = p.data.float()  # updates are too small for half precision
+        self._keys = {id(p): name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own}
+        self._initial, self._best = Copies(self._parameters), Copies(self._parameters)
+        self._initial.save()
+        self._adam = Adam(self._parameters)
+        self._swap(out=True)
+        for p, wanted in required:
+            p.requires_grad_(wanted)
+
+    def begin(self, settings: Tuning) -> None:
+        for p in self._model.parameters():
+            p.requires_grad_(False)
+        self._initial.put_back()
+        self._adam.begin(settings)
+        self._swap(out=False)
+        for p in self._parameters:
+            p.requires_grad_(True)
+
+    def parameters(self) -> list[Any]:
+        return self._parameters
+
+    def update(self, rate: float) -> None:
+        self._adam.update(rate)
+
+    def keep(self) -> None:
+        self._best.save()
+
+    def take_best(self) -> None:
+        self._best.put_back()
+
+    def rewind(self) -> None:
+        self._initial.put_back()
+
+    def end(self) -> None:
+        self._swap(out=True)
+
+    def describe(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"engine": self.name, "trained": sum(p.numel() for p in self._parameters)}
+        for setting in ("r", "lora_alpha"):
+            if hasattr(self.config, setting):
+                found[setting] = getattr(self.config, setting)
+        return found
+
+    def save(self, folder: str | os.PathLike[str], base: str) -> Path:
+        """The adapter as it is now, in PEFT's format; only while it is swapped in."""
+        peft, safetensors = load("peft", "tune"), load("safetensors.torch", "tune")
+        weights = peft.get_peft_model_state_dict(self._model, adapter_name=NAME)
+        into = Path(folder)
+        into.mkdir(parents=True, exist_ok=True)
+        config = copy.deepcopy(self.config)
+        config.base_model_name_or_path, config.inference_mode = base, True
+        config.save_pretrained(into)
+        named = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in weights.items()}
+        safetensors.save_file(named, into / "adapter_model.safetensors", metadata={"format": "pt"})
+        return into
+
+    def _swap(self, *, out: bool) -> None:
+        for parent, name, without, with_adapter in self._places:
+            setattr(parent, name, without if out else with_adapter)
+
+
+def lora(model: Any, *, rank: int = 16, alpha: float | None = None, targets: Any = None) -> Any:
+    """LoRA on all linear layers but the head, or on ``targets``; α is twice the rank unless given."""
+    peft = load("peft", "tune")
+    whole("rank", rank)
+    conv = any(type(module).__name__ == "Conv1D" for module in model.modules())
+    return peft.LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,
+        target_modules="all-linear" if targets is None else targets,
+        fan_in_fan_out=conv,
+        task_type="CAUSAL_LM",
+    )

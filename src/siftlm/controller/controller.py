@@ -1,0 +1,198 @@
+"""A causal language model that can learn from texts, score and generate, and forget."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from siftlm.controller import generating
+from siftlm.controller.adapters import Adapters, lora
+from siftlm.controller.engine import Engine
+from siftlm.controller.forward import span_nats
+from siftlm.controller.full import FullWeights
+from siftlm.controller.generating import Generated
+from siftlm.controller.loading import open_model
+from siftlm.controller.preserving import dropping, preserved, uninterrupted
+from siftlm.controller.settings import Tuning, rate_for
+from siftlm.controller.tokens import Span, plain, spans_of, spelled, start_token
+from siftlm.controller.tuner import Tuner
+from siftlm.errors import Conflict, SiftlmError, UnknownName
+from siftlm.extras import load
+from siftlm.types import Likelihood
+
+Made = TypeVar("Made")
+
+ENGINES = ("auto", "full", "lora")
+# From so many parameters on, ``auto`` takes adapters: a copy and two moments of every weight cost too much memory.
+LARGE = 1_000_000_000
+
+
+class Controller:
+    """A language model and what is needed to tune it for one prompt and put it back.
+
+    Args:
+        model: a name on the Hugging Face hub, a folder, ``siftlm-tiny``, or a transformers model (with ``tokenizer``).
+        tokenizer: of a model that is loaded already.
+        engine: ``full`` tunes all weights, ``lora`` adapters on all linear layers, a PEFT config any other adapter;
+            ``auto`` is ``full`` below a billion parameters.
+        rank, alpha, targets: of ``lora``.
+        device: left out, CUDA if there is one.
+        dtype: of the weights; float32 unless said otherwise.
+        context: read at most so many tokens at once; left out, what the model was made for.
+        **settings: see `Tuning`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        engine: Any = "auto",
+        rank: int | None = None,
+        alpha: float | None = None,
+        targets: Any = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        context: int | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = Tuning().with_(settings)
+        if isinstance(engine, str) and engine not in ENGINES:
+            raise UnknownName("engine", engine, ENGINES)
+        if engine != "lora" and not (rank is None and alpha is None and targets is None):
+            raise Conflict(f"rank, alpha and targets are settings of engine='lora', and engine is {engine!r:.40}")
+        loaded = open_model(model, tokenizer, device=device, dtype=dtype, context=context)
+        self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
+        self.context = loaded.context
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        if engine == "auto":
+            engine = "full" if self.parameters < LARGE else "lora"
+        self._engine_asked = (engine, rank, alpha, targets)
+        self._engine: Engine | None = None
+        self._lock = threading.RLock()
+        self._tuner: Tuner | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """What tunes; made when it is first needed."""
+        with self._lock:
+            if self._engine is None:
+                kind, rank, alpha, targets = self._engine_asked
+                if kind == "full":
+                    self._engine = FullWeights(self.model)
+                elif kind == "lora":
+                    config = lora(self.model, rank=16 if rank is None else rank, alpha=alpha, targets=targets)
+                    self._engine = Adapters(self.model, config, seed=self.settings.seed)
+                else:
+                    self._engine = Adapters(self.model, kind, seed=self.settings.seed)
+            return self._engine
+
+    @property
+    def adapters(self) -> bool:
+        """Does it tune adapters?"""
+        return not isinstance(self._engine_asked[0], str) or self._engine_asked[0] == "lora"
+
+    def tuning_settings(self, **changes: Any) -> Tuning:
+        """The settings with changes, and a rate that suits the model if none was chosen."""
+        settings = self.settings.with_(changes)
+        if settings.rate is None:
+            settings = settings.with_({"rate": rate_for(self.parameters, self.adapters)})
+        return settings
+
+    @contextmanager
+    def tuning(self, **changes: Any) -> Iterator[Tuner]:
+        """Inside the block the model may learn; at its end, however it ends, it is put back bit for bit.
+
+        Other threads wait. The weights, buffers, modes and random state are those of the beginning afterwards.
+        """
+        settings = self.tuning_settings(**changes)
+        with self._lock:
+            if self._tuner is not None:
+                raise Conflict("the model is being tuned already: leave that block before entering another")
+            engine = self.engine
+            with preserved(self.model):
+                load("torch", "tune").manual_seed(settings.seed)
+                tuner = Tuner(self.model, self.tokenizer, engine, settings, self.context)
+                begun = False
+                try:
+                    with uninterrupted():
+                        begun = True
+                        engine.begin(tuner.settings)
+                        self._tuner = tuner
+                    with dropping(self.model, settings.dropout, settings.checkpointing):
+                        yield tuner
+                finally:
+                    if begun:
+                        with uninterrupted():
+                            self._tuner = None
+                            engine.end()
+
+    def likelihood(self, text: str, *, after: str = "", texts: Sequence[str] = ()) -> Likelihood:
+        """How well the model foresees ``text``, as it is now.
+
+        Args:
+            text: every token of it is scored, in consecutive windows if it is longer than the context.
+            after: what comes before it; read and not scored.
+            texts: put before both, the first ones first, as many as fit into half of the context.
+        """
+        return self.likelihoods([(text, after)], texts=texts)[0]
+
+    def likelihoods(self, pairs: Sequence[tuple[str, str]], *, texts: Sequence[str] = ()) -> list[Likelihood]:
+        """`likelihood` for many (text, after), in few forward passes."""
+        fixed = self.context_of(texts) if texts else []
+        start = start_token(self.tokenizer)
+        cut: list[tuple[Likelihood, list[Span]]] = []
+        for text, after in pairs:
+            ids = plain(self.tokenizer, text)
+            spans = spans_of(ids, self.context, start=start, before=plain(self.tokenizer, after), fixed=fixed)
+            cut.append((spelled(self.tokenizer, text, ids, sum(span.scored for span in spans)), spans))
+        vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
+        nats = iter(self._evaluating(lambda: span_nats(self.model, [s for _, own in cut for s in own], vocabulary)))
+        return [Likelihood(float(sum(next(nats) for _ in spans)), known.tokens, known.bytes) for known, spans in cut]
+
+    def context_of(self, texts: Sequence[str], room: int | None = None) -> list[int]:
+        """The texts as tokens to be put before a prompt: the first ones stay where not all fit into ``room``."""
+        room = self.context // 2 if room is None else room
+        start = start_token(self.tokenizer)
+        ids = [] if start is None else [start]
+        gap = plain(self.tokenizer, "\n\n")
+        for text in dict.fromkeys(texts):  # hearing a text twice tells nothing new in a context
+            ids.extend([*plain(self.tokenizer, text), *gap])
+            if len(ids) >= room:
+                break
+        return ids[: max(room, 1)]
+
+    def generate(
+        self, prompt: str, *, max_new_tokens: int = 100, texts: Sequence[str] = (), **sampling: Any
+    ) -> Generated:
+        """Continue the prompt, as the model is now; see `siftlm.controller.generating.generate`."""
+        fixed = self.context_of(texts) if texts else []
+        return self._evaluating(lambda: generating.generate(self, prompt, fixed, max_new_tokens, **sampling))
+
+    def save_adapter(self, folder: str | os.PathLike[str]) -> Path:
+        """Inside `tuning`: the adapter as it is now, in PEFT's format, for transformers, vLLM and others."""
+        if not isinstance(self.engine, Adapters):
+            raise Conflict("all weights are tuned, so there is no adapter: Controller(…, engine='lora')")
+        if self._tuner is None:
+            raise SiftlmError("the adapter is there while the model is tuned: call save_adapter inside the block")
+        return self.engine.save(folder, self.name)
+
+    def _evaluating(self, work: Callable[[], Made]) -> Made:
+        """Without dropout, and back to the modes that there were."""
+        with self._lock:
+            modes = [(module, module.training) for module in self.model.modules() if module.training]
+            if not modes:
+                return work()
+            self.model.eval()
+            try:
+                return work()
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+    def __repr__(self) -> str:
+        return f"Controller({self.name!r}, {self.parameters:,} parameters, context of {self.context})"

@@ -1,0 +1,87 @@
+"""What tunes: all weights, or adapters. Both begin at the same state for each prompt and restore it bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from siftlm.controller.settings import Tuning
+from siftlm.extras import load
+
+
+class Engine(Protocol):
+    """Weights that can be trained and put back."""
+
+    name: str
+    """``full``, or that of the kind of adapter."""
+
+    def begin(self, settings: Tuning) -> None:
+        """Remember what there is; whatever is trained starts afresh, its moments at zero."""
+
+    def parameters(self) -> list[Any]:
+        """What is trained. Their gradients are the caller's to fill and to clear."""
+
+    def update(self, rate: float) -> None:
+        """One step of Adam with the gradients as they are."""
+
+    def keep(self) -> None:
+        """Remember the state as the best so far."""
+
+    def take_best(self) -> None:
+        """Go back to what was kept last."""
+
+    def rewind(self) -> None:
+        """Go back to the base model and stay ready to train."""
+
+    def end(self) -> None:
+        """Put everything back, bit for bit."""
+
+    def describe(self) -> dict[str, Any]:
+        """For the record: its kind and size."""
+
+
+class Adam:
+    """torch's fused AdamW, whose moments are kept and zeroed: allocating them anew for each prompt takes longer."""
+
+    def __init__(self, parameters: Sequence[Any]) -> None:
+        torch = load("torch", "tune")
+        kinds = {p.device.type for p in parameters}
+        self._optimiser = torch.optim.AdamW(list(parameters), lr=1.0, fused=kinds <= {"cpu", "cuda"})
+
+    def begin(self, settings: Tuning) -> None:
+        """Fresh moments."""
+        for state in self._optimiser.state.values():
+            for value in state.values():
+                value.zero_()
+        for group in self._optimiser.param_groups:
+            group.update(betas=tuple(settings.betas), eps=settings.epsilon, weight_decay=settings.decay)
+
+    def update(self, rate: float) -> None:
+        """One step."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        self._optimiser.step()
+
+
+class Copies:
+    """Tensors and room for copies of them, which is made once and used for every prompt."""
+
+    def __init__(self, tensors: Sequence[Any]) -> None:
+        self._tensors = list(tensors)
+        self._copies: list[Any] = []
+
+    def save(self) -> None:
+        """As they are now."""
+        torch = load("torch", "tune")
+        with torch.no_grad():
+            if not self._copies:
+                self._copies = [tensor.detach().clone() for tensor in self._tensors]
+            elif self._tensors:
+                torch._foreach_copy_(self._copies, [tensor.detach() for tensor in self._tensors])
+
+    def put_back(self) -> None:
+        """As they were when they were saved."""
+        torch = load("torch", "tune")
+        if self._tensors:
+            with torch.no_grad():
+                torch._foreach_copy_([tensor.detach() for tensor in self._tensors], self._copies)

@@ -1,0 +1,86 @@
+"""The model's forward pass: losses to learn from, and texts to score, many at once without padding waste."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from siftlm.controller.tokens import IGNORED, Span, Window
+from siftlm.extras import load
+from siftlm.types import FloatArray
+
+# Logits that are held at once while texts are scored, and the most padding beside them.
+LOGITS = 2**27
+WASTE = 1.1
+
+
+def casting(device: str, precision: str) -> AbstractContextManager[Any]:
+    """The context that computes in ``precision``."""
+    torch = load("torch", "tune")
+    if precision == "float32":
+        return nullcontext()
+    context: AbstractContextManager[Any] = torch.autocast(device, dtype=getattr(torch, precision))
+    return context
+
+
+def resolved(precision: str, device: str) -> str:
+    """What ``auto`` means on this device."""
+    if precision != "auto":
+        return precision
+    torch = load("torch", "tune")
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    if device != "cpu":
+        return "float32"
+    fast = [getattr(torch.cpu, name, lambda: False) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return "bfloat16" if any(has() for has in fast) else "float32"
+
+
+def loss_of(run: Callable[..., Any], window: Window, device: Any, precision: str) -> Any:
+    """Mean nats of the tokens that are learned; the last token is predicted and not read."""
+    torch = load("torch", "tune")
+    ids = torch.tensor([window.ids[:-1]], device=device)
+    labels = torch.tensor(window.labels[1:], device=device)
+    with casting(ids.device.type, precision):
+        logits = run(input_ids=ids, use_cache=False).logits[0]
+    return torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED)
+
+
+def span_nats(model: Any, spans: Sequence[Span], vocabulary: int) -> FloatArray:
+    """(n,) the nats of each span's scored tokens."""
+    torch = load("torch", "tune")
+    device = next(model.parameters()).device
+    found = np.zeros(len(spans))
+    lengths = [len(span.ids) - 1 for span in spans]
+    for batch in _batches(lengths, max(1, LOGITS // vocabulary)):
+        width = max(lengths[place] for place in batch)
+        ids = torch.zeros((len(batch), width), dtype=torch.long)
+        labels = torch.full((len(batch), width), IGNORED, dtype=torch.long)
+        # On the right: a causal model then sees every token where it would be without padding.
+        for row, place in enumerate(batch):
+            span = spans[place]
+            ids[row, : lengths[place]] = torch.tensor(span.ids[:-1])
+            labels[row, lengths[place] - span.scored : lengths[place]] = torch.tensor(span.ids[-span.scored :])
+        with torch.inference_mode():
+            logits = model(input_ids=ids.to(device), use_cache=False).logits
+            nats = torch.nn.functional.cross_entropy(
+                logits.float().transpose(1, 2), labels.to(device), ignore_index=IGNORED, reduction="none"
+            )
+        found[list(batch)] = nats.double().sum(dim=1).cpu().numpy()
+    return found
+
+
+def _batches(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Places of similar length together: no more than ``most`` tokens, and hardly any of them padding."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
+        batch = batches[-1] if batches else []
+        longest = lengths[batch[0]] if batch else 0
+        if batch and longest * (len(batch) + 1) <= most and longest <= WASTE * lengths[place]:
+            batch.append(place)
+        else:
+            batches.append([place])
+    return batches

@@ -1,0 +1,49 @@
+"""The engine that tunes every weight and keeps a copy to go back to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from siftlm.controller.engine import Adam, Copies
+from siftlm.controller.settings import Tuning
+
+
+class FullWeights:
+    """All floating-point parameters are trained; buffers are put back as well."""
+
+    name = "full"
+
+    def __init__(self, model: Any) -> None:
+        # Tied weights are one parameter here.
+        self._parameters = [p for p in model.parameters() if p.is_floating_point()]
+        others = [p for p in model.parameters() if not p.is_floating_point()]
+        self._before = Copies([*self._parameters, *others, *model.buffers()])
+        self._best = Copies(self._parameters)
+        self._adam = Adam(self._parameters)
+
+    def begin(self, settings: Tuning) -> None:
+        self._before.save()
+        self._adam.begin(settings)
+        for p in self._parameters:
+            p.requires_grad_(True)
+
+    def parameters(self) -> list[Any]:
+        return self._parameters
+
+    def update(self, rate: float) -> None:
+        self._adam.update(rate)
+
+    def keep(self) -> None:
+        self._best.save()
+
+    def take_best(self) -> None:
+        self._best.put_back()
+
+    def rewind(self) -> None:
+        self._before.put_back()
+
+    def end(self) -> None:
+        self._before.put_back()
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": self.name, "trained": sum(p.numel() for p in self._parameters)}

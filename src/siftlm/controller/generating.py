@@ -1,0 +1,96 @@
+"""Continue a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from siftlm.controller.checks import number, whole
+from siftlm.controller.tokens import leading, plain, start_token
+from siftlm.errors import InvalidInput
+from siftlm.extras import load
+
+if TYPE_CHECKING:
+    from siftlm.controller.controller import Controller
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A continuation."""
+
+    text: str
+    """Without the prompt."""
+    tokens: int
+    """That were made."""
+    stopped: str
+    """``end``: the model ended it; ``stop``: a stop text was met; ``length``: there was no room for more."""
+    cut: int = 0
+    """Tokens of the prompt's beginning that did not fit into the context."""
+
+
+def generate(
+    controller: Controller,
+    prompt: str,
+    fixed: Sequence[int],
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: str | Sequence[str] = (),
+    seed: int = 0,
+) -> Generated:
+    """Continue ``prompt``.
+
+    Args:
+        controller: whose model is asked, as it is now.
+        prompt: its beginning is left out where it is too long.
+        fixed: tokens in front of it.
+        max_new_tokens: the longest continuation.
+        temperature: 0 takes the likeliest token each time; 1 draws as the model says.
+        top_p: draw among the likeliest tokens that together have this probability.
+        stop: end before any of these texts.
+        seed: of the drawing. The random state of the caller stays as it is.
+    """
+    torch, transformers = load("torch", "tune"), load("transformers", "tune")
+    stops = [stop] if isinstance(stop, str) else list(stop)
+    _check(max_new_tokens, temperature, top_p, stops, controller.context)
+    tokenizer, model = controller.tokenizer, controller.model
+    device = next(model.parameters()).device
+    ids = plain(tokenizer, prompt)
+    head = [] if fixed else leading(tokenizer)
+    room = max(1, controller.context - max_new_tokens - len(fixed) - len(head))
+    read = [*fixed, *head, *ids[-room:]]
+    start = start_token(tokenizer)
+    if not read:
+        if start is None:
+            raise InvalidInput("the prompt is empty, and the model has no token to begin with")
+        read = [start]
+    row = torch.tensor([read], device=device)
+    config = transformers.GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **({"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}),
+    )
+    extra = {"stop_strings": stops, "tokenizer": tokenizer} if stops else {}
+    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []), torch.inference_mode():
+        torch.manual_seed(seed)
+        made = model.generate(
+            input_ids=row, attention_mask=torch.ones_like(row), generation_config=config, **extra
+        )[0, len(read) :].tolist()  # fmt: skip
+    ended = bool(made) and made[-1] == tokenizer.eos_token_id
+    text = tokenizer.decode(made, skip_special_tokens=True)
+    places = [text.find(one) for one in stops if one in text]
+    stopped = "stop" if places else "end" if ended else "length"
+    return Generated(text[: min(places)] if places else text, len(made), stopped, max(0, len(ids) - room))
+
+
+def _check(most: Any, temperature: Any, top_p: Any, stops: Sequence[Any], context: int) -> None:
+    whole("max_new_tokens", most, most=context - 1)
+    number("temperature", temperature, below=100)
+    if number("top_p", top_p, above=True) > 1:
+        raise InvalidInput(f"top_p must be above 0 and up to 1, got {top_p!r}")
+    if not all(isinstance(one, str) and one for one in stops):
+        raise InvalidInput(f"stop must be texts with something in them, got {stops!r}")

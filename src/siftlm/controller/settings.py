@@ -1,0 +1,121 @@
+"""How to tune: every setting by name, with published defaults where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from siftlm.controller.checks import number, whole
+from siftlm.errors import Conflict, InvalidInput, UnknownName
+
+ORDERS = ("picked", "reversed")
+REPEATS = ("steps", "grouped", "scaled")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a controller learns from texts. What is ``None`` is decided when the model is known.
+
+    >>> Tuning(order="reverse")
+    Traceback (most recent call last):
+    siftlm.errors.UnknownName: unknown order 'reverse'; did you mean 'reversed'? Known: picked, reversed
+    """
+
+    rate: float | None = None
+    """Learning rate; see `rate_for`."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of Adam, whose moments begin at zero for each prompt."""
+    epsilon: float = 1e-8
+    decay: float = 0.0
+    """Weight decay, decoupled as in AdamW."""
+    clip: float | None = None
+    """Largest norm of a gradient."""
+    dropout: float = 0.0
+    """In every dropout layer of the model, while it learns."""
+    order: str = "picked"
+    """``picked``: most informative first; ``reversed``: last."""
+    passes: int = 1
+    """How often to go over all texts."""
+    windows: int = 1
+    """Learn from at most so many windows of a text, each in a step of its own."""
+    window: int | None = None
+    """Tokens in a window; left out, the model's context."""
+    completion: str | None = None
+    """Learn only from what follows the first of these in a text, such as ``"\\nA: "``; without it, from all."""
+    repeats: str = "steps"
+    """A text that was picked several times: ``steps`` takes each pick where it comes, ``grouped`` all at its first,
+    ``scaled`` one step whose rate is multiplied by the count."""
+    reuse: int = 1
+    """Compute the gradient of a repeated text only every so many steps on it, and take it again between."""
+    seconds: float | None = None
+    """Take no step after so many seconds."""
+    tokens: int | None = None
+    """Take no step beyond so many tokens."""
+    watch_every: int = 5
+    """Steps between two looks at the watched text."""
+    patience: int = 2
+    """Looks without an improvement after which tuning ends."""
+    explode: float = 2.0
+    """A loss above so many times that of guessing every token alike ends tuning."""
+    precision: str = "auto"
+    """Of the arithmetic of a step: ``float32`` or ``bfloat16``; ``auto`` takes bfloat16 where the processor
+    has instructions for it. Weights, moments and scores stay as they are."""
+    checkpointing: bool = False
+    """Recompute activations instead of keeping them: less memory, a third slower."""
+    compile: bool = False
+    """Compile the forward pass; worth it when many prompts follow."""
+    seed: int = 0
+    """Of dropout."""
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "clip", "seconds"):
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name), above=True)
+        number("epsilon", self.epsilon, above=True)
+        number("explode", self.explode, above=True)
+        number("decay", self.decay)
+        number("dropout", self.dropout, below=1.0)
+        for beta in self.betas:
+            number("each of betas", beta, below=1.0)
+        for name in ("passes", "windows", "reuse", "watch_every", "patience"):
+            whole(name, getattr(self, name))
+        for name in ("window", "tokens"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name))
+        for name, known in (("order", ORDERS), ("repeats", REPEATS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise UnknownName(name, getattr(self, name), known)
+        if self.reuse > 1 and self.repeats != "grouped":
+            raise Conflict(f"reuse={self.reuse} needs repeats='grouped': a gradient is reused right after it was made")
+        if self.completion == "":
+            raise InvalidInput("completion must be a text to look for, or None; it is empty")
+
+    def with_(self, changes: Mapping[str, Any]) -> Tuning:
+        """These settings with some changed; an unknown name is an error that lists the known."""
+        known = setting_names()
+        for name in changes:
+            if name not in known:
+                raise UnknownName("setting of tuning", name, known)
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name -> value."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+
+def setting_names() -> list[str]:
+    """Of all settings of tuning."""
+    return [one.name for one in fields(Tuning)]
+
+
+def rate_for(parameters: int, adapters: bool) -> float:
+    """A learning rate to start from: 5e-5 is published for GPT-2; the others follow its trend and our own trials.
+
+    >>> rate_for(124_000_000, adapters=False)
+    5e-05
+    """
+    if adapters:
+        return 1e-3 if parameters < 30e6 else 5e-4 if parameters < 500e6 else 2e-4
+    return 3e-4 if parameters < 30e6 else 5e-5 if parameters < 1e9 else 1e-5

@@ -1,0 +1,122 @@
+"""Texts as a language model reads them: tokens, windows to learn from, windows to score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from siftlm.errors import InvalidInput
+from siftlm.types import Likelihood
+
+# Not 0: cross entropy leaves out what is labelled so.
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive tokens of a text, to learn from."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    """The same, IGNORED where nothing is to be learned."""
+
+    @property
+    def learned(self) -> int:
+        """How many tokens are predicted from those before them."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a model reads at once when it scores: the last ``scored`` tokens are predicted."""
+
+    ids: tuple[int, ...]
+    scored: int
+    """ids[-scored:] are predicted; the last of them is not read."""
+
+
+def start_token(tokenizer: Any) -> int | None:
+    """What stands before a text, so that its first token can be predicted: its beginning, or the end of another."""
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if isinstance(token, int):
+            return token
+    return None
+
+
+def plain(tokenizer: Any, text: str) -> list[int]:
+    """The text alone, without special tokens."""
+    if not isinstance(text, str):
+        raise InvalidInput(f"a text must be a str, got {type(text).__name__}")
+    readable = text.encode("utf-8", "replace").decode()  # lone surrogates have no tokens
+    return list(tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"]) if readable else []
+
+
+def leading(tokenizer: Any) -> list[int]:
+    """What the tokenizer itself puts before every text, which its model is used to: often nothing."""
+    ids = list(tokenizer("", add_special_tokens=True)["input_ids"])
+    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+def windows_of(tokenizer: Any, text: str, size: int, most: int, completion: str | None = None) -> list[Window]:
+    """The first ``most`` windows of ``size`` tokens that there is something to learn from."""
+    head = leading(tokenizer)
+    at = text.find(completion) if completion is not None else -1
+    if completion is not None and at >= 0:
+        at += len(completion)
+        given, wanted = plain(tokenizer, text[:at]), plain(tokenizer, text[at:])
+        ids, labels = given + wanted, [IGNORED] * len(given) + wanted
+    else:
+        ids = plain(tokenizer, text)
+        labels = ids
+    room = max(1, size - len(head))
+    found = []
+    for start in range(0, len(ids), room):
+        part = Window(
+            tuple(head + ids[start : start + room]),
+            tuple([IGNORED] * len(head) + list(labels[start : start + room])),
+        )
+        if part.learned:
+            found.append(part)
+        if len(found) == most:
+            break
+    return found
+
+
+def spans_of(ids: Sequence[int], size: int, *, start: int | None, before: Sequence[int] = (), fixed: Sequence[int] = ()
+             ) -> list[Span]:  # fmt: skip
+    """Consecutive spans that score every token of ``ids`` once.
+
+    The first one begins with ``start`` (where there is one and nothing is ``before``); each later one with the last
+    token of the one before, and the last one reaches back as far as the context goes. ``fixed`` stands in front of all.
+
+    >>> [(span.ids, span.scored) for span in spans_of([1, 2, 3, 4, 5], 3, start=0)]
+    [((0, 1, 2, 3), 3), ((2, 3, 4, 5), 2)]
+    """
+    size -= len(fixed)
+    if size < 2:
+        raise InvalidInput(f"{len(fixed)} tokens of context leave no room to score in {size + len(fixed)}")
+    # Half of what is read at once is left for what is scored.
+    before = list(before)[-(size // 2) :]
+    if start is not None and not fixed and len(before) < size // 2:
+        before = [start, *before]
+    stream = before + list(ids)
+    # Without anything before it the first token cannot be predicted.
+    done = len(before) if before or fixed else 1
+    spans = []
+    first = True
+    while done < len(stream):
+        take = size - (done if first else 1) + 1
+        end = min(done + take, len(stream))
+        begin = max(0, end - 1 - size)
+        spans.append(Span((*fixed, *stream[begin:end]), end - done))
+        done, first = end, False
+    return spans
+
+
+def spelled(tokenizer: Any, text: str, ids: Sequence[int], scored: int) -> Likelihood:
+    """A `Likelihood` to fill in: how many bytes the scored tokens of ``text`` spell."""
+    size = len(text.encode("utf-8", "replace"))
+    if scored < len(ids):  # no start token: the first token was not scored, nor do its bytes count
+        size -= len(tokenizer.decode(ids[: len(ids) - scored]).encode())
+    return Likelihood(0.0, scored, max(size, 0))

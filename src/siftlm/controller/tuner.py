@@ -1,0 +1,189 @@
+"""Gradient steps on texts, one after another, watched: the loop at the heart of test-time fine-tuning."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from siftlm.controller.engine import Engine
+from siftlm.controller.forward import loss_of, resolved
+from siftlm.controller.plan import Planned, plan
+from siftlm.controller.settings import Tuning
+from siftlm.controller.tokens import Window, windows_of
+from siftlm.errors import Conflict, InvalidInput
+from siftlm.extras import load
+from siftlm.types import Step, Trace
+
+Watch = Callable[[], float]
+"""How well the model does on what it is tuned for: nats a token, lower is better."""
+
+
+class Tuner:
+    """A controller while it is tuned: `learn` from texts, then use the controller. `Controller.tuning` makes one."""
+
+    def __init__(self, model: Any, tokenizer: Any, engine: Engine, settings: Tuning, context: int) -> None:
+        if settings.reuse > 1 and settings.windows > 1:
+            raise Conflict(f"reuse={settings.reuse} keeps one gradient, and windows={settings.windows} make several")
+        if settings.window is not None and settings.window > context:
+            raise InvalidInput(f"window={settings.window}: the model reads at most {context} tokens")
+        if settings.rate is None:
+            raise InvalidInput("the settings of a tuner need a rate")
+        device = next(model.parameters()).device
+        self.model, self.engine = model, engine
+        self.settings = replace(
+            settings, window=settings.window or context, precision=resolved(settings.precision, device.type)
+        )
+        self._tokenizer, self._device = tokenizer, device
+        self._run = load("torch", "tune").compile(model, dynamic=True) if settings.compile else model
+        self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
+
+    def learn(
+        self,
+        texts: Sequence[str],
+        *,
+        watch: Watch | None = None,
+        after: Callable[[Step], None] | None = None,
+    ) -> Trace:
+        """One step on each text, in order.
+
+        Args:
+            texts: those that were selected; one that is there several times is learned as `Tuning.repeats` says.
+            watch: measured every so many steps; when it gets worse, the best state is taken.
+            after: told of each step.
+        """
+        began = time.monotonic()
+        clock = {"steps": 0.0, "watch": 0.0}
+        guard = _Watched(watch, self.settings, self.engine, clock)
+        steps: list[Step] = []
+        ended = "nothing"
+        for turn, window in self._turns(texts):
+            ended = self._spent(steps, window, began)
+            if ended:
+                break
+            start = time.monotonic()
+            step = self._step(turn, window)
+            clock["steps"] += time.monotonic() - start
+            if not self._sound(step):
+                self.engine.rewind()
+                steps.append(step)
+                return self._trace(steps, "diverged", 0, clock)
+            step = replace(step, watched=guard.look(len(steps) + 1), seconds=time.monotonic() - start)
+            steps.append(step)
+            if after is not None:
+                after(step)
+            if guard.worse:
+                ended = "worse"
+                break
+            ended = "done"
+        if not self._finite():
+            self.engine.rewind()
+            return self._trace(steps, "diverged", 0, clock)
+        kept = guard.settle(len(steps))
+        return self._trace(steps, "worse" if kept < len(steps) else ended, kept, clock)
+
+    # --- inside
+
+    def _turns(self, texts: Sequence[str]) -> list[tuple[Planned, Window]]:
+        if isinstance(texts, str):
+            raise InvalidInput("texts must be a list of texts; for one text, put it into a list")
+        cut: dict[int, list[Window]] = {}
+        turns: list[tuple[Planned, Window]] = []
+        for turn in plan(texts, self.settings):
+            if turn.text not in cut:
+                cut[turn.text] = windows_of(
+                    self._tokenizer, texts[turn.text], self.settings.window or 0, self.settings.windows,
+                    self.settings.completion,
+                )  # fmt: skip
+            # A text without tokens has no window, and so no step.
+            turns.extend((turn, window) for window in cut[turn.text])
+        return turns
+
+    def _step(self, turn: Planned, window: Window) -> Step:
+        torch = load("torch", "tune")
+        rate = float(self.settings.rate or 0.0) * turn.scale
+        parameters = self.engine.parameters()
+        reused = turn.reuse and any(p.grad is not None for p in parameters)
+        if not reused:
+            for p in parameters:
+                p.grad = None
+            loss = loss_of(self._run, window, self._device, self.settings.precision)
+            loss.backward()
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            if self.settings.clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, norm)
+            self._last = float(loss.detach()), float(norm)
+        loss, norm = self._last
+        if math.isfinite(norm) and math.isfinite(loss):
+            self.engine.update(rate)
+        return Step(turn.text, loss, window.learned, norm, rate, reused=reused)
+
+    def _sound(self, step: Step) -> bool:
+        highest = self.settings.explode * math.log(max(2, self._vocabulary))
+        return math.isfinite(step.loss) and math.isfinite(step.norm) and step.loss <= highest
+
+    def _spent(self, steps: Sequence[Step], window: Window, began: float) -> str:
+        settings = self.settings
+        if settings.seconds is not None and time.monotonic() - began >= settings.seconds:
+            return "seconds"
+        if settings.tokens is not None and sum(s.tokens for s in steps) + window.learned > settings.tokens:
+            return "tokens"
+        return ""
+
+    def _finite(self) -> bool:
+        torch = load("torch", "tune")
+        with torch.no_grad():
+            norms = torch._foreach_norm([p.detach() for p in self.engine.parameters()])
+            return bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
+
+    def _trace(self, steps: Sequence[Step], ended: str, kept: int, clock: dict[str, float]) -> Trace:
+        for p in self.engine.parameters():
+            p.grad = None
+        return Trace(tuple(steps), ended, kept, {**self.settings.to_dict(), **self.engine.describe()}, dict(clock))
+
+
+class _Watched:
+    """Keeps the best state, if anybody watches."""
+
+    def __init__(self, watch: Watch | None, settings: Tuning, engine: Engine, clock: dict[str, float]) -> None:
+        self._watch, self._settings, self._engine, self._clock = watch, settings, engine, clock
+        self._best, self._at, self._missed = math.inf, 0, 0
+        if watch is not None:
+            self._best = self._measured()
+            engine.keep()
+
+    @property
+    def worse(self) -> bool:
+        """Is it time to give up?"""
+        return self._missed >= self._settings.patience
+
+    def look(self, step: int) -> float | None:
+        """Measure, if it is time to."""
+        if self._watch is None or step % self._settings.watch_every:
+            return None
+        now = self._measured()
+        if now < self._best:
+            self._best, self._at, self._missed = now, step, 0
+            self._engine.keep()
+        else:
+            self._missed += 1
+        return now
+
+    def settle(self, step: int) -> int:
+        """End at the best state; how many steps did it make?"""
+        if self._watch is None:
+            return step
+        if step % self._settings.watch_every and self._measured() < self._best:
+            return step
+        if self._at < step:
+            self._engine.take_best()
+        return self._at
+
+    def _measured(self) -> float:
+        start = time.monotonic()
+        now = self._watch() if self._watch is not None else math.inf
+        self._clock["watch"] += time.monotonic() - start
+        return now if math.isfinite(now) else math.inf
