@@ -1,0 +1,1 @@
+"""Numbers that are printed in tables, and the pages and pictures that show them."""

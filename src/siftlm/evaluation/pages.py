@@ -1,0 +1,173 @@
+"""Web pages in one file: text, tables and line charts as inline SVG, for bright and dark screens, without scripts.
+
+Everything returns a string of HTML; ``text`` makes any string safe to be put into it.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+STYLE = """\
+:root { --ink: #1d2430; --faint: #667085; --line: #d8dde6; --paper: #ffffff; --panel: #f6f7f9;
+  --a: #b45309; --b: #0e7490; --c: #7c3aed; --d: #475467; color-scheme: light dark; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --faint: #98a2b3; --line: #344054; --paper: #12161d;
+  --panel: #1b212b; --a: #fbbf24; --b: #22d3ee; --c: #c4b5fd; --d: #cbd5e1; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
+p, figcaption { max-width: 46rem; } .faint, figcaption { color: var(--faint); } figure { margin: .5rem 0; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th:first-child, td:first-child { text-align: left; } td.best { font-weight: 650; }
+.wide { overflow-x: auto; }
+pre { background: var(--panel); padding: .75rem; margin: .25rem 0; overflow-x: auto; white-space: pre-wrap;
+  overflow-wrap: anywhere; border-radius: .4rem; font: 13px/1.45 ui-monospace, monospace; }
+.beside { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }
+.beside > * { min-width: 0; }
+ol.picks { padding-left: 1.6rem; } ol.picks li { margin: .3rem 0; }
+ol.picks small { color: var(--faint); display: block; }
+.again { opacity: .55; }
+svg { width: 100%; height: auto; display: block; } svg text { fill: var(--faint); font: 12px system-ui, sans-serif; }
+svg .axis { stroke: var(--line); } svg polyline { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
+"""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    """(x, y), x rising; where y is no number the line is broken off."""
+    colour: str = "b"
+    """``a`` to ``d``, of the page's palette."""
+    dashed: bool = False
+
+
+def text(given: object) -> str:
+    """Safe in a page.
+
+    >>> text("a < b")
+    'a &lt; b'
+    """
+    return html.escape(str(given))
+
+
+def page(title: str, body: Sequence[str]) -> str:
+    """A whole document."""
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head += f"<title>{text(title)}</title><style>{STYLE}</style>"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[int | None] = ()) -> str:
+    """Rows of text; ``best`` names the column of each row that is set in bold."""
+    lines = ["<tr>" + "".join(f"<th>{text(cell)}</th>" for cell in head) + "</tr>"]
+    for place, row in enumerate(rows):
+        bold = best[place] if place < len(best) else None
+        cells = (
+            f'<td class="best">{text(c)}</td>' if at == bold else f"<td>{text(c)}</td>" for at, c in enumerate(row)
+        )
+        lines.append("<tr>" + "".join(cells) + "</tr>")
+    return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
+
+
+def beside(*blocks: str) -> str:
+    """Next to each other where there is room."""
+    return '<div class="beside">' + "".join(f"<div>{block}</div>" for block in blocks) + "</div>"
+
+
+def chart(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_name: str,
+    y_name: str,
+    from_zero: bool = False,
+    size: tuple[int, int] = (520, 260),
+) -> str:
+    """Lines in one picture; the name of each stands at its end."""
+    points = [point for one in series for point in one.points if math.isfinite(point[1])]
+    if not points:
+        return ""
+    frame = _Frame(points, size, from_zero)
+    parts = [f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{text(title)}">']
+    for value in frame.ticks:
+        y = frame.y(value)
+        parts.append(f'<line class="axis" x1="{frame.left}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{frame.left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+    foot = f'y="{frame.bottom + 18}" text-anchor="middle"'
+    parts += [f'<text x="{frame.x(value):.1f}" {foot}>{value:g}</text>' for value in frame.feet]
+    parts.append(f'<text x="{frame.right}" y="{size[1] - 4}" text-anchor="end">{text(x_name)}</text>')
+    parts.append(f'<text x="4" y="13">{text(y_name)}</text>')
+    parts += [_line(one, frame) for one in series]
+    parts += _names(series, frame)
+    return f"<figure>{''.join(parts)}</svg><figcaption>{text(title)}</figcaption></figure>"
+
+
+def _line(one: Series, frame: _Frame) -> str:
+    runs: list[list[str]] = [[]]
+    for x, y in one.points:
+        if math.isfinite(y):
+            runs[-1].append(f"{frame.x(x):.1f},{frame.y(y):.1f}")
+        elif runs[-1]:
+            runs.append([])
+    dash = ' stroke-dasharray="5 4"' if one.dashed else ""
+    style = f'style="stroke:var(--{one.colour})"{dash}'
+    return "".join(f'<polyline points="{" ".join(run)}" {style}/>' for run in runs if run)
+
+
+def _names(series: Sequence[Series], frame: _Frame) -> list[str]:
+    """At the ends of the lines, moved apart where they would lie on each other."""
+    ends = [(frame.y(last), one) for one in series if (last := _last(one)) is not None]
+    found, below = [], -math.inf
+    for y, one in sorted(ends, key=lambda pair: pair[0]):
+        below = max(y, below + 15)
+        found.append(
+            f'<text x="{frame.right + 6}" y="{below + 4:.1f}" style="fill:var(--{one.colour})">{text(one.name)}</text>'
+        )
+    return found
+
+
+def _last(one: Series) -> float | None:
+    return next((y for _, y in reversed(one.points) if math.isfinite(y)), None)
+
+
+class _Frame:
+    """From numbers to places in the picture."""
+
+    def __init__(self, points: Sequence[tuple[float, float]], size: tuple[int, int], from_zero: bool) -> None:
+        self.left, self.right, self.top, self.bottom = 46, size[0] - 120, 24, size[1] - 36
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        low, high = (0.0 if from_zero else min(ys)), max(ys)
+        step = _step((high - low) or abs(high) or 1.0, 5)
+        self._low, self._high = math.floor(low / step) * step, math.ceil(high / step) * step
+        if self._high == self._low:
+            self._high += step
+        self._x0, self._x1 = min(xs), max(max(xs), min(xs) + 1e-9)
+        self.ticks = [self._low + step * at for at in range(round((self._high - self._low) / step) + 1)]
+        foot = _step(self._x1 - self._x0, 6)
+        first = math.ceil(self._x0 / foot)
+        self.feet = [foot * at for at in range(first, math.floor(self._x1 / foot + 1e-9) + 1)]
+
+    def x(self, value: float) -> float:
+        return self.left + (value - self._x0) / (self._x1 - self._x0) * (self.right - self.left)
+
+    def y(self, value: float) -> float:
+        return self.bottom - (value - self._low) / (self._high - self._low) * (self.bottom - self.top)
+
+
+def _step(reach: float, count: int) -> float:
+    """1, 2 or 5 times a power of ten, so that ``reach`` has about ``count`` of them.
+
+    >>> _step(20, 5), _step(0.7, 5)
+    (5.0, 0.2)
+    """
+    raw = max(reach, 1e-9) / count
+    power: float = 10.0 ** math.floor(math.log10(raw))
+    return next(multiple * power for multiple in (1.0, 2.0, 5.0, 10.0) if multiple * power >= raw * (1 - 1e-9))
