@@ -127,6 +127,8 @@ def _drawn(kind: str, count: int, held: list[Document], seed: int, largest: int)
     else:
         shortest = min(SHORTEST_PROMPT, largest // 2)
         found = [one for one in held if one.meta["kind"] == kind and len(one.text) >= shortest]
+        if kind == "code":
+            found = [one for one in found if "def " in one.text]  # no tables
         rng.shuffle(found)
     if len(found) < count:
         raise InvalidInput(f"count={count}: there are only {len(found)} prompts of kind {kind!r}")

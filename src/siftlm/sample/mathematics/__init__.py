@@ -3,7 +3,7 @@
     >>> from random import Random
     >>> problem = MODULES["greatest_common_divisor"](Random(1))
     >>> print(problem.question, problem.answer)
-    Calculate the highest common factor of 171 and 252. 9
+    Calculate the highest common factor of 342 and 54. 18
 
 A module is one kind of problem. Which problems are held out depends on the module and the problem's facts alone, not
 on the wording, the seed or how many are drawn: what is held out in one corpus is in no other.
