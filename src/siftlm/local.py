@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, Literal
 
 from siftlm.controller import Controller
@@ -19,6 +20,9 @@ from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.memory import Found, Memory
 from siftlm.memory.asked import EVEN
 from siftlm.memory.searching import Searching
+from siftlm.selection import select
+from siftlm.selection.registry import find
+from siftlm.selection import kernels
 from siftlm.types import Likelihood, Step, Trace
 
 MODES = ("split", "transductive")
@@ -297,6 +301,15 @@ class LocalModel:
                 )  # fmt: skip
         return Answer(made.text, made.stopped, made.tokens, learned.found, learned.trace, made.cut, clock)
 
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        """What a call with these changes goes by; a name that is not known or a wrong value is an error.
+
+        Settings of the search that nobody chose are left out: `Memory.search` has their defaults.
+        """
+        asked = self._asked(changes)
+        own = {name: getattr(asked, name) for name in OWN}
+        return {**own, **asked.search, **self.controller.tuning_settings(**asked.tuning).to_dict()}
+
     # --- inside
 
     def _calibrated(self) -> dict[str, Any]:
@@ -309,7 +322,10 @@ class LocalModel:
         merged = {**self._defaults, **given}
         tuning = {name: merged.pop(name) for name in setting_names() if name in merged}
         own = {name: merged.pop(name) for name in OWN if name in merged}
+        if isinstance(merged.get("kernel"), str):  # as calibration writes it down
+            merged["kernel"] = kernels.named(merged["kernel"])
         asked = _Asked(tuning=tuning, search=merged, **own)
+        _check_names(merged, asked.method)
         self.controller.tuning_settings(**asked.tuning)
         return asked
 
@@ -343,6 +359,15 @@ class _Asked:
             raise UnknownName("use", self.use, USES)
         if self.decide is not None and not callable(self.decide) and number("decide", self.decide) > 1:
             raise InvalidInput(f"decide must be a share from 0 to 1, a function, or None, got {self.decide!r}")
+
+
+def _check_names(search: Mapping[str, Any], method: Any) -> None:
+    """Whatever is neither ours nor a setting of tuning must be one of the search, the selection or the method."""
+    taken = [name for call in (Searching.search, select) for name in signature(call).parameters]
+    known = {*taken, *find(method).options} - {"self", "query", "settings", "options"}
+    for name in search:
+        if name not in known:
+            raise UnknownName("setting", name, known | {*setting_names(), *OWN})
 
 
 def _worth_it(found: Found, decide: Decide) -> bool:

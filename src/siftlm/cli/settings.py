@@ -6,11 +6,10 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from siftlm.errors import InvalidInput, UnknownName
-
 if TYPE_CHECKING:
     from siftlm.selection.kernels import FeatureKernel, KernelFunction
 
+# As `siftlm.selection.kernels.named` reads them; written here, so that --help loads nothing else.
 KERNELS = ("linear", "centred", "power:P", "plus-constant:C")
 
 
@@ -22,24 +21,7 @@ def kernel(given: str | None) -> KernelFunction | FeatureKernel | None:
     """
     from siftlm import kernels
 
-    if given is None:
-        return None
-    name, _, setting = given.partition(":")
-    name = name.replace("_", "-")
-    if name in ("linear", "centred"):
-        if setting:
-            raise InvalidInput(f"kernel {name!r} takes no setting, got {given!r}")
-        return kernels.linear() if name == "linear" else kernels.centred()
-    try:
-        if name == "power":
-            return kernels.power(int(setting))
-        if name == "plus-constant":
-            return kernels.plus_constant(float(setting))
-    except InvalidInput as error:  # it is a ValueError too, and says more
-        raise InvalidInput(f"kernel {given!r}: {error}") from error
-    except ValueError as error:
-        raise InvalidInput(f"kernel {given!r} needs a number: power:4 or plus-constant:1") from error
-    raise UnknownName("kernel", given, KERNELS)
+    return None if given is None else kernels.named(given)
 
 
 def replacement(given: str) -> bool | int:

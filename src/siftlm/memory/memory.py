@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -371,6 +372,22 @@ class Memory(Searching):
         """Remove the index, if there is one: was there?"""
         with writing.writing(self._path, "drop the index", wait=wait) as writer:
             return ann.drop(writer.folder)
+
+    def note_calibration(self, name: str, record: Mapping[str, Any], *, wait: float = 0.0) -> None:
+        """Write down what `siftlm.calibrate` found for a model; what was known of that model is replaced.
+
+        Args:
+            name: of the model.
+            record: its ``settings``, and the evidence; whatever JSON can hold.
+            wait: seconds to wait while another process writes.
+        """
+        try:
+            kept = json.loads(json.dumps(dict(record), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"the calibration of {name!r} cannot be written down as JSON: {error}") from error
+        with writing.writing(self._path, "note a calibration", wait=wait) as writer:
+            known = writer.manifest
+            manifest.write(self._path, replace(known, calibration={**known.calibration, name: kept}))
 
     def verify(self, *, progress: bool | Report | None = None) -> Verification:
         """Look at every text, document and vector: is it what was written?"""

@@ -206,6 +206,11 @@ class Snapshot:
         self._check_there(wanted, there)
         return [there[row] for row in wanted]
 
+    def rows_of(self, document: int) -> list[tuple[int, int, bool]]:
+        """(row, start, near) of each passage of a document, in order; ``near``: its text was only nearly this."""
+        statement = "SELECT row, start, near FROM places WHERE document = ? ORDER BY part"
+        return [(row, start, bool(near)) for row, start, near in self._connection.execute(statement, (document,))]
+
     def passages(self, ids: Sequence[int], where: Expression | None = None) -> list[Passage]:
         """One for each row, in their order."""
         wanted = [int(row) for row in ids]

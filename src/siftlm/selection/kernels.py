@@ -16,11 +16,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, UnknownName
 from siftlm.selection import checks
 
 Vectors = npt.NDArray[Any]
 KernelFunction = Callable[[Vectors, Vectors], Vectors]
+# What `named` reads.
+NAMES = ("linear", "centred", "power:P", "plus-constant:C")
 
 
 @runtime_checkable
@@ -174,3 +176,29 @@ def plus_constant(constant: float, base: KernelFunction | None = None) -> PlusCo
 def relevance(power: float = 2.0, floor: float = 0.0) -> Relevance:
     """A prior that multiplies gains by the similarity to the prompt. See `Relevance`."""
     return Relevance(power, floor)
+
+
+def named(name: str) -> KernelFunction | FeatureKernel:
+    """The kernel of a short text, as a command line or a file of settings has it.
+
+    >>> named("power:4")
+    Power(exponent=4, base=Linear())
+    """
+    if not isinstance(name, str):
+        raise InvalidInput(f"a kernel's name must be a str such as 'power:4', got {name!r}")
+    kind, _, setting = name.partition(":")
+    kind = kind.replace("_", "-")
+    if kind in ("linear", "centred"):
+        if setting:
+            raise InvalidInput(f"kernel {kind!r} takes no setting, got {name!r}")
+        return linear() if kind == "linear" else centred()
+    try:
+        if kind == "power":
+            return power(int(setting))
+        if kind == "plus-constant":
+            return plus_constant(float(setting))
+    except InvalidInput as error:  # it is a ValueError too, and says more
+        raise InvalidInput(f"kernel {name!r}: {error}") from error
+    except ValueError as error:
+        raise InvalidInput(f"kernel {name!r} needs a number: power:4 or plus-constant:1") from error
+    raise UnknownName("kernel", name, NAMES)
