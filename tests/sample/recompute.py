@@ -116,7 +116,7 @@ def two_equations(question: str, answer: str) -> bool:
 
 def quadratic_equation(question: str, answer: str) -> bool:
     [(left, _)], unknown = equations(question)
-    roots = [x for x in range(-40, 41) if value(left, **{unknown: x}) == 0]
+    roots = [x for x in range(-16, 17) if value(left, **{unknown: x}) == 0]
     return answer == ", ".join(map(str, roots))
 
 
