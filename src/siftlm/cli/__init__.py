@@ -13,7 +13,21 @@ from collections.abc import Sequence
 from typing import IO, Any, NoReturn
 
 from siftlm import __version__
-from siftlm.cli import compact, delete, demo, index, info, methods, search, select, spread, verify
+from siftlm.cli import (
+    chat,
+    compact,
+    delete,
+    demo,
+    generate,
+    index,
+    info,
+    methods,
+    score,
+    search,
+    select,
+    spread,
+    verify,
+)
 from siftlm.cli.drawing import printable
 from siftlm.errors import SiftlmError
 
@@ -22,6 +36,9 @@ examples:
   siftlm demo                                             see what it does, offline, in a second
   siftlm index notes/ --into memory                       build a memory of texts in files, folders or data sets
   siftlm search memory "a question" -n 10 --compare       what together tells most, beside the nearest neighbours
+  siftlm score memory --file page.txt --model gpt2        bits per byte before and after learning for it
+  siftlm generate memory "a prompt" --compare             continue it, beside what the base model says
+  siftlm chat memory                                      prompt after prompt; /why shows what was learned
   siftlm info memory --redundancy                         what is in it, and whether diversity will matter
   siftlm spread --candidates vectors.npy                  which λ is sensible for these vectors
   siftlm select --candidates vectors.npy --query q.npy -n 10 --texts texts.txt
@@ -58,6 +75,17 @@ FLAGS = {
     "meta=": "--meta ",
     "vector=": "--vectors ",
     "format=": "--format ",
+    "engine='lora'": "--engine lora",
+    "Controller(…, engine='lora')": "--engine lora",
+    "mode='transductive'": "--mode transductive",
+    "context=": "--context-tokens ",
+    "dtype": "--dtype",
+    "max_new_tokens": "--max-new-tokens",
+    "top_p": "--top-p",
+    "reuse=": "--set reuse=",
+    "window=": "--set window=",
+    "windows=": "--set windows=",
+    "repeats='grouped'": "--set repeats=grouped",
     "Memory.open(…).ingest(…)": "--append",
     "Memory.build(…) or siftlm index": "siftlm index",
 }
@@ -107,7 +135,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (index, search, info, delete, compact, verify, select, methods, spread, demo):
+    for command in (index, search, info, delete, compact, verify, score, generate, chat, select, methods, spread, demo):
         command.add(commands)
     return top
 
