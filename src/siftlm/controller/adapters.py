@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ class Adapters:
     """Adapters are injected once and then swapped in and out: between prompts the model is the plain one."""
 
     def __init__(self, model: Any, config: Any = None, *, seed: int = 0) -> None:
-        torch, peft = load("torch", "tune"), load("peft", "tune")
         self._model = model
         self.config = lora(model) if config is None else copy.deepcopy(config)
         self.name = str(self.config.peft_type.value).lower()
@@ -29,38 +29,40 @@ class Adapters:
                 f"{self.name} learns a prompt instead of weights; take a kind of adapter such as LoraConfig"
             )
         plain = dict(model.named_modules())
-        required = [(p, p.requires_grad) for p in model.parameters()]
-        state = torch.get_rng_state()
-        torch.manual_seed(seed)  # every prompt starts from the same adapter
+        base = [(p, p.data, p.requires_grad) for p in model.parameters()]
+        children = [(module, dict(module._modules)) for module in plain.values()]
         try:
-            peft.inject_adapter_in_model(self.config, model, adapter_name=NAME)
-        except (ValueError, TypeError, NotImplementedError) as error:
-            raise InvalidInput(f"PEFT cannot put this adapter into {type(model).__name__}: {error}") from error
-        finally:
-            torch.set_rng_state(state)
-        # (the module that holds it, under which name, as it was, with the adapter)
-        self._places = [
-            (parent, name, plain[f"{path}.{name}".lstrip(".")], child)
-            for path, parent in model.named_modules()
-            for name, child in parent.named_children()
-            if f"{path}.{name}".lstrip(".") in plain and child is not plain[f"{path}.{name}".lstrip(".")]
-        ]
-        own = {id(p) for p, _ in required}
-        self._parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
-        for p in self._parameters:
-            p.data = p.data.float()  # updates are too small for half precision
-        self._keys = {id(p): name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own}
-        self._initial, self._best = Copies(self._parameters), Copies(self._parameters)
-        self._initial.save()
-        self._adam = Adam(self._parameters)
-        self._swap(out=True)
-        for p, wanted in required:
-            p.requires_grad_(wanted)
+            self._inject(seed)
+            # (the module that holds it, under which name, as it was, with the adapter)
+            self._places = [
+                (parent, name, plain[f"{path}.{name}".lstrip(".")], child)
+                for path, parent in model.named_modules()
+                for name, child in parent.named_children()
+                if f"{path}.{name}".lstrip(".") in plain and child is not plain[f"{path}.{name}".lstrip(".")]
+            ]
+            self._refuse_changed(base)
+            own = {id(p) for p, _, _ in base}
+            self._parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+            for p in self._parameters:
+                p.data = p.data.float()  # updates are too small for half precision
+            self._initial, self._best = Copies(self._parameters), Copies(self._parameters)
+            self._initial.save()
+            self._adam = Adam(self._parameters)
+        finally:  # also where it was refused, or memory ran out, with some layers replaced already
+            for module, before in children:
+                module._modules.clear()
+                module._modules.update(before)
+            for p, value, wanted in base:
+                p.data = value
+                p.requires_grad_(wanted)
+            vars(model).pop("peft_config", None)
 
     def begin(self, settings: Tuning) -> None:
         for p in self._model.parameters():
             p.requires_grad_(False)
         self._initial.put_back()
+        for p in self._parameters:
+            p.grad = None  # an error may have left some
         self._adam.begin(settings)
         self._swap(out=False)
         for p in self._parameters:
@@ -91,6 +93,10 @@ class Adapters:
                 found[setting] = getattr(self.config, setting)
         return found
 
+    def places(self) -> list[tuple[str, Any, Any]]:
+        """(name, layer of the plain model, the same with its adapter) for each layer that has one."""
+        return [(name, without, with_adapter) for _, name, without, with_adapter in self._places]
+
     def save(self, folder: str | os.PathLike[str], base: str) -> Path:
         """The adapter as it is now, in PEFT's format; only while it is swapped in."""
         peft, safetensors = load("peft", "tune"), load("safetensors.torch", "tune")
@@ -104,9 +110,36 @@ class Adapters:
         safetensors.save_file(named, into / "adapter_model.safetensors", metadata={"format": "pt"})
         return into
 
+    def _inject(self, seed: int) -> None:
+        torch, peft = load("torch", "tune"), load("peft", "tune")
+        devices = sorted({p.device.index for p in self._model.parameters() if p.device.type == "cuda"})
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)  # every prompt starts from the same adapter
+            try:
+                peft.inject_adapter_in_model(self.config, self._model, adapter_name=NAME)
+            except (ValueError, TypeError, NotImplementedError) as error:
+                raise InvalidInput(f"PEFT cannot put this adapter into {type(self._model).__name__}: {error}") from error
+
+    def _refuse_changed(self, base: Sequence[tuple[Any, Any, bool]]) -> None:
+        """Only what was added is put back, so the model's own weights must stay as they are."""
+        if any(p.data_ptr() != value.data_ptr() for p, value, _ in base):
+            raise InvalidInput(
+                f"this {self.name} adapter begins by changing the model's own weights "
+                f"(init_lora_weights={getattr(self.config, 'init_lora_weights', None)!r}); take another beginning"
+            )
+        if any(p.requires_grad for p, _, _ in base):
+            raise InvalidInput(
+                f"this {self.name} adapter also trains weights of the model itself "
+                f"(bias={getattr(self.config, 'bias', None)!r}): take bias='none', or engine='full'"
+            )
+
     def _swap(self, *, out: bool) -> None:
         for parent, name, without, with_adapter in self._places:
             setattr(parent, name, without if out else with_adapter)
+        if out:
+            vars(self._model).pop("peft_config", None)
+        else:
+            self._model.peft_config = {NAME: self.config}  # PEFT looks for it there
 
 
 def lora(model: Any, *, rank: int = 16, alpha: float | None = None, targets: Any = None) -> Any:

@@ -11,13 +11,17 @@ from typing import Any, TypeVar
 
 from siftlm.controller import generating
 from siftlm.controller.adapters import Adapters, lora
+from siftlm.controller.checks import whole
 from siftlm.controller.engine import Engine
 from siftlm.controller.forward import span_nats
 from siftlm.controller.full import FullWeights
 from siftlm.controller.generating import Generated
 from siftlm.controller.loading import open_model
-from siftlm.controller.preserving import dropping, preserved, uninterrupted
+from siftlm.controller.many import ManyTuner
+from siftlm.controller.interrupts import Whole, restoring
+from siftlm.controller.preserving import dropping, preserved
 from siftlm.controller.settings import Tuning, rate_for
+from siftlm.controller.stacked import Stack, refuse_unstackable
 from siftlm.controller.tokens import Span, plain, spans_of, spelled, start_token
 from siftlm.controller.tuner import Tuner
 from siftlm.errors import Conflict, SiftlmError, UnknownName
@@ -75,6 +79,7 @@ class Controller:
         self._engine: Engine | None = None
         self._lock = threading.RLock()
         self._tuner: Tuner | None = None
+        self._many = False
 
     @property
     def engine(self) -> Engine:
@@ -103,33 +108,56 @@ class Controller:
             settings = settings.with_({"rate": rate_for(self.parameters, self.adapters)})
         return settings
 
-    @contextmanager
+    @restoring
     def tuning(self, **changes: Any) -> Iterator[Tuner]:
         """Inside the block the model may learn; at its end, however it ends, it is put back bit for bit.
 
         Other threads wait. The weights, buffers, modes and random state are those of the beginning afterwards.
         """
         settings = self.tuning_settings(**changes)
+        with self._lock, Whole(self._changed(settings)) as tuner:
+            yield tuner
+
+    @contextmanager
+    def _changed(self, settings: Tuning) -> Iterator[Tuner]:
+        if self._tuner is not None or self._many:
+            raise Conflict("the model is being tuned already: leave that block before entering another")
+        engine = self.engine
+        with preserved(self.model):
+            load("torch", "tune").manual_seed(settings.seed)
+            tuner = Tuner(self.model, self.tokenizer, engine, settings, self.context)
+            try:
+                engine.begin(tuner.settings)
+                self.model.eval()
+                self._tuner = tuner
+                yield tuner
+            finally:
+                self._tuner = None
+                engine.end()
+
+    @contextmanager
+    def tuning_many(self, count: int, **changes: Any) -> Iterator[ManyTuner]:
+        """`tuning` for ``count`` prompts at once, each with an adapter of its own; for LoRA.
+
+        Results are those of one prompt at a time. Dropout and ``compile`` are not to be had here.
+        """
+        settings = self.tuning_settings(**changes)
+        whole("count", count)
+        refuse_unstackable(settings)
         with self._lock:
-            if self._tuner is not None:
+            if self._tuner is not None or self._many:
                 raise Conflict("the model is being tuned already: leave that block before entering another")
-            engine = self.engine
             with preserved(self.model):
-                load("torch", "tune").manual_seed(settings.seed)
-                tuner = Tuner(self.model, self.tokenizer, engine, settings, self.context)
-                begun = False
+                rules = Tuner(self.model, self.tokenizer, self.engine, settings, self.context)
+                stack = Stack(self.engine, count, rules.settings)
+                for p in self.model.parameters():
+                    p.requires_grad_(False)
                 try:
-                    with uninterrupted():
-                        begun = True
-                        engine.begin(tuner.settings)
-                        self._tuner = tuner
-                    with dropping(self.model, settings.dropout, settings.checkpointing):
-                        yield tuner
+                    self._many = True
+                    with stack.attached(), dropping(self.model, 0.0, settings.checkpointing):
+                        yield ManyTuner(self, stack, rules)
                 finally:
-                    if begun:
-                        with uninterrupted():
-                            self._tuner = None
-                            engine.end()
+                    self._many = False
 
     def likelihood(self, text: str, *, after: str = "", texts: Sequence[str] = ()) -> Likelihood:
         """How well the model foresees ``text``, as it is now.
@@ -151,7 +179,7 @@ class Controller:
             spans = spans_of(ids, self.context, start=start, before=plain(self.tokenizer, after), fixed=fixed)
             cut.append((spelled(self.tokenizer, text, ids, sum(span.scored for span in spans)), spans))
         vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
-        nats = iter(self._evaluating(lambda: span_nats(self.model, [s for _, own in cut for s in own], vocabulary)))
+        nats = iter(self.evaluating(lambda: span_nats(self.model, [s for _, own in cut for s in own], vocabulary)))
         return [Likelihood(float(sum(next(nats) for _ in spans)), known.tokens, known.bytes) for known, spans in cut]
 
     def context_of(self, texts: Sequence[str], room: int | None = None) -> list[int]:
@@ -171,7 +199,7 @@ class Controller:
     ) -> Generated:
         """Continue the prompt, as the model is now; see `siftlm.controller.generating.generate`."""
         fixed = self.context_of(texts) if texts else []
-        return self._evaluating(lambda: generating.generate(self, prompt, fixed, max_new_tokens, **sampling))
+        return self.evaluating(lambda: generating.generate(self, prompt, fixed, max_new_tokens, **sampling))
 
     def save_adapter(self, folder: str | os.PathLike[str]) -> Path:
         """Inside `tuning`: the adapter as it is now, in PEFT's format, for transformers, vLLM and others."""
@@ -181,7 +209,7 @@ class Controller:
             raise SiftlmError("the adapter is there while the model is tuned: call save_adapter inside the block")
         return self.engine.save(folder, self.name)
 
-    def _evaluating(self, work: Callable[[], Made]) -> Made:
+    def evaluating(self, work: Callable[[], Made]) -> Made:
         """Without dropout, and back to the modes that there were."""
         with self._lock:
             modes = [(module, module.training) for module in self.model.modules() if module.training]

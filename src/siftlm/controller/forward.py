@@ -51,26 +51,30 @@ def loss_of(run: Callable[..., Any], window: Window, device: Any, precision: str
 
 def span_nats(model: Any, spans: Sequence[Span], vocabulary: int) -> FloatArray:
     """(n,) the nats of each span's scored tokens."""
+    found = np.zeros(len(spans))
+    for batch in _batches([len(span.ids) - 1 for span in spans], max(1, LOGITS // vocabulary)):
+        found[list(batch)] = nats_together(model, [spans[place] for place in batch])
+    return found
+
+
+def nats_together(model: Any, spans: Sequence[Span]) -> FloatArray:
+    """`span_nats` in one pass."""
     torch = load("torch", "tune")
     device = next(model.parameters()).device
-    found = np.zeros(len(spans))
     lengths = [len(span.ids) - 1 for span in spans]
-    for batch in _batches(lengths, max(1, LOGITS // vocabulary)):
-        width = max(lengths[place] for place in batch)
-        ids = torch.zeros((len(batch), width), dtype=torch.long)
-        labels = torch.full((len(batch), width), IGNORED, dtype=torch.long)
-        # On the right: a causal model then sees every token where it would be without padding.
-        for row, place in enumerate(batch):
-            span = spans[place]
-            ids[row, : lengths[place]] = torch.tensor(span.ids[:-1])
-            labels[row, lengths[place] - span.scored : lengths[place]] = torch.tensor(span.ids[-span.scored :])
-        with torch.inference_mode():
-            logits = model(input_ids=ids.to(device), use_cache=False).logits
-            nats = torch.nn.functional.cross_entropy(
-                logits.float().transpose(1, 2), labels.to(device), ignore_index=IGNORED, reduction="none"
-            )
-        found[list(batch)] = nats.double().sum(dim=1).cpu().numpy()
-    return found
+    ids = torch.zeros((len(spans), max(lengths)), dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    # On the right: a causal model then sees every token where it would be without padding.
+    for row, (span, length) in enumerate(zip(spans, lengths, strict=True)):
+        ids[row, :length] = torch.tensor(span.ids[:-1])
+        labels[row, length - span.scored : length] = torch.tensor(span.ids[-span.scored :])
+    with torch.inference_mode():
+        logits = model(input_ids=ids.to(device), use_cache=False).logits
+        nats = torch.nn.functional.cross_entropy(
+            logits.float().transpose(1, 2), labels.to(device), ignore_index=IGNORED, reduction="none"
+        )
+        summed: FloatArray = nats.double().sum(dim=1).cpu().numpy()
+    return summed
 
 
 def _batches(lengths: Sequence[int], most: int) -> list[list[int]]:

@@ -54,7 +54,7 @@ def generate(
     """
     torch, transformers = load("torch", "tune"), load("transformers", "tune")
     stops = [stop] if isinstance(stop, str) else list(stop)
-    _check(max_new_tokens, temperature, top_p, stops, controller.context)
+    check_sampling(max_new_tokens, temperature, top_p, stops, controller.context)
     tokenizer, model = controller.tokenizer, controller.model
     device = next(model.parameters()).device
     ids = plain(tokenizer, prompt)
@@ -87,7 +87,8 @@ def generate(
     return Generated(text[: min(places)] if places else text, len(made), stopped, max(0, len(ids) - room))
 
 
-def _check(most: Any, temperature: Any, top_p: Any, stops: Sequence[Any], context: int) -> None:
+def check_sampling(most: Any, temperature: Any, top_p: Any, stops: Sequence[Any], context: int) -> None:
+    """All that can be wrong with how to continue."""
     whole("max_new_tokens", most, most=context - 1)
     number("temperature", temperature, below=100)
     if number("top_p", top_p, above=True) > 1:

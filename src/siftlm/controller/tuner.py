@@ -59,14 +59,14 @@ class Tuner:
         guard = _Watched(watch, self.settings, self.engine, clock)
         steps: list[Step] = []
         ended = "nothing"
-        for turn, window in self._turns(texts):
-            ended = self._spent(steps, window, began)
+        for turn, window in self.turns(texts):
+            ended = self.spent(steps, window, began)
             if ended:
                 break
             start = time.monotonic()
             step = self._step(turn, window)
             clock["steps"] += time.monotonic() - start
-            if not self._sound(step):
+            if not self.sound(step):
                 self.engine.rewind()
                 steps.append(step)
                 return self._trace(steps, "diverged", 0, clock)
@@ -84,9 +84,10 @@ class Tuner:
         kept = guard.settle(len(steps))
         return self._trace(steps, "worse" if kept < len(steps) else ended, kept, clock)
 
-    # --- inside
+    # --- the rules, also where many prompts learn at once
 
-    def _turns(self, texts: Sequence[str]) -> list[tuple[Planned, Window]]:
+    def turns(self, texts: Sequence[str]) -> list[tuple[Planned, Window]]:
+        """What is learned, window by window, in order."""
         if isinstance(texts, str):
             raise InvalidInput("texts must be a list of texts; for one text, put it into a list")
         cut: dict[int, list[Window]] = {}
@@ -100,6 +101,22 @@ class Tuner:
             # A text without tokens has no window, and so no step.
             turns.extend((turn, window) for window in cut[turn.text])
         return turns
+
+    def sound(self, step: Step) -> bool:
+        """Are its loss and gradient numbers, and the loss none of a model that has gone wild?"""
+        highest = self.settings.explode * math.log(max(2, self._vocabulary))
+        return math.isfinite(step.loss) and math.isfinite(step.norm) and step.loss <= highest
+
+    def spent(self, steps: Sequence[Step], window: Window, began: float) -> str:
+        """Which budget has no room for another step on ``window``; empty where all have."""
+        settings = self.settings
+        if settings.seconds is not None and time.monotonic() - began >= settings.seconds:
+            return "seconds"
+        if settings.tokens is not None and sum(s.tokens for s in steps) + window.learned > settings.tokens:
+            return "tokens"
+        return ""
+
+    # --- inside
 
     def _step(self, turn: Planned, window: Window) -> Step:
         torch = load("torch", "tune")
@@ -120,18 +137,6 @@ class Tuner:
         if math.isfinite(norm) and math.isfinite(loss):
             self.engine.update(rate)
         return Step(turn.text, loss, window.learned, norm, rate, reused=reused)
-
-    def _sound(self, step: Step) -> bool:
-        highest = self.settings.explode * math.log(max(2, self._vocabulary))
-        return math.isfinite(step.loss) and math.isfinite(step.norm) and step.loss <= highest
-
-    def _spent(self, steps: Sequence[Step], window: Window, began: float) -> str:
-        settings = self.settings
-        if settings.seconds is not None and time.monotonic() - began >= settings.seconds:
-            return "seconds"
-        if settings.tokens is not None and sum(s.tokens for s in steps) + window.learned > settings.tokens:
-            return "tokens"
-        return ""
 
     def _finite(self) -> bool:
         torch = load("torch", "tune")

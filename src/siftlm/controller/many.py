@@ -1,0 +1,169 @@
+"""Many prompts at once: each learns from its own texts with an adapter of its own, all on one frozen base."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from siftlm.controller import many_generating
+from siftlm.controller.checks import whole
+from siftlm.controller.forward import nats_together
+from siftlm.controller.generating import Generated
+from siftlm.controller.many_batches import batches, room_on
+from siftlm.controller.many_learning import After, Course, Lesson
+from siftlm.controller.stacked import Stack
+from siftlm.controller.tokens import Span, plain, spans_of, spelled, start_token
+from siftlm.controller.tuner import Tuner, Watch
+from siftlm.errors import InvalidInput
+from siftlm.extras import load
+from siftlm.types import FloatArray, Likelihood, Trace
+
+if TYPE_CHECKING:
+    from siftlm.controller.controller import Controller
+
+
+class ManyTuner:
+    """A controller while it is tuned for many prompts; `Controller.tuning_many` makes one.
+
+    Prompts are known by their place, from 0. The controller itself stays the base model all the while.
+    """
+
+    def __init__(self, controller: Controller, stack: Stack, rules: Tuner) -> None:
+        self._controller, self._stack, self._rules = controller, stack, rules
+        self._vocabulary = int(controller.model.get_output_embeddings().weight.shape[0])
+        self._room = room_on(stack.weights.device, self._vocabulary, stack.total)
+        self.settings = rules.settings
+
+    def __len__(self) -> int:
+        return len(self._stack.weights)
+
+    def learn(
+        self,
+        texts: Sequence[Sequence[str]],
+        *,
+        watch: Sequence[str | Watch | None] | None = None,
+        after: After | None = None,
+    ) -> list[Trace]:
+        """`Tuner.learn` for every prompt: one step on each of its texts, in order.
+
+        Args:
+            texts: those of each prompt, in the order of the prompts.
+            watch: for each prompt a text that it must not foresee worse, or a function that measures, or ``None``.
+            after: told of the steps that were taken together, prompt -> step.
+
+        The budget ``seconds`` runs for all prompts from the beginning of this call; ``tokens`` is each prompt's own.
+        """
+        if isinstance(texts, str) or any(isinstance(own, str) for own in texts):
+            raise InvalidInput("texts must be a list of texts for each prompt, so a list of lists")
+        watched = [None] * len(self) if watch is None else list(watch)
+        for name, given in (("texts", texts), ("watch", watched)):
+            if len(given) != len(self):
+                raise InvalidInput(f"{name} must have an entry for each of {len(self)} prompts, got {len(given)}")
+        courses = [Course(owner, self._rules.turns(own), watched[owner] is not None) for owner, own in enumerate(texts)]
+        # Watched texts are cut into tokens once, not at each look.
+        known = {owner: text for owner, text in enumerate(watched) if isinstance(text, str)}
+
+        def measure(owners: Sequence[int]) -> list[float]:
+            seen = dict.fromkeys(owners, float("inf"))
+            texts_of = [owner for owner in owners if owner in known]
+            for owner, found in zip(
+                texts_of, self.likelihoods([(known[owner], "") for owner in texts_of], owners=texts_of), strict=True
+            ):
+                seen[owner] = found.nats_per_token
+            for owner in owners:
+                look = watched[owner]
+                if callable(look):
+                    seen[owner] = look()
+            return list(seen.values())
+
+        return Lesson(self._stack, self._rules, self._room, courses, measure, after).learn()
+
+    def likelihoods(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        owners: Sequence[int] | None = None,
+        texts: Sequence[Sequence[str]] | None = None,
+    ) -> list[Likelihood]:
+        """`Controller.likelihoods` of many (text, after), each by the model as one prompt has tuned it.
+
+        Args:
+            pairs: what is scored, and what comes before it.
+            owners: whose adapter scores each; left out, pair i belongs to prompt i.
+            texts: for each pair, those that are put before it.
+        """
+        whose = self._owners(owners, len(pairs), "pairs")
+        contexts = [()] * len(pairs) if texts is None else texts
+        if len(contexts) != len(pairs):
+            raise InvalidInput(f"texts must have an entry for each of {len(pairs)} pairs, got {len(contexts)}")
+        controller = self._controller
+        start = start_token(controller.tokenizer)
+        cut: list[tuple[Likelihood, list[Span]]] = []
+        for (text, after), context in zip(pairs, contexts, strict=True):
+            ids = plain(controller.tokenizer, text)
+            spans = spans_of(
+                ids, controller.context, start=start, before=plain(controller.tokenizer, after),
+                fixed=controller.context_of(context) if context else (),
+            )  # fmt: skip
+            cut.append((spelled(controller.tokenizer, text, ids, sum(span.scored for span in spans)), spans))
+        rows = [(owner, span) for owner, (_, spans) in zip(whose, cut, strict=True) for span in spans]
+        nats = iter(controller.evaluating(lambda: self._nats(rows)))
+        return [Likelihood(float(sum(next(nats) for _ in spans)), known.tokens, known.bytes) for known, spans in cut]
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        owners: Sequence[int] | None = None,
+        max_new_tokens: int = 100,
+        texts: Sequence[Sequence[str]] | None = None,
+        **sampling: Any,
+    ) -> list[Generated]:
+        """`Controller.generate` for many prompts, each continued by its own model, with what it would make alone.
+
+        Args:
+            prompts: what to continue.
+            owners: whose adapter continues each; left out, the text i belongs to prompt i.
+            max_new_tokens: the longest continuation.
+            texts: for each, those that are put before it.
+            **sampling: see `siftlm.controller.generating.generate`; the seed is that of every row.
+        """
+        whose = self._owners(owners, len(prompts), "prompts")
+        contexts = [()] * len(prompts) if texts is None else texts
+        if len(contexts) != len(prompts):
+            raise InvalidInput(f"texts must have an entry for each of {len(prompts)} prompts, got {len(contexts)}")
+        fixed = [self._controller.context_of(context) if context else [] for context in contexts]
+        return self._controller.evaluating(
+            lambda: many_generating.generate(
+                self._controller, self._stack, self._room, prompts, whose, fixed, max_new_tokens, **sampling
+            )
+        )
+
+    def save_adapter(self, prompt: int, folder: str | os.PathLike[str]) -> Path:
+        """One prompt's adapter as it is now, in PEFT's format, for transformers, vLLM and others."""
+        (owner,) = self._owners([prompt], 1, "prompts")
+        return self._stack.save(owner, folder, self._controller.name)
+
+    # --- inside
+
+    def _owners(self, owners: Sequence[int] | None, count: int, what: str) -> list[int]:
+        found = list(range(len(self))) if owners is None else [int(owner) for owner in owners]
+        if len(found) != count:
+            said = "owners= says whose each is" if owners is None else f"{len(found)} owners"
+            raise InvalidInput(f"{count} {what} for {len(self) if owners is None else len(found)} prompts: {said}")
+        for owner in found:
+            whole("each of owners", owner, least=0, most=len(self) - 1)
+        return found
+
+    def _nats(self, rows: Sequence[tuple[int, Span]]) -> FloatArray:
+        """(rows,) of each span's scored tokens."""
+        torch = load("torch", "tune")
+        found = np.zeros(len(rows))
+        for batch in batches([len(span.ids) - 1 for _, span in rows], self._room):
+            with torch.inference_mode(), self._stack.rows([rows[place][0] for place in batch]):
+                found[batch] = nats_together(self._controller.model, [rows[place][1] for place in batch])
+        return found

@@ -1,0 +1,204 @@
+"""The loop of `siftlm.controller.tuner` for many prompts at once: same steps, same arithmetic, same traces.
+
+In each round every prompt that still learns takes its own next step; prompts whose texts are of similar length take it
+in one pass. Who has no text left, has spent its budget, diverged or got worse leaves, and nobody else notices.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from siftlm.controller.forward import casting
+from siftlm.controller.many_batches import Room, batches
+from siftlm.controller.plan import Planned
+from siftlm.controller.stacked import Stack
+from siftlm.controller.tokens import IGNORED, Window
+from siftlm.controller.tuner import Tuner
+from siftlm.extras import load
+from siftlm.types import Step, Trace
+
+After = Callable[[Mapping[int, Step]], None]
+Measure = Callable[[Sequence[int]], Sequence[float]]
+"""Prompts -> how well each does on what is watched for it: nats a token."""
+
+
+@dataclass
+class Course:
+    """How far one prompt has come."""
+
+    owner: int
+    """Its place among the prompts."""
+    turns: list[tuple[Planned, Window]]
+    watched: bool
+    steps: list[Step] = field(default_factory=list)
+    ended: str = ""
+    """Empty while it learns; then as in `Trace`."""
+    clock: dict[str, float] = field(default_factory=lambda: {"steps": 0.0, "watch": 0.0})
+    last: tuple[float, float] = (math.nan, math.nan)
+    """Loss and norm of the gradient that is kept for it."""
+    best: float = math.inf
+    best_at: int = 0
+    missed: int = 0
+
+    @property
+    def turn(self) -> Planned:
+        """The next one."""
+        return self.turns[len(self.steps)][0]
+
+    @property
+    def window(self) -> Window:
+        """That of the next turn."""
+        return self.turns[len(self.steps)][1]
+
+
+class Lesson:
+    """One call of `learn`, for all prompts."""
+
+    def __init__(
+        self, stack: Stack, rules: Tuner, room: Room, courses: Sequence[Course], measure: Measure, after: After | None
+    ) -> None:
+        self._stack, self._rules, self._room = stack, rules, room
+        self._courses, self._measure, self._after = courses, measure, after
+        self._settings = rules.settings
+        self._began = time.monotonic()
+        torch = load("torch", "tune")
+        self._best = stack.weights.clone() if any(course.watched for course in courses) else None
+        self._kept = torch.empty_like(stack.weights) if self._settings.reuse > 1 else None
+
+    def learn(self) -> list[Trace]:
+        """To the end of every course."""
+        for course, now in self._looked([course for course in self._courses if course.watched]):
+            course.best = now
+        while learning := [course for course in self._courses if self._goes_on(course)]:
+            reusing = [course for course in learning if course.turn.reuse]
+            fresh = [course for course in learning if not course.turn.reuse]
+            for batch in batches([len(course.window.ids) - 1 for course in fresh], self._room):
+                self._step([fresh[place] for place in batch], reuse=False)
+            if reusing:
+                self._step(reusing, reuse=True)
+        return self._ended()
+
+    # --- inside
+
+    def _goes_on(self, course: Course) -> bool:
+        if not course.ended:
+            if len(course.steps) == len(course.turns):
+                course.ended = "done" if course.steps else "nothing"
+            else:
+                course.ended = self._rules.spent(course.steps, course.window, self._began)
+        return not course.ended
+
+    def _step(self, courses: Sequence[Course], *, reuse: bool) -> None:
+        start = time.monotonic()
+        owners = [course.owner for course in courses]
+        if reuse and self._kept is not None:
+            gradients = self._kept[owners]
+        else:
+            gradients = self._gradients(courses)
+        rates = [float(self._settings.rate or 0.0) * course.turn.scale for course in courses]
+        fine = [row for row, course in enumerate(courses) if all(math.isfinite(one) for one in course.last)]
+        self._stack.update([(owners[row], gradients[row], rates[row]) for row in fine])
+        share = (time.monotonic() - start) / len(courses)
+        taken: list[tuple[Course, Step]] = []
+        for course, rate in zip(courses, rates, strict=True):
+            loss, norm = course.last
+            step = Step(course.turn.text, loss, course.window.learned, norm, rate, reused=reuse, seconds=share)
+            course.clock["steps"] += share
+            if self._rules.sound(step):
+                taken.append((course, step))
+            else:
+                self._stack.rewind(course.owner)
+                course.steps.append(step)
+                course.ended = "diverged"
+        self._watched(taken)
+        if self._after is not None and taken:
+            self._after({course.owner: course.steps[-1] for course, _ in taken})
+
+    def _gradients(self, courses: Sequence[Course]) -> Any:
+        """(rows, total), clipped; loss and norm are left in `Course.last`."""
+        torch = load("torch", "tune")
+        device, precision = self._stack.weights.device, self._settings.precision
+        windows = [course.window for course in courses]
+        width = max(len(window.ids) for window in windows) - 1
+        # Padding on the right: no token of a causal model sees what comes after it.
+        ids = torch.tensor([_padded(window.ids[:-1], width, 0) for window in windows], device=device)
+        labels = torch.tensor([_padded(window.labels[1:], width, IGNORED) for window in windows], device=device)
+        learned = torch.tensor([float(window.learned) for window in windows], device=device)
+        kind = None if precision == "float32" else getattr(torch, precision)
+        with self._stack.rows([course.owner for course in courses], kind=kind) as weights:
+            with casting(device.type, precision):
+                logits = self._rules.model(input_ids=ids, use_cache=False).logits
+            nats = torch.nn.functional.cross_entropy(
+                logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+            )
+            losses = nats.view(len(courses), width).sum(dim=1) / learned
+            (gradients,) = torch.autograd.grad(losses.sum(), weights)
+        norms = gradients.norm(dim=1)
+        if self._settings.clip is not None:
+            gradients.mul_((self._settings.clip / (norms + 1e-6)).clamp(max=1.0)[:, None])
+        if self._kept is not None:
+            self._kept[[course.owner for course in courses]] = gradients
+        for course, last in zip(courses, torch.stack([losses.detach(), norms], dim=1).tolist(), strict=True):
+            course.last = last[0], last[1]
+        return gradients
+
+    def _watched(self, taken: Sequence[tuple[Course, Step]]) -> None:
+        """Record the steps, after a look at those whose time it is."""
+        every = self._settings.watch_every
+        due = [course for course, _ in taken if course.watched and (len(course.steps) + 1) % every == 0]
+        seen = {course.owner: now for course, now in self._looked(due)}
+        for course, step in taken:
+            now = seen.get(course.owner)
+            course.steps.append(replace(step, watched=now))
+            if now is None:
+                continue
+            if now < course.best:
+                course.best, course.best_at, course.missed = now, len(course.steps), 0
+                self._best[course.owner] = self._stack.weights[course.owner]  # type: ignore[index]
+            else:
+                course.missed += 1
+            if course.missed >= self._settings.patience:
+                course.ended = "worse"
+
+    def _looked(self, courses: Sequence[Course]) -> list[tuple[Course, float]]:
+        if not courses:
+            return []
+        start = time.monotonic()
+        seen = [now if math.isfinite(now) else math.inf for now in self._measure([c.owner for c in courses])]
+        for course in courses:
+            course.clock["watch"] += (time.monotonic() - start) / len(courses)
+        return list(zip(courses, seen, strict=True))
+
+    def _ended(self) -> list[Trace]:
+        """Each at its best state."""
+        finite = self._stack.finite()
+        for course in self._courses:
+            if course.ended != "diverged" and not finite[course.owner]:
+                self._stack.rewind(course.owner)
+                course.ended = "diverged"
+        every = self._settings.watch_every
+        watched = [course for course in self._courses if course.watched and course.ended != "diverged"]
+        for course, now in self._looked([course for course in watched if len(course.steps) % every]):
+            if now < course.best:
+                course.best, course.best_at = now, len(course.steps)
+                self._best[course.owner] = self._stack.weights[course.owner]  # type: ignore[index]
+        for course in watched:
+            if course.best_at < len(course.steps):
+                self._stack.weights[course.owner] = self._best[course.owner]  # type: ignore[index]
+        return [self._trace(course) for course in self._courses]
+
+    def _trace(self, course: Course) -> Trace:
+        kept = 0 if course.ended == "diverged" else course.best_at if course.watched else len(course.steps)
+        ended = course.ended
+        if ended != "diverged" and kept < len(course.steps):
+            ended = "worse"
+        settings = {**self._settings.to_dict(), **self._stack.engine.describe()}
+        return Trace(tuple(course.steps), ended, kept, settings, dict(course.clock))
+
+
+def _padded(ids: Sequence[int], width: int, filling: int) -> list[int]:
+    return [*ids, *[filling] * (width - len(ids))]

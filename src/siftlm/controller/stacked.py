@@ -1,0 +1,217 @@
+"""Adapters of many prompts on one frozen base: row b of a batch passes through the adapter of its own prompt.
+
+All weights of a prompt's adapter lie in one row of P (prompts, total), its moments in rows of M and V. A layer computes
+y = base(x) + scale · x Aᵀ Bᵀ with A (rows, r, in) and B (rows, out, r), views of the rows of P that the batch needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from siftlm.controller.adapters import NAME, Adapters
+from siftlm.controller.engine import Engine
+from siftlm.controller.preserving import uninterrupted
+from siftlm.controller.settings import Tuning
+from siftlm.errors import Conflict
+from siftlm.extras import load
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear layer of the base, and the two weights of the adapter on it."""
+
+    name: str
+    module: Any
+    """Of the plain model."""
+    down: Any
+    """A, (r, in): a parameter of the engine, whose value is where every prompt begins."""
+    up: Any
+    """B, (out, r)."""
+    scale: float
+
+
+class Stack:
+    """The weights of every prompt's adapter, their moments, and the place of each in the base model."""
+
+    def __init__(self, engine: Engine, count: int, settings: Tuning) -> None:
+        torch = load("torch", "tune")
+        self.engine, self.layers = stackable(engine)
+        self.engine.rewind()
+        weights = [weight for layer in self.layers for weight in (layer.down, layer.up)]
+        self._sizes, self._shapes = [w.numel() for w in weights], [tuple(w.shape) for w in weights]
+        self.initial = torch.cat([w.detach().reshape(-1) for w in weights])
+        """(total,) where every prompt begins."""
+        self.weights = self.initial.repeat(count, 1)
+        """(prompts, total)"""
+        self._moments = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
+        # Where fused AdamW wants its step counts to lie; one for each prompt.
+        self._taken = [torch.zeros((), device=self.initial.device) for _ in range(count)]
+        self._fused = self.initial.device.type in ("cpu", "cuda")
+        self._settings = settings
+        self._factors: list[tuple[Any, Any]] = []
+        self._width = 0
+        self._hooks: list[Any] = []
+
+    @property
+    def total(self) -> int:
+        """Weights of one adapter."""
+        return int(self.initial.numel())
+
+    # --- in the model
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Inside, the model passes through the adapters whenever `rows` says which; else it is the base model."""
+        try:
+            with uninterrupted():
+                for place, layer in enumerate(self.layers):
+                    self._hooks.append(layer.module.register_forward_hook(self._hook(place)))
+            yield
+        finally:
+            with uninterrupted():
+                for hook in self._hooks:
+                    hook.remove()
+                self._hooks.clear()
+
+    @contextmanager
+    def rows(self, owners: Sequence[int], *, kind: Any = None) -> Iterator[Any]:
+        """Inside, row i of a batch passes through the adapter of prompt ``owners[i]``.
+
+        Yields the (rows, total) weights, a leaf to take gradients of. ``kind``: the type to compute in.
+        """
+        torch = load("torch", "tune")
+        leaf = self.weights.detach()
+        if list(owners) != list(range(len(self.weights))):
+            leaf = leaf[torch.tensor(list(owners), device=leaf.device)]
+        leaf.requires_grad_(not torch.is_inference_mode_enabled())
+        # Cast and cut in one piece each: the gradient then arrives in one piece as well.
+        pieces = (leaf if kind is None else leaf.to(kind)).split(self._sizes, dim=1)
+        views = [
+            piece.view(len(owners), *shape) for piece, shape in zip(pieces, self._shapes, strict=True)
+        ]  # fmt: skip
+        self._factors = list(zip(views[::2], views[1::2], strict=True))
+        try:
+            yield leaf
+        finally:
+            self._factors = []
+
+    def _hook(self, place: int) -> Callable[[Any, Any, Any], Any]:
+        torch = load("torch", "tune")
+        layer = self.layers[place]
+
+        def through(_: Any, inputs: tuple[Any, ...], base: Any) -> Any:
+            if not self._factors:
+                return None
+            down, up = self._factors[place]
+            x = self._by_row(inputs[0], len(down), layer.name)
+            y = base.reshape(*x.shape[:2], -1)
+            if not torch.is_autocast_enabled(x.device.type):
+                x, y = x.to(down.dtype), y.to(down.dtype)
+            low = torch.bmm(x, down.transpose(1, 2))
+            return torch.baddbmm(y, low, up.transpose(1, 2), alpha=layer.scale).reshape(base.shape).to(base.dtype)
+
+        return through
+
+    def _by_row(self, x: Any, rows: int, name: str) -> Any:
+        """(rows, tokens, in), also where a model has put the tokens of all rows into one long row."""
+        if x.dim() == 3 and x.shape[0] == rows:
+            self._width = x.shape[1]
+            return x
+        if x.dim() == 2 and x.shape[0] == rows * self._width:
+            return x.view(rows, self._width, x.shape[1])
+        raise Conflict(
+            f"{name} reads tokens of several prompts mixed in an array of {tuple(x.shape)}, so they cannot pass "
+            f"through adapters of their own: tune such a model one prompt at a time, or name other targets"
+        )
+
+    # --- while they learn
+
+    def update(self, steps: Sequence[tuple[int, Any, float]]) -> None:
+        """One step of AdamW for each (prompt, (total,) gradient, rate), as `siftlm.controller.engine.Adam` makes it."""
+        torch, adamw = load("torch", "tune"), load("torch.optim.adamw", "tune").adamw
+        first, second = self._moments
+        settings = self._settings
+        with torch.no_grad():
+            for rate in dict.fromkeys(rate for _, _, rate in steps):  # several only where repeats are scaled
+                own = [(owner, gradient) for owner, gradient, its in steps if its == rate]
+                adamw(
+                    [self.weights[owner] for owner, _ in own],
+                    [gradient for _, gradient in own],
+                    [first[owner] for owner, _ in own],
+                    [second[owner] for owner, _ in own],
+                    [],
+                    [self._taken[owner] for owner, _ in own],
+                    fused=self._fused, amsgrad=False, beta1=settings.betas[0], beta2=settings.betas[1], lr=rate,
+                    weight_decay=settings.decay, eps=settings.epsilon, maximize=False,
+                )  # fmt: skip
+
+    def rewind(self, owner: int) -> None:
+        """Back to where every prompt begins, which is the base model."""
+        self.weights[owner] = self.initial
+
+    def finite(self) -> list[bool]:
+        """(prompts,) is every weight of its adapter a number?"""
+        torch = load("torch", "tune")
+        return [bool(fine) for fine in torch.isfinite(self.weights.norm(dim=1)).tolist()]
+
+    def save(self, owner: int, folder: str | os.PathLike[str], base: str) -> Path:
+        """One prompt's adapter in PEFT's format."""
+        torch = load("torch", "tune")
+        pieces = self.weights[owner].split(self._sizes)
+        try:
+            self.engine.begin(self._settings)
+            with torch.no_grad():
+                for layer, down, up in zip(self.layers, pieces[::2], pieces[1::2], strict=True):
+                    layer.down.copy_(down.view_as(layer.down))
+                    layer.up.copy_(up.view_as(layer.up))
+            return self.engine.save(folder, base)
+        finally:
+            with uninterrupted():
+                self.engine.end()
+
+
+def refuse_unstackable(settings: Tuning) -> None:
+    """Settings whose outcome would depend on the prompts beside, or that nobody has made work."""
+    if settings.dropout:
+        raise Conflict(
+            f"dropout={settings.dropout:g} draws for a whole batch, so a prompt would depend on its neighbours: "
+            f"many prompts at once learn with dropout=0"
+        )
+    if settings.compile:
+        raise Conflict("compile=True is for one prompt at a time: stacked adapters change with every batch")
+
+
+def stackable(engine: Engine) -> tuple[Adapters, list[Layer]]:
+    """The layers of a LoRA engine, or a `Conflict` that says why its adapters cannot be stacked."""
+    if not isinstance(engine, Adapters) or engine.name != "lora":
+        raise Conflict(
+            f"many prompts at once share one frozen base, which the engine {engine.name!r} has not got: "
+            f"take Controller(…, engine='lora'), or tune one prompt at a time"
+        )
+    layers = [_layer(name, plain, adapted) for name, plain, adapted in engine.places()]
+    trained = {id(weight) for layer in layers for weight in (layer.down, layer.up)}
+    if trained != {id(weight) for weight in engine.parameters()}:
+        raise Conflict(
+            "this LoRA trains more than A and B of linear layers (biases, embeddings or whole modules): tune one "
+            "prompt at a time"
+        )
+    devices = sorted({str(layer.down.device) for layer in layers})
+    if len(devices) > 1:
+        raise Conflict(f"the adapters lie on {', '.join(devices)}, and stacked they must lie on one device")
+    return engine, layers
+
+
+def _layer(name: str, plain: Any, adapted: Any) -> Layer:
+    torch = load("torch", "tune")
+    down, up = (getattr(adapted, side, {}) for side in ("lora_A", "lora_B"))
+    if NAME not in down or not all(isinstance(side[NAME], torch.nn.Linear) for side in (down, up)):
+        raise Conflict(f"the adapter on {name} is no LoRA on a linear layer: tune one prompt at a time")
+    kinds = (getattr(adapted, "use_dora", {}), getattr(adapted, "lora_variant", {}))
+    if any(kind.get(NAME) for kind in kinds if hasattr(kind, "get")):
+        raise Conflict(f"the adapter on {name} is a variant of LoRA (such as DoRA): tune one prompt at a time")
+    return Layer(name, plain, down[NAME].weight, up[NAME].weight, float(adapted.scaling[NAME]))
