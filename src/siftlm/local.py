@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 from siftlm.controller import Controller
 from siftlm.controller.checks import number, text_with_content, whole
+from siftlm.controller.generating import check_sampling
 from siftlm.controller.settings import setting_names
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.memory import Found, Memory
 from siftlm.memory.asked import EVEN
 from siftlm.memory.searching import Searching
-from siftlm.selection import select
+from siftlm.selection import kernels, select
 from siftlm.selection.registry import find
-from siftlm.selection import kernels
 from siftlm.types import Likelihood, Step, Trace
 
 MODES = ("split", "transductive")
@@ -249,9 +249,9 @@ class LocalModel:
                 after(step)
 
         given = {**_given(n=n, method=method), **settings}
-        began = time.perf_counter()
+        began = time.perf_counter() - clock["score"]  # what is scored on the way counts as scoring
         with self.learned(prompt, watch=watch, after=stepped, **given) as learned:
-            clock["tune"] = time.perf_counter() - began - sum(learned.found.seconds.values())
+            clock["tune"] = time.perf_counter() - began - clock["score"] - sum(learned.found.seconds.values())
             with _timed(clock, "score"):
                 tuned = self.controller.likelihood(scored, after=before, texts=learned.context)
         clock["select"] = sum(learned.found.seconds.values())
@@ -288,6 +288,8 @@ class LocalModel:
             after: told of each step.
             **settings: as for `LocalModel`.
         """
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        check_sampling(max_new_tokens, temperature, top_p, stops, self.controller.context)  # before any tuning
         clock: dict[str, float] = {}
         began = time.perf_counter()
         given = {**_given(n=n, method=method), **settings}
@@ -297,7 +299,7 @@ class LocalModel:
             with _timed(clock, "generate"):
                 made = self.controller.generate(
                     prompt, max_new_tokens=max_new_tokens, texts=learned.context, temperature=temperature, top_p=top_p,
-                    stop=stop, seed=seed,
+                    stop=stops, seed=seed,
                 )  # fmt: skip
         return Answer(made.text, made.stopped, made.tokens, learned.found, learned.trace, made.cut, clock)
 
