@@ -121,8 +121,8 @@ def prepared_tokens(given: argparse.Namespace, tokenizer: Any, work: Path) -> tu
         for name, part in zip(names, (texts[given.held_out :], texts[: given.held_out]), strict=True):
             ids: list[np.ndarray] = []
             for at in range(0, len(part), 1000):
-                for one in tokenizer._tokenizer.encode_batch_fast(part[at : at + 1000], add_special_tokens=False):
-                    ids.append(np.array([tokenizer.bos_token_id, *one.ids], dtype=np.uint16))
+                cut = tokenizer._tokenizer.encode_batch_fast(part[at : at + 1000], add_special_tokens=False)
+                ids.extend(np.array([tokenizer.bos_token_id, *one.ids], dtype=np.uint16) for one in cut)
             np.save(name, np.concatenate(ids))
     return np.load(names[0], mmap_mode="r"), np.load(names[1])
 
@@ -144,10 +144,11 @@ _orders: dict[tuple[int, ...], np.ndarray] = {}
 
 
 def order(pieces: int, *key: int) -> np.ndarray:
-    if (pieces, *key) not in _orders:
+    of = (pieces, *key)
+    if of not in _orders:
         _orders.clear()
-        _orders[pieces, *key] = np.random.default_rng(key).permutation(pieces)
-    return _orders[pieces, *key]
+        _orders[of] = np.random.default_rng(key).permutation(pieces)
+    return _orders[of]
 
 
 # --- the training

@@ -81,7 +81,7 @@ def test_a_method_of_another_package_that_cannot_be_loaded_is_named(monkeypatch,
     assert (status, err) == (0, said[0] + "\n")
 
 
-@pytest.mark.parametrize("words", ["methods", "demo", "--version", "--help", "methods --help"])
+@pytest.mark.parametrize("words", ["methods", "demo picks", "--version", "--help", "methods --help"])
 def test_a_closed_stdout_is_one_line(words):
     command = f"{sys.executable} -m siftlm {words} >&-"
     run = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
@@ -131,7 +131,7 @@ def test_help_loads_no_numpy():
 
 def test_a_command_needs_numpy_alone():
     probe = (
-        "import sys; from siftlm.cli import main; main(['demo']); main(['methods']); "
+        "import sys; from siftlm.cli import main; main(['demo', 'picks']); main(['methods']); "
         "sys.stderr.write(' '.join({'torch', 'matplotlib', 'scipy', 'faiss'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)

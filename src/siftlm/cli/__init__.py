@@ -33,7 +33,7 @@ from siftlm.errors import SiftlmError
 
 EPILOG = """\
 examples:
-  siftlm demo                                             see what it does, offline, in a second
+  siftlm demo                                             see a model learn for a prompt, offline, in a minute
   siftlm index notes/ --into memory                       build a memory of texts in files, folders or data sets
   siftlm search memory "a question" -n 10 --compare       what together tells most, beside the nearest neighbours
   siftlm score memory --file page.txt --model gpt2        bits per byte before and after learning for it

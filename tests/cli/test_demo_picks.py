@@ -1,4 +1,4 @@
-"""``siftlm demo``: what it claims is what it computed, and it fits every terminal."""
+"""``siftlm demo picks``: what it claims is what it computed, and it fits every terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from siftlm import select, spread
-from siftlm.cli import demo, example
+from siftlm.cli import demo_picks as demo
+from siftlm.cli import example
 from siftlm.cli.drawing import Terminal, width_of
 
 
@@ -56,7 +57,7 @@ def test_sift_finds_more_facts_than_nearest_neighbours(comparisons):
 
 
 def test_what_is_printed_is_what_was_found(comparisons, siftlm):
-    out = " ".join(siftlm("demo")[1].split())
+    out = " ".join(siftlm("demo", "picks")[1].split())
     for comparison in comparisons.values():
         nearest, sift, facts = comparison.nearest, comparison.sift, len(comparison.example.asked)
         n = len(sift.texts)
@@ -67,7 +68,7 @@ def test_what_is_printed_is_what_was_found(comparisons, siftlm):
 
 
 def test_json(comparisons, siftlm):
-    records = json.loads(siftlm("demo", "--json")[1])
+    records = json.loads(siftlm("demo", "picks", "--json")[1])
     assert records == json.loads(json.dumps([c.to_dict() for c in comparisons.values()]))
 
 
