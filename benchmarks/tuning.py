@@ -294,24 +294,32 @@ def many(bench: Bench) -> tuple[Makers, Pairs]:
     pairs = [("siftlm, one at a time", "peft, one at a time", False)]
     # --- OUR SIDE, TO COME: stacked adapters, all prompts in one batch. `together` must return one `Run` for all of
     # `work`, losses prompt by prompt, scoring each prompt as well.
-    if hasattr(Controller, "tuning_many"):
 
-        def together() -> Job:
-            work = [bench.passages_of(prompt) for prompt in range(bench.prompts)]
-            own = controller()
-            return lambda: siftlm_together(own, work, rate=rate, precision=precision)
+    def together() -> Job:
+        work = [bench.passages_of(prompt) for prompt in range(bench.prompts)]
+        own = controller()
+        return lambda: siftlm_together(own, work, rate=rate, precision=precision)
 
-        makers["siftlm, together"] = together
-        pairs += [
-            ("siftlm, together", "peft, one at a time", False),
-            ("siftlm, together", "siftlm, one at a time", True),
-        ]
+    makers["siftlm, together"] = together
+    pairs += [
+        ("siftlm, together", "peft, one at a time", False),
+        ("siftlm, together", "siftlm, one at a time", precision == "float32"),
+    ]
     return makers, pairs
 
 
 def siftlm_together(controller: Controller, work: list[tuple[list[str], str]], **settings: Any) -> Run:
     """Tunes for all of the prompts at once and scores each."""
-    raise NotImplementedError
+    watch = Stopwatch(next(controller.model.parameters()).device)
+    with controller.tuning_many(len(work), **settings) as tuner:
+        watch.lap("reset")
+        traces = tuner.learn([texts for texts, _ in work])
+        watch.lap("steps")
+        scores = tuner.likelihoods([(prompt, "") for _, prompt in work])
+        watch.lap("evaluation")
+    watch.lap("reset")
+    assert {trace.ended for trace in traces} == {"done"}
+    return watch.run([loss for trace in traces for loss in trace.losses], [score.nats for score in scores])
 
 
 def added(runs: list[Run]) -> Run:
