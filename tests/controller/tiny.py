@@ -1,4 +1,4 @@
-"""Causal language models of a few thousand random weights, one of every architecture, and tokenizers to go with them."""
+"""Causal language models of a few thousand random weights, one of every architecture, and their tokenizers."""
 
 from __future__ import annotations
 

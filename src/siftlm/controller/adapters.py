@@ -118,7 +118,8 @@ class Adapters:
             try:
                 peft.inject_adapter_in_model(self.config, self._model, adapter_name=NAME)
             except (ValueError, TypeError, NotImplementedError) as error:
-                raise InvalidInput(f"PEFT cannot put this adapter into {type(self._model).__name__}: {error}") from error
+                kind = type(self._model).__name__
+                raise InvalidInput(f"PEFT cannot put this adapter into {kind}: {error}") from error
 
     def _refuse_changed(self, base: Sequence[tuple[Any, Any, bool]]) -> None:
         """Only what was added is put back, so the model's own weights must stay as they are."""

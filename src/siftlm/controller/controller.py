@@ -16,10 +16,10 @@ from siftlm.controller.engine import Engine
 from siftlm.controller.forward import span_nats
 from siftlm.controller.full import FullWeights
 from siftlm.controller.generating import Generated
+from siftlm.controller.interrupts import Whole, restoring
 from siftlm.controller.loading import open_model
 from siftlm.controller.many import ManyTuner
-from siftlm.controller.interrupts import Whole, restoring
-from siftlm.controller.preserving import dropping, preserved
+from siftlm.controller.preserving import preserved
 from siftlm.controller.settings import Tuning, rate_for
 from siftlm.controller.stacked import Stack, refuse_unstackable
 from siftlm.controller.tokens import Span, plain, spans_of, spelled, start_token
@@ -135,7 +135,7 @@ class Controller:
                 self._tuner = None
                 engine.end()
 
-    @contextmanager
+    @restoring
     def tuning_many(self, count: int, **changes: Any) -> Iterator[ManyTuner]:
         """`tuning` for ``count`` prompts at once, each with an adapter of its own; for LoRA.
 
@@ -144,20 +144,25 @@ class Controller:
         settings = self.tuning_settings(**changes)
         whole("count", count)
         refuse_unstackable(settings)
-        with self._lock:
-            if self._tuner is not None or self._many:
-                raise Conflict("the model is being tuned already: leave that block before entering another")
-            with preserved(self.model):
-                rules = Tuner(self.model, self.tokenizer, self.engine, settings, self.context)
-                stack = Stack(self.engine, count, rules.settings)
-                for p in self.model.parameters():
-                    p.requires_grad_(False)
-                try:
-                    self._many = True
-                    with stack.attached(), dropping(self.model, 0.0, settings.checkpointing):
-                        yield ManyTuner(self, stack, rules)
-                finally:
-                    self._many = False
+        with self._lock, Whole(self._changed_for_many(count, settings)) as tuner:
+            yield tuner
+
+    @contextmanager
+    def _changed_for_many(self, count: int, settings: Tuning) -> Iterator[ManyTuner]:
+        if self._tuner is not None or self._many:
+            raise Conflict("the model is being tuned already: leave that block before entering another")
+        with preserved(self.model):
+            rules = Tuner(self.model, self.tokenizer, self.engine, settings, self.context)
+            stack = Stack(self.engine, count, rules.settings)
+            for p in self.model.parameters():
+                p.requires_grad_(False)
+            try:
+                self._many = True
+                self.model.eval()
+                with stack.attached():
+                    yield ManyTuner(self, stack, rules)
+            finally:
+                self._many = False
 
     def likelihood(self, text: str, *, after: str = "", texts: Sequence[str] = ()) -> Likelihood:
         """How well the model foresees ``text``, as it is now.

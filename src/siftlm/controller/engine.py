@@ -47,9 +47,12 @@ class Adam:
         torch = load("torch", "tune")
         kinds = {p.device.type for p in parameters}
         self._optimiser = torch.optim.AdamW(list(parameters), lr=1.0, fused=kinds <= {"cpu", "cuda"})
+        self._whole = True
 
     def begin(self, settings: Tuning) -> None:
         """Fresh moments."""
+        if not self._whole:
+            self._optimiser.state.clear()
         for state in self._optimiser.state.values():
             for value in state.values():
                 value.zero_()
@@ -60,7 +63,9 @@ class Adam:
         """One step."""
         for group in self._optimiser.param_groups:
             group["lr"] = rate
+        self._whole = False  # if memory runs out inside, some moments are there and some are not
         self._optimiser.step()
+        self._whole = True
 
 
 class Copies:
@@ -69,19 +74,22 @@ class Copies:
     def __init__(self, tensors: Sequence[Any]) -> None:
         self._tensors = list(tensors)
         self._copies: list[Any] = []
+        self._saved = False
 
     def save(self) -> None:
         """As they are now."""
         torch = load("torch", "tune")
+        self._saved = False
         with torch.no_grad():
             if not self._copies:
                 self._copies = [tensor.detach().clone() for tensor in self._tensors]
             elif self._tensors:
                 torch._foreach_copy_(self._copies, [tensor.detach() for tensor in self._tensors])
+        self._saved = True
 
     def put_back(self) -> None:
-        """As they were when they were saved."""
+        """As they were when they were saved; where saving failed, nothing was changed since."""
         torch = load("torch", "tune")
-        if self._tensors:
+        if self._tensors and self._saved:
             with torch.no_grad():
                 torch._foreach_copy_([tensor.detach() for tensor in self._tensors], self._copies)

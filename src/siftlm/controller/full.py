@@ -9,7 +9,7 @@ from siftlm.controller.settings import Tuning
 
 
 class FullWeights:
-    """All floating-point parameters are trained; buffers are put back as well."""
+    """All floating-point parameters are trained."""
 
     name = "full"
 
@@ -17,7 +17,7 @@ class FullWeights:
         # Tied weights are one parameter here.
         self._parameters = [p for p in model.parameters() if p.is_floating_point()]
         others = [p for p in model.parameters() if not p.is_floating_point()]
-        self._before = Copies([*self._parameters, *others, *model.buffers()])
+        self._before = Copies([*self._parameters, *others])
         self._best = Copies(self._parameters)
         self._adam = Adam(self._parameters)
 

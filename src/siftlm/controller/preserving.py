@@ -1,33 +1,60 @@
-"""Leave no trace: random state, modes, gradients and dropout rates are as they were, whatever happens inside."""
+"""Leave no trace: what the model was, torch's random state and every flag are back afterwards, whatever happens."""
 
 from __future__ import annotations
 
-import signal
-import threading
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from siftlm.controller.interrupts import uninterrupted
+from siftlm.errors import InvalidInput
 from siftlm.extras import load
+
+__all__ = ["dropping", "preserved", "uninterrupted"]
+
+# Rates that models keep as plain numbers and hand to a function, instead of having a layer for them.
+RATES = re.compile(r"dropout|layerdrop")
 
 
 @contextmanager
 def preserved(model: Any) -> Iterator[None]:
-    """Everything about the model but its weights and buffers, and torch's random state."""
+    """Everything about the model but its weights, and torch's random state."""
     torch = load("torch", "tune")
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     state = torch.get_rng_state()
     cuda = [torch.cuda.get_rng_state(device) for device in devices]
-    modes = [(module, module.training) for module in model.modules()]
+    # Modes, dropout rates, checkpointing, what rotary embeddings remember: all are attributes of modules.
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, None if buffer is None else buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    # Transformers hangs some onto the embeddings where activations are recomputed.
+    hooks = [
+        (held, dict(held))
+        for module in model.modules()
+        for name, held in vars(module).items()
+        if name.endswith("_hooks") and isinstance(held, dict)
+    ]
     wanted = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    for p, _, _ in wanted:
-        p.grad = None
     try:
+        for p, _, _ in wanted:
+            p.grad = None
         yield
     finally:
-        with uninterrupted():
-            for module, training in modes:
-                module.training = training
+        with uninterrupted(), torch.no_grad():
+            for module, before in attributes:
+                vars(module).clear()
+                vars(module).update(before)
+            for held, before in hooks:
+                held.clear()
+                held.update(before)
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer
+                if buffer is not None:
+                    buffer.copy_(value)
             for p, required, gradient in wanted:
                 p.requires_grad_(required)
                 p.grad = gradient
@@ -38,55 +65,37 @@ def preserved(model: Any) -> Iterator[None]:
 
 @contextmanager
 def dropping(model: Any, rate: float, checkpointing: bool) -> Iterator[None]:
-    """All dropout layers at ``rate``; a model that learns without any stays in eval mode."""
+    """All dropout at ``rate``; a model that learns without any stays in eval mode. Eval mode afterwards."""
     if not rate and not checkpointing:
         model.eval()
         yield
         return
     torch = load("torch", "tune")
-    # Checkpointing works in train mode only, where attention reads rates that are no layers but plain numbers.
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.modules.dropout._DropoutNd)]
-    plain = [m for m in model.modules() if isinstance(getattr(m, "attention_dropout", None), float)]
-    before = [m.p for m in layers], [m.attention_dropout for m in plain]
-    active = getattr(model, "is_gradient_checkpointing", False)
+    before: list[tuple[Any, str, Any]] = []
+    for module in model.modules():
+        layer = isinstance(module, torch.nn.modules.dropout._DropoutNd)
+        for name, value in vars(module).items():
+            rated = isinstance(value, float) and ((layer and name == "p") or RATES.search(name))
+            if rated or name == "gradient_checkpointing":
+                before.append((module, name, value))
     try:
-        for layer in layers:
-            layer.p = rate
-        for module in plain:
-            module.attention_dropout = rate
-        model.train()
-        if checkpointing and not active:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if checkpointing:
+            _checkpoint(model)
+        for module, name, value in before:
+            if isinstance(value, float):
+                setattr(module, name, 0.0 if name == "layerdrop" else rate)
+        model.train()  # checkpointing works in train mode only
         yield
     finally:
-        with uninterrupted():
-            if checkpointing and not active:
-                model.gradient_checkpointing_disable()
-            for layer, rate_before in zip(layers, before[0], strict=True):
-                layer.p = rate_before
-            for module, rate_before in zip(plain, before[1], strict=True):
-                module.attention_dropout = rate_before
-            model.eval()
+        for module, name, value in before:
+            setattr(module, name, value)
+        model.eval()
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """A Ctrl-C inside is heard at the end: a model must not stay half put back.
-
-    Only the main thread hears signals; elsewhere there is nothing to hold back.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard: list[tuple[int, Any]] = []
-    before = signal.getsignal(signal.SIGINT)
-    if before is None:  # set by something that is not Python: not ours to change
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda number, frame: heard.append((number, frame)))
+def _checkpoint(model: Any) -> None:
+    # The older name warns from transformers 5.23 on.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if heard and callable(before):
-        before(*heard[0])
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise InvalidInput(f"checkpointing=True: {error}") from error

@@ -11,6 +11,7 @@ from typing import Any
 from siftlm.controller.engine import Engine
 from siftlm.controller.forward import loss_of, resolved
 from siftlm.controller.plan import Planned, plan
+from siftlm.controller.preserving import dropping
 from siftlm.controller.settings import Tuning
 from siftlm.controller.tokens import Window, windows_of
 from siftlm.errors import Conflict, InvalidInput
@@ -54,17 +55,21 @@ class Tuner:
             watch: measured every so many steps; when it gets worse, the best state is taken.
             after: told of each step.
         """
+        with dropping(self.model, self.settings.dropout, self.settings.checkpointing):
+            return self._learn(texts, watch, after)
+
+    def _learn(self, texts: Sequence[str], watch: Watch | None, after: Callable[[Step], None] | None) -> Trace:
         began = time.monotonic()
         clock = {"steps": 0.0, "watch": 0.0}
         guard = _Watched(watch, self.settings, self.engine, clock)
         steps: list[Step] = []
-        ended = "nothing"
+        ended, learned = "nothing", Window((), ())
         for turn, window in self.turns(texts):
             ended = self.spent(steps, window, began)
             if ended:
                 break
             start = time.monotonic()
-            step = self._step(turn, window)
+            step, learned = self._step(turn, window), window
             clock["steps"] += time.monotonic() - start
             if not self.sound(step):
                 self.engine.rewind()
@@ -78,7 +83,9 @@ class Tuner:
                 ended = "worse"
                 break
             ended = "done"
-        if not self._finite():
+        # After the last step none follows that would notice where it led; a watch would.
+        wild = bool(steps) and watch is None and not self.sound(replace(steps[-1], loss=self._loss_now(learned)))
+        if wild or not self._finite():
             self.engine.rewind()
             return self._trace(steps, "diverged", 0, clock)
         kept = guard.settle(len(steps))
@@ -90,6 +97,9 @@ class Tuner:
         """What is learned, window by window, in order."""
         if isinstance(texts, str):
             raise InvalidInput("texts must be a list of texts; for one text, put it into a list")
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InvalidInput(f"text {place} must be a str, got {type(text).__name__}")
         cut: dict[int, list[Window]] = {}
         turns: list[tuple[Planned, Window]] = []
         for turn in plan(texts, self.settings):
@@ -126,8 +136,9 @@ class Tuner:
         if not reused:
             for p in parameters:
                 p.grad = None
-            loss = loss_of(self._run, window, self._device, self.settings.precision)
-            loss.backward()
+            with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
+                loss = loss_of(self._run, window, self._device, self.settings.precision)
+                loss.backward()
             gradients = [p.grad for p in parameters if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
             if self.settings.clip is not None:
@@ -137,6 +148,11 @@ class Tuner:
         if math.isfinite(norm) and math.isfinite(loss):
             self.engine.update(rate)
         return Step(turn.text, loss, window.learned, norm, rate, reused=reused)
+
+    def _loss_now(self, window: Window) -> float:
+        self.model.eval()
+        with load("torch", "tune").inference_mode():
+            return float(loss_of(self.model, window, self._device, self.settings.precision))
 
     def _finite(self) -> bool:
         torch = load("torch", "tune")
