@@ -14,7 +14,7 @@ from contracts.tree import imported, imported_at_top, modules
 
 # A room imports itself and rooms of a smaller number, so rooms side by side never import each other.
 LEVEL = {
-    "types": 0, "errors": 0, "extras": 0, "progress": 0,
+    "types": 0, "errors": 0, "extras": 0, "progress": 0, "bundled": 0,
     "selection": 1, "embedding": 1, "controller": 1, "sample": 1,
     "memory": 2,
     "local": 3,
