@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 EXTRAS := dev,datasets,embed,faiss,memory,plot,tune,train,docs,bench
 BIN := $(VENV)/bin
 
-# The demo needs numpy alone: a full environment serves it where there is one, else a small one made in seconds.
+# The demo needs torch and transformers: a full environment serves it where there is one, else a smaller one.
 DEMO_VENV := $(if $(wildcard $(READY)),$(VENV),.venv-demo)
 
 # mkdocs-material prints an advertisement on every build unless told not to.
@@ -24,7 +24,7 @@ endef
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(DEMO_VENV)/.ready  ## nearest neighbour and SIFT side by side, offline
+demo: $(DEMO_VENV)/.ready  ## a model learns for a prompt: memory, selection, tuning, answer; offline
 	@$(DEMO_VENV)/bin/siftlm demo
 
 # pytest comes last, so that its closing line closes the whole run.
@@ -58,7 +58,7 @@ $(READY): pyproject.toml constraints.txt
 
 .venv-demo/.ready: pyproject.toml constraints.txt
 	@$(call require_python)
-	@echo "Creating a small environment with numpy and siftlm ..."
+	@echo "Creating an environment with torch, transformers and siftlm ..."
 	@$(PYTHON) -m venv .venv-demo
-	@.venv-demo/bin/python -m pip install -qq -c constraints.txt -e .
+	@.venv-demo/bin/python -m pip install -qq -c constraints.txt -e '.[hf]'
 	@touch $@
