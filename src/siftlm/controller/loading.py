@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from siftlm.bundled import TINY, bundled
 from siftlm.controller.checks import whole
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
-TINY = "siftlm-tiny"
 # Where a model's tokenizer and configuration give no limit at all.
 CONTEXT = 2048
 # Tokenizers say "no limit" with a number like 1e30.
@@ -27,11 +26,6 @@ class Loaded:
     tokenizer: Any
     context: int
     """The most tokens that the model reads at once."""
-
-
-def bundled() -> Path:
-    """The folder of the model that comes with siftlm."""
-    return Path(__file__).with_name(TINY)
 
 
 def open_model(

@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from siftlm.bundled import TINY, bundled
 from siftlm.embedding.encoder import encoder_embedder
+from siftlm.embedding.gradients import gradients_embedder
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.embedding.precomputed import PrecomputedEmbedder
 from siftlm.embedding.protocol import Embedder
@@ -22,6 +24,7 @@ WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {"hashing": HashingEmbedder,
 # ``kind:model``, where the model is a folder or a name on the Hugging Face hub.
 WITH_MODEL: dict[str, Callable[..., Embedder]] = {
     "encoder": encoder_embedder,
+    "gradients": gradients_embedder,
     "sentences": SentencesEmbedder,
     "states": states_embedder,
 }
@@ -33,7 +36,8 @@ def embedder(name: str | Embedder, **settings: Any) -> Embedder:
     """The embedder of that name; one that is already there is returned as it is.
 
     ``hashing`` needs no model; ``precomputed`` is for vectors that are given; ``states:gpt2`` reads the hidden states
-    of a causal language model. Anything else is a folder or a name on the Hugging Face hub: a sentence-transformers
+    of a causal language model, and ``gradients:gpt2`` what it would learn from a text; ``siftlm-tiny`` is such a model
+    that comes with siftlm. Anything else is a folder or a name on the Hugging Face hub: a sentence-transformers
     model where it says so (``sentence-transformers/…``, or a folder with a ``modules.json``), otherwise an encoder
     whose states are averaged. ``sentences:`` or ``encoder:`` before it decides that by hand.
 
@@ -52,21 +56,25 @@ def embedder(name: str | Embedder, **settings: Any) -> Embedder:
     if kind not in WITH_MODEL:
         kind, model = "", name
     path = _folder(name, model)
-    model = model if path is None else str(path)
+    where = model if path is None else str(path)
+    # The bundled model keeps its name, since it lies elsewhere on every machine.
+    model = model if model == TINY else where
     kind_or_guess = kind or ("sentences" if _is_sentences(model, path) else "encoder")
-    make = partial(WITH_MODEL[kind_or_guess], f"{kind}:{model}" if kind else model, model)
+    make = partial(WITH_MODEL[kind_or_guess], f"{kind}:{model}" if kind else model, where)
     return _made(kind_or_guess, make, settings)
 
 
 def _folder(name: str, model: str) -> Path | None:
     """The absolute folder of a model, or ``None`` for a name that belongs to the hub."""
-    path = Path(model).expanduser()
+    path = bundled() if model == TINY else Path(model).expanduser()
     if model and path.is_dir():
         if not any((path / file).is_file() for file in ("config.json", "modules.json")):
             raise InvalidInput(
                 f"the folder {str(path)!r} holds no model: it has neither a config.json nor modules.json"
             )
         return path.resolve()
+    if model == TINY:
+        raise InvalidInput(f"embedder {name!r}: this installation of siftlm lacks the model that comes with it")
     if not model or path.exists() or model.startswith((".", "~", "/")) or model.count("/") > 1:
         raise InvalidInput(f"embedder {name!r}: {model!r} is no folder")
     if "/" not in model and difflib.get_close_matches(model.lower(), WITHOUT_MODEL, n=1, cutoff=0.75):
