@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from controller import tiny
-
 from siftlm.controller import Controller
 
 TEXTS = [
@@ -23,7 +22,7 @@ def controller(name: str = "llama", **settings) -> Controller:
     return Controller(tiny.model(name), tiny.tokenizer(), **given)
 
 
-def one_at_a_time(controller: Controller, sets, work=lambda: None, watch=None, **settings) -> list:
+def one_at_a_time(controller: Controller, sets, work=lambda _: None, watch=None, **settings) -> list:
     """[(trace, what ``work(i)`` found while the model was tuned for prompt i), …]"""
     found = []
     for place, texts in enumerate(sets):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 
 pytest.importorskip("peft")
 
-import peft  # noqa: E402
-import torch  # noqa: E402
-from controller import tiny  # noqa: E402
-from controller.many_texts import PROMPTS, SETS, TEXTS, controller, facts, one_at_a_time  # noqa: E402
+import peft
+import torch
 
-from siftlm.controller import Controller  # noqa: E402
-from siftlm.errors import Conflict, InvalidInput, SiftlmError  # noqa: E402
+from controller import tiny
+from controller.many_texts import PROMPTS, SETS, TEXTS, controller, facts, one_at_a_time
+from siftlm.controller import Controller
+from siftlm.errors import Conflict, InvalidInput, SiftlmError
 
 # The bar is 4 decimals of bits per byte; what is different here is only the order of summation.
 CLOSE = {"rel": 1e-5, "abs": 1e-5}
@@ -35,7 +36,7 @@ def compare(control: Controller, sets=SETS, *, watch=None, **settings) -> list:
         assert trace.losses == pytest.approx(expected.losses, nan_ok=True, **CLOSE)
         assert [s.norm for s in trace.steps] == pytest.approx([s.norm for s in expected.steps], nan_ok=True, rel=1e-3)
         assert score.bits_per_byte == pytest.approx(scored.bits_per_byte, **CLOSE)
-        assert trace.kept == 0 or abs(score.bits_per_byte - before) > 1e-3, "nothing was learned, so nothing is shown"
+        assert trace.kept == 0 or abs(score.bits_per_byte - before) > 1e-4, "nothing was learned, so nothing is shown"
     return traces
 
 
@@ -75,9 +76,9 @@ def test_every_setting(settings):
 
 @pytest.mark.slow
 def test_a_watch_ends_and_takes_the_best_state():
-    control = controller(rate=2e-2)
+    control = controller(rate=5e-2)
     watch = [PROMPTS[0], None, PROMPTS[2], lambda: 1.0]
-    traces = compare(control, [TEXTS * 2] * 4, watch=watch, watch_every=2, patience=2)
+    traces = compare(control, [texts * 3 for texts in SETS], watch=watch, watch_every=2, patience=3)
     assert traces[1].ended == "done"
     assert traces[3].ended == "worse"
     assert traces[3].kept == 0
@@ -100,15 +101,15 @@ def test_who_leaves_does_not_disturb_the_others():
 
 
 def test_who_diverges_is_the_base_model_and_the_others_go_on():
-    control = controller("gpt2")
-    sets = [TEXTS[:3], ["\x00" * 40, *TEXTS[:2]], TEXTS[3:]]
-    expected = one_at_a_time(control, sets, lambda place: control.likelihood(PROMPTS[place]).nats)
-    limit = expected[1][0].losses[0] - 1e-3  # the strange text is beyond it, the others are not
-    assert limit > max(expected[0][0].losses + expected[2][0].losses), "the strange text is not the strangest"
-    explode = limit / torch.log(torch.tensor(float(tiny.VOCABULARY))).item()
-    traces = compare(control, sets, explode=explode)
-    assert [trace.ended for trace in traces] == ["done", "diverged", "done"]
-    assert traces[1].kept == 0
+    control = controller()
+    sets = [TEXTS[:2], [TEXTS[0], TEXTS[3], TEXTS[1]], TEXTS[4:]]
+    highest = [max(trace.losses) for trace, _ in one_at_a_time(control, sets)]
+    # Between the highest of all losses, which is another text's for each prompt, and those of the other two prompts.
+    worst, second = sorted(highest)[:-3:-1]
+    limit = (worst + second) / 2
+    traces = compare(control, sets, explode=limit / math.log(tiny.VOCABULARY))
+    assert sorted(trace.ended for trace in traces) == ["diverged", "done", "done"]
+    assert traces[highest.index(worst)].kept == 0
 
 
 @pytest.mark.slow
@@ -204,7 +205,9 @@ def test_long_texts_with_contexts_and_several_owners():
         found = many.likelihoods(pairs, owners=[1, 0, 1, 1], texts=texts)
     alone = one_at_a_time(
         control, [TEXTS[:2], TEXTS[2:4]],
-        lambda place: [control.likelihood(text, after=after, texts=own) for (text, after), own in zip(pairs, texts)],
+        lambda _: [
+            control.likelihood(text, after=after, texts=own) for (text, after), own in zip(pairs, texts, strict=True)
+        ],
     )  # fmt: skip
     for row, owner in enumerate([1, 0, 1, 1]):
         expected = alone[owner][1][row]
@@ -212,6 +215,7 @@ def test_long_texts_with_contexts_and_several_owners():
         assert found[row].nats == pytest.approx(expected.nats, **CLOSE)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # PEFT reads an older name
 def test_a_saved_adapter_is_that_of_the_single_engine(tmp_path):
     control = controller("gpt2")
     sets = [TEXTS[:2], TEXTS[2:4]]

@@ -15,6 +15,7 @@ from siftlm.controller.forward import nats_together
 from siftlm.controller.generating import Generated
 from siftlm.controller.many_batches import batches, room_on
 from siftlm.controller.many_learning import After, Course, Lesson
+from siftlm.controller.preserving import dropping
 from siftlm.controller.stacked import Stack
 from siftlm.controller.tokens import Span, plain, spans_of, spelled, start_token
 from siftlm.controller.tuner import Tuner, Watch
@@ -80,7 +81,8 @@ class ManyTuner:
                     seen[owner] = look()
             return list(seen.values())
 
-        return Lesson(self._stack, self._rules, self._room, courses, measure, after).learn()
+        with dropping(self._controller.model, 0.0, self.settings.checkpointing):
+            return Lesson(self._stack, self._rules, self._room, courses, measure, after).learn()
 
     def likelihoods(
         self,

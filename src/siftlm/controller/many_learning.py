@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -121,30 +122,39 @@ class Lesson:
     def _gradients(self, courses: Sequence[Course]) -> Any:
         """(rows, total), clipped; loss and norm are left in `Course.last`."""
         torch = load("torch", "tune")
-        device, precision = self._stack.weights.device, self._settings.precision
-        windows = [course.window for course in courses]
-        width = max(len(window.ids) for window in windows) - 1
-        # Padding on the right: no token of a causal model sees what comes after it.
-        ids = torch.tensor([_padded(window.ids[:-1], width, 0) for window in windows], device=device)
-        labels = torch.tensor([_padded(window.labels[1:], width, IGNORED) for window in windows], device=device)
-        learned = torch.tensor([float(window.learned) for window in windows], device=device)
-        kind = None if precision == "float32" else getattr(torch, precision)
-        with self._stack.rows([course.owner for course in courses], kind=kind) as weights:
-            with casting(device.type, precision):
-                logits = self._rules.model(input_ids=ids, use_cache=False).logits
-            nats = torch.nn.functional.cross_entropy(
-                logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-            )
-            losses = nats.view(len(courses), width).sum(dim=1) / learned
+        owners = [course.owner for course in courses]
+        with torch.inference_mode(False), torch.enable_grad(), self._through(owners) as weights:
+            losses = self._losses([course.window for course in courses])
             (gradients,) = torch.autograd.grad(losses.sum(), weights)
         norms = gradients.norm(dim=1)
         if self._settings.clip is not None:
             gradients.mul_((self._settings.clip / (norms + 1e-6)).clamp(max=1.0)[:, None])
         if self._kept is not None:
-            self._kept[[course.owner for course in courses]] = gradients
+            self._kept[owners] = gradients
         for course, last in zip(courses, torch.stack([losses.detach(), norms], dim=1).tolist(), strict=True):
             course.last = last[0], last[1]
         return gradients
+
+    def _losses(self, windows: Sequence[Window]) -> Any:
+        """(rows,) mean nats of the tokens that each learns."""
+        torch = load("torch", "tune")
+        device = self._stack.weights.device
+        width = max(len(window.ids) for window in windows) - 1
+        # Padding on the right: no token of a causal model sees what comes after it.
+        ids = torch.tensor([_padded(window.ids[:-1], width, 0) for window in windows], device=device)
+        labels = torch.tensor([_padded(window.labels[1:], width, IGNORED) for window in windows], device=device)
+        learned = torch.tensor([float(window.learned) for window in windows], device=device)
+        with casting(device.type, self._settings.precision):
+            logits = self._rules.model(input_ids=ids, use_cache=False).logits
+        nats = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return nats.view(len(windows), width).sum(dim=1) / learned
+
+    def _through(self, owners: Sequence[int]) -> AbstractContextManager[Any]:
+        precision = self._settings.precision
+        kind = None if precision == "float32" else getattr(load("torch", "tune"), precision)
+        return self._stack.rows(owners, kind=kind)
 
     def _watched(self, taken: Sequence[tuple[Course, Step]]) -> None:
         """Record the steps, after a look at those whose time it is."""
@@ -175,9 +185,14 @@ class Lesson:
 
     def _ended(self) -> list[Trace]:
         """Each at its best state."""
-        finite = self._stack.finite()
-        for course in self._courses:
-            if course.ended != "diverged" and not finite[course.owner]:
+        # After a last step none follows that would notice where it led; a watch would.
+        going = [c for c in self._courses if c.steps and not c.watched and c.ended != "diverged"]
+        wild: set[int] = set()
+        for course, loss in zip(going, self._losses_now(going), strict=True):
+            if not self._rules.sound(replace(course.steps[-1], loss=loss)):
+                wild.add(course.owner)
+        for course, finite in zip(self._courses, self._stack.finite(), strict=True):
+            if course.ended != "diverged" and (course.owner in wild or not finite):
                 self._stack.rewind(course.owner)
                 course.ended = "diverged"
         every = self._settings.watch_every
@@ -190,6 +205,20 @@ class Lesson:
             if course.best_at < len(course.steps):
                 self._stack.weights[course.owner] = self._best[course.owner]  # type: ignore[index]
         return [self._trace(course) for course in self._courses]
+
+    def _losses_now(self, courses: Sequence[Course]) -> list[float]:
+        """Each on what it learned last."""
+        torch = load("torch", "tune")
+        windows = [course.turns[len(course.steps) - 1][1] for course in courses]
+        found = [math.inf] * len(courses)
+        self._rules.model.eval()
+        with torch.inference_mode():
+            for batch in batches([len(window.ids) - 1 for window in windows], self._room):
+                with self._through([courses[place].owner for place in batch]):
+                    losses = self._losses([windows[place] for place in batch]).tolist()
+                for place, loss in zip(batch, losses, strict=True):
+                    found[place] = loss
+        return found
 
     def _trace(self, course: Course) -> Trace:
         kept = 0 if course.ended == "diverged" else course.best_at if course.watched else len(course.steps)
