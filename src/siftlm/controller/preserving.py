@@ -26,6 +26,12 @@ def preserved(model: Any) -> Iterator[None]:
     cuda = [torch.cuda.get_rng_state(device) for device in devices]
     # Modes, dropout rates, checkpointing, what rotary embeddings remember: all are attributes of modules.
     attributes = [(module, dict(vars(module))) for module in model.modules()]
+    hooks = [  # transformers leaves some behind when checkpointing is switched off
+        (hooked, dict(hooked))
+        for _, before in attributes
+        for name, hooked in before.items()
+        if name.endswith("_hooks") and isinstance(hooked, dict)
+    ]
     buffers = [
         (module, name, buffer, None if buffer is None else buffer.detach().clone())
         for module in model.modules()
@@ -48,9 +54,10 @@ def preserved(model: Any) -> Iterator[None]:
             for module, before in attributes:
                 vars(module).clear()
                 vars(module).update(before)
-            for held, before in hooks:
-                held.clear()
-                held.update(before)
+            for hooked, before in hooks:
+                if hooked.keys() != before.keys():
+                    hooked.clear()
+                    hooked.update(before)
             for module, name, buffer, value in buffers:
                 module._buffers[name] = buffer
                 if buffer is not None:
