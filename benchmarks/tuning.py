@@ -354,6 +354,9 @@ def measured(bench: Bench, makers: Makers, pairs: Pairs, prompts: int = 1) -> di
     for turn in range(-1, bench.rounds):
         for name in list(jobs)[:: -1 if turn % 2 else 1]:
             run = jobs[name]()
+            print(
+                f"{turn + 1}/{bench.rounds} {name}: {run.total / prompts:.2f} s a prompt", file=sys.stderr, flush=True
+            )
             if turn >= 0:
                 runs[name].append(run)
     found: dict[str, Any] = {name: summary(own, prompts) for name, own in runs.items()}
