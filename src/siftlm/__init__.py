@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from siftlm import embedding, errors, selection
+    from siftlm.calibration import Calibration, calibrate
     from siftlm.controller import Controller
     from siftlm.embedding import embedder
     from siftlm.local import Answer, LocalModel, Score
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 # public name -> (module, attribute); an empty attribute means the module itself
 _HOME = {
     "Answer": ("siftlm.local", "Answer"),
+    "Calibration": ("siftlm.calibration", "Calibration"),
     "Controller": ("siftlm.controller", "Controller"),
     "Document": ("siftlm.types", "Document"),
     "Explanation": ("siftlm.types", "Explanation"),
@@ -36,6 +38,7 @@ _HOME = {
     "Selection": ("siftlm.types", "Selection"),
     "Step": ("siftlm.types", "Step"),
     "Trace": ("siftlm.types", "Trace"),
+    "calibrate": ("siftlm.calibration", "calibrate"),
     "embedder": ("siftlm.embedding", "embedder"),
     "embedding": ("siftlm.embedding", ""),
     "errors": ("siftlm.errors", ""),
@@ -50,6 +53,7 @@ _HOME = {
 
 __all__ = [
     "Answer",
+    "Calibration",
     "Controller",
     "Document",
     "Explanation",
@@ -64,6 +68,7 @@ __all__ = [
     "Step",
     "Trace",
     "__version__",
+    "calibrate",
     "embedder",
     "embedding",
     "errors",

@@ -1,7 +1,7 @@
 """Which room may import which: an arrow points from right to left and never back.
 
 types, errors  <-  selection, embedding, controller  <-  memory  <-  local
-               <-  evaluation, serving, scale, integrations  <-  cli
+               <-  calibration, evaluation, serving, scale, integrations  <-  cli
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ LEVEL = {
     "types": 0, "errors": 0, "extras": 0, "progress": 0, "bundled": 0,
     "selection": 1, "embedding": 1, "controller": 1, "sample": 1,
     "memory": 2,
-    "local": 3,
-    "evaluation": 4, "serving": 4, "scale": 4, "integrations": 4,
+    "local": 3, "local_many": 3,
+    "calibration": 4, "evaluation": 4, "serving": 4, "scale": 4, "integrations": 4,
     "siftlm": 5,  # the front door, src/siftlm/__init__.py: it names everything; no room goes out through it
     "cli": 6,
     "__main__": 7,
 }  # fmt: skip
 # The ground floor is one room: results may raise errors, and errors name extras.
 GROUND = {name for name, level in LEVEL.items() if level == 0}
+# The main flow, for one prompt and for many, is one room as well.
+FLOW = {"local", "local_many"}
 # Levels alone would allow these.
 NEVER = {("memory", "controller"): "a search knows no language model"}
 
@@ -44,7 +46,7 @@ def complaint(module: str, target: str) -> str | None:
     for room in (here, there):
         if room not in LEVEL:
             return f"room {room!r} has no place in the house: give it one in LEVEL"
-    if here == there or {here, there} <= GROUND:
+    if here == there or {here, there} <= GROUND or {here, there} <= FLOW:
         return None
     if (here, there) in NEVER:
         return f"{here} must not import {there}: {NEVER[here, there]}"

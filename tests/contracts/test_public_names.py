@@ -10,6 +10,7 @@ import siftlm
 
 PUBLIC = [
     "Answer",
+    "Calibration",
     "Controller",
     "Document",
     "Explanation",
@@ -24,6 +25,7 @@ PUBLIC = [
     "Step",
     "Trace",
     "__version__",
+    "calibrate",
     "embedder",
     "embedding",
     "errors",

@@ -1,0 +1,229 @@
+"""What is concluded from the runs, and the record that will be kept of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from siftlm.calibration.deciding import Rule, adaptive, correlation, decide, stop
+from siftlm.calibration.grid import Grid, Setting
+from siftlm.calibration.heldout import HeldOut
+from siftlm.calibration.measuring import Bench, Run, points_to
+from siftlm.calibration.stages import Found, Search
+from siftlm.calibration.statistics import mean
+from siftlm.controller import Controller
+from siftlm.extras import load
+from siftlm.memory import Memory
+from siftlm.memory.searching import Searching
+from siftlm.types import FloatArray
+
+LIBRARIES = ("siftlm", "numpy", "torch", "transformers")
+# Bytes of the record; a manifest is read whenever a memory is opened.
+LARGEST = 80_000
+# Numbers of each tensor that stand for all of it.
+LOOKED_AT = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """The best of the finalists on the texts of the confirmation."""
+
+    setting: Setting
+    steps: int
+    percents: Mapping[Setting, FloatArray]
+    """(texts, points) of each finalist."""
+    runs: Sequence[Run]
+    """Of the setting."""
+    adaptive: Rule | None
+    decide: Rule | None
+    correlation: float | None
+    helps: bool
+    """Is tuning better than none?"""
+    most: int
+
+    @classmethod
+    def of(cls, bench: Bench, found: Found) -> Verdict:
+        """By the mean, each at its own best number of steps; the plainer one of equals."""
+        percents = {one: bench.percents(one, found.texts, found.steps) for one in found.finalists}
+        plainest = dict.fromkeys((found.nearest, found.usual, *found.finalists))
+        setting = min(plainest, key=lambda one: float(percents[one].mean(axis=0).min()))
+        steps = points_to(found.steps)[int(np.argmin(percents[setting].mean(axis=0)))]
+        runs = [bench.runs[setting, text] for text in found.texts]
+        helps = float(percents[setting].mean(axis=0).min()) < 100
+        alpha = adaptive(runs, steps) if helps else None
+        used = alpha is not None and alpha.helps
+        stops = [stop(run, alpha.value) if alpha is not None and used else steps for run in runs]
+        rule = decide(runs, stops) if helps else None
+        return cls(
+            setting, steps, percents, runs, alpha, rule, correlation(runs, steps), helps, found.steps
+        )  # fmt: skip
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """For `LocalModel`."""
+        chosen: dict[str, Any] = {**self.setting.settings(), "n": self.steps}
+        if not self.helps:
+            return {**chosen, "n": 1, "decide": 1.0}
+        if self.adaptive is not None and self.adaptive.helps:
+            chosen.update(n=self.most, adaptive=self.adaptive.value)
+        if self.decide is not None and self.decide.helps:
+            chosen["decide"] = self.decide.value
+        return chosen
+
+    def at_best(self, setting: Setting) -> FloatArray:
+        """(texts,) of a finalist at its best number of steps."""
+        percents = self.percents[setting]
+        best: FloatArray = percents[:, int(np.argmin(percents.mean(axis=0)))]
+        return best
+
+    def against(self, other: Setting) -> dict[str, Any]:
+        """The paired difference: negative where the chosen one is better."""
+        difference = self.at_best(self.setting) - self.at_best(other)
+        return {
+            "setting": str(other),
+            "same": other == self.setting,
+            "percent": round(float(self.at_best(other).mean()), 3),
+            **mean(difference).to_dict(),
+            "better": int((difference < 0).sum()),
+        }
+
+
+def evidence(
+    bench: Bench,
+    search: Search,
+    found: Found,
+    verdict: Verdict,
+    source: Mapping[str, Any],
+    centres: Mapping[str, float],
+) -> dict[str, Any]:
+    """The record, without the settings."""
+    chosen = mean(verdict.at_best(verdict.setting))
+    curve = verdict.percents[verdict.setting].mean(axis=0)
+    for row in search.tried:
+        if row["stage"] == "confirm":
+            row["kept"] = row["setting"] == str(verdict.setting)
+    record = {
+        "chosen": {
+            "setting": str(verdict.setting),
+            "steps": verdict.steps,
+            "texts": len(found.texts),
+            **chosen.to_dict(),
+            "curve": [[n, round(float(value), 3)] for n, value in zip(points_to(found.steps), curve, strict=True)],
+        },
+        "against": {
+            "nearest neighbour": verdict.against(found.nearest),
+            "the usual settings": verdict.against(found.usual),
+        },
+        "remarks": _remarks(verdict, found),
+        "adaptive": None if verdict.adaptive is None else verdict.adaptive.to_dict(),
+        "decide": None if verdict.decide is None else verdict.decide.to_dict(),
+        "correlation": verdict.correlation,
+        "tried": search.tried,
+        "texts": {
+            **source,
+            "drawn": len(bench.texts),
+            "chosen_on": len(search.early),
+            "confirmed_on": len(found.texts),
+            "fresh": found.fresh,
+            "digest": _digest(bench.texts),
+        },
+        "spread": {name: round(noise, 4) for name, noise in centres.items()},
+        "model": {"parameters": bench.controller.parameters, "engine": bench.controller.engine.describe()},
+        "memory": _memory(bench.memory),
+        "steps": sum(min(run.steps, len(run.rows)) for run in bench.runs.values()),
+        "seconds": round(bench.seconds, 1),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
+    }
+    return _small(record)
+
+
+def question(
+    controller: Controller, memory: Searching, texts: Sequence[HeldOut], grid: Grid, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a log answers; to anything else it has nothing to say."""
+    return {
+        "model": controller.name,
+        "weights": _fingerprint(controller),
+        "tuning": controller.tuning_settings().to_dict(),
+        "context": controller.context,
+        "memory": _memory(memory),
+        "texts": _digest(texts),
+        "grid": asdict(grid),
+        **given,
+    }
+
+
+def _remarks(verdict: Verdict, found: Found) -> list[str]:
+    said = []
+    if not verdict.helps:
+        said.append("tuning did not help on these texts: decide=1 answers with the base model")
+    if verdict.setting == found.nearest:
+        said.append("no way to select by SIFT was better here, so nearest neighbour it is")
+    if verdict.adaptive is not None:
+        rule = verdict.adaptive
+        said.append(
+            f"stopping when σₙ > 1/({rule.value:g} n): {rule.percent:.1f} after {rule.steps:.1f} steps on average, "
+            f"{rule.left_out:.1f} on texts left out, {rule.plain:.1f} without: {'used' if rule.helps else 'not used'}"
+        )
+    if verdict.decide is not None:
+        rule = verdict.decide
+        said.append(
+            f"tuning only where {rule.value:.1%} of the uncertainty is removed: {rule.percent:.1f}, "
+            f"{rule.left_out:.1f} on texts left out, {rule.plain:.1f} without: {'used' if rule.helps else 'not used'}"
+        )
+    if verdict.correlation is not None:
+        said.append(f"uncertainty removed and gain: rank correlation {verdict.correlation:+.2f} over texts")
+    if verdict.steps == found.steps and verdict.helps:
+        said.append(f"{verdict.steps} steps were the most that was tried, and the best: more might be better")
+    return said
+
+
+def _memory(memory: Searching) -> dict[str, Any]:
+    if not isinstance(memory, Memory):
+        return {"embedder": memory.embedder.name, "fingerprint": memory.embedder.fingerprint}
+    known = memory.manifest
+    return {
+        "passages": len(memory), "generation": known.generation, "embedder": known.embedder,
+        "fingerprint": known.fingerprint,
+    }  # fmt: skip
+
+
+def _digest(texts: Sequence[HeldOut]) -> str:
+    plain = json.dumps([[one.prompt, one.scored, list(one.exclude)] for one in texts])
+    return hashlib.blake2b(plain.encode(), digest_size=8).hexdigest()
+
+
+def _fingerprint(controller: Controller) -> str:
+    """Of the weights, some of each tensor: a model that was trained on has changed in all of them."""
+    torch = load("torch", "tune")
+    found = hashlib.blake2b(digest_size=8)
+    for name, tensor in controller.model.state_dict().items():
+        flat = tensor.detach().reshape(-1)
+        some = flat[:: max(1, len(flat) // LOOKED_AT)]
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(some.to(device="cpu", dtype=torch.float32).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "?"
+
+
+def _small(record: dict[str, Any]) -> dict[str, Any]:
+    """Without what did worst on fewest texts, where there is too much."""
+    while len(json.dumps(record)) > LARGEST and len(record["tried"]) > 1:
+        least = min(record["tried"], key=lambda row: (row["kept"], row["texts"], -row["mean"]))
+        record = {**record, "tried": [row for row in record["tried"] if row is not least]}
+    return record
