@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +54,34 @@ def shell() -> Callable[..., subprocess.CompletedProcess[bytes]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sixty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A memory of sixty texts, to be read only."""
+    from cli.corpora import corpus
+    from siftlm.memory import Memory
+
+    home = tmp_path_factory.mktemp("sixty")
+    Memory.build(corpus(home / "c.jsonl", 60), home / "memory").close()
+    return home / "memory"
+
+
+@pytest.fixture
+def fake(folder: Path, sixty: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
+    """What the command line calls ``memory``, and a controller that needs no torch."""
+    from cli.fakes import FakeController
+
+    (folder / "memory").symlink_to(sixty, target_is_directory=True)
+    monkeypatch.setattr("siftlm.local.Controller", FakeController)
+    yield FakeController
+    FakeController.made.clear()
+    FakeController.interrupt_at = None
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a causal language model of a few thousand random weights."""
+    from embedding import tiny
+
+    return tiny.gpt2(tmp_path_factory.mktemp("model") / "gpt2")

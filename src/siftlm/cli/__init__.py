@@ -85,7 +85,7 @@ FLAGS = {
     "reuse=": "--set reuse=",
     "window=": "--set window=",
     "windows=": "--set windows=",
-    "repeats='grouped'": "--set repeats=grouped",
+    "repeats='grouped':": "--set repeats=grouped:",
     "Memory.open(…).ingest(…)": "--append",
     "Memory.build(…) or siftlm index": "siftlm index",
 }

@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     for line in _typed() if typed else _piped(sys.stdin):
         if not talk.hear(line):
             break
+    else:
+        talk.end()
     return 0 if typed else talk.status
 
 
@@ -138,6 +140,11 @@ class Talk:
                 raise
             self.say("stopped; the model is as it was", "dim")
         return True
+
+    def end(self) -> None:
+        """The input is over, and with it a block."""
+        if self._block:
+            self.hear("")
 
     def check(self) -> None:
         """Would the settings do? What is wrong is said now rather than after the next prompt."""
@@ -252,7 +259,9 @@ class Talk:
         # The seed that a prompt can be given is that of the drawing.
         shown = {**self._model.settings(**self._learning), "watch": False, **self._sampling, **self._changed}
         for name, value in sorted(shown.items()):
-            said = json.dumps(value) if isinstance(value, (str, list, bool, int, float, type(None))) else str(value)
+            said = (
+                json.dumps(value) if isinstance(value, (str, list, tuple, bool, int, float, type(None))) else str(value)
+            )
             self._print(f"{'*' if name in self._changed else ' '} {name} = {said}")
 
     def _complain(self, text: str) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from siftlm.cli.drawing import Terminal, printable
+from siftlm.cli.drawing import Terminal, printable, width_of, wrap
 from siftlm.cli.local import draw
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Live:
         of = "" if self._total is None else f" of {self._total}"
         drawn = "" if terminal is None else sparkline(self._losses, min(SPARKLINE, terminal.width - 45), terminal) + " "
         seconds = time.monotonic() - self._began
-        return f"{self._name}: step {len(self._losses)}{of}  {drawn}loss {self._losses[-1]:.3f}, {seconds:.1f} s"
+        return f"{self._name}: step {len(self._losses)}{of} {drawn}loss {self._losses[-1]:.3f}, {seconds:.1f} s"
 
     def _print(self, line: str) -> None:
         if self._stream is not None:
@@ -133,10 +133,19 @@ def drawn(trace: Trace, terminal: Terminal) -> list[str]:
     """How the loss went, for a person."""
     if not trace.steps:
         return [remark(trace) or "no step was taken"]
-    width = max(10, min(2 * SPARKLINE, terminal.width - 30))
-    lines = [f"loss of each text before its step  {sparkline(trace.losses, width, terminal)}", how(trace)]
+    name, names = "loss of each text before its step", "loss of the prompt itself"
+    width = max(10, min(2 * SPARKLINE, terminal.width - len(name) - 2))
+    # On a narrow screen the signs get a line of their own.
+    gap = "\n" if terminal.fixed and terminal.width < len(name) + 12 else "  "
+    lines = [f"{name}{gap}{sparkline(trace.losses, width, terminal)}", how(trace)]
     watched = [step.watched for step in trace.steps if step.watched is not None]
     if watched:
-        seen = f"{sparkline(watched, width, terminal)}  {watched[0]:.3f} to {watched[-1]:.3f}"
-        lines.append(f"loss of the prompt itself  {seen} nats a token")
-    return [*lines, remark(trace)] if remark(trace) else lines
+        lines.append(f"{names}{gap}{sparkline(watched, width, terminal)}")
+        lines.append(f"from {watched[0]:.3f} to {watched[-1]:.3f} nats a token")
+    lines += [remark(trace)] if remark(trace) else []
+    return [part for line in lines for half in line.split("\n") for part in wrapped(half, terminal)]
+
+
+def wrapped(line: str, terminal: Terminal) -> list[str]:
+    """As many lines as a screen needs for it."""
+    return wrap(terminal.spell(line), terminal.width) if terminal.fixed and width_of(line) > terminal.width else [line]

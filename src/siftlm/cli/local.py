@@ -96,9 +96,10 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, value in arguments.sets:
         if name in TUNING and getattr(arguments, name) is not None:
             raise Conflict(f"--{name} and --set {name}=… say the same thing: leave one out")
-        Tuning().with_({name: value})  # a wrong one is said before a model is loaded
         found[name] = value
-    Tuning().with_({name: value for name, value in found.items() if name in setting_names()})
+    # What is wrong is said before a model is loaded.
+    asked = {name for name, _ in arguments.sets} | set(setting_names())
+    Tuning().with_({name: value for name, value in found.items() if name in asked})
     return found
 
 

@@ -53,6 +53,10 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
                 stream.write(printable(json.dumps(record), stream) + "\n")
                 stream.flush()
                 records[task.line] = record
+        except KeyboardInterrupt:
+            if arguments.out is not None:
+                local.note("stopped; the same command goes on from here")
+            raise
         finally:
             if arguments.out is not None:
                 stream.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +44,12 @@ def open_model(
         name = os.fspath(model)
         source = os.fspath(bundled()) if name == TINY else name
         wanted = getattr(torch, dtype, None) if dtype else torch.float32
-        if not isinstance(wanted, torch.dtype):
+        if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
             raise InvalidInput(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
         try:
-            made = transformers.AutoModelForCausalLM.from_pretrained(source, **{_dtype_name(transformers): wanted})
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source) if tokenizer is None else tokenizer
+            with _without_bars(transformers):
+                made = transformers.AutoModelForCausalLM.from_pretrained(source, **{_dtype_name(transformers): wanted})
+                tokenizer = transformers.AutoTokenizer.from_pretrained(source) if tokenizer is None else tokenizer
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InvalidInput(
@@ -63,6 +66,27 @@ def open_model(
         if device is not None:
             made = made.to(device)
     return Loaded(name, made, tokenizer, _context(made, tokenizer, context))
+
+
+@contextmanager
+def _without_bars(transformers: Any) -> Iterator[None]:
+    """Downloads keep theirs: those take long enough to be watched."""
+    talk = transformers.utils.logging
+    if not talk.is_progress_bar_enabled():
+        yield
+        return
+    # It hides the bars of downloads, too, so those are brought back.
+    bars = load("huggingface_hub", "tune").utils
+    hidden = bars.are_progress_bars_disabled()
+    talk.disable_progress_bar()
+    if not hidden:
+        bars.enable_progress_bars()
+    try:
+        yield
+    finally:
+        talk.enable_progress_bar()
+        if hidden:
+            bars.disable_progress_bars()
 
 
 def _dtype_name(transformers: Any) -> str:
