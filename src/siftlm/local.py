@@ -21,6 +21,7 @@ from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.memory import Found, Memory
 from siftlm.memory.asked import EVEN
 from siftlm.memory.searching import Searching
+from siftlm.progress import Report
 from siftlm.selection import kernels, select
 from siftlm.selection.registry import find
 from siftlm.types import Likelihood, Step, Trace
@@ -302,6 +303,49 @@ class LocalModel:
                     stop=stops, seed=seed,
                 )  # fmt: skip
         return Answer(made.text, made.stopped, made.tokens, learned.found, learned.trace, made.cut, clock)
+
+    def score_many(
+        self,
+        texts: Sequence[str],
+        n: int | None = None,
+        method: Any = None,
+        *,
+        mode: Literal["split", "transductive"] = "split",
+        at: Sequence[int] = (),
+        watch: bool = False,
+        batch: int = 32,
+        progress: bool | Report | None = None,
+        **settings: Any,
+    ) -> list[Score]:
+        """`score` for many texts, with the same results: one search for all, and LoRA tunes ``batch`` at once."""
+        from siftlm.local_many import score_many
+
+        return score_many(self, texts, mode, at, watch, batch, progress, {**_given(n=n, method=method), **settings})
+
+    def generate_many(
+        self,
+        prompts: Sequence[str],
+        n: int | None = None,
+        method: Any = None,
+        *,
+        max_new_tokens: int = 100,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: str | Sequence[str] = (),
+        seed: int = 0,
+        watch: bool = False,
+        batch: int = 32,
+        progress: bool | Report | None = None,
+        **settings: Any,
+    ) -> list[Answer]:
+        """`generate` for many prompts, with the same results: one search for all, and LoRA tunes ``batch`` at once."""
+        from siftlm.local_many import generate_many
+
+        sampling = {
+            "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "stop": stop, "seed": seed,
+        }  # fmt: skip
+        given = {**_given(n=n, method=method), **settings}
+        return generate_many(self, prompts, watch, batch, progress, sampling, given)
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         """What a call with these changes goes by; a name that is not known or a wrong value is an error.

@@ -186,6 +186,16 @@ def refuse_unstackable(settings: Tuning) -> None:
         raise Conflict("compile=True is for one prompt at a time: stacked adapters change with every batch")
 
 
+def can_stack(engine: Engine, settings: Tuning) -> bool:
+    """May many prompts learn at once with these?"""
+    try:
+        refuse_unstackable(settings)
+        stackable(engine)
+    except Conflict:
+        return False
+    return True
+
+
 def stackable(engine: Engine) -> tuple[Adapters, list[Layer]]:
     """The layers of a LoRA engine, or a `Conflict` that says why its adapters cannot be stacked."""
     if not isinstance(engine, Adapters) or engine.name != "lora":

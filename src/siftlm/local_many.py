@@ -1,0 +1,308 @@
+"""The main flow for many prompts: one search for all, and with LoRA a whole batch tuned, scored and continued at once.
+
+What cannot be stacked (all weights, other adapters, dropout) is tuned one prompt after the other; results are the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from siftlm.controller import Controller
+from siftlm.controller.checks import text_with_content, whole
+from siftlm.controller.generating import Generated, check_sampling
+from siftlm.controller.many import ManyTuner
+from siftlm.controller.stacked import can_stack
+from siftlm.errors import Conflict, InvalidInput
+from siftlm.local import Answer, LocalModel, Score, _Asked, _parts, _worth_it
+from siftlm.memory import Found
+from siftlm.memory.asked import EVEN
+from siftlm.progress import Meter, Report, reporter
+from siftlm.types import Likelihood, Step, Trace
+
+Item = TypeVar("Item")
+
+UNSCORED, UNSAID = Likelihood(0.0, 0, 0), Generated("", 0, "length")
+
+
+@dataclass(eq=False)
+class Task:
+    """One prompt on its way."""
+
+    prompt: str
+    scored: str
+    before: str
+    """Read before what is scored."""
+    found: Found
+    context: tuple[str, ...]
+    trace: Trace | None = None
+    """Known from the beginning where nothing is to be learned."""
+    steps: int = 0
+    curve: dict[int, float] = field(default_factory=dict)
+    clock: dict[str, float] = field(default_factory=dict)
+    base: Likelihood = UNSCORED
+    tuned: Likelihood = UNSCORED
+    made: Generated = UNSAID
+
+    @property
+    def went(self) -> Trace:
+        """The trace, of a task that is done."""
+        return Trace((), "nothing", 0) if self.trace is None else self.trace
+
+
+class Alone:
+    """The controller as it is now, whoever it is asked for, with the face of a `ManyTuner`."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def likelihoods(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        owners: Sequence[int] | None = None,  # noqa: ARG002
+        texts: Sequence[Sequence[str]] | None = None,
+    ) -> list[Likelihood]:
+        """One after the other where there is something to put before them."""
+        if texts is None or not any(texts):
+            return self._controller.likelihoods(pairs)
+        return [self._controller.likelihoods([pair], texts=own)[0] for pair, own in zip(pairs, texts, strict=True)]
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        owners: Sequence[int] | None = None,  # noqa: ARG002
+        texts: Sequence[Sequence[str]],
+        **how: Any,
+    ) -> list[Generated]:
+        """One after the other."""
+        return [self._controller.generate(one, texts=own, **how) for one, own in zip(prompts, texts, strict=True)]
+
+
+Model = ManyTuner | Alone
+After = Callable[[Model, Mapping[int, Task]], None]
+"""Told of steps that were taken together: prompt of the model -> task."""
+Work = Callable[[Model, Sequence[Task]], None]
+"""What is to be done with a model that has learned for these."""
+
+
+def score_many(
+    model: LocalModel,
+    texts: Sequence[str],
+    mode: str,
+    at: Sequence[int],
+    watch: bool,
+    batch: int,
+    progress: bool | Report | None,
+    settings: Mapping[str, Any],
+) -> list[Score]:
+    """See `LocalModel.score_many`."""
+    asked = model._asked(settings)
+    parts = [_parts(text, mode) for text in _checked("text", texts)]
+    if watch and mode == "transductive":
+        raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
+    points = {whole("each of at", step, least=0) for step in at}
+    meter = Meter("scoring", "texts", reporter(progress), total=len(parts))
+
+    def after(now: Model, taken: Mapping[int, Task]) -> None:
+        due = {owner: task for owner, task in taken.items() if task.steps in points}
+        with _shared(list(due.values()), "score"):
+            seen = now.likelihoods([(task.scored, task.before) for task in due.values()], owners=list(due))
+        for task, one in zip(due.values(), seen, strict=True):
+            task.curve[task.steps] = one.bits_per_byte
+        meter.add(sum(_share(task, asked) for task in taken.values()))
+
+    def work(now: Model, tasks: Sequence[Task]) -> None:
+        with _shared(tasks, "score"):
+            seen = now.likelihoods(
+                [(task.scored, task.before) for task in tasks], owners=range(len(tasks)),
+                texts=[task.context for task in tasks],
+            )  # fmt: skip
+        for task, one in zip(tasks, seen, strict=True):
+            task.tuned = task.base if task.went.ended == "diverged" else one
+
+    scores: list[Score] = []
+    for some in _batches(parts, batch):
+        tasks = _found(model, some, asked)
+        with _shared(tasks, "score"):
+            base = model.controller.likelihoods([(task.scored, task.before) for task in tasks])
+        for task, one in zip(tasks, base, strict=True):
+            task.base = one
+            task.curve = {0: one.bits_per_byte} if 0 in points else {}
+        _learn(model.controller, tasks, asked, watch, after, work)
+        scores.extend(
+            Score(
+                task.base.bits_per_byte,
+                task.tuned.bits_per_byte,
+                mode,
+                task.tuned,
+                task.base,
+                task.found,
+                task.went,
+                tuple(sorted(task.curve.items())),
+                task.clock,
+            )
+            for task in tasks
+        )
+        meter.at(len(scores))
+    meter.finish()
+    return scores
+
+
+def generate_many(
+    model: LocalModel,
+    prompts: Sequence[str],
+    watch: bool,
+    batch: int,
+    progress: bool | Report | None,
+    sampling: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> list[Answer]:
+    """See `LocalModel.generate_many`."""
+    asked = model._asked(settings)
+    parts = [(prompt, "", "") for prompt in _checked("prompt", prompts)]
+    stop = sampling["stop"]
+    how = {**sampling, "stop": [stop] if isinstance(stop, str) else list(stop)}
+    check_sampling(
+        how["max_new_tokens"], how["temperature"], how["top_p"], how["stop"], model.controller.context
+    )  # fmt: skip
+    meter = Meter("answering", "prompts", reporter(progress), total=len(parts))
+
+    def after(_: Model, taken: Mapping[int, Task]) -> None:
+        meter.add(sum(_share(task, asked) for task in taken.values()))
+
+    def work(now: Model, tasks: Sequence[Task]) -> None:
+        with _shared(tasks, "generate"):
+            made = now.generate(
+                [task.prompt for task in tasks], owners=range(len(tasks)), texts=[task.context for task in tasks], **how
+            )
+        for task, one in zip(tasks, made, strict=True):
+            task.made = one
+
+    answers: list[Answer] = []
+    for some in _batches(parts, batch):
+        tasks = _found(model, some, asked)
+        _learn(model.controller, tasks, asked, watch, after, work)
+        answers.extend(
+            Answer(
+                task.made.text, task.made.stopped, task.made.tokens, task.found, task.went, task.made.cut, task.clock
+            )
+            for task in tasks
+        )
+        meter.at(len(answers))
+    meter.finish()
+    return answers
+
+
+# --- inside
+
+
+def _checked(what: str, texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise InvalidInput(f"{what}s must be a list; for one {what} there is the method without _many")
+    return [text_with_content(f"{what} {place}", text) for place, text in enumerate(texts)]
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    whole("batch", size)
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _found(model: LocalModel, parts: Sequence[tuple[str, str, str]], asked: _Asked) -> list[Task]:
+    """All selections, in one search where they are made by the memory's own vectors."""
+    prompts = [prompt for prompt, _, _ in parts]
+    began = time.perf_counter()
+    if getattr(asked, "features", None) is not None:  # of the model itself, which looks at each prompt's own candidates
+        found = [model._select(prompt, asked) for prompt in prompts]
+    else:
+        settings = dict(asked.search)
+        if isinstance(asked.method, str) and asked.method in EVEN:
+            settings.setdefault("replacement", True)  # as `LocalModel.select` does
+        found = model.memory.search_many(prompts, asked.n, method=asked.method, **settings)
+    share = (time.perf_counter() - began) / len(parts)
+    tasks = [
+        Task(*part, one, tuple(one.texts) if asked.use != "weights" else (), clock={"select": share, "tune": 0.0})
+        for part, one in zip(parts, found, strict=True)
+    ]
+    for task in tasks:
+        if asked.use == "context" or not _worth_it(task.found, asked.decide):
+            ended = "declined" if asked.use != "context" else "done" if task.context else "nothing"
+            task.trace = Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)})
+    return tasks
+
+
+def _learn(controller: Controller, tasks: Sequence[Task], asked: _Asked, watch: bool, after: After, work: Work) -> None:
+    """Do the ``work`` for every task with a model that has learned for it, where that is worth it."""
+    alone = Alone(controller)
+    if as_it_is := [task for task in tasks if task.trace is not None]:
+        work(alone, as_it_is)
+    left = [task for task in tasks if task.trace is None]
+    if left and can_stack(controller.engine, controller.tuning_settings(**asked.tuning)):
+        _learn_together(controller, left, asked, watch, after, work)
+        return
+    for task in left:
+
+        def stepped(_: Step, task: Task = task) -> None:
+            task.steps += 1
+            after(alone, {0: task})
+
+        def look(prompt: str = task.prompt) -> float:
+            return controller.likelihood(prompt).nats_per_token
+
+        began = _clock([task])
+        with controller.tuning(**asked.tuning) as tuner:
+            task.trace = tuner.learn(task.found.texts, watch=look if watch else None, after=stepped)
+            _tuned([task], began)
+            work(alone, [task])
+
+
+def _learn_together(
+    controller: Controller, tasks: Sequence[Task], asked: _Asked, watch: bool, after: After, work: Work
+) -> None:
+    began = _clock(tasks)
+    with controller.tuning_many(len(tasks), **asked.tuning) as many:
+
+        def stepped(steps: Mapping[int, Step]) -> None:
+            taken = {owner: tasks[owner] for owner in steps}
+            for task in taken.values():
+                task.steps += 1
+            after(many, taken)
+
+        traces = many.learn(
+            [task.found.texts for task in tasks], watch=[task.prompt for task in tasks] if watch else None,
+            after=stepped,
+        )  # fmt: skip
+        for task, trace in zip(tasks, traces, strict=True):
+            task.trace = trace
+        _tuned(tasks, began)
+        work(many, tasks)
+
+
+def _share(task: Task, asked: _Asked) -> float:
+    """Of its learning, that one step is; about."""
+    turns = int(asked.tuning.get("passes", 1)) * int(asked.tuning.get("windows", 1))
+    return 1 / max(1, len(task.found) * turns)
+
+
+def _clock(tasks: Sequence[Task]) -> float:
+    """Stands still while something is scored for them."""
+    return time.perf_counter() - sum(task.clock.get("score", 0.0) for task in tasks)
+
+
+def _tuned(tasks: Sequence[Task], began: float) -> None:
+    share = (_clock(tasks) - began) / len(tasks)
+    for task in tasks:
+        task.clock["tune"] = share
+
+
+@contextmanager
+def _shared(tasks: Sequence[Task], what: str) -> Iterator[None]:
+    """Each has its share of the time."""
+    began = time.perf_counter()
+    yield
+    for task in tasks:
+        task.clock[what] = task.clock.get(what, 0.0) + (time.perf_counter() - began) / len(tasks)
