@@ -52,6 +52,7 @@ def test_an_exception_in_the_block(one, forgotten):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.slow
 def test_an_exception_in_the_middle_of_backward(one, forgotten, checkpointing):
     def fail(gradient):
         raise Fault
@@ -76,6 +77,7 @@ def learn(one, prepare, **settings):
 
 
 @pytest.mark.parametrize("where", ["watch", "after"])
+@pytest.mark.slow
 def test_an_exception_in_what_the_caller_gave(one, forgotten, where):
     calls = []
 
@@ -100,6 +102,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.slow
 def test_out_of_memory(one, forgotten, monkeypatch, place):
     with pytest.raises(torch.OutOfMemoryError), monkeypatch.context() as patch:
         learn(one, lambda: fail_at(patch, *PLACES[place]))
@@ -107,13 +110,15 @@ def test_out_of_memory(one, forgotten, monkeypatch, place):
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 8])
+@pytest.mark.slow
 def test_out_of_memory_while_the_moments_are_made(one, forgotten, monkeypatch, at):
     with pytest.raises(torch.OutOfMemoryError), monkeypatch.context() as patch, one.tuning() as tuner:
         tuner.learn(TEXTS, after=None, watch=lambda: fail_at(patch, "torch.zeros_like", at) or 1.0)
     forgotten()
 
 
-@pytest.mark.parametrize("at", [1, 2, 5, 20])
+@pytest.mark.parametrize("at", [1, 2, 5, 12])
+@pytest.mark.slow
 def test_out_of_memory_while_the_copies_are_made(one, forgotten, monkeypatch, at):
     """Before the first step of the first prompt: of the weights, or of the adapter while it is put in."""
     fail_at(monkeypatch, "torch.Tensor.clone", at)
@@ -160,6 +165,7 @@ def test_a_loss_that_is_no_number(one, forgotten):
     forgotten()
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_no_number_with_a_loss_that_is(one, forgotten):
     with one.tuning() as tuner:
         weight = next(p for p in one.model.parameters() if p.requires_grad)
@@ -173,6 +179,7 @@ def test_a_gradient_that_is_no_number_with_a_loss_that_is(one, forgotten):
     forgotten()
 
 
+@pytest.mark.slow
 def test_a_base_model_with_a_poisoned_weight():
     model = tiny.model("llama")
     with torch.no_grad():
@@ -192,6 +199,7 @@ def explosive(engine):
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("rate", [1e3, 1e30])
 @pytest.mark.parametrize("engine", ["full", "lora"])
+@pytest.mark.slow
 def test_an_exploding_loss(engine, rate, count, untouched):
     """Also when the step that led there was the last."""
     one = explosive(engine)
@@ -204,6 +212,7 @@ def test_an_exploding_loss(engine, rate, count, untouched):
 
 
 @pytest.mark.parametrize("engine", ["full", "lora"])
+@pytest.mark.slow
 def test_an_exploding_loss_while_somebody_watches(engine, untouched):
     one = explosive(engine)
     check, before = untouched(one.model), one.likelihood(OTHER)
@@ -228,6 +237,7 @@ def test_a_block_in_a_block_is_refused_and_harms_neither(one, forgotten):
     forgotten()
 
 
+@pytest.mark.slow
 def test_two_models_may_be_tuned_at_once_and_left_in_any_order(one, forgotten):
     other = Controller(tiny.model("llama"), tiny.tokenizer(), engine="full", rate=1e-2, precision="float32")
     with one.tuning() as tuner:

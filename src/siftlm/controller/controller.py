@@ -24,7 +24,7 @@ from siftlm.controller.settings import Tuning, rate_for
 from siftlm.controller.stacked import Stack, refuse_unstackable
 from siftlm.controller.tokens import Span, plain, spans_of, spelled, start_token
 from siftlm.controller.tuner import Tuner
-from siftlm.errors import Conflict, SiftlmError, UnknownName
+from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
 from siftlm.extras import load
 from siftlm.types import Likelihood
 
@@ -189,6 +189,8 @@ class Controller:
 
     def context_of(self, texts: Sequence[str], room: int | None = None) -> list[int]:
         """The texts as tokens to be put before a prompt: the first ones stay where not all fit into ``room``."""
+        if isinstance(texts, str):
+            raise InvalidInput("texts must be a list of texts; for one text, put it into a list")
         room = self.context // 2 if room is None else room
         start = start_token(self.tokenizer)
         ids = [] if start is None else [start]
@@ -210,9 +212,10 @@ class Controller:
         """Inside `tuning`: the adapter as it is now, in PEFT's format, for transformers, vLLM and others."""
         if not isinstance(self.engine, Adapters):
             raise Conflict("all weights are tuned, so there is no adapter: Controller(…, engine='lora')")
-        if self._tuner is None:
-            raise SiftlmError("the adapter is there while the model is tuned: call save_adapter inside the block")
-        return self.engine.save(folder, self.name)
+        with self._lock:  # another thread's block is not this one's
+            if self._tuner is None:
+                raise SiftlmError("the adapter is there while the model is tuned: call save_adapter inside the block")
+            return self.engine.save(folder, self.name)
 
     def evaluating(self, work: Callable[[], Made]) -> Made:
         """Without dropout, and back to the modes that there were."""

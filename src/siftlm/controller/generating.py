@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,34 +58,69 @@ def generate(
     check_sampling(max_new_tokens, temperature, top_p, stops, controller.context)
     tokenizer, model = controller.tokenizer, controller.model
     device = next(model.parameters()).device
-    ids = plain(tokenizer, prompt)
-    head = [] if fixed else leading(tokenizer)
-    room = max(1, controller.context - max_new_tokens - len(fixed) - len(head))
-    read = [*fixed, *head, *ids[-room:]]
-    start = start_token(tokenizer)
-    if not read:
-        if start is None:
-            raise InvalidInput("the prompt is empty, and the model has no token to begin with")
-        read = [start]
+    read, cut = reading(controller, prompt, fixed, max_new_tokens)
     row = torch.tensor([read], device=device)
+    ends = ends_of(controller)
     config = transformers.GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends or None,
         **({"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}),
     )
     extra = {"stop_strings": stops, "tokenizer": tokenizer} if stops else {}
-    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []), torch.inference_mode():
+    with (
+        torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []),
+        torch.inference_mode(),
+        as_asked(model),
+    ):
         torch.manual_seed(seed)
         made = model.generate(
             input_ids=row, attention_mask=torch.ones_like(row), generation_config=config, **extra
         )[0, len(read) :].tolist()  # fmt: skip
-    ended = bool(made) and made[-1] == tokenizer.eos_token_id
-    text = tokenizer.decode(made, skip_special_tokens=True)
+    text = said(tokenizer, read[-1], made)
     places = [text.find(one) for one in stops if one in text]
-    stopped = "stop" if places else "end" if ended else "length"
-    return Generated(text[: min(places)] if places else text, len(made), stopped, max(0, len(ids) - room))
+    stopped = "stop" if places else "end" if made and made[-1] in ends else "length"
+    return Generated(text[: min(places)] if places else text, len(made), stopped, cut)
+
+
+def reading(controller: Controller, prompt: str, fixed: Sequence[int], most: int) -> tuple[list[int], int]:
+    """The tokens to continue with up to ``most``, and how many of the prompt's did not fit."""
+    ids = plain(controller.tokenizer, prompt)
+    left = controller.context - most
+    fixed = fixed[: max(left // 2, left - len(ids))]
+    head = [] if fixed else leading(controller.tokenizer)
+    room = max(1, left - len(fixed) - len(head))
+    start = start_token(controller.tokenizer)
+    read = [*fixed, *head, *ids[-room:]]
+    if not read and start is None:
+        raise InvalidInput("the prompt is empty, and the model has no token to begin with")
+    return read or [start or 0], max(0, len(ids) - room)
+
+
+def ends_of(controller: Controller) -> list[int]:
+    """Every token that ends a text: chat models have several, and the tokenizer knows of one."""
+    known = getattr(controller.model.generation_config, "eos_token_id", None)
+    several = list(known) if isinstance(known, (list, tuple)) else [known]
+    return [end for end in dict.fromkeys([controller.tokenizer.eos_token_id, *several]) if isinstance(end, int)]
+
+
+@contextmanager
+def as_asked(model: Any) -> Iterator[None]:
+    """Inside, nothing is added to what was asked for: models come with penalties and temperatures of their own."""
+    before = model.generation_config
+    model.generation_config = load("transformers", "tune").GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def said(tokenizer: Any, last: int, made: Sequence[int]) -> str:
+    """The tokens that were made, as text behind ``last``: by themselves some would lose the space they begin with."""
+    before = tokenizer.decode([last], skip_special_tokens=True)
+    whole = tokenizer.decode([last, *made], skip_special_tokens=True)
+    return str(whole[len(before) :] if whole.startswith(before) else tokenizer.decode(made, skip_special_tokens=True))
 
 
 def check_sampling(most: Any, temperature: Any, top_p: Any, stops: Sequence[Any], context: int) -> None:

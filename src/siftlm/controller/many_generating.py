@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from siftlm.controller.generating import Generated, check_sampling
+from siftlm.controller.generating import Generated, as_asked, check_sampling, ends_of, reading, said
 from siftlm.controller.many_batches import Room, batches
 from siftlm.controller.stacked import Stack
-from siftlm.controller.tokens import leading, plain, start_token
-from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ def generate(
     torch = load("torch", "tune")
     stops = [stop] if isinstance(stop, str) else list(stop)
     check_sampling(max_new_tokens, temperature, top_p, stops, controller.context)
-    read = [_read(controller, prompt, own, max_new_tokens) for prompt, own in zip(prompts, fixed, strict=True)]
+    read = [reading(controller, prompt, own, max_new_tokens) for prompt, own in zip(prompts, fixed, strict=True)]
     made: list[Generated] = [Generated("", 0, "length")] * len(prompts)
     # The cache holds what is read and what is made.
     for batch in batches([len(ids) + max_new_tokens for ids, _ in read], room):
@@ -42,20 +40,8 @@ def generate(
         with torch.inference_mode(), stack.rows([owners[place] for place in batch]):
             rows = _continued(controller, [read[place][0] for place in batch], max_new_tokens, stops, draw)
         for place, ids in zip(batch, rows, strict=True):
-            made[place] = _said(controller.tokenizer, ids, stops, read[place][1])
+            made[place] = _made(controller, read[place], ids, stops)
     return made
-
-
-def _read(controller: Controller, prompt: str, fixed: Sequence[int], most: int) -> tuple[list[int], int]:
-    """The tokens to continue, and how many of the prompt's did not fit."""
-    ids = plain(controller.tokenizer, prompt)
-    head = [] if fixed else leading(controller.tokenizer)
-    room = max(1, controller.context - most - len(fixed) - len(head))
-    start = start_token(controller.tokenizer)
-    read = [*fixed, *head, *ids[-room:]]
-    if not read and start is None:
-        raise InvalidInput("a prompt is empty, and the model has no token to begin with")
-    return read or [start or 0], max(0, len(ids) - room)
 
 
 def _continued(
@@ -64,37 +50,36 @@ def _continued(
     torch, transformers = load("torch", "tune"), load("transformers", "tune")
     tokenizer, model = controller.tokenizer, controller.model
     device = next(model.parameters()).device
-    end = tokenizer.eos_token_id
-    filling = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
+    ends = ends_of(controller)
+    filling = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(len(ids) for ids in read)
     # On the left, so that all continue at the same place.
     rows = torch.tensor([[filling or 0] * (width - len(ids)) + list(ids) for ids in read], device=device)
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in read], device=device)
     config = transformers.GenerationConfig(
-        max_new_tokens=most, do_sample=False, pad_token_id=filling, eos_token_id=end
+        max_new_tokens=most, do_sample=False, pad_token_id=filling, eos_token_id=ends or None
     )  # fmt: skip
     extra: dict[str, Any] = {"stop_strings": list(stops), "tokenizer": tokenizer} if stops else {}
     if draw is not None:
         extra["logits_processor"] = transformers.LogitsProcessorList([draw])
-    made = model.generate(input_ids=rows, attention_mask=mask, generation_config=config, **extra)[:, width:].tolist()
+    with as_asked(model):
+        made = model.generate(input_ids=rows, attention_mask=mask, generation_config=config, **extra)[:, width:]
     # What follows a row's end is padding that waits for the longest.
-    return [ids[: ids.index(end) + 1] if end in ids else ids for ids in made]
+    return [ids[: next((at for at, one in enumerate(ids, 1) if one in ends), None)] for ids in made.tolist()]
 
 
-def _said(tokenizer: Any, ids: Sequence[int], stops: Sequence[str], cut: int) -> Generated:
-    text = tokenizer.decode(ids, skip_special_tokens=True)
+def _made(controller: Controller, read: tuple[Sequence[int], int], ids: Sequence[int], stops: Sequence[str]
+          ) -> Generated:  # fmt: skip
+    (*_, last), cut = read
+    text = said(controller.tokenizer, last, ids)
     places = [text.find(one) for one in stops if one in text]
     if not places:
-        ended = bool(ids) and ids[-1] == tokenizer.eos_token_id
+        ended = bool(ids) and ids[-1] in ends_of(controller)
         return Generated(text, len(ids), "end" if ended else "length", cut)
     # The row ended with the token that completed a stop text, and was padded from there on.
-    count = next(n for n in range(1, len(ids) + 1) if _stopped(tokenizer, ids[:n], stops))
+    heard = (said(controller.tokenizer, last, ids[:n]) for n in range(1, len(ids) + 1))
+    count = next(n for n, text in enumerate(heard, 1) if any(one in text for one in stops))
     return Generated(text[: min(places)], count, "stop", cut)
-
-
-def _stopped(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> bool:
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    return any(one in text for one in stops)
 
 
 class _Drawing:

@@ -117,6 +117,14 @@ def spans_of(ids: Sequence[int], size: int, *, start: int | None, before: Sequen
 def spelled(tokenizer: Any, text: str, ids: Sequence[int], scored: int) -> Likelihood:
     """A `Likelihood` to fill in: how many bytes the scored tokens of ``text`` spell."""
     size = len(text.encode("utf-8", "replace"))
-    if scored < len(ids):  # no start token: the first token was not scored, nor do its bytes count
-        size -= len(tokenizer.decode(ids[: len(ids) - scored]).encode())
-    return Likelihood(0.0, scored, max(size, 0))
+    # No start token: the first token was not scored, nor do its bytes count.
+    return Likelihood(0.0, scored, max(size - _bytes(tokenizer, text, ids[: len(ids) - scored]), 0))
+
+
+def _bytes(tokenizer: Any, text: str, ids: Sequence[int]) -> int:
+    """Of the beginning of ``text`` that these tokens spell."""
+    decoded = tokenizer.decode(ids) if ids else ""
+    if text.startswith(decoded):
+        return len(decoded.encode())
+    # The last one ends inside a character: it is written as <0xE2>, or with one letter for each byte.
+    return sum(1 if token.startswith("<0x") else len(token) for token in tokenizer.convert_ids_to_tokens(list(ids)))
