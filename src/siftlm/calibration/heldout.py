@@ -81,7 +81,7 @@ def drawn(memory: Memory, count: int, seed: int, mode: str) -> list[HeldOut]:
     if len(usable) < LEAST:
         raise InvalidInput(
             f"{memory.path}: only {len(usable)} documents of {SHORTEST} characters or more can be held out, and at "
-            f"least {LEAST} are needed: give texts of the kind that the prompts will be, with texts="
+            f"least {LEAST} are needed: give texts=…, of the kind that the prompts will be"
         )
     return usable
 

@@ -14,6 +14,7 @@ from typing import IO, Any, NoReturn
 
 from siftlm import __version__
 from siftlm.cli import (
+    calibrate,
     chat,
     compact,
     delete,
@@ -39,6 +40,7 @@ examples:
   siftlm score memory --file page.txt --model gpt2        bits per byte before and after learning for it
   siftlm generate memory "a prompt" --compare             continue it, beside what the base model says
   siftlm chat memory                                      prompt after prompt; /why shows what was learned
+  siftlm calibrate memory                                 which settings make the model learn best from it
   siftlm info memory --redundancy                         what is in it, and whether diversity will matter
   siftlm spread --candidates vectors.npy                  which λ is sensible for these vectors
   siftlm select --candidates vectors.npy --query q.npy -n 10 --texts texts.txt
@@ -86,6 +88,7 @@ FLAGS = {
     "window=": "--set window=",
     "windows=": "--set windows=",
     "repeats='grouped':": "--set repeats=grouped:",
+    "texts=": "--texts ",
     "Memory.open(…).ingest(…)": "--append",
     "Memory.build(…) or siftlm index": "siftlm index",
 }
@@ -135,7 +138,8 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (index, search, info, delete, compact, verify, score, generate, chat, select, methods, spread, demo):
+    for command in (index, search, info, delete, compact, verify, score, generate, chat, calibrate, select, methods,
+                    spread, demo):  # fmt: skip
         command.add(commands)
     return top
 
