@@ -102,7 +102,7 @@ def test_colour_changes_nothing_but_colour(comparisons):
 
 
 def test_in_a_pipe_it_is_plain(shell):
-    run = shell("demo")
+    run = shell("demo", "picks")
     assert run.returncode == 0
     assert run.stderr == b""
     assert b"\x1b" not in run.stdout
@@ -111,7 +111,7 @@ def test_in_a_pipe_it_is_plain(shell):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_an_encoding_without_blocks(shell, encoding):
-    run = shell("demo", PYTHONIOENCODING=encoding)
+    run = shell("demo", "picks", PYTHONIOENCODING=encoding)
     assert run.returncode == 0
     assert run.stdout.isascii()
     questions = [b"he have?", b"do it?", b"Michael Jordan?"]
