@@ -17,22 +17,25 @@ from siftlm.controller import Controller
 from siftlm.controller.checks import number, text_with_content, whole
 from siftlm.controller.generating import check_sampling
 from siftlm.controller.settings import setting_names
+from siftlm.embedding.gradients import GradientEmbedder
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.memory import Found, Memory
 from siftlm.memory.asked import EVEN
+from siftlm.memory.reselect import reselect
 from siftlm.memory.searching import Searching
 from siftlm.progress import Report
 from siftlm.selection import kernels, select
 from siftlm.selection.registry import find
-from siftlm.types import Likelihood, Step, Trace
+from siftlm.types import Likelihood, Step, Trace, Vectors
 
 MODES = ("split", "transductive")
 USES = ("weights", "context", "both")
+GRADIENTS = "gradients"
 # What decides whether tuning is worth it: the least share of the uncertainty that the selection must remove, or
 # a function that looks at what was found.
 Decide = float | Callable[[Found], bool] | None
 # Settings of `LocalModel` itself, beside those of a search and those of tuning.
-OWN = ("n", "method", "use", "decide")
+OWN = ("n", "method", "use", "decide", "features")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +135,11 @@ class LocalModel:
         memory: a folder, a `Memory`, or an `Outside` vector database.
         embedder: for a folder whose own embedder has moved.
         tokenizer, engine, rank, alpha, targets, device, dtype, context: see `Controller`.
-        **settings: what to use unless a call says otherwise: ``n``, ``method``, ``use``, ``decide``; those of tuning
-            (see `siftlm.controller.Tuning`) and of the search (see `Memory.search`).
+        **settings: what to use unless a call says otherwise: ``n``, ``method``, ``use``, ``decide``, ``features``;
+            those of tuning (see `siftlm.controller.Tuning`) and of the search (see `Memory.search`).
+
+    ``features="gradients"`` selects among the ``k`` nearest by what the model would learn from each, not by the
+    memory's own vectors; any `siftlm.embedding.Embedder` will do as well.
 
     What is not given comes from the memory's calibration for this model, if there is one, and else from published
     values: 50 texts of the 200 nearest by SIFT, one step on each.
@@ -169,6 +175,7 @@ class LocalModel:
                 context=context,
             )  # fmt: skip
         self._defaults = {**self._calibrated(), **settings}
+        self._own_gradients: GradientEmbedder | None = None
         self._asked({})  # a wrong setting is said here rather than at the first prompt
 
     # --- the flow
@@ -379,7 +386,25 @@ class LocalModel:
         settings = dict(asked.search)
         if isinstance(asked.method, str) and asked.method in EVEN:
             settings.setdefault("replacement", True)  # learning a text twice can be worth more than learning another
-        return self.memory.search(prompt, asked.n, method=asked.method, **settings)
+        if asked.features is None:
+            return self.memory.search(prompt, asked.n, method=asked.method, **settings)
+        made = self._gradients() if asked.features == GRADIENTS else asked.features
+
+        def features(texts: Sequence[str]) -> Vectors:
+            return self.controller.evaluating(lambda: made.embed(texts))
+
+        return reselect(self.memory, prompt, asked.n, features, method=asked.method, **settings)
+
+    def _gradients(self) -> GradientEmbedder:
+        """Of the controller's own model, as it is when it is asked."""
+        if self._own_gradients is None:
+            model, tokenizer, context = self.controller.model, self.controller.tokenizer, self.controller.context
+            name = f"gradients:{self.controller.name}"
+            made = GradientEmbedder(name, model, tokenizer=tokenizer)
+            if made.max_tokens is None or made.max_tokens > context:
+                made = GradientEmbedder(name, model, tokenizer=tokenizer, max_tokens=context)
+            self._own_gradients = made
+        return self._own_gradients
 
     def _watch(self, prompt: str) -> Callable[[], float]:
         return lambda: self.controller.likelihood(prompt).nats_per_token
@@ -398,9 +423,12 @@ class _Asked:
     method: Any = "sift"
     use: str = "weights"
     decide: Decide = None
+    features: Any = None
 
     def __post_init__(self) -> None:
         whole("n", self.n)
+        if self.features is not None and self.features != GRADIENTS and not hasattr(self.features, "embed"):
+            raise UnknownName("features", self.features, (GRADIENTS, "an Embedder"))
         if self.use not in USES:
             raise UnknownName("use", self.use, USES)
         if self.decide is not None and not callable(self.decide) and number("decide", self.decide) > 1:

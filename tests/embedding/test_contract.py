@@ -15,7 +15,8 @@ from siftlm.errors import InvalidInput
 pytestmark = pytest.mark.slow
 
 sentences = pytest.param("sentences", marks=pytest.mark.slow)
-WITH_MODEL = ["bert", "roberta", "gpt2", "llama", sentences]
+WITH_PREFIXES = ["bert", "roberta", "gpt2", "llama", sentences]
+WITH_MODEL = [*WITH_PREFIXES, "gradients"]
 KINDS = ["hashing", *WITH_MODEL]
 WEIRD = [
     "The quick fox",
@@ -38,11 +39,14 @@ def made(request, models):
 def name_of(kind: str, models) -> str:
     if kind == "hashing":
         return kind
+    if kind == "gradients":
+        return f"gradients:{models('llama')}"
     return f"states:{models(kind)}" if kind in {"gpt2", "llama"} else str(models(kind))
 
 
 every = pytest.mark.parametrize("made", KINDS, indirect=True)
 with_model = pytest.mark.parametrize("made", WITH_MODEL, indirect=True)
+with_prefixes = pytest.mark.parametrize("made", WITH_PREFIXES, indirect=True)
 
 
 @every
@@ -173,7 +177,7 @@ def test_a_limit_that_cannot_be_is_named(made, limit):
         embedder(made.name, max_tokens=limit).embed(["text"])
 
 
-@with_model
+@with_prefixes
 def test_prefixes_are_read_and_are_part_of_the_fingerprint(made):
     prefixed = embedder(made.name, query_prefix="query: ", passage_prefix="passage: ")
     np.testing.assert_allclose(prefixed.embed(["the tide"]), made.embed(["passage: the tide"]), atol=1e-5)

@@ -16,8 +16,8 @@ from siftlm.embedding.transformer import casting
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
-# Logits that are held at once.
-LOGITS = 2**24
+# Logits that are held at once: on a processor as many as stay in its cache.
+LOGITS = {"cpu": 2**21, "other": 2**25}
 # No label: nothing is predicted there.
 NOTHING = -1
 
@@ -36,6 +36,9 @@ class Gradients:
         }
         self._head_name = next((one.name for one in layers if one.module is self._head), None)
         self._vocabulary = int(self._head.weight.shape[0])
+        config = model.config
+        scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        self._bends = float(scale), getattr(config, "final_logit_softcapping", None)
         _check_head(self)
 
     def of(self, texts: Sequence[Sequence[int]]) -> Any:
@@ -49,7 +52,7 @@ class Gradients:
         if not _separable(seen, ids.shape):
             return torch.cat([self.of([text]) for text in texts])
         back = torch.zeros_like(states) if self._inner else None
-        at_once = max(1, LOGITS // self._vocabulary)
+        at_once = max(1, LOGITS["cpu" if self.device.type == "cpu" else "other"] // self._vocabulary)
         for some in torch.arange(len(rows), device=self.device).split(at_once):
             where = rows[some], places[some]
             own = states.detach()[where]
@@ -71,10 +74,8 @@ class Gradients:
 
     def logits(self, said: Any) -> Any:
         """What some models make of the head's output."""
-        config, said = self._model.config, said.float()
-        scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-        cap = getattr(config, "final_logit_softcapping", None)
-        said = said * scale
+        scale, cap = self._bends
+        said = said.float() * scale if scale != 1 else said.float()
         return said if cap is None else cap * (said / cap).tanh()
 
     def said(self, states: Any) -> Any:
@@ -85,13 +86,21 @@ class Gradients:
     def _of_loss(self, states: Any, labels: Any) -> tuple[Any, Any]:
         """The gradients of each token's loss in what the head says, and in what it reads if that is needed."""
         torch = load("torch", "hf")
-        with torch.enable_grad(), _frozen(self._model):
+        scale, cap = self._bends
+        with torch.set_grad_enabled(bool(self._inner)), _frozen(self._model):
             states = states.detach().requires_grad_(bool(self._inner))
             said = self.said(states)
-            said = said if said.requires_grad else said.requires_grad_()
-            loss = torch.nn.functional.cross_entropy(self.logits(said), labels, reduction="sum")
-            found = torch.autograd.grad(loss, [said, states] if self._inner else [said])
-        return found[0], found[1] if self._inner else None
+        with torch.no_grad():
+            logits = self.logits(said)
+            deltas = logits.softmax(dim=1)
+            deltas[torch.arange(len(labels), device=self.device), labels] -= 1
+            if cap is not None:
+                deltas *= 1 - (logits / cap) ** 2
+            if scale != 1:
+                deltas *= scale
+        if not self._inner:
+            return deltas, None
+        return deltas, torch.autograd.grad(said, states, grad_outputs=deltas.to(said.dtype))[0]
 
     def _further_back(self, total: Any, where: Any, states: Any, back: Any, seen: Sequence[Any]) -> None:
         torch = load("torch", "hf")

@@ -86,11 +86,12 @@ def _select_one(
     if want.per_document is not None:
         documents = [passage.document for passage in store.passages(found.ids.tolist(), want.where)]
         settings = dict(settings, sources=documents, source_cap=want.per_document)
-        n = _within_cap(n, documents, want.per_document)
+        n = within_cap(n, documents, want.per_document)
     return choosing.select(_query(prompt), found.vectors, n, **settings)
 
 
-def _within_cap(n: int, documents: Sequence[int], cap: int) -> int:
+def within_cap(n: int, documents: Sequence[int], cap: int) -> int:
+    """The most picks up to n of which no more than ``cap`` share a document."""
     _, counts = np.unique(np.array(documents), return_counts=True)
     return min(n, int(np.minimum(counts, cap).sum()))
 
