@@ -67,6 +67,10 @@ class Controller:
         self.settings = Tuning().with_(settings)
         if isinstance(engine, str) and engine not in ENGINES:
             raise UnknownName("engine", engine, ENGINES)
+        if not isinstance(engine, str) and not hasattr(engine, "peft_type"):
+            raise InvalidInput(f"engine must be one of {', '.join(ENGINES)}, or a config of PEFT, got {engine!r:.60}")
+        if rank is not None:
+            whole("rank", rank)
         if engine != "lora" and not (rank is None and alpha is None and targets is None):
             raise Conflict(f"rank, alpha and targets are settings of engine='lora', and engine is {engine!r:.40}")
         loaded = open_model(model, tokenizer, device=device, dtype=dtype, context=context)

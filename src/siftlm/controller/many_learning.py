@@ -73,7 +73,7 @@ class Lesson:
     def learn(self) -> list[Trace]:
         """To the end of every course."""
         for course, now in self._looked([course for course in self._courses if course.watched]):
-            course.best = now
+            course.best, course.watched = now, math.isfinite(now)
         while learning := [course for course in self._courses if self._goes_on(course)]:
             reusing = [course for course in learning if course.turn.reuse]
             fresh = [course for course in learning if not course.turn.reuse]

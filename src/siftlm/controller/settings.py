@@ -77,8 +77,15 @@ class Tuning:
         number("explode", self.explode, above=True)
         number("decay", self.decay)
         number("dropout", self.dropout, below=1.0)
-        for beta in self.betas:
+        betas: Any = self.betas
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise InvalidInput(f"betas must be two numbers, got {betas!r}")
+        for beta in betas:
             number("each of betas", beta, below=1.0)
+        whole("seed", self.seed, least=0)
+        for name in ("checkpointing", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidInput(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name in ("passes", "windows", "reuse", "watch_every", "patience"):
             whole(name, getattr(self, name))
         for name in ("window", "tokens"):

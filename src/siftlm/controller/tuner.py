@@ -84,7 +84,7 @@ class Tuner:
                 break
             ended = "done"
         # After the last step none follows that would notice where it led; a watch would.
-        wild = bool(steps) and watch is None and not self.sound(replace(steps[-1], loss=self._loss_now(learned)))
+        wild = bool(steps) and not guard.watching and not self.sound(replace(steps[-1], loss=self._loss_now(learned)))
         if wild or not self._finite():
             self.engine.rewind()
             return self._trace(steps, "diverged", 0, clock)
@@ -174,7 +174,15 @@ class _Watched:
         self._best, self._at, self._missed = math.inf, 0, 0
         if watch is not None:
             self._best = self._measured()
-            engine.keep()
+            if math.isfinite(self._best):
+                engine.keep()
+            else:
+                self._watch = None  # a text of one token, say: nothing is foreseen there that could get worse
+
+    @property
+    def watching(self) -> bool:
+        """Is there anything to look at?"""
+        return self._watch is not None
 
     @property
     def worse(self) -> bool:
