@@ -46,7 +46,7 @@ def affordable(
     """The rungs that take at most so many ``runs``: as many texts as possible, then as many settings; or None.
 
     >>> affordable(46, keep=2, most=16, always=0, runs=60)
-    Rungs(settings=13, texts=2, keep=2, most=16)
+    Rungs(settings=14, texts=2, keep=2, most=16)
     """
     least = min(FEWEST_TEXTS, most)
     for texts in range(most, least - 1, -1):
