@@ -18,10 +18,10 @@ MODEL = "siftlm-tiny"
 # Flags that are settings of a local model under their own names, when they are given.
 SEARCH = ("noise", "candidates", "where", "without_copies", "per_document", "replacement", "adaptive", "until",
           "min_gain")  # fmt: skip
-OWN = ("n", "method", "use", "decide")
+OWN = ("n", "method", "use", "decide", "features")
 TUNING = ("rate", "order", "passes", "seconds", "tokens")
 # What belongs to the way of selecting and means nothing to another one that is put beside it.
-SELECTING = frozenset({"n", "method", "decide", "replacement", "adaptive", "until", "min_gain"})
+SELECTING = frozenset({"n", "method", "decide", "features", "replacement", "adaptive", "until", "min_gain"})
 SETTINGS = """\
 --set takes every setting of tuning: rate, betas, epsilon, decay, clip, dropout, order, passes, windows, window,
 completion, repeats, reuse, seconds, tokens, watch_every, patience, explode, precision, checkpointing, compile, seed.
@@ -64,6 +64,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--min-gain", type=float, metavar="F", help="stop when a pick takes less than this away")
     what.add_argument("--option", action="append", default=[], type=settings.option, metavar="NAME=VALUE",
                       help="a setting of the method's own; may be repeated")  # fmt: skip
+
+    what.add_argument("--features", choices=("gradients",),
+                      help="select by what the model would learn from each, not by the memory's vectors")  # fmt: skip
 
     how = parser.add_argument_group("how to learn")
     how.add_argument("--use", choices=("weights", "context", "both"),

@@ -125,7 +125,7 @@ def check(text: str, mode: str) -> None:
 def score(model: LocalModel, text: str, plan: Plan, *, quiet: bool, name: str = "") -> Scored:
     """In every way of the plan: others first in the result, the method that was asked for last."""
     # None takes back what calibration may have chosen for another method.
-    others = {"adaptive": None, "until": None, "min_gain": None, "decide": None}
+    others = {"adaptive": None, "until": None, "min_gain": None, "decide": None, "features": None}
     method = model.settings(**plan.own)["method"]
     main = _one(model, text, plan, plan.own, name + _called(method, plan, model), quiet=quiet)
     scores: dict[str, Score] = {}
