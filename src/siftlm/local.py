@@ -16,6 +16,7 @@ from typing import Any, Literal
 from siftlm.controller import Controller
 from siftlm.controller.checks import number, text_with_content, whole
 from siftlm.controller.generating import check_sampling
+from siftlm.controller.interrupts import restoring
 from siftlm.controller.settings import setting_names
 from siftlm.embedding.gradients import GradientEmbedder
 from siftlm.errors import Conflict, InvalidInput, UnknownName
@@ -180,7 +181,7 @@ class LocalModel:
 
     # --- the flow
 
-    @contextmanager
+    @restoring
     def learned(
         self, prompt: str, *, watch: bool = False, after: Callable[[Step], None] | None = None, **settings: Any
     ) -> Iterator[Learned]:
@@ -200,7 +201,7 @@ class LocalModel:
             trace = tuner.learn(found.texts, watch=self._watch(prompt) if watch else None, after=after)
             yield Learned(found, trace, context)
 
-    @contextmanager
+    @restoring
     def tuned(self, prompt: str, n: int | None = None, method: Any = None, **settings: Any) -> Iterator[Any]:
         """The plain transformers model, tuned for the prompt inside the block and itself again afterwards."""
         with self.learned(prompt, **_given(n=n, method=method), **settings):

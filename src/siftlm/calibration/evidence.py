@@ -20,7 +20,6 @@ from siftlm.calibration.measuring import Bench, Run, points_to
 from siftlm.calibration.stages import Found, Search
 from siftlm.calibration.statistics import mean
 from siftlm.controller import Controller
-from siftlm.extras import load
 from siftlm.memory import Memory
 from siftlm.memory.searching import Searching
 from siftlm.types import FloatArray
@@ -204,13 +203,12 @@ def _digest(texts: Sequence[HeldOut]) -> str:
 
 def _fingerprint(controller: Controller) -> str:
     """Of the weights, some of each tensor: a model that was trained on has changed in all of them."""
-    torch = load("torch", "tune")
     found = hashlib.blake2b(digest_size=8)
     for name, tensor in controller.model.state_dict().items():
         flat = tensor.detach().reshape(-1)
         some = flat[:: max(1, len(flat) // LOOKED_AT)]
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(some.to(device="cpu", dtype=torch.float32).numpy().tobytes())
+        found.update(some.float().cpu().numpy().tobytes())
     return found.hexdigest()
 
 

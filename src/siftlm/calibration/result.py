@@ -88,6 +88,7 @@ class Calibration:
             low, high = other["interval"]
             sure = "surely " if low * high > 0 and chosen["texts"] >= MANY else "perhaps "
             sure += "better" if other["mean"] < 0 else "worse"
+            sure = sure if other["mean"] else "no different"
             lines.append(
                 f"  {other['mean']:+.1f} against {name} ({other['percent']:.1f}) [{low:+.1f}, {high:+.1f}], "
                 f"better on {other['better']} of {chosen['texts']}: {sure}"

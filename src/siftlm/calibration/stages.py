@@ -134,7 +134,7 @@ class Search:
         """What the time allows, as it is kept in the log."""
         none = {"settings": 0, "texts": 0, "steps": steps}
         if self.seconds is None:
-            texts = max(1, len(self.early) // 4)
+            texts = max(2, len(self.early) // 4)
             return {"settings": count, "texts": texts, "steps": steps}
         part = SHARES.get(stage, SHARES["finer"]) * share * self._left()
         fewest = min(count, 8)
