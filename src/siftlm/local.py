@@ -9,10 +9,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any, Literal
 
+from siftlm import recipes
 from siftlm.controller import Controller
 from siftlm.controller.checks import number, text_with_content, whole
 from siftlm.controller.generating import check_sampling
@@ -26,7 +27,6 @@ from siftlm.memory.reselect import reselect
 from siftlm.memory.searching import Searching
 from siftlm.progress import Report
 from siftlm.selection import kernels, select
-from siftlm.selection.registry import find
 from siftlm.types import Likelihood, Step, Trace, Vectors
 
 MODES = ("split", "transductive")
@@ -142,8 +142,12 @@ class LocalModel:
     ``features="gradients"`` selects among the ``k`` nearest by what the model would learn from each, not by the
     memory's own vectors; any `siftlm.embedding.Embedder` will do as well.
 
+    ``method="hullft"`` is a recipe: one word for a published way to select and the way to learn that goes with it
+    (see `siftlm.recipes`). What is given by name beats what a recipe implies.
+
     What is not given comes from the memory's calibration for this model, if there is one, and else from published
-    values: 50 texts of the 200 nearest by SIFT, one step on each.
+    values: 50 texts of the 200 nearest by SIFT, one step on each. Of a calibration that was made for another method
+    than the one asked for, only the settings of tuning and ``n`` are taken.
     """
 
     def __init__(
@@ -175,7 +179,7 @@ class LocalModel:
                 model, tokenizer, engine=engine, rank=rank, alpha=alpha, targets=targets, device=device, dtype=dtype,
                 context=context,
             )  # fmt: skip
-        self._defaults = {**self._calibrated(), **settings}
+        self._calibration, self._defaults = self._calibrated(), settings
         self._own_gradients: GradientEmbedder | None = None
         self._asked({})  # a wrong setting is said here rather than at the first prompt
 
@@ -195,11 +199,12 @@ class LocalModel:
         context = tuple(found.texts) if asked.use != "weights" else ()
         if asked.use == "context" or not _worth_it(found, asked.decide):
             ended = "declined" if asked.use != "context" else "done" if context else "nothing"
-            yield Learned(found, Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)}), context)
+            trace = Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)})
+            yield Learned(found, asked.noted(trace), context)
             return
         with self.controller.tuning(**asked.tuning) as tuner:
             trace = tuner.learn(found.texts, watch=self._watch(prompt) if watch else None, after=after)
-            yield Learned(found, trace, context)
+            yield Learned(found, asked.noted(trace), context)
 
     @restoring
     def tuned(self, prompt: str, n: int | None = None, method: Any = None, **settings: Any) -> Iterator[Any]:
@@ -238,7 +243,7 @@ class LocalModel:
             after: told of each step.
             **settings: as for `LocalModel`.
         """
-        prompt, scored, before = _parts(text_with_content("the text", text), mode)
+        prompt, scored, before = parted(text_with_content("the text", text), mode)
         if watch and mode == "transductive":
             raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
         points = {whole("each of at", step, least=0) for step in at}
@@ -362,6 +367,7 @@ class LocalModel:
         """
         asked = self._asked(changes)
         own = {name: getattr(asked, name) for name in OWN}
+        own["method"] = asked.recipe or asked.method
         return {**own, **asked.search, **self.controller.tuning_settings(**asked.tuning).to_dict()}
 
     # --- inside
@@ -373,12 +379,12 @@ class LocalModel:
         return dict(record.get("settings", {}))
 
     def _asked(self, given: Mapping[str, Any]) -> _Asked:
-        merged = {**self._defaults, **given}
+        merged, recipe = recipes.merged(self._calibration, self._defaults, given)
         tuning = {name: merged.pop(name) for name in setting_names() if name in merged}
         own = {name: merged.pop(name) for name in OWN if name in merged}
         if isinstance(merged.get("kernel"), str):  # as calibration writes it down
             merged["kernel"] = kernels.named(merged["kernel"])
-        asked = _Asked(tuning=tuning, search=merged, **own)
+        asked = _Asked(tuning=tuning, search=merged, recipe=recipe, **own)
         _check_names(merged, asked.method)
         self.controller.tuning_settings(**asked.tuning)
         return asked
@@ -425,6 +431,8 @@ class _Asked:
     use: str = "weights"
     decide: Decide = None
     features: Any = None
+    recipe: str | None = None
+    """The word that method and some of tuning came from."""
 
     def __post_init__(self) -> None:
         whole("n", self.n)
@@ -435,11 +443,17 @@ class _Asked:
         if self.decide is not None and not callable(self.decide) and number("decide", self.decide) > 1:
             raise InvalidInput(f"decide must be a share from 0 to 1, a function, or None, got {self.decide!r}")
 
+    def noted(self, trace: Trace) -> Trace:
+        """The same, with the recipe among its settings, if there is one."""
+        if self.recipe is None:
+            return trace
+        return replace(trace, settings={**trace.settings, "recipe": self.recipe})
+
 
 def _check_names(search: Mapping[str, Any], method: Any) -> None:
     """Whatever is neither ours nor a setting of tuning must be one of the search, the selection or the method."""
     taken = [name for call in (Searching.search, select) for name in signature(call).parameters]
-    known = {*taken, *find(method).options} - {"self", "query", "settings", "options"}
+    known = {*taken, *recipes.find(method).options} - {"self", "query", "settings", "options"}
     for name in search:
         if name not in known:
             raise UnknownName("setting", name, known | {*setting_names(), *OWN})
@@ -455,7 +469,7 @@ def _worth_it(found: Found, decide: Decide) -> bool:
     return bool(len(found)) and bool(left[0] > 0) and float(1 - left[-1] / left[0]) >= decide
 
 
-def _parts(text: str, mode: str) -> tuple[str, str, str]:
+def parted(text: str, mode: str) -> tuple[str, str, str]:
     """The prompt, what is scored, and what is read before it."""
     if mode not in MODES:
         raise UnknownName("mode", mode, MODES)

@@ -17,7 +17,7 @@ from siftlm.controller.generating import Generated, check_sampling
 from siftlm.controller.many import ManyTuner
 from siftlm.controller.stacked import can_stack
 from siftlm.errors import Conflict, InvalidInput
-from siftlm.local import Answer, LocalModel, Score, _Asked, _parts, _worth_it
+from siftlm.local import Answer, LocalModel, Score, _Asked, _worth_it, parted
 from siftlm.memory import Found
 from siftlm.memory.asked import EVEN
 from siftlm.progress import Meter, Report, reporter
@@ -102,7 +102,7 @@ def score_many(
 ) -> list[Score]:
     """See `LocalModel.score_many`."""
     asked = model._asked(settings)
-    parts = [_parts(text, mode) for text in _checked("text", texts)]
+    parts = [parted(text, mode) for text in _checked("text", texts)]
     if watch and mode == "transductive":
         raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
     points = {whole("each of at", step, least=0) for step in at}
@@ -231,7 +231,7 @@ def _found(model: LocalModel, parts: Sequence[tuple[str, str, str]], asked: _Ask
     for task in tasks:
         if asked.use == "context" or not _worth_it(task.found, asked.decide):
             ended = "declined" if asked.use != "context" else "done" if task.context else "nothing"
-            task.trace = Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)})
+            task.trace = asked.noted(Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)}))
     return tasks
 
 
@@ -255,7 +255,8 @@ def _learn(controller: Controller, tasks: Sequence[Task], asked: _Asked, watch: 
 
         began = _clock([task])
         with controller.tuning(**asked.tuning) as tuner:
-            task.trace = tuner.learn(task.found.texts, watch=look if watch else None, after=stepped)
+            trace = tuner.learn(task.found.texts, watch=look if watch else None, after=stepped)
+            task.trace = asked.noted(trace)
             _tuned([task], began)
             work(alone, [task])
 
@@ -277,7 +278,7 @@ def _learn_together(
             after=stepped,
         )  # fmt: skip
         for task, trace in zip(tasks, traces, strict=True):
-            task.trace = trace
+            task.trace = asked.noted(trace)
         _tuned(tasks, began)
         work(many, tasks)
 

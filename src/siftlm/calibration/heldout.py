@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.controller.checks import text_with_content
-from siftlm.errors import InvalidInput, UnknownName
-from siftlm.local import MODES, halves
+from siftlm.errors import InvalidInput
+from siftlm.local import parted
 from siftlm.memory import Memory
 from siftlm.memory.copies import copied
 from siftlm.memory.intake import embedded
@@ -49,7 +49,7 @@ def given(memory: Searching, texts: Sequence[str], mode: str) -> list[HeldOut]:
     if isinstance(texts, str) or len(texts) < LEAST:
         count = "one str" if isinstance(texts, str) else str(len(texts))
         raise InvalidInput(f"texts must be a list of at least {LEAST} texts, got {count}; with fewer, chance decides")
-    cut = [parts(text_with_content(f"text {at}", text), mode) for at, text in enumerate(texts)]
+    cut = [parted(text_with_content(f"text {at}", text), mode) for at, text in enumerate(texts)]
     vectors = _vectors(memory, [prompt for prompt, _, _ in cut])
     for at, good in enumerate(_directed(vectors)):
         if not good:
@@ -71,7 +71,7 @@ def drawn(memory: Memory, count: int, seed: int, mode: str) -> list[HeldOut]:
                     found.append(one)
                     used.add(one[2])
                     break
-    cut = [parts(text, mode) for text, _, _ in found]
+    cut = [parted(text, mode) for text, _, _ in found]
     vectors = _vectors(memory, [prompt for prompt, _, _ in cut])
     usable = [
         HeldOut(text, *cut[at], vectors[at], tuple(own), document)
@@ -84,16 +84,6 @@ def drawn(memory: Memory, count: int, seed: int, mode: str) -> list[HeldOut]:
             f"least {LEAST} are needed: give texts=…, of the kind that the prompts will be"
         )
     return usable
-
-
-def parts(text: str, mode: str) -> tuple[str, str, str]:
-    """The prompt, what is scored, and what is read before that."""
-    if mode not in MODES:
-        raise UnknownName("mode", mode, MODES)
-    if mode == "transductive":
-        return text, text, ""
-    prompt, scored = halves(text)
-    return prompt, scored, prompt
 
 
 def giveaways(memory: Searching, held: HeldOut) -> list[int]:
@@ -128,7 +118,7 @@ def _text_at(snapshot: Snapshot, row: int, used: set[int], mode: str) -> tuple[s
     if len(text) < SHORTEST:
         return None
     try:
-        parts(text, mode)
+        parted(text, mode)
     except InvalidInput:
         return None
     return text, [place for place, _, _ in places], document

@@ -47,7 +47,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
     what = parser.add_argument_group("what to learn from")
     what.add_argument("-n", type=int, metavar="N", help="so many texts (default: 50)")
-    what.add_argument("--method", metavar="M", help="how to select them; see siftlm methods (default: sift)")
+    what.add_argument("--method", metavar="M", help="how to select them; see siftlm methods (default: sift); hullft: "
+                      "select and learn as HullFT does")  # fmt: skip
     what.add_argument("--noise", type=float, metavar="λ", help="small asks for variety (default: 1)")
     what.add_argument("--k", type=settings.number_or_all, metavar="K|all",
                       help="choose among so many nearest passages (default: 200), or among all")  # fmt: skip

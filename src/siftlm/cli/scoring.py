@@ -83,7 +83,7 @@ def steps(given: str) -> tuple[int, ...]:
 def plan(arguments: argparse.Namespace, given: dict[str, Any]) -> Plan:
     """What the flags ask for, checked as far as that goes without a model."""
     from siftlm.errors import Conflict
-    from siftlm.selection.registry import find
+    from siftlm.recipes import find
 
     own = local.chosen(arguments, given)
     shared = {name: value for name, value in given.items() if name not in own}
@@ -99,7 +99,7 @@ def plan(arguments: argparse.Namespace, given: dict[str, Any]) -> Plan:
 
 def _compared(asked: str | None, main: str) -> tuple[str, ...]:
     from siftlm.errors import Conflict
-    from siftlm.selection.registry import find
+    from siftlm.recipes import find
 
     if asked is None:
         return () if main == "nearest" else ("nearest",)

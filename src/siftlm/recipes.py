@@ -1,0 +1,61 @@
+"""Published procedures under one word, and which setting wins where several speak.
+
+A recipe is a way to select together with the way to learn that was published with it. `LocalModel` takes its word
+wherever it takes the name of a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from siftlm.controller.settings import setting_names
+from siftlm.errors import UnknownName
+from siftlm.selection import registry
+from siftlm.selection.registry import Method
+
+# Only what makes a procedure what it is: rates, numbers of texts and of candidates are the user's, or calibration's.
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    # arXiv 2605.30337: a text is trained as often as its count, its gradient computed every other time.
+    "hullft": {"method": "hull", "repeats": "grouped", "reuse": 2},
+}
+
+
+def find(method: Any) -> Method:
+    """The method that is meant by its own name, by a recipe's word, or as a function.
+
+    >>> find("hullft").name
+    'hull'
+    """
+    if isinstance(method, str):
+        if method in RECIPES:
+            return registry.find(RECIPES[method]["method"])
+        if method not in registry.methods():
+            raise UnknownName("method", method, (*registry.methods(), *RECIPES))
+    return registry.find(method)
+
+
+def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """All settings, and the word of the recipe among them, if there is one.
+
+    What was given by name, last in a call, beats what a recipe implies, and this beats what calibration measured:
+    ``reuse=3`` beside ``"hullft"`` means 3, wherever it stands. The recipe is that of the method in force; naming
+    another method takes all of it back.
+
+    Calibration measured one method. Beside another one only its settings of tuning and ``n`` are taken: how fast and
+    how long this model learns from this memory. λ, kernel, k, and the rules when to stop and whether to begin
+    were made for the picks of its own method, and would change another one, or forbid it, without anybody having
+    asked for that.
+
+    >>> merged({"method": "sift", "rate": 1e-3, "noise": 0.3}, {"reuse": 3}, {"method": "hullft"})
+    ({'rate': 0.001, 'method': 'hull', 'repeats': 'grouped', 'reuse': 3}, 'hullft')
+    """
+    explicit = {name: value for one in given for name, value in one.items()}
+    measured = calibrated.get("method", "sift")
+    word = explicit.get("method", measured)
+    if word != measured:
+        calibrated = {name: calibrated[name] for name in (*setting_names(), "n") if name in calibrated}
+    if not isinstance(word, str) or word not in RECIPES:
+        return {**calibrated, **explicit}, None
+    recipe = RECIPES[word]
+    return {**calibrated, **recipe, **explicit, "method": recipe["method"]}, word
