@@ -30,6 +30,7 @@ from siftlm.selection import kernels, select
 from siftlm.types import Likelihood, Step, Trace, Vectors
 
 MODES = ("split", "transductive")
+PAIR = ("the prompt", "the continuation")
 USES = ("weights", "context", "both")
 GRADIENTS = "gradients"
 # What decides whether tuning is worth it: the least share of the uncertainty that the selection must remove, or
@@ -136,6 +137,7 @@ class LocalModel:
         memory: a folder, a `Memory`, or an `Outside` vector database.
         embedder: for a folder whose own embedder has moved.
         tokenizer, engine, rank, alpha, targets, device, dtype, context: see `Controller`.
+        calibrated: begin with what calibration chose for this memory and this model.
         **settings: what to use unless a call says otherwise: ``n``, ``method``, ``use``, ``decide``, ``features``;
             those of tuning (see `siftlm.controller.Tuning`) and of the search (see `Memory.search`).
 
@@ -164,6 +166,7 @@ class LocalModel:
         device: str | None = None,
         dtype: str | None = None,
         context: int | None = None,
+        calibrated: bool = True,
         **settings: Any,
     ) -> None:
         if isinstance(memory, Searching):
@@ -179,7 +182,7 @@ class LocalModel:
                 model, tokenizer, engine=engine, rank=rank, alpha=alpha, targets=targets, device=device, dtype=dtype,
                 context=context,
             )  # fmt: skip
-        self._calibration, self._defaults = self._calibrated(), settings
+        self._calibration, self._defaults = self._calibrated() if calibrated else {}, settings
         self._own_gradients: GradientEmbedder | None = None
         self._asked({})  # a wrong setting is said here rather than at the first prompt
 
@@ -220,7 +223,7 @@ class LocalModel:
 
     def score(
         self,
-        text: str,
+        text: str | tuple[str, str],
         n: int | None = None,
         method: Any = None,
         *,
@@ -233,7 +236,7 @@ class LocalModel:
         """Bits per byte of a text before and after the model learned for it.
 
         Args:
-            text: at least two words, in mode ``split``.
+            text: at least two words, in mode ``split``; or a pair, the prompt and the continuation that is scored.
             n: how many texts to learn from.
             method: how to select them.
             mode: ``split`` takes the first half as the prompt and scores the second, as a user gets it who wants a
@@ -243,7 +246,7 @@ class LocalModel:
             after: told of each step.
             **settings: as for `LocalModel`.
         """
-        prompt, scored, before = parted(text_with_content("the text", text), mode)
+        prompt, scored, before = parted("the text", text, mode)
         if watch and mode == "transductive":
             raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
         points = {whole("each of at", step, least=0) for step in at}
@@ -319,7 +322,7 @@ class LocalModel:
 
     def score_many(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | tuple[str, str]],
         n: int | None = None,
         method: Any = None,
         *,
@@ -469,10 +472,18 @@ def _worth_it(found: Found, decide: Decide) -> bool:
     return bool(len(found)) and bool(left[0] > 0) and float(1 - left[-1] / left[0]) >= decide
 
 
-def parted(text: str, mode: str) -> tuple[str, str, str]:
-    """The prompt, what is scored, and what is read before it."""
+def parted(name: str, text: Any, mode: str) -> tuple[str, str, str]:
+    """The prompt, what is scored, and what is read before it, of a text or of a pair that is cut already."""
     if mode not in MODES:
         raise UnknownName("mode", mode, MODES)
+    if isinstance(text, tuple):
+        if len(text) != 2 or mode == "transductive":
+            raise InvalidInput(
+                f"{name} is a tuple of {len(text)}; a pair (prompt, continuation) is what mode 'split' can take"
+            )
+        prompt, scored = (text_with_content(f"{part} of {name}", one) for part, one in zip(PAIR, text, strict=True))
+        return prompt, scored, prompt
+    text_with_content(name, text)
     if mode == "transductive":
         return text, text, ""
     prompt, rest = halves(text)

@@ -92,7 +92,7 @@ Work = Callable[[Model, Sequence[Task]], None]
 
 def score_many(
     model: LocalModel,
-    texts: Sequence[str],
+    texts: Sequence[str | tuple[str, str]],
     mode: str,
     at: Sequence[int],
     watch: bool,
@@ -102,7 +102,8 @@ def score_many(
 ) -> list[Score]:
     """See `LocalModel.score_many`."""
     asked = model._asked(settings)
-    parts = [parted(text, mode) for text in _checked("text", texts)]
+    _listed("text", texts)
+    parts = [parted(f"text {place}", text, mode) for place, text in enumerate(texts)]
     if watch and mode == "transductive":
         raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
     points = {whole("each of at", step, least=0) for step in at}
@@ -201,9 +202,13 @@ def generate_many(
 # --- inside
 
 
-def _checked(what: str, texts: Sequence[str]) -> list[str]:
+def _listed(what: str, texts: object) -> None:
     if isinstance(texts, str):
         raise InvalidInput(f"{what}s must be a list; for one {what} there is the method without _many")
+
+
+def _checked(what: str, texts: Sequence[str]) -> list[str]:
+    _listed(what, texts)
     return [text_with_content(f"{what} {place}", text) for place, text in enumerate(texts)]
 
 

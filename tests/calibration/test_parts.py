@@ -14,7 +14,7 @@ from siftlm.calibration.grid import Grid, Setting, grid_of, nearest, selections,
 from siftlm.calibration.heldout import _joined, _spread
 from siftlm.calibration.measuring import Run, points_to, shorter
 from siftlm.calibration.planning import Rungs, affordable
-from siftlm.calibration.statistics import mean, rank_correlation
+from siftlm.evaluation.statistics import mean, rank_correlation
 from siftlm.memory import Memory
 
 

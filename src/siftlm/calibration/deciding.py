@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from siftlm.calibration.measuring import Run
-from siftlm.calibration.statistics import rank_correlation
+from siftlm.evaluation.statistics import rank_correlation
 from siftlm.selection.stopping import Stopping
 from siftlm.types import FloatArray, IntArray
 

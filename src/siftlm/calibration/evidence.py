@@ -18,17 +18,15 @@ from siftlm.calibration.grid import Grid, Setting
 from siftlm.calibration.heldout import HeldOut
 from siftlm.calibration.measuring import Bench, Run, points_to
 from siftlm.calibration.stages import Found, Search
-from siftlm.calibration.statistics import mean
 from siftlm.controller import Controller
-from siftlm.memory import Memory
+from siftlm.evaluation.identity import of_memory
+from siftlm.evaluation.statistics import mean
 from siftlm.memory.searching import Searching
 from siftlm.types import FloatArray
 
 LIBRARIES = ("siftlm", "numpy", "torch", "transformers")
 # Bytes of the record; a manifest is read whenever a memory is opened.
 LARGEST = 80_000
-# Numbers of each tensor that stand for all of it.
-LOOKED_AT = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +134,7 @@ def evidence(
         },
         "spread": {name: round(noise, 4) for name, noise in centres.items()},
         "model": {"parameters": bench.controller.parameters, "engine": bench.controller.engine.describe()},
-        "memory": _memory(bench.memory),
+        "memory": of_memory(bench.memory),
         "steps": sum(min(run.steps, len(run.rows)) for run in bench.runs.values()),
         "seconds": round(bench.seconds, 1),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -151,10 +149,10 @@ def question(
     """What a log answers; to anything else it has nothing to say."""
     return {
         "model": controller.name,
-        "weights": _fingerprint(controller),
+        "weights": controller.fingerprint,
         "tuning": controller.tuning_settings().to_dict(),
         "context": controller.context,
-        "memory": _memory(memory),
+        "memory": of_memory(memory),
         "texts": _digest(texts),
         "grid": asdict(grid),
         **given,
@@ -186,30 +184,9 @@ def _remarks(verdict: Verdict, found: Found) -> list[str]:
     return said
 
 
-def _memory(memory: Searching) -> dict[str, Any]:
-    if not isinstance(memory, Memory):
-        return {"embedder": memory.embedder.name, "fingerprint": memory.embedder.fingerprint}
-    known = memory.manifest
-    return {
-        "passages": len(memory), "generation": known.generation, "embedder": known.embedder,
-        "fingerprint": known.fingerprint,
-    }  # fmt: skip
-
-
 def _digest(texts: Sequence[HeldOut]) -> str:
     plain = json.dumps([[one.prompt, one.scored, list(one.exclude)] for one in texts])
     return hashlib.blake2b(plain.encode(), digest_size=8).hexdigest()
-
-
-def _fingerprint(controller: Controller) -> str:
-    """Of the weights, some of each tensor: a model that was trained on has changed in all of them."""
-    found = hashlib.blake2b(digest_size=8)
-    for name, tensor in controller.model.state_dict().items():
-        flat = tensor.detach().reshape(-1)
-        some = flat[:: max(1, len(flat) // LOOKED_AT)]
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(some.float().cpu().numpy().tobytes())
-    return found.hexdigest()
 
 
 def _version(library: str) -> str:

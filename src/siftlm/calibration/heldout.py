@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.controller.checks import text_with_content
 from siftlm.errors import InvalidInput
+from siftlm.evaluation.overlap import giveaways
 from siftlm.local import parted
 from siftlm.memory import Memory
-from siftlm.memory.copies import copied
 from siftlm.memory.intake import embedded
 from siftlm.memory.searching import Searching
 from siftlm.memory.snapshot import Snapshot
@@ -24,8 +23,6 @@ SHORTEST, LARGEST = 100, 1500
 LEAST = 4
 # Passages that are tried before a part of the memory is given up.
 TRIES = 20
-# Copies of a text are looked for among so many neighbours of each of its halves.
-AMONG = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +46,7 @@ def given(memory: Searching, texts: Sequence[str], mode: str) -> list[HeldOut]:
     if isinstance(texts, str) or len(texts) < LEAST:
         count = "one str" if isinstance(texts, str) else str(len(texts))
         raise InvalidInput(f"texts must be a list of at least {LEAST} texts, got {count}; with fewer, chance decides")
-    cut = [parted(text_with_content(f"text {at}", text), mode) for at, text in enumerate(texts)]
+    cut = [parted(f"text {at}", text, mode) for at, text in enumerate(texts)]
     vectors = _vectors(memory, [prompt for prompt, _, _ in cut])
     for at, good in enumerate(_directed(vectors)):
         if not good:
@@ -71,7 +68,7 @@ def drawn(memory: Memory, count: int, seed: int, mode: str) -> list[HeldOut]:
                     found.append(one)
                     used.add(one[2])
                     break
-    cut = [parted(text, mode) for text, _, _ in found]
+    cut = [parted("a passage", text, mode) for text, _, _ in found]
     vectors = _vectors(memory, [prompt for prompt, _, _ in cut])
     usable = [
         HeldOut(text, *cut[at], vectors[at], tuple(own), document)
@@ -86,20 +83,9 @@ def drawn(memory: Memory, count: int, seed: int, mode: str) -> list[HeldOut]:
     return usable
 
 
-def giveaways(memory: Searching, held: HeldOut) -> list[int]:
+def away_for(memory: Searching, held: HeldOut) -> list[int]:
     """Rows that must not be learned from: the text's own document, and copies of the text or of either half."""
-    out = set(held.exclude)
-    for piece in dict.fromkeys((held.prompt, held.scored)):
-        try:
-            near = memory.search(piece, AMONG, method="nearest", k=AMONG)
-        except InvalidInput:  # the second half may have no direction
-            continue
-        texts = near.texts
-        copy = np.zeros(len(texts), dtype=bool)
-        for whole in dict.fromkeys((held.text, held.prompt, held.scored)):
-            copy |= copied(whole, texts)
-        out.update(near[at].row for at in np.flatnonzero(copy).tolist())
-    return sorted(out)
+    return sorted({*held.exclude, *giveaways(memory, (held.prompt, held.scored), held.text)})
 
 
 def _text_at(snapshot: Snapshot, row: int, used: set[int], mode: str) -> tuple[str, list[int], int] | None:
@@ -118,7 +104,7 @@ def _text_at(snapshot: Snapshot, row: int, used: set[int], mode: str) -> tuple[s
     if len(text) < SHORTEST:
         return None
     try:
-        parted(text, mode)
+        parted("a passage", text, mode)
     except InvalidInput:
         return None
     return text, [place for place, _, _ in places], document

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from siftlm.calibration.grid import Setting
-from siftlm.calibration.heldout import HeldOut, giveaways
+from siftlm.calibration.heldout import HeldOut, away_for
 from siftlm.calibration.log import Log
 from siftlm.controller import Controller
 from siftlm.errors import Conflict, InvalidInput
@@ -130,7 +130,7 @@ class Bench:
         held, clock = self.texts[text], {"select": 0.0, "tune": 0.0, "score": 0.0}
         began = time.perf_counter()
         if text not in self._away:
-            self._away[text] = giveaways(self.memory, held)
+            self._away[text] = away_for(self.memory, held)
         found = self.memory.search(held.vector, exclude=self._away[text], **setting.search(steps))
         rows = tuple(hit.row for hit in found)
         uncertainty = tuple(float(left) for left in found.selection.uncertainty)

@@ -13,7 +13,7 @@ from siftlm.calibration.grid import Grid, Setting
 from siftlm.calibration.heldout import LEAST
 from siftlm.calibration.measuring import POINTS, Bench, points_to, shorter
 from siftlm.calibration.planning import Rungs, affordable
-from siftlm.calibration.statistics import mean
+from siftlm.evaluation.statistics import mean
 
 # Steps that tell rates apart, and ways to select.
 FEW, SOME = 10, 20

@@ -19,6 +19,7 @@ from siftlm.cli import (
     compact,
     delete,
     demo,
+    evaluate,
     generate,
     index,
     info,
@@ -138,8 +139,8 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (index, search, info, delete, compact, verify, score, generate, chat, calibrate, select, methods,
-                    spread, demo):  # fmt: skip
+    for command in (index, search, info, delete, compact, verify, score, generate, chat, calibrate, evaluate, select,
+                    methods, spread, demo):  # fmt: skip
         command.add(commands)
     return top
 

@@ -73,18 +73,7 @@ def add(commands: Any) -> None:
                        help=f"of {', '.join(settings.KERNELS)} (default: linear,power:4,centred)")  # fmt: skip
     tried.add_argument("--ks", type=_wholes, metavar="K,…", help="choose among so many (default: 50,200,1000)")
 
-    who = parser.add_argument_group("the model")
-    who.add_argument("--model", default=local.MODEL, metavar="M",
-                     help=f"a folder, a name on the Hugging Face hub, or {local.MODEL} (the default)")  # fmt: skip
-    who.add_argument("--engine", choices=("auto", "full", "lora"), default="auto",
-                     help="tune all weights, or adapters; auto (default): full below a billion parameters")  # fmt: skip
-    who.add_argument("--rank", type=int, metavar="R", help="of --engine lora (default: 16)")
-    who.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 … (default: CUDA where there is one)")
-    who.add_argument("--dtype", metavar="T", help="of the weights: float32 (default), bfloat16 or float16")
-    who.add_argument("--context-tokens", type=int, metavar="N",
-                     help="read at most so many tokens at once (default: what the model was made for)")  # fmt: skip
-    who.add_argument("--embedder", metavar="NAME", help="where the memory's own has moved to, such as a folder")
-
+    local.add_model(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--log", metavar="FILE", help="keep what is measured there (default: in the memory's folder)")
     output.add_argument("--again", action="store_true", help="measure again what the log knows already")
@@ -131,9 +120,8 @@ def _model(arguments: argparse.Namespace, memory: Any) -> Any:
         raise Conflict(f"{arguments.folder}: its vectors were made elsewhere, so a prompt cannot be compared with them")
     with local.saying(f"loading {arguments.model}", quiet=arguments.quiet or arguments.json), local.explained():
         return Controller(
-            arguments.model, engine=arguments.engine, rank=arguments.rank, device=arguments.device,
-            dtype=arguments.dtype, context=arguments.context_tokens,
-        )  # fmt: skip
+            arguments.model, **local.of_model(arguments)
+        )
 
 
 def _texts(path: str) -> list[str]:

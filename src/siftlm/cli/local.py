@@ -29,8 +29,8 @@ What is not given comes from the memory's calibration for this model (siftlm inf
 """
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags."""
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags that say which model."""
     who = parser.add_argument_group("the model")
     who.add_argument("--model", default=MODEL, metavar="M",
                      help=f"a folder, a name on the Hugging Face hub, or {MODEL} (the default)")  # fmt: skip
@@ -45,6 +45,10 @@ def add(parser: argparse.ArgumentParser) -> None:
                      help="read at most so many tokens at once (default: what the model was made for)")  # fmt: skip
     who.add_argument("--embedder", metavar="NAME", help="where the memory's own has moved to, such as a folder")
 
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    add_model(parser)
     what = parser.add_argument_group("what to learn from")
     what.add_argument("-n", type=int, metavar="N", help="so many texts (default: 50)")
     what.add_argument("--method", metavar="M", help="how to select them; see siftlm methods (default: sift); hullft: "
@@ -137,11 +141,20 @@ def opened(arguments: argparse.Namespace, found: dict[str, Any]) -> LocalModel:
     if not len(memory):
         raise InvalidInput(f"{arguments.folder}: holds no texts to learn from: siftlm index FILES --into … --append")
     with saying(f"loading {arguments.model}", quiet=arguments.quiet), explained():
-        return LocalModel(
-            arguments.model, memory, engine=arguments.engine or "auto", rank=arguments.rank, alpha=arguments.alpha,
-            targets=None if arguments.targets is None else arguments.targets.split(","), device=arguments.device,
-            dtype=arguments.dtype, context=arguments.context_tokens, **found,
-        )  # fmt: skip
+        return LocalModel(arguments.model, memory, **of_model(arguments), **found)
+
+
+def of_model(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was asked of the model, as a `Controller` takes it."""
+    return {
+        "engine": arguments.engine or "auto",
+        "rank": arguments.rank,
+        "alpha": arguments.alpha,
+        "targets": None if arguments.targets is None else arguments.targets.split(","),
+        "device": arguments.device,
+        "dtype": arguments.dtype,
+        "context": arguments.context_tokens,
+    }
 
 
 @contextlib.contextmanager

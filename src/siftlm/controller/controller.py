@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +35,8 @@ Made = TypeVar("Made")
 ENGINES = ("auto", "full", "lora")
 # From so many parameters on, ``auto`` takes adapters: a copy and two moments of every weight cost too much memory.
 LARGE = 1_000_000_000
+# Numbers of each tensor that make the fingerprint.
+LOOKED_AT = 1000
 
 
 class Controller:
@@ -90,6 +94,7 @@ class Controller:
         """What tunes; made when it is first needed."""
         with self._lock:
             if self._engine is None:
+                _ = self.fingerprint  # adapters will change what there is to be read
                 kind, rank, alpha, targets = self._engine_asked
                 if kind == "full":
                     self._engine = FullWeights(self.model)
@@ -99,6 +104,17 @@ class Controller:
                 else:
                     self._engine = Adapters(self.model, kind, seed=self.settings.seed)
             return self._engine
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the weights: some of each tensor, for a model that was trained on has changed in all of them."""
+        found = hashlib.blake2b(digest_size=8)
+        for name, tensor in self.model.state_dict().items():
+            flat = tensor.detach().reshape(-1)
+            some = flat[:: max(1, len(flat) // LOOKED_AT)]
+            found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            found.update(some.float().cpu().numpy().tobytes())
+        return found.hexdigest()
 
     @property
     def adapters(self) -> bool:

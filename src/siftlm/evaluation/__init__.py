@@ -1,1 +1,14 @@
-"""Numbers that are printed in tables, and the pages and pictures that show them."""
+"""Corpora, protocol, methods, statistics, tables, figures.
+
+from siftlm.evaluation import Protocol, evaluate, read
+
+model = siftlm.LocalModel("siftlm-tiny", "memory/")
+evaluate(model, read("test.jsonl.gz", per_domain=12), "base,nn,sift", into="runs/a", protocol=Protocol(n=20))
+"""
+
+from siftlm.evaluation.corpus import Text, read
+from siftlm.evaluation.measured import Measured
+from siftlm.evaluation.protocol import Protocol
+from siftlm.evaluation.runner import Evaluation, evaluate
+
+__all__ = ["Evaluation", "Measured", "Protocol", "Text", "evaluate", "read"]

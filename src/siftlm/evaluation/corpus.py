@@ -1,0 +1,126 @@
+"""The texts to evaluate on: read from anything that holds texts, each in its domain, a fair sample of each domain.
+
+texts = read("test.jsonl.gz", domain="pile_set_name", per_domain=12, longest=3000)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from siftlm import sample
+from siftlm.controller.checks import whole
+from siftlm.errors import InvalidInput, UnknownName
+from siftlm.memory.reading import open_source
+
+# Where the domain is, in corpora made like the Pile; looked for unless another field is named.
+DOMAIN = ("pile_set_name", "domain", "subset")
+# Where no field tells.
+ALL = "all"
+SAMPLE = "sample"
+OF_SAMPLE = 20
+# A shorter text has no two halves worth the name.
+SHORTEST = 40
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text to be scored."""
+
+    id: str
+    """Of its contents, so that records of one run can be told from those of another corpus."""
+    text: str
+    domain: str
+
+    @property
+    def bytes(self) -> int:
+        """In UTF-8."""
+        return len(self.text.encode())
+
+
+def read(
+    corpus: Any,
+    *,
+    domain: str | None = None,
+    per_domain: int | None = None,
+    longest: int | None = None,
+    shortest: int = SHORTEST,
+    seed: int = 0,
+    domains: Sequence[str] | None = None,
+    **fields: Any,
+) -> list[Text]:
+    """The texts, domain by domain.
+
+    >>> texts = read([{"text": "Of tea and other leaves, a short story.  ", "meta": {"domain": "prose"}}], shortest=10)
+    >>> [(one.domain, one.bytes) for one in texts]
+    [('prose', 41)]
+
+    Args:
+        corpus: whatever `siftlm.memory.Memory.build` can read, or ``"sample"``: what the sample memory holds out.
+        domain: the field of the metadata that names the domain; left out, the first of ``pile_set_name``, ``domain``
+            and ``subset`` that is there.
+        per_domain: take so many of each domain, by a lot that depends on the text and the seed alone: a larger sample
+            holds the smaller one, whatever else is in the corpus.
+        longest: keep so many characters of each text, up to the last white space.
+        shortest: leave out shorter texts.
+        seed: of the lot.
+        domains: only these.
+        **fields: how to read the corpus; see `siftlm.memory.reading.open_source`.
+    """
+    for name, value in (("per_domain", per_domain), ("longest", longest)):
+        if value is not None:
+            whole(name, value)
+    found: dict[str, dict[str, Text]] = defaultdict(dict)
+    for text, meta in _documents(corpus, fields, per_domain, seed):
+        where = str(_domain(meta, domain))
+        kept = _cut(text, longest)
+        if len(kept.strip()) >= shortest:
+            one = Text(_digest(kept), kept, where)
+            found[where].setdefault(one.id, one)
+    if not found:
+        raise InvalidInput(f"the corpus {corpus!r:.80} holds no text of {shortest} characters or more")
+    wanted = sorted(found) if domains is None else list(domains)
+    for name in wanted:
+        if name not in found:
+            raise UnknownName("domain", name, sorted(found))
+    return [one for name in wanted for one in _lot(list(found[name].values()), seed)[:per_domain]]
+
+
+def _documents(
+    corpus: Any, fields: dict[str, Any], per_domain: int | None, seed: int
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(corpus, str) and corpus == SAMPLE:
+        for kind in sample.KINDS:
+            # Its own lot spreads over modules; a larger count begins with the smaller one's as well.
+            for one in sample.prompts(kind, per_domain or OF_SAMPLE, seed=seed):
+                yield one.text, {"domain": kind}
+        return
+    for record in open_source(corpus, **fields).read():
+        if record.document is not None:
+            yield record.document.text, record.document.meta
+
+
+def _domain(meta: Mapping[str, Any], name: str | None) -> Any:
+    if name is None:
+        return next((meta[known] for known in DOMAIN if known in meta), ALL)
+    if name not in meta:
+        raise InvalidInput(f"a text has no field {name!r} that names its domain; it has {', '.join(meta) or 'none'}")
+    return meta[name]
+
+
+def _cut(text: str, longest: int | None) -> str:
+    if longest is None or len(text) <= longest:
+        return text
+    end = next((at for at in range(longest, longest // 2, -1) if text[at].isspace()), longest)
+    return text[:end]
+
+
+def _lot(texts: list[Text], seed: int) -> list[Text]:
+    return sorted(texts, key=lambda one: _digest(f"{seed} {one.id}"))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -1,0 +1,192 @@
+"""A run on disk: what was asked, and every result the moment it is known.
+
+    runs/a/run.json        the question: model, memory, corpus, protocol
+    runs/a/records.jsonl   one line for each method on each text, in the order in which they became known
+    runs/a/claims          empty; locked in places, so that several processes share the work
+
+A line is appended in one write under a lock. Whoever is killed leaves at most a line without an end, which the next
+writer ends; a line that cannot be read counts for nothing, and its work is done again. Claims are locks of the
+operating system, which lets go of them when a process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from siftlm.errors import Conflict, InvalidInput
+from siftlm.memory import disk
+
+QUESTION, RECORDS, CLAIMS = "run.json", "records.jsonl", "claims"
+FORMAT = 1
+# Ways to hold a folder of records that is only read, as the study's are kept.
+COMPRESSED = RECORDS + ".gz"
+
+
+class RunFolder:
+    """Opened for writing by `begin`; `read` needs no more than the files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: dict[tuple[str, str], dict[str, Any]] = {}
+        """(text, method) -> record."""
+        self._read_to = 0
+        with disk.refusals_named(path):
+            path.mkdir(parents=True, exist_ok=True)
+            # One file for all locks of this process: closing any other of the same name would lose them.
+            self._claims = open(path / CLAIMS, "ab+")  # noqa: SIM115 — until `close`
+
+    @classmethod
+    def begin(cls, path: str | os.PathLike[str], question: Mapping[str, Any]) -> RunFolder:
+        """A new run, or the one that is there, if it asks the same."""
+        folder = cls(Path(path))
+        asked = json.loads(json.dumps({"format": FORMAT, **question}))
+        with disk.refusals_named(folder.path):
+            try:
+                with _locked(folder._claims, 0):
+                    if (folder.path / QUESTION).exists():
+                        _same(folder.path, question_of(folder.path), asked)
+                    else:
+                        disk.replace(folder.path / QUESTION, (json.dumps(asked, indent=1) + "\n").encode())
+            except BaseException:
+                folder.close()
+                raise
+        folder.catch_up()
+        return folder
+
+    def close(self) -> None:
+        """Let go of all locks."""
+        self._claims.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def catch_up(self) -> None:
+        """Read what came since, from other processes too."""
+        path = self.path / RECORDS
+        if not path.exists():
+            return
+        with open(path, "rb") as file:
+            file.seek(self._read_to)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._read_to += len(whole)
+        for record in _lines(whole):
+            self.records[record["text"], record["method"]] = record
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Keep a result; it is on disk when this returns."""
+        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        with disk.refusals_named(self.path), _locked(self._claims, 0), open(self.path / RECORDS, "ab+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line  # somebody was killed while writing
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self.catch_up()
+
+    @contextlib.contextmanager
+    def claimed(self, text: str, method: str) -> Iterator[bool]:
+        """Hold the work on one method and text; False where another process has it or it is done."""
+        place = int.from_bytes(hashlib.blake2b(f"{text} {method}".encode(), digest_size=7).digest(), "big") + 1
+        with _locked(self._claims, place, wait=False) as mine:
+            if mine:
+                self.catch_up()
+            yield mine and (text, method) not in self.records
+
+
+def question_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a run asks."""
+    file = Path(path) / QUESTION
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidInput(f"{path}: is no run: it has no {QUESTION}; `siftlm eval --out {path}` makes one") from error
+    except (ValueError, OSError) as error:
+        raise InvalidInput(f"{file}: cannot be read: {error}") from error
+    if not isinstance(known, dict) or known.get("format") != FORMAT:
+        raise InvalidInput(f"{file}: is not of format {FORMAT}, which this version of siftlm reads")
+    return known
+
+
+def records_of(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """All results of a run, the last one of each method and text; ``records.jsonl.gz`` will do as well."""
+    plain, packed = Path(path) / RECORDS, Path(path) / COMPRESSED
+    try:
+        raw = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes()) if packed.exists() else b""
+    except (OSError, EOFError) as error:
+        raise InvalidInput(f"{path}: its records cannot be read: {error}") from error
+    return list({(record["text"], record["method"]): record for record in _lines(raw)}.values())
+
+
+def _lines(raw: bytes) -> Iterator[dict[str, Any]]:
+    """The readable ones."""
+    for line in raw.split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and {"text", "method", "base", "curve"} <= set(record):
+            yield record
+
+
+def _same(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    for name in sorted({*there, *asked} - {"siftlm"}):
+        if there.get(name) != asked.get(name):
+            raise Conflict(
+                f"{path}: holds a run with {name}={_short(there.get(name))}, and this one has "
+                f"{_short(asked.get(name))}; give --out another folder"
+            )
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value)[:200]
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    @contextlib.contextmanager
+    def _locked(file: IO[bytes], place: int, *, wait: bool = True) -> Iterator[bool]:
+        place %= 2**31 - 2  # two that share a place only wait for each other
+        try:
+            file.seek(place)
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        except OSError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            file.seek(place)
+            msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    @contextlib.contextmanager
+    def _locked(file: IO[bytes], place: int, *, wait: bool = True) -> Iterator[bool]:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN):
+                raise
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, place)

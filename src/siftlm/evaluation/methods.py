@@ -1,0 +1,95 @@
+"""What is compared: a way to use the memory with its settings, under the name that tables print.
+
+base                      the model as it is
+nn, sift, mmr, …          learn from what this method of selection chooses
+sift+noise=0.1+k=1000     the same with settings: any of `LocalModel`
+context                   SIFT's texts in the context instead of in the weights
+calibrated                what `siftlm calibrate` chose for this memory and this model
+./mine.py                 a way of your own
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from siftlm.errors import InvalidInput, UnknownName
+from siftlm.evaluation.ways import Way, find, names
+from siftlm.recipes import RECIPES
+from siftlm.selection import methods as selectors
+
+# As they are called in papers.
+SHORT = {"nn": "nearest"}
+CALIBRATED = "calibrated"
+# Set by the protocol, so that it is the same for all methods.
+COMMON = ("n", "at", "mode", "exclude")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the tables."""
+
+    label: str
+    way: Way | None = None
+    """None where it learns from what a method of selection chooses."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """For `LocalModel`, or for the way."""
+    calibrated: bool = False
+
+
+def parse(label: str) -> Method:
+    """What a name means.
+
+    >>> parse("sift+noise=0.1+kernel=power:4").settings
+    {'method': 'sift', 'noise': 0.1, 'kernel': 'power:4'}
+    >>> parse("nn").settings
+    {'method': 'nearest'}
+    >>> parse("shift")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    siftlm.errors.UnknownName: unknown method 'shift'; did you mean 'sift'? ...
+    """
+    name, *rest = re.split(r"\+(?=[a-z_]+=)", label.strip())
+    settings = dict(_setting(label, one) for one in rest)
+    if name == CALIBRATED:
+        return Method(label, None, settings, calibrated=True)
+    found = find(name)
+    if found is not None:
+        _check(label, found, settings)
+        return Method(label, found, settings)
+    selector = SHORT.get(name, name)
+    known = {*selectors(), *RECIPES}
+    if selector not in known:
+        raise UnknownName("method", name, {*names(), *SHORT, CALIBRATED, *known})
+    return Method(label, None, {"method": selector, **settings})
+
+
+def parse_all(labels: str | Sequence[str]) -> list[Method]:
+    """Several, separated by commas or in a list."""
+    split = labels.split(",") if isinstance(labels, str) else list(labels)
+    found = [parse(label) for label in split if label.strip()]
+    if not found:
+        raise InvalidInput("methods names nothing to compare; try base,nn,sift")
+    for at, one in enumerate(found):
+        if any(other.label == one.label for other in found[:at]):
+            raise InvalidInput(f"methods names {one.label!r} twice")
+    return found
+
+
+def _setting(label: str, text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    if name in COMMON:
+        raise InvalidInput(f"{label}: {name} belongs to the protocol, and is the same for all methods of a run")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _check(label: str, found: Way, settings: Mapping[str, Any]) -> None:
+    options = found.options
+    for name in settings if options is not None else ():
+        if name not in (options or {}):
+            raise UnknownName(f"setting of {label.split('+')[0]}", name, options or ("none",))

@@ -1,0 +1,207 @@
+"""Every method on every text, kept the moment it is known; whatever is there already is not done again.
+
+evaluate("siftlm-tiny", "memory/", "test.jsonl.gz", "base,nn,sift", into="runs/a", per_domain=12)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from siftlm.controller.stacked import can_stack
+from siftlm.evaluation.corpus import Text
+from siftlm.evaluation.folder import RunFolder
+from siftlm.evaluation.identity import of_memory
+from siftlm.evaluation.measured import Measured, of_score
+from siftlm.evaluation.methods import Method, parse_all
+from siftlm.evaluation.overlap import giveaways
+from siftlm.evaluation.protocol import Parts, Protocol
+from siftlm.evaluation.ways import Case
+from siftlm.local import LocalModel
+from siftlm.memory.copies import copied
+from siftlm.progress import Meter, Report, reporter
+
+# Texts that LoRA tunes at once.
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of a call of `evaluate`."""
+
+    path: Path
+    texts: int
+    """Of the corpus that were used."""
+    unusable: int
+    """Too short for the protocol."""
+    done: int
+    """Results that this call made."""
+    known: int
+    """Results that were there before, or that other processes made meanwhile."""
+    missing: int
+    """That others were still at when there was nothing else to do."""
+
+
+def evaluate(
+    model: LocalModel,
+    texts: Sequence[Text],
+    methods: str | Sequence[str],
+    *,
+    into: str | os.PathLike[str],
+    protocol: Protocol | None = None,
+    about: Mapping[str, Any] | None = None,
+    progress: bool | Report | None = None,
+) -> Evaluation:
+    """Score every text by every method, into a run's folder.
+
+    Args:
+        model: a controller and a memory. What a calibration chose counts for the method ``calibrated`` alone.
+        texts: see `siftlm.evaluation.corpus.read`.
+        methods: see `siftlm.evaluation.methods`.
+        into: the folder of the run. There already: its question must be the same, and what it holds is kept; methods
+            and texts may be added.
+        protocol: how to score, and after how many steps.
+        about: more to be written down with the question, such as where the texts are from.
+        progress: as in `Memory.build`.
+    """
+    how = protocol or Protocol()
+    asked = parse_all(methods)
+    good = [text for text in texts if how.fits(text.text)]
+    runner = _Runner(model, how)
+    settings = {one.label: runner.settings(one) for one in asked}  # a wrong one is said before any work
+    meter = Meter("evaluating", "results", reporter(progress), total=len(good) * len(asked))
+    with RunFolder.begin(into, question(model, how, about or {})) as folder:
+        known = sum((text.id, one.label) in folder.records for text in good for one in asked)
+        meter.at(known)
+        done = 0
+        for some in runner.portions(good):
+            for method in asked:
+                with ExitStack() as claims:
+                    mine = [text for text in some if claims.enter_context(folder.claimed(text.id, method.label))]
+                    for text, result in runner.measured(method, mine) if mine else ():
+                        folder.add(_record(text, method, settings[method.label], result, folder))
+                        done += 1
+                        meter.at(known + done)
+        there = sum((text.id, one.label) in folder.records for text in good for one in asked)
+    meter.finish()
+    total = len(good) * len(asked)
+    return Evaluation(Path(into), len(good), len(texts) - len(good), done, there - done, total - there)
+
+
+def question(model: LocalModel, protocol: Protocol, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run asks: two runs of the same question may be put together."""
+    controller = model.controller
+    return {
+        "siftlm": version("siftlm"),
+        "model": {
+            "name": controller.name,
+            "parameters": controller.parameters,
+            "context": controller.context,
+            "fingerprint": controller.fingerprint,
+        },
+        "engine": controller.engine.describe(),
+        "memory": of_memory(model.memory),
+        "protocol": protocol.to_dict(),
+        **about,
+    }
+
+
+class _Runner:
+    """Does the work for one model and protocol."""
+
+    def __init__(self, model: LocalModel, protocol: Protocol) -> None:
+        self._calibrated = model
+        # Every method begins with the same settings; those of a calibration are a method of its own.
+        self._plain = LocalModel(model.controller, model.memory, calibrated=False)
+        self._protocol = protocol
+
+    def settings(self, method: Method) -> dict[str, Any]:
+        """All that decides the method's results, for the record."""
+        if method.way is not None:
+            given = dict(method.settings)
+            if method.way.options is not None:
+                return {"way": method.way.name, **method.way.options, **given}
+            return {"way": method.way.name, **_plain(self._plain.settings(n=self._protocol.n, **given))}
+        model = self._model(method)
+        return _plain(model.settings(n=self._protocol.n, **_of_settings(method)))
+
+    def portions(self, texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
+        """As many as are tuned together."""
+        size = BATCH if self._plain.controller.adapters else 1
+        return (texts[start : start + size] for start in range(0, len(texts), size))
+
+    def measured(self, method: Method, texts: Sequence[Text]) -> Iterator[tuple[Text, Measured]]:
+        """The method on some texts: together where that is possible."""
+        model = self._model(method)
+        parts = [self._protocol.parts(text.text) for text in texts]
+        if method.way is None and self._together(model, method, len(texts)):
+            scores = model.score_many(
+                [(one.prompt, one.scored) if one.before else one.scored for one in parts],
+                n=self._protocol.n, mode=self._mode, at=self._protocol.points, progress=False, **method.settings,
+            )  # fmt: skip
+            for text, one, score in zip(texts, parts, scores, strict=True):
+                copies = self._copies(one, [hit.text for hit in score.found])
+                yield text, of_score(score, self._protocol.points, copies)
+            return
+        for text, one in zip(texts, parts, strict=True):
+            yield text, self._one(model, method, one)
+
+    # --- inside
+
+    def _one(self, model: LocalModel, method: Method, parts: Parts) -> Measured:
+        exclude = giveaways(model.memory, [parts.prompt, parts.scored]) if self._protocol.copies == "exclude" else []
+        if method.way is not None:
+            case = Case(
+                self._plain, parts.prompt, parts.scored, parts.before, self._protocol.points, self._protocol.name,
+                tuple(exclude),
+            )  # fmt: skip
+            return method.way.run(case, **method.settings)
+        given = {**method.settings, **({"exclude": exclude} if exclude else {})}
+        score = model.score(
+            (parts.prompt, parts.scored) if parts.before else parts.scored, n=self._protocol.n, mode=self._mode,
+            at=self._protocol.points, **given,
+        )  # fmt: skip
+        return of_score(score, self._protocol.points, self._copies(parts, [hit.text for hit in score.found]))
+
+    def _model(self, method: Method) -> LocalModel:
+        return self._calibrated if method.calibrated else self._plain
+
+    def _together(self, model: LocalModel, method: Method, count: int) -> bool:
+        if count < 2 or self._protocol.copies == "exclude":
+            return False
+        tuning = {name: value for name, value in method.settings.items() if name in model.controller.settings.to_dict()}
+        return can_stack(model.controller.engine, model.controller.tuning_settings(**tuning))
+
+    @property
+    def _mode(self) -> Any:
+        return "transductive" if self._protocol.name == "transductive" else "split"
+
+    def _copies(self, parts: Parts, texts: Sequence[str]) -> int:
+        return int(copied(parts.scored, texts).sum()) if texts else 0
+
+
+def _of_settings(method: Method) -> dict[str, Any]:
+    """Those that `LocalModel.settings` knows."""
+    return {name: value for name, value in method.settings.items() if name != "watch"}
+
+
+def _record(
+    text: Text, method: Method, settings: Mapping[str, Any], result: Measured, folder: RunFolder
+) -> dict[str, Any]:
+    """One line of the log; the settings only where they are new."""
+    first = not any(name == method.label for _, name in folder.records)
+    known: dict[str, Any] = {"text": text.id, "domain": text.domain, "method": method.label, **result.to_dict()}
+    return {**known, "settings": dict(settings)} if first else known
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON will give them back."""
+    return {
+        name: value if isinstance(value, (str, int, float, bool, list, tuple, type(None))) else str(value)
+        for name, value in settings.items()
+    }

@@ -1,0 +1,137 @@
+"""How sure a number is: bootstrap over texts, in pairs, within domains; and whether two things go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from siftlm.types import FloatArray, IntArray
+
+RESAMPLES = 2000
+ENDS = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A figure of several texts, with its 95 % interval by the bootstrap over texts."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float | list[float]]:
+        """Rounded: more digits would say nothing."""
+        return {"mean": round(self.value, 3), "interval": [round(self.low, 3), round(self.high, 3)]}
+
+    @property
+    def sign(self) -> int:
+        """−1 or 1 where the whole interval is on one side of zero, else 0: the texts do not tell."""
+        return -1 if self.high < 0 else 1 if self.low > 0 else 0
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+def mean(values: Sequence[float] | FloatArray, seed: int = 0) -> Mean:
+    """The mean of ``values``.
+
+    >>> mean([1.0, 1.0, 1.0])
+    Mean(value=1.0, low=1.0, high=1.0)
+    """
+    known = np.asarray(values, dtype=np.float64)
+    drawn = np.random.default_rng(seed).integers(0, len(known), size=(RESAMPLES, len(known)))
+    return _with_ends(float(known.mean()), known[drawn].mean(axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The same resampled texts for everything that is compared, so that differences are paired."""
+
+    domains: tuple[str, ...]
+    places: Mapping[str, IntArray]
+    """Domain -> the texts that are in it."""
+    drawn: Mapping[str, IntArray]
+    """Domain -> (resamples, texts of the domain), drawn from them."""
+
+    @classmethod
+    def of(cls, domains: Sequence[str], seed: int = 0, resamples: int = RESAMPLES) -> Draws:
+        """``domains``: of each text. Every domain keeps its number of texts in every resample."""
+        known = np.asarray(domains)
+        names = tuple(sorted(set(domains)))
+        places = {name: np.flatnonzero(known == name) for name in names}
+        # Each domain's own lot, by its name: its interval does not change when other domains are added.
+        drawn = {
+            name: np.random.default_rng([seed, *name.encode()]).integers(0, len(rows), size=(resamples, len(rows)))
+            for name, rows in places.items()
+        }
+        return cls(names, places, {name: places[name][drawn[name]] for name in names})
+
+
+Figure = Callable[[IntArray], FloatArray]
+"""(…, texts) places of texts -> (…) the figure of each set of them."""
+
+
+def percent_of_base(tuned: FloatArray, base: FloatArray, size: FloatArray) -> Figure:
+    """Bits of all texts after tuning in % of the bits before: long texts count for more, as in bits per byte.
+
+    Args:
+        tuned, base: (n,) bits per byte of each text.
+        size: (n,) its bytes.
+    """
+    return lambda at: 100 * (tuned * size)[at].sum(axis=-1) / (base * size)[at].sum(axis=-1)
+
+
+def bits_per_byte(tuned: FloatArray, size: FloatArray) -> Figure:
+    """All bits over all bytes."""
+    return lambda at: (tuned * size)[at].sum(axis=-1) / size[at].sum(axis=-1)
+
+
+def of_domain(figure: Figure, draws: Draws, domain: str) -> Mean:
+    """The figure on one domain."""
+    return _with_ends(float(figure(draws.places[domain])), figure(draws.drawn[domain]))
+
+
+def over_domains(figure: Figure, draws: Draws, weights: Mapping[str, float] | None = None) -> Mean:
+    """The mean of the figure over domains: each counts the same, or as ``weights`` say."""
+    shares = _shares(draws.domains, weights)
+    value = sum(share * float(figure(draws.places[name])) for name, share in shares.items())
+    again = sum((share * figure(draws.drawn[name]) for name, share in shares.items()), np.zeros(1))
+    return _with_ends(value, np.asarray(again))
+
+
+def less(one: Figure, other: Figure) -> Figure:
+    """One figure less another, on the same texts."""
+    return lambda at: one(at) - other(at)
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's; None where one of the two never changes.
+
+    >>> rank_correlation([1, 2, 3], [10, 20, 25])
+    1.0
+    """
+    ranks = np.stack([_ranks(np.asarray(x, dtype=np.float64)), _ranks(np.asarray(y, dtype=np.float64))])
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    size = float(np.sqrt((ranks**2).sum(axis=1)).prod())
+    return None if size == 0 else round(float(ranks[0] @ ranks[1]) / size, 12)
+
+
+def _shares(domains: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
+    given = {name: 1.0 if weights is None else weights.get(name, 0.0) for name in domains}
+    total = sum(given.values())
+    return {name: weight / total for name, weight in given.items() if weight > 0}
+
+
+def _with_ends(value: float, again: FloatArray) -> Mean:
+    low, high = np.quantile(again, ENDS)
+    return Mean(value, float(low), float(high))
+
+
+def _ranks(values: FloatArray) -> FloatArray:
+    """From 0; equal values share the mean of theirs."""
+    below = (values[:, None] > values[None, :]).sum(axis=1)
+    equal = (values[:, None] == values[None, :]).sum(axis=1)
+    ranks: FloatArray = below + (equal - 1) / 2.0
+    return ranks

@@ -1,0 +1,131 @@
+"""The ways by name: those here, those of other packages, and files of the caller's own."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from siftlm.errors import InvalidInput, SiftlmError, UnknownName
+from siftlm.evaluation.measured import Measured
+from siftlm.local import LocalModel
+
+GROUP = "siftlm.ways"
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One text, and everything to score it with."""
+
+    model: LocalModel
+    prompt: str
+    scored: str
+    before: str
+    """Read before what is scored."""
+    points: tuple[int, ...]
+    """After how many steps is scored; the last is how many texts are learned from."""
+    protocol: str
+    exclude: tuple[int, ...] = ()
+    """Rows of the memory that must not be used."""
+
+
+Run = Callable[..., Measured]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A function and what is to be known of it."""
+
+    name: str
+    summary: str
+    run: Run
+
+    @property
+    def options(self) -> Mapping[str, Any] | None:
+        """Its settings with their defaults; None where it takes any that `LocalModel` takes."""
+        own = list(inspect.signature(self.run).parameters.values())[1:]
+        if any(one.kind is one.VAR_KEYWORD for one in own):
+            return None
+        return {one.name: one.default for one in own}
+
+
+_BUILT_IN: dict[str, Way] = {}
+
+
+def way(name: str, summary: str) -> Callable[[Run], Run]:
+    """Declare a function to be a way."""
+
+    def declare(run: Run) -> Run:
+        entry = Way(name, summary, run)
+        run.way = entry  # type: ignore[attr-defined]
+        if run.__module__.startswith("siftlm."):
+            _BUILT_IN[name] = entry
+        return run
+
+    return declare
+
+
+def names() -> tuple[str, ...]:
+    """Of all ways but the methods of selection.
+
+    >>> "base" in names() and "context" in names()
+    True
+    """
+    from siftlm.evaluation.ways import base, context  # noqa: F401  # they declare themselves
+
+    return tuple(sorted({*_BUILT_IN, *_added()}))
+
+
+def find(name: str) -> Way | None:
+    """The way of this name or in this file; None where there is none."""
+    if name.endswith(".py"):
+        return _in_file(name)
+    if name not in names():
+        return None
+    return _BUILT_IN[name] if name in _BUILT_IN else _of(name, _loaded(name))
+
+
+@functools.cache
+def _added() -> dict[str, Any]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _loaded(name: str) -> Any:
+    try:
+        return _added()[name].load()
+    except SiftlmError:
+        raise
+    except Exception as error:  # it is another package's code
+        raise InvalidInput(f"way {name!r} of another package cannot be loaded: {error!r}") from error
+
+
+@functools.cache
+def _in_file(path: str) -> Way:
+    if not Path(path).is_file():
+        raise InvalidInput(f"{path}: there is no such file to read a way from")
+    spec = importlib.util.spec_from_file_location(f"siftlm_way_{Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise InvalidInput(f"{path}: cannot be read as Python")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SiftlmError:
+        raise
+    except Exception as error:  # it is the caller's code
+        raise InvalidInput(f"{path}: cannot be loaded: {error!r}") from error
+    found = [one.way for one in vars(module).values() if isinstance(getattr(one, "way", None), Way)]
+    if len(found) != 1:
+        raise InvalidInput(f"{path}: holds {len(found)} ways; it must hold one, a function with @way(name, summary)")
+    return _of(path, found[0].run)
+
+
+def _of(name: str, run: Any) -> Way:
+    entry = getattr(run, "way", None)
+    if not isinstance(entry, Way):
+        raise UnknownName("way", name, names())
+    return entry
