@@ -43,6 +43,13 @@ def test_info_counts_what_is_there_and_what_was_deleted(memory, siftlm):
     assert seen["source"]["documents"] == 28
 
 
+def test_info_says_what_calibration_found_for_which_model(memory, siftlm):
+    assert "calibrated" not in siftlm("info", "memory")[1]
+    memory.note_calibration("gpt2", {"settings": {"method": "sift", "rate": 0.5, "decide": None}, "date": "today"})
+    assert json.loads(siftlm("info", "memory", "--json")[1])["calibration"]["gpt2"]["rate"] == 0.5
+    assert re.search(r"^calibrated +for gpt2: method=sift, rate=0.5$", siftlm("info", "memory")[1], re.M)
+
+
 def test_a_field_is_spelled_as_a_filter_reads_it(folder, siftlm):
     with Memory.create("memory") as memory:
         memory.add(["one", "two"], [{"a": {"b.c": 1, "and": [1, 2]}, "@id": True}, {"ü x": None}])

@@ -100,6 +100,7 @@ def _said(info: Info, terminal: Terminal) -> dict[str, list[str]]:
         "FAISS index": _index(info),
         "inputs": [_input(one) for one in info.inputs] or ["none"],
         "metadata": _fields(info, terminal),
+        "calibrated": [_calibrated(name, settings) for name, settings in info.calibration.items()],
         "made": [f"{info.created} by {info.made_by}, format {info.format}, generation {info.generation}"],
     }
     return {label: texts for label, texts in said.items() if texts}
@@ -118,6 +119,11 @@ def _index(info: Info) -> list[str]:
 def _input(one: Input) -> str:
     bad = f", {one.bad:,} bad records" if one.bad else ""
     return f"{one.name}: {one.documents:,} documents{bad}" + ("" if one.finished else "; not read to its end")
+
+
+def _calibrated(name: str, settings: dict[str, Any]) -> str:
+    known = ", ".join(f"{setting}={value}" for setting, value in settings.items() if value is not None)
+    return f"for {one_line(name)}: {known}"
 
 
 def _fields(info: Info, terminal: Terminal) -> list[str]:

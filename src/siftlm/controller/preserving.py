@@ -26,7 +26,7 @@ def preserved(model: Any) -> Iterator[None]:
     cuda = [torch.cuda.get_rng_state(device) for device in devices]
     # Modes, dropout rates, checkpointing, what rotary embeddings remember: all are attributes of modules.
     attributes = [(module, dict(vars(module))) for module in model.modules()]
-    hooks = [  # transformers leaves some behind when checkpointing is switched off
+    hooks = [  # transformers leaves some on the embeddings when checkpointing is switched off
         (hooked, dict(hooked))
         for _, before in attributes
         for name, hooked in before.items()
@@ -36,13 +36,6 @@ def preserved(model: Any) -> Iterator[None]:
         (module, name, buffer, None if buffer is None else buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
-    ]
-    # Transformers hangs some onto the embeddings where activations are recomputed.
-    hooks = [
-        (held, dict(held))
-        for module in model.modules()
-        for name, held in vars(module).items()
-        if name.endswith("_hooks") and isinstance(held, dict)
     ]
     wanted = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:

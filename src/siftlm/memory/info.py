@@ -78,6 +78,8 @@ class Info:
     format: int
     created: str
     made_by: str
+    calibration: dict[str, dict[str, Any]]
+    """Model -> the settings that were found best for it."""
     files: dict[str, int]
     """Name within the folder -> bytes."""
     inputs: tuple[Input, ...]
@@ -132,6 +134,7 @@ def look(memory: Path) -> Info:
         format=known.format,
         created=known.created,
         made_by=known.made_by,
+        calibration={name: dict(record.get("settings", {})) for name, record in known.calibration.items()},
         files=_files(memory),
         inputs=inputs,
         index=ann.state(known.folder(memory), known, state["rows"]),

@@ -16,8 +16,7 @@ PLACES = ("units", "tens", "hundreds", "thousands", "ten thousands")
 
 def greatest_common_divisor(rng: Random) -> Problem:
     """Of two numbers that often have one."""
-    common = rng.randint(1, 40)
-    a, b = (common * factor for factor in rng.sample(range(2, 41), 2))
+    a, b = _related(rng, 40, 40)
     question = rng.choice((
         f"What is the greatest common divisor of {a} and {b}?",
         f"Calculate the highest common factor of {a} and {b}.",
@@ -28,8 +27,7 @@ def greatest_common_divisor(rng: Random) -> Problem:
 
 def least_common_multiple(rng: Random) -> Problem:
     """Of two numbers."""
-    common = rng.randint(1, 12)
-    a, b = (common * factor for factor in rng.sample(range(2, 26), 2))
+    a, b = _related(rng, 12, 25)
     question = rng.choice((
         f"What is the least common multiple of {a} and {b}?",
         f"Find the smallest number that both {a} and {b} divide.",
@@ -103,6 +101,12 @@ def powers(rng: Random) -> Problem:
     of = f"fourth power of {base}" if exponent == 4 else f"{name} of {base}"
     question = rng.choice((f"What is the {of}?", f"Calculate {base}**{exponent}."))
     return Problem(question, str(base**exponent), ("power", base, exponent))
+
+
+def _related(rng: Random, common: int, rest: int) -> list[int]:
+    """Two numbers that share a factor up to ``common``, and have others up to ``rest``."""
+    shared = rng.randint(1, common)
+    return [shared * factor for factor in rng.sample(range(2, rest + 1), 2)]
 
 
 def factors(n: int) -> list[int]:
