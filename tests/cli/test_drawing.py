@@ -8,14 +8,13 @@ import sys
 
 import pytest
 
+from siftlm.cli.charting import Curve, chart
 from siftlm.cli.drawing import (
-    Curve,
     Terminal,
     amount,
     bar,
     beside,
     can_show,
-    chart,
     clip,
     emphasized,
     one_line,

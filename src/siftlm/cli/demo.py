@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siftlm.cli import demo_picks, watching
-from siftlm.cli.drawing import Curve, Terminal, chart, clip, one_line, printable, wrap
+from siftlm.cli.charting import Curve, chart
+from siftlm.cli.drawing import Terminal, bar, clip, one_line, pad, printable, wrap
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from siftlm.cli.demo_local import Case, Run
 
 EPILOG = """\
@@ -35,6 +40,10 @@ NEAREST, SIFT = "nearest neighbour", "SIFT"
 LOOK = {"nearest": (NEAREST, "yellow", "○", "o"), "sift": (SIFT, "cyan", "●", "*")}
 WIDEST = 110
 HEIGHT = 7
+# Columns from which on a chart has its names beside it, and may move.
+LIVE = 60
+# Picks of each method that are listed.
+LISTED = 3
 
 
 def add(commands: Any) -> None:
@@ -49,8 +58,8 @@ def add(commands: Any) -> None:
                         help="picks: selection alone, or one of its examples: jordan, coffee")  # fmt: skip
     parser.add_argument("--into", default="siftlm-demo", metavar="FOLDER", help="where the memory and the report go")
     parser.add_argument("--model", default="siftlm-tiny", metavar="M", help="default: siftlm-tiny, which comes along")
-    parser.add_argument("-n", type=int, default=20, metavar="N", help="texts to learn from (default: 20)")
-    parser.add_argument("--texts", type=int, default=2, metavar="N", help="of each kind (default: 2)")
+    parser.add_argument("-n", type=_whole, default=20, metavar="N", help="texts to learn from (default: 20)")
+    parser.add_argument("--texts", type=_whole, default=2, metavar="N", help="of each kind (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="which held-out texts")
     parser.add_argument("--json", action="store_true", help="print what was computed as JSON")
     parser.set_defaults(run=run)
@@ -64,45 +73,83 @@ def run(arguments: argparse.Namespace) -> int:
 
     for library in ("torch", "transformers"):  # before anything is built; `siftlm demo picks` needs neither
         load(library, "tune")
+    folder = _writable(Path(arguments.into))
+    try:
+        return _run(arguments, folder)
+    except KeyboardInterrupt:
+        if sys.stderr is not None:
+            kept = "" if (folder / "memory").exists() else "half "
+            again = "the next demo uses it" if not kept else "the next demo begins it anew"
+            print(f"\nsiftlm: interrupted; the {kept}memory stays in {folder}, and {again}", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: argparse.Namespace, folder: Path) -> int:
     from siftlm.cli import demo_local, demo_report
+    from siftlm.controller import Controller
     from siftlm.local import LocalModel
 
     began = time.monotonic()
-    folder = Path(arguments.into)
-    folder.mkdir(parents=True, exist_ok=True)
-    stage = _Stage(Terminal.of(sys.stdout), quiet=arguments.json)
-    stage.say("A memory of Python's library, its reference and school mathematics", title=True)
+    stage = _Stage(Terminal.of(sys.stdout), arguments.n, quiet=arguments.json)
+    # What can be wrong with the command line is found out before anything takes time.
+    controller = Controller(arguments.model)
     documents = demo_local.held_out(arguments.texts, arguments.seed)
+    stage.say("A memory of Python's library, its reference and school mathematics", title=True)
     with demo_local.open_memory(folder / "memory", watching.reporter(quiet=arguments.json)) as memory:
         passages = len(memory)
         stage.say(f"{passages:,} passages in {folder / 'memory'}; the texts below are in none of them.")
-        model = LocalModel(arguments.model, memory, **SETTINGS)
-        stage.say(f"{model.controller.name}: {model.controller.parameters:,} parameters. {arguments.n} texts are "
-                  "selected for each prompt, and the model takes one step on each.")  # fmt: skip
+        model = LocalModel(controller, memory, **SETTINGS)
+        stage.say(
+            f"{controller.name}: {controller.parameters:,} parameters. The first half of each text is the prompt: for "
+            f"it {arguments.n} texts are selected, and the model takes one step on each. Then: how many bits does it "
+            "need for a byte of the second half? Fewer is better."
+        )
         cases = []
         for number, document in enumerate(documents, start=1):
             stage.open(f"{number}/{len(documents)} {document.meta['kind']}: {document.meta['name']}")
             case = demo_local.learn(model, document, arguments.n, stage.draw)
             stage.close(case)
             cases.append(case)
+    seconds = time.monotonic() - began
+    page = demo_report.write(
+        cases, folder / "report.html", controller, passages=passages, n=arguments.n, seconds=seconds
+    )
     if arguments.json:
         print(json.dumps([case.to_dict() for case in cases], indent=1))
         return 0
-    page = demo_report.write(
-        cases, folder / "report.html", model, passages=passages, n=arguments.n, seconds=time.monotonic() - began
-    )
     stage.table(cases)
-    stage.say(f"{time.monotonic() - began:.0f} seconds in all. With pictures and every text: {page}")
+    stage.say(f"{seconds:.0f} seconds in all. With pictures and every text: {page}")
     return 0
+
+
+def _whole(given: str) -> int:
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"{given!r} is no whole number above 0")
+    return int(given)
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made if need be: that nothing can be written there is said now, not a minute later."""
+    from siftlm.errors import InvalidInput
+
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInput(f"--into {folder}: that is a file; name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidInput(f"--into {folder}: nothing can be written there: {error.strerror or error}") from error
+    return folder
 
 
 class _Stage:
     """The terminal: a chart that moves where there is a screen, and plain text where there is none."""
 
-    def __init__(self, terminal: Terminal, *, quiet: bool) -> None:
-        self._terminal, self._quiet = terminal, quiet
+    def __init__(self, terminal: Terminal, steps: int, *, quiet: bool) -> None:
+        self._terminal, self._steps, self._quiet = terminal, steps, quiet
         self._width = min(terminal.width, WIDEST)
-        self._live = terminal.fixed and terminal.unicode and not quiet
+        self._live = terminal.fixed and terminal.unicode and self._width >= LIVE and not quiet
         self._drawn = 0
 
     def say(self, text: str, *, title: bool = False) -> None:
@@ -134,15 +181,22 @@ class _Stage:
 
     def table(self, cases: list[Case]) -> None:
         """Bits per byte of all texts."""
-        from siftlm.cli.demo_report import HEAD, means, row
+        from siftlm.cli.demo_report import HEAD, findings, means, row
 
         self._print("")
         rows = [HEAD, *(row(case) for case in cases), means(cases)]
-        wide = [max(len(line[at]) for line in rows) for at in range(len(HEAD))]
+        if self._width < LIVE:  # base and context stand above, with each text
+            rows = [(line[0], *line[3:]) for line in rows]
+        wide = [max(len(line[at]) for line in rows) for at in range(len(rows[0]))]
+        wide[0] = max(10, min(wide[0], self._width - 1 - sum(wide[1:]) - 2 * len(wide[1:])))
         for place, line in enumerate(rows):
-            cells = [line[0].ljust(wide[0]), *(cell.rjust(size) for cell, size in zip(line[1:], wide[1:], strict=True))]
+            name = pad(clip(line[0], wide[0], self._terminal.pick("…", "...")), wide[0])
+            cells = [name, *(cell.rjust(size) for cell, size in zip(line[1:], wide[1:], strict=True))]
             shown = "  ".join(cells)
             self._print(self._terminal.paint(shown, "bold") if place in (0, len(rows) - 1) else shown)
+        self._print("")
+        for finding in findings(cases):
+            self.say(finding)
         self._print("")
 
     # --- inside
@@ -151,29 +205,62 @@ class _Stage:
         curves = []
         for method, run in case.runs.items():
             name, colour, mark, plain = LOOK[method]
-            fallen = [bits / case.base for bits in run.bits]
-            curves.append(Curve(name, fallen, colour, mark, plain))
-        lines = [self._terminal.paint("bits per byte, in shares of the base model's", "dim")]
-        return lines + chart(
-            curves, self._terminal, width=max(16, min(56, self._width - 40)), height=HEIGHT, x_name="steps"
+            share = [100 * bits / case.base for bits in run.bits]
+            share += [math.nan] * (self._steps + 1 - len(share))  # so that the curve has somewhere to grow
+            curves.append(Curve(name if self._width >= LIVE else "", share, colour, mark, plain))
+        known = [value for curve in curves for value in curve.values if math.isfinite(value)]
+        # No axis from zero: a few per cent are to be seen. But never so close that noise looks like a mountain.
+        low, top = 10 * math.floor(min([90.0, *known]) / 10), 10 * math.ceil(max([100.0, *known]) / 10)
+        signs = "  ".join(
+            self._terminal.paint(f"{self._terminal.pick(mark, plain)} {name}", colour)
+            for name, colour, mark, plain in (LOOK[method] for method in case.runs)
         )
+        title = "bits per byte, in % of the base model's" if self._width >= LIVE else "bits per byte, % of base"
+        lines = [self._terminal.paint(title, "dim"), signs] if self._width < LIVE else [
+            self._terminal.paint(title, "dim") + "   " + signs
+        ]  # fmt: skip
+        return lines + chart(
+            curves, self._terminal, width=max(10, min(56, self._width - (40 if self._width >= LIVE else 18))),
+            height=HEIGHT, x_name="steps", low=low, top=top, shown="{:.1f} %".format,
+        )  # fmt: skip
 
     def _texts(self, case: Case) -> list[str]:
         runs = case.runs
-        found = [f"base {case.base:.3f}", f"in context {case.context:.3f}"]
+        found = [f"base {case.base:.3f}", f"SIFT's texts in the context instead {case.context:.3f}"]
         found += [f"{LOOK[method][0]} {run.bits[-1]:.3f}" for method, run in runs.items()]
-        lines = ["", "bits per byte: " + ", ".join(found)]
+        lines = ["", *wrap("bits per byte: " + ", ".join(found), self._width)]
         for method, run in runs.items():
-            lines.append(self._terminal.paint(f"{LOOK[method][0]} learned from", "bold", LOOK[method][1]))
-            hits = run.found.hits if run.found else ()
-            for place, hit in enumerate(hits[:4], start=1):
-                left = run.uncertainty[place]
-                lines.append(clip(f"  {place}. {left:>4.0%} left  {one_line(hit.text)}", self._width - 1))
+            lines += self._picks(method, run, [other for name, other in runs.items() if name != method])
         ask = one_line(case.prompt)[-60:]
-        lines += ["", *wrap(f"… {ask}", self._width, first="prompt   ", rest="         ")]
-        lines += wrap(case.continuation, self._width, first="before   ", rest="         ")
-        lines += wrap(runs["sift"].continuation, self._width, first="after    ", rest="         ")
-        lines += wrap(case.scored[:120], self._width, first="truth    ", rest="         ")
+        quoted = (
+            ("prompt", f"… {ask}"),
+            ("before", case.continuation),
+            ("after", runs["sift"].continuation),
+            ("truth", case.scored[:200]),
+        )
+        lines.append("")
+        for name, said in quoted:
+            lines += wrap(clip(one_line(said), 2 * (self._width - 10)), self._width, first=f"{name:<9}", rest=" " * 9)
+        return lines
+
+    def _picks(self, method: str, run: Run, others: Sequence[Run]) -> list[str]:
+        """The first few, with what was left to know after each, and after the last."""
+        name, colour, _, _ = LOOK[method]
+        hits = run.found.hits if run.found else ()
+        theirs = {hit.row for other in others if other.found for hit in other.found.hits}
+        alone = len({hit.row for hit in hits} - theirs)
+        head = (
+            f"{name} learned from {len(hits)} texts, {alone} of which only it chose (+). Uncertainty left after each:"
+        )
+        lines = [self._terminal.paint(line, "bold", colour) for line in wrap(head, self._width)]
+        for place, hit in enumerate(hits, start=1):
+            if LISTED < place < len(hits):
+                continue
+            left = run.uncertainty[place]
+            drawn = self._terminal.paint(bar(left, 10, self._terminal), colour)
+            sign = " " if hit.row in theirs else self._terminal.paint("+", "bold")
+            room = self._width - 25
+            lines.append(f"{place:>3}. {drawn} {left:>4.0%} {sign} {clip(one_line(hit.text), max(10, room))}")
         return lines
 
     def _over(self, lines: list[str]) -> None:

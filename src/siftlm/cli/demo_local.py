@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siftlm import sample
+from siftlm.errors import InvalidInput
 from siftlm.local import LocalModel, halves
 from siftlm.memory import Memory
 
@@ -21,7 +23,9 @@ METHODS = ("nearest", "sift")
 # Characters of a held-out text: half of them are the prompt.
 LENGTH = 1600
 # New tokens of a continuation.
-CONTINUED = 40
+CONTINUED = 32
+# Drawn, always with the same seed: so small a model repeats itself when it takes the likeliest token each time.
+SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "seed": 0}
 
 
 @dataclass(eq=False)
@@ -68,7 +72,7 @@ class Case:
             "name": self.name,
             "prompt": self.prompt,
             "base": self.base,
-            "context": self.context,
+            "context": self.context if math.isfinite(self.context) else None,
             "continuation": self.continuation,
             **{
                 run.method: {
@@ -96,7 +100,10 @@ def open_memory(folder: Path, progress: Report | None) -> Memory:
 
 def held_out(count: int, seed: int) -> list[Document]:
     """``count`` texts of each kind that are not in the memory."""
-    return [text for kind in sample.KINDS for text in sample.prompts(kind, count=count, seed=seed)]
+    try:
+        return [text for kind in sample.KINDS for text in sample.prompts(kind, count=count, seed=seed)]
+    except InvalidInput as error:
+        raise InvalidInput(str(error).replace("count=", "--texts ")) from error
 
 
 def learn(model: LocalModel, document: Document, n: int, watch: Callable[[Case, Run], None]) -> Case:
@@ -108,7 +115,7 @@ def learn(model: LocalModel, document: Document, n: int, watch: Callable[[Case, 
         return controller.likelihood(scored, after=prompt, texts=texts).bits_per_byte
 
     base = bits()
-    before = controller.generate(prompt, max_new_tokens=CONTINUED).text
+    before = controller.generate(prompt, max_new_tokens=CONTINUED, **SAMPLING).text
     case = Case(str(document.meta["kind"]), str(document.meta["name"]), prompt, scored, base, before)
     for method in METHODS:
         run = case.runs[method] = Run(method, [base])
@@ -120,7 +127,7 @@ def learn(model: LocalModel, document: Document, n: int, watch: Callable[[Case, 
         with model.learned(prompt, n=n, method=method, after=stepped) as learned:
             run.found = learned.found
             run.seconds = sum(learned.found.seconds.values()) + sum(s.seconds for s in learned.trace.steps)
-            run.continuation = controller.generate(prompt, max_new_tokens=CONTINUED).text
+            run.continuation = controller.generate(prompt, max_new_tokens=CONTINUED, **SAMPLING).text
     picks = case.runs["sift"].found
     case.context = bits(tuple(picks.texts)) if picks else float("nan")
     return case

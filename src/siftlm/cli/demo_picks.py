@@ -7,7 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from siftlm.cli.drawing import Curve, Styled, Terminal, beside, chart, printable, wrap
+from siftlm.cli.charting import Curve, chart
+from siftlm.cli.drawing import Styled, Terminal, beside, printable, wrap
 
 if TYPE_CHECKING:
     from siftlm.cli.example import Comparison, Picked

@@ -1,17 +1,16 @@
-"""Drawing for terminals: what a stream can show, bars, columns, and a chart of several curves.
+"""Drawing for terminals: what a stream can show, bars and columns.
 
 Nothing here knows what is drawn. A ``Terminal`` says what may be used; everything returns strings.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
 import textwrap
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -218,108 +217,3 @@ def beside(left: Sequence[Styled], right: Sequence[Styled], column: int, termina
         (one, one_style), (other, other_style) = (block[at] if at < len(block) else ("", ()) for block in (left, right))
         lines.append(terminal.paint(pad(one, column), *one_style) + rule + terminal.paint(other, *other_style))
     return [line.rstrip() for line in lines]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a chart."""
-
-    name: str
-    values: Sequence[float]
-    """y at x = 0, 1, 2, …"""
-    colour: str
-    mark: str
-    """Stands at each point."""
-    plain_mark: str
-    """The same in ASCII."""
-
-
-def chart(curves: Sequence[Curve], terminal: Terminal, *, width: int, height: int = 11, x_name: str = "") -> list[str]:
-    """Curves over 0, 1, 2, … in one chart, y from 0 to the largest value; a name at the end of each.
-
-    Lines are braille dots, points are marks. Where there is no unicode, marks alone.
-    """
-    last = max(len(curve.values) for curve in curves) - 1
-    top = max([v for curve in curves for v in curve.values if v == v], default=0.0) or 1.0
-    grid = _Grid(width, height)
-    for curve in curves:
-        points = [(x / max(1, last), y / top) for x, y in enumerate(curve.values) if y == y]
-        if terminal.unicode:
-            for start, end in itertools.pairwise(points):
-                grid.line(start, end, curve.colour)
-    for curve in curves:
-        for x, y in enumerate(curve.values):
-            if y == y:
-                grid.mark(x / max(1, last), y / top, terminal.pick(curve.mark, curve.plain_mark), curve.colour)
-    labels = _labels(curves, top, height)
-    scale = {0: f"{top:.2g}", height // 2: f"{top / 2:.2g}", height - 1: "0"}
-    axis = terminal.pick("┤", "|")
-    lines = []
-    for row in range(height):
-        body = "".join(terminal.paint(c, colour) if colour else c for c, colour in grid.row(row))
-        name, colour = labels.get(row, ("", ""))
-        tail = f" {terminal.paint(name, colour)}" if name else ""
-        lines.append(terminal.paint(f"{scale.get(row, ''):>4} {axis}", "dim") + body + tail)
-    feet = _feet(last, width)
-    rule = terminal.pick("└", "+") + terminal.pick("─", "-") * width
-    lines.append(terminal.paint(" " * 5 + rule, "dim"))
-    lines.append(terminal.paint(" " * 6 + feet + f" {x_name}", "dim"))
-    return [line.rstrip() for line in lines]
-
-
-def _labels(curves: Sequence[Curve], top: float, height: int) -> dict[int, tuple[str, str]]:
-    """Row -> what stands at its end; moved apart where two curves end in the same row."""
-    labels: dict[int, tuple[str, str]] = {}
-    ends = [(next((v for v in reversed(curve.values) if v == v), 0.0), curve) for curve in curves]
-    for end, curve in sorted(ends, key=lambda pair: -pair[0]):
-        row = round((1 - end / top) * (height - 1))
-        while row in labels:
-            row += 1
-        labels[row] = (f"{curve.name} {end:.2f}".strip(), curve.colour)
-    overflow = max(0, max(labels, default=0) - (height - 1))
-    return {row - overflow: label for row, label in labels.items()}
-
-
-def _feet(last: int, width: int) -> str:
-    """The numbers under the axis, as many as there is room for."""
-    every = next(e for e in (1, 2, 5, 10, 20, 50, 100, 10**9) if last / e * 4 <= width)
-    feet = [" "] * (width + 3)
-    for x in range(0, last + 1, every):
-        at = round(x / max(1, last) * (width - 1))
-        feet[at : at + len(str(x))] = str(x)
-    return "".join(feet).rstrip()
-
-
-class _Grid:
-    """Character cells, each of 2 × 4 braille dots."""
-
-    DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-
-    def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
-        self.dots = [[0] * width for _ in range(height)]
-        self.marks: dict[tuple[int, int], str] = {}
-        self.colours: dict[tuple[int, int], str] = {}
-
-    def _at(self, x: float, y: float) -> tuple[float, float]:
-        """From 0 … 1 to dots, so that 0 and 1 are the middles of the outermost cells."""
-        return x * (self.width - 1) * 2 + 0.5, (1 - y) * (self.height - 1) * 4 + 1.5
-
-    def line(self, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
-        (x0, y0), (x1, y1) = self._at(*start), self._at(*end)
-        steps = max(1, round(2 * max(abs(x1 - x0), abs(y1 - y0))))
-        for step in range(steps + 1):
-            x, y = round(x0 + (x1 - x0) * step / steps), round(y0 + (y1 - y0) * step / steps)
-            row, column = min(y // 4, self.height - 1), min(x // 2, self.width - 1)
-            self.dots[row][column] |= self.DOTS[y % 4][x % 2]
-            self.colours[row, column] = colour
-
-    def mark(self, x: float, y: float, sign: str, colour: str) -> None:
-        row, column = round((1 - y) * (self.height - 1)), round(x * (self.width - 1))
-        self.marks[row, column] = sign
-        self.colours[row, column] = colour
-
-    def row(self, row: int) -> Iterable[tuple[str, str]]:
-        for column, dots in enumerate(self.dots[row]):
-            sign = self.marks.get((row, column)) or (chr(0x2800 + dots) if dots else " ")
-            yield sign, self.colours.get((row, column), "")

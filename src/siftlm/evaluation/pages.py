@@ -19,20 +19,27 @@ STYLE = """\
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
-p, figcaption { max-width: 46rem; } .faint, figcaption { color: var(--faint); } figure { margin: .5rem 0; }
+h3 { font-size: 1rem; margin: 1rem 0 .25rem; }
+p { max-width: 46rem; } figcaption { font-weight: 600; } .faint { color: var(--faint); } figure { margin: .5rem 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th:first-child, td:first-child { text-align: left; } td.best { font-weight: 650; }
 .wide { overflow-x: auto; }
 pre { background: var(--panel); padding: .75rem; margin: .25rem 0; overflow-x: auto; white-space: pre-wrap;
   overflow-wrap: anywhere; border-radius: .4rem; font: 13px/1.45 ui-monospace, monospace; }
-.beside { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }
+.beside { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); }
 .beside > * { min-width: 0; }
 ol.picks { padding-left: 1.6rem; } ol.picks li { margin: .3rem 0; }
 ol.picks small { color: var(--faint); display: block; }
 .again { opacity: .55; }
+.finding { font-size: 1.05rem; border-left: .25rem solid var(--b); padding-left: .75rem; }
+ol.picks li.own pre { border-left: .3rem solid var(--line); }
+ol.picks li.a pre { border-color: var(--a); } ol.picks li.b pre { border-color: var(--b); }
+details > summary { cursor: pointer; color: var(--faint); }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--faint); font: 12px system-ui, sans-serif; }
+@media (max-width: 40rem) { body { padding: 1rem .75rem 3rem; } h1 { font-size: 1.4rem; } table { font-size: .8rem; }
+  th, td { padding: .3rem .25rem; } td:first-child { overflow-wrap: anywhere; min-width: 6rem; } pre { padding: .5rem; }
+  svg text { font-size: 14px; } }
 svg .axis { stroke: var(--line); } svg polyline { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
 """
 
@@ -89,7 +96,7 @@ def chart(
     x_name: str,
     y_name: str,
     from_zero: bool = False,
-    size: tuple[int, int] = (520, 260),
+    size: tuple[int, int] = (480, 240),
 ) -> str:
     """Lines in one picture; the name of each stands at its end."""
     points = [point for one in series for point in one.points if math.isfinite(point[1])]
@@ -107,7 +114,7 @@ def chart(
     parts.append(f'<text x="4" y="13">{text(y_name)}</text>')
     parts += [_line(one, frame) for one in series]
     parts += _names(series, frame)
-    return f"<figure>{''.join(parts)}</svg><figcaption>{text(title)}</figcaption></figure>"
+    return f"<figure><figcaption>{text(title)}</figcaption>{''.join(parts)}</svg></figure>"
 
 
 def _line(one: Series, frame: _Frame) -> str:
