@@ -115,6 +115,15 @@ def test_what_is_said_is_what_was_found(tiny, siftlm):
     assert "6 texts show how it works; they are far too few to say which is better" in said
 
 
+def test_json_has_no_nan():
+    from siftlm.cli.demo_local import Case, Run
+
+    case = Case("code", "c", "p", "s", 2.0, "", runs={"sift": Run("sift", [2.0, float("nan")])})
+    record = json.loads(json.dumps(case.to_dict(), allow_nan=False))
+    assert record["context"] is None
+    assert record["sift"]["bits"] == [2.0, None]
+
+
 def test_where_learning_hurts_the_page_says_so():
     from siftlm.cli.demo_local import Case, Run
     from siftlm.cli.demo_report import findings

@@ -187,6 +187,7 @@ class _Stage:
         rows = [HEAD, *(row(case) for case in cases), means(cases)]
         if self._width < LIVE:  # base and context stand above, with each text
             rows = [(line[0], *line[3:]) for line in rows]
+            rows[0] = (*rows[0][:-1], "% of base")
         wide = [max(len(line[at]) for line in rows) for at in range(len(rows[0]))]
         wide[0] = max(10, min(wide[0], self._width - 1 - sum(wide[1:]) - 2 * len(wide[1:])))
         for place, line in enumerate(rows):

@@ -66,17 +66,17 @@ class Case:
     runs: dict[str, Run] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and texts."""
+        """Ready for ``json.dumps``; what is no number becomes None."""
         return {
             "kind": self.kind,
             "name": self.name,
             "prompt": self.prompt,
             "base": self.base,
-            "context": self.context if math.isfinite(self.context) else None,
+            "context": _number(self.context),
             "continuation": self.continuation,
             **{
                 run.method: {
-                    "bits": run.bits,
+                    "bits": [_number(bits) for bits in run.bits],
                     "uncertainty": run.uncertainty,
                     "seconds": run.seconds,
                     "continuation": run.continuation,
@@ -85,6 +85,11 @@ class Case:
                 for run in self.runs.values()
             },
         }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no word for what is no number."""
+    return value if math.isfinite(value) else None
 
 
 def open_memory(folder: Path, progress: Report | None) -> Memory:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from siftlm.cli.demo_local import Case, Run
     from siftlm.controller import Controller
 
-HEAD = ("text", "base", "in context", "nearest", "SIFT", "% of base")
+HEAD = ("text", "base", "in context", "nearest", "SIFT", "SIFT, % of base")
 NAMES = {"nearest": "nearest neighbour", "sift": "SIFT"}
 COLOURS = {"nearest": "a", "sift": "b"}
 LEGEND = (
@@ -163,12 +163,22 @@ def _picks(run: Run, alone: set[int]) -> str:
         seen.add(hit.row)
         about = f"{hit.meta.get('name', '')}; cosine {hit.score:.2f}, {100 * run.uncertainty[place]:.0f} % left"
         items.append(f'<li class="{kind}"><pre>{text(_short(hit.text))}</pre><small>{text(about)}</small></li>')
-    head = f"<h3>{text(NAMES[run.method])} chose {len(hits)} texts, {len(alone)} that the other did not</h3>"
+    head = f"<h3>{text(NAMES[run.method])}: {text(picked(len(hits), len(seen), len(alone)))}</h3>"
     first = f'<ol class="picks">{"".join(items[:LISTED])}</ol>'
     if len(items) <= LISTED:
         return head + first
     rest = f'<ol class="picks" start="{LISTED + 1}">{"".join(items[LISTED:])}</ol>'
     return f"{head}{first}<details><summary>and {len(items) - LISTED} more</summary>{rest}</details>"
+
+
+def picked(picks: int, different: int, alone: int) -> str:
+    """How many, in words: the same text may be picked again, to learn it again.
+
+    >>> picked(20, 20, 12), picked(20, 13, 4)
+    ('20 texts, 12 chosen only here', '20 picks of 13 texts, 4 chosen only here')
+    """
+    much = f"{picks} texts" if different == picks else f"{picks} picks of {different} texts"
+    return f"{much}, {alone} chosen only here"
 
 
 def _end(prompt: str, most: int = 300) -> str:

@@ -39,7 +39,7 @@ details > summary { cursor: pointer; color: var(--faint); }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--faint); font: 12px system-ui, sans-serif; }
 @media (max-width: 40rem) { body { padding: 1rem .75rem 3rem; } h1 { font-size: 1.4rem; } table { font-size: .8rem; }
   th, td { padding: .3rem .25rem; } td:first-child { overflow-wrap: anywhere; min-width: 6rem; } pre { padding: .5rem; }
-  svg text { font-size: 14px; } }
+  svg text { font-size: 13px; } }
 svg .axis { stroke: var(--line); } svg polyline { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
 """
 
@@ -149,7 +149,7 @@ class _Frame:
     """From numbers to places in the picture."""
 
     def __init__(self, points: Sequence[tuple[float, float]], size: tuple[int, int], from_zero: bool) -> None:
-        self.left, self.right, self.top, self.bottom = 46, size[0] - 120, 24, size[1] - 36
+        self.left, self.right, self.top, self.bottom = 46, size[0] - 128, 24, size[1] - 36
         xs, ys = [x for x, _ in points], [y for _, y in points]
         low, high = (0.0 if from_zero else min(ys)), max(ys)
         step = _step((high - low) or abs(high) or 1.0, 5)
