@@ -58,6 +58,7 @@ def test_plain_text_without_a_terminal(tiny, siftlm):
     for word in ("prompt", "before", "after", "truth"):
         assert len(re.findall(rf"^{word} ", out, re.MULTILINE)) == 3
     assert "after 5 texts" in out
+    assert len(re.findall(r"(?:nearest neighbour|SIFT): 5 (?:texts|picks of \d texts), \d chosen only here", out)) == 6
     assert "siftlm-demo/report.html" in out
 
 

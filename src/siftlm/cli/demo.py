@@ -246,13 +246,13 @@ class _Stage:
 
     def _picks(self, method: str, run: Run, others: Sequence[Run]) -> list[str]:
         """The first few, with what was left to know after each, and after the last."""
+        from siftlm.cli.demo_report import picked
+
         name, colour, _, _ = LOOK[method]
         hits = run.found.hits if run.found else ()
         theirs = {hit.row for other in others if other.found for hit in other.found.hits}
-        alone = len({hit.row for hit in hits} - theirs)
-        head = (
-            f"{name} learned from {len(hits)} texts, {alone} of which only it chose (+). Uncertainty left after each:"
-        )
+        mine = {hit.row for hit in hits}
+        head = f"{name}: {picked(len(hits), len(mine), len(mine - theirs))} (+). Uncertainty left after each:"
         lines = [self._terminal.paint(line, "bold", colour) for line in wrap(head, self._width)]
         for place, hit in enumerate(hits, start=1):
             if LISTED < place < len(hits):
