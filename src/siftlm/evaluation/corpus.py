@@ -31,7 +31,7 @@ class Text:
     """One text to be scored."""
 
     id: str
-    """Of its contents, so that records of one run can be told from those of another corpus."""
+    """Of its domain and contents, so that a text that is in two domains has a record in each."""
     text: str
     domain: str
 
@@ -63,7 +63,7 @@ def read(
         domain: the field of the metadata that names the domain; left out, the first of ``pile_set_name``, ``domain``
             and ``subset`` that is there.
         per_domain: take so many of each domain, by a lot that depends on the text and the seed alone: a larger sample
-            holds the smaller one, whatever else is in the corpus.
+            holds the smaller one, whatever else is in the corpus and whatever ``longest`` cuts off.
         longest: keep so many characters of each text, up to the last white space.
         shortest: leave out shorter texts.
         seed: of the lot.
@@ -73,20 +73,26 @@ def read(
     for name, value in (("per_domain", per_domain), ("longest", longest)):
         if value is not None:
             whole(name, value)
-    found: dict[str, dict[str, Text]] = defaultdict(dict)
+    whole("seed", seed, least=0)
+    whole("shortest", shortest, least=0)
+    found: dict[str, dict[str, tuple[str, Text]]] = defaultdict(dict)
     for text, meta in _documents(corpus, fields, per_domain, seed):
         where = str(_domain(meta, domain))
         kept = _cut(text, longest)
-        if len(kept.strip()) >= shortest:
-            one = Text(_digest(kept), kept, where)
-            found[where].setdefault(one.id, one)
+        if len(kept.strip()) >= max(shortest, 1):
+            one = Text(_digest(f"{where} {kept}"), kept, where)
+            lot = _digest(f"{seed} {_digest(text)}")
+            # Of several that are the same when they are cut, the lot must not depend on which came first.
+            if one.id not in found[where] or lot < found[where][one.id][0]:
+                found[where][one.id] = lot, one
     if not found:
         raise InvalidInput(f"the corpus {corpus!r:.80} holds no text of {shortest} characters or more")
     wanted = sorted(found) if domains is None else list(domains)
     for name in wanted:
         if name not in found:
             raise UnknownName("domain", name, sorted(found))
-    return [one for name in wanted for one in _lot(list(found[name].values()), seed)[:per_domain]]
+    drawn = {name: sorted(found[name].values(), key=lambda known: known[0])[:per_domain] for name in wanted}
+    return [one for name in wanted for _, one in drawn[name]]
 
 
 def _documents(
@@ -105,7 +111,7 @@ def _documents(
 
 def _domain(meta: Mapping[str, Any], name: str | None) -> Any:
     if name is None:
-        return next((meta[known] for known in DOMAIN if known in meta), ALL)
+        return next((meta[known] for known in DOMAIN if meta.get(known) is not None), ALL)
     if name not in meta:
         raise InvalidInput(f"a text has no field {name!r} that names its domain; it has {', '.join(meta) or 'none'}")
     return meta[name]
@@ -116,10 +122,6 @@ def _cut(text: str, longest: int | None) -> str:
         return text
     end = next((at for at in range(longest, longest // 2, -1) if text[at].isspace()), longest)
     return text[:end]
-
-
-def _lot(texts: list[Text], seed: int) -> list[Text]:
-    return sorted(texts, key=lambda one: _digest(f"{seed} {one.id}"))
 
 
 def _digest(text: str) -> str:

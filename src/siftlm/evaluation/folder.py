@@ -144,12 +144,22 @@ def _lines(raw: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _same(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    for name in sorted({*there, *asked} - {"siftlm"}):
-        if there.get(name) != asked.get(name):
+    old, new = _flat(there), _flat(asked)
+    # The version does not count: what it changed is seen in the settings.
+    for name in sorted({*old, *new} - {"siftlm"}):
+        if old.get(name) != new.get(name):
             raise Conflict(
-                f"{path}: holds a run with {name}={_short(there.get(name))}, and this one has "
-                f"{_short(asked.get(name))}; give --out another folder"
+                f"{path}: holds a run with {name}={_short(old.get(name))}, and this one has "
+                f"{_short(new.get(name))}; give --out another folder"
             )
+
+
+def _flat(question: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """``protocol.n`` and its like: what differs is to be named."""
+    found: dict[str, Any] = {}
+    for name, value in question.items():
+        found.update(_flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value})
+    return found
 
 
 def _short(value: Any) -> str:
@@ -162,12 +172,18 @@ if sys.platform == "win32":
     @contextlib.contextmanager
     def _locked(file: IO[bytes], place: int, *, wait: bool = True) -> Iterator[bool]:
         place %= 2**31 - 2  # two that share a place only wait for each other
-        try:
-            file.seek(place)
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        except OSError:
-            yield False
-            return
+        while True:
+            try:
+                file.seek(place)
+                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+                break
+            except OSError as error:
+                if wait and error.errno in (errno.EDEADLK, errno.EACCES):
+                    continue  # it gives up after ten seconds, and nothing may be written without the lock
+                if wait:
+                    raise
+                yield False
+                return
         try:
             yield True
         finally:

@@ -38,7 +38,7 @@ class Measured:
     losses: tuple[float | None, ...] = ()
     """Nats a token before each step, on its own text."""
     copies: int = 0
-    """Picks that give the scored text away: pieces or near-copies of it."""
+    """Picks that give the text away, its prompt included: pieces or near-copies of it."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """``select``, ``tune``, ``score``."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -77,16 +77,19 @@ class Measured:
         known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
         for name in ("rows", "scores", "uncertainty", "learned", "losses"):
             known[name] = tuple(known.get(name, ()))
-        known["curve"] = {int(point): math.nan if value is None else float(value) for point, value in known["curve"]}
+        known["curve"] = {int(point): _number(value) for point, value in known["curve"]}
+        known["base"] = _number(known["base"])
         return cls(**{"bytes": 0, "tokens": 0, **known})
 
 
-def of_score(score: Score, points: Sequence[int], copies: int) -> Measured:
+def of_score(score: Score, points: Sequence[int]) -> Measured:
     """A `Score` as a record; where there were fewer texts than steps, the last state stands for all later points."""
     curve = {0: score.base, **dict(score.curve)}
     taken = len(score.trace.steps)
     # A watch may have gone back, and after a divergence the base model answers: the end is what the tuned model says.
     curve.update({point: score.tuned for point in points if point >= taken})
+    if taken > max(points):  # several passes or windows
+        curve[taken] = score.tuned
     found = score.found
     return Measured(
         score.base,
@@ -101,7 +104,6 @@ def of_score(score: Score, points: Sequence[int], copies: int) -> Measured:
         kept=score.trace.kept,
         learned=tuple(step.tokens for step in score.trace.steps),
         losses=tuple(_finite(float(f"{step.loss:.5g}")) for step in score.trace.steps),
-        copies=copies,
         seconds={name: round(value, 4) for name, value in score.seconds.items()},
     )
 
@@ -109,6 +111,10 @@ def of_score(score: Score, points: Sequence[int], copies: int) -> Measured:
 def _short(value: float) -> float | None:
     """Nine digits are more than any result means."""
     return float(f"{value:.9g}") if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _finite(value: float) -> float | None:

@@ -26,6 +26,8 @@ SHORT = {"nn": "nearest"}
 CALIBRATED = "calibrated"
 # Set by the protocol, so that it is the same for all methods.
 COMMON = ("n", "at", "mode", "exclude")
+# Between methods, and not inside of betas=(0.9,0.99).
+COMMA = re.compile(r",(?![^()\[\]{}]*[)\]}])")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,12 @@ def parse(label: str) -> Method:
     siftlm.errors.UnknownName: unknown method 'shift'; did you mean 'sift'? ...
     """
     name, *rest = re.split(r"\+(?=[a-z_]+=)", label.strip())
-    settings = dict(_setting(label, one) for one in rest)
+    settings: dict[str, Any] = {}
+    for one in rest:
+        known, value = _setting(label, one)
+        if known in settings:
+            raise InvalidInput(f"{label}: {known} is given twice")
+        settings[known] = value
     if name == CALIBRATED:
         return Method(label, None, settings, calibrated=True)
     found = find(name)
@@ -60,15 +67,21 @@ def parse(label: str) -> Method:
         _check(label, found, settings)
         return Method(label, found, settings)
     selector = SHORT.get(name, name)
-    known = {*selectors(), *RECIPES}
-    if selector not in known:
-        raise UnknownName("method", name, {*names(), *SHORT, CALIBRATED, *known})
+    learned = {*selectors(), *RECIPES}
+    if selector not in learned:
+        raise UnknownName("method", name, {*names(), *SHORT, CALIBRATED, *learned})
+    if "method" in settings:
+        raise InvalidInput(f"{label}: its method is {name}; write {settings['method']}+… for the other one")
     return Method(label, None, {"method": selector, **settings})
 
 
 def parse_all(labels: str | Sequence[str]) -> list[Method]:
-    """Several, separated by commas or in a list."""
-    split = labels.split(",") if isinstance(labels, str) else list(labels)
+    """Several, separated by commas or in a list.
+
+    >>> [one.label for one in parse_all("base,sift+betas=(0.9,0.99)")]
+    ['base', 'sift+betas=(0.9,0.99)']
+    """
+    split = COMMA.split(labels) if isinstance(labels, str) else list(labels)
     found = [parse(label) for label in split if label.strip()]
     if not found:
         raise InvalidInput("methods names nothing to compare; try base,nn,sift")

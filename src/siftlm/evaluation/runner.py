@@ -5,24 +5,29 @@ evaluate("siftlm-tiny", "memory/", "test.jsonl.gz", "base,nn,sift", into="runs/a
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from siftlm.controller.stacked import can_stack
+from siftlm.errors import Conflict, InvalidInput
 from siftlm.evaluation.corpus import Text
 from siftlm.evaluation.folder import RunFolder
-from siftlm.evaluation.identity import of_memory
+from siftlm.evaluation.identity import contents_of, of_memory
 from siftlm.evaluation.measured import Measured, of_score
 from siftlm.evaluation.methods import Method, parse_all
 from siftlm.evaluation.overlap import giveaways
 from siftlm.evaluation.protocol import Parts, Protocol
 from siftlm.evaluation.ways import Case
-from siftlm.local import LocalModel
+from siftlm.local import LocalModel, Score
+from siftlm.memory import Memory
 from siftlm.memory.copies import copied
 from siftlm.progress import Meter, Report, reporter
 
@@ -60,8 +65,9 @@ def evaluate(
     """Score every text by every method, into a run's folder.
 
     Args:
-        model: a controller and a memory. What a calibration chose counts for the method ``calibrated`` alone.
-        texts: see `siftlm.evaluation.corpus.read`.
+        model: a controller and a memory. What a calibration chose counts for the method ``calibrated`` alone; what the
+            model was made with (``LocalModel(…, clip=1)``) for all.
+        texts: see `siftlm.evaluation.corpus.read`; one that is there twice counts once.
         methods: see `siftlm.evaluation.methods`.
         into: the folder of the run. There already: its question must be the same, and what it holds is kept; methods
             and texts may be added.
@@ -71,13 +77,20 @@ def evaluate(
     """
     how = protocol or Protocol()
     asked = parse_all(methods)
-    good = [text for text in texts if how.fits(text.text)]
+    given = list({text.id: text for text in texts}.values())
+    good = [text for text in given if how.fits(text.text)]
     runner = _Runner(model, how)
-    settings = {one.label: runner.settings(one) for one in asked}  # a wrong one is said before any work
-    meter = Meter("evaluating", "results", reporter(progress), total=len(good) * len(asked))
+    # What is wrong with any of them is said before there is any work or folder.
+    settings = {one.label: runner.settings(one) for one in asked}
+    for one in asked if good else ():
+        runner.try_out(one, good[0])
     with RunFolder.begin(into, question(model, how, about or {})) as folder:
+        _same_settings(folder, settings)
         known = sum((text.id, one.label) in folder.records for text in good for one in asked)
-        meter.at(known)
+        # What is there already took no time today, and says nothing of the time that is left.
+        meter = Meter("evaluating", "results", reporter(progress), total=len(good) * len(asked) - known)
+        meter.at(0)
+        before = len(folder.records)
         done = 0
         for some in runner.portions(good):
             for method in asked:
@@ -86,11 +99,11 @@ def evaluate(
                     for text, result in runner.measured(method, mine) if mine else ():
                         folder.add(_record(text, method, settings[method.label], result, folder))
                         done += 1
-                        meter.at(known + done)
+                        meter.at(len(folder.records) - before)  # those of other processes as well
         there = sum((text.id, one.label) in folder.records for text in good for one in asked)
     meter.finish()
     total = len(good) * len(asked)
-    return Evaluation(Path(into), len(good), len(texts) - len(good), done, there - done, total - there)
+    return Evaluation(Path(into), len(good), len(given) - len(good), done, there - done, total - there)
 
 
 def question(model: LocalModel, protocol: Protocol, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +118,7 @@ def question(model: LocalModel, protocol: Protocol, about: Mapping[str, Any]) ->
             "fingerprint": controller.fingerprint,
         },
         "engine": controller.engine.describe(),
-        "memory": of_memory(model.memory),
+        "memory": {**of_memory(model.memory), "contents": contents_of(model.memory)},
         "protocol": protocol.to_dict(),
         **about,
     }
@@ -117,8 +130,9 @@ class _Runner:
     def __init__(self, model: LocalModel, protocol: Protocol) -> None:
         self._calibrated = model
         # Every method begins with the same settings; those of a calibration are a method of its own.
-        self._plain = LocalModel(model.controller, model.memory, calibrated=False)
+        self._plain = LocalModel(model.controller, model.memory, calibrated=False, **model._defaults)
         self._protocol = protocol
+        self._kept_out: tuple[Parts, list[int]] | None = None
 
     def settings(self, method: Method) -> dict[str, Any]:
         """All that decides the method's results, for the record."""
@@ -128,7 +142,24 @@ class _Runner:
                 return {"way": method.way.name, **method.way.options, **given}
             return {"way": method.way.name, **_plain(self._plain.settings(n=self._protocol.n, **given))}
         model = self._model(method)
-        return _plain(model.settings(n=self._protocol.n, **_of_settings(method)))
+        if method.calibrated and not model._calibration:
+            raise InvalidInput(
+                f"{method.label}: there is no calibration of this memory for {model.controller.name}: siftlm calibrate"
+            )
+        watch = method.settings.get("watch", False)
+        if not isinstance(watch, bool):
+            raise InvalidInput(f"{method.label}: watch must be True or False, got {watch!r}")
+        if watch and self._protocol.name == "transductive":
+            raise Conflict(f"{method.label}: watch in a transductive run would watch the very text that is scored")
+        return _plain({**model.settings(n=self._protocol.n, **_of_settings(method)), "watch": watch})
+
+    def try_out(self, method: Method, text: Text) -> None:
+        """Select once, where there are settings of a selection: many are looked at only there."""
+        learns = method.way is None or method.way.options is None
+        given = _of_settings(method)
+        if learns and set(given) - {"method", "features"}:
+            model = self._model(method)
+            model.select(self._protocol.parts(text.text).prompt, n=1, **{**given, "features": None})
 
     def portions(self, texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
         """As many as are tuned together."""
@@ -145,8 +176,7 @@ class _Runner:
                 n=self._protocol.n, mode=self._mode, at=self._protocol.points, progress=False, **method.settings,
             )  # fmt: skip
             for text, one, score in zip(texts, parts, scores, strict=True):
-                copies = self._copies(one, [hit.text for hit in score.found])
-                yield text, of_score(score, self._protocol.points, copies)
+                yield text, self._of_score(one, score)
             return
         for text, one in zip(texts, parts, strict=True):
             yield text, self._one(model, method, one)
@@ -154,19 +184,22 @@ class _Runner:
     # --- inside
 
     def _one(self, model: LocalModel, method: Method, parts: Parts) -> Measured:
-        exclude = giveaways(model.memory, [parts.prompt, parts.scored]) if self._protocol.copies == "exclude" else []
+        exclude = self._excluded(parts)
         if method.way is not None:
             case = Case(
                 self._plain, parts.prompt, parts.scored, parts.before, self._protocol.points, self._protocol.name,
                 tuple(exclude),
             )  # fmt: skip
-            return method.way.run(case, **method.settings)
+            result = method.way.run(case, **method.settings)
+            if not result.rows or not isinstance(case.model.memory, Memory):
+                return result
+            return replace(result, copies=_copies(parts, case.model.memory.texts(result.rows)))
         given = {**method.settings, **({"exclude": exclude} if exclude else {})}
         score = model.score(
             (parts.prompt, parts.scored) if parts.before else parts.scored, n=self._protocol.n, mode=self._mode,
             at=self._protocol.points, **given,
         )  # fmt: skip
-        return of_score(score, self._protocol.points, self._copies(parts, [hit.text for hit in score.found]))
+        return self._of_score(parts, score)
 
     def _model(self, method: Method) -> LocalModel:
         return self._calibrated if method.calibrated else self._plain
@@ -181,13 +214,49 @@ class _Runner:
     def _mode(self) -> Any:
         return "transductive" if self._protocol.name == "transductive" else "split"
 
-    def _copies(self, parts: Parts, texts: Sequence[str]) -> int:
-        return int(copied(parts.scored, texts).sum()) if texts else 0
+    def _excluded(self, parts: Parts) -> list[int]:
+        """Rows that no method may use for this text."""
+        if self._protocol.copies != "exclude":
+            return []
+        if self._kept_out is None or self._kept_out[0] != parts:
+            self._kept_out = parts, giveaways(self._plain.memory, [parts.prompt, parts.scored], _whole(parts))
+        return self._kept_out[1]
+
+    def _of_score(self, parts: Parts, score: Score) -> Measured:
+        return replace(of_score(score, self._protocol.points), copies=_copies(parts, score.found.texts))
+
+
+def _copies(parts: Parts, texts: Sequence[str]) -> int:
+    """Counted for every method alike: what would be excluded."""
+    found = np.zeros(len(texts), dtype=bool)
+    # A passage across the cut shares half of its words with either part, and all of them with the text.
+    for piece in dict.fromkeys((parts.prompt, parts.scored, _whole(parts))):
+        found |= copied(piece, texts)
+    return int(found.sum())
+
+
+def _whole(parts: Parts) -> str:
+    return parts.before + parts.scored
 
 
 def _of_settings(method: Method) -> dict[str, Any]:
     """Those that `LocalModel.settings` knows."""
     return {name: value for name, value in method.settings.items() if name != "watch"}
+
+
+def _same_settings(folder: RunFolder, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """A method's records must all be of the same settings, wherever those came from."""
+    for (_, label), record in folder.records.items():
+        old, new = record.get("settings"), settings.get(label)
+        if old is None or new is None:
+            continue
+        now = json.loads(json.dumps(new))
+        for name in old.keys() & now.keys():  # another version may have more
+            if old[name] != now[name]:
+                raise Conflict(
+                    f"{folder.path}: holds results of {label} with {name}={old[name]!r}, and now it is "
+                    f"{now[name]!r}; give --out another folder, or write {label}+{name}=…"
+                )
 
 
 def _record(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from siftlm.errors import InvalidInput
 from siftlm.types import FloatArray, IntArray
 
 RESAMPLES = 2000
@@ -41,6 +42,8 @@ def mean(values: Sequence[float] | FloatArray, seed: int = 0) -> Mean:
     Mean(value=1.0, low=1.0, high=1.0)
     """
     known = np.asarray(values, dtype=np.float64)
+    if not len(known):
+        raise InvalidInput("there are no values to take the mean of")
     drawn = np.random.default_rng(seed).integers(0, len(known), size=(RESAMPLES, len(known)))
     return _with_ends(float(known.mean()), known[drawn].mean(axis=1))
 
@@ -121,6 +124,8 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
 def _shares(domains: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
     given = {name: 1.0 if weights is None else weights.get(name, 0.0) for name in domains}
     total = sum(given.values())
+    if not total > 0:
+        raise InvalidInput(f"weights has none above zero for any of the domains {', '.join(domains)}")
     return {name: weight / total for name, weight in given.items() if weight > 0}
 
 
