@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -81,6 +81,10 @@ class Alone:
     ) -> list[Generated]:
         """One after the other."""
         return [self._controller.generate(one, texts=own, **how) for one, own in zip(prompts, texts, strict=True)]
+
+    def rows(self, owners: Sequence[int]) -> AbstractContextManager[Any]:  # noqa: ARG002
+        """There is one owner."""
+        return nullcontext()
 
 
 Model = ManyTuner | Alone
@@ -197,6 +201,16 @@ def generate_many(
         meter.at(len(answers))
     meter.finish()
     return answers
+
+
+def learned_many(
+    model: LocalModel, prompts: Sequence[str], work: Work, batch: int, settings: Mapping[str, Any]
+) -> None:
+    """Do ``work`` with a model that has learned for each prompt; task i of a call of it is owner i of its model."""
+    asked = model._asked(settings)
+    parts = [(prompt, "", "") for prompt in _checked("prompt", prompts)]
+    for some in _batches(parts, batch):
+        _learn(model.controller, _found(model, some, asked), asked, False, lambda *_: None, work)
 
 
 # --- inside

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,10 @@ class ManyTuner:
                 self._controller, self._stack, self._room, prompts, whose, fixed, max_new_tokens, **sampling
             )
         )
+
+    def rows(self, owners: Sequence[int]) -> AbstractContextManager[Any]:
+        """Inside, row i of what the controller's model is given is read as prompt ``owners[i]`` has tuned it."""
+        return self._stack.rows(self._owners(owners, len(owners), "rows"))
 
     def save_adapter(self, prompt: int, folder: str | os.PathLike[str]) -> Path:
         """One prompt's adapter as it is now, in PEFT's format, for transformers, vLLM and others."""

@@ -1,0 +1,131 @@
+"""How lm-evaluation-harness wants a context and its continuation read and scored: as its own models do it.
+
+The two are cut into tokens together, and what is then behind the context's tokens is the continuation: so base figures
+are those of ``--model hf``, digit for digit but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from siftlm.controller import Controller
+from siftlm.controller.many_batches import batches, room_on
+from siftlm.controller.tokens import IGNORED, Span, leading, plain, spans_of, start_token
+from siftlm.errors import InvalidInput
+from siftlm.extras import load
+
+# Rows that one pass may hold, where each may have an adapter of its own.
+ROWS = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How well a continuation is foreseen."""
+
+    nats: float
+    greedy: bool
+    """Is every token of it the likeliest?"""
+
+    def __add__(self, other: Answer) -> Answer:
+        return Answer(self.nats + other.nats, self.greedy and other.greedy)
+
+
+NOTHING = Answer(0.0, True)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Tokens of a context and its continuation."""
+
+    tokenizer: Any
+    context: int
+    """Tokens that the model reads at once."""
+    bos: bool | None = None
+    """Does the start token stand before a context? None: as the tokenizer has it."""
+
+    @property
+    def prefix(self) -> int:
+        """What stands where there is no context."""
+        token = start_token(self.tokenizer)
+        if token is None:
+            raise InvalidInput("the tokenizer has no bos and no eos token to stand where there is no context")
+        return token
+
+    def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Both as tokens; white space at the context's end belongs to the continuation."""
+        before = context.rstrip()
+        continuation = context[len(before) :] + continuation
+        if not before:
+            ids = plain(self.tokenizer, continuation)
+            # A text that brings its own start token needs no other.
+            return (ids[:1], ids[1:]) if ids[:1] == [self.prefix] else ([self.prefix], ids)
+        known, both = self._encode(before), self._encode(before + continuation)
+        return known, both[len(known) :]
+
+    def spans(self, context: Sequence[int], continuation: Sequence[int], fixed: Sequence[int] = ()) -> list[Span]:
+        """What is read to score the continuation: the end of the context where not all of it fits.
+
+        A continuation that is itself too long is scored in consecutive windows.
+        """
+        if not continuation:
+            return []
+        room = self.context - len(fixed)
+        if len(continuation) <= room:
+            read = [*context, *continuation][-(room + 1) :]
+            return [Span((*fixed, *read), len(continuation))]
+        return spans_of(continuation, self.context, start=None, before=context, fixed=fixed)
+
+    def _encode(self, text: str) -> list[int]:
+        start = start_token(self.tokenizer)
+        written = self.tokenizer.decode([start]) if start is not None else ""
+        if self.bos is None:
+            head = leading(self.tokenizer)
+        else:
+            head = [self.prefix] if self.bos else []
+        if written and text.startswith(written):  # a chat template writes it out
+            head = []
+        return [*head, *plain(self.tokenizer, text)]
+
+
+def answers(
+    controller: Controller,
+    spans: Sequence[tuple[int, Span]],
+    rows: Callable[[Sequence[int]], AbstractContextManager[Any]],
+) -> list[Answer]:
+    """Each (owner, span) by the model as the owner has tuned it; ``rows`` says to the model whose rows it reads."""
+    vocabulary = int(controller.model.get_output_embeddings().weight.shape[0])
+    room = replace(room_on(next(controller.model.parameters()).device, vocabulary, 1), rows=ROWS)
+    found = [NOTHING] * len(spans)
+
+    def work() -> None:
+        torch = load("torch", "tune")
+        for batch in batches([len(span.ids) - 1 for _, span in spans], room):
+            with torch.inference_mode(), rows([spans[place][0] for place in batch]):
+                seen = _together(controller.model, [spans[place][1] for place in batch])
+            for place, answer in zip(batch, seen, strict=True):
+                found[place] = answer
+
+    controller.evaluating(work)
+    return found
+
+
+def _together(model: Any, spans: Sequence[Span]) -> list[Answer]:
+    torch = load("torch", "tune")
+    device = next(model.parameters()).device
+    lengths = [len(span.ids) - 1 for span in spans]
+    ids = torch.zeros((len(spans), max(lengths)), dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    # Padding on the right: no token of a causal model sees what comes after it.
+    for row, (span, length) in enumerate(zip(spans, lengths, strict=True)):
+        ids[row, :length] = torch.tensor(span.ids[:-1])
+        labels[row, length - span.scored : length] = torch.tensor(span.ids[-span.scored :])
+    labels = labels.to(device)
+    logits = model(input_ids=ids.to(device), use_cache=False).logits.float()
+    nats = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+    )  # fmt: skip
+    greedy = ((logits.argmax(dim=-1) == labels) | (labels == IGNORED)).all(dim=1).tolist()
+    return [Answer(one, best) for one, best in zip(nats.double().sum(dim=1).tolist(), greedy, strict=True)]

@@ -1,0 +1,154 @@
+"""Tasks for lm-evaluation-harness from local texts: bits per byte by domain, in place of its ``pile_*`` tasks.
+
+python -m siftlm.integrations.lm_eval_tasks test.jsonl --into tasks --name mine --domain pile_set_name
+
+writes a task for each domain and a group of them all. ``--include_path tasks`` makes them known to any model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from siftlm.errors import InvalidInput, SiftlmError
+from siftlm.evaluation import read
+
+# Beside the tasks: it finds their texts wherever the folder is, and where a task is named by its file, the model.
+LOADER = '''\
+"""Loads the texts of the tasks in this folder, and makes `--model siftlm` known where siftlm is installed."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import datasets
+
+with contextlib.suppress(ImportError):
+    from siftlm.integrations import lm_eval
+
+    lm_eval.register()
+
+
+def load(file, **_):
+    lines = (Path(__file__).parent / file).read_text(encoding="utf-8").split("\\n")
+    return {"test": datasets.Dataset.from_list([json.loads(line) for line in lines if line])}
+'''
+
+TASK = """\
+task: {task}
+custom_dataset: !function texts.load
+dataset_kwargs:
+  file: {file}
+output_type: loglikelihood_rolling
+test_split: test
+doc_to_text: ""
+doc_to_target: "{{{{text}}}}"
+metric_list:
+  - metric: bits_per_byte
+  - metric: byte_perplexity
+  - metric: word_perplexity
+metadata:
+  version: 1.0
+"""
+
+# The mean of the domains: each counts the same, however many texts it has.
+GROUP = """\
+group: {name}
+task: {tasks}
+aggregate_metric_list:
+  - metric: bits_per_byte
+    aggregation: mean
+    weight_by_size: false
+metadata:
+  version: 1.0
+"""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A folder of tasks."""
+
+    path: Path
+    tasks: tuple[str, ...]
+    """Their names; with more than one, the name that was given is a group of them."""
+    texts: int
+
+
+def write_tasks(
+    corpus: Any, into: str | os.PathLike[str], *, name: str = "local", domain: str | None = None, **settings: Any
+) -> Written:
+    """Write a folder of tasks, with a copy of the texts.
+
+    Args:
+        corpus: texts, such as a file of JSON lines; whatever `siftlm.evaluation.read` can read.
+        into: a new or an empty folder.
+        name: of the group; tasks are called ``name_domain``.
+        domain: the field that names the domain; see `siftlm.evaluation.read`.
+        **settings: ``per_domain``, ``longest``, ``shortest``, ``seed``, …, of `siftlm.evaluation.read`.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name, re.ASCII):
+        raise InvalidInput(f"name={name!r} must be letters, digits, _ and -: tasks and files are named so")
+    folder = Path(into)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidInput(f"{folder} is there already and not empty: give a new folder for the tasks")
+    texts = read(corpus, domain=domain, **settings)
+    by_task: dict[str, list[str]] = defaultdict(list)
+    for text in texts:
+        by_task[f"{name}_{_slug(text.domain)}"].append(text.text)
+    if len(by_task) < len({text.domain for text in texts}):
+        raise InvalidInput("two domains differ only in signs that a task's name cannot have: rename one of them")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "texts.py").write_text(LOADER, encoding="utf-8")
+    for task, own in by_task.items():
+        lines = "".join(json.dumps({"text": one}) + "\n" for one in own)
+        (folder / f"{task}.jsonl").write_text(lines, encoding="utf-8")
+        (folder / f"{task}.yaml").write_text(TASK.format(task=task, file=f"{task}.jsonl"), encoding="utf-8")
+    if len(by_task) > 1:
+        # In a folder of its own: `--tasks FOLDER` takes every file beside the texts for a task.
+        (folder / "group").mkdir()
+        (folder / "group" / f"{name}.yaml").write_text(
+            GROUP.format(name=name, tasks=json.dumps(list(by_task))), encoding="utf-8"
+        )
+    return Written(folder, tuple(by_task), len(texts))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The same from a command line."""
+    parser = argparse.ArgumentParser(prog="python -m siftlm.integrations.lm_eval_tasks", description=__doc__)
+    parser.add_argument("corpus", help="a file of texts, such as JSON lines")
+    parser.add_argument("--into", required=True, help="a new folder for the tasks")
+    parser.add_argument("--name", default="local", help="of the group of tasks (default: local)")
+    parser.add_argument("--domain", help="the field that names a text's domain")
+    parser.add_argument("--per-domain", type=int, help="take so many texts of each")
+    parser.add_argument("--longest", type=int, help="keep so many characters of each")
+    given = parser.parse_args(arguments)
+    try:
+        made = write_tasks(
+            given.corpus, given.into, name=given.name, domain=given.domain, per_domain=given.per_domain,
+            longest=given.longest,
+        )  # fmt: skip
+    except (SiftlmError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"{made.texts} texts in {made.path}: --include_path {made.path} --tasks {','.join(made.tasks)}\n")
+    return 0
+
+
+def _slug(domain: str) -> str:
+    """
+    >>> _slug("Pile-CC (en)")
+    'pile-cc_en'
+    """
+    return re.sub(r"[^a-z0-9-]+", "_", domain.lower()).strip("_") or "all"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
