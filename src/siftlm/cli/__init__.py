@@ -24,6 +24,7 @@ from siftlm.cli import (
     index,
     info,
     methods,
+    report,
     score,
     search,
     select,
@@ -139,8 +140,8 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (index, search, info, delete, compact, verify, score, generate, chat, calibrate, evaluate, select,
-                    methods, spread, demo):  # fmt: skip
+    for command in (index, search, info, delete, compact, verify, score, generate, chat, calibrate, evaluate, report,
+                    select, methods, spread, demo):  # fmt: skip
         command.add(commands)
     return top
 

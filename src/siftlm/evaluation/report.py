@@ -1,0 +1,166 @@
+"""A run as tables and figures.
+
+found = report(["runs/a"], against="nn")
+found.sentences                       who is better than whom, as far as the texts tell
+write(found, "runs/a/report")         see `siftlm.evaluation.writing`
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from siftlm.evaluation import accounts, comparison, figures, foresight
+from siftlm.evaluation.comparison import Difference
+from siftlm.evaluation.figures import Chart
+from siftlm.evaluation.results import Results, about, common, gather
+from siftlm.evaluation.statistics import Draws
+from siftlm.evaluation.tables import Table
+from siftlm.evaluation.weights import weights_of
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """All that is to be written."""
+
+    results: Results
+    differences: tuple[Difference, ...]
+    """Each method against the reference."""
+    about: tuple[str, ...]
+    """What was measured, and what was left out."""
+    sections: tuple[tuple[str, tuple[Table | Chart, ...]], ...]
+    """Headings, and what stands below them."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """The verdicts in words."""
+        return [one.sentence() for one in self.differences]
+
+    @property
+    def main(self) -> Table:
+        """In % of base, by domain; in bits per byte where there is only the base model."""
+        first = self.sections[0][1][0]
+        return first if isinstance(first, Table) else first.table()
+
+
+def report(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    against: str | None = None,
+    methods: Sequence[str] | None = None,
+    weights: str | Mapping[str, float] | None = None,
+) -> Report:
+    """Read runs and compare.
+
+    Args:
+        runs: folders of runs of one model and protocol. Tables are of the memory of the first; other memories are
+            compared with it in a table of their own.
+        against: the method that others are compared with; left out, ``nn`` if it is there, else ``base``.
+        methods: only these.
+        weights: for a weighted mean over domains: ``"pile"``, or a file or mapping {domain: weight}.
+    """
+    memories = gather(runs, methods)
+    return compose(memories[0], memories, against=against, weights=weights)
+
+
+def compose(
+    found: Results,
+    memories: Sequence[Results] = (),
+    *,
+    against: str | None = None,
+    weights: str | Mapping[str, float] | None = None,
+) -> Report:
+    """A report of results; ``memories``: of several memories, for a comparison of these."""
+    given = None if weights is None else weights_of(weights, found.names)
+    versus = comparison.reference(found, against)
+    draws = found.draws()
+    differences = tuple(
+        comparison.difference(found, name, versus, draws, given) for name in found.methods if name != versus
+    )
+    note = caption(found)
+    sections = (
+        ("By domain", _by_domain(found, draws, differences, note, given)),
+        ("On the way", _on_the_way(found, note)),
+        ("Settings", _settings(found, memories, note)),
+        ("Uncertainty", _uncertainty(found, draws, note)),
+        ("What was picked, and what it cost", _accounts(found, draws, note, given)),
+    )
+    kept = tuple((head, tuple(one for one in parts if one is not None)) for head, parts in sections)
+    return Report(found, differences, _about(found, given), tuple((head, parts) for head, parts in kept if parts))
+
+
+def caption(found: Results) -> str:
+    """What stands below every table."""
+    known = about(found.question)
+    corpus = f" of {known['corpus']}" if "corpus" in known else ""
+    return (
+        f"Protocol {known['protocol']}; {_count(len(found.texts), 'text')} in {_count(len(found.names), 'domain')}"
+        f"{corpus}; n = {known['n']}; {known['model']}; memory: {known['memory']}."
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _about(found: Results, weights: Mapping[str, float] | None) -> tuple[str, ...]:
+    lines = [caption(found)]
+    if found.left_out:
+        lines.append(f"{_count(found.left_out, 'text')} left out: some method has no result for them yet.")
+    if weights is not None:
+        without = [name for name, weight in weights.items() if not weight]
+        lines += [f"Without weight, and so not in the weighted mean: {', '.join(without)}."] if without else []
+    if about(found.question)["copies"] == "exclude":
+        lines.append("Passages that give the scored text away were kept out of every search.")
+    return tuple(lines)
+
+
+Parts = tuple[Table | Chart | None, ...]
+
+
+def _by_domain(
+    found: Results, draws: Draws, differences: Sequence[Difference], note: str, weights: Mapping[str, float] | None
+) -> Parts:
+    absolute = comparison.absolute_table(found, draws, note, weights)
+    if not found.others:
+        return (absolute,)
+    return (
+        comparison.percent_table(found, draws, note, weights),
+        comparison.difference_table(differences, note),
+        absolute,
+        comparison.domain_table(differences, note),
+    )
+
+
+def _on_the_way(found: Results, note: str) -> Parts:
+    made = (figures.against_steps(found, note), figures.against_tokens(found, note),
+            figures.against_seconds(found, note))  # fmt: skip
+    return tuple(chart if chart.lines else None for chart in made)
+
+
+def _settings(found: Results, memories: Sequence[Results], note: str) -> Parts:
+    same = common(memories)
+    draws = same[0].draws() if same else None
+    return (
+        figures.over_noise(found, note),
+        figures.over_memory(same, note) if same else None,
+        accounts.memories_table(same, draws, note) if draws else None,
+    )
+
+
+def _uncertainty(found: Results, draws: Draws, note: str) -> Parts:
+    return (
+        foresight.correlation_table(found, note),
+        foresight.uncertainty_chart(found, note),
+        foresight.stopping_table(found, draws, note),
+    )
+
+
+def _accounts(found: Results, draws: Draws, note: str, weights: Mapping[str, float] | None) -> Parts:
+    return (
+        accounts.context_table(found, draws, note, weights),
+        accounts.picks_table(found, note),
+        accounts.multiplicity_table(found, note),
+        accounts.costs_table(found, note),
+    )

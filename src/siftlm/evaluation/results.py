@@ -1,0 +1,259 @@
+"""What one or several runs have found, put in order: methods by texts, nothing left of the order of the records.
+
+found = gather(["runs/a", "runs/b"])
+found.methods, found.measured["sift"][0].percent
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.evaluation.folder import question_of, records_of
+from siftlm.evaluation.measured import Measured
+from siftlm.evaluation.statistics import Draws, Figure, percent_of_base
+from siftlm.types import FloatArray
+
+BASE = "base"
+# Bits per byte of the base model that differ by less are the same; processors add in different orders.
+SAME_BASE = 1e-3
+# The order of columns, where a name says nothing about it.
+FIRST = ("base", "context", "interpolation", "dynamic", "random", "nn", "nearest", "nn-f")
+LAST = ("sift", "sift-fast", "calibrated")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Several methods on the same texts, with the same model, memory and protocol."""
+
+    question: Mapping[str, Any]
+    """Of the run; see `siftlm.evaluation.runner.question`."""
+    methods: tuple[str, ...]
+    """In the order of the tables; ``base`` is always there."""
+    texts: tuple[str, ...]
+    """That every method has; by domain, then by id."""
+    domains: tuple[str, ...]
+    """Of each text."""
+    measured: Mapping[str, tuple[Measured, ...]]
+    """Method -> one for each text."""
+    settings: Mapping[str, Mapping[str, Any]]
+    """Method -> all that decided its results."""
+    left_out: int
+    """Texts that some method has no result for."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the domains."""
+        return tuple(sorted(set(self.domains)))
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The methods without the base model."""
+        return tuple(one for one in self.methods if one != BASE)
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """After how many steps something was measured; begins with 0."""
+        return tuple(sorted({0, *(point for some in self.measured.values() for one in some for point in one.curve)}))
+
+    @property
+    def bytes(self) -> FloatArray:
+        """(texts,) of the scored texts."""
+        return np.array([one.bytes for one in self.measured[BASE]], dtype=np.float64)
+
+    @property
+    def base(self) -> FloatArray:
+        """(texts,) bits per byte of the base model."""
+        return np.array([one.base for one in self.measured[BASE]])
+
+    def tuned(self, method: str, steps: int | None = None) -> FloatArray:
+        """(texts,) bits per byte after so many steps, or at the end."""
+        return np.array([one.tuned if steps is None else one.at(steps) for one in self.measured[method]])
+
+    def percent(self, method: str, steps: int | None = None) -> Figure:
+        """The figure of the published tables, in % of the base model's bits."""
+        return percent_of_base(self.tuned(method, steps), self.base, self.bytes)
+
+    def draws(self) -> Draws:
+        """The resampled texts that all comparisons share."""
+        return Draws.of(self.domains)
+
+    def mean(self, values: Sequence[float] | FloatArray) -> float:
+        """Over domains, each counts the same; over texts within one."""
+        known, where = np.asarray(values, dtype=np.float64), np.array(self.domains)
+        return float(np.mean([known[where == name].mean() for name in self.names]))
+
+    def only(self, texts: Iterable[str]) -> Results:
+        """The same on some of its texts."""
+        wanted = set(texts)
+        kept = [at for at, text in enumerate(self.texts) if text in wanted]
+        return replace(
+            self,
+            texts=tuple(self.texts[at] for at in kept),
+            domains=tuple(self.domains[at] for at in kept),
+            measured={name: tuple(some[at] for at in kept) for name, some in self.measured.items()},
+            left_out=self.left_out + len(self.texts) - len(kept),
+        )
+
+    def check(self, method: str) -> str:
+        """The method, if there is one of that name."""
+        if method not in self.methods:
+            raise UnknownName("method of this run", method, self.methods)
+        return method
+
+
+def gather(paths: Sequence[str | os.PathLike[str]], methods: Sequence[str] | None = None) -> list[Results]:
+    """One `Results` for each memory, that of the first run first.
+
+    Args:
+        paths: the runs. Of the same model and protocol; runs with the same memory are put together.
+        methods: only these; all that there are, if left out.
+    """
+    if not paths:
+        raise InvalidInput("a report needs at least one run")
+    groups: dict[str, tuple[Mapping[str, Any], dict[tuple[str, str], dict[str, Any]]]] = {}
+    asked = [question_of(path) for path in paths]
+    for path, question in zip(paths, asked, strict=True):
+        for name in ("protocol", "model"):
+            if question.get(name) != asked[0].get(name):
+                raise Conflict(
+                    f"{path}: has {name}={_short(question.get(name))}, and {paths[0]} has "
+                    f"{_short(asked[0].get(name))}; one report compares runs of one model and protocol"
+                )
+        found = records_of(path)
+        if not found:
+            raise InvalidInput(f"{path}: holds no results yet; `siftlm eval --out {path}` makes them")
+        _, known = groups.setdefault(repr(question.get("memory")), (question, {}))
+        for record in found:
+            known.setdefault((record["text"], record["method"]), record)
+    return [of_records(list(known.values()), question, methods) for question, known in groups.values()]
+
+
+def of_records(
+    records: Iterable[Mapping[str, Any]], question: Mapping[str, Any], methods: Sequence[str] | None = None
+) -> Results:
+    """Records of one memory, in any order."""
+    by_text: dict[str, dict[str, Mapping[str, Any]]] = {}
+    settings: dict[str, Mapping[str, Any]] = {}
+    for record in records:
+        by_text.setdefault(record["text"], {})[record["method"]] = record
+        if "settings" in record:
+            _same_settings(record, settings.setdefault(record["method"], record["settings"]))
+    there = {name for some in by_text.values() for name in some} | {BASE}
+    for name in methods or ():
+        if name not in there:
+            raise UnknownName("method of this run", name, there)
+    kept = sorted({*methods, BASE} if methods else there, key=_place)
+    wanted = {name for name in kept if name != BASE} or {BASE}
+    domains = {text: str(next(iter(some.values())).get("domain", "all")) for text, some in by_text.items()}
+    common = sorted((text for text, some in by_text.items() if wanted <= set(some)), key=lambda t: (domains[t], t))
+    if not common:
+        raise InvalidInput(
+            f"no text has a result of each of {', '.join(sorted(wanted))}; let siftlm eval finish, or name fewer "
+            "methods=…"
+        )
+    measured = {name: tuple(_measured(by_text[text], text, name) for text in common) for name in kept}
+    return Results(
+        question, tuple(kept), tuple(common), tuple(domains[text] for text in common), measured,
+        {name: settings[name] for name in kept if name in settings}, len(by_text) - len(common),
+    )  # fmt: skip
+
+
+def common(memories: Sequence[Results]) -> list[Results]:
+    """Several memories on the texts that all of them have; nothing if that are none, or there is one memory only."""
+    if len(memories) < 2:
+        return []
+    shared = set(memories[0].texts).intersection(*(one.texts for one in memories))
+    return [one.only(shared) for one in memories] if shared else []
+
+
+def _measured(some: Mapping[str, Mapping[str, Any]], text: str, method: str) -> Measured:
+    """One result. That of the base model is known from every other; all must agree on it."""
+    first = some[min(some)]
+    given = some.get(method, first)
+    base, common = given.get("base"), first.get("base")
+    for value in (base, common):
+        if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+            raise InvalidInput(
+                f"text {text}, method {given['method']}: base={value!r} is no number of bits per byte of the base "
+                "model; run siftlm eval on it again"
+            )
+    if abs(base - common) > SAME_BASE * common:  # type: ignore[operator]  # both are numbers, see above
+        raise Conflict(
+            f"text {text}: the base model needs {base:g} bits per byte where {given['method']} was measured, and "
+            f"{common:g} where {first['method']} was; these results are of different models"
+        )
+    one = Measured.of(given)
+    if method not in some:
+        one = Measured(one.base, {0: one.base}, one.bytes, one.tokens)
+    return one if one.curve else replace(one, curve={0: one.base})
+
+
+def _same_settings(record: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    given = record["settings"]
+    for name in sorted({*known} & {*given}):  # another version may have more
+        if known[name] != given[name]:
+            raise Conflict(
+                f"method {record['method']!r} was measured with {name}={known[name]!r} and with {name}={given[name]!r};"
+                f" write the setting into its name, as in {record['method']}+{name}=…"
+            )
+
+
+def _place(method: str) -> tuple[Any, ...]:
+    """Where a method stands: the plain ones first, SIFT last; settings by their numbers.
+
+    >>> sorted(["sift+noise=10", "sift+noise=2", "mmr", "sift", "nn", "base"], key=_place)
+    ['base', 'nn', 'mmr', 'sift', 'sift+noise=2', 'sift+noise=10']
+    """
+    name = method.partition("+")[0]
+    family = FIRST.index(name) if name in FIRST else 50 + (LAST.index(name) + 1 if name in LAST else 0)
+    return (family, name, _natural(method), method)
+
+
+def _natural(text: str) -> tuple[tuple[str, float], ...]:
+    pieces = re.split(r"((?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
+    return tuple((piece, 0.0) if at % 2 == 0 else ("", float(piece)) for at, piece in enumerate(pieces))
+
+
+def about(question: Mapping[str, Any]) -> dict[str, str]:
+    """The question in words, for captions; folders of a machine are left out."""
+    model, memory, protocol = (question.get(name) or {} for name in ("model", "memory", "protocol"))
+    name = str(model.get("name", "a model"))
+    size = model.get("parameters")
+    words = {
+        "model": (PurePath(name).name if PurePath(name).is_absolute() else name)
+        + (f" ({size:,} parameters" + f", {_engine(question)})" if size else ""),
+        "memory": _memory(memory),
+        "protocol": str(protocol.get("name", "?")) + _prefix(protocol),
+        "n": str(protocol.get("n", "?")),
+        "copies": str(protocol.get("copies", "report")),
+    }
+    corpus = (question.get("corpus") or {}).get("name")
+    return {**words, "corpus": PurePath(str(corpus)).name} if corpus else words
+
+
+def _engine(question: Mapping[str, Any]) -> str:
+    engine = question.get("engine") or {}
+    return str(engine.get("engine", "full")) if isinstance(engine, Mapping) else str(engine)
+
+
+def _memory(memory: Mapping[str, Any]) -> str:
+    embedder = PurePath(str(memory.get("embedder", "?")))
+    name = embedder.name if embedder.is_absolute() else str(embedder)
+    return f"{memory['passages']:,} passages ({name})" if "passages" in memory else f"of vectors by {name}"
+
+
+def _prefix(protocol: Mapping[str, Any]) -> str:
+    return f" ({protocol['prefix']} characters)" if "prefix" in protocol else ""
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.200}"

@@ -1,0 +1,203 @@
+"""A table once, written as text for a terminal, Markdown, HTML, CSV and LaTeX.
+
+Figures with an interval keep it: CSV gives its ends columns of their own, the others show it where a column says so.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from siftlm.evaluation import pages
+from siftlm.evaluation.statistics import Mean
+
+Cell = str | int | float | Mean | None
+MINUS = "−"
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """How the cells of a column are written."""
+
+    name: str
+    digits: int = 1
+    interval: bool = False
+    """Show it everywhere; CSV has it in any case."""
+    signed: bool = False
+    """A plus before what is above zero."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under columns."""
+
+    name: str
+    """Of its files."""
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    best: tuple[tuple[int, int], ...] = ()
+    """(row, column) of the cells in bold."""
+
+    def written(self) -> list[list[str]]:
+        """The cells as people read them."""
+        return [[shown(cell, column) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows]
+
+    @property
+    def head(self) -> list[str]:
+        """The names of the columns."""
+        return [column.name for column in self.columns]
+
+
+def shown(cell: Cell, column: Column) -> str:
+    """One cell.
+
+    >>> shown(Mean(-1.04, -1.8, -0.4), Column("", interval=True, signed=True))
+    '−1.0 [−1.8, −0.4]'
+    >>> shown(1234567, Column("")), shown(None, Column("")), shown(0.5, Column("", signed=True))
+    ('1,234,567', '–', '+0.5')
+    """
+    if cell is None:
+        return NOTHING
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, int):
+        return f"{cell:,}".replace("-", MINUS)
+    value = cell.value if isinstance(cell, Mean) else cell
+    text = _number(value, column)
+    if isinstance(cell, Mean) and column.interval and math.isfinite(value):
+        text += f" [{_number(cell.low, column)}, {_number(cell.high, column)}]"
+    return text
+
+
+def _number(value: float, column: Column) -> str:
+    if not math.isfinite(value):
+        return NOTHING
+    text = f"{value:.{column.digits}f}"
+    if float(text) == 0:
+        return text.removeprefix("-")
+    return ("+" + text if column.signed and value > 0 else text).replace("-", MINUS)
+
+
+def to_markdown(table: Table) -> str:
+    """With its title and caption."""
+    bold = set(table.best)
+    lines = ["| " + " | ".join(_escaped(name) for name in table.head) + " |"]
+    lines.append("|" + "|".join("---" if at == 0 else "---:" for at in range(len(table.columns))) + "|")
+    for at, row in enumerate(table.written()):
+        cells = (f"**{_escaped(c)}**" if (at, place) in bold else _escaped(c) for place, c in enumerate(row))
+        lines.append("| " + " | ".join(cells) + " |")
+    return f"### {table.title}\n\n" + "\n".join(lines) + f"\n\n{_escaped(table.caption)}\n"
+
+
+def _escaped(text: str) -> str:
+    """For Markdown: nothing in a name may become markup."""
+    return re.sub(r"([\\|*_`<\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def to_html(table: Table) -> str:
+    """With its title and caption; for `siftlm.evaluation.pages.page`."""
+    places = dict(table.best)  # one bold cell a row is all that a page can do
+    best = [places.get(at) for at in range(len(table.rows))]
+    return (
+        f"<h3>{pages.text(table.title)}</h3>{pages.table(table.head, table.written(), best)}"
+        f'<p class="faint">{pages.text(table.caption)}</p>'
+    )
+
+
+def to_csv(table: Table) -> str:
+    """All digits that mean something; the ends of intervals in columns of their own."""
+    spread = [any(isinstance(row[at], Mean) for row in table.rows) for at in range(len(table.columns))]
+    made = io.StringIO()
+    writer = csv.writer(made, lineterminator="\n")
+    head: list[str] = []
+    for column, wide in zip(table.columns, spread, strict=True):
+        head += [column.name, f"{column.name} low", f"{column.name} high"] if wide else [column.name]
+    writer.writerow(head)
+    for row in table.rows:
+        cells: list[str] = []
+        for cell, wide in zip(row, spread, strict=True):
+            cells += _plain(cell, wide)
+        writer.writerow(cells)
+    return made.getvalue()
+
+
+def _plain(cell: Cell, wide: bool) -> list[str]:
+    if isinstance(cell, Mean):
+        return [_digits(cell.value), _digits(cell.low), _digits(cell.high)]
+    one = "" if cell is None else _digits(cell) if isinstance(cell, float) else str(cell)
+    return [one, "", ""] if wide else [one]
+
+
+def _digits(value: float) -> str:
+    """Six digits: what is beyond them differs from one processor to the next."""
+    return f"{value:.6g}" if math.isfinite(value) else ""
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "λ": r"$\lambda$", "α": r"$\alpha$", "σ": r"$\sigma$",
+    "−": "$-$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}", "×": r"$\times$", "≤": r"$\le$",
+}  # fmt: skip
+
+
+def to_latex(table: Table) -> str:
+    """For ``\\usepackage{booktabs}``."""
+    bold = set(table.best)
+    lines = [
+        r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * (len(table.columns) - 1) + "}", r"\toprule",
+        " & ".join(_latex(name) for name in table.head) + r" \\", r"\midrule",
+    ]  # fmt: skip
+    for at, row in enumerate(table.written()):
+        cells = (rf"\textbf{{{_latex(c)}}}" if (at, place) in bold else _latex(c) for place, c in enumerate(row))
+        lines.append(" & ".join(cells) + r" \\")
+    caption = _latex(f"{table.title}. {table.caption}")
+    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", rf"\label{{tab:{table.name}}}"]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def to_lines(table: Table, width: int | None = None) -> list[str]:
+    """For a terminal; columns that have no room go into blocks of their own below, each with the first column."""
+    cells = [table.head, *table.written()]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(table.columns))]
+    blocks: list[list[int]] = [[]]
+    used = widths[0]
+    for at in range(1, len(widths)):
+        if width is not None and blocks[-1] and used + 2 + widths[at] > width:
+            blocks.append([])
+            used = widths[0]
+        blocks[-1].append(at)
+        used += 2 + widths[at]
+    lines: list[str] = []
+    for block in blocks:
+        lines += [""] if lines else []
+        lines += [row[0].ljust(widths[0]) + "".join("  " + row[at].rjust(widths[at]) for at in block) for row in cells]
+    return lines
+
+
+def lowest(
+    rows: Sequence[Sequence[Cell]], columns: Sequence[int], below: float = math.inf
+) -> tuple[tuple[int, int], ...]:
+    """The smallest figure of each row among some columns, where it is below a bound."""
+    found = []
+    for at, row in enumerate(rows):
+        values = {place: _value(row[place]) for place in columns}
+        best = min(values, key=lambda place: values[place], default=None)
+        if best is not None and values[best] < below:
+            found.append((at, best))
+    return tuple(found)
+
+
+def _value(cell: Cell) -> float:
+    value = cell.value if isinstance(cell, Mean) else cell
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.inf

@@ -1,0 +1,94 @@
+"""A report on disk: report.md, report.html, tables and figures of their own. The same records give the same bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from siftlm.evaluation import pages, tables
+from siftlm.evaluation.figures import Chart, Line
+from siftlm.evaluation.pages import Series
+from siftlm.evaluation.report import Report
+from siftlm.evaluation.tables import Table
+from siftlm.memory import disk
+
+TITLE = "What learning for each text is worth"
+# More lines in one picture cannot be told apart; CSV has them all.
+DRAWN = 8
+COLOURS = "bacd"
+
+
+def write(report: Report, into: str | os.PathLike[str]) -> list[Path]:
+    """Write all of it; returns the files, the page first."""
+    folder = Path(into)
+    made: dict[str, str] = {"report.html": to_html(report), "report.md": to_markdown(report)}
+    for _, parts in report.sections:
+        for part in parts:
+            table: Table | None
+            if isinstance(part, Chart):
+                made[f"figures/{part.name}.csv"] = tables.to_csv(part.table())
+                table = part.wide()
+            else:
+                table = part
+            if table is not None:
+                made[f"tables/{table.name}.csv"] = tables.to_csv(table)
+                made[f"tables/{table.name}.tex"] = tables.to_latex(table)
+    return put(made, folder)
+
+
+def put(files: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write files below a folder, each whole or not at all."""
+    with disk.refusals_named(folder):
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            disk.replace(path, content.encode())
+    return [folder / name for name in files]
+
+
+def to_markdown(report: Report) -> str:
+    """One document; a figure is a link to its numbers."""
+    lines = [f"# {TITLE}", "", *report.about, ""]
+    lines += [f"- {sentence}" for sentence in report.sentences]
+    for head, parts in report.sections:
+        lines += ["", f"## {head}", ""]
+        for part in parts:
+            lines.append(_chart_in_markdown(part) if isinstance(part, Chart) else tables.to_markdown(part))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _chart_in_markdown(chart: Chart) -> str:
+    table = chart.wide()
+    numbers = f"### {chart.title}\n\n{chart.caption}\n" if table is None else tables.to_markdown(table)
+    file = f"figures/{chart.name}.csv"
+    return f"{numbers}\nDrawn in [report.html](report.html); all points: [{file}]({file}).\n"
+
+
+def to_html(report: Report) -> str:
+    """One page that needs nothing else."""
+    body = [f"<h1>{TITLE}</h1>"]
+    body += [f'<p class="faint">{pages.text(line)}</p>' for line in report.about]
+    body += [f'<p class="finding">{pages.text(sentence)}</p>' for sentence in report.sentences]
+    for head, parts in report.sections:
+        body.append(f"<h2>{pages.text(head)}</h2>")
+        body += [_drawn(part) if isinstance(part, Chart) else tables.to_html(part) for part in parts]
+    return pages.page(f"siftlm: {TITLE.lower()}", body)
+
+
+def _drawn(chart: Chart) -> str:
+    shown = chosen(chart.lines)
+    series = [
+        Series(name, line, COLOURS[at % len(COLOURS)], dashed=at >= len(COLOURS))
+        for at, (name, line) in enumerate(shown.items())
+    ]
+    picture = pages.chart(series, title=chart.title, x_name=chart.x_name, y_name=chart.y_name, size=(720, 320))
+    more = len(chart.lines) - len(shown)
+    rest = f" {more} more lines are in figures/{chart.name}.csv." if more else ""
+    return f'{picture}<p class="faint">{pages.text(chart.caption + rest)}</p>'
+
+
+def chosen(lines: Mapping[str, Line]) -> dict[str, Line]:
+    """As many as can be told apart: methods without settings first, then those that end lowest."""
+    order = sorted(lines, key=lambda name: ("+" in name, lines[name][-1][1], name))[:DRAWN]
+    return {name: line for name, line in lines.items() if name in order}
