@@ -53,7 +53,8 @@ def parse(label: str) -> Method:
     Traceback (most recent call last):
     siftlm.errors.UnknownName: unknown method 'shift'; did you mean 'sift'? ...
     """
-    name, *rest = re.split(r"\+(?=[a-z_]+=)", label.strip())
+    label = label.strip()  # records are found by it
+    name, *rest = re.split(r"\+(?=[a-z_]+=)", label)
     settings: dict[str, Any] = {}
     for one in rest:
         known, value = _setting(label, one)

@@ -1,0 +1,62 @@
+"""What a label of a method means."""
+
+from __future__ import annotations
+
+import pytest
+
+from siftlm.errors import InvalidInput, UnknownName
+from siftlm.evaluation.methods import parse, parse_all
+
+
+@pytest.mark.parametrize(
+    ("label", "settings"),
+    [
+        ("sift+noise=0.1+kernel=power:4", {"method": "sift", "noise": 0.1, "kernel": "power:4"}),
+        ("sift+noise=1e+3+k=None", {"method": "sift", "noise": 1000.0, "k": None}),
+        ("nn+rate=1e-4", {"method": "nearest", "rate": 1e-4}),
+        (" nn-f ", {"method": "nn-f"}),
+        ("sift+where=source = 'a+b'", {"method": "sift", "where": "source = 'a+b'"}),
+        ("sift+betas=(0.9,0.95)+watch=True", {"method": "sift", "betas": (0.9, 0.95), "watch": True}),
+        ("hullft+reuse=3", {"method": "hullft", "reuse": 3}),
+        ("sift+completion=A: ", {"method": "sift", "completion": "A:"}),
+    ],
+)
+def test_settings_of_a_label(label, settings):
+    found = parse(label)
+    assert found.settings == settings
+    assert found.label == label.strip()
+    assert found.way is None
+
+
+def test_a_way_has_its_own_settings():
+    assert parse("context+method=nearest+noise=2").settings == {"method": "nearest", "noise": 2}
+    assert parse("base").way.name == "base"
+    assert parse("calibrated+n_=1").calibrated
+
+
+def test_several_are_split_between_brackets_only():
+    found = [one.label for one in parse_all("base, nn+betas=(0.9,0.99)+rate=1e-4 ,,sift+known=['a','b']")]
+    assert found == ["base", "nn+betas=(0.9,0.99)+rate=1e-4", "sift+known=['a','b']"]
+    assert [one.label for one in parse_all(["base", "nn"])] == ["base", "nn"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "said"),
+    [
+        ("shift", UnknownName, "did you mean 'sift'"),
+        ("sift+noise", UnknownName, "unknown method"),
+        ("", InvalidInput, "names nothing"),
+        ([], InvalidInput, "names nothing"),
+        ("nn,base,nn", InvalidInput, "'nn' twice"),
+        ("sift+n=3", InvalidInput, "n belongs to the protocol"),
+        ("sift+at=(1,)", InvalidInput, "at belongs to the protocol"),
+        ("context+exclude=[1]", InvalidInput, "exclude belongs to the protocol"),
+        ("sift+noise=1+noise=2", InvalidInput, "noise is given twice"),
+        ("nn+method=sift", InvalidInput, "its method is nn"),
+        ("base+rate=1", UnknownName, "unknown setting of base 'rate'"),
+        ("./nowhere.py", InvalidInput, "no such file"),
+    ],
+)
+def test_a_wrong_label_is_refused(labels, error, said):
+    with pytest.raises(error, match=said):
+        parse_all(labels)
