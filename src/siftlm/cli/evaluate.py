@@ -61,6 +61,8 @@ def add(commands: Any) -> None:
 
     which = parser.add_argument_group("which texts")
     which.add_argument("--per-domain", type=int, metavar="N", help="so many of each domain (default: all)")
+    which.add_argument("--skip", type=int, default=0, metavar="N",
+                       help="leave out the first N of each domain: those that settings were chosen on")  # fmt: skip
     which.add_argument("--longest", type=int, metavar="N", help="keep so many characters of a text")
     which.add_argument("--domain", metavar="FIELD",
                        help="that names the domain (default: pile_set_name, domain or subset)")  # fmt: skip
@@ -87,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     domains = None if arguments.domains is None else [name.strip() for name in arguments.domains.split(",")]
     fields = {} if arguments.text is None else {"text": arguments.text}
     cut = {"domain": arguments.domain, "longest": arguments.longest, "seed": arguments.seed}
-    texts = read(arguments.test, per_domain=arguments.per_domain, domains=domains, **cut, **fields)
+    texts = read(arguments.test, per_domain=arguments.per_domain, skip=arguments.skip, domains=domains, **cut, **fields)
     about = {"corpus": {"name": corpus_name(arguments.test), **cut}}
     model = local.opened(arguments, dict(arguments.sets))
     report = watching.reporter(quiet=arguments.quiet or arguments.json)

@@ -94,7 +94,7 @@ class HashingEmbedder:
         # Opposite signs may cancel; a text that says anything must still be somewhere.
         for row in np.flatnonzero(~sums.any(axis=1)):
             if words[row]:
-                sums[row, _hash("".join(words[row])) % self.width] = 1.0
+                sums[row, hashed_word("".join(words[row])) % self.width] = 1.0
         lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
         vectors: Vectors = (sums / np.maximum(lengths, 1.0)[:, None]).astype(np.float32)
         return vectors
@@ -159,7 +159,7 @@ class _Words:
 
     def _learn(self, words: list[str]) -> None:
         self._number.update(zip(words, range(len(self), len(self) + len(words)), strict=True))
-        hashes = np.array([_hash(word) for word in words], np.uint64)
+        hashes = np.array([hashed_word(word) for word in words], np.uint64)
         owners, pieces = _pieces(words)
         counts = np.bincount(owners, minlength=len(words))
         share = PIECES / np.sqrt(np.maximum(counts, 1))
@@ -216,7 +216,8 @@ def _damped(counts: IntArray) -> IntArray:
     return damped
 
 
-def _hash(word: str) -> int:
+def hashed_word(word: str) -> int:
+    """The same on every machine."""
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 

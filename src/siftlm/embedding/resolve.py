@@ -13,6 +13,7 @@ from siftlm.bundled import TINY, bundled
 from siftlm.embedding.encoder import encoder_embedder
 from siftlm.embedding.gradients import gradients_embedder
 from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding.lexical import SETTINGS, LexicalEmbedder
 from siftlm.embedding.precomputed import PrecomputedEmbedder
 from siftlm.embedding.protocol import Embedder
 from siftlm.embedding.sentences import SentencesEmbedder
@@ -25,6 +26,7 @@ WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {"hashing": HashingEmbedder,
 WITH_MODEL: dict[str, Callable[..., Embedder]] = {
     "encoder": encoder_embedder,
     "gradients": gradients_embedder,
+    "lexical": LexicalEmbedder,
     "sentences": SentencesEmbedder,
     "states": states_embedder,
 }
@@ -36,7 +38,8 @@ def embedder(name: str | Embedder, **settings: Any) -> Embedder:
     """The embedder of that name; one that is already there is returned as it is.
 
     ``hashing`` needs no model; ``precomputed`` is for vectors that are given; ``states:gpt2`` reads the hidden states
-    of a causal language model, and ``gradients:gpt2`` what it would learn from a text; ``siftlm-tiny`` is such a model
+    of a causal language model, and ``gradients:gpt2`` what it would learn from a text; ``lexical:folder`` weighs words
+    as it was fitted to; ``siftlm-tiny`` is such a model
     that comes with siftlm. Anything else is a folder or a name on the Hugging Face hub: a sentence-transformers
     model where it says so (``sentence-transformers/…``, or a folder with a ``modules.json``), otherwise an encoder
     whose states are averaged. ``sentences:`` or ``encoder:`` before it decides that by hand.
@@ -59,6 +62,8 @@ def embedder(name: str | Embedder, **settings: Any) -> Embedder:
     where = model if path is None else str(path)
     # The bundled model keeps its name, since it lies elsewhere on every machine.
     model = model if model == TINY else where
+    if not kind and path is not None and (path / SETTINGS).is_file():
+        kind = "lexical"
     kind_or_guess = kind or ("sentences" if _is_sentences(model, path) else "encoder")
     make = partial(WITH_MODEL[kind_or_guess], f"{kind}:{model}" if kind else model, where)
     return _made(kind_or_guess, make, settings)
@@ -68,7 +73,7 @@ def _folder(name: str, model: str) -> Path | None:
     """The absolute folder of a model, or ``None`` for a name that belongs to the hub."""
     path = bundled() if model == TINY else Path(model).expanduser()
     if model and path.is_dir():
-        if not any((path / file).is_file() for file in ("config.json", "modules.json")):
+        if not any((path / file).is_file() for file in ("config.json", "modules.json", SETTINGS)):
             raise InvalidInput(
                 f"the folder {str(path)!r} holds no model: it has neither a config.json nor modules.json"
             )

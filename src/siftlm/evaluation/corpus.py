@@ -46,6 +46,7 @@ def read(
     *,
     domain: str | None = None,
     per_domain: int | None = None,
+    skip: int = 0,
     longest: int | None = None,
     shortest: int = SHORTEST,
     seed: int = 0,
@@ -64,6 +65,7 @@ def read(
             and ``subset`` that is there.
         per_domain: take so many of each domain, by a lot that depends on the text and the seed alone: a larger sample
             holds the smaller one, whatever else is in the corpus and whatever ``longest`` cuts off.
+        skip: leave out the first so many of each domain's lot: those that settings were chosen on.
         longest: keep so many characters of each text, up to the last white space.
         shortest: leave out shorter texts.
         seed: of the lot.
@@ -74,14 +76,16 @@ def read(
         if value is not None:
             whole(name, value)
     whole("seed", seed, least=0)
+    whole("skip", skip, least=0)
+    last = None if per_domain is None else skip + per_domain
     whole("shortest", shortest, least=0)
     found: dict[str, dict[str, tuple[str, Text]]] = defaultdict(dict)
-    for text, meta in _documents(corpus, fields, per_domain, seed):
+    for text, meta, place in _documents(corpus, fields, last, seed):
         where = str(_domain(meta, domain))
         kept = _cut(text, longest)
         if len(kept.strip()) >= max(shortest, 1):
             one = Text(_digest(f"{where} {kept}"), kept, where)
-            lot = _digest(f"{seed} {_digest(text)}")
+            lot = _digest(f"{seed} {_digest(text)}") if place is None else f"{place:012}"
             # Of several that are the same when they are cut, the lot must not depend on which came first.
             if one.id not in found[where] or lot < found[where][one.id][0]:
                 found[where][one.id] = lot, one
@@ -91,22 +95,25 @@ def read(
     for name in wanted:
         if name not in found:
             raise UnknownName("domain", name, sorted(found))
-    drawn = {name: sorted(found[name].values(), key=lambda known: known[0])[:per_domain] for name in wanted}
+    drawn = {name: sorted(found[name].values(), key=lambda known: known[0])[skip:last] for name in wanted}
+    if not any(drawn.values()):
+        raise InvalidInput(f"skip={skip} leaves nothing: the largest domain has {max(map(len, found.values()))} texts")
     return [one for name in wanted for _, one in drawn[name]]
 
 
 def _documents(
-    corpus: Any, fields: dict[str, Any], per_domain: int | None, seed: int
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    corpus: Any, fields: dict[str, Any], last: int | None, seed: int
+) -> Iterator[tuple[str, Mapping[str, Any], int | None]]:
+    """Text, metadata, and its place in the lot where that was drawn already."""
     if isinstance(corpus, str) and corpus == SAMPLE:
         for kind in sample.KINDS:
             # Its own lot spreads over modules; a larger count begins with the smaller one's as well.
-            for one in sample.prompts(kind, per_domain or OF_SAMPLE, seed=seed):
-                yield one.text, {"domain": kind}
+            for place, one in enumerate(sample.prompts(kind, last or OF_SAMPLE, seed=seed)):
+                yield one.text, {"domain": kind}, place
         return
     for record in open_source(corpus, **fields).read():
         if record.document is not None:
-            yield record.document.text, record.document.meta
+            yield record.document.text, record.document.meta, None
 
 
 def _domain(meta: Mapping[str, Any], name: str | None) -> Any:

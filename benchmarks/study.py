@@ -1,0 +1,185 @@
+"""The study: the published claims on real text in 15 domains, with the bundled model; see docs/study.md.
+
+    python benchmarks/study.py prepare ../shared/minipile --work WORK                memories; minutes
+    python benchmarks/study.py prepare ../shared/minipile --work WORK --minilm FOLDER     also MiniLM's, some hours
+    python benchmarks/study.py run ../shared/minipile --work WORK [--only NAME]      any number of processes at once
+    python benchmarks/study.py pack --work WORK                                      results/study/*/records.jsonl.gz
+    python docs/study.py                                                             the tables, from the packed records
+
+Every run is a folder of `siftlm eval` in WORK/runs: stopped in any way, the same command goes on. Of the texts of each
+domain, in an order by lot, the first VALIDATION serve to choose settings and none of them is in a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from siftlm import LocalModel, Memory
+from siftlm.controller import Controller
+from siftlm.embedding.lexical_fitting import fit
+from siftlm.evaluation import Protocol, evaluate, read
+
+RESULTS = Path(__file__).parent / "results" / "study"
+MODEL = "siftlm-tiny"
+VALIDATION = 4
+# Characters of a text: what is scored fits into the model's context.
+LONGEST = 3000
+# Documents of the smaller memories, which MiniLM can embed in an hour on two cores.
+SMALL = 8000
+SHARES = (1, 3, 10, 30)
+NOISES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One run."""
+
+    memory: str
+    methods: tuple[str, ...]
+    n: int = 20
+    protocol: str = "transductive"
+    validation: bool = False
+    """On the texts that settings are chosen on?"""
+    per_domain: int = 8
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def grid(*, ks: tuple[Any, ...], noises: tuple[float, ...] = NOISES, kernel: str | None = None) -> tuple[str, ...]:
+    """SIFT with each λ and K."""
+    tail = "" if kernel is None else f"+kernel={kernel}"
+    return tuple(f"sift+noise={noise:g}+k={k}{tail}" for k in ks for noise in noises)
+
+
+PUBLISHED = ("base", "nn", "sift", "nn-f", "random", "uncertainty", "context")
+STUDIES = {
+    # Claims 1–5 and 8: the published table, N = 50 of the 200 nearest.
+    "published": Study("lexical", (*PUBLISHED, "sift+noise=0.1", "sift+noise=0.01"), n=50),
+    # What somebody gets who asks for a continuation.
+    "split": Study("lexical", ("base", "nn", "sift", "context"), n=20, protocol="split"),
+    # Learning rates, each method at its own.
+    "rates": Study(
+        "lexical",
+        ("base", *(f"{m}+rate={r}" for m in ("nn", "sift", "nn-f") for r in ("1e-4", "3e-4", "6e-4"))),
+        validation=True, per_domain=VALIDATION,
+    ),
+    # Claim 6: λ together with K and the embedder.
+    **{
+        f"noise-{name}": Study(
+            f"{name}-small", ("base", "nn", *grid(ks=(200,)), *grid(ks=(50, 1000), noises=(0.1, 1.0))),
+            validation=True, per_domain=VALIDATION,
+        )
+        for name in ("lexical", "hashing", "minilm")
+    },
+    # Kernels.
+    "kernels": Study(
+        "lexical-small",
+        ("base", "nn", "sift", *(f"sift+noise={noise:g}+kernel={kernel}" for kernel in
+         ("power:2", "power:4", "centred", "plus-constant:1") for noise in (0.1, 0.3, 1.0))),
+        validation=True, per_domain=VALIDATION,
+    ),
+    # Claim 7: the same texts, of more and more memory.
+    **{f"share-{share}": Study(f"lexical-{share}", ("base", "nn", "sift"), n=20) for share in SHARES},
+}  # fmt: skip
+
+
+def prepare(corpus: Path, work: Path, minilm: str | None) -> None:
+    """The memories; those that are there are left alone."""
+    work.mkdir(parents=True, exist_ok=True)
+    train = corpus / "train.jsonl.gz"
+    if not (work / "hashing").exists():
+        Memory.build(train, work / "hashing", progress=True).close()
+    if not (work / "lexical-embedder").exists():
+        with Memory.open(work / "hashing") as memory:
+            fit(passages(memory), work / "lexical-embedder", progress=True)
+    lexical = f"lexical:{work / 'lexical-embedder'}"
+    total = sum(1 for _ in lines(train))
+    wanted = {
+        "lexical": (lexical, total),
+        "lexical-small": (lexical, SMALL),
+        "hashing-small": ("hashing", SMALL),
+        **({"minilm-small": (minilm, SMALL)} if minilm else {}),
+        **{f"lexical-{share}": (lexical, total * share // 100) for share in SHARES},
+    }
+    for name, (embedder, count) in wanted.items():
+        if not (work / name).exists():
+            print(name, file=sys.stderr)
+            documents = itertools.islice(lines(train), count)
+            Memory.build(documents, work / name, embedder=embedder, full_text=False, progress=True).close()
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The documents, in their order, which is random."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def passages(memory: Memory) -> Iterator[str]:
+    rows = memory.rows()
+    for start in range(0, len(rows), 2000):
+        yield from memory.texts(rows[start : start + 2000])
+
+
+def run(corpus: Path, work: Path, only: list[str]) -> None:
+    """All runs, or some; each goes on where it was."""
+    controller = Controller(MODEL)
+    for name in only or STUDIES:
+        study = STUDIES[name]
+        if not (work / study.memory).exists():
+            print(f"{name}: no memory {study.memory}; left out", file=sys.stderr)
+            continue
+        skip = 0 if study.validation else VALIDATION
+        texts = read(corpus / "test.jsonl.gz", per_domain=study.per_domain, skip=skip, longest=LONGEST)
+        about = {"corpus": {"name": "minipile test", "longest": LONGEST, "skip": skip}, "documents": study.memory}
+        with Memory.open(work / study.memory) as memory:
+            model = LocalModel(controller, memory, **study.settings)
+            protocol = Protocol(study.protocol, n=study.n)
+            print(name, file=sys.stderr)
+            evaluate(
+                model, texts, study.methods, into=work / "runs" / name, protocol=protocol, about=about, progress=True
+            )
+
+
+def pack(work: Path) -> None:
+    """What is committed: the questions, and the records, compressed."""
+    for folder in sorted((work / "runs").iterdir()):
+        target = RESULTS / folder.name
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "run.json", target / "run.json")
+        records = (folder / "records.jsonl").read_bytes()
+        # Without the time, so that the same records make the same file.
+        (target / "records.jsonl.gz").write_bytes(gzip.compress(records, mtime=0))
+        print(
+            f"{target.name}: {len(records.splitlines())} records, {(target / 'records.jsonl.gz').stat().st_size} bytes"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("prepare", "run", "pack"))
+    parser.add_argument("corpus", nargs="?", type=Path, help="the folder of train.jsonl.gz and test.jsonl.gz")
+    parser.add_argument("--work", type=Path, required=True, help="where memories and runs are")
+    parser.add_argument("--minilm", help="a sentence-transformers model")
+    parser.add_argument("--only", action="append", default=[], choices=list(STUDIES), metavar="NAME")
+    arguments = parser.parse_args()
+    if arguments.what == "pack":
+        pack(arguments.work)
+        return
+    if arguments.corpus is None:
+        parser.error("the corpus is missing")
+    if arguments.what == "prepare":
+        prepare(arguments.corpus, arguments.work, arguments.minilm)
+    else:
+        run(arguments.corpus, arguments.work, arguments.only)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Vectors of which words a text has, in the directions in which the texts of a corpus differ: TF-IDF and its SVD.
+
+    siftlm.embedding.lexical_fitting.fit(corpus, into="lexical")      once, for a corpus: seconds
+    siftlm.Memory.build(corpus, into="memory", embedder="lexical:lexical")
+
+Rare words count for more than frequent ones, and words that occur in the same texts end up close together. A word is
+known by a hash, so there is no vocabulary to keep, and embedding needs numpy alone. Unlike ``hashing`` it has to be
+fitted, and it means something on texts like those of its corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm.embedding.checks import texts_checked
+from siftlm.embedding.fingerprint import fingerprint
+from siftlm.embedding.hashing import hashed_word
+from siftlm.embedding.words import WORD_OR_SIGN, word_spans
+from siftlm.errors import Damaged, InvalidInput
+from siftlm.types import FloatArray, IntArray, Vectors
+
+SETTINGS, WEIGHTS, DIRECTIONS = "lexical.json", "weights.npy", "directions.npy"
+VERSION = 1
+# Texts whose features are added up at once.
+TOGETHER = 64
+
+
+class LexicalEmbedder:
+    """What `siftlm.embedding.lexical_fitting.fit` wrote into a folder."""
+
+    max_tokens = None
+
+    def __init__(self, name: str, folder: str) -> None:
+        self.name = name
+        where = Path(folder)
+        try:
+            known = json.loads((where / SETTINGS).read_text(encoding="utf-8"))
+            self._weights: FloatArray = np.load(where / WEIGHTS, allow_pickle=False).astype(np.float64)
+            self._directions: npt.NDArray[np.float16] = np.load(where / DIRECTIONS, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise InvalidInput(
+                f"the folder {folder!r} holds no lexical embedder: {error.filename} is missing"
+            ) from error
+        except (OSError, ValueError, EOFError) as error:
+            raise Damaged(f"the lexical embedder in {folder!r} cannot be read: {error}") from error
+        if known.get("version") != VERSION or self._directions.shape != (len(self._weights), known.get("width")):
+            raise Damaged(f"the lexical embedder in {folder!r} does not fit together: fit it again")
+        self.width = int(known["width"])
+        self._digest = str(known["digest"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint("lexical", {"version": VERSION, "digest": self._digest})
+
+    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
+        """(n, width) of unit length; zero for a text of nothing but space."""
+        del as_query
+        texts = texts_checked(texts)
+        found = np.zeros((len(texts), self.width), dtype=np.float32)
+        for start in range(0, len(texts), TOGETHER):
+            found[start : start + TOGETHER] = self._embed_some(texts[start : start + TOGETHER])
+        return found
+
+    def tokens(self, texts: Sequence[str]) -> list[IntArray]:
+        """Words and single punctuation characters."""
+        return word_spans(texts_checked(texts))
+
+    def _embed_some(self, texts: list[str]) -> FloatArray:
+        rows, places, values = weighed(texts, self._weights)
+        sums = np.zeros((len(texts), self.width))
+        if len(rows):
+            parts = self._directions[places].astype(np.float64) * values[:, None]
+            # Each row on its own, in one order: a batch equals its texts one by one, bit for bit.
+            starts = np.flatnonzero(np.diff(rows, prepend=-1))
+            sums[rows[starts]] = np.add.reduceat(parts, starts, axis=0)
+        # Words that nobody knows still must be somewhere, as signs must that are no words.
+        for row in np.flatnonzero(~sums.any(axis=1)):
+            if texts[row].strip():
+                sums[row, hashed_word("".join(texts[row].split())) % self.width] = 1.0
+        lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
+        unit: FloatArray = sums / np.where(lengths > 0, lengths, 1.0)[:, None]
+        return unit
+
+
+def counted(texts: Sequence[str], buckets: int) -> tuple[IntArray, IntArray, FloatArray]:
+    """Rows, places and damped counts of the words of each text, in order of row and place."""
+    words = [[word for word in WORD_OR_SIGN.findall(text.lower()) if word.isalnum()] for text in texts]
+    rows = np.repeat(np.arange(len(texts)), [len(one) for one in words])
+    known = {word: hashed_word(word) % buckets for word in set().union(*words)} if words else {}
+    places = np.array([known[word] for one in words for word in one], dtype=np.int64)
+    keys, counts = np.unique(rows * buckets + places, return_counts=True)
+    rows, places = np.divmod(keys, buckets)
+    return rows, places, 1 + np.log(counts)
+
+
+def weighed(texts: Sequence[str], weights: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+    """`counted` times the weight of each word, each text at unit length."""
+    rows, places, counts = counted(texts, len(weights))
+    values = counts * weights[places]
+    lengths = np.sqrt(np.bincount(rows, values**2, minlength=len(texts)))
+    return rows, places, values / np.where(lengths > 0, lengths, 1.0)[rows]
+
+
+def digest(*arrays: npt.NDArray[Any]) -> str:
+    """Of what the embedder is made of."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:24]
