@@ -45,6 +45,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--against", metavar="M", help="compare with this method (default: nn if there, else base)")
     parser.add_argument("--methods", metavar="M,…", help="only these (default: all)")
     parser.add_argument("--weights", metavar="FILE", help="of domains, as JSON {domain: weight}; or pile")
+    single = parser.add_argument_group("single texts")
+    single.add_argument("--texts", metavar="MEMORY", help="of the run, to read the chosen passages from")
+    single.add_argument("--show", action="append", default=[], metavar="ID|worst|best",
+                        help="a page of what each method chose for this text, or for the one where --of lost or gained "
+                             "most against --against; may be repeated")  # fmt: skip
+    single.add_argument("--of", metavar="M", help="see --show (default: sift)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="one JSON object on one line instead of the table")
     output.add_argument("--quiet", action="store_true", help="write the files and say nothing")
@@ -53,12 +59,17 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report, then print its main table."""
+    from siftlm.errors import InvalidInput
     from siftlm.evaluation.report import report
     from siftlm.evaluation.writing import write
 
+    if bool(arguments.show) != (arguments.texts is not None):
+        raise InvalidInput("--show names a text and --texts the memory to read from; they go together")
     methods = None if arguments.methods is None else [one.strip() for one in arguments.methods.split(",")]
     found = report(arguments.runs, against=arguments.against, methods=methods, weights=arguments.weights)
-    files = write(found, Path(arguments.runs[0]) / "report" if arguments.out is None else arguments.out)
+    out = Path(arguments.runs[0]) / "report" if arguments.out is None else Path(arguments.out)
+    shown = _shown(found, arguments, out)
+    files = [*write(found, out), *shown]
     if arguments.quiet:
         return 0
     if arguments.json:
@@ -67,8 +78,23 @@ def run(arguments: argparse.Namespace) -> int:
     terminal = Terminal.of(sys.stdout)
     for line in _said(found, terminal):
         print(printable(line, sys.stdout))
-    print(printable(one_line(terminal.spell(f"written: {files[0]} and {len(files) - 1} more")), sys.stdout))
+    pages = [str(one) for one in [files[0], *shown]]
+    more = f" and {len(files) - len(pages)} more files"
+    print(printable(one_line(terminal.spell(f"written: {', '.join(pages)}{more}")), sys.stdout))
     return 0
+
+
+def _shown(found: Any, arguments: argparse.Namespace, out: Path) -> list[Path]:
+    """The pages of single texts, which are written first: what is wrong with them is said before anything else."""
+    if not arguments.show:
+        return []
+    from siftlm.evaluation.passages import pages_of
+    from siftlm.evaluation.writing import put
+    from siftlm.memory import Memory
+
+    with Memory.open(arguments.texts) as memory:
+        made = pages_of(found.results, memory, arguments.show, method=arguments.of, against=arguments.against)
+    return put(made, out)
 
 
 def _said(found: Any, terminal: Terminal) -> list[str]:

@@ -43,9 +43,10 @@ def correlation_table(found: Results, caption: str) -> Table | None:
     for name in estimating(found):
         shares = [1 - left(one) for one in found.measured[name]]
         gains = (100 - 100 * found.tuned(name) / found.base).tolist()
+        known = bool(np.isfinite(gains).all())
         rows.append(
-            (name, 100 * (1 - found.mean(shares)), found.mean(gains), rank_correlation(shares, gains),
-             _within(found, shares, gains))
+            (name, 100 * (1 - found.mean(shares)), found.mean(gains),
+             rank_correlation(shares, gains) if known else None, _within(found, shares, gains) if known else None)
         )  # fmt: skip
     if not rows:
         return None
@@ -66,7 +67,7 @@ def _within(found: Results, shares: Sequence[float], gains: Sequence[float]) -> 
     where = np.array(found.domains)
     each = []
     for name in found.names:
-        at = np.flatnonzero(where == name)
+        at = np.flatnonzero(where == name).tolist()
         if len(at) >= 3:
             each.append(rank_correlation([shares[i] for i in at], [gains[i] for i in at]))
     known = [one for one in each if one is not None]
@@ -156,7 +157,8 @@ def stopping_table(found: Results, draws: Draws, caption: str) -> Table | None:
         "adaptive", "Adaptive stop against a fixed number of steps",
         f"{name} stopped at the first n with σ > 1/(α n), beside the same mean number of steps for every text. "
         "Computed from the measured points, on the line between them: no text was tuned anew. A difference below zero "
-        f"says that the rule is better. {caption}", columns, tuple(rows),
+        "says that the rule is better; with several α some may differ by chance, so choose one on other texts. "
+        f"{caption}", columns, tuple(rows),
     )  # fmt: skip
 
 

@@ -8,13 +8,24 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-STYLE = """\
+PALETTE = """\
 :root { --ink: #1d2430; --faint: #667085; --line: #d8dde6; --paper: #ffffff; --panel: #f6f7f9;
-  --a: #b45309; --b: #0e7490; --c: #7c3aed; --d: #475467; color-scheme: light dark; }
+  --a: #b45309; --b: #0e7490; --c: #7c3aed; --d: #475467; --e: #15803d; --f: #be123c; --g: #1d4ed8; --h: #a16207;
+  color-scheme: light dark; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --faint: #98a2b3; --line: #344054; --paper: #12161d;
-  --panel: #1b212b; --a: #fbbf24; --b: #22d3ee; --c: #c4b5fd; --d: #cbd5e1; } }
+  --panel: #1b212b; --a: #fbbf24; --b: #22d3ee; --c: #c4b5fd; --d: #cbd5e1; --e: #4ade80;
+  --f: #fb7185; --g: #93c5fd; --h: #fde047; } }
+"""
+DRAWING = """\
+svg text { fill: var(--faint); font: 12px system-ui, sans-serif; }
+svg .axis { stroke: var(--line); } svg polyline { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
+"""
+STYLE = (
+    PALETTE
+    + DRAWING
+    + """\
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, sans-serif; }
@@ -36,12 +47,12 @@ ol.picks small { color: var(--faint); display: block; }
 ol.picks li.own pre { border-left: .3rem solid var(--line); }
 ol.picks li.a pre { border-color: var(--a); } ol.picks li.b pre { border-color: var(--b); }
 details > summary { cursor: pointer; color: var(--faint); }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--faint); font: 12px system-ui, sans-serif; }
+svg { width: 100%; height: auto; display: block; }
 @media (max-width: 40rem) { body { padding: 1rem .75rem 3rem; } h1 { font-size: 1.4rem; } table { font-size: .8rem; }
   th, td { padding: .3rem .25rem; } td:first-child { overflow-wrap: anywhere; min-width: 6rem; } pre { padding: .5rem; }
   svg text { font-size: 13px; } }
-svg .axis { stroke: var(--line); } svg polyline { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
 """
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Series:
     points: Sequence[tuple[float, float]]
     """(x, y), x rising; where y is no number the line is broken off."""
     colour: str = "b"
-    """``a`` to ``d``, of the page's palette."""
+    """``a`` to ``h``, of the page's palette."""
     dashed: bool = False
 
 
@@ -96,25 +107,45 @@ def chart(
     x_name: str,
     y_name: str,
     from_zero: bool = False,
+    log: bool = False,
     size: tuple[int, int] = (480, 240),
 ) -> str:
-    """Lines in one picture; the name of each stands at its end."""
+    """Lines in one picture; the name of each stands at its end. ``log``: x goes up by factors, and is above zero."""
+    if log:
+        series = [replace(one, points=[(math.log10(x), y) for x, y in one.points if x > 0]) for one in series]
     points = [point for one in series for point in one.points if math.isfinite(point[1])]
     if not points:
         return ""
-    frame = _Frame(points, size, from_zero)
+    frame = _Frame(points, size, from_zero, max(len(one.name) for one in series))
+    feet = _powers(frame) if log else [(value, f"{value:g}") for value in frame.feet]
     parts = [f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{text(title)}">']
     for value in frame.ticks:
         y = frame.y(value)
         parts.append(f'<line class="axis" x1="{frame.left}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{frame.left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
     foot = f'y="{frame.bottom + 18}" text-anchor="middle"'
-    parts += [f'<text x="{frame.x(value):.1f}" {foot}>{value:g}</text>' for value in frame.feet]
+    parts += [f'<text x="{frame.x(value):.1f}" {foot}>{name}</text>' for value, name in feet]
     parts.append(f'<text x="{frame.right}" y="{size[1] - 4}" text-anchor="end">{text(x_name)}</text>')
     parts.append(f'<text x="4" y="13">{text(y_name)}</text>')
     parts += [_line(one, frame) for one in series]
     parts += _names(series, frame)
     return f"<figure><figcaption>{text(title)}</figcaption>{''.join(parts)}</svg></figure>"
+
+
+def alone(drawn: str) -> str:
+    """The picture of a `chart` as a file of its own, for documents that show images."""
+    picture = drawn[drawn.index("<svg") : drawn.index("</svg>") + len("</svg>")]
+    head, rest = picture.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{PALETTE}{DRAWING}</style>{rest}\n'
+
+
+def _powers(frame: _Frame) -> list[tuple[float, str]]:
+    """Where the powers of ten are, or the ends where there are fewer than two of them."""
+    low, high = frame.reach
+    whole = list(range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1))
+    every = max(1, math.ceil(len(whole) / 8))
+    feet: list[float] = [*whole[::every]] if len(whole) > 1 else [low, high]
+    return [(at, f"{10**at:,.0f}" if 3 <= at < 9 else f"{10**at:.3g}") for at in feet]
 
 
 def _line(one: Series, frame: _Frame) -> str:
@@ -148,8 +179,11 @@ def _last(one: Series) -> float | None:
 class _Frame:
     """From numbers to places in the picture."""
 
-    def __init__(self, points: Sequence[tuple[float, float]], size: tuple[int, int], from_zero: bool) -> None:
-        self.left, self.right, self.top, self.bottom = 46, size[0] - 128, 24, size[1] - 36
+    def __init__(
+        self, points: Sequence[tuple[float, float]], size: tuple[int, int], from_zero: bool, letters: int
+    ) -> None:
+        room = min(max(128, 7 * letters), size[0] // 2)  # for names of so many letters, at the right
+        self.left, self.right, self.top, self.bottom = 46, size[0] - room, 24, size[1] - 36
         xs, ys = [x for x, _ in points], [y for _, y in points]
         low, high = (0.0 if from_zero else min(ys)), max(ys)
         step = _step((high - low) or abs(high) or 1.0, 5)
@@ -161,6 +195,11 @@ class _Frame:
         foot = _step(self._x1 - self._x0, 6)
         first = math.ceil(self._x0 / foot)
         self.feet = [foot * at for at in range(first, math.floor(self._x1 / foot + 1e-9) + 1)]
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """The ends of x."""
+        return self._x0, self._x1
 
     def x(self, value: float) -> float:
         return self.left + (value - self._x0) / (self._x1 - self._x0) * (self.right - self.left)

@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from siftlm.evaluation import accounts, comparison, figures, foresight
 from siftlm.evaluation.comparison import Difference
 from siftlm.evaluation.figures import Chart
@@ -107,7 +109,11 @@ def _count(number: int, what: str) -> str:
 def _about(found: Results, weights: Mapping[str, float] | None) -> tuple[str, ...]:
     lines = [caption(found)]
     if found.left_out:
-        lines.append(f"{_count(found.left_out, 'text')} left out: some method has no result for them yet.")
+        lines.append(f"{_count(found.left_out, 'text')} left out, for which some method has no result yet.")
+    for name in found.others:
+        broken = int((~np.isfinite(found.tuned(name))).sum())
+        if broken:
+            lines.append(f"{name}: {_count(broken, 'result')} that are no number; its means over them are none either.")
     if weights is not None:
         without = [name for name, weight in weights.items() if not weight]
         lines += [f"Without weight, and so not in the weighted mean: {', '.join(without)}."] if without else []

@@ -6,6 +6,7 @@ found.methods, found.measured["sift"][0].percent
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -122,19 +123,29 @@ def gather(paths: Sequence[str | os.PathLike[str]], methods: Sequence[str] | Non
     groups: dict[str, tuple[Mapping[str, Any], dict[tuple[str, str], dict[str, Any]]]] = {}
     asked = [question_of(path) for path in paths]
     for path, question in zip(paths, asked, strict=True):
-        for name in ("protocol", "model"):
+        for name in ("protocol", "model", "engine"):
             if question.get(name) != asked[0].get(name):
                 raise Conflict(
                     f"{path}: has {name}={_short(question.get(name))}, and {paths[0]} has "
-                    f"{_short(asked[0].get(name))}; one report compares runs of one model and protocol"
+                    f"{_short(asked[0].get(name))}; one report is of one model and protocol"
                 )
         found = records_of(path)
         if not found:
             raise InvalidInput(f"{path}: holds no results yet; `siftlm eval --out {path}` makes them")
-        _, known = groups.setdefault(repr(question.get("memory")), (question, {}))
+        where = json.dumps(question.get("memory"), sort_keys=True)
+        first, known = groups.setdefault(where, (question, {}))
+        groups[where] = _with_corpus(first, question), known
         for record in found:
             known.setdefault((record["text"], record["method"]), record)
-    return [of_records(list(known.values()), question, methods) for question, known in groups.values()]
+    return [of_records(known.values(), question, methods) for question, known in groups.values()]
+
+
+def _with_corpus(question: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Both corpora named, where they differ."""
+    names = [str((one.get("corpus") or {}).get("name", "")) for one in (question, other)]
+    if not names[1] or names[1] in names[0].split(" and "):
+        return question
+    return {**question, "corpus": {"name": " and ".join(name for name in names if name)}}
 
 
 def of_records(
@@ -237,7 +248,9 @@ def about(question: Mapping[str, Any]) -> dict[str, str]:
         "copies": str(protocol.get("copies", "report")),
     }
     corpus = (question.get("corpus") or {}).get("name")
-    return {**words, "corpus": PurePath(str(corpus)).name} if corpus else words
+    if not corpus:
+        return words
+    return {**words, "corpus": " and ".join(PurePath(one).name for one in str(corpus).split(" and "))}
 
 
 def _engine(question: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from siftlm.memory import disk
 TITLE = "What learning for each text is worth"
 # More lines in one picture cannot be told apart; CSV has them all.
 DRAWN = 8
-COLOURS = "bacd"
+COLOURS = "bacefghd"
 
 
 def write(report: Report, into: str | os.PathLike[str]) -> list[Path]:
@@ -28,6 +29,8 @@ def write(report: Report, into: str | os.PathLike[str]) -> list[Path]:
             table: Table | None
             if isinstance(part, Chart):
                 made[f"figures/{part.name}.csv"] = tables.to_csv(part.table())
+                if picture := _picture(part):
+                    made[f"figures/{part.name}.svg"] = pages.alone(picture)
                 table = part.wide()
             else:
                 table = part
@@ -38,12 +41,12 @@ def write(report: Report, into: str | os.PathLike[str]) -> list[Path]:
 
 
 def put(files: Mapping[str, str], folder: Path) -> list[Path]:
-    """Write files below a folder, each whole or not at all."""
+    """Write files below a folder. They can be made again, so nothing is done to make them outlast a power cut."""
     with disk.refusals_named(folder):
         for name, content in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            disk.replace(path, content.encode())
+            path.write_bytes(content.encode())
     return [folder / name for name in files]
 
 
@@ -62,7 +65,8 @@ def _chart_in_markdown(chart: Chart) -> str:
     table = chart.wide()
     numbers = f"### {chart.title}\n\n{chart.caption}\n" if table is None else tables.to_markdown(table)
     file = f"figures/{chart.name}.csv"
-    return f"{numbers}\nDrawn in [report.html](report.html); all points: [{file}]({file}).\n"
+    picture = f"![{chart.title}](figures/{chart.name}.svg)\n" if _picture(chart) else ""
+    return f"{numbers}\nAll points: [{file}]({file}).\n\n{picture}"
 
 
 def to_html(report: Report) -> str:
@@ -77,18 +81,28 @@ def to_html(report: Report) -> str:
 
 
 def _drawn(chart: Chart) -> str:
-    shown = chosen(chart.lines)
+    more = len(chart.lines) - DRAWN
+    rest = f" {more} more lines are in figures/{chart.name}.csv." if more > 0 else ""
+    return f'{_picture(chart)}<p class="faint">{pages.text(chart.caption + rest)}</p>'
+
+
+def _picture(chart: Chart) -> str:
     series = [
-        Series(name, line, COLOURS[at % len(COLOURS)], dashed=at >= len(COLOURS))
-        for at, (name, line) in enumerate(shown.items())
+        Series(name, line, colour, dashed="+" in name)
+        for colour, (name, line) in zip(COLOURS, chosen(chart.lines).items(), strict=False)
     ]
-    picture = pages.chart(series, title=chart.title, x_name=chart.x_name, y_name=chart.y_name, size=(720, 320))
-    more = len(chart.lines) - len(shown)
-    rest = f" {more} more lines are in figures/{chart.name}.csv." if more else ""
-    return f'{picture}<p class="faint">{pages.text(chart.caption + rest)}</p>'
+    size = (720, 320)
+    return pages.chart(
+        series, title=chart.title, x_name=chart.x_name, y_name=chart.y_name, log=chart.log, size=size
+    )  # fmt: skip
 
 
 def chosen(lines: Mapping[str, Line]) -> dict[str, Line]:
     """As many as can be told apart: methods without settings first, then those that end lowest."""
-    order = sorted(lines, key=lambda name: ("+" in name, lines[name][-1][1], name))[:DRAWN]
+
+    def rank(name: str) -> tuple[bool, float, str]:
+        end = lines[name][-1][1]
+        return "+" in name, end if math.isfinite(end) else math.inf, name
+
+    order = sorted(lines, key=rank)[:DRAWN]
     return {name: line for name, line in lines.items() if name in order}

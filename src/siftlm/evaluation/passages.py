@@ -1,0 +1,140 @@
+"""Pages for single texts: what each method chose, read from the memory. Only for whoever asks: it holds texts.
+
+found = report(["runs/a"])
+put(pages_of(found.results, Memory.open("memory/"), ["worst"]), Path("runs/a/report"))
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.evaluation import pages
+from siftlm.evaluation.comparison import reference
+from siftlm.evaluation.foresight import left
+from siftlm.evaluation.identity import contents_of, of_memory
+from siftlm.evaluation.measured import Measured
+from siftlm.evaluation.pages import Series, text
+from siftlm.evaluation.results import BASE, Results, about
+from siftlm.evaluation.writing import COLOURS
+from siftlm.memory import Memory
+
+WORST, BEST = "worst", "best"
+# Of the picks of a method: how many are seen at once, and how many letters of each.
+LISTED, LETTERS = 5, 600
+
+
+def pages_of(
+    found: Results, memory: Memory, show: Sequence[str], *, method: str | None = None, against: str | None = None
+) -> dict[str, str]:
+    """File name -> page.
+
+    Args:
+        found: the results.
+        memory: that the run was made with; another one is refused.
+        show: ids of texts; ``worst`` and ``best``: where ``method`` loses and gains most against the reference.
+        method: left out, ``sift`` if it is there, else the last one.
+        against: see `siftlm.evaluation.comparison.reference`.
+    """
+    _same(memory, found)
+    texts = dict.fromkeys(_text(found, one, method, against) for one in show)
+    return {f"texts/{_file(one)}.html": _page(found, memory, found.texts.index(one)) for one in texts}
+
+
+def _file(name: str) -> str:
+    """A record may hold any id; a file must stay in its folder."""
+    return re.sub(r"[^0-9A-Za-z-]", "_", name)
+
+
+def _text(found: Results, asked: str, method: str | None, against: str | None) -> str:
+    if asked in (WORST, BEST):
+        one = found.check(method or ("sift" if "sift" in found.methods else found.methods[-1]))
+        other = reference(found, against)
+        gaps = (found.tuned(one) - found.tuned(other)) / found.base
+        return found.texts[int(gaps.argmax() if asked == WORST else gaps.argmin())]
+    if asked not in found.texts:
+        close = [name for name in found.texts if name.startswith(asked)]
+        if len(close) == 1:
+            return close[0]
+        raise UnknownName("text of this run", asked, [WORST, BEST, *found.texts[:20]])
+    return asked
+
+
+def _same(memory: Memory, found: Results) -> None:
+    known = found.question.get("memory") or {}
+    here = {**of_memory(memory), "contents": contents_of(memory)}
+    for name, value in here.items():
+        if name in known and known[name] != value:
+            raise Conflict(
+                f"the memory has {name}={value!r}, and the one of the run had {known[name]!r}: its rows are not those "
+                "that the methods chose"
+            )
+
+
+def _page(found: Results, memory: Memory, at: int) -> str:
+    measured = {name: some[at] for name, some in found.measured.items()}
+    known = about(found.question)
+    curves = [
+        Series(name, tuple((float(x), 100 * y / one.base) for x, y in sorted(one.curve.items())), colour, "+" in name)
+        for colour, (name, one) in zip(COLOURS, ((n, m) for n, m in measured.items() if n != BASE), strict=False)
+    ]
+    head = ("method", "bits per byte", "% of base", "picks", "distinct", "uncertainty left, %")
+    rows = [_row(name, one) for name, one in measured.items()]
+    best = min(range(len(rows)), key=lambda place: list(measured.values())[place].tuned)
+    said = (
+        f"{found.domains[at]}, {measured[BASE].bytes:,} bytes scored. Protocol {known['protocol']}; {known['model']}; "
+    )
+    body = [
+        f"<h1>Text {text(found.texts[at])}</h1>",
+        f'<p class="faint">{text(said)}memory: {text(known["memory"])}.</p>',
+        pages.table(head, rows, [1 if place == best else None for place in range(len(rows))]),
+        pages.chart(
+            curves, title="Bits per byte against steps", x_name="steps", y_name="% of base",
+            size=(720, 320),
+        ),
+        pages.beside(*(_picks(name, one, measured, memory) for name, one in measured.items() if one.rows)),
+    ]  # fmt: skip
+    return pages.page(f"siftlm: what was chosen for {found.texts[at]}", body)
+
+
+def _row(name: str, one: Measured) -> tuple[str, ...]:
+    return (
+        name, f"{one.tuned:.3f}", f"{one.percent:.1f}", str(len(one.rows)), str(len(set(one.rows))),
+        f"{100 * left(one):.0f}" if one.uncertainty else "–",
+    )  # fmt: skip
+
+
+def _picks(name: str, one: Measured, others: dict[str, Measured], memory: Memory) -> str:
+    """In their order, each with how near it is and what uncertainty it leaves; a repeat without its text."""
+    try:
+        texts = dict(zip(distinct := list(dict.fromkeys(one.rows)), memory.texts(distinct), strict=True))
+    except InvalidInput as error:
+        raise Conflict(f"{name}: {error}; is this the memory of the run?") from error
+    elsewhere = {row for other, two in others.items() if other != name for row in two.rows}
+    items, seen = [], Counter[int]()
+    for place, row in enumerate(one.rows):
+        seen[row] += 1
+        facts = [f"row {row}"]
+        facts += [f"cosine {one.scores[place]:.2f}"] if place < len(one.scores) else []
+        if place + 1 < len(one.uncertainty):
+            share = one.uncertainty[place + 1] / one.uncertainty[0] if one.uncertainty[0] > 0 else 1.0
+            facts.append(f"{100 * share:.0f} % left")
+        facts += [] if row in elsewhere else ["no other method chose it"]
+        facts += [f"time {seen[row]}"] if seen[row] > 1 else []
+        small = f"<small>{text(', '.join(facts))}</small>"
+        if seen[row] > 1:
+            items.append(f'<li class="again">{small}</li>')
+        else:
+            items.append(
+                f'<li class="{"" if row in elsewhere else "own b"}"><pre>{text(_cut(texts[row]))}</pre>{small}</li>'
+            )
+    first = f'<ol class="picks">{"".join(items[:LISTED])}</ol>'
+    rest = f'<ol class="picks" start="{LISTED + 1}">{"".join(items[LISTED:])}</ol>'
+    more = f"<details><summary>and {len(items) - LISTED} more</summary>{rest}</details>" if len(items) > LISTED else ""
+    return f"<h3>{text(name)}: {one.percent:.1f} % of base</h3>{first}{more}"
+
+
+def _cut(passage: str) -> str:
+    return passage if len(passage) <= LETTERS else f"{passage[:LETTERS].rstrip()} …"

@@ -1,0 +1,153 @@
+"""Curves of a report: their points are those of plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluation.invented import POINTS, question, records
+from siftlm.evaluation import figures, foresight, results
+from siftlm.evaluation.measured import Measured
+
+DOMAINS = ("code", "prose")
+
+
+def of(found, **changes):
+    return results.of_records(found, question(**changes))
+
+
+def macro(found, method, value):
+    """The mean over domains of 100 · Σ bits after / Σ bits before; ``value``: record -> bits per byte."""
+    shares = []
+    for domain in DOMAINS:
+        some = [one for one in found if (one["domain"], one["method"]) == (domain, method)]
+        after = sum(value(one) * one["bytes"] for one in some)
+        shares.append(100 * after / sum(one["base"] * one["bytes"] for one in some))
+    return sum(shares) / len(shares)
+
+
+def test_steps_tokens_and_seconds_are_those_of_loops():
+    found = records()
+    it = of(found)
+    steps, tokens, seconds = (
+        make(it, "") for make in (figures.against_steps, figures.against_tokens, figures.against_seconds)
+    )
+    for chart in (steps, tokens, seconds):
+        assert set(chart.lines) == {"nn", "sift"}
+    some = [one for one in found if one["method"] == "sift"]
+    for at, point in enumerate((0, *POINTS)):
+        value = macro(found, "sift", lambda one, at=at: one["curve"][at][1])
+        learned = np.mean([sum(one["learned"][:point]) for one in some])
+        spent = np.mean(
+            [
+                one["seconds"]["select"] + one["seconds"]["tune"] * sum(one["learned"][:point]) / sum(one["learned"])
+                for one in some
+            ]
+        )
+        assert steps.lines["sift"][at] == pytest.approx((point, value))
+        assert tokens.lines["sift"][at] == pytest.approx((learned, value))
+        assert seconds.lines["sift"][at] == pytest.approx((spent if point else 0, value))
+    assert steps.lines["sift"][0][1] == pytest.approx(100)
+
+
+def test_the_context_learns_nothing_and_has_no_tokens():
+    it = of(records(("base", "context", "sift")))
+    assert "context" in figures.against_steps(it, "").lines
+    assert "context" not in figures.against_tokens(it, "").lines
+    assert "context" not in figures.against_seconds(it, "").lines
+
+
+def test_noise_groups_what_differs_in_nothing_else():
+    methods = ("nn", "sift", "sift+noise=0.1", "sift+k=50+noise=0.1", "sift+noise=10+k=50", "mmr+noise=2")
+    found = records(methods)
+    chart = figures.over_noise(of(found), "")
+    assert {name: [x for x, _ in line] for name, line in chart.lines.items()} == {
+        "sift": [0.1, figures.NOISE], "sift+k=50": [0.1, 10.0]
+    }  # fmt: skip
+    expected = macro(found, "sift+noise=0.1", lambda one: one["curve"][-1][1])
+    assert dict(chart.lines["sift"])[0.1] == pytest.approx(expected)
+    assert figures.over_noise(of(records(("nn", "sift"))), "") is None
+
+
+def test_memories_of_several_sizes():
+    found = records()
+    it = [
+        of(found, memory={"passages": size, "embedder": "hashing"})
+        for size in (1000, 10, 100)
+    ]  # fmt: skip
+    chart = figures.over_memory(results.common(it), "")
+    assert [x for x, _ in chart.lines["sift"]] == [10, 100, 1000]
+    assert chart.log
+    assert figures.over_memory(results.common(it[:1] * 2), "") is None
+
+
+def test_a_chart_as_a_table_has_all_its_points():
+    chart = figures.against_steps(of(records()), "")
+    assert len(chart.table().rows) == 2 * (1 + len(POINTS))
+    wide = chart.wide()
+    assert wide.head[1:] == ["0", *map(str, POINTS)]
+    assert wide.rows[0][1:] == tuple(y for _, y in chart.lines["nn"])
+
+
+# --- uncertainty
+
+
+def test_correlation_is_spearmans():
+    found = records(("sift",), per_domain=4)
+    for rank, one in enumerate(found):  # the more is left, the less is gained
+        one["uncertainty"] = [2.0, *[1.0] * 9, 0.1 * (rank + 1)]
+        one["curve"] = [[0, one["base"]], [10, one["base"] * (0.5 + rank / 100)]]
+    (row,) = foresight.correlation_table(of(found), "").rows
+    left = np.mean([100 * one["uncertainty"][-1] / 2 for one in found])
+    assert row[:2] == ("sift", pytest.approx(left))
+    assert row[3:] == (1.0, 1.0)
+    for rank, one in enumerate(found):
+        one["uncertainty"][-1] = 0.1 * (8 - rank)
+    (row,) = foresight.correlation_table(of(found), "").rows
+    assert row[3:] == (-1.0, -1.0)
+
+
+def test_the_curve_of_uncertainty_begins_at_all_of_it():
+    found = records(("sift",))
+    (line,) = foresight.uncertainty_chart(of(found), "").lines.values()
+    assert line[0] == (0, 100)
+    three = [np.mean([100 * one["uncertainty"][3] for one in found if one["domain"] == name]) for name in DOMAINS]
+    assert line[3] == (3, pytest.approx(np.mean(three)))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.3, 0.5, 5.0])
+def test_the_stop_is_the_published_rule(alpha):
+    for record in records(("sift",)):
+        one = Measured.of(record)
+        expected = len(one.rows)
+        for n in range(2, len(one.rows) + 1):  # the first pick is always kept
+            if one.uncertainty[n] ** 0.5 > 1 / (alpha * n):
+                expected = n - 1
+                break
+        assert foresight.stop(one, alpha) == expected
+
+
+def test_the_adaptive_stop_is_compared_at_equal_steps():
+    found = records(("sift",), per_domain=6)
+    it = of(found)
+    table = foresight.stopping_table(it, it.draws(), "")
+    assert len(table.rows) > 3
+    for alpha, steps, adaptive, fixed, gap, _ in table.rows:
+        stops = {one["text"]: foresight.stop(Measured.of(one), float(alpha)) for one in found}
+        assert steps == pytest.approx(np.mean(list(stops.values())))
+
+        def at(one, where):
+            xs, ys = zip(*one["curve"], strict=True)
+            return np.interp(where, xs, ys)
+
+        assert adaptive.value == pytest.approx(macro(found, "sift", lambda one, s=stops: at(one, s[one["text"]])))
+        assert fixed.value == pytest.approx(macro(found, "sift", lambda one, s=steps: at(one, s)))
+        assert gap.value == pytest.approx(adaptive.value - fixed.value)
+        assert 1 <= steps < POINTS[-1]
+
+
+def test_the_rule_is_not_tried_where_steps_are_not_picks():
+    found = [{**one, "settings": {"order": "reversed"}} for one in records(("sift",))]
+    assert foresight.stopping_method(of(found)) is None
+    assert foresight.stopping_method(of(records(("sift",)))) == "sift"
+    assert foresight.stopping_method(of(records(("nn",)))) is None

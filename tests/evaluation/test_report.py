@@ -1,0 +1,226 @@
+"""A report says the same of the same records, whatever their order; more methods change nothing for the others."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from evaluation.invented import question, records, saved
+from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.evaluation import passages, results, writing
+from siftlm.evaluation.comparison import reference
+from siftlm.evaluation.report import compose, report
+
+METHODS = ("base", "context", "nn", "sift", "sift+noise=0.1")
+
+
+def bytes_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("runs") / "a", records(METHODS))
+
+
+def test_the_order_of_records_changes_no_byte(run, tmp_path):
+    found = records(METHODS)
+    random.Random(3).shuffle(found)
+    other = saved(tmp_path / "shuffled", found)
+    writing.write(report([run]), tmp_path / "one")
+    writing.write(report([other]), tmp_path / "two")
+    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+
+
+def test_one_method_more_leaves_the_others_as_they_were(run, tmp_path):
+    more = saved(tmp_path / "more", records((*METHODS, "mmr")))
+    before, after = report([run]).main, report([more]).main
+    for old, new in zip(before.rows, after.rows, strict=True):
+        one, two = (dict(zip(table.head, row, strict=True)) for table, row in ((before, old), (after, new)))
+        assert "mmr" in two
+        assert {name: two[name] for name in one} == one  # intervals too
+
+
+def test_runs_of_one_memory_are_put_together(run, tmp_path):
+    parts = [
+        saved(tmp_path / str(at), [one for one in records(METHODS) if (one["domain"] == "code") == bool(at)])
+        for at in (0, 1)
+    ]
+    writing.write(report([run]), tmp_path / "whole")
+    writing.write(report(parts), tmp_path / "parts")
+    assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "parts")
+
+
+def test_the_page_needs_nothing_else(run, tmp_path):
+    page = writing.to_html(report([run]))
+    assert not re.search(r"<script|<link|<img|https?://|src=|url\(", page)
+    assert page.count("<svg") == 5  # steps, tokens, seconds, λ, uncertainty
+    depth: list[str] = []
+
+    class Balanced(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            if tag not in ("meta", "line", "polyline", "circle"):
+                depth.append(tag)
+
+        def handle_endtag(self, tag):
+            if tag not in ("meta", "line", "polyline", "circle"):
+                assert depth.pop() == tag
+
+    Balanced().feed(page)
+    assert not depth
+
+
+def test_every_table_says_what_it_is_of(run):
+    for _, parts in report([run]).sections:
+        for part in parts:
+            assert "Protocol split; 12 texts in 2 domains of toys.jsonl; n = 10; toy (1,234 parameters" in part.caption
+            assert "memory: 1,000 passages (hashing)" in part.caption
+
+
+def test_every_table_and_figure_has_its_files(run, tmp_path):
+    made = report([run])
+    files = {str(path.relative_to(tmp_path)) for path in writing.write(made, tmp_path)}
+    assert files == set(bytes_of(tmp_path))
+    parts = [part for _, some in made.sections for part in some]
+    names = [part.name for part in parts]
+    assert len(set(names)) == len(names)
+    assert {"report.md", "report.html", "tables/percent.csv", "tables/percent.tex", "figures/steps.csv"} <= files
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for part in parts:
+        assert f"### {part.title}" in markdown
+    for link in re.findall(r"\]\(([^)]+)\)", markdown):
+        assert (tmp_path / link).is_file()
+
+
+def test_no_folder_of_a_machine_is_named(tmp_path):
+    away = "/somewhere/deep"
+    run = saved(
+        tmp_path / "run", records(),
+        model={"name": f"{away}/gpt2", "parameters": 5}, corpus={"name": f"{away}/test.jsonl"},
+        memory={"passages": 7, "embedder": f"{away}/minilm", "contents": "c"},
+    )  # fmt: skip
+    writing.write(report([run]), tmp_path / "out")
+    for content in bytes_of(tmp_path / "out").values():
+        assert away.encode() not in content
+        assert str(tmp_path).encode() not in content
+    assert b"gpt2 (5 parameters" in (tmp_path / "out/report.md").read_bytes()
+
+
+@pytest.mark.slow
+def test_another_process_writes_the_same_bytes(run, tmp_path):
+    code = (
+        "import sys; from siftlm.evaluation.report import report; from siftlm.evaluation.writing import write; "
+        "write(report([sys.argv[1]]), sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path / "there")], check=True)
+    writing.write(report([run]), tmp_path / "here")
+    assert bytes_of(tmp_path / "here") == bytes_of(tmp_path / "there")
+
+
+def test_only_the_base_model_is_a_report_too():
+    made = compose(results.of_records(records(("base",)), question()))
+    assert made.main.name == "absolute"
+    assert made.sentences == []
+    assert "<h1>" in writing.to_html(made)
+
+
+def test_left_out_texts_are_said(tmp_path):
+    fewer = [one for one in records() if (one["text"], one["method"]) != ("code-000", "sift")]
+    assert "1 text left out, for which some method has no result yet." in report([saved(tmp_path / "f", fewer)]).about
+
+
+def test_the_reference_is_nn_or_what_was_asked():
+    it = results.of_records(records(METHODS), question())
+    assert (reference(it), reference(it, "sift")) == ("nn", "sift")
+    assert reference(results.of_records(records(("sift",)), question())) == "base"
+    with pytest.raises(UnknownName, match="unknown method of this run 'knn'"):
+        compose(it, against="knn")
+
+
+def test_what_is_no_run_is_said(run, tmp_path):
+    with pytest.raises(InvalidInput, match="is no run"):
+        report([tmp_path / "nowhere"])
+    with pytest.raises(InvalidInput, match="no results yet"):
+        report([saved(tmp_path / "empty", [])])
+    other = saved(tmp_path / "prefix", records(), protocol={"name": "prefix", "n": 10, "at": [10], "copies": "report"})
+    with pytest.raises(Conflict, match=r"'prefix'.*of one model and protocol"):
+        report([run, other])
+
+
+def test_several_memories_are_compared_on_common_texts(tmp_path):
+    small = saved(tmp_path / "small", records(per_domain=4), memory={"passages": 10, "embedder": "hashing"})
+    large = saved(tmp_path / "large", records(per_domain=6), memory={"passages": 99, "embedder": "hashing"})
+    made = report([large, small])
+    assert len(made.results.texts) == 12
+    parts = {part.name: part for _, some in made.sections for part in some}
+    assert "on the 8 texts that all" in parts["memory"].caption
+    assert [row[0] for row in parts["memories"].rows] == ["99 passages (hashing)", "10 passages (hashing)"]
+
+
+# --- single texts
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    from siftlm.memory import Memory
+
+    words = ["tea", "oak", "sea", "fox", "ink", "hay", "jar", "owl"]
+    texts = [f"Passage number {at} about <{word}>." for at, word in enumerate(words)]
+    with Memory.build(texts, tmp_path_factory.mktemp("memory") / "m", progress=False) as memory:
+        yield memory
+
+
+def of_memory(memory, found):
+    from siftlm.evaluation.identity import contents_of
+    from siftlm.evaluation.identity import of_memory as identity
+
+    known = {**identity(memory), "contents": contents_of(memory)}
+    return results.of_records(found, question(memory=known))
+
+
+def test_a_page_shows_what_each_method_chose(memory):
+    found = records(METHODS)
+    it = of_memory(memory, found)
+    ((name, page),) = passages.pages_of(it, memory, ["worst"]).items()
+    share = {(r["text"], r["method"]): r["curve"][-1][1] / r["base"] for r in found}
+    gaps = {text: share[text, "sift"] - share[text, "nn"] for text in it.texts}
+    worst = max(gaps, key=gaps.get)
+    assert name == f"texts/{worst}.html"
+    one = next(r for r in found if (r["text"], r["method"]) == (worst, "sift"))
+    for row in set(one["rows"]):
+        assert f"Passage number {row} about &lt;" in page
+    assert page.count("<li ") == 10 * 4
+    assert list(passages.pages_of(it, memory, ["best"])) == [f"texts/{min(gaps, key=gaps.get)}.html"]
+
+
+def test_a_text_is_found_by_the_beginning_of_its_id(memory):
+    it = of_memory(memory, records())
+    assert list(passages.pages_of(it, memory, ["code-003", "prose-00" + "1"])) == [
+        "texts/code-003.html", "texts/prose-001.html"
+    ]  # fmt: skip
+    with pytest.raises(UnknownName, match="unknown text of this run 'code'"):
+        passages.pages_of(it, memory, ["code"])
+
+
+def test_an_id_cannot_lead_out_of_the_folder(memory):
+    found = [{**one, "text": f"../../{one['text']}"} for one in records()]
+    (name,) = passages.pages_of(of_memory(memory, found), memory, ["worst"])
+    assert re.fullmatch(r"texts/[\w-]+\.html", name)
+
+
+def test_another_memory_is_refused(memory):
+    it = results.of_records(records(), question())
+    with pytest.raises(Conflict, match="its rows are not those"):
+        passages.pages_of(it, memory, ["worst"])
+
+
+def test_a_report_holds_no_text_unless_it_is_asked_for(memory, tmp_path):
+    writing.write(compose(of_memory(memory, records())), tmp_path)
+    assert all(b"Passage number" not in content for content in bytes_of(tmp_path).values())
+    assert not Path(tmp_path / "texts").exists()
