@@ -72,6 +72,8 @@ class Reader:
         """
         if not continuation:
             return []
+        if fixed and list(context[:1]) == list(fixed[:1]) == [start_token(self.tokenizer)]:
+            context = context[1:]  # what stands before it begins with that already
         room = self.context - len(fixed)
         if len(continuation) <= room:
             read = [*context, *continuation][-(room + 1) :]
