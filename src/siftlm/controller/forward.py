@@ -57,8 +57,25 @@ def span_nats(model: Any, spans: Sequence[Span], vocabulary: int) -> FloatArray:
     return found
 
 
+def token_nats(model: Any, spans: Sequence[Span], vocabulary: int) -> list[FloatArray]:
+    """(scored,) for each span: the nats of each of its scored tokens."""
+    found: list[FloatArray] = [np.zeros(0)] * len(spans)
+    for batch in _batches([len(span.ids) - 1 for span in spans], max(1, LOGITS // vocabulary)):
+        nats = _nats(model, [spans[place] for place in batch])
+        for place, row in zip(batch, nats.double().cpu().numpy(), strict=True):
+            end = len(spans[place].ids) - 1
+            found[place] = row[end - spans[place].scored : end]
+    return found
+
+
 def nats_together(model: Any, spans: Sequence[Span]) -> FloatArray:
     """`span_nats` in one pass."""
+    summed: FloatArray = _nats(model, spans).double().sum(dim=1).cpu().numpy()
+    return summed
+
+
+def _nats(model: Any, spans: Sequence[Span]) -> Any:
+    """(n, longest) of each token that is read: the nats of the one behind it, 0 where that is not scored."""
     torch = load("torch", "tune")
     device = next(model.parameters()).device
     lengths = [len(span.ids) - 1 for span in spans]
@@ -70,11 +87,9 @@ def nats_together(model: Any, spans: Sequence[Span]) -> FloatArray:
         labels[row, length - span.scored : length] = torch.tensor(span.ids[-span.scored :])
     with torch.inference_mode():
         logits = model(input_ids=ids.to(device), use_cache=False).logits
-        nats = torch.nn.functional.cross_entropy(
+        return torch.nn.functional.cross_entropy(
             logits.float().transpose(1, 2), labels.to(device), ignore_index=IGNORED, reduction="none"
         )
-        summed: FloatArray = nats.double().sum(dim=1).cpu().numpy()
-    return summed
 
 
 def _batches(lengths: Sequence[int], most: int) -> list[list[int]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from siftlm.controller.settings import setting_names
 from siftlm.controller.stacked import can_stack
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.evaluation.corpus import Text
@@ -139,7 +140,7 @@ class _Runner:
         if method.way is not None:
             given = dict(method.settings)
             if method.way.options is not None:
-                return {"way": method.way.name, **method.way.options, **given}
+                return self._of_way(method.way.name, {**method.way.options, **given})
             return {"way": method.way.name, **_plain(self._plain.settings(n=self._protocol.n, **given))}
         model = self._model(method)
         if method.calibrated and not model._calibration:
@@ -179,16 +180,25 @@ class _Runner:
                 yield text, self._of_score(one, score)
             return
         for text, one in zip(texts, parts, strict=True):
-            yield text, self._one(model, method, one)
+            yield text, self._one(model, method, one, text.domain)
 
     # --- inside
 
-    def _one(self, model: LocalModel, method: Method, parts: Parts) -> Measured:
+    def _of_way(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        known = {"way": name, **options}
+        if "rate" not in options:
+            return _plain(known)
+        # It tunes: what it leaves to the model is written down too.
+        asked = {key: value for key, value in options.items() if key in setting_names() and value is not None}
+        tuning = self._plain.settings(**asked)
+        return _plain({**known, **({key: tuning[key] for key in setting_names()} if options["rate"] is None else {})})
+
+    def _one(self, model: LocalModel, method: Method, parts: Parts, domain: str) -> Measured:
         exclude = self._excluded(parts)
         if method.way is not None:
             case = Case(
                 self._plain, parts.prompt, parts.scored, parts.before, self._protocol.points, self._protocol.name,
-                tuple(exclude),
+                tuple(exclude), domain,
             )  # fmt: skip
             result = method.way.run(case, **method.settings)
             if not result.rows or not isinstance(case.model.memory, Memory):

@@ -32,6 +32,7 @@ class Case:
     protocol: str
     exclude: tuple[int, ...] = ()
     """Rows of the memory that must not be used."""
+    domain: str = ""
 
 
 Run = Callable[..., Measured]
@@ -76,7 +77,8 @@ def names() -> tuple[str, ...]:
     >>> "base" in names() and "context" in names()
     True
     """
-    from siftlm.evaluation.ways import base, context  # noqa: F401  # they declare themselves
+    # They declare themselves.
+    from siftlm.evaluation.ways import base, context, dynamic, interpolation, tttlm  # noqa: F401
 
     return tuple(sorted({*_BUILT_IN, *_added()}))
 

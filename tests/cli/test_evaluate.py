@@ -1,0 +1,127 @@
+"""``siftlm eval``: what it says, what it keeps, and that the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cli.corpora import TOPICS
+from cli.fakes import FakeController
+from siftlm.evaluation.folder import question_of, records_of
+
+METHODS = ("--methods", "base,nn,sift", "-n", "3", "--model", "m")
+
+
+class Evaluated(FakeController):
+    """With what tells one model from another."""
+
+    model = SimpleNamespace(state_dict=dict)
+    engine = SimpleNamespace(describe=lambda: {"engine": "full"})
+
+
+@pytest.fixture
+def test_set(fake, monkeypatch):
+    """Six texts of two domains, and one that is too short."""
+    monkeypatch.setattr("siftlm.local.Controller", Evaluated)
+    rows = [
+        {"text": f"{TOPICS[n % 3]}, said witness {n}, and {TOPICS[(n + 1) % 3]}", "subset": f"d{n % 2}"}
+        for n in range(6)
+    ]
+    rows.append({"text": "x" * 50, "subset": "d0"})
+    Path("t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def run(siftlm, *words):
+    return siftlm("eval", "--memory", "memory", "--test", "t.jsonl", *METHODS, *words)
+
+
+def known(folder):
+    rows = [{name: value for name, value in one.items() if name != "seconds"} for one in records_of(folder)]
+    return sorted(rows, key=lambda one: (one["text"], one["method"]))
+
+
+def test_it_says_what_was_done_and_goes_on(test_set, siftlm):
+    status, out, err = run(siftlm, "--out", "run", "--quiet")
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        "6 texts: 18 results made, 0 there before; siftlm report run",
+        "1 texts were too short for the protocol and left out",
+    ]
+    status, out, _ = run(siftlm, "--out", "run", "--quiet", "--methods", "base,nn,sift,context")
+    assert out.startswith("6 texts: 6 results made, 18 there before")
+    assert len(records_of("run")) == 24
+    asked = question_of("run")
+    assert asked["corpus"] == {"name": "t.jsonl", "domain": None, "longest": None, "seed": 0}
+    assert asked["protocol"] == {"name": "split", "n": 3, "at": [1, 2, 3], "copies": "report"}
+
+
+def test_json(test_set, siftlm):
+    status, out, _ = run(siftlm, "--out", "run", "--json", "--per-domain", "2", "--domains", "d1")
+    assert status == 0
+    expected = {"path": "run", "texts": 2, "unusable": 0, "done": 6, "known": 0, "missing": 0}
+    assert json.loads(out) == expected
+
+
+def test_ctrl_c_keeps_what_is_known_and_the_same_command_goes_on(test_set, siftlm):
+    run(siftlm, "--out", "whole", "--quiet")
+    FakeController.interrupt_at = 3
+    status, out, err = run(siftlm, "--out", "run", "--quiet")
+    assert (status, out) == (130, "")
+    assert "stopped; what was measured is kept, and the same command goes on from there" in err
+    there = len(records_of("run"))
+    assert 0 < there < 18
+    status, out, _ = run(siftlm, "--out", "run", "--quiet")
+    assert out.startswith(f"6 texts: {18 - there} results made, {there} there before")
+    assert known("run") == known("whole")
+
+
+def test_a_setting_for_all_methods_is_one(test_set, siftlm):
+    assert run(siftlm, "--out", "run", "--quiet", "--set", "clip=0.5", "--methods", "nn,sift+clip=2")[0] == 0
+    noted = {one["method"]: one["settings"]["clip"] for one in records_of("run") if "settings" in one}
+    assert noted == {"nn": 0.5, "sift+clip=2": 2}
+    status, _, err = run(siftlm, "--out", "run", "--quiet", "--methods", "nn")
+    assert status == 1
+    assert "holds results of nn with clip=0.5, and now it is None" in err
+
+
+def test_progress_is_drawn_for_a_person_only(test_set, siftlm):
+    _, _, err = run(siftlm, "--out", "run")
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--methods base,shift", "did you mean 'sift'"),
+        ("--methods sift+noise=-1", "noise must be"),
+        ("--methods nn,nn", "'nn' twice"),
+        ("--methods calibrated", "siftlm calibrate"),
+        ("--test nowhere.jsonl", "nowhere.jsonl"),
+        ("--memory nowhere", "nowhere"),
+        ("--domains d7", "did you mean 'd"),
+        ("--domain topic", "no field 'topic'"),
+        ("-n 0", "n must be"),
+        ("--at 9", "there are only n=3"),
+        ("--per-domain 0", "per_domain must be"),
+        ("--set clap=1", "clap"),
+        ("--protocol prefix --prefix 0", "prefix must be"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_makes_no_folder(test_set, siftlm, words, said):
+    status, out, err = run(siftlm, "--out", "run", *words.split())
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert said in err
+    assert not Path("run").exists()
+
+
+def test_another_question_in_the_same_folder_is_refused(test_set, siftlm):
+    run(siftlm, "--out", "run", "--quiet")
+    status, _, err = run(siftlm, "--out", "run", "-n", "2")
+    assert status == 1
+    assert "protocol.at=[1, 2, 3], and this one has [1, 2]" in err
+    shutil.rmtree("run")
+    assert run(siftlm, "--out", "run", "-n", "2", "--quiet")[0] == 0

@@ -1,0 +1,312 @@
+"""A run goes on where it stopped, is shared, and its records are what they say."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+
+import pytest
+
+from calibration.worlds import Reader, document, words
+from evaluation.cases import METHODS, PROTOCOL, TEXTS, known, lines, model, needles_world, plain, run, worker
+from siftlm.errors import Conflict, InvalidInput, SiftlmError
+from siftlm.evaluation import Measured, Protocol, Text, evaluate
+from siftlm.evaluation.folder import records_of
+from siftlm.local import LocalModel
+from siftlm.memory import Memory
+
+COUNT = len(TEXTS) * len(METHODS.split(","))
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    with needles_world(tmp_path_factory.mktemp("needles") / "memory") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def whole(memory, tmp_path_factory):
+    """The records of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = run(memory, folder)
+    assert (done.texts, done.done, done.known, done.missing, done.unusable) == (len(TEXTS), COUNT, 0, 0, 0)
+    return known(folder)
+
+
+def test_every_method_begins_at_the_base_model_and_has_every_point(whole):
+    base = {one["text"]: one["base"] for one in whole if one["method"] == "base"}
+    assert len(base) == len(TEXTS)
+    for one in whole:
+        measured = Measured.of(one)
+        assert measured.base == measured.curve[0] == base[one["text"]]
+        assert measured.tuned == measured.curve[max(measured.curve)]
+        assert sorted(measured.curve) == ([0] if one["method"] == "base" else [0, 1, 2, 5])
+    assert all(one["curve"][-1][1] < one["base"] for one in whole if one["method"] == "nn")
+
+
+@pytest.mark.parametrize("at", [1, 6, 15])
+def test_an_interrupted_run_goes_on_to_the_same_records(memory, whole, tmp_path, at):
+    reader = Reader()
+    reader.interrupt_at = at
+    with pytest.raises(KeyboardInterrupt):
+        run(memory, tmp_path, reader=reader)
+    there = len(records_of(tmp_path))
+    done = run(memory, tmp_path, reader=reader)
+    assert (done.known, done.done) == (there, COUNT - there)
+    assert known(tmp_path) == whole
+    assert reader.tunings == 2 * len(TEXTS) + 1, "what was being done, and nothing else, is done again"
+
+
+def test_methods_and_texts_may_be_added(memory, whole, tmp_path):
+    reader = Reader()
+    assert run(memory, tmp_path, "nn", TEXTS[:3], reader=reader).done == 3
+    assert run(memory, tmp_path, "sift,nn", TEXTS[:3], reader=reader).done == 3
+    assert run(memory, tmp_path, "nn", reader=reader).done == len(TEXTS) - 3
+    assert reader.tunings == len(TEXTS) + 3
+    done = run(memory, tmp_path, reader=reader)
+    assert (done.known, done.done) == (len(TEXTS) + 3, COUNT - len(TEXTS) - 3)
+    assert known(tmp_path) == whole
+    assert run(memory, tmp_path, reader=reader).done == 0
+
+
+def test_the_settings_of_each_method_are_written_once(memory, tmp_path):
+    run(memory, tmp_path, "base,sift+noise=1e+3+kernel=power:4")
+    noted = [one for one in records_of(tmp_path) if "settings" in one]
+    assert [one["method"] for one in noted] == ["base", "sift+noise=1e+3+kernel=power:4"]
+    assert noted[0]["settings"] == {"way": "base"}
+    settings = noted[1]["settings"]
+    assert (settings["noise"], settings["method"], settings["n"]) == (1000.0, "sift", 5)
+    assert "Power" in settings["kernel"]
+    assert "4" in settings["kernel"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"protocol": Protocol(n=4)}, r"protocol\.at=\[1, 2, 5\], and this one has \[1, 2, 4\]"),
+        ({"protocol": Protocol("transductive", n=5)}, r"protocol\.name"),
+        ({"protocol": Protocol(n=5, copies="exclude")}, r"protocol\.copies"),
+        ({"reader": Reader(name="another")}, r'model\.name="reader", and this one has "another"'),
+        ({"about": {"corpus": {"name": "b"}}}, r'corpus\.name="a", and this one has "b"'),
+    ],
+)
+def test_another_question_is_refused_by_name(memory, tmp_path, change, said):
+    asked = {"about": {"corpus": {"name": "a"}}}
+    run(memory, tmp_path, "base", **asked)
+    with pytest.raises(Conflict, match=said):
+        run(memory, tmp_path, "base,nn", **{**asked, **change})
+    assert len(lines(tmp_path)) == len(TEXTS)
+
+
+def test_a_memory_made_alike_of_other_texts_is_another_question(tmp_path):
+    made = []
+    for name in "ab":
+        made.append(Memory.create(tmp_path / name))
+        made[-1].add([f"{name} text {number} of a few words" for number in range(5)])
+    run(made[0], tmp_path / "run", "base")
+    with pytest.raises(Conflict, match=r"memory\.contents"):
+        run(made[1], tmp_path / "run", "base")
+
+
+def test_what_the_model_was_made_with_counts_and_may_not_change(memory, tmp_path):
+    slow = LocalModel(Reader(), memory, rate=1e-5)
+    evaluate(slow, TEXTS, "nn", into=tmp_path, protocol=PROTOCOL, progress=False)
+    assert records_of(tmp_path)[0]["settings"]["rate"] == 1e-5
+    with pytest.raises(Conflict, match=r"holds results of nn with rate=1e-05, and now it is 0\.0003"):
+        run(memory, tmp_path, "base,nn")
+    run(memory, tmp_path, "nn+rate=3e-4")
+    curves = {one["method"]: one["curve"][-1][1] for one in records_of(tmp_path) if one["text"] == "t0"}
+    assert curves["nn+rate=3e-4"] < curves["nn"]
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("sift+nois=1", "unknown setting 'nois'; did you mean 'noise'"),
+        ("sift+noise=-1", "noise must be > 0"),
+        ("sift+kernel=pwer:4", "unknown kernel"),
+        ("context+k=-3", "k must be"),
+        ("nn+rate=0", "rate must be"),
+        ("hullft+reuse=0", "reuse must be"),
+        ("sift+features=grad", "unknown features"),
+        ("sift+watch=maybe", "watch must be True or False"),
+        ("sift+after=3", "unknown setting 'after'"),
+        ("base+rate=1", "unknown setting of base"),
+        ("calibrated", "no calibration of this memory for reader"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_any_work(memory, tmp_path, label, said):
+    with pytest.raises(SiftlmError, match=said):
+        run(memory, tmp_path / "run", ["base", label])
+    assert not (tmp_path / "run").exists()
+
+
+def test_watching_what_is_scored_is_refused(memory, tmp_path):
+    with pytest.raises(Conflict, match="would watch the very text that is scored"):
+        run(memory, tmp_path / "run", "base,nn+watch=True", protocol=Protocol("transductive", n=5))
+    assert not (tmp_path / "run").exists()
+
+
+def test_texts_twice_count_once_and_texts_too_short_are_counted(memory, tmp_path):
+    short = [Text("s1", "word", "d0"), Text("s2", "", "d1")]
+    done = run(memory, tmp_path, "base", [*TEXTS, *short, *TEXTS[:3]])
+    assert (done.texts, done.unusable, done.done) == (len(TEXTS), 2, len(TEXTS))
+    assert len(lines(tmp_path)) == len(TEXTS)
+
+
+def test_no_texts_at_all(memory, tmp_path):
+    done = run(memory, tmp_path, texts=[])
+    assert (done.texts, done.done, done.missing) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("copies", ["report", "exclude"])
+def test_an_empty_memory_leaves_the_base_model(tmp_path, copies):
+    empty = Memory.create(tmp_path / "memory")
+    run(empty, tmp_path / "run", "base,nn,sift,context,random,mmr,hullft", protocol=Protocol(n=5, copies=copies))
+    for one in map(Measured.of, records_of(tmp_path / "run")):
+        assert set(one.curve.values()) == {one.base}
+        assert one.rows == ()
+
+
+def test_copies_are_counted_alike_for_all_or_kept_out_of_all(tmp_path):
+    memory = needles_world(tmp_path / "memory")
+    prompt, rest = words(0, "p", 12), words(0, "q", 12)
+    memory.add([" ".join(prompt), document(0), " ".join([*prompt[-6:], *rest[:6]])])
+    copies = set(range(len(memory) - 3, len(memory)))
+    methods = ["nn", "sift", "context", "random+k=3"]
+    for kind in ("report", "exclude"):
+        run(memory, tmp_path / kind, methods, protocol=Protocol(n=5, copies=kind))
+    reported = [one for one in records_of(tmp_path / "report") if one["text"] == "t0"]
+    assert len(reported) == len(methods)
+    for one in reported:
+        assert one["copies"] == sum(row in copies for row in one["rows"]) > 0
+    excluded = records_of(tmp_path / "exclude")
+    assert all("copies" not in one and not copies & set(one["rows"]) for one in excluded)
+    assert len(excluded[0]["rows"]) == 5
+    # Copies of one text are nothing to the others.
+    assert sum("copies" in one for one in records_of(tmp_path / "report") if one["text"] != "t0") == 0
+
+
+def test_more_steps_than_texts_end_at_what_the_model_says_after_the_last(memory, tmp_path):
+    run(memory, tmp_path, "nn,nn+passes=3", TEXTS[:1])
+    once, thrice = (Measured.of(one) for one in records_of(tmp_path))
+    assert sorted(once.curve) == [0, 1, 2, 5]
+    assert once.kept == 5
+    assert thrice.tuned == thrice.curve[max(thrice.curve)]
+
+
+def test_progress_counts_what_is_left_and_no_more(memory, tmp_path):
+    run(memory, tmp_path, "base")
+    seen = []
+    evaluate(model(memory), TEXTS, "base,nn", into=tmp_path, protocol=PROTOCOL, progress=seen.append)
+    assert {one.total for one in seen} == {len(TEXTS)}
+    assert (seen[-1].done, seen[-1].finished) == (len(TEXTS), True)
+
+
+def test_a_record_is_read_back_as_it_was():
+    one = Measured(2.0, {0: 2.0, 5: math.nan}, 10, 3, rows=(1, 2), losses=(1.0, None), extra={"a": [1]})
+    again = Measured.of(json.loads(json.dumps(one.to_dict())))
+    assert math.isnan(again.curve[5])
+    assert (again.rows, again.losses, again.extra, again.bytes) == ((1, 2), (1.0, None), {"a": [1]}, 10)
+    assert math.isnan(Measured.of(Measured(math.nan, {0: math.nan}, 0, 0).to_dict()).base)
+
+
+def test_a_way_of_ones_own(memory, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from siftlm.evaluation.ways import Measured, way\n"
+        '@way("mine", "half of it")\n'
+        "def mine(case, share=0.5):\n"
+        "    base = case.model.controller.likelihood(case.scored, after=case.before)\n"
+        "    bits = base.bits_per_byte\n"
+        "    return Measured(bits, {0: bits, case.points[-1]: bits * share}, base.bytes, base.tokens)\n"
+    )
+    label = f"{tmp_path / 'mine.py'}+share=0.25"
+    run(memory, tmp_path / "run", ["base", label])
+    found = [Measured.of(one).percent for one in records_of(tmp_path / "run") if one["method"] == label]
+    assert found == [25.0] * len(TEXTS)
+
+
+@pytest.mark.slow
+def test_three_processes_share_the_work_without_a_double_or_a_lost_record(memory, whole, tmp_path):
+    with_them = [worker(memory.path, tmp_path, 0.01) for _ in range(3)]
+    said = [json.loads(one.communicate()[0]) for one in with_them]
+    assert [one.returncode for one in with_them] == [0, 0, 0]
+    assert sum(one["done"] for one in said) == COUNT == len(lines(tmp_path))
+    assert min(one["done"] for one in said) > 0
+    assert known(tmp_path) == whole
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_comes_to_the_same_records(memory, whole, tmp_path):
+    kills, counts = 0, [0]
+    for pause in (0.05, 0.2, 0.11, 0.16, 0.3, 0.08):
+        child = worker(memory.path, tmp_path, 0.005)
+        log = tmp_path / "records.jsonl"
+        size = log.stat().st_size if log.exists() else 0
+        while child.poll() is None and (not log.exists() or log.stat().st_size == size):
+            time.sleep(0.005)  # until it is at work
+        time.sleep(pause)
+        if child.poll() is None:
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        child.communicate()
+        counts.append(len(records_of(tmp_path)))
+    assert kills >= 3
+    assert counts == sorted(counts)
+    run(memory, tmp_path)
+    assert known(tmp_path) == whole
+    assert len(lines(tmp_path)) <= COUNT + kills
+
+
+@pytest.mark.slow
+def test_adapters_of_many_texts_at_once_are_those_of_one_at_a_time(tmp_path):
+    pytest.importorskip("peft")
+    from siftlm.controller import Controller
+
+    memory = Memory.create(tmp_path / "memory")
+    memory.add([f"The answer to question {number} is {number * number}, said the clerk." for number in range(30)])
+    texts = [
+        Text(f"t{n}", f"What is the answer to question {n}? The answer to it is {n * n}, said he.", "a")
+        for n in (3, 8, 12, 25)
+    ]
+    controller = Controller("siftlm-tiny", engine="lora", rank=4, rate=1e-3)
+    for folder, some in (("together", [texts]), ("alone", [[one] for one in texts])):
+        for batch in some:
+            evaluate(
+                LocalModel(controller, memory, precision="float32"), batch, "base,nn,sift", into=tmp_path / folder,
+                protocol=Protocol(n=4, at=(1, 2)), progress=False,
+            )  # fmt: skip
+    together, alone = known(tmp_path / "together"), known(tmp_path / "alone")
+    assert len(together) == len(alone) == 12
+    for one, other in zip(together, alone, strict=True):
+        assert plain({**one, "curve": 0, "base": 0, "losses": 0}) == plain(
+            {**other, "curve": 0, "base": 0, "losses": 0}
+        )
+        for (step, bits), (_, other_bits) in zip(one["curve"], other["curve"], strict=True):
+            assert bits == pytest.approx(other_bits, rel=1e-5), step
+        if one["method"] != "base":
+            assert one["curve"][-1][1] < one["base"]
+
+
+@pytest.mark.slow
+def test_the_real_model_is_put_back_between_texts_and_methods(tmp_path):
+    pytest.importorskip("transformers")
+    from siftlm.controller import Controller
+
+    memory = Memory.create(tmp_path / "memory")
+    memory.add([f"The lamp of station {number} was lit at dusk; oil burned: {number} pints." for number in range(20)])
+    texts = [
+        Text(f"t{n}", f"The lamp of station {n} was lit late; oil burned: {n} pints, no more.", "a") for n in (3, 9)
+    ]
+    used = LocalModel(Controller("siftlm-tiny"), memory)
+    one, other = tmp_path / "one", tmp_path / "other"
+    evaluate(used, texts, "base,nn,context,sift", into=one, protocol=Protocol(n=3), progress=False)
+    for method in ("sift", "base", "nn", "context"):
+        evaluate(used, texts[::-1], method, into=other, protocol=Protocol(n=3), progress=False)
+    assert known(one) == known(other)
+    assert len({one["base"] for one in known(one)}) == len(texts)
+    with pytest.raises(InvalidInput):
+        evaluate(used, texts, "", into=one)
