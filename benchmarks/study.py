@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results" / "study"
 MODEL = "siftlm-tiny"
 VALIDATION = 4
 # Characters of a text: what is scored fits into the model's context.
-LONGEST = 3000
+LONGEST = 2000
 # Documents of the smaller memories, which MiniLM can embed in an hour on two cores.
 SMALL = 8000
 SHARES = (1, 3, 10, 30)

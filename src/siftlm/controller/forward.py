@@ -87,9 +87,11 @@ def _nats(model: Any, spans: Sequence[Span]) -> Any:
         labels[row, length - span.scored : length] = torch.tensor(span.ids[-span.scored :])
     with torch.inference_mode():
         logits = model(input_ids=ids.to(device), use_cache=False).logits
-        return torch.nn.functional.cross_entropy(
-            logits.float().transpose(1, 2), labels.to(device), ignore_index=IGNORED, reduction="none"
+        # Flat: with the vocabulary in the last place its sums run over neighbours, ten times as fast.
+        nats = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), labels.to(device).flatten(), ignore_index=IGNORED, reduction="none"
         )
+        return nats.view(labels.shape)
 
 
 def _batches(lengths: Sequence[int], most: int) -> list[list[int]]:

@@ -1,10 +1,15 @@
-"""What tells one memory from another, for logs that go on."""
+"""What tells one memory from another, and one run from another, for logs that go on."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
+from siftlm.evaluation.protocol import Protocol
+from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.memory.searching import Searching
 
@@ -13,14 +18,24 @@ LOOKED_AT = 200
 
 
 def of_memory(memory: Searching) -> dict[str, Any]:
-    """Ready for ``json.dumps``."""
+    """Ready for ``json.dumps``; without the folders of this machine."""
     if not isinstance(memory, Memory):
         return {"embedder": memory.embedder.name, "fingerprint": memory.embedder.fingerprint}
     known = memory.manifest
     return {
-        "passages": len(memory), "generation": known.generation, "embedder": known.embedder,
+        "passages": len(memory), "generation": known.generation, "embedder": bare(known.embedder),
         "fingerprint": known.fingerprint,
     }  # fmt: skip
+
+
+def bare(name: str) -> str:
+    """An embedder's name without the folder that its model is in.
+
+    >>> bare("lexical:/home/me/models/words"), bare("hashing"), bare("intfloat/e5-small-v2")
+    ('lexical:words', 'hashing', 'intfloat/e5-small-v2')
+    """
+    kind, colon, model = name.rpartition(":")
+    return f"{kind}{colon}{Path(model).name if Path(model).is_absolute() else model}"
 
 
 def contents_of(memory: Searching) -> str | None:
@@ -32,3 +47,21 @@ def contents_of(memory: Searching) -> str | None:
     for text in memory.texts(rows[:: max(1, len(rows) // LOOKED_AT)]):
         found.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
     return found.hexdigest()
+
+
+def question(model: LocalModel, protocol: Protocol, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run asks: two runs of the same question may be put together."""
+    controller = model.controller
+    return {
+        "siftlm": version("siftlm"),
+        "model": {
+            "name": controller.name,
+            "parameters": controller.parameters,
+            "context": controller.context,
+            "fingerprint": controller.fingerprint,
+        },
+        "engine": controller.engine.describe(),
+        "memory": {**of_memory(model.memory), "contents": contents_of(model.memory)},
+        "protocol": protocol.to_dict(),
+        **about,
+    }
