@@ -49,7 +49,7 @@ def test_it_says_what_was_done_and_goes_on(test_set, siftlm):
     assert (status, err) == (0, "")
     assert out.splitlines() == [
         "6 texts: 18 results made, 0 there before; siftlm report run",
-        "1 texts were too short for the protocol and left out",
+        "1 texts were left out: too short for the protocol, or without a word that the memory can search for",
     ]
     status, out, _ = run(siftlm, "--out", "run", "--quiet", "--methods", "base,nn,sift,context")
     assert out.startswith("6 texts: 6 results made, 18 there before")

@@ -8,10 +8,12 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from calibration.worlds import Reader, document, words
 from evaluation.cases import METHODS, PROTOCOL, TEXTS, known, lines, model, needles_world, plain, run, worker
+from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
 from siftlm.evaluation import Measured, Protocol, Text, evaluate
 from siftlm.evaluation.folder import records_of
@@ -155,6 +157,20 @@ def test_texts_twice_count_once_and_texts_too_short_are_counted(memory, tmp_path
     done = run(memory, tmp_path, "base", [*TEXTS, *short, *TEXTS[:3]])
     assert (done.texts, done.unusable, done.done) == (len(TEXTS), 2, len(TEXTS))
     assert len(lines(tmp_path)) == len(TEXTS)
+
+
+def test_a_text_that_nothing_can_be_searched_for_is_left_out_of_all_methods(tmp_path):
+    class Knowing(HashingEmbedder):
+        def embed(self, texts, *, as_query=False):
+            return super().embed(texts, as_query=as_query) * np.array([["zzz" not in text] for text in texts])
+
+    memory = Memory.create(tmp_path / "memory", embedder=Knowing(width=64))
+    memory.add([document(topic) for topic in range(5)])
+    strange = Text("z", "zzz zzzz zzz zzzz", "d0")
+    for _ in range(2):
+        done = run(memory, tmp_path / "run", "base,nn,sift+noise=0.1", [strange, *TEXTS[:2]])
+        assert (done.texts, done.unusable, done.missing) == (2, 1, 0)
+    assert {one["text"] for one in records_of(tmp_path / "run")} == {"t0", "t1"}
 
 
 def test_no_texts_at_all(memory, tmp_path):

@@ -122,7 +122,8 @@ def corpus_name(given: str) -> str:
 def _said(done: Any) -> list[str]:
     lines = [f"{done.texts} texts: {done.done} results made, {done.known} there before; siftlm report {done.path}"]
     if done.unusable:
-        lines.append(f"{done.unusable} texts were too short for the protocol and left out")
+        why = "too short for the protocol, or without a word that the memory can search for"
+        lines.append(f"{done.unusable} texts were left out: {why}")
     if done.missing:
         lines.append(f"{done.missing} results are with other processes")
     return lines

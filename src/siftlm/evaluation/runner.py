@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from siftlm.controller.stacked import can_stack
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.evaluation.corpus import Text
 from siftlm.evaluation.folder import RunFolder
-from siftlm.evaluation.identity import contents_of, of_memory
+from siftlm.evaluation.identity import question
 from siftlm.evaluation.measured import Measured, of_score
 from siftlm.evaluation.methods import Method, parse_all
 from siftlm.evaluation.overlap import giveaways
@@ -44,7 +43,7 @@ class Evaluation:
     texts: int
     """Of the corpus that were used."""
     unusable: int
-    """Too short for the protocol."""
+    """Too short for the protocol, or its prompt has no direction to search in."""
     done: int
     """Results that this call made."""
     known: int
@@ -83,8 +82,9 @@ def evaluate(
     runner = _Runner(model, how)
     # What is wrong with any of them is said before there is any work or folder.
     settings = {one.label: runner.settings(one) for one in asked}
-    for one in asked if good else ():
-        runner.try_out(one, good[0])
+    if (trial := next(filter(runner.aimed, good), None)) is not None:
+        for one in asked:
+            runner.try_out(one, trial)
     with RunFolder.begin(into, question(model, how, about or {})) as folder:
         _same_settings(folder, settings)
         known = sum((text.id, one.label) in folder.records for text in good for one in asked)
@@ -97,32 +97,16 @@ def evaluate(
             for method in asked:
                 with ExitStack() as claims:
                     mine = [text for text in some if claims.enter_context(folder.claimed(text.id, method.label))]
+                    mine = [text for text in mine if runner.aimed(text)]
                     for text, result in runner.measured(method, mine) if mine else ():
                         folder.add(_record(text, method, settings[method.label], result, folder))
                         done += 1
                         meter.at(len(folder.records) - before)  # those of other processes as well
+        good = [text for text in good if text.id not in runner.aimless]
         there = sum((text.id, one.label) in folder.records for text in good for one in asked)
     meter.finish()
     total = len(good) * len(asked)
     return Evaluation(Path(into), len(good), len(given) - len(good), done, there - done, total - there)
-
-
-def question(model: LocalModel, protocol: Protocol, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run asks: two runs of the same question may be put together."""
-    controller = model.controller
-    return {
-        "siftlm": version("siftlm"),
-        "model": {
-            "name": controller.name,
-            "parameters": controller.parameters,
-            "context": controller.context,
-            "fingerprint": controller.fingerprint,
-        },
-        "engine": controller.engine.describe(),
-        "memory": {**of_memory(model.memory), "contents": contents_of(model.memory)},
-        "protocol": protocol.to_dict(),
-        **about,
-    }
 
 
 class _Runner:
@@ -134,6 +118,9 @@ class _Runner:
         self._plain = LocalModel(model.controller, model.memory, calibrated=False, **model._defaults)
         self._protocol = protocol
         self._kept_out: tuple[Parts, list[int]] | None = None
+        self._aimed: set[str] = set()
+        self.aimless: set[str] = set()
+        """Texts that nothing can be searched for."""
 
     def settings(self, method: Method) -> dict[str, Any]:
         """All that decides the method's results, for the record."""
@@ -161,6 +148,15 @@ class _Runner:
         if learns and set(given) - {"method", "features"}:
             model = self._model(method)
             model.select(self._protocol.parts(text.text).prompt, n=1, **{**given, "features": None})
+
+    def aimed(self, text: Text) -> bool:
+        """Has its prompt a direction? None of its words may be known to the embedder; no method then has a result."""
+        if text.id not in self._aimed | self.aimless:
+            prompt = self._protocol.parts(text.text).prompt
+            vector = np.asarray(self._plain.memory.embedder.embed([prompt], as_query=True), dtype=np.float64)
+            known = bool(np.isfinite(vector).all() and vector.any())
+            (self._aimed if known else self.aimless).add(text.id)
+        return text.id in self._aimed
 
     def portions(self, texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
         """As many as are tuned together."""
