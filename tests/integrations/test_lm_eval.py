@@ -160,12 +160,16 @@ def test_the_start_token_stands_once(bos):
 
 
 @pytest.mark.parametrize("engine", ["full", "lora"])
-def test_tuned_is_what_local_model_scores(weights, memory, engine):
+def test_tuned_is_what_local_model_scores(memory, engine, monkeypatch):
     controller = Controller(tiny.model("llama"), tiny.tokenizer(), engine=engine)
     local = LocalModel(controller, memory, method="sift", **LEARNS)
     model = learning(controller, memory, add_bos_token=True)
     pairs = [("the fox ran", " at sea"), ("rain fell", " on land"), ("the fox ran", " on land today")]
+    together = []
+    tuning_many = controller.tuning_many
+    monkeypatch.setattr(controller, "tuning_many", lambda n, **how: together.append(n) or tuning_many(n, **how))
     found = model.loglikelihood(requests(*pairs))
+    assert together == ([2] if engine == "lora" else [])
     for (nats, _), pair in zip(found, pairs, strict=True):
         score = local.score(pair)
         assert nats == pytest.approx(-score.likelihood.nats, rel=1e-4)
@@ -341,8 +345,8 @@ metric_list: [{metric: acc}, {metric: acc_norm}]
 def evaluated(model, folder, *names):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return simple_evaluate(model, tasks=list(names), task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-                               bootstrap_iters=0)  # fmt: skip
+        known = TaskManager(include_path=str(folder), include_defaults=False)
+        return simple_evaluate(model, tasks=list(names), task_manager=known, bootstrap_iters=0)
 
 
 @pytest.mark.slow
