@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
 from evaluation.invented import POINTS, question, records
-from siftlm.evaluation import figures, foresight, results
+from siftlm.evaluation import figures, foresight, pages, results, writing
 from siftlm.evaluation.measured import Measured
 
 DOMAINS = ("code", "prose")
@@ -151,3 +155,52 @@ def test_the_rule_is_not_tried_where_steps_are_not_picks():
     assert foresight.stopping_method(of(found)) is None
     assert foresight.stopping_method(of(records(("sift",)))) == "sift"
     assert foresight.stopping_method(of(records(("nn",)))) is None
+
+
+# --- pictures
+
+
+def test_factors_are_equally_far_apart_on_a_logarithmic_axis():
+    series = [pages.Series("s", [(0.01, 3.0), (0.1, 2.0), (1.0, 1.0), (1000.0, 1.5)])]
+    drawn = pages.chart(series, title="t", x_name="x", y_name="y", log=True)
+    (points,) = re.findall(r'<polyline points="([^"]*)"', drawn)
+    xs = [float(point.split(",")[0]) for point in points.split()]
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
+    assert xs[3] - xs[2] == pytest.approx(3 * (xs[1] - xs[0]), abs=0.2)
+    feet = {
+        name: float(x) for x, name in re.findall(r'<text x="([\d.]+)" y="\d+" text-anchor="middle">([^<]+)<', drawn)
+    }
+    assert feet["0.01"] == xs[0]
+    assert feet["1,000"] == xs[3]
+
+
+def test_a_picture_of_its_own_is_whole_and_has_its_colours():
+    drawn = pages.chart([pages.Series("<s>", [(0, 1), (1, 2)])], title="a & b", x_name="x", y_name="y")
+    root = ElementTree.fromstring(pages.alone(drawn))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "--b:" in root[0].text
+    assert "prefers-color-scheme: dark" in root[0].text
+    assert [one.text for one in root.iter("{http://www.w3.org/2000/svg}text")][-1] == "<s>"
+
+
+def test_a_picture_shows_as_many_lines_as_can_be_told_apart():
+    lines = {f"m+noise={at}": ((0.0, 1.0), (1.0, float(at))) for at in range(12)}
+    shown = writing.chosen({**lines, "plain": ((0.0, 1.0), (1.0, 99.0))})
+    assert list(shown) == [*(f"m+noise={at}" for at in range(writing.DRAWN - 1)), "plain"]
+    colours = [writing.colour_of(name, ["nn", "sift", "mmr", "dpp", "hull"]) for name in ("nn", "sift", "mmr", "dpp")]
+    assert len(set(colours)) == 4
+
+
+def test_intervals_are_drawn_where_they_are():
+    rows = [("a", -2.0, -3.0, -1.0, "e"), ("b", 1.0, -1.0, 3.0, "d"), ("c", math.nan, math.nan, math.nan, "d")]
+    drawn = pages.intervals(rows, title="t", x_name="x")
+    lines = [[float(pair.split(",")[0]) for pair in one.split()] for one in re.findall(r'points="([^"]*)"', drawn)]
+    dots = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', drawn)]
+    assert len(lines) == len(dots) == 2
+    scale = (dots[1] - dots[0]) / 3
+    for (low, high), dot, row in zip(lines, dots, rows, strict=False):
+        assert high - dot == pytest.approx(scale * (row[3] - row[1]), abs=0.2)
+        assert dot - low == pytest.approx(scale * (row[1] - row[2]), abs=0.2)
+    (zero,) = re.findall(r'x1="([\d.]+)" x2="[\d.]+" y1="4" y2="\d+" style', drawn)
+    assert float(zero) == pytest.approx(dots[0] + 2 * scale, abs=0.2)
+    assert pages.intervals(rows[2:], title="t", x_name="x") == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import subprocess
@@ -60,7 +61,7 @@ def test_runs_of_one_memory_are_put_together(run, tmp_path):
 def test_the_page_needs_nothing_else(run, tmp_path):
     page = writing.to_html(report([run]))
     assert not re.search(r"<script|<link|<img|https?://|src=|url\(", page)
-    assert page.count("<svg") == 5  # steps, tokens, seconds, λ, uncertainty
+    assert page.count("<svg") == 6  # differences, steps, tokens, seconds, λ, uncertainty
     depth: list[str] = []
 
     class Balanced(HTMLParser):
@@ -151,6 +152,44 @@ def test_what_is_no_run_is_said(run, tmp_path):
     other = saved(tmp_path / "prefix", records(), protocol={"name": "prefix", "n": 10, "at": [10], "copies": "report"})
     with pytest.raises(Conflict, match=r"'prefix'.*of one model and protocol"):
         report([run, other])
+
+
+def test_a_result_that_is_no_number_is_said_and_decides_nothing(tmp_path):
+    found = records()
+    at = next(at for at, one in enumerate(found) if (one["text"], one["method"]) == ("code-002", "sift"))
+    found[at] = {**found[at], "curve": [[0, found[at]["base"]], [10, None]]}
+    made = report([saved(tmp_path / "run", found)])
+    assert any(line.startswith("sift: 1 result") for line in made.about)
+    assert {one.method: one.verdict for one in made.differences}["sift"] == "not told apart"
+    writing.write(made, tmp_path / "out")
+    assert "nan" not in (tmp_path / "out/report.md").read_text(encoding="utf-8").lower()
+    assert "NaN" not in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    rows = (tmp_path / "out/tables/percent.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[1].endswith(",,,,6")  # nothing for sift in code
+    assert not rows[2].endswith(",,,,6")
+
+
+def test_the_weight_of_an_interpolation_is_chosen_on_other_texts():
+    weights, found = [0.0, 0.1], records(("base",), per_domain=2)
+    # On all texts but the first, 0.1 is better; the first alone would choose 0.
+    nats = [[100.0, 200.0], [300.0, 10.0], [300.0, 20.0], [300.0, 30.0]]
+    for one, own in list(zip(found, nats, strict=True)):
+        found.append(
+            {**one, "method": "interpolation", "curve": [[0, one["base"]], [10, one["base"]]],
+             "extra": {"weights": weights, "nats": own}}
+        )  # fmt: skip
+    it = results.of_records(found, question())
+    for one, own, bits in zip(found[:4], nats, it.tuned("interpolation"), strict=True):
+        assert bits == pytest.approx(own[1] / math.log(2) / one["bytes"])
+    assert any("best on all other texts" in line for line in compose(it).about)
+
+
+def test_a_weighted_mean_is_in_the_sentences(tmp_path):
+    made = report([saved(tmp_path / "run", records())], weights={"code": 1.0, "prose": 0.0})
+    (one,) = [one for one in made.differences if one.method == "sift"]
+    assert one.weighted.value == pytest.approx(one.domains["code"].value)
+    assert "; weighted " in one.sentence()
+    assert "Without weight, and so not in the weighted mean: prose." in made.about
 
 
 def test_several_memories_are_compared_on_common_texts(tmp_path):

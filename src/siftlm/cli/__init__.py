@@ -43,6 +43,8 @@ examples:
   siftlm generate memory "a prompt" --compare             continue it, beside what the base model says
   siftlm chat memory                                      prompt after prompt; /why shows what was learned
   siftlm calibrate memory                                 which settings make the model learn best from it
+  siftlm eval --memory memory --test FILE --out runs/a    compare methods on many texts, resumably
+  siftlm report runs/a                                    tables, figures and verdicts of that
   siftlm info memory --redundancy                         what is in it, and whether diversity will matter
   siftlm spread --candidates vectors.npy                  which λ is sensible for these vectors
   siftlm select --candidates vectors.npy --query q.npy -n 10 --texts texts.txt

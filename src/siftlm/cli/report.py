@@ -112,7 +112,8 @@ def _record(found: Any, files: list[Path]) -> dict[str, Any]:
         "texts": len(found.results.texts),
         "left_out": found.results.left_out,
         "against": [
-            {"method": one.method, "against": one.against, **one.mean.to_dict(), "texts_won": round(one.texts_won, 4),
+            {"method": one.method, "percent": one.percent.to_dict(),
+             "against": one.against, **one.mean.to_dict(), "texts_won": round(one.texts_won, 4),
              "domains_won": one.won, "domains": len(one.domains), "verdict": one.verdict}
             for one in found.differences
         ],

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from siftlm.evaluation.comparison import difference
-from siftlm.evaluation.results import Results, about
+from siftlm.evaluation.labels import about, family
+from siftlm.evaluation.results import Results
 from siftlm.evaluation.statistics import Draws, over_domains
 from siftlm.evaluation.tables import Cell, Column, Table
 
@@ -108,7 +109,7 @@ def context_table(
     found: Results, draws: Draws, caption: str, weights: Mapping[str, float] | None = None
 ) -> Table | None:
     """The texts in the context beside learning from them."""
-    contexts = [name for name in found.others if name.partition("+")[0] == CONTEXT]
+    contexts = [name for name in found.others if family(name) == CONTEXT]
     learned = [name for name in found.others if any(one.learned for one in found.measured[name])]
     rows: list[tuple[Cell, ...]] = []
     for context in contexts:

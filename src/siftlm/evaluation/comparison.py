@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siftlm.evaluation.results import BASE, Results
+from siftlm.evaluation.labels import BASE
+from siftlm.evaluation.results import Results
 from siftlm.evaluation.statistics import Draws, Mean, bits_per_byte, less, of_domain, over_domains
 from siftlm.evaluation.tables import Cell, Column, Table, lowest, shown
 
@@ -27,6 +28,8 @@ class Difference:
 
     method: str
     against: str
+    percent: Mean
+    """The method itself, in % of base."""
     mean: Mean
     """Method less reference: below zero is better. Over domains, each counts the same."""
     weighted: Mean | None
@@ -52,6 +55,8 @@ class Difference:
             f"{self.method} {said} {self.against}: {figures} % of base, lower on {100 * self.texts_won:.0f} % of the "
             f"texts and in {self.won} of {len(self.domains)} domains"
         )
+        if self.weighted is not None:
+            text += f"; weighted {shown(self.weighted, Column('', interval=True, signed=True))}"
         return text + ("" if self.enough else f"; too few texts to say (fewer than {FEWEST} in some domain)")
 
 
@@ -72,6 +77,7 @@ def difference(
     return Difference(
         method,
         against,
+        over_domains(found.percent(method), draws),
         over_domains(figure, draws),
         over_domains(figure, draws, weights) if weights is not None else None,
         domains,
@@ -123,24 +129,27 @@ def absolute_table(found: Results, draws: Draws, caption: str, weights: Mapping[
     )  # fmt: skip
 
 
-def difference_table(differences: Sequence[Difference], caption: str) -> Table:
-    """Every method less the reference."""
+def difference_table(found: Results, differences: Sequence[Difference], draws: Draws, caption: str) -> Table:
+    """Every method less the reference, which stands in the first row."""
     against = differences[0].against
     weighted = any(one.weighted is not None for one in differences)
-    rows: list[tuple[Cell, ...]] = [
+    nothing = (None,) * (3 + weighted)
+    rows: list[tuple[Cell, ...]] = [(against, over_domains(found.percent(against), draws), *nothing, "reference")]
+    rows += [
         (
-            one.method, one.mean, *((one.weighted,) if weighted else ()), 100 * one.texts_won,
+            one.method, one.percent, one.mean, *((one.weighted,) if weighted else ()), 100 * one.texts_won,
             f"{one.won} of {len(one.domains)}", one.verdict,
         )
         for one in differences
     ]  # fmt: skip
-    columns = [Column("method"), Column(f"less {against}", interval=True, signed=True)]
+    columns = [Column("method"), Column("% of base", interval=True)]
+    columns += [Column(f"less {against}", interval=True, signed=True)]
     columns += [Column("weighted", interval=True, signed=True)] if weighted else []
     columns += [Column("lower on texts, %", 0), Column("domains won"), Column("verdict")]
     said = (
-        f"Each method less {against}, in points of the base model's bits per byte; below zero is better. Intervals: "
-        "95 %, by bootstrap over texts, in pairs and within domains. A method is called better or worse only where "
-        "the whole interval says so"
+        f"Mean over domains in % of the base model's bits per byte, and that of each method less that of {against}: "
+        "below zero is better. Intervals: 95 %, by bootstrap over texts, in pairs and within domains. A method is "
+        "called better or worse only where the whole interval says so"
     )
     few = "" if all(one.enough for one in differences) else f", and here some domain has fewer than {FEWEST} texts"
     return Table("differences", f"Against {against}", f"{said}{few}. {caption}", tuple(columns), tuple(rows))

@@ -5,12 +5,12 @@ Every point is a mean over domains, each of which counts the same, in % of the b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from siftlm.evaluation.labels import split_noise
 from siftlm.evaluation.results import Results
 from siftlm.evaluation.statistics import Figure
 from siftlm.evaluation.tables import Cell, Column, Table
@@ -113,21 +113,6 @@ def over_noise(found: Results, caption: str) -> Chart | None:
         return None
     said = f"Methods that differ in λ alone. A method whose λ is not named has λ = {NOISE:g}."
     return Chart("noise", "λ", f"{said} {caption}", "λ", PERCENT, lines, log=True)
-
-
-def split_noise(method: str) -> tuple[str, float | None]:
-    """The name without its λ, and λ.
-
-    >>> split_noise("sift+noise=0.1+k=1000"), split_noise("sift")
-    (('sift+k=1000', 0.1), ('sift', None))
-    """
-    named = re.search(r"\+noise=([^+]+)", method.replace("e+", "e"))
-    if named is None:
-        return method, None
-    try:
-        return method.replace("e+", "e").replace(named[0], "", 1), float(named[1])
-    except ValueError:
-        return method, None
 
 
 def over_memory(memories: Sequence[Results], caption: str) -> Chart | None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from siftlm.evaluation.comparison import BETTER, OPEN, WORSE, enough
 from siftlm.evaluation.figures import Chart
+from siftlm.evaluation.labels import family
 from siftlm.evaluation.measured import Measured
 from siftlm.evaluation.results import Results
 from siftlm.evaluation.statistics import (
@@ -121,7 +122,7 @@ def alphas(some: Sequence[Measured]) -> list[float]:
 
 def stopping_method(found: Results) -> str | None:
     """The method that the rule is tried on: SIFT, one step on each pick in their order."""
-    known = [name for name in estimating(found) if name.partition("+")[0] in ("sift", "sift-fast")]
+    known = [name for name in estimating(found) if family(name) in ("sift", "sift-fast")]
     for name in known:
         how = found.settings.get(name, {})
         plain = how.get("order", "picked") == "picked" and how.get("passes", 1) == 1

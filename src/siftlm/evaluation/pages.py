@@ -34,7 +34,8 @@ h3 { font-size: 1rem; margin: 1rem 0 .25rem; }
 p { max-width: 46rem; } figcaption { font-weight: 600; } .faint { color: var(--faint); } figure { margin: .5rem 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th:first-child, td:first-child { text-align: left; } td.best { font-weight: 650; }
+th:first-child, td:first-child { text-align: left; } th + th, td + td { white-space: nowrap; }
+td.best { font-weight: 650; }
 .wide { overflow-x: auto; }
 pre { background: var(--panel); padding: .75rem; margin: .25rem 0; overflow-x: auto; white-space: pre-wrap;
   overflow-wrap: anywhere; border-radius: .4rem; font: 13px/1.45 ui-monospace, monospace; }
@@ -49,7 +50,8 @@ ol.picks li.a pre { border-color: var(--a); } ol.picks li.b pre { border-color: 
 details > summary { cursor: pointer; color: var(--faint); }
 svg { width: 100%; height: auto; display: block; }
 @media (max-width: 40rem) { body { padding: 1rem .75rem 3rem; } h1 { font-size: 1.4rem; } table { font-size: .8rem; }
-  th, td { padding: .3rem .25rem; } td:first-child { overflow-wrap: anywhere; min-width: 6rem; } pre { padding: .5rem; }
+  th, td { padding: .3rem .25rem; } th + th, td + td { white-space: normal; }
+  td:first-child { overflow-wrap: anywhere; min-width: 6rem; } pre { padding: .5rem; }
   svg text { font-size: 13px; } }
 """
 )
@@ -129,6 +131,32 @@ def chart(
     parts.append(f'<text x="4" y="13">{text(y_name)}</text>')
     parts += [_line(one, frame) for one in series]
     parts += _names(series, frame)
+    return f"<figure><figcaption>{text(title)}</figcaption>{''.join(parts)}</svg></figure>"
+
+
+def intervals(
+    rows: Sequence[tuple[str, float, float, float, str]], *, title: str, x_name: str, width: int = 720
+) -> str:
+    """(name, value, low, high, colour) one below the other: a dot and its interval, zero marked."""
+    rows = [row for row in rows if all(math.isfinite(number) for number in row[1:4])]
+    if not rows:
+        return ""
+    ends = [(end, 0.0) for row in rows for end in row[1:4]] + [(0.0, 0.0)]
+    left, height = min(24 + 7 * max(len(row[0]) for row in rows), width // 2), 24 * len(rows) + 44
+    frame = _Frame(ends, (width, height), from_zero=False, letters=0)
+    frame.left, frame.right = left, width - 16
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{text(title)}">']
+    for value in frame.feet:
+        x = f"{frame.x(value):.1f}"
+        wide = ' style="stroke:var(--faint)"' if value == 0 else ""
+        parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="4" y2="{height - 36}"{wide}/>')
+        parts.append(f'<text x="{x}" y="{height - 20}" text-anchor="middle">{value:g}</text>')
+    for place, (name, value, low, high, colour) in enumerate(rows):
+        y, style = 20 + 24 * place, f"var(--{colour})"
+        parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{text(name)}</text>')
+        parts.append(f'<polyline points="{frame.x(low):.1f},{y} {frame.x(high):.1f},{y}" style="stroke:{style}"/>')
+        parts.append(f'<circle cx="{frame.x(value):.1f}" cy="{y}" r="4" style="fill:{style}"/>')
+    parts.append(f'<text x="{frame.right}" y="{height - 4}" text-anchor="end">{text(x_name)}</text>')
     return f"<figure><figcaption>{text(title)}</figcaption>{''.join(parts)}</svg></figure>"
 
 

@@ -15,10 +15,11 @@ from siftlm.evaluation import pages
 from siftlm.evaluation.comparison import reference
 from siftlm.evaluation.foresight import left
 from siftlm.evaluation.identity import contents_of, of_memory
+from siftlm.evaluation.labels import BASE, about
 from siftlm.evaluation.measured import Measured
 from siftlm.evaluation.pages import Series, text
-from siftlm.evaluation.results import BASE, Results, about
-from siftlm.evaluation.writing import COLOURS
+from siftlm.evaluation.results import Results
+from siftlm.evaluation.writing import chosen, colour_of
 from siftlm.memory import Memory
 
 WORST, BEST = "worst", "best"
@@ -76,10 +77,13 @@ def _same(memory: Memory, found: Results) -> None:
 def _page(found: Results, memory: Memory, at: int) -> str:
     measured = {name: some[at] for name, some in found.measured.items()}
     known = about(found.question)
-    curves = [
-        Series(name, tuple((float(x), 100 * y / one.base) for x, y in sorted(one.curve.items())), colour, "+" in name)
-        for colour, (name, one) in zip(COLOURS, ((n, m) for n, m in measured.items() if n != BASE), strict=False)
-    ]
+    lines = {
+        name: tuple((float(x), 100 * y / one.base) for x, y in sorted(one.curve.items()))
+        for name, one in measured.items()
+        if name != BASE
+    }
+    shown = chosen(lines)
+    curves = [Series(name, line, colour_of(name, shown), dashed="+" in name) for name, line in shown.items()]
     head = ("method", "bits per byte", "% of base", "picks", "distinct", "uncertainty left, %")
     rows = [_row(name, one) for name, one in measured.items()]
     best = min(range(len(rows)), key=lambda place: list(measured.values())[place].tuned)

@@ -16,7 +16,8 @@ import numpy as np
 from siftlm.evaluation import accounts, comparison, figures, foresight
 from siftlm.evaluation.comparison import Difference
 from siftlm.evaluation.figures import Chart
-from siftlm.evaluation.results import Results, about, common, gather
+from siftlm.evaluation.labels import INTERPOLATION, about, family
+from siftlm.evaluation.results import Results, common, gather
 from siftlm.evaluation.statistics import Draws
 from siftlm.evaluation.tables import Table
 from siftlm.evaluation.weights import weights_of
@@ -110,6 +111,8 @@ def _about(found: Results, weights: Mapping[str, float] | None) -> tuple[str, ..
     lines = [caption(found)]
     if found.left_out:
         lines.append(f"{_count(found.left_out, 'text')} left out, for which some method has no result yet.")
+    if any(family(name) == INTERPOLATION for name in found.methods):
+        lines.append("The weight of an interpolation is, for each text, the one that is best on all other texts.")
     for name in found.others:
         broken = int((~np.isfinite(found.tuned(name))).sum())
         if broken:
@@ -133,7 +136,7 @@ def _by_domain(
         return (absolute,)
     return (
         comparison.percent_table(found, draws, note, weights),
-        comparison.difference_table(differences, note),
+        comparison.difference_table(found, differences, draws, note),
         absolute,
         comparison.domain_table(differences, note),
     )

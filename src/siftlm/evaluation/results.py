@@ -9,26 +9,21 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.evaluation.folder import question_of, records_of
+from siftlm.evaluation.labels import BASE, INTERPOLATION, family, place_of
 from siftlm.evaluation.measured import Measured
 from siftlm.evaluation.statistics import Draws, Figure, percent_of_base
 from siftlm.types import FloatArray
 
-BASE = "base"
 # Bits per byte of the base model that differ by less are the same; processors add in different orders.
 SAME_BASE = 1e-3
-# The order of columns, where a name says nothing about it.
-FIRST = ("base", "context", "interpolation", "dynamic", "random", "nn", "nearest", "nn-f")
-LAST = ("sift", "sift-fast", "calibrated")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,10 +154,13 @@ def of_records(
         if "settings" in record:
             _same_settings(record, settings.setdefault(record["method"], record["settings"]))
     there = {name for some in by_text.values() for name in some} | {BASE}
+    for name in there:
+        if family(name) == INTERPOLATION:
+            _choose_weights(by_text, name)
     for name in methods or ():
         if name not in there:
             raise UnknownName("method of this run", name, there)
-    kept = sorted({*methods, BASE} if methods else there, key=_place)
+    kept = sorted({*methods, BASE} if methods else there, key=place_of)
     wanted = {name for name in kept if name != BASE} or {BASE}
     domains = {text: str(next(iter(some.values())).get("domain", "all")) for text, some in by_text.items()}
     common = sorted((text for text, some in by_text.items() if wanted <= set(some)), key=lambda t: (domains[t], t))
@@ -176,6 +174,15 @@ def of_records(
         question, tuple(kept), tuple(common), tuple(domains[text] for text in common), measured,
         {name: settings[name] for name in kept if name in settings}, len(by_text) - len(common),
     )  # fmt: skip
+
+
+def _choose_weights(by_text: dict[str, dict[str, Mapping[str, Any]]], method: str) -> None:
+    """An interpolation's weight is the one that is best on all other texts; see `interpolation.at_chosen_weight`."""
+    from siftlm.evaluation.ways.interpolation import at_chosen_weight
+
+    texts = sorted(text for text, some in by_text.items() if "nats" in (some.get(method, {}).get("extra") or {}))
+    for text, record in zip(texts, at_chosen_weight([by_text[text][method] for text in texts]), strict=True):
+        by_text[text][method] = record
 
 
 def common(memories: Sequence[Results]) -> list[Results]:
@@ -216,56 +223,6 @@ def _same_settings(record: Mapping[str, Any], known: Mapping[str, Any]) -> None:
                 f"method {record['method']!r} was measured with {name}={known[name]!r} and with {name}={given[name]!r};"
                 f" write the setting into its name, as in {record['method']}+{name}=…"
             )
-
-
-def _place(method: str) -> tuple[Any, ...]:
-    """Where a method stands: the plain ones first, SIFT last; settings by their numbers.
-
-    >>> sorted(["sift+noise=10", "sift+noise=2", "mmr", "sift", "nn", "base"], key=_place)
-    ['base', 'nn', 'mmr', 'sift', 'sift+noise=2', 'sift+noise=10']
-    """
-    name = method.partition("+")[0]
-    family = FIRST.index(name) if name in FIRST else 50 + (LAST.index(name) + 1 if name in LAST else 0)
-    return (family, name, _natural(method), method)
-
-
-def _natural(text: str) -> tuple[tuple[str, float], ...]:
-    pieces = re.split(r"((?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
-    return tuple((piece, 0.0) if at % 2 == 0 else ("", float(piece)) for at, piece in enumerate(pieces))
-
-
-def about(question: Mapping[str, Any]) -> dict[str, str]:
-    """The question in words, for captions; folders of a machine are left out."""
-    model, memory, protocol = (question.get(name) or {} for name in ("model", "memory", "protocol"))
-    name = str(model.get("name", "a model"))
-    size = model.get("parameters")
-    words = {
-        "model": (PurePath(name).name if PurePath(name).is_absolute() else name)
-        + (f" ({size:,} parameters" + f", {_engine(question)})" if size else ""),
-        "memory": _memory(memory),
-        "protocol": str(protocol.get("name", "?")) + _prefix(protocol),
-        "n": str(protocol.get("n", "?")),
-        "copies": str(protocol.get("copies", "report")),
-    }
-    corpus = (question.get("corpus") or {}).get("name")
-    if not corpus:
-        return words
-    return {**words, "corpus": " and ".join(PurePath(one).name for one in str(corpus).split(" and "))}
-
-
-def _engine(question: Mapping[str, Any]) -> str:
-    engine = question.get("engine") or {}
-    return str(engine.get("engine", "full")) if isinstance(engine, Mapping) else str(engine)
-
-
-def _memory(memory: Mapping[str, Any]) -> str:
-    embedder = PurePath(str(memory.get("embedder", "?")))
-    name = embedder.name if embedder.is_absolute() else str(embedder)
-    return f"{memory['passages']:,} passages ({name})" if "passages" in memory else f"of vectors by {name}"
-
-
-def _prefix(protocol: Mapping[str, Any]) -> str:
-    return f" ({protocol['prefix']} characters)" if "prefix" in protocol else ""
 
 
 def _short(value: Any) -> str:

@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from siftlm.evaluation import pages
 from siftlm.evaluation.statistics import Mean
@@ -60,6 +60,8 @@ def shown(cell: Cell, column: Column) -> str:
 
     >>> shown(Mean(-1.04, -1.8, -0.4), Column("", interval=True, signed=True))
     '−1.0 [−1.8, −0.4]'
+    >>> shown(Mean(0.4, 0.04, 0.7), Column("", interval=True))
+    '0.40 [0.04, 0.70]'
     >>> shown(1234567, Column("")), shown(None, Column("")), shown(0.5, Column("", signed=True))
     ('1,234,567', '–', '+0.5')
     """
@@ -70,6 +72,10 @@ def shown(cell: Cell, column: Column) -> str:
     if isinstance(cell, int):
         return f"{cell:,}".replace("-", MINUS)
     value = cell.value if isinstance(cell, Mean) else cell
+    if isinstance(cell, Mean) and column.interval and cell.sign:
+        # An end that is not zero must not look like it: the verdict hangs on it.
+        nearest = min(abs(cell.low), abs(cell.high))
+        column = replace(column, digits=next((d for d in range(column.digits, 4) if round(nearest, d)), 4))
     text = _number(value, column)
     if isinstance(cell, Mean) and column.interval and math.isfinite(value):
         text += f" [{_number(cell.low, column)}, {_number(cell.high, column)}]"

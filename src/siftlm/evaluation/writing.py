@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from siftlm.evaluation import pages, tables
+from siftlm.evaluation.comparison import BETTER, WORSE
 from siftlm.evaluation.figures import Chart, Line
+from siftlm.evaluation.labels import BASE
 from siftlm.evaluation.pages import Series
 from siftlm.evaluation.report import Report
 from siftlm.evaluation.tables import Table
@@ -17,13 +19,18 @@ from siftlm.memory import disk
 TITLE = "What learning for each text is worth"
 # More lines in one picture cannot be told apart; CSV has them all.
 DRAWN = 8
-COLOURS = "bacefghd"
+# So many verdicts on methods with settings are read at once.
+FEW = 3
+OWN_COLOURS = {"nn": "a", "nearest": "a", "sift": "b", "context": "d"}
+COLOURS = "cefgh"
 
 
 def write(report: Report, into: str | os.PathLike[str]) -> list[Path]:
     """Write all of it; returns the files, the page first."""
     folder = Path(into)
     made: dict[str, str] = {"report.html": to_html(report), "report.md": to_markdown(report)}
+    if picture := _differences(report):
+        made["figures/differences.svg"] = pages.alone(picture)
     for _, parts in report.sections:
         for part in parts:
             table: Table | None
@@ -54,6 +61,7 @@ def to_markdown(report: Report) -> str:
     """One document; a figure is a link to its numbers."""
     lines = [f"# {TITLE}", "", *report.about, ""]
     lines += [f"- {sentence}" for sentence in report.sentences]
+    lines += ["", "![Differences with their intervals](figures/differences.svg)"] if _differences(report) else []
     for head, parts in report.sections:
         lines += ["", f"## {head}", ""]
         for part in parts:
@@ -73,11 +81,35 @@ def to_html(report: Report) -> str:
     """One page that needs nothing else."""
     body = [f"<h1>{TITLE}</h1>"]
     body += [f'<p class="faint">{pages.text(line)}</p>' for line in report.about]
-    body += [f'<p class="finding">{pages.text(sentence)}</p>' for sentence in report.sentences]
+    body += _findings(report)
     for head, parts in report.sections:
         body.append(f"<h2>{pages.text(head)}</h2>")
         body += [_drawn(part) if isinstance(part, Chart) else tables.to_html(part) for part in parts]
     return pages.page(f"siftlm: {TITLE.lower()}", body)
+
+
+def _findings(report: Report) -> list[str]:
+    """The verdicts: those on methods with settings of their own, if they are many, behind a word."""
+    plain = [one.sentence() for one in report.differences if "+" not in one.method]
+    rest = [one.sentence() for one in report.differences if "+" in one.method]
+    if len(rest) <= FEW:
+        plain, rest = report.sentences, []
+    body = [f'<p class="finding">{pages.text(sentence)}</p>' for sentence in plain]
+    if rest:
+        items = "".join(f"<li>{pages.text(sentence)}</li>" for sentence in rest)
+        body.append(f"<details><summary>and {len(rest)} with other settings</summary><ul>{items}</ul></details>")
+    return [*body, _differences(report)]
+
+
+def _differences(report: Report) -> str:
+    """Each method against the reference, without the base model, which would push all others together."""
+    some = [one for one in report.differences if one.method != BASE]
+    if not some:
+        return ""
+    colours = {BETTER: "e", WORSE: "f"}
+    rows = [(one.method, one.mean.value, one.mean.low, one.mean.high, colours.get(one.verdict, "d")) for one in some]
+    title = f"Each method less {some[0].against}: green is better, red is worse, grey is not told apart"
+    return pages.intervals(rows, title=title, x_name="% of base, with 95 % intervals")
 
 
 def _drawn(chart: Chart) -> str:
@@ -87,14 +119,24 @@ def _drawn(chart: Chart) -> str:
 
 
 def _picture(chart: Chart) -> str:
-    series = [
-        Series(name, line, colour, dashed="+" in name)
-        for colour, (name, line) in zip(COLOURS, chosen(chart.lines).items(), strict=False)
-    ]
+    shown = chosen(chart.lines)
+    series = [Series(name, line, colour_of(name, shown), dashed="+" in name) for name, line in shown.items()]
     size = (720, 320)
     return pages.chart(
         series, title=chart.title, x_name=chart.x_name, y_name=chart.y_name, log=chart.log, size=size
     )  # fmt: skip
+
+
+def colour_of(method: str, among: Iterable[str]) -> str:
+    """The same in every picture for the methods that most reports have; for others by their place.
+
+    >>> colour_of("sift", ["nn", "mmr", "sift"]), colour_of("mmr", ["nn", "mmr", "sift"])
+    ('b', 'c')
+    """
+    if method in OWN_COLOURS:
+        return OWN_COLOURS[method]
+    rest = [name for name in among if name not in OWN_COLOURS]
+    return COLOURS[rest.index(method) % len(COLOURS)]
 
 
 def chosen(lines: Mapping[str, Line]) -> dict[str, Line]:

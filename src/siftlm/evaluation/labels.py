@@ -1,0 +1,90 @@
+"""The names of methods taken apart and put in order, and a run's question in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from siftlm.evaluation.identity import bare
+
+# As in `siftlm.evaluation.methods`: a plus may also be in a number or in the name of a file.
+SETTINGS = re.compile(r"\+(?=[a-z_]+=)")
+BASE, INTERPOLATION = "base", "interpolation"
+# The order of columns, where a name says nothing about it.
+FIRST = (BASE, "context", INTERPOLATION, "dynamic", "random", "tttlm", "nn", "nearest", "nn-f")
+LAST = ("sift", "sift-fast", "calibrated")
+
+
+def family(method: str) -> str:
+    """The name without settings.
+
+    >>> family("sift+noise=0.1")
+    'sift'
+    """
+    return SETTINGS.split(method)[0]
+
+
+def split_noise(method: str) -> tuple[str, float | None]:
+    """The name without its λ, and λ.
+
+    >>> split_noise("sift+noise=1e+2+k=1000"), split_noise("sift")
+    (('sift+k=1000', 100.0), ('sift', None))
+    """
+    name, *settings = SETTINGS.split(method)
+    named = [one for one in settings if one.startswith("noise=")]
+    try:
+        noise = float(named[0].removeprefix("noise="))
+    except (IndexError, ValueError):
+        return method, None
+    return "+".join([name, *(one for one in settings if one not in named)]), noise
+
+
+def place_of(method: str) -> tuple[Any, ...]:
+    """Where a method stands: the plain ones first, SIFT last; settings by their numbers.
+
+    >>> sorted(["sift+noise=10", "sift+noise=2", "mmr", "sift+noise=2+k=9", "sift", "nn", "base"], key=place_of)
+    ['base', 'nn', 'mmr', 'sift', 'sift+noise=2', 'sift+noise=10', 'sift+noise=2+k=9']
+    """
+    name = family(method)
+    place = FIRST.index(name) if name in FIRST else 50 + (LAST.index(name) + 1 if name in LAST else 0)
+    plain, noise = split_noise(method)
+    return (place, name, _natural(plain), -1.0 if noise is None else noise, method)
+
+
+def _natural(text: str) -> tuple[tuple[str, float], ...]:
+    pieces = re.split(r"((?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
+    return tuple((piece, 0.0) if at % 2 == 0 else ("", float(piece)) for at, piece in enumerate(pieces))
+
+
+def about(question: Mapping[str, Any]) -> dict[str, str]:
+    """The question in words, for captions; folders of a machine are left out."""
+    model, memory, protocol = (question.get(name) or {} for name in ("model", "memory", "protocol"))
+    name = bare(str(model.get("name", "a model")))
+    size = model.get("parameters")
+    words = {
+        "model": name + (f" ({size:,} parameters, {_engine(question)})" if size else ""),
+        "memory": _memory(memory),
+        "protocol": str(protocol.get("name", "?")) + _prefix(protocol),
+        "n": str(protocol.get("n", "?")),
+        "copies": str(protocol.get("copies", "report")),
+    }
+    corpus = (question.get("corpus") or {}).get("name")
+    if not corpus:
+        return words
+    return {**words, "corpus": " and ".join(PurePath(one).name for one in str(corpus).split(" and "))}
+
+
+def _engine(question: Mapping[str, Any]) -> str:
+    engine = question.get("engine") or {}
+    return str(engine.get("engine", "full")) if isinstance(engine, Mapping) else str(engine)
+
+
+def _memory(memory: Mapping[str, Any]) -> str:
+    name = bare(str(memory.get("embedder", "?")))
+    return f"{memory['passages']:,} passages ({name})" if "passages" in memory else f"of vectors by {name}"
+
+
+def _prefix(protocol: Mapping[str, Any]) -> str:
+    return f" ({protocol['prefix']} characters)" if "prefix" in protocol else ""
