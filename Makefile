@@ -19,10 +19,10 @@ $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check bench docs clean
+.PHONY: help demo test quick study-smoke check bench docs clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(DEMO_VENV)/.ready  ## a model learns for a prompt: memory, selection, tuning, answer; offline
 	@$(DEMO_VENV)/bin/siftlm demo
@@ -33,6 +33,9 @@ test: check docs  ## everything: check, docs, then all tests, doctests and docum
 
 quick: $(READY)  ## the fast tests only
 	$(BIN)/python -m pytest -q -m "not slow"
+
+study-smoke: $(READY)  ## the study's whole pipeline on a few texts, with a kill in the middle
+	$(BIN)/python -m pytest -q tests/evaluation/test_study_smoke.py
 
 check: $(READY)  ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@
     python docs/tables.py --check   fail if they are not what would be written
 
 A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``: the figures of
-``benchmarks/results/*.json``, and the list of methods from the registry.
+``benchmarks/results/*.json``, the records of the study, and the list of methods from the registry.
 """
 
 from __future__ import annotations
@@ -172,12 +172,56 @@ def methods_table() -> str:
     return "\n".join(rows)
 
 
+TUNING = {
+    "full": "all weights, {texts} texts of {tokens} tokens",
+    "padding": "texts of {tokens} tokens, against padding to the context",
+    "adapters": "LoRA on all linear layers",
+    "many": "LoRA, {prompts} prompts at once",
+}
+
+
+def tuning_table() -> str:
+    """Tuning against its peers, from ``python benchmarks/tuning.py``."""
+    results = json.loads((RESULTS / "tuning.json").read_text())
+    rows = ["| work | whose loops | prompts a second | a step alone |", "|---|---|---|---|"]
+    [(shape, parts)] = [(name, parts) for name, parts in results.items() if name != "machine"]
+    for part, words in TUNING.items():
+        of = parts.get(part)
+        for pair, value in (of["ratios"] if of else {}).items():
+            step = f"{value['step']:.2f}×" if "step" in value else "–"
+            rows.append(f"| {words.format(**of)} | {pair.replace(' / ', ' against ')} "
+                        f"| {value['prompts_per_second']:.2f}× | {step} |")  # fmt: skip
+    said = [f"A model of {shape} on the CPU. Medians of alternating runs by `python benchmarks/tuning.py`."]
+    if "selection" in parts:
+        of = parts["selection"]
+        said.append(f"Of a prompt of {of['n']} steps, searching {of['passages']:,} passages and selecting is "
+                    f"{of['share']:.2%}, putting the model back {of['reset_share']:.2%}.")  # fmt: skip
+    return "\n".join([*rows, "", " ".join(said), machine(results)])
+
+
+def study_table(name: str) -> str:
+    """``study RUN[+RUN] TABLE``: a table of `siftlm report`, from the records of the study."""
+    from siftlm.evaluation.figures import Chart
+    from siftlm.evaluation.report import report
+    from siftlm.evaluation.tables import to_markdown
+
+    _, runs, wanted = name.split()
+    made = report([RESULTS / "study" / run for run in runs.split("+")])
+    for _, parts in made.sections:
+        for part in parts:
+            if part.name == wanted:
+                table = to_markdown(part.table() if isinstance(part, Chart) else part)
+                return table.split("\n", 2)[2].strip()  # the page has headings of its own
+    raise SystemExit(f"{name}: the report of {runs} has no {wanted}")
+
+
 TABLES = {
     "benchmark": selection_table,
     "growth": growth_table,
     "memory": memory_table,
     "methods": methods_table,
     "minipile": minipile_table,
+    "tuning": tuning_table,
 }
 
 
@@ -186,9 +230,10 @@ def rewritten(text: str) -> str:
 
     def table(found: re.Match[str]) -> str:
         name = found["name"]
-        return f"<!-- {name}:begin -->\n{TABLES[name]()}\n<!-- {name}:end -->"
+        made = study_table(name) if name.startswith("study ") else TABLES[name]()
+        return f"<!-- {name}:begin -->\n{made}\n<!-- {name}:end -->"
 
-    return re.sub(r"<!-- (?P<name>\w+):begin -->.*?<!-- (?P=name):end -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- (?P<name>\w[\w +.-]*):begin -->.*?<!-- (?P=name):end -->", table, text, flags=re.DOTALL)
 
 
 def main(check: bool) -> int:
