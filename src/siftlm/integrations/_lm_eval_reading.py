@@ -1,24 +1,29 @@
-"""How lm-evaluation-harness wants a context and its continuation read and scored: as its own models do it.
+"""How lm-evaluation-harness wants contexts read, scored and continued: as its own models do it.
 
-The two are cut into tokens together, and what is then behind the context's tokens is the continuation: so base figures
-are those of ``--model hf``, digit for digit but for rounding.
+A context and its continuation are cut into tokens together; what is then behind the context's tokens is the
+continuation. So base figures are those of ``--model hf``, but for rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from siftlm.controller import Controller
+from siftlm.controller.generating import check_sampling
 from siftlm.controller.many_batches import batches, room_on
 from siftlm.controller.tokens import IGNORED, Span, leading, plain, spans_of, start_token
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, UnknownName
 from siftlm.extras import load
 
 # Rows that one pass may hold, where each may have an adapter of its own.
 ROWS = 16
+# Tokens of an answer where nobody says how many.
+LONGEST = 256
+# Other names of max_gen_toks in tasks, as the harness takes them.
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,28 @@ class Reader:
         if written and text.startswith(written):  # a chat template writes it out
             head = []
         return [*head, *plain(self.tokenizer, text)]
+
+
+def sampling(wanted: Mapping[str, Any], context: int) -> dict[str, Any]:
+    """The harness's settings of a generation as ours.
+
+    >>> sampling({"until": ["\\n"], "do_sample": False, "temperature": 0.7, "max_gen_toks": 9}, 64)["temperature"]
+    0.0
+    """
+    given = dict(wanted)
+    until = given.pop("until", None) or []
+    lengths = [given.pop(name) for name in LENGTHS if name in given]
+    temperature = float(given.pop("temperature", 0.0))
+    how: dict[str, Any] = {
+        "stop": [one for one in ([until] if isinstance(until, str) else until) if one],
+        "max_new_tokens": int(lengths[0]) if lengths else min(LONGEST, context // 2),
+        "temperature": 0.0 if given.pop("do_sample", None) is False else temperature,
+        "top_p": float(given.pop("top_p", 1.0)),
+    }
+    if given:
+        raise UnknownName("setting of a generation", next(iter(given)), (*LENGTHS, "until", "do_sample", "temperature"))
+    check_sampling(how["max_new_tokens"], how["temperature"], how["top_p"], how["stop"], context)
+    return how
 
 
 def answers(

@@ -16,11 +16,10 @@ from functools import cache
 from typing import Any
 
 from siftlm.controller import Controller
-from siftlm.controller.generating import check_sampling
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.evaluation.identity import of_memory
 from siftlm.extras import load
-from siftlm.integrations._lm_eval_reading import NOTHING, Answer, Reader, answers
+from siftlm.integrations._lm_eval_reading import NOTHING, Answer, Reader, answers, sampling
 from siftlm.local import LocalModel
 from siftlm.local_many import Model, Task, learned_many
 from siftlm.progress import Meter, reporter
@@ -28,11 +27,9 @@ from siftlm.progress import Meter, reporter
 NAME = "siftlm"
 BASE = "base"
 ROLLING = ("untuned", "transductive")
-# Contexts that LoRA tunes at once, and tokens of an answer, where nobody says how many.
-BATCH, LONGEST = 16, 256
+# Contexts that LoRA tunes at once, where nobody says how many.
+BATCH = 16
 OF_CONTROLLER = ("engine", "rank", "alpha", "targets", "device", "dtype", "context")
-# Other names of max_gen_toks in tasks, as the harness takes them.
-LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 class Answers:
@@ -260,28 +257,6 @@ class Answers:
         hook = getattr(self, "cache_hook", None)
         if hook is not None:
             hook.add_partial(kind, asked, answer)
-
-
-def sampling(wanted: Mapping[str, Any], context: int) -> dict[str, Any]:
-    """The harness's settings of a generation as ours.
-
-    >>> sampling({"until": ["\\n"], "do_sample": False, "temperature": 0.7, "max_gen_toks": 9}, 64)["temperature"]
-    0.0
-    """
-    given = dict(wanted)
-    until = given.pop("until", None) or []
-    lengths = [given.pop(name) for name in LENGTHS if name in given]
-    temperature = float(given.pop("temperature", 0.0))
-    how: dict[str, Any] = {
-        "stop": [one for one in ([until] if isinstance(until, str) else until) if one],
-        "max_new_tokens": int(lengths[0]) if lengths else min(LONGEST, context // 2),
-        "temperature": 0.0 if given.pop("do_sample", None) is False else temperature,
-        "top_p": float(given.pop("top_p", 1.0)),
-    }
-    if given:
-        raise UnknownName("setting of a generation", next(iter(given)), (*LENGTHS, "until", "do_sample", "temperature"))
-    check_sampling(how["max_new_tokens"], how["temperature"], how["top_p"], how["stop"], context)
-    return how
 
 
 @cache
