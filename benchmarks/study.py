@@ -19,11 +19,11 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siftlm import LocalModel, Memory
+from siftlm import LocalModel, Memory, sample
 from siftlm.controller import Controller
 from siftlm.embedding.lexical_fitting import fit
 from siftlm.evaluation import Protocol, evaluate, read
@@ -50,7 +50,8 @@ class Study:
     validation: bool = False
     """On the texts that settings are chosen on?"""
     per_domain: int = 8
-    settings: dict[str, Any] = field(default_factory=dict)
+    corpus: str = "minipile"
+    """Or ``sample``: what the sample memory holds out, which anybody can make again."""
 
 
 def grid(*, ks: tuple[Any, ...], noises: tuple[float, ...] = NOISES, kernel: str | None = None) -> tuple[str, ...]:
@@ -79,6 +80,8 @@ STUDIES = {
         )
         for name in ("lexical", "hashing", "minilm")
     },
+    # The corpus that every Python has.
+    "sample": Study("sample", (*PUBLISHED, "sift+noise=0.1"), per_domain=16, corpus="sample"),
     # Kernels.
     "kernels": Study(
         "lexical-small",
@@ -100,6 +103,8 @@ def prepare(corpus: Path, work: Path, minilm: str | None) -> None:
     if not (work / "lexical-embedder").exists():
         with Memory.open(work / "hashing") as memory:
             fit(passages(memory), work / "lexical-embedder", progress=True)
+    if not (work / "sample").exists():
+        Memory.build(sample.documents(size="full"), work / "sample", progress=True).close()
     lexical = f"lexical:{work / 'lexical-embedder'}"
     total = sum(1 for _ in lines(train))
     wanted = {
@@ -137,10 +142,11 @@ def run(corpus: Path, work: Path, only: list[str]) -> None:
             print(f"{name}: no memory {study.memory}; left out", file=sys.stderr)
             continue
         skip = 0 if study.validation else VALIDATION
-        texts = read(corpus / "test.jsonl.gz", per_domain=study.per_domain, skip=skip, longest=LONGEST)
-        about = {"corpus": {"name": "minipile test", "longest": LONGEST, "skip": skip}, "documents": study.memory}
+        source = "sample" if study.corpus == "sample" else corpus / "test.jsonl.gz"
+        texts = read(source, per_domain=study.per_domain, skip=skip, longest=LONGEST)
+        about = {"corpus": {"name": study.corpus, "longest": LONGEST, "skip": skip}, "documents": study.memory}
         with Memory.open(work / study.memory) as memory:
-            model = LocalModel(controller, memory, **study.settings)
+            model = LocalModel(controller, memory)
             protocol = Protocol(study.protocol, n=study.n)
             print(name, file=sys.stderr)
             evaluate(
