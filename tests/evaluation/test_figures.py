@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from xml.etree import ElementTree
@@ -187,8 +188,16 @@ def test_a_picture_shows_as_many_lines_as_can_be_told_apart():
     lines = {f"m+noise={at}": ((0.0, 1.0), (1.0, float(at))) for at in range(12)}
     shown = writing.chosen({**lines, "plain": ((0.0, 1.0), (1.0, 99.0))})
     assert list(shown) == [*(f"m+noise={at}" for at in range(writing.DRAWN - 1)), "plain"]
-    colours = [writing.colour_of(name, ["nn", "sift", "mmr", "dpp", "hull"]) for name in ("nn", "sift", "mmr", "dpp")]
-    assert len(set(colours)) == 4
+    for names in (["nn", "sift", "mmr", "dpp", "hull"], [f"m{at}" for at in range(writing.DRAWN)]):
+        assert len({writing.colour_of(name, names) for name in names}) == len(names)
+
+
+def test_names_stay_apart_and_within_the_picture():
+    series = [pages.Series(f"m{at}", [(0, 100.0), (1, 50.0 + at / 100)]) for at in range(8)]
+    drawn = pages.chart(series, title="t", x_name="x", y_name="y", size=(720, 320))
+    places = sorted(float(y) for y in re.findall(r'y="([\d.]+)" style="fill', drawn))
+    assert all(later - earlier >= 14.9 for earlier, later in itertools.pairwise(places))
+    assert 4 < places[0] < places[-1] <= 320 - 36 + 4
 
 
 def test_intervals_are_drawn_where_they_are():

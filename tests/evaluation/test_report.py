@@ -199,7 +199,7 @@ def test_several_memories_are_compared_on_common_texts(tmp_path):
     assert len(made.results.texts) == 12
     parts = {part.name: part for _, some in made.sections for part in some}
     assert "on the 8 texts that all" in parts["memory"].caption
-    assert [row[0] for row in parts["memories"].rows] == ["99 passages (hashing)", "10 passages (hashing)"]
+    assert [row[0] for row in parts["memories"].rows] == ["10 passages (hashing)", "99 passages (hashing)"]
 
 
 # --- single texts

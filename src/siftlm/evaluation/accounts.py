@@ -143,10 +143,15 @@ def memories_table(memories: Sequence[Results], draws: Draws, caption: str) -> T
     methods = [name for name in memories[0].others if all(name in one.methods for one in memories)]
     rows: list[tuple[Cell, ...]] = [
         (about(one.question)["memory"], *(over_domains(one.percent(name), draws) for name in methods))
-        for one in memories
+        for one in sorted(memories, key=_size)
     ]
     return Table(
         "memories", "Several memories",
         f"Bits per byte in % of base, mean over domains, on the {len(memories[0].texts)} texts that all runs have. "
         f"{caption}", (Column("memory"), *(Column(name) for name in methods)), tuple(rows),
     )  # fmt: skip
+
+
+def _size(one: Results) -> tuple[int, str]:
+    known = one.question.get("memory") or {}
+    return int(known.get("passages", 0)), str(known.get("embedder"))

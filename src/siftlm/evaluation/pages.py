@@ -57,6 +57,10 @@ svg { width: 100%; height: auto; display: block; }
 )
 
 
+# Between two names, from line to line.
+LINE = 15.0
+
+
 @dataclass(frozen=True)
 class Series:
     """One line of a chart."""
@@ -191,13 +195,17 @@ def _line(one: Series, frame: _Frame) -> str:
 def _names(series: Sequence[Series], frame: _Frame) -> list[str]:
     """At the ends of the lines, moved apart where they would lie on each other."""
     ends = [(frame.y(last), one) for one in series if (last := _last(one)) is not None]
-    found, below = [], -math.inf
-    for y, one in sorted(ends, key=lambda pair: pair[0]):
-        below = max(y, below + 15)
-        found.append(
-            f'<text x="{frame.right + 6}" y="{below + 4:.1f}" style="fill:var(--{one.colour})">{text(one.name)}</text>'
-        )
-    return found
+    ends.sort(key=lambda pair: pair[0])
+    places: list[float] = []
+    for y, _ in ends:
+        places.append(max(y, places[-1] + LINE) if places else y)
+    above = frame.bottom + LINE
+    for at in reversed(range(len(places))):  # those that would stand below the picture push the others up
+        above = places[at] = min(places[at], above - LINE)
+    return [
+        f'<text x="{frame.right + 6}" y="{y + 4:.1f}" style="fill:var(--{one.colour})">{text(one.name)}</text>'
+        for y, (_, one) in zip(places, ends, strict=True)
+    ]
 
 
 def _last(one: Series) -> float | None:
@@ -210,7 +218,7 @@ class _Frame:
     def __init__(
         self, points: Sequence[tuple[float, float]], size: tuple[int, int], from_zero: bool, letters: int
     ) -> None:
-        room = min(max(128, 7 * letters), size[0] // 2)  # for names of so many letters, at the right
+        room = min(max(128, 7 * letters + 14), size[0] // 2)  # for names of so many letters, at the right
         self.left, self.right, self.top, self.bottom = 46, size[0] - room, 24, size[1] - 36
         xs, ys = [x for x, _ in points], [y for _, y in points]
         low, high = (0.0 if from_zero else min(ys)), max(ys)

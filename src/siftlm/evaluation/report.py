@@ -93,13 +93,13 @@ def compose(
     return Report(found, differences, _about(found, given), tuple((head, parts) for head, parts in kept if parts))
 
 
-def caption(found: Results) -> str:
-    """What stands below every table."""
+def caption(found: Results, memory: str | None = None) -> str:
+    """What stands below every table; ``memory``: in place of that of the results."""
     known = about(found.question)
     corpus = f" of {known['corpus']}" if "corpus" in known else ""
     return (
         f"Protocol {known['protocol']}; {_count(len(found.texts), 'text')} in {_count(len(found.names), 'domain')}"
-        f"{corpus}; n = {known['n']}; {known['model']}; memory: {known['memory']}."
+        f"{corpus}; n = {known['n']}; {known['model']}; memory: {memory or known['memory']}."
     )
 
 
@@ -153,8 +153,8 @@ def _settings(found: Results, memories: Sequence[Results], note: str) -> Parts:
     draws = same[0].draws() if same else None
     return (
         figures.over_noise(found, note),
-        figures.over_memory(same, note) if same else None,
-        accounts.memories_table(same, draws, note) if draws else None,
+        figures.over_memory(same, caption(same[0], "several")) if same else None,
+        accounts.memories_table(same, draws, caption(same[0], "several")) if draws else None,
     )
 
 

@@ -22,7 +22,7 @@ DRAWN = 8
 # So many verdicts on methods with settings are read at once.
 FEW = 3
 OWN_COLOURS = {"nn": "a", "nearest": "a", "sift": "b", "context": "d"}
-COLOURS = "cefgh"
+COLOURS = "cefghdab"
 
 
 def write(report: Report, into: str | os.PathLike[str]) -> list[Path]:
@@ -128,23 +128,25 @@ def _picture(chart: Chart) -> str:
 
 
 def colour_of(method: str, among: Iterable[str]) -> str:
-    """The same in every picture for the methods that most reports have; for others by their place.
+    """The same in every picture for the methods that most reports have; for the others those that are left.
 
     >>> colour_of("sift", ["nn", "mmr", "sift"]), colour_of("mmr", ["nn", "mmr", "sift"])
     ('b', 'c')
     """
+    names = list(among)
     if method in OWN_COLOURS:
         return OWN_COLOURS[method]
-    rest = [name for name in among if name not in OWN_COLOURS]
-    return COLOURS[rest.index(method) % len(COLOURS)]
+    free = [colour for colour in COLOURS if colour not in {OWN_COLOURS.get(name) for name in names}]
+    return free[[name for name in names if name not in OWN_COLOURS].index(method) % len(free)]
 
 
 def chosen(lines: Mapping[str, Line]) -> dict[str, Line]:
-    """As many as can be told apart: methods without settings first, then those that end lowest."""
+    """As many as can be told apart: SIFT and what it is mostly compared with, methods without settings, then those
+    that end lowest."""
 
-    def rank(name: str) -> tuple[bool, float, str]:
+    def rank(name: str) -> tuple[bool, bool, float, str]:
         end = lines[name][-1][1]
-        return "+" in name, end if math.isfinite(end) else math.inf, name
+        return name not in OWN_COLOURS, "+" in name, end if math.isfinite(end) else math.inf, name
 
     order = sorted(lines, key=rank)[:DRAWN]
     return {name: line for name, line in lines.items() if name in order}
