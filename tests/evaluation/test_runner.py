@@ -206,12 +206,31 @@ def test_copies_are_counted_alike_for_all_or_kept_out_of_all(tmp_path):
     assert sum("copies" in one for one in records_of(tmp_path / "report") if one["text"] != "t0") == 0
 
 
-def test_more_steps_than_texts_end_at_what_the_model_says_after_the_last(memory, tmp_path):
-    run(memory, tmp_path, "nn,nn+passes=3", TEXTS[:1])
-    once, thrice = (Measured.of(one) for one in records_of(tmp_path))
-    assert sorted(once.curve) == [0, 1, 2, 5]
-    assert once.kept == 5
-    assert thrice.tuned == thrice.curve[max(thrice.curve)]
+def test_a_passage_across_the_cut_gives_the_text_away_too(tmp_path):
+    memory = Memory.create(tmp_path / "memory")
+    memory.add([" ".join([*words(0, "p", 12)[-6:], *words(0, "q", 12)[:6]]), document(3), document(4)])
+    run(memory, tmp_path / "report", "nn,context", TEXTS[:1])
+    for one in records_of(tmp_path / "report"):
+        assert one["copies"] == one["rows"].count(0) >= 1
+    run(memory, tmp_path / "exclude", "nn", TEXTS[:1], Protocol(n=5, copies="exclude"))
+    [one] = records_of(tmp_path / "exclude")
+    assert sorted(one["rows"]) == [1, 2]
+
+
+@pytest.mark.slow
+def test_more_steps_than_texts_end_at_what_the_model_says_after_the_last(tmp_path):
+    pytest.importorskip("transformers")
+    memory = Memory.create(tmp_path / "memory")
+    memory.add([f"The lamp of station {number} was lit at dusk; oil burned: {number} pints." for number in range(9)])
+    text = Text("t", "The lamp of station 20 was lit late; oil burned: 4 pints, and no more of it.", "a")
+    used = LocalModel("siftlm-tiny", memory)
+    evaluate(used, [text], "nn+passes=2", into=tmp_path / "run", protocol=Protocol(n=3), progress=False)
+    [one] = map(Measured.of, records_of(tmp_path / "run"))
+    assert sorted(one.curve) == [0, 1, 2, 3, 6]
+    score = used.score(text.text, n=3, method="nearest", passes=2, at=[3])
+    assert one.tuned == pytest.approx(score.tuned, rel=1e-8)
+    assert one.at(3) == pytest.approx(score.curve[0][1], rel=1e-8)
+    assert one.tuned != one.at(3)
 
 
 def test_progress_counts_what_is_left_and_no_more(memory, tmp_path):
