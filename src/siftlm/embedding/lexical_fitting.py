@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,15 +73,14 @@ def fit(
     return LexicalEmbedder(f"lexical:{folder.resolve()}", str(folder))
 
 
-def _directions(matrix: object, width: int, seed: int) -> Vectors:
+def _directions(rows: Any, width: int, seed: int) -> Vectors:
     """(buckets, width) the right singular vectors of the largest singular values, by subspace iteration."""
-    rows: object = matrix
-    basis = np.random.default_rng(seed).standard_normal((BUCKETS, width + BEYOND)).astype(np.float32)
+    basis: Any = np.random.default_rng(seed).standard_normal((BUCKETS, width + BEYOND)).astype(np.float32)
     for _ in range(PASSES):
-        basis, _ = np.linalg.qr(rows.T @ (rows @ basis))  # type: ignore[attr-defined]
-    small = rows @ basis  # type: ignore[operator]
-    _, _, turned = np.linalg.svd(small, full_matrices=False)
+        basis, _ = np.linalg.qr(rows.T @ (rows @ basis))
+    _, _, turned = np.linalg.svd(rows @ basis, full_matrices=False)
     found: Vectors = (basis @ turned.T)[:, :width]
     # A singular vector may as well point the other way: make the largest entry positive, so that a fit can be repeated.
     signs = np.sign(found[np.abs(found).argmax(axis=0), np.arange(width)])
-    return found * signs
+    turned_right: Vectors = found * signs
+    return turned_right
