@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import math
 import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -236,6 +238,26 @@ def test_a_page_shows_what_each_method_chose(memory):
         assert f"Passage number {row} about &lt;" in page
     assert page.count("<li ") == 10 * 4
     assert list(passages.pages_of(it, memory, ["best"])) == [f"texts/{min(gaps, key=gaps.get)}.html"]
+
+
+def test_the_text_itself_is_shown_from_its_corpus(memory):
+    from siftlm.evaluation.corpus import read
+
+    corpus = [{"text": f"The keeper of light {at} <writes> a log by day and by night.", "meta": {"domain": "code"}}
+              for at in range(3)]  # fmt: skip
+    ids = {one.id: one.text for one in read(corpus, longest=50)}
+    found = [{**one, "text": name} for name in ids for one in records(per_domain=1)[:3]]
+    it = of_memory(memory, found)
+    it = replace(it, question={**it.question, "corpus": {"name": "c", "domain": "domain", "longest": 50}})
+    for name, page in passages.pages_of(it, memory, list(ids), corpus=corpus).items():
+        shown = html.unescape("".join(re.findall(r"<h3>(?:The prompt|What is scored)</h3><pre>(.*?)</pre>", page)))
+        assert shown == ids[Path(name).stem]
+    with pytest.raises(InvalidInput, match="is not in the corpus"):
+        passages.pages_of(of_memory(memory, records()), memory, ["worst"], corpus=corpus)
+
+
+def test_the_reference_is_kept_when_methods_are_named(run):
+    assert report([run], methods=["sift"], against="nn").results.methods == ("base", "nn", "sift")
 
 
 def test_a_text_is_found_by_the_beginning_of_its_id(memory):

@@ -50,6 +50,7 @@ def add(commands: Any) -> None:
     single.add_argument("--show", action="append", default=[], metavar="ID|worst|best",
                         help="a page of what each method chose for this text, or for the one where --of lost or gained "
                              "most against --against; may be repeated")  # fmt: skip
+    single.add_argument("--test", metavar="FILE", help="of the run, to show the text itself as well")
     single.add_argument("--of", metavar="M", help="see --show (default: sift)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="one JSON object on one line instead of the table")
@@ -93,7 +94,9 @@ def _shown(found: Any, arguments: argparse.Namespace, out: Path) -> list[Path]:
     from siftlm.memory import Memory
 
     with Memory.open(arguments.texts) as memory:
-        made = pages_of(found.results, memory, arguments.show, method=arguments.of, against=arguments.against)
+        made = pages_of(
+            found.results, memory, arguments.show, method=arguments.of, against=arguments.against, corpus=arguments.test
+        )
     return put(made, out)
 
 

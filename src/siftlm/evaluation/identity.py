@@ -31,7 +31,7 @@ def of_memory(memory: Searching) -> dict[str, Any]:
 def bare(name: str) -> str:
     """An embedder's name without the folder that its model is in.
 
-    >>> bare("lexical:/home/me/models/words"), bare("hashing"), bare("intfloat/e5-small-v2")
+    >>> bare("lexical:/models/words"), bare("hashing"), bare("intfloat/e5-small-v2")
     ('lexical:words', 'hashing', 'intfloat/e5-small-v2')
     """
     kind, colon, model = name.rpartition(":")

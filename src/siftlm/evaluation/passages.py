@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.evaluation import pages
 from siftlm.evaluation.comparison import reference
+from siftlm.evaluation.corpus import read
 from siftlm.evaluation.foresight import left
 from siftlm.evaluation.identity import contents_of, of_memory
 from siftlm.evaluation.labels import BASE, about
 from siftlm.evaluation.measured import Measured
 from siftlm.evaluation.pages import Series, text
+from siftlm.evaluation.protocol import Protocol
 from siftlm.evaluation.results import Results
 from siftlm.evaluation.writing import chosen, colour_of
 from siftlm.memory import Memory
@@ -28,7 +31,13 @@ LISTED, LETTERS = 5, 600
 
 
 def pages_of(
-    found: Results, memory: Memory, show: Sequence[str], *, method: str | None = None, against: str | None = None
+    found: Results,
+    memory: Memory,
+    show: Sequence[str],
+    *,
+    method: str | None = None,
+    against: str | None = None,
+    corpus: Any = None,
 ) -> dict[str, str]:
     """File name -> page.
 
@@ -38,10 +47,32 @@ def pages_of(
         show: ids of texts; ``worst`` and ``best``: where ``method`` loses and gains most against the reference.
         method: left out, ``sift`` if it is there, else the last one.
         against: see `siftlm.evaluation.comparison.reference`.
+        corpus: that the run was made on, to show the texts themselves; see `siftlm.evaluation.corpus.read`.
     """
     _same(memory, found)
-    texts = dict.fromkeys(_text(found, one, method, against) for one in show)
-    return {f"texts/{_file(one)}.html": _page(found, memory, found.texts.index(one)) for one in texts}
+    asked = dict.fromkeys(_text(found, one, method, against) for one in show)
+    texts = {} if corpus is None else _texts(found, corpus)
+    for one in asked if corpus is not None else ():
+        if one not in texts:
+            raise InvalidInput(f"text {one} of the run is not in the corpus {corpus!r:.80}; was it another one?")
+    return {f"texts/{_file(one)}.html": _page(found, memory, found.texts.index(one), texts.get(one)) for one in asked}
+
+
+def _texts(found: Results, corpus: Any) -> dict[str, str]:
+    """By id, cut as the run cut them."""
+    how = found.question.get("corpus") or {}
+    return {one.id: one.text for one in read(corpus, domain=how.get("domain"), longest=how.get("longest"), shortest=1)}
+
+
+def _shown(found: Results, whole: str) -> str:
+    """The text, taken apart as the protocol does."""
+    known = {name: value for name, value in (found.question.get("protocol") or {}).items() if name != "at"}
+    parts = Protocol(**known).parts(whole)
+    if not parts.before:
+        return f"<h3>The text</h3><pre>{text(parts.scored)}</pre>"
+    return pages.beside(
+        f"<h3>The prompt</h3><pre>{text(parts.prompt)}</pre>", f"<h3>What is scored</h3><pre>{text(parts.scored)}</pre>"
+    )
 
 
 def _file(name: str) -> str:
@@ -74,7 +105,7 @@ def _same(memory: Memory, found: Results) -> None:
             )
 
 
-def _page(found: Results, memory: Memory, at: int) -> str:
+def _page(found: Results, memory: Memory, at: int, whole: str | None) -> str:
     measured = {name: some[at] for name, some in found.measured.items()}
     known = about(found.question)
     lines = {
@@ -98,6 +129,7 @@ def _page(found: Results, memory: Memory, at: int) -> str:
             curves, title="Bits per byte against steps", x_name="steps", y_name="% of base",
             size=(720, 320),
         ),
+        "" if whole is None else _shown(found, whole),
         pages.beside(*(_picks(name, one, measured, memory) for name, one in measured.items() if one.rows)),
     ]  # fmt: skip
     return pages.page(f"siftlm: what was chosen for {found.texts[at]}", body)

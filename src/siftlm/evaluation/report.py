@@ -60,10 +60,11 @@ def report(
         runs: folders of runs of one model and protocol. Tables are of the memory of the first; other memories are
             compared with it in a table of their own.
         against: the method that others are compared with; left out, ``nn`` if it is there, else ``base``.
-        methods: only these.
+        methods: only these, and the reference.
         weights: for a weighted mean over domains: ``"pile"``, or a file or mapping {domain: weight}.
     """
-    memories = gather(runs, methods)
+    wanted = None if methods is None else [*methods, *([against] if against else [])]
+    memories = gather(runs, wanted)
     return compose(memories[0], memories, against=against, weights=weights)
 
 

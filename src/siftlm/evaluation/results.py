@@ -56,11 +56,6 @@ class Results:
         return tuple(one for one in self.methods if one != BASE)
 
     @property
-    def points(self) -> tuple[int, ...]:
-        """After how many steps something was measured; begins with 0."""
-        return tuple(sorted({0, *(point for some in self.measured.values() for one in some for point in one.curve)}))
-
-    @property
     def bytes(self) -> FloatArray:
         """(texts,) of the scored texts."""
         return np.array([one.bytes for one in self.measured[BASE]], dtype=np.float64)
