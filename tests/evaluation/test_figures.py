@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evaluation.invented import POINTS, question, records
-from siftlm.evaluation import figures, foresight, pages, results, writing
+from siftlm.evaluation import figures, foresight, pages, results, statistics, writing
 from siftlm.evaluation.measured import Measured
 
 DOMAINS = ("code", "prose")
@@ -105,11 +105,24 @@ def test_correlation_is_spearmans():
     (row,) = foresight.correlation_table(of(found), "").rows
     left = np.mean([100 * one["uncertainty"][-1] / 2 for one in found])
     assert row[:2] == ("sift", pytest.approx(left))
-    assert row[3:] == (1.0, 1.0)
+    assert (row[3].value, row[4]) == (1.0, 1.0)
     for rank, one in enumerate(found):
         one["uncertainty"][-1] = 0.1 * (8 - rank)
     (row,) = foresight.correlation_table(of(found), "").rows
-    assert row[3:] == (-1.0, -1.0)
+    assert (row[3].value, row[4]) == (-1.0, -1.0)
+
+
+@pytest.mark.parametrize("true", [0.0, 0.6])
+def test_the_interval_of_a_correlation_holds_it_as_often_as_it_says(true):
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        x = rng.normal(size=40)
+        y = true * x + math.sqrt(1 - true**2) * rng.normal(size=40)
+        found = statistics.of_correlation(statistics.rank_correlation(x, y), 40)
+        held += found.low <= 6 / math.pi * math.asin(true / 2) <= found.high  # Spearman's of a normal distribution
+    assert 0.91 <= held / 300 <= 0.985
+    three = statistics.of_correlation(1.0, 3)
+    assert (three.low, three.high) == (-1, 1)
 
 
 def test_the_curve_of_uncertainty_begins_at_all_of_it():

@@ -112,7 +112,7 @@ def over_noise(found: Results, caption: str) -> Chart | None:
     if not lines:
         return None
     said = f"Methods that differ in λ alone. A method whose λ is not named has λ = {NOISE:g}."
-    return Chart("noise", "λ", f"{said} {caption}", "λ", PERCENT, lines, log=True)
+    return Chart("noise", "Bits per byte against λ", f"{said} {caption}", "λ", PERCENT, lines, log=True)
 
 
 def over_memory(memories: Sequence[Results], caption: str) -> Chart | None:
@@ -130,7 +130,15 @@ def over_memory(memories: Sequence[Results], caption: str) -> Chart | None:
     said = f"Runs whose memories differ, on the {len(memories[0].texts)} texts that all of them have."
     if not kept:
         return None
-    return Chart("memory", "Size of the memory", f"{said} {caption}", "passages", PERCENT, kept, log=True)
+    return Chart(
+        "memory",
+        "Bits per byte against the size of the memory",
+        f"{said} {caption}",
+        "passages",
+        PERCENT,
+        kept,
+        log=True,
+    )
 
 
 def _points(found: Results, method: str) -> list[int]:
