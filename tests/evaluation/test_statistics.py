@@ -118,19 +118,20 @@ def test_figures_of_nothing_are_refused():
 
 
 @pytest.mark.slow
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
+@pytest.mark.parametrize(("each", "least", "most"), [(10, 0.87, 0.95), (40, 0.915, 0.975)])
+def test_intervals_hold_the_truth_about_as_often_as_they_say(each, least, most):
+    # 95 %, less what the bootstrap of few values is short of, within three standard errors of 600 rounds.
     generator = np.random.default_rng(0)
     held = {"mean": 0, "percent": 0}
-    rounds = 600
-    domains = ["a"] * 40 + ["b"] * 40
+    rounds, count = 600, 2 * each
     for seed in range(rounds):
-        found = mean(generator.exponential(1.0, 80), seed)
+        found = mean(generator.exponential(1.0, count), seed)
         held["mean"] += found.low <= 1.0 <= found.high
-        base, size = generator.uniform(1, 2, 80), generator.uniform(500, 1500, 80)
-        share = np.r_[np.full(40, 0.8), np.full(40, 0.9)] + generator.normal(0, 0.1, 80)
-        draws = Draws.of(domains, seed, resamples=500)
+        base, size = generator.uniform(1, 2, count), generator.uniform(500, 1500, count)
+        share = np.repeat([0.8, 0.9], each) + generator.normal(0, 0.1, count)
+        draws = Draws.of(["a"] * each + ["b"] * each, seed, resamples=500)
         figure = over_domains(percent_of_base(base * share, base, size), draws)
         held["percent"] += figure.low <= 85 <= figure.high
-    # 95 % and three standard errors of 600 rounds; the percentile bootstrap of skewed values is a little short.
-    assert 0.91 <= held["mean"] / rounds <= 0.98
-    assert 0.92 <= held["percent"] / rounds <= 0.98
+    assert least <= held["percent"] / rounds <= most
+    # Values this skewed cost two more in a hundred.
+    assert least - 0.02 <= held["mean"] / rounds <= most
