@@ -10,6 +10,8 @@ DEMO_VENV := $(if $(wildcard $(READY)),$(VENV),.venv-demo)
 
 # mkdocs-material prints an advertisement on every build unless told not to.
 export NO_MKDOCS_2_WARNING := 1
+# Threads of torch that wait shall not spin: beside another busy process that is twenty times as slow.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 define require_python
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \

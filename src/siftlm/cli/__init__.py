@@ -158,6 +158,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stdout is None:
         with contextlib.redirect_stdout(Closed()):
             return main(argv)
+    if argv is None:  # the process is ours
+        # torch's threads spin while they wait for one another: beside any other busy process that is twenty times as
+        # slow. Read when torch is loaded; on an idle machine it makes no difference.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         arguments = parser().parse_args(argv)
         status: int = arguments.run(arguments)
