@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -78,7 +79,7 @@ def evaluate(
     how = protocol or Protocol()
     asked = parse_all(methods)
     given = list({text.id: text for text in texts}.values())
-    good = [text for text in given if how.fits(text.text)]
+    good = in_turn([text for text in given if how.fits(text.text)])
     runner = _Runner(model, how)
     # What is wrong with any of them is said before there is any work or folder.
     settings = {one.label: runner.settings(one) for one in asked}
@@ -243,6 +244,20 @@ def _copies(parts: Parts, texts: Sequence[str]) -> int:
 
 def _whole(parts: Parts) -> str:
     return parts.before + parts.scored
+
+
+def in_turn(texts: Sequence[Text]) -> list[Text]:
+    """The first of each domain, then the second of each: a run that is stopped has all domains.
+
+    >>> [one.id for one in in_turn([Text("a", "", "x"), Text("b", "", "x"), Text("c", "", "y")])]
+    ['a', 'c', 'b']
+    """
+    seen: Counter[str] = Counter()
+    places = []
+    for text in texts:
+        places.append(seen[text.domain])
+        seen[text.domain] += 1
+    return [texts[at] for at in sorted(range(len(texts)), key=places.__getitem__)]
 
 
 def _of_settings(method: Method) -> dict[str, Any]:
