@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from siftlm.calibration import Calibration, calibrate
     from siftlm.controller import Controller
     from siftlm.embedding import embedder
-    from siftlm.local import Answer, LocalModel, Score
+    from siftlm.local import LocalModel
+    from siftlm.local_results import Answer, Score
     from siftlm.memory import Found, Hit, Memory
     from siftlm.selection import Gram, kernels, methods, select, select_from, select_many, spread
     from siftlm.types import Document, Explanation, Likelihood, Selection, Step, Trace
@@ -23,7 +24,7 @@ __version__ = "0.1.0"
 
 # public name -> (module, attribute); an empty attribute means the module itself
 _HOME = {
-    "Answer": ("siftlm.local", "Answer"),
+    "Answer": ("siftlm.local_results", "Answer"),
     "Calibration": ("siftlm.calibration", "Calibration"),
     "Controller": ("siftlm.controller", "Controller"),
     "Document": ("siftlm.types", "Document"),
@@ -34,7 +35,7 @@ _HOME = {
     "Likelihood": ("siftlm.types", "Likelihood"),
     "LocalModel": ("siftlm.local", "LocalModel"),
     "Memory": ("siftlm.memory", "Memory"),
-    "Score": ("siftlm.local", "Score"),
+    "Score": ("siftlm.local_results", "Score"),
     "Selection": ("siftlm.types", "Selection"),
     "Step": ("siftlm.types", "Step"),
     "Trace": ("siftlm.types", "Trace"),

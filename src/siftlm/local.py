@@ -9,124 +9,25 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from inspect import signature
 from typing import Any, Literal
 
 from siftlm import recipes
 from siftlm.controller import Controller
-from siftlm.controller.checks import number, text_with_content, whole
+from siftlm.controller.checks import text_with_content, whole
 from siftlm.controller.generating import check_sampling
 from siftlm.controller.interrupts import restoring
 from siftlm.controller.settings import setting_names
 from siftlm.embedding.gradients import GradientEmbedder
-from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.errors import Conflict
+from siftlm.local_asked import GRADIENTS, OWN, Asked, check_names, parted, worth_it
+from siftlm.local_results import Answer, Learned, Score
 from siftlm.memory import Found, Memory
 from siftlm.memory.asked import EVEN
 from siftlm.memory.reselect import reselect
 from siftlm.memory.searching import Searching
 from siftlm.progress import Report
-from siftlm.selection import kernels, select
-from siftlm.types import Likelihood, Step, Trace, Vectors
-
-MODES = ("split", "transductive")
-PAIR = ("the prompt", "the continuation")
-USES = ("weights", "context", "both")
-GRADIENTS = "gradients"
-# What decides whether tuning is worth it: the least share of the uncertainty that the selection must remove, or
-# a function that looks at what was found.
-Decide = float | Callable[[Found], bool] | None
-# Settings of `LocalModel` itself, beside those of a search and those of tuning.
-OWN = ("n", "method", "use", "decide", "features")
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """A model that has learned for one prompt; valid inside the block that made it."""
-
-    found: Found
-    """What it learned from."""
-    trace: Trace
-    """How that went."""
-    context: tuple[str, ...]
-    """Texts to be put before the prompt: what was found, where it is used as context."""
-
-
-@dataclass(frozen=True, eq=False)
-class Score:
-    """How well a text was foreseen, before and after."""
-
-    base: float
-    """Bits per byte of the base model."""
-    tuned: float
-    """Bits per byte after tuning (and with the texts in the context, where that was asked for)."""
-    mode: str
-    """``split``: the first half was the prompt and the second is scored; ``transductive``: the scored text itself
-    was the prompt, as in the published tables."""
-    likelihood: Likelihood
-    """Of the tuned model."""
-    base_likelihood: Likelihood
-    found: Found
-    trace: Trace
-    curve: tuple[tuple[int, float], ...] = ()
-    """(steps, bits per byte) wherever that was asked for."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """``select``, ``tune``, ``score``."""
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """Of the tuning."""
-        return self.trace.steps
-
-    @property
-    def percent(self) -> float:
-        """The tuned model's bits per byte in % of the base model's."""
-        return 100 * self.tuned / self.base
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dumps``."""
-        return {
-            "base": self.base,
-            "tuned": self.tuned,
-            "mode": self.mode,
-            "bytes": self.likelihood.bytes,
-            "tokens": self.likelihood.tokens,
-            "curve": [list(point) for point in self.curve],
-            "seconds": dict(self.seconds),
-            "trace": self.trace.to_dict(),
-            "found": self.found.to_dict(),
-        }
-
-    def __str__(self) -> str:
-        said = f"{self.base:.3f} -> {self.tuned:.3f} bits per byte ({self.percent:.1f} %), {self.mode}, "
-        return said + f"{self.trace.kept} steps ({self.trace.ended})"
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """A continuation of the prompt by the model that was tuned for it."""
-
-    text: str
-    stopped: str
-    """``end``, ``stop`` or ``length``."""
-    tokens: int
-    """That were made."""
-    found: Found
-    trace: Trace
-    cut: int = 0
-    """Tokens of the prompt's beginning that did not fit into the context."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """``select``, ``tune``, ``generate``."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dumps``."""
-        own = {"text": self.text, "stopped": self.stopped, "tokens": self.tokens, "cut": self.cut}
-        return {
-            **own, "seconds": dict(self.seconds), "trace": self.trace.to_dict(), "found": self.found.to_dict()
-        }  # fmt: skip
-
-    def __str__(self) -> str:
-        return self.text
+from siftlm.selection import kernels
+from siftlm.types import Step, Trace, Vectors
 
 
 class LocalModel:
@@ -200,7 +101,7 @@ class LocalModel:
         asked = self._asked(settings)
         found = self._select(prompt, asked)
         context = tuple(found.texts) if asked.use != "weights" else ()
-        if asked.use == "context" or not _worth_it(found, asked.decide):
+        if asked.use == "context" or not worth_it(found, asked.decide):
             ended = "declined" if asked.use != "context" else "done" if context else "nothing"
             trace = Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)})
             yield Learned(found, asked.noted(trace), context)
@@ -381,18 +282,18 @@ class LocalModel:
         record = (known.calibration if known is not None else {}).get(self.controller.name, {})
         return dict(record.get("settings", {}))
 
-    def _asked(self, given: Mapping[str, Any]) -> _Asked:
+    def _asked(self, given: Mapping[str, Any]) -> Asked:
         merged, recipe = recipes.merged(self._calibration, self._defaults, given)
         tuning = {name: merged.pop(name) for name in setting_names() if name in merged}
         own = {name: merged.pop(name) for name in OWN if name in merged}
         if isinstance(merged.get("kernel"), str):  # as calibration writes it down
             merged["kernel"] = kernels.named(merged["kernel"])
-        asked = _Asked(tuning=tuning, search=merged, recipe=recipe, **own)
-        _check_names(merged, asked.method)
+        asked = Asked(tuning=tuning, search=merged, recipe=recipe, **own)
+        check_names(merged, asked.method)
         self.controller.tuning_settings(**asked.tuning)
         return asked
 
-    def _select(self, prompt: str, asked: _Asked) -> Found:
+    def _select(self, prompt: str, asked: Asked) -> Found:
         settings = dict(asked.search)
         if isinstance(asked.method, str) and asked.method in EVEN:
             settings.setdefault("replacement", True)  # learning a text twice can be worth more than learning another
@@ -421,90 +322,6 @@ class LocalModel:
 
     def __repr__(self) -> str:
         return f"LocalModel({self.controller!r}, {self.memory!r})"
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """Everything that a call may say, sorted by who needs it."""
-
-    tuning: dict[str, Any]
-    search: dict[str, Any]
-    n: int = 50
-    method: Any = "sift"
-    use: str = "weights"
-    decide: Decide = None
-    features: Any = None
-    recipe: str | None = None
-    """The word that method and some of tuning came from."""
-
-    def __post_init__(self) -> None:
-        whole("n", self.n)
-        if self.features is not None and self.features != GRADIENTS and not hasattr(self.features, "embed"):
-            raise UnknownName("features", self.features, (GRADIENTS, "an Embedder"))
-        if self.use not in USES:
-            raise UnknownName("use", self.use, USES)
-        if self.decide is not None and not callable(self.decide) and number("decide", self.decide) > 1:
-            raise InvalidInput(f"decide must be a share from 0 to 1, a function, or None, got {self.decide!r}")
-
-    def noted(self, trace: Trace) -> Trace:
-        """The same, with the recipe among its settings, if there is one."""
-        if self.recipe is None:
-            return trace
-        return replace(trace, settings={**trace.settings, "recipe": self.recipe})
-
-
-def _check_names(search: Mapping[str, Any], method: Any) -> None:
-    """Whatever is neither ours nor a setting of tuning must be one of the search, the selection or the method."""
-    taken = [name for call in (Searching.search, select) for name in signature(call).parameters]
-    known = {*taken, *recipes.find(method).options} - {"self", "query", "settings", "options"}
-    for name in search:
-        if name not in known:
-            raise UnknownName("setting", name, known | {*setting_names(), *OWN})
-
-
-def _worth_it(found: Found, decide: Decide) -> bool:
-    """Is what was found worth learning?"""
-    if decide is None:
-        return True
-    if callable(decide):
-        return bool(decide(found))
-    left = found.selection.uncertainty
-    return bool(len(found)) and bool(left[0] > 0) and float(1 - left[-1] / left[0]) >= decide
-
-
-def parted(name: str, text: Any, mode: str) -> tuple[str, str, str]:
-    """The prompt, what is scored, and what is read before it, of a text or of a pair that is cut already."""
-    if mode not in MODES:
-        raise UnknownName("mode", mode, MODES)
-    if isinstance(text, tuple):
-        if len(text) != 2 or mode == "transductive":
-            raise InvalidInput(
-                f"{name} is a tuple of {len(text)}; a pair (prompt, continuation) is what mode 'split' can take"
-            )
-        prompt, scored = (text_with_content(f"{part} of {name}", one) for part, one in zip(PAIR, text, strict=True))
-        return prompt, scored, prompt
-    text_with_content(name, text)
-    if mode == "transductive":
-        return text, text, ""
-    prompt, rest = halves(text)
-    return prompt, rest, prompt
-
-
-def halves(text: str) -> tuple[str, str]:
-    """Cut at the white space nearest behind the middle, so that no word is cut; the second half keeps the space.
-
-    >>> halves("one two three four")
-    ('one two three', ' four')
-    """
-    middle = len(text) // 2
-    places = [at for at in range(middle, len(text)) if text[at].isspace()]
-    places += [at for at in range(middle, 0, -1) if text[at].isspace()]
-    for at in places:
-        if text[:at].strip() and text[at:].strip():
-            return text[:at], text[at:]
-    raise InvalidInput(
-        f"the text {text[:40]!r} has no two words to split between; mode='transductive' scores all of it"
-    )
 
 
 def _given(**settings: Any) -> dict[str, Any]:

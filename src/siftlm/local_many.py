@@ -17,7 +17,9 @@ from siftlm.controller.generating import Generated, check_sampling
 from siftlm.controller.many import ManyTuner
 from siftlm.controller.stacked import can_stack
 from siftlm.errors import Conflict, InvalidInput
-from siftlm.local import Answer, LocalModel, Score, _Asked, _worth_it, parted
+from siftlm.local import LocalModel
+from siftlm.local_asked import Asked, parted, worth_it
+from siftlm.local_results import Answer, Score
 from siftlm.memory import Found
 from siftlm.memory.asked import EVEN
 from siftlm.progress import Meter, Report, reporter
@@ -231,7 +233,7 @@ def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _found(model: LocalModel, parts: Sequence[tuple[str, str, str]], asked: _Asked) -> list[Task]:
+def _found(model: LocalModel, parts: Sequence[tuple[str, str, str]], asked: Asked) -> list[Task]:
     """All selections, in one search where they are made by the memory's own vectors."""
     prompts = [prompt for prompt, _, _ in parts]
     began = time.perf_counter()
@@ -248,13 +250,13 @@ def _found(model: LocalModel, parts: Sequence[tuple[str, str, str]], asked: _Ask
         for part, one in zip(parts, found, strict=True)
     ]
     for task in tasks:
-        if asked.use == "context" or not _worth_it(task.found, asked.decide):
+        if asked.use == "context" or not worth_it(task.found, asked.decide):
             ended = "declined" if asked.use != "context" else "done" if task.context else "nothing"
             task.trace = asked.noted(Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)}))
     return tasks
 
 
-def _learn(controller: Controller, tasks: Sequence[Task], asked: _Asked, watch: bool, after: After, work: Work) -> None:
+def _learn(controller: Controller, tasks: Sequence[Task], asked: Asked, watch: bool, after: After, work: Work) -> None:
     """Do the ``work`` for every task with a model that has learned for it, where that is worth it."""
     alone = Alone(controller)
     if as_it_is := [task for task in tasks if task.trace is not None]:
@@ -281,7 +283,7 @@ def _learn(controller: Controller, tasks: Sequence[Task], asked: _Asked, watch: 
 
 
 def _learn_together(
-    controller: Controller, tasks: Sequence[Task], asked: _Asked, watch: bool, after: After, work: Work
+    controller: Controller, tasks: Sequence[Task], asked: Asked, watch: bool, after: After, work: Work
 ) -> None:
     began = _clock(tasks)
     with controller.tuning_many(len(tasks), **asked.tuning) as many:
@@ -302,7 +304,7 @@ def _learn_together(
         work(many, tasks)
 
 
-def _share(task: Task, asked: _Asked) -> float:
+def _share(task: Task, asked: Asked) -> float:
     """Of its learning, that one step is; about."""
     turns = int(asked.tuning.get("passes", 1)) * int(asked.tuning.get("windows", 1))
     return 1 / max(1, len(task.found) * turns)

@@ -17,7 +17,7 @@ LEVEL = {
     "types": 0, "errors": 0, "extras": 0, "progress": 0, "bundled": 0,
     "selection": 1, "embedding": 1, "controller": 1, "sample": 1,
     "memory": 2,
-    "local": 3, "local_many": 3, "recipes": 3,
+    "local": 3, "local_asked": 3, "local_many": 3, "local_results": 3, "recipes": 3,
     "evaluation": 4, "calibration": 5, "serving": 5, "scale": 5, "integrations": 5,
     "siftlm": 6,  # the front door, src/siftlm/__init__.py: it names everything; no room goes out through it
     "cli": 7,
@@ -26,7 +26,7 @@ LEVEL = {
 # The ground floor is one room: results may raise errors, and errors name extras.
 GROUND = {name for name, level in LEVEL.items() if level == 0}
 # The main flow, for one prompt and for many, is one room with its recipes as well.
-FLOW = {"local", "local_many", "recipes"}
+FLOW = {"local", "local_asked", "local_many", "local_results", "recipes"}
 # Levels alone would allow these.
 NEVER = {("memory", "controller"): "a search knows no language model"}
 

@@ -17,9 +17,9 @@ from siftlm.errors import Damaged, InvalidInput
 from siftlm.memory import Memory
 
 TOPICS = {
-    "sea": "harbour tide ship sailor anchor wave storm mast keel".split(),
-    "kitchen": "onion butter oven flour knife simmer pepper salt pan".split(),
-    "music": "violin chord tempo melody choir rhythm string bow note".split(),
+    "sea": ["harbour", "tide", "ship", "sailor", "anchor", "wave", "storm", "mast", "keel"],
+    "kitchen": ["onion", "butter", "oven", "flour", "knife", "simmer", "pepper", "salt", "pan"],
+    "music": ["violin", "chord", "tempo", "melody", "choir", "rhythm", "string", "bow", "note"],
 }
 
 
@@ -28,7 +28,8 @@ def texts(count=60, seed=0):
     generator = np.random.default_rng(seed)
     names = list(TOPICS)
     return [
-        " ".join(generator.choice([*TOPICS[names[at % 3]], "the", "and", "of"], size=14).tolist()) for at in range(count)
+        " ".join(generator.choice([*TOPICS[names[at % 3]], "the", "and", "of"], size=14).tolist())
+        for at in range(count)
     ]
 
 

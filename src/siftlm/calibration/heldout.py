@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from siftlm.errors import InvalidInput
 from siftlm.evaluation.overlap import giveaways
-from siftlm.local import parted
+from siftlm.local_asked import parted
 from siftlm.memory import Memory
 from siftlm.memory.intake import embedded
 from siftlm.memory.searching import Searching

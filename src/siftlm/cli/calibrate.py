@@ -119,9 +119,7 @@ def _model(arguments: argparse.Namespace, memory: Any) -> Any:
     if memory.manifest.embedder == "precomputed":
         raise Conflict(f"{arguments.folder}: its vectors were made elsewhere, so a prompt cannot be compared with them")
     with local.saying(f"loading {arguments.model}", quiet=arguments.quiet or arguments.json), local.explained():
-        return Controller(
-            arguments.model, **local.of_model(arguments)
-        )
+        return Controller(arguments.model, **local.of_model(arguments))
 
 
 def _texts(path: str) -> list[str]:

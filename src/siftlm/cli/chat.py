@@ -13,7 +13,8 @@ from siftlm.cli import generate, local, settings
 from siftlm.cli.drawing import Terminal, printable, wrap
 
 if TYPE_CHECKING:
-    from siftlm.local import Answer, LocalModel
+    from siftlm.local import LocalModel
+    from siftlm.local_results import Answer
 
 HELP = """\
 A line is a prompt. Each is answered by a model that learned for it and forgets it: nothing of earlier prompts stays.

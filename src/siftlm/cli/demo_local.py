@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from siftlm import sample
 from siftlm.errors import InvalidInput
-from siftlm.local import LocalModel, halves
+from siftlm.local import LocalModel
+from siftlm.local_asked import halves
 from siftlm.memory import Memory
 
 if TYPE_CHECKING:

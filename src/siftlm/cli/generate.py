@@ -12,7 +12,8 @@ from siftlm.cli.drawing import Styled, Terminal, beside, paragraphs, printable
 
 if TYPE_CHECKING:
     from siftlm.controller import Generated
-    from siftlm.local import Answer, LocalModel
+    from siftlm.local import LocalModel
+    from siftlm.local_results import Answer
 
 EPILOG = f"""\
 examples:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from siftlm.cli import learning, local
 
 if TYPE_CHECKING:
-    from siftlm.local import LocalModel, Score
+    from siftlm.local import LocalModel
+    from siftlm.local_results import Score
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _compared(asked: str | None, main: str) -> tuple[str, ...]:
 def check(text: str, mode: str) -> None:
     """Is there something to score?"""
     from siftlm.errors import InvalidInput
-    from siftlm.local import halves
+    from siftlm.local_asked import halves
 
     if not text.strip():
         raise InvalidInput("the text is empty")

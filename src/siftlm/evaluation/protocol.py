@@ -12,7 +12,7 @@ from typing import Any
 
 from siftlm.controller.checks import whole
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.local import halves
+from siftlm.local_asked import halves
 
 PROTOCOLS = ("transductive", "split", "prefix")
 COPIES = ("report", "exclude")

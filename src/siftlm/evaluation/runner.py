@@ -27,7 +27,8 @@ from siftlm.evaluation.methods import Method, parse_all
 from siftlm.evaluation.overlap import giveaways
 from siftlm.evaluation.protocol import Parts, Protocol
 from siftlm.evaluation.ways import Case
-from siftlm.local import LocalModel, Score
+from siftlm.local import LocalModel
+from siftlm.local_results import Score
 from siftlm.memory import Memory
 from siftlm.memory.copies import copied
 from siftlm.progress import Meter, Report, reporter

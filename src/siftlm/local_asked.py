@@ -1,0 +1,111 @@
+"""What a call of the main flow asks for: its settings sorted by who needs them, and its text taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any
+
+from siftlm import recipes
+from siftlm.controller.checks import number, text_with_content, whole
+from siftlm.controller.settings import setting_names
+from siftlm.errors import InvalidInput, UnknownName
+from siftlm.memory import Found
+from siftlm.memory.searching import Searching
+from siftlm.selection import select
+from siftlm.types import Trace
+
+MODES = ("split", "transductive")
+PAIR = ("the prompt", "the continuation")
+USES = ("weights", "context", "both")
+GRADIENTS = "gradients"
+# What decides whether tuning is worth it: the least share of the uncertainty that the selection must remove, or
+# a function that looks at what was found.
+Decide = float | Callable[[Found], bool] | None
+# Settings of `LocalModel` itself, beside those of a search and those of tuning.
+OWN = ("n", "method", "use", "decide", "features")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Everything that a call may say, sorted by who needs it."""
+
+    tuning: dict[str, Any]
+    search: dict[str, Any]
+    n: int = 50
+    method: Any = "sift"
+    use: str = "weights"
+    decide: Decide = None
+    features: Any = None
+    recipe: str | None = None
+    """The word that method and some of tuning came from."""
+
+    def __post_init__(self) -> None:
+        whole("n", self.n)
+        if self.features is not None and self.features != GRADIENTS and not hasattr(self.features, "embed"):
+            raise UnknownName("features", self.features, (GRADIENTS, "an Embedder"))
+        if self.use not in USES:
+            raise UnknownName("use", self.use, USES)
+        if self.decide is not None and not callable(self.decide) and number("decide", self.decide) > 1:
+            raise InvalidInput(f"decide must be a share from 0 to 1, a function, or None, got {self.decide!r}")
+
+    def noted(self, trace: Trace) -> Trace:
+        """The same, with the recipe among its settings, if there is one."""
+        if self.recipe is None:
+            return trace
+        return replace(trace, settings={**trace.settings, "recipe": self.recipe})
+
+
+def check_names(search: Mapping[str, Any], method: Any) -> None:
+    """Whatever is neither ours nor a setting of tuning must be one of the search, the selection or the method."""
+    taken = [name for call in (Searching.search, select) for name in signature(call).parameters]
+    known = {*taken, *recipes.find(method).options} - {"self", "query", "settings", "options"}
+    for name in search:
+        if name not in known:
+            raise UnknownName("setting", name, known | {*setting_names(), *OWN})
+
+
+def worth_it(found: Found, decide: Decide) -> bool:
+    """Is what was found worth learning?"""
+    if decide is None:
+        return True
+    if callable(decide):
+        return bool(decide(found))
+    left = found.selection.uncertainty
+    return bool(len(found)) and bool(left[0] > 0) and float(1 - left[-1] / left[0]) >= decide
+
+
+def parted(name: str, text: Any, mode: str) -> tuple[str, str, str]:
+    """The prompt, what is scored, and what is read before it, of a text or of a pair that is cut already."""
+    if mode not in MODES:
+        raise UnknownName("mode", mode, MODES)
+    if isinstance(text, tuple):
+        if len(text) != 2 or mode == "transductive":
+            raise InvalidInput(
+                f"{name} is a tuple of {len(text)}; a pair (prompt, continuation) is what mode 'split' can take"
+            )
+        prompt, scored = (text_with_content(f"{part} of {name}", one) for part, one in zip(PAIR, text, strict=True))
+        return prompt, scored, prompt
+    text_with_content(name, text)
+    if mode == "transductive":
+        return text, text, ""
+    prompt, rest = halves(text)
+    return prompt, rest, prompt
+
+
+def halves(text: str) -> tuple[str, str]:
+    """Cut at the white space nearest behind the middle, so that no word is cut; the second half keeps the space.
+
+    >>> halves("one two three four")
+    ('one two three', ' four')
+    """
+    middle = len(text) // 2
+    places = [at for at in range(middle, len(text)) if text[at].isspace()]
+    places += [at for at in range(middle, 0, -1) if text[at].isspace()]
+    for at in places:
+        if text[:at].strip() and text[at:].strip():
+            return text[:at], text[at:]
+    raise InvalidInput(
+        f"the text {text[:40]!r} has no two words to split between; mode='transductive' scores all of it"
+    )
