@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 
 ROOT = Path(__file__).parent
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+RUNS_A_MODEL = re.compile(r"LocalModel\(|Controller\(|^\$ siftlm (score|generate|eval)", re.MULTILINE)
 RUN_SIFTLM = [sys.executable, "-c", "import sys; from siftlm.cli import main; sys.exit(main())"]
 
 # The same examples in every run, and no deadline: a busy machine is no failure.
@@ -82,6 +84,14 @@ def end_document(namespace: dict[str, Any]) -> None:
     folder, before = namespace.pop("_leave")
     os.chdir(before)
     folder.cleanup()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Pages whose examples run a language model are no quick tests; the README is tested in any case."""
+    for item in items:
+        page = item.path
+        if page.suffix == ".md" and page.parent.name == "guide" and RUNS_A_MODEL.search(page.read_text("utf-8")):
+            item.add_marker(pytest.mark.slow)
 
 
 def run_console(example: Example) -> str | None:
