@@ -53,6 +53,11 @@ examples:
 exit status: 0 done; 1 something in the data or on the disk is wrong; 2 the command line is wrong.
 """
 
+# Read when torch is loaded. Its threads spin while they wait for one another: beside any other busy process that is
+# twenty times as slow, and on an idle machine it makes no difference. And it keeps what it has compiled for each of
+# the last 1,024 lengths of text, which is gigabytes after an hour.
+FOR_TORCH = {"OMP_WAIT_POLICY": "PASSIVE", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+
 # What the library says to a caller in Python, as it is said on the command line.
 FLAGS = {
     "replacement=True": "--replacement yes",
@@ -159,9 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.redirect_stdout(Closed()):
             return main(argv)
     if argv is None:  # the process is ours
-        # torch's threads spin while they wait for one another: beside any other busy process that is twenty times as
-        # slow. Read when torch is loaded; on an idle machine it makes no difference.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        for name, value in FOR_TORCH.items():
+            os.environ.setdefault(name, value)
     try:
         arguments = parser().parse_args(argv)
         status: int = arguments.run(arguments)
