@@ -65,5 +65,5 @@ $(READY): pyproject.toml constraints.txt
 	@$(call require_python)
 	@echo "Creating an environment with torch, transformers and siftlm ..."
 	@$(PYTHON) -m venv .venv-demo
-	@.venv-demo/bin/python -m pip install -qq -c constraints.txt -e '.[hf]'
+	@.venv-demo/bin/python -m pip install -qq -c constraints.txt -e '.[tune]'
 	@touch $@

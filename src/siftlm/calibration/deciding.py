@@ -20,6 +20,8 @@ Chosen = TypeVar("Chosen")
 TRIED = 40
 # With fewer texts a rule would be made for the texts rather than for the memory; with fewer hurt ones, by chance.
 FEWEST, FEWEST_HURT = 8, 3
+# In % of base: less than this is no reason for a rule.
+WORTH_A_RULE = 0.1
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Rule:
     @property
     def helps(self) -> bool:
         """Would it help a text that was not asked?"""
-        return self.left_out < self.plain
+        return self.left_out < self.plain - WORTH_A_RULE
 
     def to_dict(self) -> dict[str, float | bool]:
         """For the record."""

@@ -166,7 +166,7 @@ def _command(found: Calibration, arguments: argparse.Namespace) -> str:
     words = ["siftlm", "generate", arguments.folder, "a prompt", "--model", arguments.model]
     if arguments.model == local.MODEL:
         words = words[:-2]
-    if arguments.engine != "auto":
+    if arguments.engine not in (None, "auto"):
         words += ["--engine", arguments.engine]
     if not found.noted:
         for name, value in found.settings.items():

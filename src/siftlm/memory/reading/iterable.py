@@ -21,7 +21,7 @@ class InMemory:
     """
 
     unit = "records"
-    name = "the iterable"
+    name = "documents"
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = items
