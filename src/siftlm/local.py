@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from siftlm import recipes
 from siftlm.controller import Controller
-from siftlm.controller.checks import text_with_content, whole
+from siftlm.controller.checks import text_with_content
 from siftlm.controller.generating import check_sampling
 from siftlm.controller.interrupts import restoring
 from siftlm.controller.settings import setting_names
 from siftlm.embedding.gradients import GradientEmbedder
 from siftlm.errors import Conflict
-from siftlm.local_asked import GRADIENTS, OWN, Asked, check_names, parted, worth_it
+from siftlm.local_asked import GRADIENTS, OWN, Asked, check_names, parted, points_of, refuse_unscored, worth_it
 from siftlm.local_results import Answer, Learned, Score
 from siftlm.memory import Found, Memory
 from siftlm.memory.asked import EVEN
@@ -150,10 +150,11 @@ class LocalModel:
         prompt, scored, before = parted("the text", text, mode)
         if watch and mode == "transductive":
             raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
-        points = {whole("each of at", step, least=0) for step in at}
+        points = points_of(at)
         clock: dict[str, float] = {}
         with _timed(clock, "score"):
             base = self.controller.likelihood(scored, after=before)
+        refuse_unscored("the text", base)
         curve = {0: base.bits_per_byte} if 0 in points else {}
         taken = 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -14,7 +14,7 @@ from siftlm.errors import InvalidInput, UnknownName
 from siftlm.memory import Found
 from siftlm.memory.searching import Searching
 from siftlm.selection import select
-from siftlm.types import Trace
+from siftlm.types import Likelihood, Trace
 
 MODES = ("split", "transductive")
 PAIR = ("the prompt", "the continuation")
@@ -92,6 +92,22 @@ def parted(name: str, text: Any, mode: str) -> tuple[str, str, str]:
         return text, text, ""
     prompt, rest = halves(text)
     return prompt, rest, prompt
+
+
+def points_of(at: Any) -> set[int]:
+    """The numbers of steps to score after."""
+    if isinstance(at, (str, bytes)) or not isinstance(at, Iterable):
+        raise InvalidInput(f"at must be a list of numbers of steps, such as [1, 5, 10], got {at!r}")
+    return {whole("each of at", step, least=0) for step in at}
+
+
+def refuse_unscored(name: str, base: Likelihood) -> None:
+    """Where no token can be predicted, learning for it would tell nothing."""
+    if not base.tokens or not base.bytes:
+        raise InvalidInput(
+            f"nothing of {name} can be scored: the tokenizer makes no token of it, or a single one that nothing "
+            "stands before (the tokenizer has no start token). Give a longer text, or a pair (prompt, continuation)"
+        )
 
 
 def halves(text: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from siftlm.controller.many import ManyTuner
 from siftlm.controller.stacked import can_stack
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.local import LocalModel
-from siftlm.local_asked import Asked, parted, worth_it
+from siftlm.local_asked import Asked, parted, points_of, refuse_unscored, worth_it
 from siftlm.local_results import Answer, Score
 from siftlm.memory import Found
 from siftlm.memory.asked import EVEN
@@ -112,7 +112,7 @@ def score_many(
     parts = [parted(f"text {place}", text, mode) for place, text in enumerate(texts)]
     if watch and mode == "transductive":
         raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
-    points = {whole("each of at", step, least=0) for step in at}
+    points = points_of(at)
     meter = Meter("scoring", "texts", reporter(progress), total=len(parts))
 
     def after(now: Model, taken: Mapping[int, Task]) -> None:
@@ -138,6 +138,7 @@ def score_many(
         with _shared(tasks, "score"):
             base = model.controller.likelihoods([(task.scored, task.before) for task in tasks])
         for task, one in zip(tasks, base, strict=True):
+            refuse_unscored(f"text {task.scored[:40]!r}", one)
             task.base = one
             task.curve = {0: one.bits_per_byte} if 0 in points else {}
         _learn(model.controller, tasks, asked, watch, after, work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,18 +51,18 @@ class Score:
 
     @property
     def percent(self) -> float:
-        """The tuned model's bits per byte in % of the base model's."""
-        return 100 * self.tuned / self.base
+        """The tuned model's bits per byte in % of the base model's; NaN where that has none."""
+        return 100 * self.tuned / self.base if self.base else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dumps``."""
+        """Ready for ``json.dumps``; None where a number is not finite."""
         return {
-            "base": self.base,
-            "tuned": self.tuned,
+            "base": _number(self.base),
+            "tuned": _number(self.tuned),
             "mode": self.mode,
             "bytes": self.likelihood.bytes,
             "tokens": self.likelihood.tokens,
-            "curve": [list(point) for point in self.curve],
+            "curve": [[steps, _number(value)] for steps, value in self.curve],
             "seconds": dict(self.seconds),
             "trace": self.trace.to_dict(),
             "found": self.found.to_dict(),
@@ -97,3 +98,8 @@ class Answer:
 
     def __str__(self) -> str:
         return self.text
+
+
+def _number(value: float) -> float | None:
+    """Strict JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -308,4 +308,14 @@ def test_a_real_model_scores_and_is_itself_again(folder, sixty, tiny_model, sift
     assert err.count("\n") == 1
     status, _, err = siftlm("score", "memory", TEXT, "--model", str(tiny_model), "--device", "nonsense")
     assert (status, err.count("\n")) == (1, 1)
-    assert err.startswith("siftlm: --device: ")
+    assert err.startswith("siftlm: device='nonsense' is none that torch knows")
+
+
+def test_a_text_without_a_figure_spoils_no_mean():
+    from siftlm.cli.score_many import _summary
+
+    records = [
+        {"base": base, "scores": {"sift": {"percent": percent}}} for base, percent in [(2.0, 90.0), (None, None)]
+    ]
+    assert "base 2.000 bits per byte; sift 90.0 %" in _summary(records)
+    assert "base nan bits per byte; sift nan %" in _summary(records[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -131,9 +132,15 @@ def _appending(path: str | None) -> IO[str]:
 
 def _summary(records: list[dict[str, Any]]) -> str:
     """``12 texts, mean: base 2.105 bits per byte; nearest 91.3 %, sift 90.2 % of it``."""
-    base = sum(record["base"] for record in records) / len(records)
-    names = list(records[0]["scores"])
+    base = _mean([record["base"] for record in records])
     shares = (
-        f"{name} {sum(record['scores'][name]['percent'] for record in records) / len(records):.1f} %" for name in names
+        f"{name} {_mean([record['scores'][name]['percent'] for record in records]):.1f} %"
+        for name in records[0]["scores"]
     )
     return f"{len(records)} texts, means: base {base:.3f} bits per byte; {', '.join(shares)} of the text's own base"
+
+
+def _mean(values: list[float | None]) -> float:
+    """Of those that are numbers: a model whose logits are no numbers has none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan

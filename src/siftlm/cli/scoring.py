@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,8 @@ class Scored:
 
     def to_dict(self, *, why: bool) -> dict[str, Any]:
         """Ready for ``json.dumps``; with the texts that were learned from, if somebody asks why."""
-        head = {"model": self.model, "mode": self.mode, "bytes": self.bytes, "tokens": self.tokens, "base": self.base}
+        head = {"model": self.model, "mode": self.mode, "bytes": self.bytes, "tokens": self.tokens,
+                "base": self.main.to_dict()["base"]}  # fmt: skip
         return {**head, "scores": {name: _record(one, why=why) for name, one in self.scores.items()}}
 
 
@@ -70,7 +72,8 @@ def _record(score: Score, *, why: bool) -> dict[str, Any]:
     kept = {name: record[name] for name in ("tuned", "curve", "seconds", "trace")}
     if not why:
         del found["hits"]
-    return {"tuned": kept.pop("tuned"), "percent": score.percent, **kept, "found": found}
+    percent = score.percent if math.isfinite(score.percent) else None
+    return {"tuned": kept.pop("tuned"), "percent": percent, **kept, "found": found}
 
 
 def steps(given: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from siftlm.bundled import TINY, bundled
 from siftlm.controller.checks import whole
+from siftlm.controller.suitable import refuse_headless, refuse_looking_ahead, refuse_new_head, refuse_tokenizer
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
@@ -39,33 +40,84 @@ def open_model(
     context: int | None = None,
 ) -> Loaded:
     """A model by name or folder, or a transformers model with its tokenizer."""
-    torch, transformers = load("torch", "tune"), load("transformers", "tune")
+    place = checked_device(device)
     if isinstance(model, (str, os.PathLike)):
         name = os.fspath(model)
-        source = os.fspath(bundled()) if name == TINY else name
-        wanted = getattr(torch, dtype, None) if dtype else torch.float32
-        if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
-            raise InvalidInput(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
-        try:
-            with _without_bars(transformers):
-                made = transformers.AutoModelForCausalLM.from_pretrained(source, **{_dtype_name(transformers): wanted})
-                tokenizer = transformers.AutoTokenizer.from_pretrained(source) if tokenizer is None else tokenizer
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InvalidInput(
-                f"{name!r} is no causal language model that can be loaded: {reason}. Give a folder, a name on the "
-                f"Hugging Face hub, or {TINY!r}, which comes with siftlm"
-            ) from error
-        made = made.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        made, tokenizer = _from_files(name, tokenizer, dtype)
+        made = made.to(place or ("cuda" if load("torch", "tune").cuda.is_available() else "cpu")).eval()
     else:
         made, name = model, str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
         if tokenizer is None:
             raise InvalidInput("a model that is loaded already needs its tokenizer: Controller(model, tokenizer)")
-        if not hasattr(made, "get_output_embeddings") or made.config.is_encoder_decoder:
-            raise InvalidInput(f"{type(made).__name__} is no causal language model of transformers")
-        if device is not None:
-            made = made.to(device)
-    return Loaded(name, made, tokenizer, _context(made, tokenizer, context))
+        refuse_headless(name, made)
+        if place is not None:
+            made = made.to(place)
+    refuse_tokenizer(name, made, tokenizer)
+    reach = _context(made, tokenizer, context)
+    refuse_looking_ahead(name, made, tokenizer, reach)
+    return Loaded(name, made, tokenizer, reach)
+
+
+def checked_device(device: Any) -> Any:
+    """The torch device of this name, if it is there; None stays None."""
+    torch = load("torch", "tune")
+    if device is None:
+        return None
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InvalidInput(f"device={device!r} is none that torch knows; say cpu, cuda or cuda:1") from error
+    if place.type == "meta":
+        raise InvalidInput("device='meta' holds no numbers; say cpu, cuda or cuda:1")
+    if place.type == "cuda":
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not 0 <= (place.index or 0) < there:  # a number that is far too large comes out negative
+            has = f"the last one here is cuda:{there - 1}" if there else "torch finds no CUDA device here; say cpu"
+            raise InvalidInput(f"device={str(device)!r}: {has}")
+    else:
+        try:
+            torch.empty(0, device=place)
+        except (RuntimeError, AssertionError, ImportError) as error:
+            raise InvalidInput(f"device={str(device)!r} cannot be used: {_reason(error)}; say cpu") from error
+    return place
+
+
+def _from_files(name: str, tokenizer: Any, dtype: str | None) -> tuple[Any, Any]:
+    torch, transformers = load("torch", "tune"), load("transformers", "tune")
+    source = os.fspath(bundled()) if name == TINY else name
+    wanted = getattr(torch, str(dtype), None) if dtype else torch.float32
+    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
+        raise InvalidInput(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    try:
+        with _without_bars(transformers):
+            made, info = transformers.AutoModelForCausalLM.from_pretrained(
+                source, output_loading_info=True, **{_dtype_name(transformers): wanted}
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source) if tokenizer is None else tokenizer
+    # Missing files, no network, foreign formats, damaged weights: each library has its own errors, with no common root.
+    except Exception as error:
+        if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
+            raise
+        raise InvalidInput(
+            f"{name!r} is no causal language model that can be loaded: {_reason(error)}. {_advice(source, error)}"
+        ) from error
+    refuse_headless(name, made)
+    refuse_new_head(name, made, set(info["missing_keys"]))
+    return made, tokenizer
+
+
+def _reason(error: BaseException) -> str:
+    said = str(error).strip()
+    return said.splitlines()[0].rstrip(". ") if said else type(error).__name__
+
+
+def _advice(source: str, error: Exception) -> str:
+    if os.path.isdir(source) and not isinstance(error, (OSError, ValueError, KeyError)):
+        return (
+            "A file in that folder is damaged or not whole: copy or download the folder again "
+            "(model.safetensors holds the weights)"
+        )
+    return f"Give a folder, a name on the Hugging Face hub, or {TINY!r}, which comes with siftlm"
 
 
 @contextmanager
