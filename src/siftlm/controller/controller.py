@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from siftlm.controller import generating
 from siftlm.controller.adapters import Adapters, lora
-from siftlm.controller.checks import whole
-from siftlm.controller.engine import Engine
+from siftlm.controller.checks import number, whole
+from siftlm.controller.engine import Engine, ordinary
 from siftlm.controller.forward import span_nats
 from siftlm.controller.full import FullWeights
 from siftlm.controller.generating import Generated
@@ -22,6 +22,7 @@ from siftlm.controller.interrupts import Whole, restoring
 from siftlm.controller.loading import open_model
 from siftlm.controller.many import ManyTuner
 from siftlm.controller.preserving import preserved
+from siftlm.controller.putting_back import Unfinished
 from siftlm.controller.settings import Tuning, rate_for
 from siftlm.controller.stacked import Stack, refuse_unstackable
 from siftlm.controller.tokens import Span, plain, spans_of, spelled, start_token
@@ -75,9 +76,12 @@ class Controller:
             raise InvalidInput(f"engine must be one of {', '.join(ENGINES)}, or a config of PEFT, got {engine!r:.60}")
         if rank is not None:
             whole("rank", rank)
+        if alpha is not None:
+            number("alpha", alpha, above=True)
         if engine != "lora" and not (rank is None and alpha is None and targets is None):
             raise Conflict(f"rank, alpha and targets are settings of engine='lora', and engine is {engine!r:.40}")
-        loaded = open_model(model, tokenizer, device=device, dtype=dtype, context=context)
+        with ordinary():
+            loaded = open_model(model, tokenizer, device=device, dtype=dtype, context=context)
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.context = loaded.context
         self.parameters = sum(p.numel() for p in self.model.parameters())
@@ -88,6 +92,7 @@ class Controller:
         self._lock = threading.RLock()
         self._tuner: Tuner | None = None
         self._many = False
+        self._unfinished = Unfinished()
 
     @property
     def engine(self) -> Engine:
@@ -95,15 +100,19 @@ class Controller:
         with self._lock:
             if self._engine is None:
                 _ = self.fingerprint  # adapters will change what there is to be read
-                kind, rank, alpha, targets = self._engine_asked
-                if kind == "full":
-                    self._engine = FullWeights(self.model)
-                elif kind == "lora":
-                    config = lora(self.model, rank=16 if rank is None else rank, alpha=alpha, targets=targets)
-                    self._engine = Adapters(self.model, config, seed=self.settings.seed)
-                else:
-                    self._engine = Adapters(self.model, kind, seed=self.settings.seed)
+                with ordinary():
+                    self._engine = self._made()
             return self._engine
+
+    def _made(self) -> Engine:
+        if any(p.is_inference() for p in self.model.parameters()):
+            raise InvalidInput("the model was made inside torch.inference_mode(), so it cannot learn: make it outside")
+        kind, rank, alpha, targets = self._engine_asked
+        if kind == "full":
+            return FullWeights(self.model)
+        if kind == "lora":
+            kind = lora(self.model, rank=16 if rank is None else rank, alpha=alpha, targets=targets)
+        return Adapters(self.model, kind, seed=self.settings.seed)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -142,10 +151,12 @@ class Controller:
     def _changed(self, settings: Tuning) -> Iterator[Tuner]:
         if self._tuner is not None or self._many:
             raise Conflict("the model is being tuned already: leave that block before entering another")
+        self._unfinished.finish()
         engine = self.engine
-        with preserved(self.model):
+        with preserved(self.model, self._unfinished) as weights:
             load("torch", "tune").manual_seed(settings.seed)
             tuner = Tuner(self.model, self.tokenizer, engine, settings, self.context)
+            weights.append(engine.end)
             try:
                 engine.begin(tuner.settings)
                 self.model.eval()
@@ -153,7 +164,6 @@ class Controller:
                 yield tuner
             finally:
                 self._tuner = None
-                engine.end()
 
     @restoring
     def tuning_many(self, count: int, **changes: Any) -> Iterator[ManyTuner]:
@@ -171,7 +181,8 @@ class Controller:
     def _changed_for_many(self, count: int, settings: Tuning) -> Iterator[ManyTuner]:
         if self._tuner is not None or self._many:
             raise Conflict("the model is being tuned already: leave that block before entering another")
-        with preserved(self.model):
+        self._unfinished.finish()
+        with preserved(self.model, self._unfinished):
             rules = Tuner(self.model, self.tokenizer, self.engine, settings, self.context)
             stack = Stack(self.engine, count, rules.settings)
             for p in self.model.parameters():
@@ -240,6 +251,7 @@ class Controller:
     def evaluating(self, work: Callable[[], Made]) -> Made:
         """Without dropout, and back to the modes that there were."""
         with self._lock:
+            self._unfinished.finish()
             modes = [(module, module.training) for module in self.model.modules() if module.training]
             if not modes:
                 return work()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
+from siftlm.controller.putting_back import each
 from siftlm.controller.settings import Tuning
 from siftlm.extras import load
 
@@ -40,6 +43,17 @@ class Engine(Protocol):
         """For the record: its kind and size."""
 
 
+@contextmanager
+def ordinary() -> Iterator[None]:
+    """Inside, tensors are made and changed that outlive the call.
+
+    What is made inside ``torch.inference_mode`` could never be changed outside of it again.
+    """
+    torch = load("torch", "tune")
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
 class Adam:
     """torch's fused AdamW, whose moments are kept and zeroed: allocating them anew for each prompt takes longer."""
 
@@ -53,9 +67,10 @@ class Adam:
         """Fresh moments."""
         if not self._whole:
             self._optimiser.state.clear()
-        for state in self._optimiser.state.values():
-            for value in state.values():
-                value.zero_()
+        with ordinary():
+            for state in self._optimiser.state.values():
+                for value in state.values():
+                    value.zero_()
         for group in self._optimiser.param_groups:
             group.update(betas=tuple(settings.betas), eps=settings.epsilon, weight_decay=settings.decay)
 
@@ -64,7 +79,8 @@ class Adam:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._whole = False  # if memory runs out inside, some moments are there and some are not
-        self._optimiser.step()
+        with ordinary():
+            self._optimiser.step()
         self._whole = True
 
 
@@ -80,7 +96,7 @@ class Copies:
         """As they are now."""
         torch = load("torch", "tune")
         self._saved = False
-        with torch.no_grad():
+        with ordinary():
             if not self._copies:
                 self._copies = [tensor.detach().clone() for tensor in self._tensors]
             elif self._tensors:
@@ -89,7 +105,10 @@ class Copies:
 
     def put_back(self) -> None:
         """As they were when they were saved; where saving failed, nothing was changed since."""
-        torch = load("torch", "tune")
-        if self._tensors and self._saved:
-            with torch.no_grad():
-                torch._foreach_copy_([tensor.detach() for tensor in self._tensors], self._copies)
+        if self._saved:
+            with ordinary():  # one by one: where memory runs out for one, the others are put back
+                each(partial(_copy, *pair) for pair in zip(self._tensors, self._copies, strict=True))
+
+
+def _copy(into: Any, copied: Any) -> None:
+    into.detach().copy_(copied)

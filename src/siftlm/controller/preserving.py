@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from siftlm.controller.interrupts import uninterrupted
+from siftlm.controller.putting_back import PutBack, Unfinished
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
@@ -18,8 +20,11 @@ RATES = re.compile(r"dropout|layerdrop")
 
 
 @contextmanager
-def preserved(model: Any) -> Iterator[None]:
-    """Everything about the model but its weights, and torch's random state."""
+def preserved(model: Any, unfinished: Unfinished) -> Iterator[list[PutBack]]:
+    """All of the model, and torch's random state; the weights by what is added to the list that this yields.
+
+    What cannot be put back stays in ``unfinished``.
+    """
     torch = load("torch", "tune")
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     state = torch.get_rng_state()
@@ -38,29 +43,47 @@ def preserved(model: Any) -> Iterator[None]:
         for name, buffer in module._buffers.items()
     ]
     wanted = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    weights: list[PutBack] = []
     try:
         for p, _, _ in wanted:
             p.grad = None
-        yield
+        yield weights
     finally:
-        with uninterrupted(), torch.no_grad():
-            for module, before in attributes:
-                vars(module).clear()
-                vars(module).update(before)
-            for hooked, before in hooks:
-                if hooked.keys() != before.keys():
-                    hooked.clear()
-                    hooked.update(before)
-            for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer
-                if buffer is not None:
-                    buffer.copy_(value)
-            for p, required, gradient in wanted:
-                p.requires_grad_(required)
-                p.grad = gradient
-            torch.set_rng_state(state)
-            for device, one in zip(devices, cuda, strict=True):
-                torch.cuda.set_rng_state(one, device)
+        with uninterrupted():
+            unfinished.run(
+                [
+                    *weights,
+                    *(partial(_attributes, *one) for one in attributes),
+                    *(partial(_hooks, *one) for one in hooks),
+                    *(partial(_flags, *one) for one in wanted),
+                    partial(torch.set_rng_state, state),
+                    *(partial(torch.cuda.set_rng_state, *one) for one in zip(cuda, devices, strict=True)),
+                    *(partial(_buffer, *one) for one in buffers),
+                ]
+            )
+
+
+def _attributes(module: Any, before: dict[str, Any]) -> None:
+    vars(module).clear()
+    vars(module).update(before)
+
+
+def _hooks(hooked: dict[Any, Any], before: dict[Any, Any]) -> None:
+    if hooked.keys() != before.keys():
+        hooked.clear()
+        hooked.update(before)
+
+
+def _flags(p: Any, required: bool, gradient: Any) -> None:
+    p.requires_grad_(required)
+    p.grad = gradient
+
+
+def _buffer(module: Any, name: str, buffer: Any, value: Any) -> None:
+    module._buffers[name] = buffer
+    if buffer is not None:
+        with load("torch", "tune").inference_mode():  # where each buffer may be changed, whichever mode made it
+            buffer.copy_(value)
 
 
 @contextmanager

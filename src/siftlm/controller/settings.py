@@ -88,16 +88,17 @@ class Tuning:
                 raise InvalidInput(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name in ("passes", "windows", "reuse", "watch_every", "patience"):
             whole(name, getattr(self, name))
-        for name in ("window", "tokens"):
+        # The first token of a window is not learned.
+        for name, least in (("window", 2), ("tokens", 1)):
             if getattr(self, name) is not None:
-                whole(name, getattr(self, name))
+                whole(name, getattr(self, name), least=least)
         for name, known in (("order", ORDERS), ("repeats", REPEATS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise UnknownName(name, getattr(self, name), known)
         if self.reuse > 1 and self.repeats != "grouped":
             raise Conflict(f"reuse={self.reuse} needs repeats='grouped': a gradient is reused right after it was made")
-        if self.completion == "":
-            raise InvalidInput("completion must be a text to look for, or None; it is empty")
+        if self.completion is not None and not (isinstance(self.completion, str) and self.completion):
+            raise InvalidInput(f"completion must be a text to look for, or None, got {self.completion!r}")
 
     def with_(self, changes: Mapping[str, Any]) -> Tuning:
         """These settings with some changed; an unknown name is an error that lists the known."""

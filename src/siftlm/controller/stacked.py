@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.controller.adapters import NAME, Adapters
-from siftlm.controller.engine import Engine
+from siftlm.controller.engine import Engine, ordinary
 from siftlm.controller.preserving import uninterrupted
 from siftlm.controller.settings import Tuning
 from siftlm.errors import Conflict
@@ -39,9 +39,13 @@ class Stack:
     """The weights of every prompt's adapter, their moments, and the place of each in the base model."""
 
     def __init__(self, engine: Engine, count: int, settings: Tuning) -> None:
-        torch = load("torch", "tune")
         self.engine, self.layers = stackable(engine)
         self.engine.rewind()
+        with ordinary():
+            self._begin(count, settings)
+
+    def _begin(self, count: int, settings: Tuning) -> None:
+        torch = load("torch", "tune")
         weights = [weight for layer in self.layers for weight in (layer.down, layer.up)]
         self._sizes, self._shapes = [w.numel() for w in weights], [tuple(w.shape) for w in weights]
         self.initial = torch.cat([w.detach().reshape(-1) for w in weights])
@@ -112,8 +116,12 @@ class Stack:
             y = base.reshape(*x.shape[:2], -1)
             if not torch.is_autocast_enabled(x.device.type):
                 x, y = x.to(down.dtype), y.to(down.dtype)
-            low = torch.bmm(x, down.transpose(1, 2))
-            return torch.baddbmm(y, low, up.transpose(1, 2), alpha=layer.scale).reshape(base.shape).to(base.dtype)
+            low, up = torch.bmm(x, down.transpose(1, 2)), up.transpose(1, 2)
+            if low.dtype == torch.float32:
+                y = torch.baddbmm(y, low, up, alpha=layer.scale)
+            else:  # rounded where PEFT rounds: in half precision another place changes a loss in the third digit
+                y = y + torch.bmm(low, up) * layer.scale
+            return y.reshape(base.shape).to(base.dtype)
 
         return through
 
@@ -133,10 +141,10 @@ class Stack:
 
     def update(self, steps: Sequence[tuple[int, Any, float]]) -> None:
         """One step of AdamW for each (prompt, (total,) gradient, rate), as `siftlm.controller.engine.Adam` makes it."""
-        torch, adamw = load("torch", "tune"), load("torch.optim.adamw", "tune").adamw
+        adamw = load("torch.optim.adamw", "tune").adamw
         first, second = self._moments
         settings = self._settings
-        with torch.no_grad():
+        with ordinary():
             for rate in dict.fromkeys(rate for _, _, rate in steps):  # several only where repeats are scaled
                 own = [(owner, gradient) for owner, gradient, its in steps if its == rate]
                 adamw(
