@@ -51,9 +51,11 @@ def test_there_is_room_for_one_row_at_least():
     assert room_on(torch.device("cpu"), 50_000, 10**6).tokens > 1000
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["gpt2", "opt"])
-def test_one_prompt_is_the_engine_of_one(name):
-    control = controller(name)
+def test_one_prompt_is_the_engine_of_one(name, precision):
+    """In half precision, too: it is rounded in the same places."""
+    control = controller(name, precision=precision)
     with control.tuning_many(1) as many:
         (together,) = many.learn([TEXTS])
     with control.tuning() as tuner:

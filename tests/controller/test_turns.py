@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import hypothesis
@@ -178,6 +179,7 @@ def test_watching_ends_within_a_budget(one):
         ({"passes": 0}, "passes"), ({"window": 65}, "window"), ({"order": "last"}, "order"), ({"seed": "a"}, "seed"),
         ({"repeats": "steps", "reuse": 2}, "grouped"), ({"repeats": "grouped", "reuse": 2, "windows": 2}, "windows"),
         ({"betas": (0.9, 1.0)}, "betas"), ({"betas": 0.9}, "betas"), ({"betas": (0.9,)}, "betas"),
+        ({"window": 1}, "window .* from 2 on"), ({"completion": 3}, "completion .* got 3"),
         ({"completion": ""}, "completion"), ({"precision": "int8"}, "precision"), ({"speed": 1}, "speed"),
         ({"checkpointing": "no"}, "checkpointing"), ({"compile": 1}, "compile"), ({"tokens": 0}, "tokens"),
     ],
@@ -197,7 +199,16 @@ def test_everything_that_decided_is_recorded(one):
     assert (recorded["engine"], recorded["trained"]) == ("full", one.parameters)
 
 
-@pytest.mark.parametrize("settings", [{"engine": "adam"}, {"engine": 5}, {"rank": 4}, {"engine": "lora", "rank": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"engine": "adam"},
+        {"engine": 5},
+        {"rank": 4},
+        {"engine": "lora", "rank": 0},
+        *({"engine": "lora", "alpha": alpha} for alpha in (-1, 0, math.inf, "2")),
+    ],
+)
 def test_a_wrong_engine_is_refused_at_once(settings):
     with pytest.raises((InvalidInput, Conflict)):
         Controller(tiny.model("llama"), tiny.tokenizer(), **settings)

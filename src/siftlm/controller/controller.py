@@ -169,7 +169,9 @@ class Controller:
     def tuning_many(self, count: int, **changes: Any) -> Iterator[ManyTuner]:
         """`tuning` for ``count`` prompts at once, each with an adapter of its own; for LoRA.
 
-        Results are those of one prompt at a time. Dropout and ``compile`` are not to be had here.
+        Results are those of one prompt at a time, up to rounding: to six digits in float32; in bfloat16 (see
+        `Tuning.precision`) products are rounded as their batch is cut, so losses differ in the third. Dropout and
+        ``compile`` are not to be had here.
         """
         settings = self.tuning_settings(**changes)
         whole("count", count)
@@ -240,7 +242,15 @@ class Controller:
         return self.evaluating(lambda: generating.generate(self, prompt, fixed, max_new_tokens, **sampling))
 
     def save_adapter(self, folder: str | os.PathLike[str]) -> Path:
-        """Inside `tuning`: the adapter as it is now, in PEFT's format, for transformers, vLLM and others."""
+        """Inside `tuning`: the adapter as it is now, in PEFT's format, for transformers, vLLM and others.
+
+        The base model is recorded by the name it was opened with. ``siftlm-tiny`` is none of the Hugging Face hub's, so
+        there the base is named when the adapter is loaded:
+
+            from siftlm.bundled import bundled
+            base = transformers.AutoModelForCausalLM.from_pretrained(bundled()).float()
+            model = peft.PeftModel.from_pretrained(base, folder)
+        """
         if not isinstance(self.engine, Adapters):
             raise Conflict("all weights are tuned, so there is no adapter: Controller(…, engine='lora')")
         with self._lock:  # another thread's block is not this one's

@@ -97,8 +97,9 @@ class Tuning:
                 raise UnknownName(name, getattr(self, name), known)
         if self.reuse > 1 and self.repeats != "grouped":
             raise Conflict(f"reuse={self.reuse} needs repeats='grouped': a gradient is reused right after it was made")
-        if self.completion is not None and not (isinstance(self.completion, str) and self.completion):
-            raise InvalidInput(f"completion must be a text to look for, or None, got {self.completion!r}")
+        completion: Any = self.completion
+        if completion is not None and not (isinstance(completion, str) and completion):
+            raise InvalidInput(f"completion must be a text to look for, or None, got {completion!r}")
 
     def with_(self, changes: Mapping[str, Any]) -> Tuning:
         """These settings with some changed; an unknown name is an error that lists the known."""
