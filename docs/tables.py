@@ -9,6 +9,7 @@ A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``: the fi
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -199,18 +200,24 @@ def tuning_table() -> str:
     return "\n".join([*rows, "", " ".join(said), machine(results)])
 
 
+@functools.cache
+def study_report(runs: str) -> Any:
+    """Of one run, or of several with a plus between them."""
+    from siftlm.evaluation.report import report
+
+    return report([RESULTS / "study" / run for run in runs.split("+")])
+
+
 def study_table(name: str) -> str:
     """``study RUN[+RUN] TABLE``: a table of `siftlm report`, from the records of the study."""
     from siftlm.evaluation.figures import Chart
-    from siftlm.evaluation.report import report
     from siftlm.evaluation.tables import to_markdown
 
     _, runs, wanted = name.split()
-    made = report([RESULTS / "study" / run for run in runs.split("+")])
-    for _, parts in made.sections:
+    for _, parts in study_report(runs).sections:
         for part in parts:
             if part.name == wanted:
-                table = to_markdown(part.table() if isinstance(part, Chart) else part)
+                table = to_markdown((part.wide() or part.table()) if isinstance(part, Chart) else part)
                 return table.split("\n", 2)[2].strip()  # the page has headings of its own
     raise SystemExit(f"{name}: the report of {runs} has no {wanted}")
 

@@ -22,7 +22,7 @@ from siftlm.errors import Conflict
 from siftlm.local_asked import GRADIENTS, OWN, Asked, check_names, parted, points_of, refuse_unscored, worth_it
 from siftlm.local_results import Answer, Learned, Score
 from siftlm.memory import Found, Memory
-from siftlm.memory.asked import EVEN
+from siftlm.memory.asked import with_defaults
 from siftlm.memory.reselect import reselect
 from siftlm.memory.searching import Searching
 from siftlm.progress import Report
@@ -268,12 +268,13 @@ class LocalModel:
     def settings(self, **changes: Any) -> dict[str, Any]:
         """What a call with these changes goes by; a name that is not known or a wrong value is an error.
 
-        Settings of the search that nobody chose are left out: `Memory.search` has their defaults.
+        Of the search λ and repeats are there; other settings that nobody chose are left out, and have the defaults of
+        `Memory.search`.
         """
         asked = self._asked(changes)
         own = {name: getattr(asked, name) for name in OWN}
         own["method"] = asked.recipe or asked.method
-        return {**own, **asked.search, **self.controller.tuning_settings(**asked.tuning).to_dict()}
+        return {**own, **with_defaults(asked.method, asked.search), **self.controller.tuning_settings(**asked.tuning).to_dict()}
 
     # --- inside
 
@@ -295,9 +296,7 @@ class LocalModel:
         return asked
 
     def _select(self, prompt: str, asked: Asked) -> Found:
-        settings = dict(asked.search)
-        if isinstance(asked.method, str) and asked.method in EVEN:
-            settings.setdefault("replacement", True)  # learning a text twice can be worth more than learning another
+        settings = asked.search
         if asked.features is None:
             return self.memory.search(prompt, asked.n, method=asked.method, **settings)
         made = self._gradients() if asked.features == GRADIENTS else asked.features

@@ -21,7 +21,6 @@ from siftlm.local import LocalModel
 from siftlm.local_asked import Asked, parted, points_of, refuse_unscored, worth_it
 from siftlm.local_results import Answer, Score
 from siftlm.memory import Found
-from siftlm.memory.asked import EVEN
 from siftlm.progress import Meter, Report, reporter
 from siftlm.types import Likelihood, Step, Trace
 
@@ -241,10 +240,7 @@ def _found(model: LocalModel, parts: Sequence[tuple[str, str, str]], asked: Aske
     if getattr(asked, "features", None) is not None:  # of the model itself, which looks at each prompt's own candidates
         found = [model._select(prompt, asked) for prompt in prompts]
     else:
-        settings = dict(asked.search)
-        if isinstance(asked.method, str) and asked.method in EVEN:
-            settings.setdefault("replacement", True)  # as `LocalModel.select` does
-        found = model.memory.search_many(prompts, asked.n, method=asked.method, **settings)
+        found = model.memory.search_many(prompts, asked.n, method=asked.method, **asked.search)
     share = (time.perf_counter() - began) / len(parts)
     tasks = [
         Task(*part, one, tuple(one.texts) if asked.use != "weights" else (), clock={"select": share, "tune": 0.0})

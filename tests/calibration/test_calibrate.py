@@ -98,7 +98,7 @@ def test_a_local_model_uses_what_was_found_and_a_call_may_say_otherwise(memory):
     learned = model.select(TEXTS[0])
     assert (learned.selection.noise, len(learned)) == (0.01, 8)
     expected = memory.search(
-        TEXTS[0], 8, noise=0.01, k=50, kernel=siftlm.kernels.power(2), replacement=True
+        TEXTS[0], 8, noise=0.01, k=50, kernel=siftlm.kernels.power(2)
     )  # fmt: skip
     assert [hit.row for hit in learned] == [hit.row for hit in expected]
     assert model.select(TEXTS[0], n=3, noise=2.0, kernel="linear").selection.noise == 2.0

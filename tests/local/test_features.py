@@ -95,7 +95,7 @@ def local(memory, tmp_path):
 def test_a_local_model_selects_by_the_gradients_of_its_own_model(local):
     found = local.select(TEXTS[0], features="gradients")
     made = siftlm.embedder(f"gradients:{local.controller.name}")
-    expected = reselect(local.memory, TEXTS[0], 4, made.embed, k=9, replacement=True)
+    expected = reselect(local.memory, TEXTS[0], 4, made.embed, k=9)
     assert found.selection.indices.tolist() == expected.selection.indices.tolist()
     np.testing.assert_allclose(found.selection.gains, expected.selection.gains, rtol=1e-4)
     assert found.selection.gains.tolist() != local.select(TEXTS[0]).selection.gains.tolist()

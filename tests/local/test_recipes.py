@@ -91,7 +91,7 @@ def test_calibration_of_another_method_says_only_how_to_learn(memory):
     model = local(memory)
     for name in ("hullft", "mmr"):
         known = model.settings(method=name)
-        assert of(known, FOR_SIFT) == {"method": name, "n": 3, "rate": 0.5, "decide": None}
+        assert of(known, FOR_SIFT) == {"method": name, "n": 3, "rate": 0.5, "decide": None, "noise": 1.0}
     assert model.settings(method="hullft")["reuse"] == 2
     assert model.score(PROMPT, method="hullft").trace.ended == "done"
     # The method that was calibrated, named or not, has all of it.

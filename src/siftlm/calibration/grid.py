@@ -38,7 +38,7 @@ class Setting:
         """The arguments of `Memory.search`; those of SIFT as `LocalModel` passes them."""
         given: dict[str, Any] = {"method": self.method, "n": n, "k": max(self.k, n)}
         if self.method != "nearest":
-            given.update(k=self.k, noise=self.noise, replacement=True)
+            given.update(k=self.k, noise=self.noise)
             given["kernel"] = None if self.kernel is None else kernels.named(self.kernel)
         return given
 

@@ -63,7 +63,7 @@ def add(parser: argparse.ArgumentParser) -> None:
                       help="not from what shares 80 %% (or S) of the prompt's wording")  # fmt: skip
     what.add_argument("--per-document", type=int, metavar="N", help="at most so many passages of one document")
     what.add_argument("--replacement", type=settings.replacement, metavar="N|yes|no",
-                      help="may a text be learned again: always (default), never, or N times in all")  # fmt: skip
+                      help="may a text be learned again: never (default), always, or N times in all")  # fmt: skip
     what.add_argument("--adaptive", type=float, metavar="A", help="keep pick n only while σₙ ≤ 1 / (A n)")
     what.add_argument("--until", type=float, metavar="F", help="stop at this fraction of the first uncertainty")
     what.add_argument("--min-gain", type=float, metavar="F", help="stop when a pick takes less than this away")

@@ -90,7 +90,7 @@ def wanted(
         without_copies=None if without_copies is False else _share("without_copies", without_copies),
         per_document=None if per_document is None else _count("per_document", per_document),
         exclude=_rows(exclude),
-        settings=_with_defaults(method, settings),
+        settings=with_defaults(method, settings),
     )
 
 
@@ -104,7 +104,7 @@ class Prompt:
     """None where only vectors were given."""
 
 
-def _with_defaults(method: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(method: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Hits are for reading unless somebody says otherwise: no text is worth reading twice."""
     once = {"replacement": False} if isinstance(method, str) and method in EVEN else {}
     return {"noise": NOISE, **once, **settings}
