@@ -235,7 +235,11 @@ class LocalModel:
         progress: bool | Report | None = None,
         **settings: Any,
     ) -> list[Score]:
-        """`score` for many texts, with the same results: one search for all, and LoRA tunes ``batch`` at once."""
+        """`score` for many texts: one search for all, and LoRA tunes ``batch`` at once.
+
+        The results are those of `score`, for LoRA up to rounding: to four decimals in ``precision="float32"``, while in
+        bfloat16 bits per byte may differ in the third.
+        """
         from siftlm.local_many import score_many
 
         return score_many(self, texts, mode, at, watch, batch, progress, {**_given(n=n, method=method), **settings})
@@ -256,7 +260,10 @@ class LocalModel:
         progress: bool | Report | None = None,
         **settings: Any,
     ) -> list[Answer]:
-        """`generate` for many prompts, with the same results: one search for all, and LoRA tunes ``batch`` at once."""
+        """`generate` for many prompts: one search for all, and LoRA tunes ``batch`` at once.
+
+        The results are those of `generate`, for LoRA up to rounding; see `score_many`.
+        """
         from siftlm.local_many import generate_many
 
         sampling = {
