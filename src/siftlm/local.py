@@ -281,7 +281,8 @@ class LocalModel:
         asked = self._asked(changes)
         own = {name: getattr(asked, name) for name in OWN}
         own["method"] = asked.recipe or asked.method
-        return {**own, **with_defaults(asked.method, asked.search), **self.controller.tuning_settings(**asked.tuning).to_dict()}
+        tuning = self.controller.tuning_settings(**asked.tuning).to_dict()
+        return {**own, **with_defaults(asked.method, asked.search), **tuning}
 
     # --- inside
 
