@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_scores(memory):
         {"tokens": 60},
         {"dropout": 0.1},
     ],
-    ids=str,
+    ids=lambda known: re.sub(" at 0x[0-9a-f]+", "", str(known)),  # the same in every process
 )
 def test_scores_whatever_is_asked_for(memory, settings):
     compare(model(memory), **settings)

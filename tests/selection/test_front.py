@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ def square(x: Any, y: Any) -> Any:
         {"normalize": False},
         {"known": CANDIDATES[:3]},
     ],
-    ids=str,
+    ids=lambda known: re.sub(" at 0x[0-9a-f]+", "", str(known)),  # the same in every process
 )
 def test_a_selection_travels(settings: dict[str, Any]) -> None:
     s = select(QUERY, CANDIDATES, 5, **settings)
