@@ -10,8 +10,8 @@ DEMO_VENV := $(if $(wildcard $(READY)),$(VENV),.venv-demo)
 
 # mkdocs-material prints an advertisement on every build unless told not to.
 export NO_MKDOCS_2_WARNING := 1
-# Threads of torch that wait shall not spin: beside another busy process that is twenty times as slow.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads of torch that wait shall not spin for long: beside another busy process that is many times as slow.
+export GOMP_SPINCOUNT ?= 10000
 
 define require_python
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \

@@ -53,10 +53,10 @@ examples:
 exit status: 0 done; 1 something in the data or on the disk is wrong; 2 the command line is wrong.
 """
 
-# Read when torch is loaded. Its threads spin while they wait for one another: beside any other busy process that is
-# twenty times as slow, and on an idle machine it makes no difference. And it keeps what it has compiled for each of
-# the last 1,024 lengths of text, which is gigabytes after an hour.
-FOR_TORCH = {"OMP_WAIT_POLICY": "PASSIVE", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+# Read when torch is loaded. Its threads spin while they wait for one another, 300,000 times before they sleep: beside
+# another busy process that is up to twenty times as slow. And it keeps what it has compiled for each of the last 1,024
+# lengths of text, which is gigabytes after an hour.
+FOR_TORCH = {"GOMP_SPINCOUNT": "10000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 
 # What the library says to a caller in Python, as it is said on the command line.
 FLAGS = {
