@@ -1,10 +1,10 @@
 """The study: the published claims on real text in 15 domains, with the bundled model; see docs/study.md.
 
-    python benchmarks/study.py prepare ../shared/minipile --work WORK                memories; minutes
-    python benchmarks/study.py prepare ../shared/minipile --work WORK --minilm FOLDER     also MiniLM's, some hours
-    python benchmarks/study.py run ../shared/minipile --work WORK [--only NAME]      any number of processes at once
-    python benchmarks/study.py pack --work WORK                                      results/study/*/records.jsonl.gz
-    python docs/study.py                                                             the tables, from the packed records
+    python benchmarks/study.py prepare CORPUS --work WORK                    memories; minutes
+    python benchmarks/study.py prepare CORPUS --work WORK --minilm FOLDER    also MiniLM's, an hour
+    python benchmarks/study.py run CORPUS --work WORK [--only NAME]          any number of processes at once
+    python benchmarks/study.py pack --work WORK                              results/study/*/records.jsonl.gz
+    python docs/tables.py                                                    the tables, from the packed records
 
 Every run is a folder of `siftlm eval` in WORK/runs: stopped in any way, the same command goes on. Of the texts of each
 domain, in an order by lot, the first VALIDATION serve to choose settings and none of them is in a test.

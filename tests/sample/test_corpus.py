@@ -13,10 +13,10 @@ import pytest
 
 from siftlm import sample
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.sample import corpus, families, library, pieces, prose
+from siftlm.sample import corpus, families, pieces, prose, standard
 
 PUBLIC = sorted(name for name in sys.stdlib_module_names if not name.startswith("_"))
-MODULES = [name for name in PUBLIC if name not in library.LEFT_OUT][::2]
+MODULES = [name for name in PUBLIC if name not in standard.LEFT_OUT][::2]
 
 
 def source(name):
@@ -52,7 +52,7 @@ def place(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(source(name))
         (tmp_path / name / "inner.py").write_text(source(name + "_inner"))
-    monkeypatch.setattr(library, "where", lambda: [tmp_path])
+    monkeypatch.setattr(standard, "where", lambda: [tmp_path])
     monkeypatch.setattr(corpus, "SHORTEST_PROMPT", 100)
     monkeypatch.setitem(corpus.SIZES, "small", corpus.Size(900, 300, 1, tables=False))
     monkeypatch.setitem(corpus.SIZES, "full", corpus.Size(None, None, 2, tables=True))
@@ -156,13 +156,13 @@ def test_a_zipped_library_is_read(place, tmp_path, monkeypatch, topics):
         for path in place.rglob("*.py"):
             file.write(path, path.relative_to(place))
     whole = [one.text for one in sample.documents()]
-    monkeypatch.setattr(library, "where", lambda: [tmp_path / "nothing", archive])
+    monkeypatch.setattr(standard, "where", lambda: [tmp_path / "nothing", archive])
     assert [one.text for one in sample.documents()] == whole
 
 
 def test_without_sources_the_error_says_what_is_left(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("x = 1")
-    monkeypatch.setattr(library, "where", lambda: [tmp_path])
+    monkeypatch.setattr(standard, "where", lambda: [tmp_path])
     for ask in (sample.documents, sample.prompts, lambda: sample.documents(only="prose")):
         with pytest.raises(InvalidInput, match=r"source text of 1 modules.*mathematics alone"):
             ask()
@@ -185,7 +185,7 @@ def test_only_the_library_is_read(tmp_path):
         (tmp_path / path).write_text("x = 1")
     (tmp_path / "heapq.py").write_bytes("# -*- coding: latin-1 -*-\nx = 'ü'\r\n".encode("latin-1"))
     (tmp_path / "bisect.py").write_bytes(b"x = '\xff'")  # no encoding has it
-    found = {module.name: module.text for module in library.modules([tmp_path])}
+    found = {module.name: module.text for module in standard.modules([tmp_path])}
     assert set(found) == {"heapq", "json", "json.decoder"}
     assert found["heapq"] == "# -*- coding: latin-1 -*-\nx = 'ü'\n"
 
@@ -252,7 +252,7 @@ def test_this_python_leaks_nothing():
 
 @pytest.mark.slow
 def test_this_python_is_cut_without_loss():
-    for module in library.modules()[::10]:
+    for module in standard.modules()[::10]:
         tree = pieces.parsed(module.text)
         assert tree is not None
         found = pieces.of_source(module.name, module.text, tree, 2000)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from random import Random
 
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.sample import families, library, mathematics, pieces, prose
-from siftlm.sample.library import Module
+from siftlm.sample import families, mathematics, pieces, prose, standard
 from siftlm.sample.pieces import Piece
+from siftlm.sample.standard import Module
 from siftlm.types import Document
 
 KINDS = ("code", "prose", "mathematics")
@@ -52,7 +52,7 @@ class Inventory:
 
 def inventory() -> Inventory:
     """Look what is there, without building anything; some Pythons come without sources or without `pydoc_data`."""
-    modules, topics = len(library.modules()), len(prose.topics())
+    modules, topics = len(standard.modules()), len(prose.topics())
     missing = []
     if modules < ENOUGH:
         missing.append(f"the source texts of the standard library ({modules} modules found)")
@@ -80,7 +80,7 @@ def documents(
         raise UnknownName("size", size, SIZES)
     if largest < 100:
         raise InvalidInput(f"largest={largest}: a document needs at least 100 characters")
-    modules = _enough(library.modules()) if {"code", "prose"} & set(kinds) else []
+    modules = _enough(standard.modules()) if {"code", "prose"} & set(kinds) else []
     return _documents(kinds, modules, SIZES[size], largest, seed)
 
 
@@ -106,7 +106,7 @@ def prompts(kind: str | None = None, count: int = 12, *, seed: int = 0, largest:
     kinds = _kinds(kind)
     if count < 1:
         raise InvalidInput(f"count={count}: ask for at least one prompt")
-    modules = _enough(library.modules()) if {"code", "prose"} & set(kinds) else []
+    modules = _enough(standard.modules()) if {"code", "prose"} & set(kinds) else []
     held = list(_of_library(_side(modules, held_out=True), kinds, SIZES["full"], largest))
     if "prose" in kinds:
         held += _reference(largest, held_out=True)
