@@ -1,0 +1,103 @@
+"""The names of models say how they learn: ``NAME`` not at all, ``NAME:sift-50`` from 50 texts that SIFT selects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from siftlm.local import LocalModel
+from siftlm.serving.jobs import Mode
+from siftlm.serving.refusals import BadRequest, Unknown
+
+BASE, AUTO, CONTEXT = "base", "auto", "context"
+# α of the adaptive rule that ends a selection in the mode ``auto``, and the least share of the uncertainty that the
+# texts must take away for tuning to begin at all.
+ADAPTIVE, DECIDE = 0.1, 0.02
+OFFERED = (AUTO, "sift-50", "sift-20", "nn-50", "context-10")
+"""What ``/v1/models`` names; any other number and method works as well."""
+SUFFIX = re.compile(r"(?P<way>[a-z][a-z0-9_.-]*?)(?:-(?P<n>[0-9]{1,4}))?")
+# Settings of a local model that a request may choose. Whatever could reach a file, or cost without limit, is not there.
+OPEN = frozenset({
+    "n", "method", "noise", "k", "kernel", "use", "decide", "rate", "order", "passes", "adaptive", "until", "min_gain",
+    "replacement", "per_document", "without_copies", "candidates", "where", "tokens", "seconds",
+})  # fmt: skip
+LIMITS = {"n": 200, "k": 5000, "passes": 5}
+
+
+class Modes:
+    """Reads names of models and the field ``siftlm`` of requests."""
+
+    def __init__(self, name: str, models: Mapping[str, LocalModel]) -> None:
+        self.name = name.rstrip("/").rpartition("/")[2]
+        self._models = models
+
+    @property
+    def memories(self) -> list[str]:
+        """Their names; the first is the default."""
+        return list(self._models)
+
+    def names(self, memories: Sequence[str] | None = None) -> list[str]:
+        """Of all models that are worth listing, for somebody who may read these memories."""
+        found = [self.name]
+        for memory in self.memories if memories is None else memories:
+            at = "" if memory == self.memories[0] else f"@{memory}"
+            found += [f"{self.name}:{mode}{at}" for mode in OFFERED]
+        return found
+
+    def parse(self, model: str, extra: Mapping[str, Any] | None = None) -> Mode:
+        """What a request asks for, by the name of its model and by its field ``siftlm``, which wins."""
+        base, _, rest = model.partition(":")
+        if base.rpartition("/")[2] != self.name:
+            known = ", ".join(self.names()[:4])
+            raise Unknown(f"the model {model!r:.80} does not exist; there are {known}, …", param="model",
+                          code="model_not_found")  # fmt: skip
+        way, _, memory = rest.partition("@")
+        settings = self._of_name(model, way)
+        given = dict(extra or {})
+        memory = given.pop("memory", None) or memory or (self.memories[0] if self.memories else "")
+        for name, value in given.items():
+            settings[name] = self._checked(name, value)
+        if given and "method" not in settings and "use" not in settings:
+            settings["method"] = "sift"
+        method = settings.pop("method", BASE)
+        if method == BASE:
+            if settings:
+                raise BadRequest(
+                    f"siftlm.{next(iter(settings))} is a setting of a model that learns, and the mode is base: name "
+                    f"the model {self.name}:sift-50, or give siftlm.method", param="siftlm",
+                )  # fmt: skip
+            return Mode(BASE, None, {})
+        if memory not in self._models:
+            raise Unknown(f"there is no memory {memory!r:.60}; there are {', '.join(self.memories) or 'none'}",
+                          param="siftlm.memory", code="memory_not_found")  # fmt: skip
+        if method == CONTEXT:
+            settings = {"method": "sift", **settings, "use": "context"}
+        elif method == AUTO:
+            settings = {"adaptive": ADAPTIVE, "decide": DECIDE, **settings}
+        else:
+            settings["method"] = method
+        self._models[memory].settings(**settings)  # a wrong value is said before the request waits
+        return Mode(method + (f"-{settings['n']}" if "n" in settings else ""), memory, settings)
+
+    def _of_name(self, model: str, way: str) -> dict[str, Any]:
+        if not way or way == BASE:
+            return {}
+        found = SUFFIX.fullmatch(way)
+        if found is None:
+            raise Unknown(f"the model {model!r:.80} does not exist: behind the colon comes a method and a number, such "
+                          f"as {self.name}:sift-50", param="model", code="model_not_found")  # fmt: skip
+        settings: dict[str, Any] = {"method": found["way"]}
+        if found["n"]:
+            settings["n"] = self._checked("n", int(found["n"]))
+        return settings
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if name not in OPEN:
+            raise BadRequest(f"siftlm.{name:.40} is not a setting of a request; there are {', '.join(sorted(OPEN))}",
+                             param=f"siftlm.{name:.40}")  # fmt: skip
+        most = LIMITS.get(name)
+        if most is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most):
+            raise BadRequest(f"siftlm.{name} must be a whole number from 1 to {most}, got {value!r:.40}",
+                             param=f"siftlm.{name}")  # fmt: skip
+        return value
