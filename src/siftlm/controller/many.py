@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -12,12 +13,14 @@ import numpy as np
 
 from siftlm.controller import many_generating
 from siftlm.controller.checks import whole
+from siftlm.controller.decoding import Decoding
 from siftlm.controller.forward import nats_together
 from siftlm.controller.generating import Generated
 from siftlm.controller.many_batches import batches, room_on
 from siftlm.controller.many_learning import After, Course, Lesson
 from siftlm.controller.preserving import dropping
-from siftlm.controller.stacked import Stack
+from siftlm.controller.settings import Tuning
+from siftlm.controller.stacked import Stack, refuse_unstackable
 from siftlm.controller.tokens import Span, plain, spans_of, spelled, start_token
 from siftlm.controller.tuner import Tuner, Watch
 from siftlm.errors import InvalidInput
@@ -83,7 +86,43 @@ class ManyTuner:
             return list(seen.values())
 
         with dropping(self._controller.model, 0.0, self.settings.checkpointing):
-            return Lesson(self._stack, self._rules, self._room, courses, measure, after).learn()
+            lesson = Lesson(self._stack, self._rules, self._room, measure, after)
+            lesson.join(courses)
+            while len(lesson):
+                lesson.round()
+        return [lesson.trace(course) for course in courses]
+
+    # --- for a server: prompts come and go
+
+    def lesson(self, settings: Tuning, after: After | None = None) -> Lesson:
+        """Prompts that learn with these settings, joining and leaving; see `course`."""
+        refuse_unstackable(settings)
+        controller = self._controller
+        rules = Tuner(controller.model, controller.tokenizer, controller.engine, settings, controller.context)
+        return Lesson(self._stack, rules, self._room, lambda owners: [math.inf] * len(owners), after)
+
+    def course(self, lesson: Lesson, owner: int, texts: Sequence[str]) -> Course:
+        """For `Lesson.join`: one prompt, from the base model on, and what it is to learn."""
+        self._owners([owner], 1, "prompts")
+        self._stack.begin(owner)
+        return Course(owner, lesson.rules.turns(texts), watched=False)
+
+    def decoding(self) -> Decoding:
+        """Prompts that are continued token by token, joining and leaving."""
+        return Decoding(self._controller, self._stack, self._room)
+
+    def weights(self, owner: int) -> Any:
+        """A copy of what one prompt has learned, for `put`."""
+        return self._stack.taken_out(owner)
+
+    def put(self, owner: int, weights: Any) -> None:
+        """One prompt has learned this; None: nothing."""
+        if weights is None:
+            self._stack.begin(owner)
+        else:
+            self._stack.put(owner, weights)
+
+    # --- all at once
 
     def likelihoods(
         self,

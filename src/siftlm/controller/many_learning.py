@@ -1,7 +1,8 @@
 """The loop of `siftlm.controller.tuner` for many prompts at once: same steps, same arithmetic, same traces.
 
 In each round every prompt that still learns takes its own next step; prompts whose texts are of similar length take it
-in one pass. Who has no text left, has spent its budget, diverged or got worse leaves, and nobody else notices.
+in one pass. Who has no text left, has spent its budget, diverged or got worse leaves, and who comes later joins; nobody
+else notices.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from siftlm.controller.many_batches import Room, batches
 from siftlm.controller.plan import Planned
 from siftlm.controller.stacked import Stack
 from siftlm.controller.tokens import IGNORED, Window
-from siftlm.controller.tuner import Tuner
+from siftlm.controller.tuner import GLANCE, Tuner
 from siftlm.extras import load
 from siftlm.types import Step, Trace
 
@@ -44,6 +45,7 @@ class Course:
     best: float = math.inf
     best_at: int = 0
     missed: int = 0
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def turn(self) -> Planned:
@@ -57,31 +59,55 @@ class Course:
 
 
 class Lesson:
-    """One call of `learn`, for all prompts."""
+    """Prompts that learn together; they may join while others are under way."""
 
-    def __init__(
-        self, stack: Stack, rules: Tuner, room: Room, courses: Sequence[Course], measure: Measure, after: After | None
-    ) -> None:
-        self._stack, self._rules, self._room = stack, rules, room
-        self._courses, self._measure, self._after = courses, measure, after
+    def __init__(self, stack: Stack, rules: Tuner, room: Room, measure: Measure, after: After | None) -> None:
+        self._stack, self.rules, self._room = stack, rules, room
+        self._measure, self._after = measure, after
         self._settings = rules.settings
-        self._began = time.monotonic()
-        torch = load("torch", "tune")
-        self._best = stack.weights.clone() if any(course.watched for course in courses) else None
-        self._kept = torch.empty_like(stack.weights) if self._settings.reuse > 1 else None
+        self._courses: list[Course] = []
+        self._best: Any = None
+        self._kept = load("torch", "tune").empty_like(stack.weights) if self._settings.reuse > 1 else None
 
-    def learn(self) -> list[Trace]:
-        """To the end of every course."""
-        for course, now in self._looked([course for course in self._courses if course.watched]):
+    def __len__(self) -> int:
+        return len(self._courses)
+
+    def join(self, courses: Sequence[Course]) -> None:
+        """From now on they learn as well."""
+        watched = [course for course in courses if course.watched]
+        if watched and self._best is None:
+            self._best = load("torch", "tune").empty_like(self._stack.weights)
+        for course, now in self._looked(watched):
             course.best, course.watched = now, math.isfinite(now)
-        while learning := [course for course in self._courses if self._goes_on(course)]:
-            reusing = [course for course in learning if course.turn.reuse]
-            fresh = [course for course in learning if not course.turn.reuse]
-            for batch in batches([len(course.window.ids) - 1 for course in fresh], self._room):
-                self._step([fresh[place] for place in batch], reuse=False)
-            if reusing:
-                self._step(reusing, reuse=True)
-        return self._ended()
+            self._best[course.owner] = self._stack.weights[course.owner]
+        self._courses.extend(courses)
+
+    def leave(self, owner: int) -> None:
+        """This prompt learns no further; nobody waits for it."""
+        self._courses = [course for course in self._courses if course.owner != owner]
+
+    def round(self) -> list[Course]:
+        """Everybody's next step. Returns those who have ended, each at its best state."""
+        learning = [course for course in self._courses if self._goes_on(course)]
+        reusing = [course for course in learning if course.turn.reuse]
+        fresh = [course for course in learning if not course.turn.reuse]
+        for batch in batches([len(course.window.ids) - 1 for course in fresh], self._room):
+            self._step([fresh[place] for place in batch], reuse=False)
+        if reusing:
+            self._step(reusing, reuse=True)
+        ended = [course for course in self._courses if not self._goes_on(course)]
+        self._courses = [course for course in self._courses if not course.ended]
+        self._settle(ended)
+        return ended
+
+    def trace(self, course: Course) -> Trace:
+        """Of one that has ended."""
+        kept = 0 if course.ended == "diverged" else course.best_at if course.watched else len(course.steps)
+        ended = course.ended
+        if ended != "diverged" and kept < len(course.steps):
+            ended = "worse"
+        settings = {**self._settings.to_dict(), **self._stack.engine.describe()}
+        return Trace(tuple(course.steps), ended, kept, settings, dict(course.clock))
 
     # --- inside
 
@@ -90,7 +116,7 @@ class Lesson:
             if len(course.steps) == len(course.turns):
                 course.ended = "done" if course.steps else "nothing"
             else:
-                course.ended = self._rules.spent(course.steps, course.window, self._began)
+                course.ended = self.rules.spent(course.steps, course.window, course.began)
         return not course.ended
 
     def _step(self, courses: Sequence[Course], *, reuse: bool) -> None:
@@ -102,14 +128,14 @@ class Lesson:
             gradients = self._gradients(courses)
         rates = [float(self._settings.rate or 0.0) * course.turn.scale for course in courses]
         fine = [row for row, course in enumerate(courses) if all(math.isfinite(one) for one in course.last)]
-        self._stack.update([(owners[row], gradients[row], rates[row]) for row in fine])
+        self._stack.update([(owners[row], gradients[row], rates[row]) for row in fine], self._settings)
         share = (time.monotonic() - start) / len(courses)
         taken: list[tuple[Course, Step]] = []
         for course, rate in zip(courses, rates, strict=True):
             loss, norm = course.last
             step = Step(course.turn.text, loss, course.window.learned, norm, rate, reused=reuse, seconds=share)
             course.clock["steps"] += share
-            if self._rules.sound(step):
+            if self.rules.sound(step):
                 taken.append((course, step))
             else:
                 self._stack.rewind(course.owner)
@@ -145,7 +171,7 @@ class Lesson:
         labels = torch.tensor([_padded(window.labels[1:], width, IGNORED) for window in windows], device=device)
         learned = torch.tensor([float(window.learned) for window in windows], device=device)
         with casting(device.type, self._settings.precision):
-            logits = self._rules.model(input_ids=ids, use_cache=False).logits
+            logits = self.rules.model(input_ids=ids, use_cache=False).logits
         nats = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
         )
@@ -168,7 +194,7 @@ class Lesson:
                 continue
             if now < course.best:
                 course.best, course.best_at, course.missed = now, len(course.steps), 0
-                self._best[course.owner] = self._stack.weights[course.owner]  # type: ignore[index]
+                self._best[course.owner] = self._stack.weights[course.owner]
             else:
                 course.missed += 1
             if course.missed >= self._settings.patience:
@@ -183,35 +209,34 @@ class Lesson:
             course.clock["watch"] += (time.monotonic() - start) / len(courses)
         return list(zip(courses, seen, strict=True))
 
-    def _ended(self) -> list[Trace]:
+    def _settle(self, ended: Sequence[Course]) -> None:
         """Each at its best state."""
         # After a last step none follows that would notice where it led; a watch would.
-        going = [c for c in self._courses if c.steps and not c.watched and c.ended != "diverged"]
+        going = [course for course in ended if course.steps and not course.watched and course.ended != "diverged"]
         wild: set[int] = set()
         for course, loss in zip(going, self._losses_now(going), strict=True):
-            if not self._rules.sound(replace(course.steps[-1], loss=loss)):
+            if not self.rules.sound(replace(course.steps[-1], loss=loss)):
                 wild.add(course.owner)
-        for course, finite in zip(self._courses, self._stack.finite(), strict=True):
+        for course, finite in zip(ended, self._stack.finite([course.owner for course in ended]), strict=True):
             if course.ended != "diverged" and (course.owner in wild or not finite):
                 self._stack.rewind(course.owner)
                 course.ended = "diverged"
         every = self._settings.watch_every
-        watched = [course for course in self._courses if course.watched and course.ended != "diverged"]
+        watched = [course for course in ended if course.watched and course.ended != "diverged"]
         for course, now in self._looked([course for course in watched if len(course.steps) % every]):
             if now < course.best:
                 course.best, course.best_at = now, len(course.steps)
-                self._best[course.owner] = self._stack.weights[course.owner]  # type: ignore[index]
+                self._best[course.owner] = self._stack.weights[course.owner]
         for course in watched:
             if course.best_at < len(course.steps):
-                self._stack.weights[course.owner] = self._best[course.owner]  # type: ignore[index]
-        return [self._trace(course) for course in self._courses]
+                self._stack.weights[course.owner] = self._best[course.owner]
 
     def _losses_now(self, courses: Sequence[Course]) -> list[float]:
         """Each on what it learned last."""
         torch = load("torch", "tune")
-        windows = [course.turns[len(course.steps) - 1][1] for course in courses]
+        windows = [course.turns[len(course.steps) - 1][1].beginning(GLANCE) for course in courses]
         found = [math.inf] * len(courses)
-        self._rules.model.eval()
+        self.rules.model.eval()
         with torch.inference_mode():
             for batch in batches([len(window.ids) - 1 for window in windows], self._room):
                 with self._through([courses[place].owner for place in batch]):
@@ -219,14 +244,6 @@ class Lesson:
                 for place, loss in zip(batch, losses, strict=True):
                     found[place] = loss
         return found
-
-    def _trace(self, course: Course) -> Trace:
-        kept = 0 if course.ended == "diverged" else course.best_at if course.watched else len(course.steps)
-        ended = course.ended
-        if ended != "diverged" and kept < len(course.steps):
-            ended = "worse"
-        settings = {**self._settings.to_dict(), **self._stack.engine.describe()}
-        return Trace(tuple(course.steps), ended, kept, settings, dict(course.clock))
 
 
 def _padded(ids: Sequence[int], width: int, filling: int) -> list[int]:

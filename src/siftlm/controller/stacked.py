@@ -20,6 +20,9 @@ from siftlm.controller.settings import Tuning
 from siftlm.errors import Conflict
 from siftlm.extras import load
 
+Factors = list[tuple[Any, Any]]
+"""For each layer A (rows, r, in) and B (rows, out, r)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -57,7 +60,7 @@ class Stack:
         self._taken = [torch.zeros((), device=self.initial.device) for _ in range(count)]
         self._fused = self.initial.device.type in ("cpu", "cuda")
         self._settings = settings
-        self._factors: list[tuple[Any, Any]] = []
+        self._factors: Factors = []
         self._width = 0
         self._hooks: list[Any] = []
 
@@ -93,16 +96,28 @@ class Stack:
         if list(owners) != list(range(len(self.weights))):
             leaf = leaf[torch.tensor(list(owners), device=leaf.device)]
         leaf.requires_grad_(not torch.is_inference_mode_enabled())
-        # Cast and cut in one piece each: the gradient then arrives in one piece as well.
-        pieces = (leaf if kind is None else leaf.to(kind)).split(self._sizes, dim=1)
-        views = [
-            piece.view(len(owners), *shape) for piece, shape in zip(pieces, self._shapes, strict=True)
-        ]  # fmt: skip
-        self._factors = list(zip(views[::2], views[1::2], strict=True))
-        try:
+        with self.through(self._cut(leaf, kind)):
             yield leaf
+
+    def factors(self, owners: Sequence[int]) -> Factors:
+        """For `through`: what these prompts' adapters are now. Gathered once, they serve for many passes."""
+        torch = load("torch", "tune")
+        return self._cut(self.weights.detach()[torch.tensor(list(owners), device=self.weights.device)], None)
+
+    @contextmanager
+    def through(self, factors: Factors) -> Iterator[None]:
+        """Inside, row i of a batch passes through the i-th of these."""
+        self._factors = factors
+        try:
+            yield
         finally:
             self._factors = []
+
+    def _cut(self, leaf: Any, kind: Any) -> Factors:
+        # Cast and cut in one piece each: the gradient then arrives in one piece as well.
+        pieces = (leaf if kind is None else leaf.to(kind)).split(self._sizes, dim=1)
+        views = [piece.view(len(leaf), *shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+        return list(zip(views[::2], views[1::2], strict=True))
 
     def _hook(self, place: int) -> Callable[[Any, Any, Any], Any]:
         torch = load("torch", "tune")
@@ -139,11 +154,10 @@ class Stack:
 
     # --- while they learn
 
-    def update(self, steps: Sequence[tuple[int, Any, float]]) -> None:
+    def update(self, steps: Sequence[tuple[int, Any, float]], settings: Tuning) -> None:
         """One step of AdamW for each (prompt, (total,) gradient, rate), as `siftlm.controller.engine.Adam` makes it."""
         adamw = load("torch.optim.adamw", "tune").adamw
         first, second = self._moments
-        settings = self._settings
         with ordinary():
             for rate in dict.fromkeys(rate for _, _, rate in steps):  # several only where repeats are scaled
                 own = [(owner, gradient) for owner, gradient, its in steps if its == rate]
@@ -162,10 +176,27 @@ class Stack:
         """Back to where every prompt begins, which is the base model."""
         self.weights[owner] = self.initial
 
-    def finite(self) -> list[bool]:
-        """(prompts,) is every weight of its adapter a number?"""
+    def begin(self, owner: int) -> None:
+        """As if nobody had ever learned in this place."""
+        with ordinary():
+            self.rewind(owner)
+            for moment in self._moments:
+                moment[owner] = 0
+            self._taken[owner].zero_()
+
+    def taken_out(self, owner: int) -> Any:
+        """A copy of its weights, (total,), to be put in again by `put`; on the CPU, where there is room for many."""
+        return self.weights[owner].detach().to("cpu", copy=True)
+
+    def put(self, owner: int, weights: Any) -> None:
+        """Its weights from now on."""
+        with ordinary():
+            self.weights[owner] = weights.to(self.weights.device)
+
+    def finite(self, owners: Sequence[int]) -> list[bool]:
+        """For each of these prompts: is every weight of its adapter a number?"""
         torch = load("torch", "tune")
-        return [bool(fine) for fine in torch.isfinite(self.weights.norm(dim=1)).tolist()]
+        return [bool(fine) for fine in torch.isfinite(self.weights[list(owners)].norm(dim=1)).tolist()]
 
     def save(self, owner: int, folder: str | os.PathLike[str], base: str) -> Path:
         """One prompt's adapter in PEFT's format."""

@@ -26,6 +26,11 @@ class Window:
         """How many tokens are predicted from those before them."""
         return sum(label != IGNORED for label in self.labels[1:])
 
+    def beginning(self, size: int) -> Window:
+        """Its first tokens, where they have something to learn; else all of it."""
+        part = Window(self.ids[:size], self.labels[:size])
+        return part if part.learned else self
+
 
 @dataclass(frozen=True)
 class Span:
