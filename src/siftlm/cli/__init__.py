@@ -23,6 +23,7 @@ from siftlm.cli import (
     generate,
     index,
     info,
+    keys,
     methods,
     report,
     score,
@@ -49,6 +50,7 @@ examples:
   siftlm spread --candidates vectors.npy                  which λ is sensible for these vectors
   siftlm select --candidates vectors.npy --query q.npy -n 10 --texts texts.txt
   siftlm methods sift                                     formula and settings of one method
+  siftlm keys add keys.json ann                           a key for a server that asks for keys
 
 exit status: 0 done; 1 something in the data or on the disk is wrong; 2 the command line is wrong.
 """
@@ -148,7 +150,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
     for command in (index, search, info, delete, compact, verify, score, generate, chat, calibrate, evaluate, report,
-                    select, methods, spread, demo):  # fmt: skip
+                    select, methods, spread, keys, demo):  # fmt: skip
         command.add(commands)
     return top
 

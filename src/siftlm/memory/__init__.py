@@ -10,7 +10,7 @@ from siftlm.memory.intake import Added
 from siftlm.memory.memory import Memory
 from siftlm.memory.outside import Outside
 from siftlm.memory.redundancy import Redundancy
-from siftlm.memory.store import Neighbours, Passage, Store
+from siftlm.memory.store import Listed, Neighbours, Passage, Store
 from siftlm.memory.verify import Verification
 from siftlm.memory.writer import Deleted
 
@@ -22,6 +22,7 @@ __all__ = [
     "Found",
     "Hit",
     "Info",
+    "Listed",
     "Memory",
     "Neighbours",
     "Outside",

@@ -22,15 +22,16 @@ PAUSE = 0.05
 
 
 @contextlib.contextmanager
-def writing(folder: Path, doing: str, *, wait: float = 0.0) -> Iterator[None]:
+def writing(folder: Path, doing: str, *, wait: float = 0.0, name: str = NAME) -> Iterator[None]:
     """Hold the folder's lock, or raise `Locked` with the words of whoever holds it.
 
     Args:
         folder: of the memory.
         doing: what for, told to others who try.
         wait: so many seconds before giving up.
+        name: of the file that is locked.
     """
-    path = folder / NAME
+    path = folder / name
     with open(path, "a+", encoding="utf-8") as file:
         until = time.monotonic() + wait
         while not _taken(file):

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
+from siftlm.embedding.checks import whole_number
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import Conflict, InvalidInput, MissingExtra, SiftlmError, UnknownName
 from siftlm.memory import ann, ann_build, disk, given, intake, manifest, migrate, reading
@@ -34,6 +35,7 @@ from siftlm.memory.redundancy import Redundancy
 from siftlm.memory.redundancy import redundancy as redundancy_of
 from siftlm.memory.searching import Searching
 from siftlm.memory.snapshot import Snapshot
+from siftlm.memory.store import Listed
 from siftlm.memory.verify import Verification, verify
 from siftlm.memory.where import All, parse
 from siftlm.memory.writer import Deleted
@@ -206,6 +208,18 @@ class Memory(Searching):
         with self._readers.snapshot() as snapshot:
             allowed = snapshot.allowed(filter_of(where))
             return np.arange(snapshot.view.rows) if allowed is None else np.flatnonzero(allowed)
+
+    @property
+    def version(self) -> str:
+        """Another one after each `add`, `delete` and `compact`: what was made from an older one may be out of date."""
+        with self._readers.snapshot() as snapshot:
+            return f"{snapshot.view.generation}.{snapshot.view.version}"
+
+    def documents(self, after: int = -1, limit: int = 100) -> list[Listed]:
+        """The next documents by their numbers, each with how it begins; ``after`` is the last number that was seen."""
+        after, limit = whole_number("after", after, -1), whole_number("limit", limit)
+        with self._readers.snapshot() as snapshot:
+            return snapshot.documents(after, limit)
 
     def texts(self, rows: npt.ArrayLike) -> list[str]:
         """Of these rows, in their order."""

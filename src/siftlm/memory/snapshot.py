@@ -16,7 +16,7 @@ import numpy as np
 from siftlm.errors import Damaged, InvalidInput
 from siftlm.memory import ann, database, keywords, scan, vectors
 from siftlm.memory.manifest import Manifest
-from siftlm.memory.store import Neighbours, Passage
+from siftlm.memory.store import Listed, Neighbours, Passage
 from siftlm.memory.where import Expression
 from siftlm.memory.where_sql import Sql
 from siftlm.types import BoolArray, IntArray, Vectors
@@ -254,6 +254,22 @@ class Snapshot:
             start=start,
             copies=copies,
         )
+
+    def documents(self, after: int = -1, limit: int = 100, *, letters: int = 200) -> list[Listed]:
+        """The documents with the next numbers, in ascending order."""
+        passages = "SELECT COUNT(*) FROM places WHERE document = documents.id"
+        begins = (
+            "SELECT substr(text, 1, ?) FROM places JOIN passages USING (row) WHERE document = documents.id "
+            "ORDER BY part LIMIT 1"
+        )
+        rows = self._connection.execute(
+            f"SELECT id, key, meta, ({begins}), ({passages}) FROM documents WHERE id > ? ORDER BY id LIMIT ?",
+            (letters, after, limit),
+        )
+        return [
+            Listed(number, key, {} if meta is None else self._meta(meta, number), text or "", parts)
+            for number, key, meta, text, parts in rows
+        ]
 
     def _meta(self, text: str, document: int) -> dict[str, Any]:
         try:

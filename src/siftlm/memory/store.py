@@ -40,6 +40,20 @@ class Passage:
     """How often this text was given."""
 
 
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """A document, as a list of many shows it."""
+
+    number: int
+    id: str | None
+    """The caller's own name of it."""
+    meta: Mapping[str, Any]
+    text: str
+    """How it begins."""
+    passages: int
+    """Into how many it was cut."""
+
+
 class Store(Protocol):
     """Vectors with the texts they stand for; ids are whole numbers ≥ 0.
 

@@ -6,6 +6,7 @@ Refused
 ├── NotAllowed    401   no key, or not one that we know; 403: it may not do this
 ├── Busy          429   the queue is full; ``retry_after`` says when to come back
 ├── Closing       503   the server is shutting down
+├── Occupied      503   another process writes to the memory; ``retry_after`` says when to come back
 └── TooLate       504   its time was up before the answer was there
 """
 
@@ -75,6 +76,14 @@ class Closing(Refused):
 
     status = 503
     code = "shutting_down"
+
+
+class Occupied(Refused):
+    """Somebody else writes to the memory."""
+
+    status = 503
+    code = "memory_locked"
+    retry_after = 2
 
 
 class TooLate(Refused):
