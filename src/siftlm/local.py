@@ -16,7 +16,7 @@ from siftlm.controller import Controller
 from siftlm.controller.checks import text_with_content
 from siftlm.controller.generating import check_sampling
 from siftlm.controller.interrupts import restoring
-from siftlm.controller.settings import setting_names
+from siftlm.controller.settings import Tuning, setting_names
 from siftlm.embedding.gradients import GradientEmbedder
 from siftlm.errors import Conflict
 from siftlm.local_asked import GRADIENTS, OWN, Asked, check_names, parted, points_of, refuse_unscored, worth_it
@@ -283,6 +283,10 @@ class LocalModel:
         own["method"] = asked.recipe or asked.method
         tuning = self.controller.tuning_settings(**asked.tuning).to_dict()
         return {**own, **with_defaults(asked.method, asked.search), **tuning}
+
+    def tuning_settings(self, **changes: Any) -> Tuning:
+        """How a call with these changes learns."""
+        return self.controller.tuning_settings(**self._asked(changes).tuning)
 
     # --- inside
 

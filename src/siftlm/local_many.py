@@ -215,6 +215,11 @@ def learned_many(
         _learn(model.controller, _found(model, some, asked), asked, False, lambda *_: None, work)
 
 
+def selected_many(model: LocalModel, prompts: Sequence[str], settings: Mapping[str, Any]) -> list[Task]:
+    """What each prompt is to learn from; the trace is there already where nothing is to be learned."""
+    return _found(model, [(prompt, "", "") for prompt in _checked("prompt", prompts)], model._asked(settings))
+
+
 # --- inside
 
 

@@ -1,0 +1,291 @@
+"""The one thread that owns the model. Read `Engine._turn` first: admit, learn, speak, and again.
+
+Prompts that wait are searched for together, learn together whoever came first, and speak together; each passes through
+an adapter of its own. Who is done makes room for the next; nobody waits for a batch to end.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from siftlm.controller import Controller
+from siftlm.controller.checks import whole
+from siftlm.controller.many import ManyTuner
+from siftlm.controller.stacked import stackable
+from siftlm.errors import InvalidInput
+from siftlm.local import LocalModel
+from siftlm.memory import Memory
+from siftlm.serving.counting import Counts, Uncounted
+from siftlm.serving.jobs import Deliver, Job
+from siftlm.serving.learning import Learning
+from siftlm.serving.places import Places
+from siftlm.serving.refusals import Busy, Closing, TooLate
+from siftlm.serving.remembering import Remembering
+from siftlm.serving.speaking import Speaking
+from siftlm.serving.task import Task
+
+Made = TypeVar("Made")
+
+MIB = 2**20
+# Rows that speak at once, for each prompt that may learn: those of the base model cost no adapter.
+ROWS = 4
+# Seconds after which somebody who was refused may come again, until we know how long a request takes.
+AGAIN = 5
+
+
+@dataclass(frozen=True)
+class State:
+    """How busy the engine is."""
+
+    waiting: int
+    learning: int
+    speaking: int
+    """Choices, of which a request may have several."""
+    slots: int
+    cached: int
+    cached_bytes: int
+    ready: bool
+    closing: bool
+
+
+class Ticket:
+    """What somebody who has submitted a job holds in the hand."""
+
+    def __init__(self, task: Task, wake: Callable[[], None]) -> None:
+        self._task, self._wake = task, wake
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more; harmless when it has finished."""
+        self._task.cancelled = True
+        self._wake()
+
+
+class Engine:
+    """A model that learns for many requests at once.
+
+    Args:
+        controller: with LoRA (``engine="lora"``): requests share its weights, and each has an adapter of its own.
+        memories: by name; the first is the default.
+        slots: prompts that may learn at once.
+        queue: requests that may wait; one more is refused.
+        cache: bytes of adapters that are kept for requests to come.
+        count: told of everything that happens.
+        **settings: of `siftlm.LocalModel`, unless a request says otherwise.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        memories: Mapping[str, Memory],
+        *,
+        slots: int = 8,
+        queue: int = 64,
+        cache: int = 256 * MIB,
+        count: Counts | None = None,
+        **settings: Any,
+    ) -> None:
+        if not controller.adapters:
+            raise InvalidInput("a server needs adapters, for requests share the weights: Controller(…, engine='lora')")
+        stackable(controller.engine)
+        whole("slots", slots)
+        whole("queue", queue)
+        self.controller, self.memories = controller, dict(memories)
+        self.models = {name: LocalModel(controller, memory, **settings) for name, memory in memories.items()}
+        self.count: Counts = count or Uncounted()
+        self._slots, self._queue = slots, queue
+        self._remembering = Remembering(whole("cache", cache, least=0))
+        self._waiting: deque[Task] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._ready, self._closing, self._until = False, False, float("inf")
+        self._usual = 0.0  # seconds that a request takes
+        self._busy: tuple[int, int] = (0, 0)
+        self._thread = threading.Thread(target=self._run, name="siftlm-engine", daemon=True)
+        self._thread.start()
+
+    # --- from any thread
+
+    def submit(self, job: Job, deliver: Deliver) -> Ticket:
+        """Take a job in, or raise `Busy` or `Closing`. Events are handed to ``deliver`` by the engine's thread."""
+        task = Task(job, deliver)
+        with self._changed:
+            if self._closing:
+                raise Closing("the server is shutting down: ask again in a moment, or ask another")
+            if len(self._waiting) >= self._queue:
+                self.count.refused()
+                again = max(1, round(self._usual * len(self._waiting) / self._slots)) if self._usual else AGAIN
+                raise Busy(
+                    f"{len(self._waiting)} requests are waiting already: ask again in {again} s", retry_after=again
+                )
+            self._waiting.append(task)
+            self._changed.notify()
+        return Ticket(task, self._wake)
+
+    def call(self, work: Callable[[], Made]) -> Future[Made]:
+        """Run something between two steps, with the base model; it must be quick."""
+        future: Future[Made] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(work())
+            except Exception as error:  # noqa: BLE001 (it belongs to the caller)
+                future.set_exception(error)
+
+        with self._changed:
+            if self._closing and not self._thread.is_alive():
+                raise Closing("the server is shutting down")
+            self._calls.append(run)
+            self._changed.notify()
+        return future
+
+    @property
+    def state(self) -> State:
+        """At this moment."""
+        learning, speaking = self._busy
+        return State(
+            len(self._waiting), learning, speaking, self._slots, len(self._remembering), self._remembering.bytes,
+            self._ready, self._closing,
+        )  # fmt: skip
+
+    def close(self, grace: float = 30.0) -> None:
+        """Take nothing more in, finish what was accepted within ``grace`` seconds, and end."""
+        with self._changed:
+            self._closing, self._until = True, time.monotonic() + grace
+            self._changed.notify()
+        self._thread.join()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
+    # --- the engine's thread
+
+    def _run(self) -> None:
+        try:
+            with self.controller.tuning_many(self._slots + 1) as many:
+                self._begin(many)
+                self._ready = True
+                while self._turn(many):
+                    pass
+        finally:
+            self._ready = False
+            self._end()
+
+    def _begin(self, many: ManyTuner) -> None:
+        self._places = Places(self._slots)
+        self._learning = Learning(self, many, self._places, self._remembering)
+        self._speaking = Speaking(self.controller, many.decoding(), self.count)
+
+    def _turn(self, many: ManyTuner) -> bool:
+        """One round of everything; False when it is time to end."""
+        for call in self._taken_calls():
+            call()
+        try:
+            self._sweep()
+            began = time.monotonic()
+            ready = self._learning.admit(self._admitted()) + self._learning.round()
+            self._finish(self._speaking.join(self._still_wanted(ready)))
+            # Who speaks gets as much time as who learns: a step of learning may take as long as many tokens.
+            until = 2 * time.monotonic() - began
+            while len(self._speaking):
+                self._finish(self._speaking.step())
+                if time.monotonic() >= until:
+                    break
+        except Exception as error:  # noqa: BLE001 (the requests that it met end with it; the server goes on)
+            self._fail_all(error)
+            self._begin(many)
+        self._busy = len(self._learning), len(self._speaking)
+        with self._changed:
+            if not (any(self._busy) or self._calls or self._waiting):
+                if self._closing:
+                    return False
+                self._changed.wait()
+        return True
+
+    def _taken_calls(self) -> list[Callable[[], None]]:
+        with self._changed:
+            taken = list(self._calls)
+            self._calls.clear()
+        return taken
+
+    def _admitted(self) -> list[Task]:
+        """Those who wait and for whom there is room, in their order; the base model's need no place to learn."""
+        found: list[Task] = []
+        rows = ROWS * self._slots - len(self._speaking) - self._learning.rows
+        places = self._places.free
+        with self._changed:
+            for task in list(self._waiting):
+                if task.job.choices > rows and (found or len(self._speaking) or len(self._learning)):
+                    break
+                needs = 0 if task.job.mode.memory is None else 1
+                if needs > places:
+                    continue
+                places -= needs
+                rows -= task.job.choices
+                self._waiting.remove(task)
+                found.append(task)
+        return found
+
+    def _still_wanted(self, tasks: Sequence[Task]) -> list[Task]:
+        for task in tasks:
+            if task.over:
+                self._places.leave(task.place)
+        return [task for task in tasks if not task.over]
+
+    def _finish(self, tasks: Sequence[Task]) -> None:
+        """Let go of those who have said everything."""
+        for task in tasks:
+            self._places.leave(task.place)
+            took = task.finish()
+            self.count.finished(task.job.mode.name, took)
+            whole = sum(took.values())
+            self._usual = 0.8 * self._usual + 0.2 * whole if self._usual else whole
+
+    def _sweep(self) -> None:
+        """Those who have hung up, or whose time is up, are not worked for any more."""
+        now = time.monotonic()
+        if now > self._until:
+            raise Closing("the server has shut down before this request was done")
+        with self._changed:
+            waiting = [task for task in self._waiting if self._over(task, now)]
+            for task in waiting:
+                self._waiting.remove(task)
+        for task in self._learning.tasks():
+            if self._over(task, now):
+                self._learning.leave(task)
+        for task in self._speaking.tasks():
+            if self._over(task, now):
+                self._speaking.leave(task)
+                self._places.leave(task.place)
+
+    def _over(self, task: Task, now: float) -> bool:
+        if task.cancelled:
+            task.failed = True
+        elif task.job.deadline is not None and now > task.job.deadline:
+            task.fail(TooLate("the time of this request was up before its answer was there"))
+        return task.over
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._changed:
+            waiting = list(self._waiting) if isinstance(error, Closing) else []
+            for task in waiting:
+                self._waiting.remove(task)
+        for task in [*waiting, *self._learning.tasks(), *self._speaking.tasks()]:
+            task.fail(error)
+
+    def _end(self) -> None:
+        with self._changed:
+            self._closing = True  # whatever ended the thread
+            left, self._waiting = list(self._waiting), deque()
+        for task in left:
+            task.fail(Closing("the server has shut down"))
+        for call in self._taken_calls():
+            call()

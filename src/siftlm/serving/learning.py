@@ -1,0 +1,209 @@
+"""The prompts that learn: what each learns from, who learns the same, and what is remembered from earlier."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from siftlm.controller.many import ManyTuner
+from siftlm.controller.many_learning import Course, Lesson
+from siftlm.controller.settings import Tuning
+from siftlm.local import LocalModel
+from siftlm.local_many import Task as Selection
+from siftlm.local_many import selected_many
+from siftlm.memory import Memory
+from siftlm.serving import jobs
+from siftlm.serving.counting import Counts
+from siftlm.serving.places import Place, Places
+from siftlm.serving.remembering import Kept, Key, Remembering
+from siftlm.serving.task import Task
+from siftlm.types import Step
+
+
+class World(Protocol):
+    """What of the engine is needed here."""
+
+    models: dict[str, LocalModel]
+    memories: dict[str, Memory]
+    count: Counts
+
+
+@dataclass(eq=False)
+class Pupil:
+    """One prompt that learns, for everybody who asked for just that."""
+
+    place: Place
+    tasks: list[Task]
+    selection: Selection
+    course: Course
+    lesson: Lesson
+
+
+class Learning:
+    """Only the engine's thread uses it."""
+
+    def __init__(self, world: World, many: ManyTuner, places: Places, remembering: Remembering) -> None:
+        self._world, self._many = world, many
+        self._places, self._remembering = places, remembering
+        self._pupils: dict[int, Pupil] = {}
+        self._lessons: dict[str, Lesson] = {}
+        self._versions: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._pupils)
+
+    @property
+    def rows(self) -> int:
+        """Choices that will be spoken when all have learned."""
+        return sum(task.job.choices for task in self.tasks())
+
+    def tasks(self) -> list[Task]:
+        """All for whom something is being learned."""
+        return [task for pupil in self._pupils.values() for task in pupil.tasks]
+
+    def admit(self, tasks: Sequence[Task]) -> list[Task]:
+        """Those who may speak at once; for the others learning begins."""
+        ready: list[Task] = []
+        new: dict[Key, list[Task]] = defaultdict(list)
+        for task in tasks:
+            task.passed("queue")
+            if task.job.mode.memory is None:
+                ready.append(task)
+                continue
+            try:
+                key = self._key(task.job)
+            except Exception as error:  # noqa: BLE001 (a memory that is damaged, say, is told to who asked)
+                task.fail(error)
+                continue
+            if key in new or not self._known(key, task, ready):
+                new[key].append(task)
+        for key, selection in self._selected(new).items():
+            ready += self._begin(key, new[key], selection)
+        return ready
+
+    def round(self) -> list[Task]:
+        """One step for everybody; those who have learned enough."""
+        ready: list[Task] = []
+        for settings, lesson in list(self._lessons.items()):
+            for course in lesson.round():
+                ready += self._learned(self._pupils.pop(course.owner))
+            if not len(lesson):
+                del self._lessons[settings]
+        return ready
+
+    def leave(self, task: Task) -> None:
+        """Nobody waits for it; who is left alone learns no further."""
+        for number, pupil in list(self._pupils.items()):
+            if task in pupil.tasks:
+                pupil.tasks.remove(task)
+                self._places.leave(pupil.place)
+                if not pupil.tasks:
+                    pupil.lesson.leave(number)
+                    del self._pupils[number]
+
+    # --- inside
+
+    def _key(self, job: jobs.Job) -> Key:
+        name = job.mode.memory or ""
+        version = self._world.memories[name].version
+        if self._versions.get(name) != version:
+            self._remembering.forget(name, version)
+            self._versions[name] = version
+        settings = self._world.models[name].settings(**job.mode.settings)
+        return Key(name, version, job.learn_for, json.dumps(settings, sort_keys=True, default=str))
+
+    def _known(self, key: Key, task: Task, ready: list[Task]) -> bool:
+        """Has somebody asked for this before, or does so now?"""
+        place = self._places.share(key)
+        pupil = None if place is None else self._pupils.get(place.number)
+        kept = place.kept if place is not None else self._remembering.find(key)
+        self._world.count.cache(pupil is not None or kept is not None)
+        if place is None and kept is not None and kept.weights is not None:
+            place = self._places.take(key, kept)
+            self._many.put(place.number, kept.weights)
+        task.place = place
+        if pupil is not None:
+            pupil.tasks.append(task)
+            task.tell(jobs.Selected(pupil.selection.found, cached=True))
+        elif kept is not None:
+            ready.append(self._ready(task, kept))
+        return pupil is not None or kept is not None
+
+    def _selected(self, new: Mapping[Key, Sequence[Task]]) -> dict[Key, Selection]:
+        """One search for all who ask in the same way."""
+        groups: dict[tuple[str, str], list[Key]] = defaultdict(list)
+        for key in new:
+            groups[key.memory, key.settings].append(key)
+        found: dict[Key, Selection] = {}
+        for (memory, _), keys in groups.items():
+            model, settings = self._world.models[memory], new[keys[0]][0].job.mode.settings
+            try:
+                made = selected_many(model, [key.prompt for key in keys], settings)
+                found.update(zip(keys, made, strict=True))
+            except Exception:  # noqa: BLE001 (one of them; whose it is shows when each is alone)
+                for key in keys:
+                    found.update(self._selected_alone(key, new[key]))
+        return found
+
+    def _selected_alone(self, key: Key, tasks: Sequence[Task]) -> dict[Key, Selection]:
+        try:
+            return {key: selected_many(self._world.models[key.memory], [key.prompt], tasks[0].job.mode.settings)[0]}
+        except Exception as error:  # noqa: BLE001 (told to who asked for it)
+            for task in tasks:
+                task.fail(error)
+        return {}
+
+    def _begin(self, key: Key, tasks: list[Task], selection: Selection) -> list[Task]:
+        if selection.trace is not None:  # the texts are its context, or not worth learning from
+            kept = Kept(selection.found, selection.trace, selection.context)
+            self._remembering.keep(key, kept)
+            return [self._ready(task, kept, cached=False) for task in tasks]
+        place = self._places.take(key)
+        place.users = len(tasks)
+        lesson = self._lesson(self._world.models[key.memory].tuning_settings(**tasks[0].job.mode.settings))
+        course = self._many.course(lesson, place.number, selection.found.texts)
+        self._pupils[place.number] = Pupil(place, tasks, selection, course, lesson)
+        for task in tasks:
+            task.place = place
+            task.passed("select")
+            task.tell(jobs.Selected(selection.found))
+        lesson.join([course])
+        return []
+
+    def _lesson(self, settings: Tuning) -> Lesson:
+        name = json.dumps(settings.to_dict(), sort_keys=True)
+        if name not in self._lessons:
+            self._lessons[name] = self._many.lesson(settings, after=self._stepped)
+        return self._lessons[name]
+
+    def _stepped(self, steps: Mapping[int, Step]) -> None:
+        for owner, step in steps.items():
+            pupil = self._pupils[owner]
+            event = jobs.Stepped(step, len(pupil.course.steps), len(pupil.course.turns))
+            for task in pupil.tasks:
+                task.tell(event)
+
+    def _learned(self, pupil: Pupil) -> list[Task]:
+        trace = pupil.lesson.trace(pupil.course)
+        nothing = trace.ended in ("diverged", "nothing")
+        weights = None if nothing else self._many.weights(pupil.place.number)
+        context = () if trace.ended == "diverged" else pupil.selection.context
+        kept = Kept(pupil.selection.found, trace, context, weights)
+        pupil.place.kept = kept
+        self._remembering.keep(pupil.place.key, kept)
+        self._world.count.learned(len(trace.steps), sum(step.tokens for step in trace.steps))
+        for task in pupil.tasks:
+            task.passed("learn")
+            task.context = context
+            task.tell(jobs.Learned(trace))
+        return pupil.tasks
+
+    def _ready(self, task: Task, kept: Kept, *, cached: bool = True) -> Task:
+        task.context = kept.context
+        task.passed("select")
+        task.tell(jobs.Selected(kept.found, cached=cached))
+        task.tell(jobs.Learned(kept.trace))
+        return task

@@ -1,0 +1,305 @@
+"""The engine alone: what it says is what a model alone would say, whoever else is there, and nothing is lost."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("peft")
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from controller import tiny
+from siftlm.controller import Controller
+from siftlm.controller.tokens import plain
+from siftlm.local import LocalModel
+from siftlm.memory import Memory
+from siftlm.serving import jobs
+from siftlm.serving.engine import Engine
+from siftlm.serving.jobs import Job, Mode, Sampling
+from siftlm.serving.refusals import Busy, Closing, TooLate
+
+TEXTS = [f"{animal} {verb} the {thing}" for animal in ("cat", "dog", "cow") for verb in ("eats", "sees", "fears")
+         for thing in ("moon", "grass", "wolf")]  # fmt: skip
+PROMPTS = ["the cat eats", "a dog and the moon", "cows fear", "grass grows", "the wolf sees the moon"]
+SIFT = {"method": "sift", "n": 3, "rate": 0.02}
+BASE = Mode("base", None, {})
+
+
+def mode(**changes):
+    return Mode("sift-3", "docs", {**SIFT, **changes})
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    with Memory.create(tmp_path_factory.mktemp("memories") / "docs") as made:
+        made.add(TEXTS)
+        yield made
+
+
+def controller():
+    return Controller(tiny.model("llama"), tiny.tokenizer(), engine="lora", rank=2, precision="float32")
+
+
+@pytest.fixture
+def engine(memory):
+    made = Engine(controller(), {"docs": memory}, slots=2, queue=32)
+    yield made
+    made.close(grace=20)
+
+
+class Heard:
+    """All events of one job."""
+
+    def __init__(self, engine, job):
+        self.events, self.waiting = [], queue.Queue()
+        self.ticket = engine.submit(job, self.waiting.put)
+
+    def all(self, seconds=30):
+        while not (self.events and isinstance(self.events[-1], (jobs.Finished, jobs.Failed))):
+            self.events.append(self.waiting.get(timeout=seconds))
+        return self.events
+
+    def of(self, kind):
+        return [event for event in self.all() if isinstance(event, kind)]
+
+    def text(self, choice=0):
+        (failed,) = self.of(jobs.Failed) or [None]
+        assert failed is None, failed
+        return "".join(event.text for event in self.of(jobs.Said) if event.choice == choice)
+
+
+def job(engine, prompt, mode=BASE, *, most=8, **how):
+    own = {name: how.pop(name) for name in ("choices", "echo", "deadline") if name in how}
+    sampling = Sampling(**{"max_tokens": most, "temperature": 0.0, **how})
+    return Job(tuple(plain(engine.controller.tokenizer, prompt)), prompt, mode, sampling, **own)
+
+
+def said_alone(memory, prompt, mode, most=8, **how):
+    """By a model of its own that does nothing else."""
+    own = controller()
+    if mode.memory is None:
+        return own.generate(prompt, max_new_tokens=most, **how).text
+    return LocalModel(own, memory, **mode.settings).generate(prompt, max_new_tokens=most, **how).text
+
+
+def test_events_come_in_their_order(engine):
+    heard = Heard(engine, job(engine, PROMPTS[0], mode(), most=2))
+    kinds = [type(event).__name__ for event in heard.all()]
+    assert kinds == ["Selected", "Stepped", "Stepped", "Stepped", "Learned", "Said", "Said", "Ended", "Finished"]
+    assert [(event.taken, event.planned) for event in heard.of(jobs.Stepped)] == [(1, 3), (2, 3), (3, 3)]
+    assert set(heard.all()[-1].seconds) == {"queue", "select", "learn", "generate"}
+
+
+@pytest.mark.slow
+def test_base_learned_and_context_say_what_each_says_alone(engine, memory):
+    ways = [BASE, mode(), mode(n=5), mode(use="context", n=2), mode(use="both", n=2)]
+    heard = [Heard(engine, job(engine, prompt, way)) for prompt in PROMPTS for way in ways]
+    expected = [said_alone(memory, prompt, way) for prompt in PROMPTS for way in ways]
+    assert [one.text() for one in heard] == expected
+    assert len(set(expected)) > len(PROMPTS)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(PROMPTS), st.sampled_from([1, 3, 4]), st.sampled_from([0.0, 0.9]), st.integers(0, 3)),
+        min_size=1, max_size=8,
+    )
+)  # fmt: skip
+def test_nobody_notices_the_others(memory, asked):
+    engine = Engine(controller(), {"docs": memory}, slots=3, queue=32)
+    try:
+        heard = [
+            Heard(engine, job(engine, prompt, mode(n=n), temperature=heat, seed=seed))
+            for prompt, n, heat, seed in asked
+        ]
+        for one, (prompt, n, heat, seed) in zip(heard, asked, strict=True):
+            assert one.text() == said_alone(memory, prompt, mode(n=n), temperature=heat, seed=seed)
+    finally:
+        engine.close()
+
+
+def test_the_same_again_costs_no_learning(engine):
+    first = Heard(engine, job(engine, PROMPTS[0], mode()))
+    first.all()
+    again = Heard(engine, job(engine, PROMPTS[0], mode()))
+    assert again.text() == first.text()
+    assert again.of(jobs.Stepped) == []
+    assert again.of(jobs.Selected)[0].cached
+    assert again.of(jobs.Learned)[0].trace is first.of(jobs.Learned)[0].trace
+    assert engine.state.cached == 1
+    other = Heard(engine, job(engine, PROMPTS[0], mode(rate=0.03)))
+    assert len(other.of(jobs.Stepped)) == 3
+
+
+def test_the_same_at_once_is_learned_once(engine):
+    heard = [Heard(engine, job(engine, PROMPTS[1], mode())) for _ in range(5)]
+    assert len({one.text() for one in heard}) == 1
+    assert sum(len(one.of(jobs.Stepped)) == 3 for one in heard) >= 1
+    assert engine.state.cached == 1
+
+
+def test_what_does_not_fit_into_the_cache_is_learned_again(memory):
+    engine = Engine(controller(), {"docs": memory}, slots=2, cache=1)
+    try:
+        heard = [Heard(engine, job(engine, PROMPTS[0], mode())) for _ in range(3)]
+        assert len({one.text() for one in heard}) == 1
+        later = Heard(engine, job(engine, PROMPTS[0], mode()))
+        assert later.text() == heard[0].text()
+        assert len(later.of(jobs.Stepped)) == 3
+        assert engine.state.cached == 0
+    finally:
+        engine.close()
+
+
+def test_what_is_deleted_has_no_effect_any_more(tmp_path):
+    with Memory.create(tmp_path / "docs") as memory:
+        memory.add(TEXTS, ids=[str(n) for n in range(len(TEXTS))])
+        engine = Engine(controller(), {"docs": memory}, slots=1)
+        try:
+            before = Heard(engine, job(engine, PROMPTS[0], mode()))
+            hit = before.of(jobs.Selected)[0].found[0]
+            before.all()
+            memory.delete({"@id": hit.id})
+            after = Heard(engine, job(engine, PROMPTS[0], mode()))
+            assert hit.text not in after.of(jobs.Selected)[0].found.texts
+            assert len(after.of(jobs.Stepped)) == 3
+            assert engine.state.cached == 1
+        finally:
+            engine.close()
+
+
+def test_choices_draw_from_seeds_of_their_own(engine, memory):
+    heard = Heard(engine, job(engine, PROMPTS[0], mode(), choices=3, temperature=1.0, seed=5))
+    said = [heard.text(choice) for choice in range(3)]
+    assert said == [said_alone(memory, PROMPTS[0], mode(), temperature=1.0, seed=5 + n) for n in range(3)]
+    assert len(set(said)) > 1
+
+
+def test_stop_texts_end_and_are_not_said(engine, memory):
+    whole = said_alone(memory, PROMPTS[0], BASE, most=12)
+    stop = whole[3:5]
+    heard = Heard(engine, job(engine, PROMPTS[0], most=12, stop=(stop,)))
+    assert heard.text() == whole[: whole.index(stop)]
+    assert heard.of(jobs.Ended)[0].reason == "stop"
+
+
+def test_echo_says_how_likely_the_prompt_was(engine):
+    own = engine.controller
+    ids = (0, *plain(own.tokenizer, PROMPTS[0]))
+    for way in (BASE, mode(), mode(use="context")):
+        asked = Job(ids, PROMPTS[0], way, Sampling(max_tokens=0, top=1), echo=True)
+        (read,) = Heard(engine, asked).of(jobs.Read)
+        assert [token.id for token in read.tokens] == list(ids)
+        assert "".join(token.text for token in read.tokens) == PROMPTS[0]
+        assert read.tokens[0].logprob is None
+        if way is BASE:
+            nats = -sum(token.logprob for token in read.tokens[1:])
+            base = nats
+            assert nats == pytest.approx(controller().likelihood(PROMPTS[0]).nats, rel=1e-5)
+        else:
+            assert -sum(token.logprob for token in read.tokens[1:]) != pytest.approx(base)
+        assert all(token.logprob in [known[2] for known in token.top] for token in read.tokens[1:])
+
+
+def test_a_full_queue_refuses_and_loses_nobody(memory):
+    engine = Engine(controller(), {"docs": memory}, slots=1, queue=2)
+    heard, refused = [], 0
+    try:
+        for n in range(40):
+            try:
+                heard.append(Heard(engine, job(engine, f"{PROMPTS[0]} {n}", mode())))
+            except Busy as error:
+                refused += 1
+                assert error.retry_after >= 1
+        assert refused
+        assert all(one.text() is not None for one in heard)
+    finally:
+        engine.close()
+
+
+def test_who_hangs_up_is_not_worked_for(engine):
+    long = [Heard(engine, job(engine, prompt, mode(n=20, passes=20))) for prompt in PROMPTS[:4]]
+    while not any(isinstance(event, jobs.Stepped) for event in long[0].events):
+        long[0].events.append(long[0].waiting.get(timeout=20))
+    for one in long:
+        one.ticket.cancel()
+    assert Heard(engine, job(engine, PROMPTS[0], mode())).text()
+    assert engine.state.cached == 1
+    time.sleep(0.05)
+    for one in long:
+        assert not any(isinstance(event, jobs.Learned) for event in [*one.events, *list(one.waiting.queue)])
+
+
+def test_time_runs_out(engine):
+    late = Heard(engine, job(engine, PROMPTS[0], mode(), deadline=time.monotonic() - 1))
+    assert isinstance(late.all()[-1].error, TooLate)
+    soon = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=50), deadline=time.monotonic() + 0.3))
+    assert isinstance(soon.all()[-1].error, TooLate)
+    assert Heard(engine, job(engine, PROMPTS[0])).text()
+
+
+def test_what_was_accepted_is_finished_at_the_end(memory):
+    engine = Engine(controller(), {"docs": memory}, slots=1)
+    heard = [Heard(engine, job(engine, prompt, mode())) for prompt in PROMPTS]
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    assert [one.text() for one in heard] == [said_alone(memory, prompt, mode()) for prompt in PROMPTS]
+    closing.join(20)
+    with pytest.raises(Closing):
+        engine.submit(job(engine, PROMPTS[0]), print)
+
+
+def test_grace_ends(memory):
+    engine = Engine(controller(), {"docs": memory}, slots=1)
+    heard = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=500)))
+    engine.close(grace=0.2)
+    assert isinstance(heard.all()[-1].error, Closing)
+
+
+def test_a_failure_ends_those_it_meets_and_nobody_else(engine, memory, monkeypatch):
+    forward = engine.controller.model.forward
+    broken = threading.Event()
+
+    def failing(*args, **more):
+        if broken.is_set():
+            raise MemoryError("no room")
+        return forward(*args, **more)
+
+    monkeypatch.setattr(engine.controller.model, "forward", failing)
+    expected = said_alone(memory, PROMPTS[0], mode())
+    broken.set()
+    met = Heard(engine, job(engine, PROMPTS[0], mode()))
+    assert isinstance(met.all()[-1].error, MemoryError)
+    broken.clear()
+    assert Heard(engine, job(engine, PROMPTS[0], mode())).text() == expected
+
+
+def test_calls_run_between_steps(engine):
+    heard = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=3)))
+    assert engine.call(lambda: threading.current_thread().name).result(20) == "siftlm-engine"
+    with pytest.raises(ZeroDivisionError):
+        engine.call(lambda: 1 // 0).result(20)
+    assert heard.text()
+
+
+def test_the_model_is_itself_again(memory):
+    from controller import traces
+
+    own = controller()
+    before = traces.of(own.model)
+    engine = Engine(own, {"docs": memory}, slots=2)
+    Heard(engine, job(engine, PROMPTS[0], mode())).all()
+    engine.close()
+    assert traces.differences(before, traces.of(own.model)) == {}
+
+
+def test_all_weights_cannot_be_shared(memory):
+    with pytest.raises(ValueError, match="engine='lora'"):
+        Engine(Controller(tiny.model("llama"), tiny.tokenizer()), {"docs": memory})
