@@ -1,0 +1,60 @@
+// Three answers side by side as they are written: of the base model, and after learning from either set of texts.
+
+import { byId, el } from "./dom.js";
+import { ended, seconds } from "./words.js";
+
+const TAIL = 160;
+
+// Returns what the stream tells it: step, learned, said, finished, failed.
+export function answer(side, prompt) {
+  const box = byId(`answer-${side}`);
+  const how = el("span", { class: "how" }, "waiting");
+  const bar = el("progress", { max: 1, value: 0, "aria-label": "steps learned", hidden: side === "base" });
+  const text = el("span", { class: "said" });
+  const start = prompt.trimEnd().length > TAIL ? `… ${prompt.trimEnd().slice(-TAIL).trimStart()}` : prompt;
+  const pre = el("pre", { tabindex: 0, "aria-label": `${box.dataset.name}: prompt and answer` }, el("span", { class: "asked" }, start), text);
+  box.replaceChildren(bar, pre, el("p", { class: "facts" }, how));
+  box.dataset.state = "waiting";
+  const began = performance.now();
+  let learned = "", reason = "";
+  const state = (name, words) => {
+    box.dataset.state = name;
+    how.textContent = words;
+  };
+  return {
+    selected: (cached) => state("learning", cached ? "learned before: nothing to do" : "learning"),
+    step: (taken, planned) => {
+      bar.value = planned ? taken / planned : 0;
+      state("learning", `learning: step ${taken} of ${planned}`);
+    },
+    learned: (trace, cached) => {
+      bar.value = 1;
+      learned = cached ? "learned before, from the cache" : ended(trace);
+      state("writing", `${learned}; writing`);
+    },
+    said: (more, finish) => {
+      text.append(more);
+      if (finish) reason = finish;
+      if (box.dataset.state !== "writing") state("writing", "writing");
+    },
+    finished: (spent) => {
+      bar.hidden = true;
+      const all = spent && Object.keys(spent).length ? Object.values(spent).reduce((sum, one) => sum + one, 0) : (performance.now() - began) / 1000;
+      const stopped = reason === "stop" ? "the model ended it" : null;
+      const parts = [side === "base" ? "nothing learned" : learned, stopped, seconds(all)].filter(Boolean);
+      if (!text.textContent) parts.unshift("an empty answer");
+      state("done", parts.join("; "));
+    },
+    failed: (words) => {
+      bar.hidden = true;
+      state("failed", words);
+    },
+    get going() {
+      return box.dataset.state !== "done" && box.dataset.state !== "failed";
+    },
+  };
+}
+
+export function stale(is) {
+  for (const box of document.querySelectorAll(".answer")) box.classList.toggle("stale", is);
+}
