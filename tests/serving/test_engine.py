@@ -210,16 +210,19 @@ def test_echo_says_how_likely_the_prompt_was(engine):
 
 def test_a_full_queue_refuses_and_loses_nobody(memory):
     engine = Engine(controller(), {"docs": memory}, slots=1, queue=2)
-    heard, refused = [], 0
+
+    def asked(n):
+        try:
+            return Heard(engine, job(engine, f"{PROMPTS[0]} {n}", mode()))
+        except Busy as error:
+            return error
+
     try:
-        for n in range(40):
-            try:
-                heard.append(Heard(engine, job(engine, f"{PROMPTS[0]} {n}", mode())))
-            except Busy as error:
-                refused += 1
-                assert error.retry_after >= 1
+        answers = [asked(n) for n in range(40)]
+        refused = [one for one in answers if isinstance(one, Busy)]
         assert refused
-        assert all(one.text() is not None for one in heard)
+        assert all(one.retry_after >= 1 for one in refused)
+        assert all(one.of(jobs.Finished) for one in answers if isinstance(one, Heard))
     finally:
         engine.close()
 

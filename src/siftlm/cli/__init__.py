@@ -29,6 +29,7 @@ from siftlm.cli import (
     score,
     search,
     select,
+    serve,
     spread,
     verify,
 )
@@ -46,6 +47,7 @@ examples:
   siftlm calibrate memory                                 which settings make the model learn best from it
   siftlm eval --memory memory --test FILE --out runs/a    compare methods on many texts, resumably
   siftlm report runs/a                                    tables, figures and verdicts of that
+  siftlm serve --memory memory                            an OpenAI-compatible server, and a page that shows why
   siftlm info memory --redundancy                         what is in it, and whether diversity will matter
   siftlm spread --candidates vectors.npy                  which λ is sensible for these vectors
   siftlm select --candidates vectors.npy --query q.npy -n 10 --texts texts.txt
@@ -150,7 +152,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
     for command in (index, search, info, delete, compact, verify, score, generate, chat, calibrate, evaluate, report,
-                    select, methods, spread, keys, demo):  # fmt: skip
+                    select, methods, spread, serve, keys, demo):  # fmt: skip
         command.add(commands)
     return top
 

@@ -1,0 +1,118 @@
+"""Open a model, serve it until somebody says it is enough, and end tidily."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from siftlm.controller import Controller
+from siftlm.errors import Conflict, InvalidInput, SiftlmError
+from siftlm.extras import load
+from siftlm.memory import Memory
+from siftlm.serving.engine import MIB, Engine
+from siftlm.serving.modes import Modes
+
+OF_CONTROLLER = ("engine", "rank", "alpha", "targets", "device", "dtype", "context")
+
+
+def serve(
+    model: Any,
+    memories: Mapping[str, Memory],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    keys: str | os.PathLike[str] | None = None,
+    anybody: bool = False,
+    slots: int = 8,
+    queue: int = 64,
+    cache: int = 256 * MIB,
+    seconds: float = 300.0,
+    grace: float = 30.0,
+    said: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM; what was accepted by then is finished.
+
+    Args:
+        model: as for `siftlm.controller.Controller`.
+        memories: by name; the first is the default.
+        host, port: where to listen.
+        keys: the file of who may ask; see `siftlm.serving.keys`.
+        anybody: listen without keys where others can reach the host.
+        slots, queue, cache: see `siftlm.serving.engine.Engine`.
+        seconds: that a request may take.
+        grace: seconds that accepted requests have at the end.
+        said: told where it listens.
+        **settings: of the controller and of `siftlm.LocalModel`.
+    """
+    uvicorn = load("uvicorn", "serve")
+    load("fastapi", "serve")
+    from siftlm.serving.app import create_app
+    from siftlm.serving.keys import Keys
+    from siftlm.serving.limits import Limits
+    from siftlm.serving.metrics import Counts
+
+    if keys is None and not anybody and not loopback(host):
+        raise Conflict(
+            f"--host {host} can be reached by others: say who may ask with --keys FILE (siftlm keys add FILE NAME), or "
+            f"let anybody ask with --open"
+        )
+    known = None if keys is None else Keys.read(Path(keys))
+    listening = bound(host, port)
+    try:
+        controller = Controller(model, **{name: settings.pop(name) for name in OF_CONTROLLER if name in settings})
+        count = Counts()
+        engine = Engine(controller, memories, slots=slots, queue=queue, cache=cache, count=count, **settings)
+        try:
+            modes = Modes(controller.name, engine.models)
+            app = create_app(engine, modes, keys=known, limits=Limits(seconds=seconds), count=count)
+            config = uvicorn.Config(
+                app, log_level="warning", access_log=False, timeout_graceful_shutdown=max(1, round(grace)),
+                timeout_keep_alive=30, h11_max_incomplete_event_size=64 * 1024,
+            )  # fmt: skip
+            if said is not None:
+                said(f"siftlm: {modes.name} at {address(host, listening.getsockname()[1])}  (Ctrl-C ends)")
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            engine.close(grace)
+    finally:
+        listening.close()
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Before the model is loaded: a port that is taken is said at once."""
+    if not isinstance(port, int) or not 0 <= port < 2**16:
+        raise InvalidInput(f"port must be a whole number from 0 to 65535, got {port!r}")
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(place)
+        except BaseException:
+            made.close()
+            raise
+    except OSError as error:
+        raise SiftlmError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from error
+    return made
+
+
+def loopback(host: str) -> bool:
+    """Can only this machine reach it?"""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def address(host: str, port: int) -> str:
+    """As a browser wants it.
+
+    >>> address("::1", 8000)
+    'http://[::1]:8000'
+    """
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
