@@ -1,0 +1,160 @@
+"""What a server has done and is doing, as Prometheus reads it.
+
+Every label has few values: routes are templates, and the modes that users write are folded to the names of methods.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from siftlm import __version__, recipes
+from siftlm.extras import load
+from siftlm.selection import methods
+from siftlm.serving.keys import Caller
+from siftlm.serving.modes import AUTO, BASE, CONTEXT, OFFERED
+
+OTHER = "other"
+STAGES = ("queue", "select", "learn", "generate", "whole")
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+NUMBER = re.compile(r"-[0-9]+\Z")
+# Of `engine.state()`, by the name of the gauge; read when somebody asks.
+GAUGES = {
+    "waiting": "Requests in the queue",
+    "learning": "Requests that learn",
+    "speaking": "Requests that are continued",
+    "slots": "Requests that can be worked on at once",
+    "cached": "Adapters in the cache",
+    "cached_bytes": "Bytes of the adapters in the cache",
+    "ready": "1 when requests are taken",
+    "closing": "1 while the server shuts down",
+}
+
+
+class Counts:
+    """Counters and histograms of one server, in a registry of its own."""
+
+    def __init__(self, *, known: Collection[str] | None = None) -> None:
+        client = load("prometheus_client", "serve")
+        self._known = frozenset(_modes() if known is None else known)
+        self.registry = own = client.CollectorRegistry()
+        client.ProcessCollector(registry=own)
+        client.Info("siftlm", "Of this server", registry=own).info({"version": __version__})
+        self._requests = client.Counter(
+            "siftlm_requests", "Requests that were answered", ["route", "mode", "status"], registry=own
+        )
+        self._seconds = client.Histogram(
+            "siftlm_seconds", "Where the time of a finished request went", ["mode", "stage"], buckets=SECONDS,
+            registry=own,
+        )  # fmt: skip
+        self._tokens = client.Counter("siftlm_tokens", "Tokens", ["kind"], registry=own)
+        self._steps = client.Counter("siftlm_steps", "Gradient steps that were taken", registry=own)
+        self._cache = client.Counter("siftlm_cache", "Adapters that were looked for", ["result"], registry=own)
+        self._refused = client.Counter("siftlm_refused", "Requests that found the queue full", registry=own)
+        for kind in ("read", "made", "learned"):  # there from the beginning, so that rates begin at the first
+            self._tokens.labels(kind)
+        for result in ("hit", "miss"):
+            self._cache.labels(result)
+
+    # --- what HTTP tells
+
+    def answered(self, route: str | None, status: int, mode: str | None = None) -> None:
+        """``route`` is the template that matched, as `route_of` finds it, never the path itself."""
+        self._requests.labels(route or OTHER, "" if mode is None else self.folded(mode), str(int(status))).inc()
+
+    def read(self, tokens: int) -> None:
+        """Tokens of a prompt."""
+        self._tokens.labels("read").inc(tokens)
+
+    # --- what the engine tells
+
+    def finished(self, mode: str, seconds: Mapping[str, float]) -> None:
+        """A request is; ``whole``, where it is not said, is the sum of the others."""
+        folded = self.folded(mode)
+        told = {stage: float(seconds[stage]) for stage in STAGES if stage in seconds}
+        told.setdefault("whole", sum(told.values()))
+        for stage, value in told.items():
+            self._seconds.labels(folded, stage).observe(value)
+
+    def refused(self) -> None:
+        """The queue was full."""
+        self._refused.inc()
+
+    def cache(self, hit: bool) -> None:
+        """An adapter was looked for."""
+        self._cache.labels("hit" if hit else "miss").inc()
+
+    def learned(self, steps: int, tokens: int) -> None:
+        """So many steps on so many tokens were taken."""
+        self._steps.inc(steps)
+        self._tokens.labels("learned").inc(tokens)
+
+    def made(self, tokens: int) -> None:
+        """Tokens of answers."""
+        self._tokens.labels("made").inc(tokens)
+
+    # --- what is asked for
+
+    def folded(self, mode: str) -> str:
+        """Without its number, and only if it is known.
+
+        >>> counts = Counts()
+        >>> [counts.folded(mode) for mode in ("sift-50", "base", "mm-itl-5", "what-ever-5")]
+        ['sift', 'base', 'mm-itl', 'other']
+        """
+        name = NUMBER.sub("", mode)
+        return name if name in self._known else OTHER
+
+    def watch(self, state: Callable[[], Any]) -> None:
+        """Also show what the engine is doing: ``state`` is asked once each time somebody looks."""
+        self.registry.register(_Watching(state))
+
+    def text(self, accept: str = "") -> tuple[bytes, str]:
+        """Everything, in the format that is asked for, and that format's name."""
+        exposition = load("prometheus_client.exposition", "serve")
+        encode, content_type = exposition.choose_encoder(accept)
+        return encode(self.registry), content_type
+
+
+def _modes() -> set[str]:
+    return {*methods(), *recipes.RECIPES, BASE, AUTO, CONTEXT, *(NUMBER.sub("", mode) for mode in OFFERED)}
+
+
+class _Watching:
+    """Gauges that are read when they are asked for."""
+
+    def __init__(self, state: Callable[[], Any]) -> None:
+        self._state = state
+        self._gauge = load("prometheus_client.core", "serve").GaugeMetricFamily
+
+    def describe(self) -> Iterator[Any]:
+        """Their names, without asking the engine."""
+        for name, words in GAUGES.items():
+            yield self._gauge(f"siftlm_{name}", words)
+
+    def collect(self) -> Iterator[Any]:
+        """Of one moment."""
+        state = self._state()
+        for name, words in GAUGES.items():
+            value = getattr(state, name, None)
+            if value is not None:
+                yield self._gauge(f"siftlm_{name}", words, value=float(value))
+
+
+def route_of(scope: Mapping[str, Any]) -> str:
+    """The template that a request matched, of its ASGI scope after it was answered: ``/v1/documents/{id}``."""
+    return str(getattr(scope.get("route"), "path", None) or OTHER)
+
+
+def routes(count: Counts, allowed: Callable[..., Caller]) -> Any:
+    """The router: GET /metrics, for everybody who has a key."""
+    fastapi = load("fastapi", "serve")
+    router = fastapi.APIRouter(dependencies=[fastapi.Depends(allowed)])
+
+    def metrics(accept: str = fastapi.Header("")) -> Any:
+        content, content_type = count.text(accept)
+        return fastapi.Response(content, media_type=content_type)
+
+    router.add_api_route("/metrics", metrics, methods=["GET"], include_in_schema=False, response_model=None)
+    return router

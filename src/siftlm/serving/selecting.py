@@ -1,0 +1,185 @@
+"""``/v1/select``: what a model would learn from, why, and what that looks like in the plane."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+
+from siftlm.errors import InvalidInput
+from siftlm.extras import load
+from siftlm.memory import Found, Memory
+from siftlm.memory.asked import filter_of
+from siftlm.memory.snapshot import Snapshot
+from siftlm.serving.jobs import Mode
+from siftlm.serving.keys import Caller
+from siftlm.serving.modes import BASE, Modes
+from siftlm.serving.plane import plane
+from siftlm.serving.refusals import BadRequest
+from siftlm.types import IntArray, Vectors
+
+METHOD, N = "sift", 10
+"""Where neither the model's name nor the settings say how."""
+K = 200
+DRAWN = 500
+"""Candidates that a picture shows, at most: of more, nobody could tell one from another."""
+LETTERS = 80
+"""Of a candidate's text that a picture can show beside its point."""
+DIGITS = 5
+
+
+@dataclass
+class Asked:
+    """The body of a request."""
+
+    input: str
+    """The prompt."""
+    model: str | None = None
+    """A model's name, whose suffix says how: ``siftlm-tiny:sift-20@docs``."""
+    siftlm: dict[str, Any] | None = None
+    """Settings, which win: ``{"method": "sift", "n": 20, "noise": 0.1, "memory": "docs"}``."""
+    plane: bool = False
+    """Also say where prompt, candidates and picks lie in the plane."""
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, eq=False)
+class Near:
+    """What a picture is made of."""
+
+    prompt: Vectors
+    """(d,)"""
+    rows: IntArray
+    """(K,) the nearest by cosine, and all that were picked."""
+    vectors: Vectors
+    """(K, d)"""
+    texts: list[str]
+
+
+def routes(engine: Any, modes: Modes, allowed: Callable[..., Caller]) -> Any:
+    """The router."""
+    fastapi = load("fastapi", "serve")
+    router, who = fastapi.APIRouter(tags=["siftlm"]), fastapi.Depends(allowed)
+
+    async def select(asked: Asked, caller: Caller = who) -> dict[str, Any]:
+        """What the model would learn from for this prompt, why, and how sure it is after each text."""
+        began = time.perf_counter()
+        if not asked.input.strip():
+            raise BadRequest("input is empty: give the prompt to select for", param="input")
+        try:
+            mode = _mode(modes, asked)
+            name = mode.memory or ""
+            caller.needs(name, "read")
+            waiting = engine.call(lambda: found_for(engine.models[name], asked.input, mode.settings, near=asked.plane))
+            found, near = await asyncio.wrap_future(waiting)
+        except InvalidInput as error:
+            raise BadRequest(str(error), param="siftlm") from error
+        answer = {"object": "selection", "mode": mode.name, "memory": name, **described(found)}
+        if near is not None:
+            answer["plane"] = await asyncio.to_thread(drawn, found, near)
+        answer["seconds"] = {**found.seconds, "whole": time.perf_counter() - began}
+        return answer
+
+    router.add_api_route("/v1/select", select, methods=["POST"], summary="Select, and say why")
+    return router
+
+
+def _mode(modes: Modes, asked: Asked) -> Mode:
+    model = asked.model or modes.name
+    settings = dict(asked.siftlm or {})
+    if settings.get("method") == BASE:
+        raise BadRequest("the base model learns from nothing, so there is nothing to select", param="siftlm.method")
+    if model.partition(":")[2].partition("@")[0] in ("", BASE) and "method" not in settings:
+        settings = {"method": METHOD, "n": N, **settings}
+    return modes.parse(model, settings)
+
+
+def found_for(model: Any, prompt: str, settings: Mapping[str, Any], *, near: bool) -> tuple[Found, Near | None]:
+    """Runs on the thread of the model: the selection, and the neighbourhood it was made in, of one moment."""
+    if not near:
+        return model.select(prompt, **settings), None
+    memory = model.memory
+    if not isinstance(memory, Memory):
+        raise InvalidInput("plane needs a memory of siftlm's own; this one is kept by another database")
+    k = model.settings(**settings).get("k", K) or DRAWN
+    with memory.snapshot() as snapshot:  # which the search within takes as well
+        found: Found = model.select(prompt, **settings)
+        vector = _unit(memory.embedder.embed([prompt], as_query=True))[0]
+        return found, _near(snapshot, found, vector, min(k, DRAWN), settings)
+
+
+def _near(snapshot: Snapshot, found: Found, vector: Vectors, k: int, settings: Mapping[str, Any]) -> Near:
+    nearest = snapshot.nearest(vector[None, :], k, filter_of(settings.get("where")))[0]
+    picked = np.array([hit.row for hit in found], dtype=np.int64)
+    rows = np.array(list(dict.fromkeys([*picked.tolist(), *nearest.ids.tolist()])), dtype=np.int64)
+    rows = np.sort(rows[: max(k, len(np.unique(picked)))])
+    texts = [" ".join(text[: 4 * LETTERS].split())[:LETTERS] for text in snapshot.texts(rows.tolist())]
+    return Near(vector, rows, snapshot.vectors(rows), texts)
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    wide = np.asarray(vectors, dtype=np.float64)
+    unit: Vectors = (wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return unit
+
+
+def described(found: Found) -> dict[str, Any]:
+    """The picks, and for each why it was picked and what it took away of the uncertainty."""
+    chosen = found.selection
+    plain = chosen.to_dict()
+    left = plain["uncertainty"]
+    return {
+        "method": chosen.method,
+        "noise": chosen.noise,
+        "stopped": chosen.stopped,
+        "considered": found.considered,
+        "hits": [hit.to_dict() for hit in found],
+        "gains": plain["gains"],
+        "uncertainty": left,
+        "explanation": _explained(found),
+        "dynamics": [_step(left[0], before, after) for before, after in pairwise(left)],
+    }
+
+
+def _explained(found: Found) -> list[dict[str, Any]]:
+    if not len(found) or found.selection.evidence is None:
+        return []
+    why = found.selection.explain()
+    each = zip(why.relevance.tolist(), why.overlap.tolist(), why.served.tolist(), strict=True)
+    return [
+        {"relevance": _finite(relevance), "overlap": _finite(overlap), "served": served}
+        for relevance, overlap, served in each
+    ]
+
+
+def _step(first: float | None, before: float | None, after: float | None) -> dict[str, float | None]:
+    """Of what there was at the beginning, the share that a pick took, and the share that it left."""
+    if not first or before is None or after is None:
+        return {"took": None, "share": None, "left": None}
+    return {"took": before - after, "share": (before - after) / first, "left": after / first}
+
+
+def drawn(found: Found, near: Near) -> dict[str, Any]:
+    """The picture, in numbers."""
+    flat = plane(near.vectors, near.prompt)
+    points = flat.candidates.round(DIGITS).tolist()
+    scores = (near.vectors @ near.prompt).astype(np.float64).round(DIGITS).tolist()
+    return {
+        "prompt": flat.prompt.round(DIGITS).tolist(),
+        "candidates": [
+            {"row": row, "x": x, "y": y, "score": score, "text": text}
+            for row, (x, y), score, text in zip(near.rows.tolist(), points, scores, near.texts, strict=True)
+        ],
+        "picks": [hit.row for hit in found],
+        "shown": round(flat.shown, DIGITS),
+    }
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -1,0 +1,89 @@
+"""An engine without a model: its thread, its memories, and models that can do nothing but select."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+from fastapi import FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.testclient import TestClient
+
+from siftlm.memory import Memory
+from siftlm.selection import registry
+from siftlm.serving.keys import Caller
+from siftlm.serving.modes import Modes
+from siftlm.serving.refusals import NotAllowed, Refused
+
+CALLERS = {
+    "writer": Caller("writer", {"docs": "write"}),
+    "reader": Caller("reader", {"docs": "read"}),
+    "all": Caller("all", {"*": "write"}),
+}
+
+
+class FakeModel:
+    """What `siftlm.LocalModel` is to a selection."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        registry.find(changes.get("method", "sift"))
+        return {"n": 50, **changes}
+
+    def select(self, prompt: str, **settings: Any) -> Any:
+        return self.memory.search(prompt, **settings)
+
+
+class FakeEngine:
+    """The face of `siftlm.serving.engine.Engine`, as far as these routes see it."""
+
+    def __init__(self, memories: Mapping[str, Memory]) -> None:
+        self.memories = dict(memories)
+        self.models = {name: FakeModel(memory) for name, memory in memories.items()}
+        self._thread = ThreadPoolExecutor(1)
+        self.calls = 0
+
+    def call(self, work: Callable[[], Any]) -> Future[Any]:
+        self.calls += 1
+        return self._thread.submit(work)
+
+    def state(self) -> Any:
+        return SimpleNamespace(
+            waiting=3, learning=2, speaking=1, slots=8, cached=4, cached_bytes=4096, ready=True, closing=False
+        )
+
+    def close(self, grace: float = 0.0) -> None:
+        self._thread.shutdown()
+
+
+def allowed(authorization: str = Header("")) -> Caller:
+    """Whoever is named in the header."""
+    caller = CALLERS.get(authorization.removeprefix("Bearer "))
+    if caller is None:
+        raise NotAllowed("an API key is needed")
+    return caller
+
+
+def client(engine: FakeEngine, *routes: Callable[..., Any], as_: str = "all") -> TestClient:
+    """A client of an app with these routes, that shows errors as the server does."""
+    app = FastAPI()
+    modes = Modes("siftlm-tiny", engine.models)
+    for made in routes:
+        app.include_router(made(engine, modes, allowed))
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> JSONResponse:
+        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        content = {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
+        return JSONResponse(content, error.status, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, 400)
+
+    return TestClient(app, headers={"Authorization": f"Bearer {as_}"})

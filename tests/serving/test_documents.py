@@ -1,0 +1,237 @@
+"""`/v1/documents`: what is added is there, what is deleted is gone, and nobody is told where things are."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from serving.fake_engine import FakeEngine, client
+from siftlm.errors import InvalidInput
+from siftlm.memory import Memory, lock
+from siftlm.serving import documents
+from siftlm.serving.documents import routes
+
+PATH = "/v1/documents"
+
+
+@pytest.fixture
+def engine(tmp_path):
+    with Memory.create(tmp_path / "docs") as docs, Memory.create(tmp_path / "wiki") as wiki:
+        docs.add([f"text number {n}" for n in range(5)], [{"n": n} for n in range(5)], ids=[f"t{n}" for n in range(5)])
+        made = FakeEngine({"docs": docs, "wiki": wiki})
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def own(engine):
+    return client(engine, routes)
+
+
+def told(answer, status):
+    assert answer.status_code == status, answer.text
+    return answer.json().get("error", answer.json())
+
+
+# --- a memory, listed
+
+
+def test_a_memory_lists_its_documents_by_number(engine):
+    docs = engine.memories["docs"]
+    docs.add(["long " * 2000], [{"a": ["b"]}])
+    docs.delete({"@id": "t1"})
+    found = docs.documents()
+    assert [one.number for one in found] == [0, 2, 3, 4, 5]
+    assert [one.id for one in found] == ["t0", "t2", "t3", "t4", None]
+    assert (found[1].text, found[1].meta, found[1].passages) == ("text number 2", {"n": 2}, 1)
+    assert found[-1].passages > 2
+    assert found[-1].text == ("long " * 40)
+    assert [one.number for one in docs.documents(after=2, limit=2)] == [3, 4]
+    assert docs.documents(after=5) == []
+    assert engine.memories["wiki"].documents() == []
+    for wrong in ({"limit": 0}, {"after": -2}, {"limit": 1.5}):
+        with pytest.raises(InvalidInput):
+            docs.documents(**wrong)
+
+
+def test_each_change_makes_another_version(engine):
+    docs, seen = engine.memories["docs"], []
+
+    def note():
+        seen.append(docs.version)
+        assert docs.version == seen[-1]  # reading changes nothing
+
+    note()
+    docs.add(["something new"])
+    note()
+    docs.delete({"@id": "t1"})
+    note()
+    docs.compact()
+    note()
+    docs.search("text")
+    assert docs.version == seen[-1]
+    docs.add(["something else"])
+    note()
+    with Memory.open(docs.path) as other:  # of another process
+        assert other.version == seen[-1]
+        other.delete({"@id": "t2"})
+        note()
+    assert len(set(seen)) == len(seen)
+
+
+# --- HTTP
+
+
+def test_pages_follow_one_another(own):
+    seen, after = [], -1
+    for _ in range(3):
+        page = told(own.get(PATH, params={"limit": 2, "after": after}), 200)
+        seen += [one["id"] for one in page["data"]]
+        after = page["next"]
+    assert seen == [f"t{n}" for n in range(5)]
+    assert (page["has_more"], page["next"], page["memory"], page["object"]) == (False, None, "docs", "list")
+    assert page["data"][0] == {
+        "object": "document", "number": 4, "id": "t4", "meta": {"n": 4}, "text": "text number 4", "passages": 1,
+    }  # fmt: skip
+    assert told(own.get(PATH, params={"memory": "wiki"}), 200)["data"] == []
+
+
+def test_what_is_added_is_found_and_what_is_deleted_is_not(own, engine):
+    docs, before = engine.memories["docs"], engine.memories["docs"].version
+    body = {"documents": [{"text": "owls are awake at night", "id": "a/b c?", "meta": {"year": 1900}}]}
+    added = told(own.post(PATH, json=body), 200)
+    assert (added["ids"], added["documents"], added["passages"], added["memory"]) == (["a/b c?"], 1, 1, "docs")
+    [hit] = docs.search("owls at night", 1)
+    assert (hit.text, hit.id, hit.meta) == ("owls are awake at night", "a/b c?", {"year": 1900})
+    between = docs.version
+    gone = told(own.delete(f"{PATH}/a%2Fb%20c%3F"), 200)
+    assert (gone["deleted"], gone["documents"], gone["passages"], gone["id"]) == (True, 1, 1, "a/b c?")
+    assert "owls are awake at night" not in docs.search("owls at night", 6).texts
+    assert len({before, between, docs.version}) == 3
+    assert told(own.delete(f"{PATH}/a%2Fb%20c%3F"), 404)["code"] == "document_not_found"
+
+
+def test_what_came_without_an_id_can_be_deleted_as_well(own, engine):
+    ids = told(own.post(PATH, json={"documents": [{"text": "one"}, {"text": "two"}], "memory": "wiki"}), 200)["ids"]
+    assert len(set(ids)) == 2
+    told(own.delete(f"{PATH}/{ids[0]}", params={"memory": "wiki"}), 200)
+    assert [one.id for one in engine.memories["wiki"].documents()] == ids[1:]
+    assert len(engine.memories["docs"]) == 5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"text": ""}, {"text": "  "}, {"text": 5}, {"id": "no text"}, {"text": "x", "meta": [1]},
+        {"text": "x", "metadata": {}}, {"text": "\ud800"}, {"text": "x", "id": "\ud800"}, {"text": "x", "id": 7},
+        {"text": "x", "meta": {"a": "\ud800"}}, {"text": "x", "meta": {"a": float("nan")}}, "text", None,
+    ],
+)  # fmt: skip
+def test_all_are_added_or_none(own, engine, wrong):
+    import json
+
+    before = engine.memories["docs"].version
+    body = json.dumps({"documents": [{"text": "a good one"}, wrong]})
+    told(own.post(PATH, content=body, headers={"Content-Type": "application/json"}), 400)
+    assert (len(engine.memories["docs"]), engine.memories["docs"].version) == (5, before)
+
+
+@pytest.mark.parametrize("body", [{}, {"documents": []}, {"documents": [{"text": "x"}] * 1001}, [], {"memory": "docs"}])
+def test_how_many_at_a_time(own, body):
+    told(own.post(PATH, json=body), 400)
+
+
+@pytest.mark.parametrize("query", [{"limit": 0}, {"limit": 101}, {"after": -2}, {"after": 2**63}, {"after": "x"}])
+def test_limits_of_a_list(own, query):
+    told(own.get(PATH, params=query), 400)
+    told(own.get(PATH, params={"after": 2**63 - 1, "limit": 100}), 200)
+
+
+@pytest.mark.parametrize("name", ["../docs", "docs'; DROP TABLE documents; --", "", "DOCS", "%"])
+def test_names_from_outside_are_names_and_nothing_else(own, engine, name):
+    assert told(own.get(PATH, params={"memory": name}), 404)["code"] == "memory_not_found"
+    told(own.delete(f"{PATH}/x' OR 1=1 --"), 404)
+    told(own.delete(f"{PATH}/%00"), 400)
+    told(own.delete(f"{PATH}/..%2F..%2Fmanifest.json"), 404)
+    assert len(engine.memories["docs"].documents()) == 5
+    assert engine.memories["docs"].verify().ok
+
+
+def test_a_key_reaches_as_far_as_it_goes(engine):
+    body = {"documents": [{"text": "new"}]}
+    reader, writer = client(engine, routes, as_="reader"), client(engine, routes, as_="writer")
+    told(reader.get(PATH), 200)
+    assert told(reader.post(PATH, json=body), 403)["code"] == "not_allowed"
+    told(reader.delete(f"{PATH}/t0"), 403)
+    told(writer.post(PATH, json=body), 200)
+    told(writer.delete(f"{PATH}/t0"), 200)
+    # Whether there is such a memory is nobody's business who may not read it.
+    there, not_there = (writer.get(PATH, params={"memory": name}) for name in ("wiki", "else"))
+    assert told(there, 403)["message"].replace("wiki", "else") == told(not_there, 403)["message"]
+    told(writer.post(PATH, json={**body, "memory": "wiki"}), 403)
+    told(client(engine, routes, as_="nobody").get(PATH), 401)
+    assert len(engine.memories["wiki"]) == 0
+
+
+def test_another_process_that_writes_is_waited_for_and_not_named(own, engine, monkeypatch):
+    monkeypatch.setattr(documents, "PATIENCE", 0.1)
+    folder = engine.memories["docs"].path
+    with lock.writing(folder, "a long build"):
+        for answer in (own.post(PATH, json={"documents": [{"text": "new"}]}), own.delete(f"{PATH}/t0")):
+            error = told(answer, 503)
+            assert error["code"] == "memory_locked"
+            assert answer.headers["Retry-After"] == "2"
+            assert str(folder) not in error["message"]
+            assert "process 1" not in error["message"]
+        told(own.get(PATH), 200)  # reading goes on
+    told(own.post(PATH, json={"documents": [{"text": "new"}]}), 200)
+
+
+def test_a_damaged_memory_is_said_without_its_path(own, engine, caplog):
+    folder = engine.memories["docs"].path
+    database = next(folder.glob("g*/texts.sqlite"))
+    engine.memories["docs"].close()
+    database.write_bytes(b"nonsense" * 1000)
+    error = told(own.get(PATH), 500)
+    assert error["code"] == "memory_fails"
+    assert str(folder) not in error["message"]
+    assert str(folder) in caplog.text
+
+
+def test_changes_take_turns_off_the_event_loop(own, engine, monkeypatch):
+    inside, most, threads, turn = [], [], set(), threading.Lock()
+    add = Memory.add
+
+    @contextmanager
+    def counted():
+        with turn:
+            inside.append(1)
+            most.append(len(inside))
+        yield
+        inside.pop()
+
+    def watched(self, *args, **settings):
+        threads.add(threading.current_thread().name)
+        with counted():
+            return add(self, *args, **settings)
+
+    monkeypatch.setattr(Memory, "add", watched)
+    with own:  # one event loop for all
+        threads_here = [
+            threading.Thread(target=own.post, args=(PATH,), kwargs={"json": {"documents": [{"text": f"new {n}"}]}})
+            for n in range(6)
+        ]
+        for thread in threads_here:
+            thread.start()
+        for thread in threads_here:
+            thread.join()
+    assert len(engine.memories["docs"]) == 11
+    assert max(most) == 1
+    assert all(name.startswith("asyncio_") for name in threads)
+
+
+def test_not_everybody_may_wait(own, monkeypatch):
+    monkeypatch.setattr(documents, "QUEUE", 0)
+    assert told(own.post(PATH, json={"documents": [{"text": "new"}]}), 503)["code"] == "memory_locked"

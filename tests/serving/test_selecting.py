@@ -1,0 +1,159 @@
+"""`/v1/select`: the very selection of the library, with reasons, and a picture that holds what was picked."""
+
+from __future__ import annotations
+
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from serving.fake_engine import FakeEngine, client
+from siftlm.memory import Memory
+from siftlm.serving.selecting import routes
+
+TEXTS = [f"{animal} live in the {place}" for animal in ("owls", "bears", "crabs", "mice") for place in
+         ("forest", "river", "desert", "city", "cave")]  # fmt: skip
+PROMPT = "where do owls and bears live"
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    home = tmp_path_factory.mktemp("select")
+    with Memory.create(home / "docs") as docs, Memory.create(home / "empty") as empty:
+        docs.add(TEXTS, [{"n": n} for n in range(len(TEXTS))], ids=[f"t{n}" for n in range(len(TEXTS))])
+        made = FakeEngine({"docs": docs, "empty": empty})
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def ask(engine):
+    own = client(engine, routes)
+
+    def post(**body):
+        return own.post("/v1/select", json={"input": PROMPT, **body})
+
+    return post
+
+
+def test_it_is_the_selection_of_the_library(ask, engine):
+    answer = ask(siftlm={"method": "sift", "n": 4, "noise": 0.1, "k": 12}).json()
+    found = engine.memories["docs"].search(PROMPT, 4, noise=0.1, k=12)
+    assert [hit["text"] for hit in answer["hits"]] == found.texts
+    assert answer["hits"][0] == found.hits[0].to_dict()
+    assert (answer["mode"], answer["memory"], answer["considered"]) == ("sift-4", "docs", 12)
+    assert (answer["method"], answer["noise"], answer["stopped"]) == ("sift", 0.1, "n")
+    np.testing.assert_allclose(answer["gains"], found.selection.gains)
+    np.testing.assert_allclose(answer["uncertainty"], found.selection.uncertainty)
+    assert {"embed", "search", "select", "read", "whole"} <= set(answer["seconds"])
+    assert "plane" not in answer
+
+
+def test_each_pick_says_why_and_what_it_took(ask, engine):
+    answer = ask(siftlm={"n": 5}).json()
+    why = engine.memories["docs"].search(PROMPT, 5).selection.explain()
+    assert [one["relevance"] for one in answer["explanation"]] == pytest.approx(why.relevance.tolist())
+    assert [one["overlap"] for one in answer["explanation"]] == pytest.approx(why.overlap.tolist())
+    left = answer["uncertainty"]
+    steps = answer["dynamics"]
+    assert [step["took"] for step in steps] == pytest.approx([before - after for before, after in pairwise(left)])
+    assert sum(step["share"] for step in steps) == pytest.approx(1 - steps[-1]["left"])
+    assert all(step["took"] > 0 for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("body", "mode", "count"),
+    [
+        ({}, "sift-10", 10),
+        ({"model": "siftlm-tiny"}, "sift-10", 10),
+        ({"model": "siftlm-tiny:nearest-3"}, "nearest-3", 3),
+        ({"model": "siftlm-tiny:nearest-3", "siftlm": {"n": 2}}, "nearest-2", 2),
+        ({"siftlm": {"method": "nearest", "n": 1}}, "nearest-1", 1),
+        ({"siftlm": {"n": 3, "where": {"n": {"<": 2}}}}, "sift-3", 2),
+    ],
+)
+def test_how_is_said_by_name_or_by_settings(ask, body, mode, count):
+    answer = ask(**body).json()
+    assert (answer["mode"], len(answer["hits"])) == (mode, count)
+
+
+def test_the_picture_holds_the_nearest_and_the_picks(ask, engine):
+    settings = {"n": 3, "k": 8, "candidates": "words", "where": {"n": {">=": 3}}}
+    answer = ask(siftlm=settings, plane=True).json()
+    picture, memory = answer["plane"], engine.memories["docs"]
+    rows = [one["row"] for one in picture["candidates"]]
+    assert picture["picks"] == [hit["row"] for hit in answer["hits"]]
+    assert set(picture["picks"]) <= set(rows)
+    assert len(rows) == len(set(rows)) == 8
+    nearest = [hit.row for hit in memory.search(PROMPT, 8, method="nearest", where=settings["where"])]
+    assert len(set(rows) & set(nearest)) >= 5
+    assert [one["text"] for one in picture["candidates"]] == memory.texts(rows)
+    score = {hit.row: hit.score for hit in memory.search(PROMPT, 20, method="nearest")}
+    assert [one["score"] for one in picture["candidates"]] == pytest.approx([score[row] for row in rows], abs=1e-4)
+    assert len(picture["prompt"]) == 2
+    assert 0 < picture["shown"] <= 1
+    assert ask(siftlm=settings, plane=True).json()["plane"] == picture
+
+
+def test_a_text_that_was_picked_twice_is_one_point(ask):
+    picture = ask(siftlm={"n": 3, "k": 3, "method": "nn-f"}, plane=True).json()["plane"]
+    assert len(picture["picks"]) == 3
+    assert len(set(picture["picks"])) == 1
+    assert len(picture["candidates"]) == 3
+
+
+def test_all_candidates_are_drawn_up_to_a_limit(ask, monkeypatch):
+    answer = ask(siftlm={"n": 2, "k": 20}, plane=True).json()
+    assert len(answer["plane"]["candidates"]) == 20
+    monkeypatch.setattr("siftlm.serving.selecting.DRAWN", 4)
+    answer = ask(siftlm={"n": 2, "k": 20}, plane=True).json()
+    assert len(answer["plane"]["candidates"]) == 4
+    assert set(answer["plane"]["picks"]) <= {one["row"] for one in answer["plane"]["candidates"]}
+
+
+def test_an_empty_memory_is_no_error(ask):
+    answer = ask(siftlm={"memory": "empty"}, plane=True)
+    assert answer.status_code == 200
+    assert (answer.json()["hits"], answer.json()["explanation"], answer.json()["dynamics"]) == ([], [], [])
+    assert (answer.json()["plane"]["candidates"], answer.json()["plane"]["picks"]) == ([], [])
+
+
+def test_the_model_thread_does_it(ask, engine, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        engine.models["docs"], "select", lambda *_, **__: seen.append(threading.current_thread()) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        ask()
+    assert seen[0].name.startswith("ThreadPoolExecutor")
+    assert engine.calls > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"input": " "}, 400, "input"),
+        ({"siftlm": {"method": "base"}}, 400, "siftlm.method"),
+        ({"siftlm": {"n": 1000}}, 400, "siftlm.n"),
+        ({"siftlm": {"folder": "elsewhere"}}, 400, "siftlm.folder"),
+        ({"siftlm": {"where": "n ="}}, 400, "siftlm"),
+        ({"siftlm": {"memory": "else"}}, 404, "siftlm.memory"),
+        ({"model": "gpt-9"}, 404, "model"),
+        ({"model": "siftlm-tiny:shift-9"}, 400, "siftlm"),
+        ({"input": 5}, 400, None),
+        ({"speed": 5}, 400, None),
+        ({"siftlm": {"without_copies": 7}}, 400, "siftlm"),
+    ],
+)
+def test_what_is_wrong_is_said(ask, body, status, param):
+    answer = ask(**body)
+    assert answer.status_code == status, answer.json()
+    assert answer.json()["error"].get("param") == param
+
+
+def test_only_who_may_read_a_memory_learns_what_is_in_it(engine):
+    reader = client(engine, routes, as_="reader")
+    assert reader.post("/v1/select", json={"input": PROMPT}).status_code == 200
+    assert reader.post("/v1/select", json={"input": PROMPT, "siftlm": {"memory": "empty"}}).status_code == 403
+    assert client(engine, routes, as_="nobody").post("/v1/select", json={"input": PROMPT}).status_code == 401
