@@ -32,7 +32,10 @@ NEVER = {("memory", "controller"): "a search knows no language model"}
 
 CORE = {"siftlm", "numpy"}
 # Files that are themselves loaded only on demand may import their library at the top. Path -> libraries.
-LOADED_ON_DEMAND: dict[str, set[str]] = {}
+LOADED_ON_DEMAND: dict[str, set[str]] = {
+    f"siftlm.serving.{name}": {"fastapi"}
+    for name in ("answering", "app", "documents", "failures", "selecting", "vectors", "vocabulary")
+}
 
 
 def room_of(module: str) -> str:

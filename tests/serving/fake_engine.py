@@ -7,16 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
-from fastapi import FastAPI, Header, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Header
 from fastapi.testclient import TestClient
 
 from siftlm.memory import Memory
 from siftlm.selection import registry
+from siftlm.serving.failures import add_failures
 from siftlm.serving.keys import Caller
 from siftlm.serving.modes import Modes
-from siftlm.serving.refusals import NotAllowed, Refused
+from siftlm.serving.refusals import NotAllowed
 
 CALLERS = {
     "writer": Caller("writer", {"docs": "write"}),
@@ -52,6 +51,7 @@ class FakeEngine:
         self.calls += 1
         return self._thread.submit(work)
 
+    @property
     def state(self) -> Any:
         return SimpleNamespace(
             waiting=3, learning=2, speaking=1, slots=8, cached=4, cached_bytes=4096, ready=True, closing=False
@@ -76,14 +76,5 @@ def client(engine: FakeEngine, *routes: Callable[..., Any], as_: str = "all") ->
     for made in routes:
         app.include_router(made(engine, modes, allowed))
 
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> JSONResponse:
-        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        content = {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
-        return JSONResponse(content, error.status, headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, 400)
-
+    add_failures(app)
     return TestClient(app, headers={"Authorization": f"Bearer {as_}"})

@@ -94,7 +94,7 @@ def test_the_state_is_asked_once_each_time_and_not_before(counts):
 
     def state():
         asked.append(1)
-        return FakeEngine({}).state()
+        return FakeEngine({}).state
 
     counts.watch(state)
     assert not asked

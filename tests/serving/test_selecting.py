@@ -141,8 +141,10 @@ def test_the_model_thread_does_it(ask, engine, monkeypatch):
         ({"siftlm": {"memory": "else"}}, 404, "siftlm.memory"),
         ({"model": "gpt-9"}, 404, "model"),
         ({"model": "siftlm-tiny:shift-9"}, 400, "siftlm"),
-        ({"input": 5}, 400, None),
-        ({"speed": 5}, 400, None),
+        ({"input": 5}, 400, "input"),
+        ({"input": None}, 400, "input"),
+        ({"plane": "yes"}, 400, "plane"),
+        ({"siftlm": {"memory": ["docs"]}}, 400, "siftlm.memory"),
         ({"siftlm": {"without_copies": 7}}, 400, "siftlm"),
     ],
 )

@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
 
 from siftlm.errors import Damaged, InvalidInput, Locked, Unwritable
-from siftlm.extras import load
 from siftlm.memory import Listed, Memory
+from siftlm.serving.bodies import body_of
+from siftlm.serving.failures import answer
+from siftlm.serving.fields import Schema, fields
 from siftlm.serving.keys import Caller
 from siftlm.serving.modes import Modes
 from siftlm.serving.refusals import BadRequest, Occupied, Refused, Unknown
+from siftlm.serving.running import Works
+from siftlm.serving.schemas import TEXT, shown
 
 T = TypeVar("T")
 
@@ -30,26 +36,27 @@ LARGEST = 2**63 - 1
 _log = logging.getLogger("siftlm.serving")
 
 
-@dataclass
-class NewDocument:
-    """One to be added."""
-
-    text: str
-    id: str | None = None
-    """To find and delete it by; one is made up where none is given."""
-    meta: dict[str, Any] | None = None
-    """Whatever a filter shall find it by."""
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-
-@dataclass
-class NewDocuments:
-    """The body of a request."""
-
-    documents: list[NewDocument]
-    memory: str | None = None
-    """Its name; left out, the first one."""
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+DOCUMENT: Schema = {
+    "type": "object",
+    "required": ["text"],
+    "properties": {
+        "text": {**TEXT, "minLength": 1},
+        "id": {**TEXT, "title": "a string to find and delete it by; one is made up where none is given"},
+        "meta": {"type": "object", "title": "an object of whatever a filter shall find it by"},
+    },
+    "additionalProperties": False,
+}
+ADDING: Schema = {
+    "type": "object",
+    "required": ["documents"],
+    "properties": {
+        "documents": {
+            "type": "array", "items": DOCUMENT, "minItems": 1, "maxItems": MOST,
+            "title": f"a list of 1 to {MOST} documents, each an object with a text",
+        },
+        "memory": {**TEXT, "title": "the name of a memory; left out, the first one"},
+    },
+}  # fmt: skip
 
 
 class Turns:
@@ -70,12 +77,10 @@ class Turns:
             self._waiting -= 1
 
 
-def routes(engine: Any, modes: Modes, allowed: Callable[..., Caller]) -> Any:
+def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller]) -> APIRouter:
     """The router."""
-    fastapi = load("fastapi", "serve")
-    router = fastapi.APIRouter(tags=["siftlm"])
-    who, turns = fastapi.Depends(allowed), Turns()
-    which = fastapi.Query(None, description="The memory's name; left out, the first one.")
+    router, who, turns = APIRouter(tags=["siftlm"]), Depends(allowed), Turns()
+    which = Query(None, description="The memory's name; left out, the first one.")
 
     def memory_of(name: str | None, caller: Caller, right: str) -> tuple[str, Memory]:
         found = name if name is not None else next(iter(modes.memories), "")
@@ -87,51 +92,65 @@ def routes(engine: Any, modes: Modes, allowed: Callable[..., Caller]) -> Any:
     async def listing(
         caller: Caller = who,
         memory: str | None = which,
-        limit: int = fastapi.Query(20, ge=1, le=100),
-        after: int = fastapi.Query(-1, ge=-1, le=LARGEST, description="``next`` of the answer before."),
-    ) -> dict[str, Any]:
+        limit: int = Query(20, ge=1, le=100),
+        after: int = Query(-1, ge=-1, le=LARGEST, description="``next`` of the answer before."),
+    ) -> Response:
         """Documents in the order in which they came, each with how it begins."""
         name, own = memory_of(memory, caller, "read")
         found = await asyncio.to_thread(_said, lambda: own.documents(after, limit + 1))
         data, more = found[:limit], len(found) > limit
-        return {
-            "object": "list", "memory": name, "data": [_shown(one) for one in data], "has_more": more,
+        return answer({
+            "object": "list", "memory": name, "data": [_listed(one) for one in data], "has_more": more,
             "next": data[-1].number if more else None,
-        }  # fmt: skip
+        })  # fmt: skip
 
-    async def adding(new: NewDocuments, caller: Caller = who) -> dict[str, Any]:
+    async def adding(request: Request, caller: Caller = who) -> Response:
         """Add all of them, or none."""
-        name, own = memory_of(new.memory, caller, "write")
-        if not 1 <= len(new.documents) <= MOST:
-            raise BadRequest(f"documents must be 1 to {MOST:,}, got {len(new.documents):,}", param="documents")
-        ids = [f"doc-{secrets.token_hex(12)}" if one.id is None else one.id for one in new.documents]
-        texts, metas = [one.text for one in new.documents], [one.meta or {} for one in new.documents]
+        given = fields(await body_of(request), ADDING)
+        name, own = memory_of(given["memory"], caller, "write")
+        new = [_document(at, one) for at, one in enumerate(given["documents"])]
+        ids = [f"doc-{secrets.token_hex(12)}" if one["id"] is None else one["id"] for one in new]
+        texts, metas = [one["text"] for one in new], [one["meta"] or {} for one in new]
         added = await turns.take(lambda: own.add(texts, metas, ids=ids, wait=PATIENCE))
-        return {
+        return answer({
             "object": "documents.added", "memory": name, "ids": ids, "documents": added.documents,
             "passages": added.passages, "duplicates": added.duplicates, "near_duplicates": added.near_duplicates,
-        }  # fmt: skip
+        })  # fmt: skip
 
-    async def deleting(id: str, caller: Caller = who, memory: str | None = which) -> dict[str, Any]:  # noqa: A002
+    async def deleting(id: str, caller: Caller = who, memory: str | None = which) -> Response:  # noqa: A002
         """Delete the documents of this id: no search that begins later finds them."""
         name, own = memory_of(memory, caller, "write")
         deleted = await turns.take(lambda: own.delete({"@id": id}, wait=PATIENCE))
         if not deleted.documents:
             raise Unknown(f"the memory {name!r} has no document {id!r:.80}", param="id", code="document_not_found")
-        return {
+        return answer({
             "object": "document.deleted", "memory": name, "id": id, "deleted": True, "documents": deleted.documents,
             "passages": deleted.passages,
-        }  # fmt: skip
+        })  # fmt: skip
 
     path = "/v1/documents"
-    router.add_api_route(path, listing, methods=["GET"], summary="List documents")
-    router.add_api_route(path, adding, methods=["POST"], summary="Add documents")
+    router.add_api_route(path, listing, methods=["GET"])
+    router.add_api_route(path, adding, methods=["POST"], openapi_extra={"requestBody": shown(ADDING)})
     # Ids are the callers' own, and may well be paths.
-    router.add_api_route(f"{path}/{{id:path}}", deleting, methods=["DELETE"], summary="Delete a document")
+    router.add_api_route(f"{path}/{{id:path}}", deleting, methods=["DELETE"])
     return router
 
 
-def _shown(one: Listed) -> dict[str, Any]:
+def _document(at: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    known = DOCUMENT["properties"]
+    for name in given:
+        if name not in known:  # what was meant to be kept must not be lost in silence
+            raise BadRequest(f"documents[{at}].{name:.40} is no field of a document; there are {', '.join(known)}",
+                             param=f"documents[{at}].{name:.40}")  # fmt: skip
+    try:
+        return fields(given, DOCUMENT)
+    except BadRequest as error:
+        raise BadRequest(
+            f"documents[{at}]: {error}", param=f"documents[{at}].{error.param}", code=error.code
+        ) from error
+
+
+def _listed(one: Listed) -> dict[str, Any]:
     return {
         "object": "document", "number": one.number, "id": one.id, "meta": dict(one.meta), "text": one.text,
         "passages": one.passages,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from importlib.metadata import version
 from typing import Any
 
-from siftlm import __version__, recipes
+from siftlm import recipes
 from siftlm.extras import load
 from siftlm.selection import methods
 from siftlm.serving.keys import Caller
@@ -40,7 +41,7 @@ class Counts:
         self._known = frozenset(_modes() if known is None else known)
         self.registry = own = client.CollectorRegistry()
         client.ProcessCollector(registry=own)
-        client.Info("siftlm", "Of this server", registry=own).info({"version": __version__})
+        client.Info("siftlm", "Of this server", registry=own).info({"version": version("siftlm")})
         self._requests = client.Counter(
             "siftlm_requests", "Requests that were answered", ["route", "mode", "status"], registry=own
         )

@@ -7,23 +7,32 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
 
 from siftlm.errors import InvalidInput
-from siftlm.extras import load
 from siftlm.memory import Found, Memory
 from siftlm.memory.asked import filter_of
 from siftlm.memory.snapshot import Snapshot
+from siftlm.serving.bodies import body_of
+from siftlm.serving.failures import answer
+from siftlm.serving.fields import Schema, fields
 from siftlm.serving.jobs import Mode
 from siftlm.serving.keys import Caller
+from siftlm.serving.limits import Limits
 from siftlm.serving.modes import BASE, Modes
 from siftlm.serving.plane import plane
 from siftlm.serving.refusals import BadRequest
+from siftlm.serving.running import Works, called
+from siftlm.serving.schemas import MODEL, SWITCH, TEXT, shown
 from siftlm.types import IntArray, Vectors
 
+LIMITS = Limits()
 METHOD, N = "sift", 10
 """Where neither the model's name nor the settings say how."""
 K = 200
@@ -34,19 +43,19 @@ LETTERS = 80
 DIGITS = 5
 
 
-@dataclass
-class Asked:
-    """The body of a request."""
-
-    input: str
-    """The prompt."""
-    model: str | None = None
-    """A model's name, whose suffix says how: ``siftlm-tiny:sift-20@docs``."""
-    siftlm: dict[str, Any] | None = None
-    """Settings, which win: ``{"method": "sift", "n": 20, "noise": 0.1, "memory": "docs"}``."""
-    plane: bool = False
-    """Also say where prompt, candidates and picks lie in the plane."""
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+SELECT: Schema = {
+    "type": "object",
+    "required": ["input"],
+    "properties": {
+        "input": {**TEXT, "title": "the prompt to select for, a string"},
+        "model": {**MODEL, "title": "the name of a model whose suffix says how, such as NAME:sift-20@MEMORY"},
+        "siftlm": {
+            "type": "object", "properties": {"method": TEXT, "memory": TEXT, "use": TEXT, "kernel": TEXT},
+            "title": "an object of settings, such as method, n, noise and memory",
+        },
+        "plane": {**SWITCH, "title": "true to be told where prompt, candidates and picks lie in a plane"},
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,37 +71,36 @@ class Near:
     texts: list[str]
 
 
-def routes(engine: Any, modes: Modes, allowed: Callable[..., Caller]) -> Any:
+def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: Limits = LIMITS) -> APIRouter:
     """The router."""
-    fastapi = load("fastapi", "serve")
-    router, who = fastapi.APIRouter(tags=["siftlm"]), fastapi.Depends(allowed)
+    router, who = APIRouter(tags=["siftlm"]), Depends(allowed)
 
-    async def select(asked: Asked, caller: Caller = who) -> dict[str, Any]:
+    async def select(request: Request, caller: Caller = who) -> Response:
         """What the model would learn from for this prompt, why, and how sure it is after each text."""
-        began = time.perf_counter()
-        if not asked.input.strip():
+        began = time.monotonic()
+        given = fields(await body_of(request), SELECT)
+        prompt = given["input"]
+        if not prompt.strip():
             raise BadRequest("input is empty: give the prompt to select for", param="input")
         try:
-            mode = _mode(modes, asked)
+            mode = _mode(modes, given["model"] or modes.name, given["siftlm"] or {})
             name = mode.memory or ""
             caller.needs(name, "read")
-            waiting = engine.call(lambda: found_for(engine.models[name], asked.input, mode.settings, near=asked.plane))
-            found, near = await asyncio.wrap_future(waiting)
+            work = partial(found_for, engine.models[name], prompt, mode.settings, near=given["plane"])
+            found, near = await called(engine, work, began + limits.seconds)
         except InvalidInput as error:
             raise BadRequest(str(error), param="siftlm") from error
-        answer = {"object": "selection", "mode": mode.name, "memory": name, **described(found)}
+        said = {"object": "selection", "mode": mode.name, "memory": name, **described(found)}
         if near is not None:
-            answer["plane"] = await asyncio.to_thread(drawn, found, near)
-        answer["seconds"] = {**found.seconds, "whole": time.perf_counter() - began}
-        return answer
+            said["plane"] = await asyncio.to_thread(drawn, found, near)
+        said["seconds"] = {**found.seconds, "whole": time.monotonic() - began}
+        return answer(said)
 
-    router.add_api_route("/v1/select", select, methods=["POST"], summary="Select, and say why")
+    router.add_api_route("/v1/select", select, methods=["POST"], openapi_extra={"requestBody": shown(SELECT)})
     return router
 
 
-def _mode(modes: Modes, asked: Asked) -> Mode:
-    model = asked.model or modes.name
-    settings = dict(asked.siftlm or {})
+def _mode(modes: Modes, model: str, settings: Mapping[str, Any]) -> Mode:
     if settings.get("method") == BASE:
         raise BadRequest("the base model learns from nothing, so there is nothing to select", param="siftlm.method")
     if model.partition(":")[2].partition("@")[0] in ("", BASE) and "method" not in settings:
