@@ -1,0 +1,52 @@
+"""The body of a request as JSON, whatever was sent."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from siftlm.serving.refusals import BadRequest
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class WrongKind(BadRequest):
+    """The body says that it is something else than JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+async def body_of(request: Request) -> Any:
+    """The body of a request, or an error that says what is wrong with it.
+
+    Only ``application/json`` is read: a page of another site can make a browser send anything else without asking.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise WrongKind("the header Content-Type must be application/json")
+    return parsed(await request.body())
+
+
+def parsed(body: bytes) -> Any:
+    """JSON as Python has it, of texts that can be written in UTF-8.
+
+    >>> parsed(b'{"n": 1}'), parsed(b'"half a character: \\\\ud83d"')
+    ({'n': 1}, 'half a character: ?')
+    """
+    try:
+        found = json.loads(body.decode("utf-8-sig"), parse_constant=_no_number)
+        if HALVES.search(body):  # halves of characters can be written in JSON, and nowhere else
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else f"{error!s:.100}"
+        raise BadRequest(f"the body is not JSON: {said}", code="invalid_json") from error
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")

@@ -1,0 +1,23 @@
+"""How much one request may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may cost at most; beyond it there is an error that says so."""
+
+    body: int = 8 * 2**20
+    """Bytes."""
+    seconds: float = 300.0
+    """Until the whole answer is there."""
+    prompts: int = 64
+    """In one request."""
+    choices: int = 8
+    """For each prompt."""
+    inputs: int = 2048
+    """Texts to be embedded."""
+    stops: int = 16
+    """Stop texts. OpenAI takes 4; tasks of lm-evaluation-harness bring more."""

@@ -1,0 +1,223 @@
+"""Bodies of requests to jobs."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from siftlm.controller import Controller
+from siftlm.controller.tokens import leading, plain, start_token
+from siftlm.errors import InvalidInput
+from siftlm.serving.chat import Conversation, conversation
+from siftlm.serving.fields import fields
+from siftlm.serving.jobs import Job, Mode, Sampling
+from siftlm.serving.limits import Limits
+from siftlm.serving.modes import Modes
+from siftlm.serving.refusals import BadRequest
+from siftlm.serving.schemas import CHAT, COMPLETION, NEUTRAL
+
+# Fields of ``siftlm`` that are about the answer; all others are settings of the model.
+OURS = ("prompt", "return", "events")
+# A draw among the likeliest tokens with no probability at all is the likeliest token.
+LEAST = 1e-9
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for an answer."""
+
+    model: str
+    """As the client named it."""
+    jobs: tuple[Job, ...]
+    """One a prompt."""
+    chat: bool = False
+    stream: bool = False
+    usage: bool = False
+    """At the end of a stream, say how many tokens there were."""
+    tell: frozenset[str] = frozenset()
+    """Of ``selection``, ``steps`` and ``timings``."""
+    events: bool = False
+    """In a stream, say what is selected, and every step."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the model reads it, and as the memory does."""
+
+    ids: tuple[int, ...]
+    learn_for: str
+
+
+class Reader:
+    """Turns bodies into jobs for one model. Its methods may take a while: they belong into a thread."""
+
+    def __init__(self, controller: Controller, modes: Modes, limits: Limits) -> None:
+        self.tokenizer, self.context = controller.tokenizer, controller.context
+        self._model = controller.model
+        self._modes, self._limits = modes, limits
+        # A tokenizer sets itself up for every call, and two calls at once would disturb each other.
+        self._one = threading.Lock()
+
+    def completion(self, body: Any) -> Asked:
+        """Of ``/v1/completions``."""
+        given = fields(body, COMPLETION)
+        _refuse_unsupported(given)
+        if given["best_of"] not in {None, given["n"]}:
+            raise BadRequest("best_of is not supported; ask for n choices, and choose", param="best_of",
+                             code="unsupported_parameter")  # fmt: skip
+        prompts = self._prompts(given["prompt"])
+        return self._asked(given, prompts, given["max_tokens"], given["logprobs"], echo=bool(given["echo"]))
+
+    def chat(self, body: Any) -> Asked:
+        """Of ``/v1/chat/completions``."""
+        given = fields(body, CHAT)
+        _refuse_unsupported(given)
+        if given["top_logprobs"] is not None and not given["logprobs"]:
+            raise BadRequest("top_logprobs is only said with logprobs: true", param="top_logprobs")
+        read = self.messages(given["messages"])
+        most = given["max_completion_tokens"]
+        if most is None:
+            most = given["max_tokens"]
+        if most is None:  # as much as there is room for
+            most = max(1, self.context - len(read.ids))
+        top = (given["top_logprobs"] or 0) if given["logprobs"] else None
+        return self._asked(given, [Prompt(read.ids, read.learn_for)], most, top, stops=read.stops, chat=True)
+
+    def messages(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
+        """A conversation as the model reads it."""
+        with self._one:
+            return conversation(self.tokenizer, messages)
+
+    def tokens(self, text: str, *, special: bool = True) -> list[int]:
+        """Of a text; with ``special`` also what stands before every text."""
+        with self._one:
+            return [*(leading(self.tokenizer) if special else ()), *plain(self.tokenizer, text)]
+
+    def text(self, ids: Sequence[int], *, special: bool = True) -> str:
+        """That the tokens spell; ``special`` tokens as they are written."""
+        with self._one:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special))
+
+    def check_tokens(self, ids: Sequence[int], name: str) -> None:
+        """Refuse tokens that the model does not have."""
+        wrong = next((at for at, one in enumerate(ids) if one >= self.vocabulary), None)
+        if wrong is not None:
+            raise BadRequest(
+                f"{name}[{wrong}] is {ids[wrong]}, and the model knows the tokens 0 to {self.vocabulary - 1}",
+                param=name, code="invalid_value",
+            )  # fmt: skip
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Tokens that are known to both model and tokenizer."""
+        known = getattr(self._model.config, "vocab_size", None)
+        return len(self.tokenizer) if known is None else min(int(known), len(self.tokenizer))
+
+    # --- inside
+
+    def _prompts(self, given: Any) -> list[Prompt]:
+        several = isinstance(given, list) and not isinstance(given[0], int)
+        prompts = given if several else [given]
+        if len(prompts) > self._limits.prompts:
+            raise BadRequest(f"prompt must be up to {self._limits.prompts} prompts, got {len(prompts)}", param="prompt")
+        return [
+            self._prompt(one, f"prompt[{at}]" if several else "prompt") for at, one in enumerate(prompts)
+        ]  # fmt: skip
+
+    def _prompt(self, given: str | list[int], name: str) -> Prompt:
+        if isinstance(given, str):
+            ids, learn_for = self.tokens(given), given
+        else:
+            self.check_tokens(given, name)
+            ids, learn_for = given, self.text(given, special=False)
+        return Prompt(tuple(ids or self._start(name)), learn_for)
+
+    def _start(self, name: str) -> list[int]:
+        start = start_token(self.tokenizer)
+        if start is None:
+            raise BadRequest(f"{name} is empty, and the model has no token to begin with", param="prompt")
+        return [start]
+
+    def _asked(
+        self,
+        given: Mapping[str, Any],
+        prompts: Sequence[Prompt],
+        most: int,
+        top: int | None,
+        *,
+        stops: tuple[str, ...] = (),
+        echo: bool = False,
+        chat: bool = False,
+    ) -> Asked:
+        for prompt in prompts:
+            self._check_room(len(prompt.ids), most, chat)
+        if given["n"] > self._limits.choices:
+            raise BadRequest(f"n must be a whole number from 1 to {self._limits.choices}, got {given['n']}", param="n")
+        ours = given["siftlm"] or {}
+        mode = self._mode(given["model"], ours)
+        deadline = time.monotonic() + self._limits.seconds
+        jobs = []
+        for prompt in prompts:
+            learn_for = ours.get("prompt")
+            learn_for = prompt.learn_for if learn_for is None else learn_for
+            if mode.memory is not None and not learn_for.strip():
+                raise BadRequest("the prompt is empty, so there is nothing to learn for; siftlm.prompt may say what "
+                                 "else to learn for", param="messages" if chat else "prompt")  # fmt: skip
+            sampling = Sampling(
+                most, given["temperature"], max(given["top_p"], LEAST), (*self._stops(given["stop"]), *stops),
+                _seed(given["seed"]), top,
+            )  # fmt: skip
+            jobs.append(Job(prompt.ids, learn_for, mode, sampling, given["n"], echo, deadline))
+        stream, options = bool(given["stream"]), given["stream_options"] or {}
+        return Asked(given["model"], tuple(jobs), chat, stream, bool(options.get("include_usage")),
+                     frozenset(ours.get("return") or ()), bool(ours.get("events")))  # fmt: skip
+
+    def _mode(self, model: str, ours: Mapping[str, Any]) -> Mode:
+        try:
+            return self._modes.parse(
+                model, {name: value for name, value in ours.items() if name not in OURS and value is not None}
+            )
+        except InvalidInput as error:
+            raise BadRequest(str(error), param="siftlm" if ours else "model", code="invalid_value") from error
+        except (TypeError, ValueError, OverflowError, KeyError, AttributeError) as error:
+            raise BadRequest("a setting in siftlm has a value of the wrong kind", param="siftlm") from error
+
+    def _stops(self, given: Any) -> tuple[str, ...]:
+        stops = (given,) if isinstance(given, str) else tuple(given or ())
+        if len(stops) > self._limits.stops:
+            raise BadRequest(f"stop must be up to {self._limits.stops} texts, got {len(stops)}", param="stop")
+        return stops
+
+    def _check_room(self, read: int, most: int, chat: bool) -> None:
+        if read + most <= self.context:
+            return
+        if chat:
+            message = (
+                f"This model's maximum context length is {self.context} tokens. However, you requested {read + most} "
+                f"tokens ({read} in the messages, {most} in the completion). Please reduce the length of the messages "
+                "or completion."
+            )
+        else:
+            message = (
+                f"This model's maximum context length is {self.context} tokens, however you requested {read + most} "
+                f"tokens ({read} in your prompt; {most} for the completion). Please reduce your prompt; or completion "
+                "length."
+            )
+        raise BadRequest(message, param="messages" if chat else "prompt", code="context_length_exceeded")
+
+
+def _refuse_unsupported(given: Mapping[str, Any]) -> None:
+    for name, neutral in NEUTRAL.items():
+        value = given.get(name)
+        if value is not None and value not in neutral:
+            raise BadRequest(f"{name} is not supported by this server", param=name, code="unsupported_parameter")
+
+
+def _seed(given: int | None) -> int:
+    """Not negative, whatever it was; a fresh one where nobody cares."""
+    return secrets.randbits(48) if given is None else given % 2**62

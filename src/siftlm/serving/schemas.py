@@ -1,0 +1,149 @@
+"""What bodies hold, as JSON Schema: `fields` checks them by it, and the description of the API shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from siftlm.serving.fields import Schema
+
+TEXT: Schema = {"type": "string"}
+SWITCH: Schema = {"type": "boolean", "default": False}
+COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+TOKENS: Schema = {"type": "array", "items": COUNT, "title": "a list of token ids"}
+# 64 bits with a sign, as OpenAI has it.
+SEED: Schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
+
+MODEL: Schema = {
+    **TEXT, "title": "the name of a model, such as NAME for the model as it is or NAME:sift-50 to learn from 50 texts",
+}  # fmt: skip
+PROMPT: Schema = {
+    "anyOf": [
+        TEXT, {"type": "array", "items": TEXT, "minItems": 1}, {**TOKENS, "minItems": 1},
+        {"type": "array", "items": TOKENS, "minItems": 1},
+    ],
+    "title": "a string, a list of strings, a list of token ids, or a list of such lists",
+}  # fmt: skip
+STOP: Schema = {
+    "anyOf": [{**TEXT, "minLength": 1}, {"type": "array", "items": {**TEXT, "minLength": 1}}],
+    "title": "a string or a list of strings, each with something in it",
+}  # fmt: skip
+SIFTLM: Schema = {
+    "type": "object",
+    "title": "an object: settings such as method and n, and what to say about it",
+    "properties": {
+        "method": TEXT, "memory": TEXT, "use": TEXT, "kernel": TEXT,
+        "prompt": {**TEXT, "title": "the text to learn for, where that is not the prompt"},
+        "return": {"type": "array", "items": {"type": "string", "enum": ["selection", "steps", "timings"]}},
+        "events": {**SWITCH, "title": "true to be told of every step while the answer is streamed"},
+    },
+}  # fmt: skip
+
+# What completions and chats have in common.
+_DRAWING: dict[str, Schema] = {
+    "model": MODEL,
+    "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1.0},
+    "top_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 1.0},
+    "n": {"type": "integer", "minimum": 1, "maximum": 128, "default": 1},
+    "stop": STOP,
+    "seed": SEED,
+    "stream": SWITCH,
+    "stream_options": {"type": "object", "properties": {"include_usage": SWITCH}},
+    "siftlm": SIFTLM,
+    # Known, and only taken where they change nothing: see NEUTRAL.
+    "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+    "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+    "logit_bias": {"type": "object"},
+}
+COMPLETION: Schema = {
+    "type": "object",
+    "required": ["model", "prompt"],
+    "properties": {
+        **_DRAWING,
+        "prompt": PROMPT,
+        "max_tokens": {**COUNT, "default": 16},
+        "logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
+        "echo": SWITCH,
+        "best_of": {"type": "integer", "minimum": 0},
+        "suffix": TEXT,
+    },
+}
+MESSAGE: Schema = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {
+        "role": {**TEXT, "enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+        "content": {
+            "anyOf": [TEXT, {"type": "array", "items": {"type": "object", "properties": {"type": TEXT, "text": TEXT}}}],
+            "title": "a string, or a list of parts such as {\"type\": \"text\", \"text\": \"…\"}",
+        },
+    },
+}  # fmt: skip
+MESSAGES: Schema = {"type": "array", "items": MESSAGE, "minItems": 1, "title": "a list of messages"}
+CHAT: Schema = {
+    "type": "object",
+    "required": ["model", "messages"],
+    "properties": {
+        **_DRAWING,
+        "messages": MESSAGES,
+        "max_tokens": COUNT,
+        "max_completion_tokens": COUNT,
+        "logprobs": SWITCH,
+        "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
+        "tools": {"type": "array"},
+        "functions": {"type": "array"},
+        "response_format": {"type": "object", "properties": {"type": TEXT}},
+    },
+}
+# What each of these may be without meaning anything; else the answer would not be what was asked for.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "presence_penalty": (0,), "frequency_penalty": (0,), "logit_bias": ({},), "suffix": ("",), "tools": ([],),
+    "functions": ([],), "response_format": ({"type": "text"},),
+}  # fmt: skip
+EMBEDDINGS: Schema = {
+    "type": "object",
+    "required": ["model", "input"],
+    "properties": {
+        "model": {**TEXT, "title": "the name of a model, or of the memory's embedder"},
+        "input": {
+            "anyOf": [{**TEXT, "minLength": 1}, {"type": "array", "items": {**TEXT, "minLength": 1}, "minItems": 1}],
+            "title": "a string or a list of strings, each with something in it",
+        },
+        "encoding_format": {**TEXT, "enum": ["float", "base64"], "default": "float"},
+        "dimensions": {"type": "integer", "minimum": 1},
+        "siftlm": {"type": "object", "properties": {"memory": TEXT}},
+    },
+}  # fmt: skip
+TOKENIZE: Schema = {
+    "type": "object",
+    "properties": {
+        "prompt": TEXT,
+        "messages": {**MESSAGES, "title": "a list of messages, in place of prompt"},
+        "add_special_tokens": {"type": "boolean", "default": True},
+        "return_token_strs": SWITCH,
+    },
+}
+DETOKENIZE: Schema = {"type": "object", "required": ["tokens"], "properties": {"tokens": TOKENS}}
+ERROR: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": TEXT, "type": TEXT, "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}  # fmt: skip
+
+
+def shown(schema: Schema) -> dict[str, Any]:
+    """A body for the description of the API: null is as good as nothing where a field is not required."""
+    needed = schema.get("required", ())
+    properties = {
+        name: field if name in needed else {"anyOf": [field, {"type": "null"}]}
+        for name, field in schema["properties"].items()
+    }
+    return {"required": True, "content": {"application/json": {"schema": {**schema, "properties": properties}}}}

@@ -1,0 +1,89 @@
+"""``/v1/embeddings``: vectors of texts by the embedder of a memory."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from siftlm.embedding.protocol import Embedder
+from siftlm.serving.bodies import body_of
+from siftlm.serving.failures import answer
+from siftlm.serving.fields import fields
+from siftlm.serving.keys import Caller
+from siftlm.serving.limits import Limits
+from siftlm.serving.modes import Modes
+from siftlm.serving.refusals import BadRequest, Unknown
+from siftlm.serving.running import Works, called
+from siftlm.serving.schemas import EMBEDDINGS, shown
+from siftlm.types import Vectors
+
+# Texts that are embedded without a pause: the model's thread has others to serve.
+AT_ONCE = 32
+
+
+def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: Limits) -> APIRouter:
+    """The router."""
+    router, who = APIRouter(tags=["openai"]), Depends(allowed)
+
+    async def embeddings(request: Request, caller: Caller = who) -> Response:
+        """Vectors, as the memory keeps them; they need not be of unit length."""
+        given = fields(await body_of(request), EMBEDDINGS)
+        texts = [given["input"]] if isinstance(given["input"], str) else given["input"]
+        if len(texts) > limits.inputs:
+            raise BadRequest(f"input must be up to {limits.inputs} texts, got {len(texts)}", param="input")
+        name = _memory(engine, modes, given["model"], (given["siftlm"] or {}).get("memory"))
+        caller.needs(name, "read")
+        embedder = engine.memories[name].embedder
+        if given["dimensions"] not in {None, embedder.width}:
+            raise BadRequest(f"the vectors of {embedder.name} have {embedder.width} dimensions", param="dimensions")
+        deadline, vectors, read = time.monotonic() + limits.seconds, [], 0
+        for start in range(0, len(texts), AT_ONCE):
+            part = texts[start : start + AT_ONCE]
+            made, tokens = await called(engine, partial(_embedded, embedder, part), deadline)
+            vectors += list(made)
+            read += tokens
+        shape = _base64 if given["encoding_format"] == "base64" else _floats
+        data = [{"object": "embedding", "index": at, "embedding": shape(one)} for at, one in enumerate(vectors)]
+        usage = {"prompt_tokens": read, "total_tokens": read}
+        return answer({"object": "list", "data": data, "model": given["model"], "usage": usage})
+
+    router.add_api_route(
+        "/v1/embeddings", embeddings, methods=["POST"], openapi_extra={"requestBody": shown(EMBEDDINGS)}
+    )
+    return router
+
+
+def _memory(engine: Works, modes: Modes, model: str, asked: str | None) -> str:
+    """Whose embedder it is: that of the memory that is named, of the model's, or of the embedder's own name."""
+    if asked is not None:
+        found: str | None = asked
+    else:
+        found = next((name for name in modes.memories if engine.memories[name].embedder.name == model), None)
+        if found is None:
+            found = modes.parse(model).memory or next(iter(modes.memories), None)
+    if found not in engine.memories or found is None:
+        raise Unknown(f"there is no memory {found or ''!r:.60}", param="siftlm.memory", code="memory_not_found")
+    return found
+
+
+def _embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[Vectors, int]:
+    """(vectors, how many tokens were read)."""
+    most = embedder.max_tokens
+    lengths = [len(one) if most is None else min(len(one), most) for one in embedder.tokens(texts)]
+    return np.asarray(embedder.embed(texts), dtype=np.float32), sum(lengths)
+
+
+def _floats(vector: Any) -> list[float]:
+    return [float(number) for number in vector]
+
+
+def _base64(vector: Any) -> str:
+    """As OpenAI's client asks for them: float32, the least byte first."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,0 +1,67 @@
+"""``/tokenizer_info``, ``/tokenize`` and ``/detokenize``, as vLLM has them and lm-evaluation-harness asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from siftlm.serving.bodies import body_of
+from siftlm.serving.failures import answer
+from siftlm.serving.fields import fields
+from siftlm.serving.keys import Caller
+from siftlm.serving.reading import Reader
+from siftlm.serving.refusals import BadRequest
+from siftlm.serving.schemas import DETOKENIZE, TOKENIZE, shown
+
+SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def routes(reader: Reader, allowed: Callable[..., Caller]) -> APIRouter:
+    """The router."""
+    router = APIRouter(tags=["tokens"], dependencies=[Depends(allowed)])
+
+    async def tokenizer_info() -> Response:
+        """Special tokens, and the template of conversations."""
+        return answer(_info(reader))
+
+    async def tokenize(request: Request) -> Response:
+        """A text, or a conversation, as token ids."""
+        given = fields(await body_of(request), TOKENIZE)
+        return answer(await asyncio.to_thread(_tokens, reader, given))
+
+    async def detokenize(request: Request) -> Response:
+        """Token ids as text, with special tokens as they are written."""
+        ids = fields(await body_of(request), DETOKENIZE)["tokens"]
+        reader.check_tokens(ids, "tokens")
+        return answer({"prompt": await asyncio.to_thread(reader.text, ids)})
+
+    router.add_api_route("/tokenizer_info", tokenizer_info, methods=["GET"])
+    for path, handle, schema in (("/tokenize", tokenize, TOKENIZE), ("/detokenize", detokenize, DETOKENIZE)):
+        router.add_api_route(path, handle, methods=["POST"], openapi_extra={"requestBody": shown(schema)})
+    return router
+
+
+def _info(reader: Reader) -> dict[str, Any]:
+    tokenizer = reader.tokenizer
+    known: dict[str, Any] = {"tokenizer_class": type(tokenizer).__name__, "model_max_length": reader.context}
+    for name in SPECIAL:
+        token = getattr(tokenizer, name, None)
+        known[name] = None if token is None else str(token)
+    template = getattr(tokenizer, "chat_template", None)
+    known["chat_template"] = template.get("default") if isinstance(template, dict) else template
+    return known
+
+
+def _tokens(reader: Reader, given: dict[str, Any]) -> dict[str, Any]:
+    if (given["prompt"] is None) == (given["messages"] is None):
+        raise BadRequest("you must provide either prompt or messages", param="prompt")
+    if given["messages"] is not None:
+        ids = list(reader.messages(given["messages"]).ids)
+    else:
+        ids = reader.tokens(given["prompt"], special=given["add_special_tokens"])
+    pieces = reader.tokenizer.convert_ids_to_tokens(ids) if given["return_token_strs"] else None
+    return {"count": len(ids), "max_model_len": reader.context, "tokens": ids, "token_strs": pieces}

@@ -1,0 +1,253 @@
+"""An engine without a model, with the face of `siftlm.serving.engine.Engine`: it says the prompt back, word by word.
+
+The tokenizer is that of siftlm-tiny. How likely a token is follows from its number, so that everything can be foretold.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from siftlm.bundled import bundled
+from siftlm.embedding import HashingEmbedder
+from siftlm.errors import InvalidInput
+from siftlm.memory import Found, Hit
+from siftlm.serving.jobs import (
+    Deliver,
+    Ended,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Learned,
+    Read,
+    Said,
+    Selected,
+    Stepped,
+    Token,
+)
+from siftlm.serving.refusals import Busy, Closing, TooLate
+from siftlm.serving.telling import Telling
+from siftlm.types import Selection, Step, Trace
+
+NAME, CONTEXT, END = "siftlm-tiny", 64, 0
+LIKELIEST = 500
+"""The token that the fake thinks most likely everywhere; others that are divisible by 5 are just as likely."""
+
+
+class FakeTokenizer:
+    """What of a tokenizer of transformers is used, in a fiftieth of its time."""
+
+    bos_token_id = eos_token_id = END
+    bos_token = eos_token = pad_token = "<|endoftext|>"
+    unk_token = None
+
+    def __init__(self, chat_template: str | None = None) -> None:
+        self.chat_template = chat_template
+        self._inner = _tokenizer()
+
+    def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": self._inner.encode(text, add_special_tokens=add_special_tokens).ids}
+
+    def __len__(self) -> int:
+        return self._inner.get_vocab_size()
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        return self._inner.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        return [self._inner.id_to_token(one) for one in ids]
+
+    def apply_chat_template(self, messages: Any, tokenize: bool, add_generation_prompt: bool) -> str:
+        if any(one["role"] == "tool" for one in messages):
+            raise ValueError("this template knows no tools")
+        return "".join(f"[{one['role']}]{one['content']}" for one in messages) + "[assistant]"
+
+
+@cache
+def _tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(bundled() / "tokenizer.json"))
+
+
+@dataclass
+class Manners:
+    """How the engine behaves; tests change this."""
+
+    pause: float = 0.0
+    """Seconds before each token."""
+    never: frozenset[int] = frozenset()
+    """Tokens that have no probability at all."""
+    fail: Exception | None = None
+    """Raised when so many tokens were made:"""
+    fail_after: int = 0
+    room: int = 100
+    """Jobs that may be under way; one more finds the queue full."""
+    broken: bool = False
+    """`submit` itself raises what nobody has foreseen."""
+
+
+class FakeModel:
+    """What of `siftlm.LocalModel` is used to read a request."""
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        method = changes.get("method", "sift")
+        if method not in {"sift", "nn"}:
+            raise InvalidInput(f"unknown method {method!r:.40}; Known: nn, sift")
+        return {"n": 50, **changes}
+
+
+@dataclass
+class FakeEngine:
+    """The face of the engine."""
+
+    manners: Manners = field(default_factory=Manners)
+    names: tuple[str, ...] = ("docs", "wiki")
+    chat_template: str | None = None
+    jobs: list[Job] = field(default_factory=list)
+    """That were accepted."""
+    cancelled: list[Job] = field(default_factory=list)
+    """That were cancelled before they had finished."""
+    ready: bool = True
+    closing: bool = False
+
+    def __post_init__(self) -> None:
+        self.controller: Any = SimpleNamespace(
+            name=NAME, tokenizer=FakeTokenizer(self.chat_template), context=CONTEXT, fingerprint="f" * 16,
+            model=SimpleNamespace(config=SimpleNamespace(vocab_size=8192)),
+        )  # fmt: skip
+        self.memories: Mapping[str, Any] = {
+            name: SimpleNamespace(embedder=HashingEmbedder(width=16)) for name in self.names
+        }
+        self.models: Mapping[str, Any] = {name: FakeModel() for name in self.names}
+        self.calls = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._running, self._lock = 0, threading.Lock()
+
+    def submit(self, job: Job, deliver: Deliver) -> FakeTicket:
+        if self.manners.broken:
+            raise RuntimeError("/home/somebody/secret.py has failed")
+        if self.closing:
+            raise Closing("the server is shutting down")
+        if self._running >= self.manners.room:
+            raise Busy("the queue is full", retry_after=7)
+        with self._lock:
+            self._running += 1
+        self.jobs.append(job)
+        ticket = FakeTicket(self, job)
+        threading.Thread(target=self._work, args=(job, deliver, ticket), daemon=True).start()
+        return ticket
+
+    def call(self, work: Callable[[], Any]) -> Future[Any]:
+        self.calls += 1
+        return self._thread.submit(work)
+
+    @property
+    def state(self) -> Any:
+        return SimpleNamespace(
+            waiting=0, learning=0, speaking=self._running, slots=8, cached=0, cached_bytes=0, ready=self.ready,
+            closing=self.closing,
+        )  # fmt: skip
+
+    def close(self, grace: float = 30.0) -> None:
+        self.closing = True
+        self._thread.shutdown()
+
+    def _work(self, job: Job, deliver: Deliver, ticket: FakeTicket) -> None:
+        try:
+            for event in told(self.controller.tokenizer, job, self.manners):
+                if ticket.gone:
+                    return
+                ticket.finished = isinstance(event, Finished)
+                deliver(event)
+        except Exception as error:  # noqa: BLE001 - as the engine does it
+            deliver(Failed(error))
+        finally:
+            ticket.finished = True
+            with self._lock:
+                self._running -= 1
+
+
+@dataclass
+class FakeTicket:
+    """A job that was accepted."""
+
+    engine: FakeEngine
+    job: Job
+    gone: bool = False
+    finished: bool = False
+
+    def cancel(self) -> None:
+        if not self.finished and not self.gone:
+            self.gone = True
+            self.engine.cancelled.append(self.job)
+
+
+def told(tokenizer: Any, job: Job, manners: Manners) -> Iterator[Event]:
+    """All events of a job."""
+    if job.mode.memory is not None:
+        yield from _learning(job)
+    if job.echo:
+        yield Read(tokens_of(tokenizer, job.ids, job.sampling.top, manners, first=True))
+    made = 0
+    said = [one for one in job.ids if one != END]
+    for choice in range(job.choices):
+        ids = [*said[choice:], END][: job.sampling.max_tokens]
+        telling, reason, count = Telling(job.sampling.stop), "length", 0
+        for token in tokens_of(tokenizer, ids, job.sampling.top, manners):
+            time.sleep(manners.pause)
+            if job.deadline is not None and time.monotonic() > job.deadline:
+                raise TooLate("its time was up")
+            if manners.fail is not None and made == manners.fail_after:
+                raise manners.fail
+            ended = token.id == END
+            token = replace(token, text="") if ended else token
+            made, count = made + 1, count + 1
+            shown = telling.add(token.text)
+            yield Said(choice, shown + telling.rest() if ended or count == len(ids) else shown, (token,))
+            if ended or telling.stopped:
+                reason = "stop"
+                break
+        yield Ended(choice, reason, count)
+    yield Finished({"queue": 0.0, "select": 0.0, "learn": 0.0, "generate": 0.001 * made})
+
+
+def _learning(job: Job) -> Iterator[Event]:
+    hits = tuple(Hit(f"about {job.learn_for}", {}, 0.5, 0.25, 0.75 - 0.25 * at, at) for at in range(2))
+    selection = Selection(np.array([0, 1]), np.array([0.25, 0.25]), np.array([1.0, 0.75, math.nan]), "n", "sift", 0.1)
+    yield Selected(Found(hits, selection, 10, {"search": 0.001}))
+    steps = tuple(Step(at, 3.0 - at, 20, 1.0, 1e-3) for at in range(2))
+    yield from (Stepped(step, at, 2) for at, step in enumerate(steps, start=1))
+    yield Learned(Trace(steps, "done", 2))
+
+
+def tokens_of(
+    tokenizer: Any, ids: Sequence[int], top: int | None, manners: Manners, first: bool = False
+) -> tuple[Token, ...]:
+    """Tokens with their texts, and how likely they are; the ``first`` of a prompt is foretold by nothing."""
+    found = []
+    for at, one in enumerate(ids):
+        text = tokenizer.decode(ids[: at + 1])[len(tokenizer.decode(ids[:at])) :]
+        if top is None or (first and at == 0):
+            found.append(Token(one, text))
+            continue
+        logprob, best = likely(one, manners), likely(LIKELIEST, manners)
+        known = [(one, tokenizer.decode([one]), logprob)]
+        if one != LIKELIEST and top:
+            known.append((LIKELIEST, tokenizer.decode([LIKELIEST]), best))
+        found.append(Token(one, text, logprob, tuple(sorted(known, key=lambda each: -each[2]))))
+    return tuple(found)
+
+
+def likely(token: int, manners: Manners) -> float:
+    """Of any token, wherever it stands."""
+    return -math.inf if token in manners.never else -0.25 - (token % 5) / 3

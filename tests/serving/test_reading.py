@@ -1,0 +1,364 @@
+"""Bodies become jobs, and whatever is wrong with a body is said by the name of the field."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.fakes import CONTEXT, END, NAME, FakeEngine
+from siftlm.controller.tokens import plain
+from siftlm.serving.bodies import parsed
+from siftlm.serving.limits import Limits
+from siftlm.serving.modes import Modes
+from siftlm.serving.reading import Reader
+from siftlm.serving.refusals import BadRequest, Refused
+from siftlm.serving.schemas import CHAT, COMPLETION
+
+LEARNING = f"{NAME}:sift-5"
+
+
+def reader(chat_template: str | None = None, limits: Limits | None = None) -> Reader:
+    engine = FakeEngine(chat_template=chat_template)
+    return Reader(engine.controller, Modes(NAME, engine.models), limits or Limits())
+
+
+READER = reader()
+
+
+def completion(**body: Any) -> Any:
+    return READER.completion({"model": NAME, "prompt": "one two", **body})
+
+
+def chat(*messages: Any, by: Reader = READER, **body: Any) -> Any:
+    turns = [{"role": role, "content": content} for role, content in messages]
+    return by.chat({"model": NAME, "messages": turns, **body})
+
+
+def wrong(body: dict[str, Any], read: Any = completion) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        read(**body)
+    return caught.value
+
+
+# --- prompts
+
+
+def test_a_string_is_read_by_the_tokenizer():
+    [job] = completion(prompt="The age of Ada").jobs
+    assert list(job.ids) == plain(READER.tokenizer, "The age of Ada")
+    assert job.learn_for == "The age of Ada"
+
+
+def test_a_tokenizer_that_begins_every_text_begins_prompts():
+    leads = reader()
+    inner = leads.tokenizer
+    leads.tokenizer = type("Leads", (), {
+        "bos_token_id": END, "eos_token_id": END, "decode": inner.decode, "__len__": lambda _: 8192,
+        "__call__": lambda _, text, add_special_tokens=True, verbose=True: {
+            "input_ids": [*([END] if add_special_tokens else []), *plain(inner, text)]
+        },
+    })()  # fmt: skip
+    for prompt, ids in (("one", [END, *plain(inner, "one")]), (plain(inner, "one"), plain(inner, "one"))):
+        [job] = leads.completion({"model": NAME, "prompt": prompt}).jobs
+        assert list(job.ids) == ids
+
+
+def test_four_forms_of_prompts():
+    ids = plain(READER.tokenizer, "one two")
+    for prompt, count in (("one two", 1), (["one two", "one two"], 2), (ids, 1), ([ids, ids, ids], 3)):
+        jobs = completion(prompt=prompt).jobs
+        assert len(jobs) == count
+        assert {(job.ids, job.learn_for) for job in jobs} == {(tuple(ids), "one two")}
+
+
+@pytest.mark.parametrize("prompt", ["", [""], [[]]])
+def test_an_empty_prompt_is_the_start_token(prompt):
+    assert completion(prompt=prompt).jobs[0].ids == (END,)
+
+
+@pytest.mark.parametrize(
+    "prompt", [[], 3, {}, None, [1, "two"], ["one", [2]], [1.5], [-1], [[1], "x"], [True], [[None]]]
+)
+def test_other_prompts_are_refused(prompt):
+    assert wrong({"prompt": prompt}).param == "prompt"
+
+
+def test_tokens_that_nobody_knows_are_refused():
+    assert completion(prompt=[8191]).jobs[0].ids == (8191,)
+    assert "prompt[1] is 8192" in str(wrong({"prompt": [1, 8192]}))
+    assert "prompt[1][0] is 9000" in str(wrong({"prompt": [[1], [9000]]}))
+
+
+def test_prompts_are_counted():
+    assert len(completion(prompt=["a"] * 64).jobs) == 64
+    assert "up to 64 prompts, got 65" in str(wrong({"prompt": ["a"] * 65}))
+
+
+def test_prompt_and_answer_must_fit():
+    ids = [5] * (CONTEXT - 1)
+    assert completion(prompt=ids, max_tokens=1).jobs[0].sampling.max_tokens == 1
+    error = wrong({"prompt": ids, "max_tokens": 2})
+    assert error.code == "context_length_exceeded"
+    assert f"maximum context length is {CONTEXT} tokens, however you requested {CONTEXT + 1} tokens" in str(error)
+    assert f"({CONTEXT - 1} in your prompt; 2 for the completion)" in str(error)
+    assert wrong({"prompt": [[1], ids], "max_tokens": 2}).code == "context_length_exceeded"
+
+
+# --- how to draw
+
+
+def test_what_nobody_says():
+    [job] = completion().jobs
+    how = job.sampling
+    assert (how.max_tokens, how.temperature, how.top_p, how.stop, how.top) == (16, 1.0, 1.0, (), None)
+    assert (job.choices, job.echo, job.mode.name) == (1, False, "base")
+    assert completion().jobs[0].sampling.seed != how.seed  # or every answer would be the same
+
+
+def test_what_somebody_says():
+    drawing = {"max_tokens": 0, "temperature": 0, "top_p": 0.5, "stop": "\n", "seed": 7, "n": 3, "logprobs": 0}
+    asked = completion(**drawing, echo=True, stream=True, stream_options={"include_usage": True})
+    [job] = asked.jobs
+    how = job.sampling
+    assert (how.max_tokens, how.temperature, how.top_p, how.stop, how.seed, how.top) == (0, 0, 0.5, ("\n",), 7, 0)
+    assert (job.choices, job.echo, asked.stream, asked.usage) == (3, True, True, True)
+
+
+def test_null_is_nothing_and_unknown_fields_are_not_looked_at():
+    nulls = dict.fromkeys(set(COMPLETION["properties"]) - {"model", "prompt"})
+    [job] = completion(**nulls, user="me", store=False, metadata={"a": 1}).jobs
+    assert (job.sampling.max_tokens, job.choices) == (16, 1)
+
+
+def test_every_prompt_draws_as_it_would_alone():
+    jobs = completion(prompt=["a", "b"], seed=5).jobs
+    assert [job.sampling.seed for job in jobs] == [5, 5]
+
+
+def test_a_seed_is_never_negative():
+    assert completion(seed=-1).jobs[0].sampling.seed >= 0
+    assert completion(seed=-1).jobs[0].sampling.seed == completion(seed=-1).jobs[0].sampling.seed
+
+
+def test_top_p_of_nothing_takes_the_likeliest():
+    assert 0 < completion(top_p=0).jobs[0].sampling.top_p < 1e-6
+
+
+def test_stops():
+    assert completion(stop=["a", "b", "c", "d"]).jobs[0].sampling.stop == ("a", "b", "c", "d")
+    assert completion(stop=[]).jobs[0].sampling.stop == ()
+    for stop in ("", ["a", ""], [1], 5, ["a"] * 17):
+        assert wrong({"stop": stop}).param == "stop"
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ({"temperature": "hot"}, "temperature", 'temperature must be a number from 0 to 2, got "hot"'),
+        ({"temperature": 2.1}, "temperature", "got 2.1"),
+        ({"temperature": True}, "temperature", "got true"),
+        ({"top_p": -0.1}, "top_p", "from 0 to 1"),
+        ({"max_tokens": -1}, "max_tokens", "a whole number from 0"),
+        ({"max_tokens": 1.5}, "max_tokens", "a whole number"),
+        ({"n": 0}, "n", "a whole number from 1"),
+        ({"n": 9}, "n", "from 1 to 8, got 9"),
+        ({"logprobs": 21}, "logprobs", "from 0 to 20"),
+        ({"logprobs": True}, "logprobs", "got true"),
+        ({"echo": "yes"}, "echo", "true or false"),
+        ({"seed": 2**63}, "seed", "a whole number"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "true or false"),
+        ({"best_of": 2}, "best_of", "not supported"),
+        ({"suffix": "x"}, "suffix", "not supported"),
+        ({"presence_penalty": 0.5}, "presence_penalty", "not supported"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+        ({"siftlm": []}, "siftlm", "an object"),
+        ({"siftlm": {"return": ["all"]}}, "siftlm.return[0]", '"selection" or "steps" or "timings"'),
+        ({"siftlm": {"memory": ["docs"], "method": "sift"}}, "siftlm.memory", "a string"),
+        ({"siftlm": {"method": "magic"}}, "siftlm", "unknown method 'magic'"),
+        ({"siftlm": {"path": "/etc"}}, "siftlm.path", "not a setting of a request"),
+    ],
+)
+def test_wrong_values_are_named(body, param, said):
+    error = wrong(body)
+    assert error.param == param
+    assert said in str(error)
+
+
+def test_values_that_change_nothing_are_taken():
+    completion(best_of=1, suffix="", presence_penalty=0, frequency_penalty=0.0, logit_bias={}, max_tokens=4.0)
+    assert completion(n=2, best_of=2).jobs[0].choices == 2
+
+
+def test_a_deadline_is_set():
+    before = time.monotonic()
+    [job] = reader(limits=Limits(seconds=5)).completion({"model": NAME, "prompt": "a"}).jobs
+    assert 5 <= job.deadline - before < 6
+
+
+# --- what to learn for
+
+
+def test_a_model_that_learns_does_so_for_the_prompt():
+    [job] = completion(model=LEARNING, prompt=plain(READER.tokenizer, "Ada Brook")).jobs
+    assert (job.mode.name, job.mode.memory, job.learn_for) == ("sift-5", "docs", "Ada Brook")
+
+
+def test_or_for_another_text():
+    jobs = completion(model=LEARNING, prompt=["one", ""], siftlm={"prompt": "Ada", "noise": 0.5}).jobs
+    assert [job.learn_for for job in jobs] == ["Ada", "Ada"]
+    assert jobs[0].mode.settings["noise"] == 0.5
+
+
+@pytest.mark.parametrize("body", [{"prompt": ""}, {"prompt": " \n"}, {"prompt": [END]}, {"siftlm": {"prompt": ""}}])
+def test_nothing_to_learn_for(body):
+    assert "nothing to learn for" in str(wrong({"model": LEARNING, **body}))
+    if "siftlm" not in body:
+        completion(**body)  # the base model may well continue it
+
+
+def test_what_is_told():
+    asked = completion(siftlm={"method": "sift", "return": ["selection", "steps"], "events": True})
+    assert (asked.tell, asked.events) == ({"selection", "steps"}, True)
+
+
+# --- conversations
+
+
+def test_a_model_without_a_template_reads_a_dialogue():
+    asked = chat(
+        ("system", "Be brief."), ("user", "One?"), ("assistant", "1."), ("user", "Two?"), stop="x", max_tokens=9
+    )
+    [job] = asked.jobs
+    said = "Be brief.\n\nUser: One?\n\nAssistant: 1.\n\nUser: Two?\n\nAssistant:"
+    assert READER.tokenizer.decode(job.ids) == said
+    assert job.sampling.stop == ("x", "\n\nUser:")
+    assert job.learn_for == "One?\n\nTwo?"
+    assert asked.chat
+
+
+def test_a_model_with_a_template_reads_by_it():
+    by = reader(chat_template="…")
+    [job] = chat(
+        ("developer", "Be brief."), ("user", [{"type": "text", "text": "One"}, {"type": "text", "text": "?"}]), by=by
+    ).jobs
+    assert by.tokenizer.decode(job.ids) == "[system]Be brief.[user]One?[assistant]"
+    assert job.sampling.stop == ()
+    assert job.learn_for == "One?"
+
+
+def test_messages_that_a_template_does_not_take():
+    with pytest.raises(BadRequest, match="this template knows no tools") as caught:
+        chat(("tool", "5"), by=reader(chat_template="…"))
+    assert caught.value.param == "messages"
+
+
+def test_an_answer_may_be_as_long_as_there_is_room():
+    [job] = chat(("user", "One?")).jobs
+    assert len(job.ids) + job.sampling.max_tokens == CONTEXT
+    assert chat(("user", "a"), max_tokens=3).jobs[0].sampling.max_tokens == 3
+    assert chat(("user", "a"), max_tokens=3, max_completion_tokens=4).jobs[0].sampling.max_tokens == 4
+    with pytest.raises(BadRequest, match="reduce the length of the messages") as caught:
+        chat(("user", "word " * CONTEXT))
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_how_likely_in_a_chat():
+    assert chat(("user", "a")).jobs[0].sampling.top is None
+    assert chat(("user", "a"), logprobs=True).jobs[0].sampling.top == 0
+    assert chat(("user", "a"), logprobs=True, top_logprobs=5).jobs[0].sampling.top == 5
+    with pytest.raises(BadRequest, match="only said with logprobs"):
+        chat(("user", "a"), top_logprobs=5)
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([], "messages"),
+        ("hello", "messages"),
+        ([{"content": "a"}], "messages[0].role"),
+        ([{"role": "king", "content": "a"}], "messages[0].role"),
+        ([{"role": "user", "content": 5}], "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content[0]"),
+        ([{"role": "user"}, 3], "messages[1]"),
+        (None, "messages"),
+    ],
+)
+def test_other_messages_are_refused(messages, param):
+    with pytest.raises(BadRequest) as caught:
+        READER.chat({"model": NAME, "messages": messages})
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("field", [{"tools": [{}]}, {"response_format": {"type": "json_object"}}, {"functions": [1]}])
+def test_what_a_chat_cannot_do_is_said(field):
+    with pytest.raises(BadRequest, match="not supported"):
+        chat(("user", "a"), **field)
+    chat(("user", "a"), tools=[], response_format={"type": "text"})
+
+
+# --- anything at all
+
+NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, 1e300, -1, 0, 1, 2**63])
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def bodies(schema: Any) -> Any:
+    names = sorted(schema["properties"])
+    return st.dictionaries(st.sampled_from(names), ANYTHING, max_size=4)
+
+
+OURS = st.dictionaries(
+    st.sampled_from(["method", "memory", "n", "k", "noise", "use", "prompt", "return", "events", "where", "x"]),
+    ANYTHING,
+)
+
+
+@settings(max_examples=40)
+@given(bodies(COMPLETION), OURS)
+def test_no_completion_is_read_into_anything_but_jobs_or_a_refusal(body, ours):
+    _read(READER.completion, {"model": LEARNING, "prompt": "a", "siftlm": ours, **body})
+
+
+@settings(max_examples=40)
+@given(bodies(CHAT), OURS)
+def test_no_chat_is_read_into_anything_but_jobs_or_a_refusal(body, ours):
+    _read(READER.chat, {"model": NAME, "messages": [{"role": "user", "content": "a"}], "siftlm": ours, **body})
+
+
+def _read(read: Any, body: dict[str, Any]) -> None:
+    try:
+        asked = read(body)
+    except Refused:
+        return
+    for job in asked.jobs:
+        assert len(job.ids) + job.sampling.max_tokens <= CONTEXT
+        assert 0 < job.sampling.top_p <= 1
+        assert job.sampling.seed >= 0
+
+
+@pytest.mark.parametrize("body", ["", "{", "nul", '{"a": NaN}', "[" * 100_000, '{"a": 1e999}x', "1" * 5000])
+def test_what_is_no_json(body):
+    with pytest.raises(BadRequest, match="the body is not JSON") as caught:
+        parsed(body.encode())
+    assert len(str(caught.value)) < 200
+
+
+def test_what_is_no_utf8():
+    with pytest.raises(BadRequest, match="the body is not JSON"):
+        parsed(b'"\xff"')
+
+
+@settings(max_examples=30)
+@given(ANYTHING)
+def test_only_objects_are_bodies(body):
+    if not isinstance(body, dict):
+        with pytest.raises(BadRequest, match="must be a JSON object"):
+            READER.completion(body)
