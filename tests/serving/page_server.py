@@ -38,6 +38,8 @@ class Manners:
 
     pause: float = 0.01
     """Seconds between events."""
+    hold: int | None = None
+    """Streams wait after so many events, until this is None again."""
     key: str | None = None
     refuse: tuple[int, str, dict[str, str]] | None = None
     """(status, message, headers) for everything but the list of models."""
@@ -179,7 +181,9 @@ def app(manners: Manners) -> Any:
     async def stream(body: dict[str, Any]) -> Any:
         ended = False
         try:
-            for event in events(body):
+            for sent, event in enumerate(events(body)):
+                while manners.hold is not None and sent >= manners.hold:
+                    await asyncio.sleep(0.005)
                 yield f"data: {json.dumps(event) if isinstance(event, dict) else event}\n\n"
                 await asyncio.sleep(manners.pause)
             ended = True

@@ -51,7 +51,6 @@ async function doing(work) {
 
 function busy(is) {
   byId("stop").hidden = !is;
-  byId("select").hidden = is || !server.learns;
   document.body.classList.toggle("busy", is);
   byId("results").setAttribute("aria-busy", String(is));
 }
@@ -76,7 +75,8 @@ async function choose(state, signal) {
   const found = await selected(state, signal);
   view.selected(state, found);
   const took = seconds((performance.now() - began) / 1000);
-  status(`${plural(found.sift.hits.length, "text")} of ${plural(found.sift.considered, "candidate")} selected in ${took}.`);
+  const where = found.sift.memory ? ` in the memory “${found.sift.memory}”` : "";
+  status(`${plural(found.sift.hits.length, "text")} of ${plural(found.sift.considered, "candidate")}${where} selected in ${took}.`);
 }
 
 function run() {
@@ -138,7 +138,7 @@ async function connect() {
     byId("error").hidden = true;
     byId("key-box").hidden = !key.get();
     byId("about").textContent = server.models.join(", ") + (server.learns ? "" : "; no memory to learn from");
-    byId("select").hidden = !server.learns || Boolean(running);
+    byId("select").hidden = !server.learns;
     byId("run").textContent = server.learns ? "Learn and answer" : "Answer";
     status(server.lost.length ? `The link names ${server.lost.join(" and ")}, which this server does not have.` : "");
   } catch (error) {

@@ -55,7 +55,7 @@ function marked(row, pick, [x, y], goTo) {
   });
   group.append(svg("circle", { class: "reach", cx: x, cy: y, r: 12 }));
   if (pick.nearest.length) group.append(svg("rect", { class: "nearest", x: x - 7, y: y - 7, width: 14, height: 14, rx: 1.5 }));
-  if (pick.sift.length) group.append(svg("circle", { class: "sift", cx: x, cy: y, r: 3.6 + Math.min(3, 0.8 * (pick.sift.length - 1)) }));
+  if (pick.sift.length) group.append(svg("circle", { class: "sift", cx: x, cy: y, r: 4.2 + Math.min(3, 0.8 * (pick.sift.length - 1)) }));
   group.append(svg("text", { class: "number", x, y: y - 12, "text-anchor": "middle" }, numbers(pick)));
   return group;
 }

@@ -19,7 +19,7 @@ export function body(state, side) {
   const asked = {
     model: modelName(state, method), prompt: state.prompt, max_tokens: state.max, temperature: state.temperature, seed: state.seed,
   };
-  return method === "base" ? asked : { ...asked, siftlm: { noise: state.noise, events: true } };
+  return { ...asked, siftlm: method === "base" ? { events: true } : { noise: state.noise, events: true } };
 }
 
 // tell(side): {selected, step, learned, said, finished, failed}. One that fails leaves the others alone; a stop ends all.
