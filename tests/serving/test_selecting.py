@@ -71,6 +71,7 @@ def test_each_pick_says_why_and_what_it_took(ask, engine):
         ({"model": "siftlm-tiny:nearest-3", "siftlm": {"n": 2}}, "nearest-2", 2),
         ({"siftlm": {"method": "nearest", "n": 1}}, "nearest-1", 1),
         ({"siftlm": {"n": 3, "where": {"n": {"<": 2}}}}, "sift-3", 2),
+        ({"siftlm": {"n": 3, "per_document": 10**30}}, "sift-3", 3),
     ],
 )
 def test_how_is_said_by_name_or_by_settings(ask, body, mode, count):

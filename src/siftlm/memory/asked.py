@@ -79,8 +79,9 @@ def wanted(
         raise Conflict(f"residual=True does not go with {foreign[0]}; it takes {', '.join(sorted(RESIDUAL))}")
     if without_copies is True:
         without_copies = copies.THRESHOLD
+    n = _count("n", n)
     return Wanted(
-        n=_count("n", n),
+        n=n,
         method=method,
         k=None if k is None else _count("k", k),
         candidates=candidates,
@@ -88,7 +89,7 @@ def wanted(
         where=filter_of(where),
         residual=residual,
         without_copies=None if without_copies is False else _share("without_copies", without_copies),
-        per_document=None if per_document is None else _count("per_document", per_document),
+        per_document=None if per_document is None else min(n, _count("per_document", per_document)),
         exclude=_rows(exclude),
         settings=with_defaults(method, settings),
     )

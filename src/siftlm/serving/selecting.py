@@ -85,6 +85,7 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
         try:
             mode = _mode(modes, given["model"] or modes.name, given["siftlm"] or {})
             name = mode.memory or ""
+            request.state.mode = mode.name
             caller.needs(name, "read")
             work = partial(found_for, engine.models[name], prompt, mode.settings, near=given["plane"])
             found, near = await called(engine, work, began + limits.seconds)
