@@ -5,7 +5,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,45 @@ def serve(
     model: Any,
     memories: Mapping[str, Memory],
     *,
+    said: Callable[[str], None] | None = None,
+    **how: Any,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM; what was accepted by then is finished.
+
+    Args:
+        model, memories, **how: see `opened`.
+        said: told where it listens.
+    """
+    with opened(model, memories, **how) as (server, listening, url):
+        if said is not None:
+            said(f"siftlm: {url}  (Ctrl-C ends)")
+        server.run(sockets=[listening])
+
+
+@contextmanager
+def served(model: Any, memories: Mapping[str, Memory], *, port: int = 0, **how: Any) -> Iterator[str]:
+    """A server in this process, beside whatever else it does: its address. It ends with the block.
+
+    Args:
+        model, memories, port, **how: see `opened`; any free port unless one is named.
+    """
+    with opened(model, memories, port=port, **how) as (server, listening, url):
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="siftlm-http", daemon=True)
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                time.sleep(0.01)
+            yield url
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def opened(
+    model: Any,
+    memories: Mapping[str, Memory],
+    *,
     host: str = "127.0.0.1",
     port: int = 8000,
     keys: str | os.PathLike[str] | None = None,
@@ -32,10 +74,9 @@ def serve(
     cache: int = 256 * MIB,
     seconds: float = 300.0,
     grace: float = 30.0,
-    said: Callable[[str], None] | None = None,
     **settings: Any,
-) -> None:
-    """Serve until Ctrl-C or SIGTERM; what was accepted by then is finished.
+) -> Iterator[tuple[Any, socket.socket, str]]:
+    """A server that is ready to run, the socket it is to listen at, and its address.
 
     Args:
         model: as for `siftlm.controller.Controller`.
@@ -46,7 +87,6 @@ def serve(
         slots, queue, cache: see `siftlm.serving.engine.Engine`.
         seconds: that a request may take.
         grace: seconds that accepted requests have at the end.
-        said: told where it listens.
         **settings: of the controller and of `siftlm.LocalModel`.
     """
     uvicorn = load("uvicorn", "serve")
@@ -62,30 +102,26 @@ def serve(
             f"let anybody ask with --open"
         )
     known = None if keys is None else Keys.read(Path(keys))
-    listening = bound(host, port)
-    try:
+    count = Counts()
+    settings = {"engine": "lora", **settings}
+    with bound(host, port) as listening:
         controller = Controller(model, **{name: settings.pop(name) for name in OF_CONTROLLER if name in settings})
-        count = Counts()
         engine = Engine(controller, memories, slots=slots, queue=queue, cache=cache, count=count, **settings)
         try:
             modes = Modes(controller.name, engine.models)
             app = create_app(engine, modes, keys=known, limits=Limits(seconds=seconds), count=count)
             config = uvicorn.Config(
                 app, log_level="warning", access_log=False, timeout_graceful_shutdown=max(1, round(grace)),
-                timeout_keep_alive=30, h11_max_incomplete_event_size=64 * 1024,
+                timeout_keep_alive=30,
             )  # fmt: skip
-            if said is not None:
-                said(f"siftlm: {modes.name} at {address(host, listening.getsockname()[1])}  (Ctrl-C ends)")
-            uvicorn.Server(config).run(sockets=[listening])
+            yield uvicorn.Server(config), listening, address(host, listening.getsockname()[1])
         finally:
             engine.close(grace)
-    finally:
-        listening.close()
 
 
 def bound(host: str, port: int) -> socket.socket:
     """Before the model is loaded: a port that is taken is said at once."""
-    if not isinstance(port, int) or not 0 <= port < 2**16:
+    if not 0 <= port < 2**16:
         raise InvalidInput(f"port must be a whole number from 0 to 65535, got {port!r}")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
