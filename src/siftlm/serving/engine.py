@@ -245,7 +245,8 @@ class Engine:
         for task in tasks:
             self._places.leave(task.place)
             took = task.finish()
-            self.count.finished(task.job.mode.name, took)
+            if task.job.export is None:  # else it goes on elsewhere
+                self.count.finished(task.job.mode.name, took)
             whole = sum(took.values())
             self._usual = 0.8 * self._usual + 0.2 * whole if self._usual else whole
 

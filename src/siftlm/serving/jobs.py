@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from siftlm.memory import Found
@@ -52,6 +53,11 @@ class Job:
     """Also say the prompt, and with ``sampling.top`` how likely each of its tokens was."""
     deadline: float | None = None
     """``time.monotonic()`` from which on nobody waits for it."""
+    export: Callable[[Hashable], Path | None] | None = None
+    """It is continued elsewhere: asked where its adapter goes, in PEFT's format, once there is one; None: it is there.
+
+    The adapters of equal keys are the same. The engine's thread calls it; for the base model nobody does.
+    """
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ class Learned:
 
     trace: Trace
     """Its ``ended`` says how that went; empty for the base model."""
+    context: tuple[str, ...] = ()
+    """Texts that are put before the prompt."""
 
 
 @dataclass(frozen=True)

@@ -198,12 +198,26 @@ class Learning:
         for task in pupil.tasks:
             task.passed("learn")
             task.context = context
-            task.tell(jobs.Learned(trace))
+            self._export(task)
+            task.tell(jobs.Learned(trace, context))
         return pupil.tasks
 
     def _ready(self, task: Task, kept: Kept, *, cached: bool = True) -> Task:
         task.context = kept.context
         task.passed("select")
         task.tell(jobs.Selected(kept.found, cached=cached))
-        task.tell(jobs.Learned(kept.trace))
+        self._export(task)
+        task.tell(jobs.Learned(kept.trace, kept.context))
         return task
+
+    def _export(self, task: Task) -> None:
+        """What was learned, for who speaks through it elsewhere; where the folder is, it is complete."""
+        place, export = task.place, task.job.export
+        if export is None or place is None or place.kept is None or place.kept.weights is None:
+            return
+        try:
+            folder = export(place.key)
+            if folder is not None:
+                self._many.save_adapter(place.number, folder.with_name(f"{folder.name}.part")).replace(folder)
+        except Exception as error:  # noqa: BLE001 (a full disk, say, is told to who asked)
+            task.fail(error)

@@ -5,6 +5,7 @@ Refused
 ├── Unknown       404   no such model, memory or document
 ├── NotAllowed    401   no key, or not one that we know; 403: it may not do this
 ├── Busy          429   the queue is full; ``retry_after`` says when to come back
+├── BadGateway    502   vLLM, which speaks for this server, does not
 ├── Closing       503   the server is shutting down
 ├── Occupied      503   another process writes to the memory; ``retry_after`` says when to come back
 └── TooLate       504   its time was up before the answer was there
@@ -69,6 +70,13 @@ class Busy(Refused):
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class BadGateway(Refused):
+    """vLLM is not there, or does not do what it was asked."""
+
+    status = 502
+    code = "backend_failed"
 
 
 class Closing(Refused):

@@ -1,4 +1,4 @@
-"""The prompts that are continued: tokens become text, stop texts end it, and events say so."""
+"""The prompts that are continued: one token of each after another."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from siftlm.controller import Controller
 from siftlm.controller.decoding import Decoding, Drawn, Row
 from siftlm.controller.generating import ends_of
-from siftlm.controller.spelling import Spelling
-from siftlm.controller.tokens import leading
-from siftlm.serving import jobs
 from siftlm.serving.counting import Counts
+from siftlm.serving.saying import Saying, read, reads
 from siftlm.serving.task import Task
-from siftlm.serving.telling import Telling
 
 
 @dataclass(eq=False)
@@ -21,10 +18,8 @@ class Voice:
     """One choice of one task."""
 
     task: Task
-    choice: int
     row: Row
-    spelling: Spelling
-    telling: Telling
+    saying: Saying
 
 
 class Speaking:
@@ -46,12 +41,14 @@ class Speaking:
         """They begin to speak; those who have said everything already."""
         new = [voice for task in tasks for voice in self._voices_of(task)]
         self._voices.update((id(voice.row), voice) for voice in new)
-        drawn = self._decoding.join([voice.row for voice in new])
+        # Where nothing is to be said of what is read, it need not be read.
+        drawn = self._decoding.join([voice.row for voice in new if voice.row.most or voice.row.echo])
         for voice in new:
-            if voice.task.job.echo and voice.choice == 0:
-                voice.task.tell(jobs.Read(self._read(voice)))
+            if voice.task.job.echo and voice.saying.choice == 0:
+                voice.task.tell(read(self._controller.tokenizer, voice.task.job, voice.row.read))
             if not voice.row.most:
-                self._end(voice, "length")
+                voice.task.tell(voice.saying.end("length"))
+                del self._voices[id(voice.row)]
         return self._heard(drawn, tasks)
 
     def step(self) -> list[Task]:
@@ -69,7 +66,7 @@ class Speaking:
 
     def _voices_of(self, task: Task) -> list[Voice]:
         job, how = task.job, task.job.sampling
-        ids = self._reads(task)
+        ids = reads(self._controller, job, task.context)
         rows = [
             Row(
                 ids, task.owner, how.max_tokens, how.temperature, how.top_p, how.seed + choice, how.top,
@@ -78,57 +75,18 @@ class Speaking:
             for choice in range(job.choices)
         ]  # fmt: skip
         spelled = self._controller.tokenizer
-        return [Voice(task, at, row, Spelling(spelled, job.ids), Telling(how.stop)) for at, row in enumerate(rows)]
-
-    def _reads(self, task: Task) -> tuple[int, ...]:
-        """The prompt; behind texts that were selected as its context, the best that there is room for."""
-        ids, context = task.job.ids, self._controller.context
-        room = min(context // 2, context - task.job.sampling.max_tokens - len(ids))
-        if not task.context or room < 1:
-            return ids
-        # A start of text stands before everything, and once.
-        head = leading(self._controller.tokenizer)
-        own = ids[len(head) :] if head and list(ids[: len(head)]) == head else ids
-        return (*self._controller.context_of(task.context, room), *own)
+        return [Voice(task, row, Saying(spelled, job, at, self._ends)) for at, row in enumerate(rows)]
 
     def _heard(self, drawn: Sequence[tuple[Row, Drawn]], tasks: Sequence[Task]) -> list[Task]:
         over = []
         for row, one in drawn:
             voice = self._voices[id(row)]
-            if self._said(voice, one):
+            for event in voice.saying.say(one):
+                voice.task.tell(event)
+            if voice.saying.over:
                 over.append(row)
+                del self._voices[id(row)]
         self._decoding.leave([row for row in over if row.made < row.most])
         self._count.made(len(drawn))
         speaking = {id(voice.task) for voice in self._voices.values()}
         return [task for task in tasks if id(task) not in speaking]
-
-    def _said(self, voice: Voice, one: Drawn) -> bool:
-        """Tell what this token adds; was it the last?"""
-        ended = one.id in self._ends
-        piece = "" if ended else voice.spelling.add(one.id)
-        last = ended or voice.row.made >= voice.row.most
-        shown = voice.telling.add(piece + (voice.spelling.rest() if last else ""))
-        if last:
-            shown += voice.telling.rest()
-        tokens = () if ended else (self._token(one, piece),)
-        voice.task.tell(jobs.Said(voice.choice, shown, tokens))
-        if last or voice.telling.stopped:
-            self._end(voice, "stop" if ended or voice.telling.stopped else "length")
-            return True
-        return False
-
-    def _end(self, voice: Voice, reason: str) -> None:
-        voice.task.tell(jobs.Ended(voice.choice, reason, voice.row.made))
-        del self._voices[id(voice.row)]
-
-    def _read(self, voice: Voice) -> tuple[jobs.Token, ...]:
-        """The prompt's own tokens."""
-        first, *others = voice.task.job.ids
-        known = voice.row.read[len(voice.row.read) - len(others) :] if voice.row.read else map(Drawn, others)
-        spelling = Spelling(self._controller.tokenizer)
-        return tuple(self._token(one, spelling.add(one.id)) for one in (Drawn(first), *known))
-
-    def _token(self, one: Drawn, text: str) -> jobs.Token:
-        alone = self._controller.tokenizer.decode
-        top = tuple((token, str(alone([token])), logprob) for token, logprob in one.top)
-        return jobs.Token(one.id, text, one.logprob, top)
