@@ -6,22 +6,26 @@ The tokenizer is that of siftlm-tiny. How likely a token is follows from its num
 from __future__ import annotations
 
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import uvicorn
 from tokenizers import Tokenizer
 
 from siftlm.bundled import bundled
 from siftlm.embedding import HashingEmbedder
 from siftlm.errors import InvalidInput
 from siftlm.memory import Found, Hit
+from siftlm.serving.app import create_app
 from siftlm.serving.jobs import (
     Deliver,
     Ended,
@@ -36,6 +40,7 @@ from siftlm.serving.jobs import (
     Stepped,
     Token,
 )
+from siftlm.serving.modes import Modes
 from siftlm.serving.refusals import Busy, Closing, TooLate
 from siftlm.serving.telling import Telling
 from siftlm.types import Selection, Step, Trace
@@ -251,3 +256,33 @@ def tokens_of(
 def likely(token: int, manners: Manners) -> float:
     """Of any token, wherever it stands."""
     return -math.inf if token in manners.never else -0.25 - (token % 5) / 3
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """The address of a real server of the app, in a thread."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            until(lambda: server.started)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+def until(holds: Callable[[], Any], seconds: float = 5.0) -> None:
+    """Wait for something that another thread does."""
+    last = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > last:
+            raise AssertionError("it did not happen in time")
+        time.sleep(0.002)
+
+
+def app_of(engine: FakeEngine, **settings: Any) -> Any:
+    """The application around it."""
+    return create_app(engine, Modes(NAME, engine.models), **settings)

@@ -6,6 +6,9 @@ import time
 from typing import Any
 
 import pytest
+
+pytest.importorskip("fastapi")
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -73,7 +73,7 @@ def create_app(
     )  # fmt: skip
     app.include_router(vectors.routes(engine, modes, allowed, limits))
     app.include_router(vocabulary.routes(reader, allowed))
-    app.include_router(selecting.routes(engine, modes, allowed))
+    app.include_router(selecting.routes(engine, modes, allowed, limits))
     app.include_router(documents.routes(engine, modes, allowed))
     if count is not None:
         count.watch(lambda: engine.state)
