@@ -324,13 +324,13 @@ OURS = st.dictionaries(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(bodies(COMPLETION), OURS)
 def test_no_completion_is_read_into_anything_but_jobs_or_a_refusal(body, ours):
     _read(READER.completion, {"model": LEARNING, "prompt": "a", "siftlm": ours, **body})
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(bodies(CHAT), OURS)
 def test_no_chat_is_read_into_anything_but_jobs_or_a_refusal(body, ours):
     _read(READER.chat, {"model": NAME, "messages": [{"role": "user", "content": "a"}], "siftlm": ours, **body})
