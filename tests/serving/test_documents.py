@@ -16,9 +16,9 @@ from siftlm.serving.documents import routes
 PATH = "/v1/documents"
 
 
-@pytest.fixture
-def engine(tmp_path):
-    with Memory.create(tmp_path / "docs") as docs, Memory.create(tmp_path / "wiki") as wiki:
+@contextmanager
+def opened(home):
+    with Memory.create(home / "docs") as docs, Memory.create(home / "wiki") as wiki:
         docs.add([f"text number {n}" for n in range(5)], [{"n": n} for n in range(5)], ids=[f"t{n}" for n in range(5)])
         made = FakeEngine({"docs": docs, "wiki": wiki})
         yield made
@@ -26,8 +26,27 @@ def engine(tmp_path):
 
 
 @pytest.fixture
+def engine(tmp_path):
+    with opened(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
 def own(engine):
     return client(engine, routes)
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    """An engine whose memories nobody changes."""
+    with opened(tmp_path_factory.mktemp("still")) as made:
+        yield made
+        assert len(made.memories["docs"].documents()) == 5
+
+
+@pytest.fixture(scope="module")
+def asking(still):
+    return client(still, routes)
 
 
 def told(answer, status):
@@ -84,10 +103,10 @@ def test_each_change_makes_another_version(engine):
 # --- HTTP
 
 
-def test_pages_follow_one_another(own):
+def test_pages_follow_one_another(asking):
     seen, after = [], -1
     for _ in range(3):
-        page = told(own.get(PATH, params={"limit": 2, "after": after}), 200)
+        page = told(asking.get(PATH, params={"limit": 2, "after": after}), 200)
         seen += [one["id"] for one in page["data"]]
         after = page["next"]
     assert seen == [f"t{n}" for n in range(5)]
@@ -95,7 +114,7 @@ def test_pages_follow_one_another(own):
     assert page["data"][0] == {
         "object": "document", "number": 4, "id": "t4", "meta": {"n": 4}, "text": "text number 4", "passages": 1,
     }  # fmt: skip
-    assert told(own.get(PATH, params={"memory": "wiki"}), 200)["data"] == []
+    assert told(asking.get(PATH, params={"memory": "wiki"}), 200)["data"] == []
 
 
 def test_what_is_added_is_found_and_what_is_deleted_is_not(own, engine):
@@ -128,34 +147,34 @@ def test_what_came_without_an_id_can_be_deleted_as_well(own, engine):
         {"text": "x", "metadata": {}}, {"text": "x", "id": 7}, {"text": "x", "meta": {"a": float("nan")}}, "text", None,
     ],
 )  # fmt: skip
-def test_all_are_added_or_none(own, engine, wrong):
+def test_all_are_added_or_none(asking, still, wrong):
     import json
 
-    before = engine.memories["docs"].version
+    before = still.memories["docs"].version
     body = json.dumps({"documents": [{"text": "a good one"}, wrong]})
-    told(own.post(PATH, content=body, headers={"Content-Type": "application/json"}), 400)
-    assert (len(engine.memories["docs"]), engine.memories["docs"].version) == (5, before)
+    told(asking.post(PATH, content=body, headers={"Content-Type": "application/json"}), 400)
+    assert (len(still.memories["docs"]), still.memories["docs"].version) == (5, before)
 
 
 @pytest.mark.parametrize("body", [{}, {"documents": []}, {"documents": [{"text": "x"}] * 1001}, [], {"memory": "docs"}])
-def test_how_many_at_a_time(own, body):
-    told(own.post(PATH, json=body), 400)
+def test_how_many_at_a_time(asking, body):
+    told(asking.post(PATH, json=body), 400)
 
 
 @pytest.mark.parametrize("query", [{"limit": 0}, {"limit": 101}, {"after": -2}, {"after": 2**63}, {"after": "x"}])
-def test_limits_of_a_list(own, query):
-    told(own.get(PATH, params=query), 400)
-    told(own.get(PATH, params={"after": 2**63 - 1, "limit": 100}), 200)
+def test_limits_of_a_list(asking, query):
+    told(asking.get(PATH, params=query), 400)
+    told(asking.get(PATH, params={"after": 2**63 - 1, "limit": 100}), 200)
 
 
 @pytest.mark.parametrize("name", ["../docs", "docs'; DROP TABLE documents; --", "", "DOCS", "%"])
-def test_names_from_outside_are_names_and_nothing_else(own, engine, name):
-    assert told(own.get(PATH, params={"memory": name}), 404)["code"] == "memory_not_found"
-    told(own.delete(f"{PATH}/x' OR 1=1 --"), 404)
-    told(own.delete(f"{PATH}/%00"), 400)
-    told(own.delete(f"{PATH}/..%2F..%2Fmanifest.json"), 404)
-    assert len(engine.memories["docs"].documents()) == 5
-    assert engine.memories["docs"].verify().ok
+def test_names_from_outside_are_names_and_nothing_else(asking, still, name):
+    assert told(asking.get(PATH, params={"memory": name}), 404)["code"] == "memory_not_found"
+    told(asking.delete(f"{PATH}/x' OR 1=1 --"), 404)
+    told(asking.delete(f"{PATH}/%00"), 400)
+    told(asking.delete(f"{PATH}/..%2F..%2Fmanifest.json"), 404)
+    assert len(still.memories["docs"].documents()) == 5
+    assert still.memories["docs"].verify().ok
 
 
 def test_a_key_reaches_as_far_as_it_goes(engine):
@@ -231,16 +250,16 @@ def test_changes_take_turns_off_the_event_loop(own, engine, monkeypatch):
     assert all(name.startswith("asyncio_") for name in threads)
 
 
-def test_not_everybody_may_wait(own, monkeypatch):
+def test_not_everybody_may_wait(asking, monkeypatch):
     monkeypatch.setattr(documents, "QUEUE", 0)
-    assert told(own.post(PATH, json={"documents": [{"text": "new"}]}), 503)["code"] == "memory_locked"
+    assert told(asking.post(PATH, json={"documents": [{"text": "new"}]}), 503)["code"] == "memory_locked"
 
 
-def test_a_page_of_another_site_cannot_make_a_browser_add(own, engine):
+def test_a_page_of_another_site_cannot_make_a_browser_add(asking, still):
     body = b'{"documents": [{"text": "planted"}]}'
     for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}):
-        told(own.post(PATH, content=body, headers=headers), 415)
-    assert len(engine.memories["docs"]) == 5
+        told(asking.post(PATH, content=body, headers=headers), 415)
+    assert len(still.memories["docs"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -252,7 +271,7 @@ def test_a_page_of_another_site_cannot_make_a_browser_add(own, engine):
         ("x", "documents[1]"),
     ],
 )
-def test_the_wrong_one_is_named(own, document, param):
-    error = told(own.post(PATH, json={"documents": [{"text": "good"}, document]}), 400)
+def test_the_wrong_one_is_named(asking, document, param):
+    error = told(asking.post(PATH, json={"documents": [{"text": "good"}, document]}), 400)
     assert error["param"] == param
     assert param in error["message"].replace("]: ", "].").replace("you must provide ", "")

@@ -162,12 +162,12 @@ def test_none_is_lost_when_many_are_added_at_once(file):
         return subprocess.run([sys.executable, "-c", program, str(file), name], check=False).returncode
 
     with ThreadPoolExecutor(6) as pool:
-        runs = [pool.submit(process, "a"), pool.submit(process, "b")]
+        run = pool.submit(process, "a")
         here = [pool.submit(keys.add, file, f"c{n}", {"*": "read"}) for n in range(8)]
-        assert [run.result() for run in runs] == [0, 0]
+        assert run.result() == 0
         made = [one.result() for one in here]
-    assert len(keys.listed(file)) == 18
-    assert len({key.hash for key in keys.listed(file)}) == 18
+    assert len(keys.listed(file)) == 13
+    assert len({key.hash for key in keys.listed(file)}) == 13
     known = Keys.read(file)
     assert {known.of(bearer(key)).name for key in made} == {f"c{n}" for n in range(8)}
 
