@@ -27,6 +27,12 @@ Any OpenAI client works with the base URL http://HOST:PORT/v1. The name of the m
   NAME:auto            from as many as are worth it
   NAME:sift-50@wiki    from another memory
 Tuning is done by adapters (LoRA), for all requests share the model's weights.
+A bigger model may be served by vLLM: this server then tunes, and hands the adapters over. vLLM has to be started so:
+  VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --port 8001 --enable-lora --max-lora-rank 16 \\
+      --max-loras 8 --max-cpu-loras 32
+with the same model, a rank that is not below --rank, and DIR where it sees it at the same path:
+  siftlm serve --model MODEL --memory memory --vllm http://127.0.0.1:8001 --vllm-folder DIR
+(its key, if it has one, in the environment variable VLLM_API_KEY). The weights are needed here as well, to be tuned.
 Ctrl-C takes no more requests in and finishes those that were accepted; a second one ends at once.
 """
 NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)=(?P<folder>.+)")
@@ -60,6 +66,11 @@ def add(commands: Any) -> None:
                       help="give up on a request after so long (default: 300)")  # fmt: skip
     room.add_argument("--grace", type=float, default=30.0, metavar="S",
                       help="at the end, time for what was accepted (default: 30)")  # fmt: skip
+    other = parser.add_argument_group("another server speaks")
+    other.add_argument("--vllm", metavar="URL", help="a vLLM that serves the same model: see below")
+    other.add_argument("--vllm-folder", metavar="DIR", help="where adapters are handed over; vLLM must see it too")
+    other.add_argument("--vllm-adapters", type=int, default=32, metavar="N",
+                       help="adapters that it keeps at once, its --max-cpu-loras (default: 32)")  # fmt: skip
     how = parser.add_argument_group("how to learn, unless a request says otherwise")
     how.add_argument("-n", type=int, metavar="N", help="texts (default: by the calibration, else 50)")
     how.add_argument("--noise", type=float, metavar="λ", help="small asks for variety (default: 1)")
@@ -81,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
             serve(
                 arguments.model, memories, host=arguments.host, port=arguments.port, keys=arguments.keys,
                 anybody=arguments.open, slots=arguments.slots, queue=arguments.queue, cache=arguments.cache * 2**20,
-                seconds=arguments.seconds, grace=arguments.grace, said=said,
+                seconds=arguments.seconds, grace=arguments.grace, vllm=arguments.vllm,
+                vllm_folder=arguments.vllm_folder, vllm_adapters=arguments.vllm_adapters, said=said,
                 **{name: value for name, value in wanted.items() if value is not None},
                 **{**local.of_model(arguments), "engine": "lora"},
             )  # fmt: skip

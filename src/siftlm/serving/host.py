@@ -18,8 +18,9 @@ from siftlm.extras import load
 from siftlm.memory import Memory
 from siftlm.serving.engine import MIB, Engine
 from siftlm.serving.modes import Modes
+from siftlm.serving.vllm import Relay
 
-OF_CONTROLLER = ("engine", "rank", "alpha", "targets", "device", "dtype", "context")
+OF_CONTROLLER = ("tokenizer", "engine", "rank", "alpha", "targets", "device", "dtype", "context")
 
 
 def serve(
@@ -74,12 +75,15 @@ def opened(
     cache: int = 256 * MIB,
     seconds: float = 300.0,
     grace: float = 30.0,
+    vllm: str | None = None,
+    vllm_folder: str | os.PathLike[str] | None = None,
+    vllm_adapters: int = 32,
     **settings: Any,
 ) -> Iterator[tuple[Any, socket.socket, str]]:
     """A server that is ready to run, the socket it is to listen at, and its address.
 
     Args:
-        model: as for `siftlm.controller.Controller`.
+        model: as for `siftlm.controller.Controller`, or one, with LoRA.
         memories: by name; the first is the default.
         host, port: where to listen.
         keys: the file of who may ask; see `siftlm.serving.keys`.
@@ -87,6 +91,10 @@ def opened(
         slots, queue, cache: see `siftlm.serving.engine.Engine`.
         seconds: that a request may take.
         grace: seconds that accepted requests have at the end.
+        vllm: the address of a vLLM that continues the prompts; here they only learn. It is asked with the key in the
+            environment variable ``VLLM_API_KEY``, where vLLM itself looks for it.
+        vllm_folder: where adapters are handed over to it.
+        vllm_adapters: that it keeps at once.
         **settings: of the controller and of `siftlm.LocalModel`.
     """
     uvicorn = load("uvicorn", "serve")
@@ -101,13 +109,21 @@ def opened(
             f"--host {host} can be reached by others: say who may ask with --keys FILE (siftlm keys add FILE NAME), or "
             f"let anybody ask with --open"
         )
+    if (vllm is None) != (vllm_folder is None):
+        raise Conflict("--vllm URL and --vllm-folder DIR belong together: vLLM reads the adapters from that folder")
     known = None if keys is None else Keys.read(Path(keys))
     count = Counts()
     settings = {"engine": "lora", **settings}
     with bound(host, port) as listening:
-        controller = Controller(model, **{name: settings.pop(name) for name in OF_CONTROLLER if name in settings})
-        engine = Engine(controller, memories, slots=slots, queue=queue, cache=cache, count=count, **settings)
+        own = {name: settings.pop(name) for name in OF_CONTROLLER if name in settings}
+        controller = model if isinstance(model, Controller) else Controller(model, **own)
+        engine: Engine | Relay = Engine(
+            controller, memories, slots=slots, queue=queue, cache=cache, count=count, **settings
+        )  # fmt: skip
         try:
+            if vllm is not None and vllm_folder is not None:
+                key = os.environ.get("VLLM_API_KEY") or None
+                engine = Relay(engine, vllm, vllm_folder, key=key, most=vllm_adapters, queue=queue)
             modes = Modes(controller.name, engine.models)
             app = create_app(engine, modes, keys=known, limits=Limits(seconds=seconds), count=count)
             config = uvicorn.Config(

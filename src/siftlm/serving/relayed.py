@@ -1,0 +1,211 @@
+"""One job on its way through the engine, where it learns, and through vLLM, where it is continued."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from siftlm.controller.decoding import Drawn
+from siftlm.serving import jobs
+from siftlm.serving.refusals import BadGateway
+from siftlm.serving.saying import Saying, read, reads
+from siftlm.serving.shelf import Adapter
+from siftlm.serving.vllm_client import Answered, Call, Hung, drawn_of
+
+if TYPE_CHECKING:
+    from siftlm.serving.vllm import Relay
+
+
+class Relayed:
+    """One job: `heard` from the engine until it has learned, then `_begin`, and `_speak` for each choice."""
+
+    def __init__(self, relay: Relay, job: jobs.Job, deliver: jobs.Deliver) -> None:
+        self._relay, self._job, self._deliver = relay, job, deliver
+        self._lock = threading.RLock()
+        self._over = False
+        self._adapter: Adapter | None = None
+        self._calls: set[Call] = set()
+        self._left = job.choices
+        self._ids: tuple[int, ...] = job.ids
+        self._seconds: dict[str, float] = {}
+        self._since = 0.0
+
+    @property
+    def speaking(self) -> int:
+        """Choices that vLLM is asked for."""
+        return len(self._calls)
+
+    # --- the engine's thread
+
+    def export(self, key: Hashable) -> Path | None:
+        """Where the adapter goes, if it is not there yet."""
+        with self._lock:
+            if self._over:
+                return None
+            self._adapter = self._relay.shelf.hold(key)
+            return None if self._adapter.folder.exists() else self._adapter.folder
+
+    def heard(self, event: jobs.Event) -> None:
+        """What the engine says."""
+        if isinstance(event, jobs.Failed):
+            self.fail(event.error)
+        elif isinstance(event, (jobs.Selected, jobs.Stepped, jobs.Learned)):
+            self._tell(event)
+            if isinstance(event, jobs.Learned):
+                self._guarded(partial(self._put_before, event.context))
+        elif isinstance(event, jobs.Finished):
+            self._seconds, self._since = dict(event.seconds), time.monotonic()
+            with self._lock:
+                if not self._over:
+                    self._relay.take(self)
+            self._later(self._begin)
+
+    def _put_before(self, context: tuple[str, ...]) -> None:
+        self._ids = reads(self._relay.controller, self._job, context)
+
+    # --- threads of the pool
+
+    def _begin(self) -> None:
+        if self._adapter is not None:
+            self._relay.shelf.load(self._adapter)
+        job = self._job
+        if self._measured:  # how likely the prompt was is told before anything is said behind it
+            self._speak(0)
+            return
+        if job.echo:
+            self._tell(read(self._relay.tokenizer, job))
+        for choice in range(job.choices):
+            self._later(partial(self._speak, choice))
+
+    @property
+    def _measured(self) -> bool:
+        """Is it to be said how likely the prompt was?"""
+        return self._job.echo and self._job.sampling.top is not None
+
+    def _speak(self, choice: int) -> None:
+        job, relay, echo = self._job, self._relay, self._measured and choice == 0
+        saying = Saying(relay.tokenizer, job, choice, relay.ends)
+        if job.sampling.max_tokens or echo:
+            with closing(self._drawn(choice, echo=echo)) as drawn:
+                tokens = self._behind_prompt(drawn) if echo else drawn
+                if job.sampling.max_tokens:
+                    self._say(saying, tokens)
+                else:
+                    next(tokens, None)
+        if not saying.over:
+            self._tell(saying.end("length"))
+        self._done()
+
+    def _behind_prompt(self, drawn: Iterator[Drawn | str]) -> Iterator[Drawn | str]:
+        """vLLM says all that it reads, also the texts before the prompt; it is told, and the other choices begin."""
+        known = [one for one in islice(drawn, len(self._ids)) if isinstance(one, Drawn)]
+        if len(known) < len(self._ids):
+            raise BadGateway("vLLM does not say how likely the tokens of the prompt are (echo with logprobs)")
+        self._tell(read(self._relay.tokenizer, self._job, known[1:]))
+        for choice in range(1, self._job.choices):
+            self._later(partial(self._speak, choice))
+        yield from drawn
+
+    def _say(self, saying: Saying, tokens: Iterator[Drawn | str]) -> None:
+        for one in tokens:
+            if isinstance(one, str):  # by a stop text that we write otherwise
+                self._tell(*saying.break_off(one))
+            else:
+                self._relay.count.made(1)
+                self._tell(*saying.say(one))
+            if saying.over:
+                return
+        raise BadGateway("vLLM ended before the answer was complete")
+
+    def _drawn(self, choice: int, *, echo: bool) -> Generator[Drawn | str]:
+        """Tokens as they come, and why there are no more: ``stop`` or ``length``."""
+        adapter, until = self._adapter, self._job.deadline
+        for again in (False, True):
+            call = self._relay.client.call("/v1/completions", until)
+            with self._lock:
+                if self._over:
+                    raise Hung
+                self._calls.add(call)
+            try:
+                call.send(self._body(choice, echo=echo))
+                for chunk in call.events():
+                    yield from drawn_of(chunk, measured=self._job.sampling.top is not None)
+                return
+            except Answered as error:
+                if again or adapter is None or error.status != 404 or not error.spoken:
+                    raise BadGateway(f"vLLM did not continue the prompt: {error.message}") from error
+            finally:
+                with self._lock:
+                    self._calls.discard(call)
+                call.close()
+            self._relay.shelf.load(adapter, again=True)  # it has begun anew since
+
+    def _body(self, choice: int, *, echo: bool) -> Mapping[str, Any]:
+        how, adapter = self._job.sampling, self._adapter
+        return {
+            "model": self._relay.base if adapter is None else adapter.name,
+            "prompt": list(self._ids), "max_tokens": how.max_tokens, "n": 1, "stream": True, "echo": echo,
+            "temperature": how.temperature, "top_p": how.top_p, "seed": (how.seed + choice) % 2**63,
+            # The model's own generation_config.json is not to add to what was asked for.
+            "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
+            "stop": list(how.stop), "stop_token_ids": list(self._relay.ends),
+            # Tokens come by their numbers only where logprobs are asked for.
+            "logprobs": 0 if how.top is None else max(1, how.top), "return_tokens_as_token_ids": True,
+        }  # fmt: skip
+
+    # --- any thread
+
+    def fail(self, error: Exception) -> None:
+        """The last that is heard of it."""
+        with self._lock:
+            self._tell(jobs.Failed(error))
+            self.leave()
+
+    def leave(self) -> None:
+        """Nothing more is said, and nobody works for it."""
+        with self._lock:
+            if self._over:
+                return
+            self._over = True
+            calls = list(self._calls)
+            if self._adapter is not None:
+                self._relay.shelf.release(self._adapter)
+        for call in calls:
+            call.break_off()
+        self._relay.drop(self)
+
+    def _done(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left or self._over:
+                return
+            self._seconds["generate"] = self._seconds.get("generate", 0.0) + time.monotonic() - self._since
+            self._relay.count.finished(self._job.mode.name, self._seconds)
+            self._tell(jobs.Finished(self._seconds))
+            self.leave()
+
+    def _tell(self, *events: jobs.Event) -> None:
+        with self._lock:
+            for event in events:
+                if not self._over:
+                    self._deliver(event)
+
+    def _later(self, work: Callable[[], None]) -> None:
+        with self._lock:
+            if not self._over:
+                self._guarded(partial(self._relay.pool.submit, self._guarded, work))
+
+    def _guarded(self, work: Callable[[], Any]) -> None:
+        """Whatever goes wrong is told to who asked."""
+        try:
+            work()
+        except Hung:
+            pass
+        except Exception as error:  # noqa: BLE001 (one request's failure is not another's)
+            self.fail(error)

@@ -1,0 +1,276 @@
+"""vLLM over HTTP: which model it serves, adapters in and out, and continuations token by token.
+
+Follows the documentation of vLLM 0.10.0 (features/lora) and what its server does in vllm/entrypoints/openai, then and
+in 2026: ``serving_models.py``, ``serving_completion.py`` and ``protocol.py``, later ``models/`` and ``completion/``.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from siftlm.controller.decoding import Drawn
+from siftlm.errors import InvalidInput
+from siftlm.serving.refusals import BadGateway, TooLate
+
+logger = logging.getLogger(__name__)
+# Seconds that it may take to be connected, and for an adapter to be loaded.
+CONNECT, ADMIN = 10.0, 60.0
+TOKEN = "token_id:"
+FIELDS = ("tokens", "token_logprobs", "top_logprobs")
+NEEDED = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve … --enable-lora --max-lora-rank {rank}"
+
+
+class Hung(Exception):
+    """We hung up ourselves."""
+
+
+class Answered(Exception):
+    """vLLM said no."""
+
+    def __init__(self, status: int, message: str, *, spoken: bool) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+        self.spoken = spoken
+        """Was it vLLM's own word, and not that of a server that knows no such route?"""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a vLLM serves."""
+
+    name: str
+    context: int | None
+    """The most tokens that it reads at once."""
+
+
+class Call:
+    """One request and its answer, which another thread may break off with `break_off`."""
+
+    def __init__(self, url: str, key: str | None, path: str, patience: float, until: float | None) -> None:
+        parts = urlsplit(url)
+        made = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = made(parts.hostname or "", parts.port, timeout=CONNECT)
+        self._path, self._key = parts.path + path, key
+        self._patience, self._until = patience, until
+        self._socket: socket.socket | None = None
+        self._answer: http.client.HTTPResponse | None = None
+        self._closed = False
+
+    def send(self, body: Mapping[str, Any] | None) -> None:
+        """Ask, and wait for the head of the answer; `Answered` where it is not 200."""
+        with self._explained():
+            self._connection.connect()
+            self._socket = self._connection.sock  # http.client forgets it when the answer begins
+            if self._closed:
+                raise Hung
+            self._wait()
+            headers = {"Content-Type": "application/json"}
+            if self._key is not None:
+                headers["Authorization"] = f"Bearer {self._key}"
+            content = None if body is None else json.dumps(body).encode()
+            self._connection.request("GET" if body is None else "POST", self._path, content, headers)
+            self._answer = self._connection.getresponse()
+            if self._answer.status != 200:
+                raise _answered(self._answer.status, self._answer.read())
+
+    def read(self) -> bytes:
+        """All of the answer."""
+        with self._explained():
+            return b"" if self._answer is None else self._answer.read()
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The server-sent events, until the one that says that it was the last."""
+        while True:
+            with self._explained():
+                self._wait()
+                line = b"" if self._answer is None else self._answer.readline()
+            if not line:
+                raise self._broken("vLLM broke off in the middle of an answer")
+            if line.startswith(b"data:"):
+                content = line[5:].strip()
+                if content == b"[DONE]":
+                    return
+                found = _parsed(content)
+                if not isinstance(found, dict) or "choices" not in found:
+                    raise Answered(500, _message(found), spoken=True)
+                yield found
+
+    def break_off(self) -> None:
+        """From another thread: who waits for the answer gets `Hung`."""
+        self._closed = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """By who made it, at the end."""
+        if self._answer is not None:
+            self._answer.close()  # it may have taken the connection over
+        self._connection.close()
+
+    # --- inside
+
+    def _wait(self) -> None:
+        """So long may the next answer take."""
+        left = self._patience if self._until is None else min(self._patience, self._until - time.monotonic())
+        if left <= 0:
+            raise TimeoutError
+        if self._socket is not None:
+            self._socket.settimeout(left)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            if self._closed:
+                raise Hung from error
+            if self._until is not None and time.monotonic() >= self._until - 0.01:
+                raise TooLate("the time of this request was up before its answer was there") from error
+            if self._socket is None:
+                raise self._broken("vLLM cannot be reached", error) from error
+            if isinstance(error, TimeoutError):
+                raise self._broken(f"vLLM has said nothing for {self._patience:g} s", error) from error
+            raise self._broken("vLLM broke off in the middle of an answer", error) from error
+
+    def _broken(self, said: str, error: Exception | None = None) -> Exception:
+        if self._closed:
+            return Hung()
+        logger.error("%s: %s", said, error)
+        return BadGateway(said)
+
+
+class Client:
+    """A vLLM.
+
+    Args:
+        url: of its server, with or without ``/v1``.
+        key: that it asks for (its ``--api-key``).
+        patience: seconds that it may be silent.
+    """
+
+    def __init__(self, url: str, key: str | None = None, *, patience: float = 120.0) -> None:
+        try:
+            parts = urlsplit(url)
+            fine = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            fine = False
+        if not fine or parts.query or parts.fragment or parts.username:
+            raise InvalidInput(f"the address of vLLM must look like http://127.0.0.1:8001, got {url!r}")
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._key, self._patience = key, patience
+
+    def served(self, prefer: str = "") -> Served:
+        """Its base model; where it has several names, ``prefer`` is taken if it is one of them."""
+        try:
+            found = self._asked("/v1/models")["data"]
+            cards = [card for card in found if card.get("parent") is None]
+            card = next((card for card in cards if card["id"] == prefer), cards[0])
+            return Served(str(card["id"]), card.get("max_model_len"))
+        except Answered as error:
+            raise BadGateway(f"vLLM does not say which models it serves: {error.message}") from error
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise BadGateway("what is at the address of vLLM does not answer /v1/models as vLLM does") from error
+
+    def refuse_rigid(self, rank: int) -> None:
+        """Raise where it takes no adapters while it runs."""
+        try:
+            self._asked("/v1/unload_lora_adapter", {"lora_name": "siftlm-none"})
+        except Answered as error:
+            if error.spoken and error.status in (400, 404):
+                return  # it knows the route, and no such adapter
+            raise _rigid(error, rank) from error
+
+    def load(self, name: str, folder: str, rank: int) -> None:
+        """From now on ``name`` is a model of its own; harmless when it is already."""
+        try:
+            self._asked("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
+        except Answered as error:
+            if "already been loaded" not in error.message:  # as when we gave up too early, and it did not
+                logger.error("vLLM did not load %s: %s", folder, error.message)
+                raise _rigid(error, rank, folder) from error
+
+    def unload(self, name: str) -> bool:
+        """Forget the adapter; False where nobody answers."""
+        try:
+            self._asked("/v1/unload_lora_adapter", {"lora_name": name})
+        except Answered as error:  # it has begun anew since
+            logger.warning("vLLM did not unload %s: %s", name, error.message)
+        except (BadGateway, TooLate):
+            return False
+        return True
+
+    def call(self, path: str, until: float | None = None) -> Call:
+        """A request that can be broken off."""
+        return Call(self.url, self._key, path, self._patience, until)
+
+    def _asked(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        call = Call(self.url, self._key, path, min(self._patience, ADMIN), None)
+        try:
+            call.send(body)
+            return _parsed(call.read())
+        finally:
+            call.close()
+
+
+def _rigid(error: Answered, rank: int, folder: str = "") -> BadGateway:
+    needed = NEEDED.format(rank=rank)
+    if not error.spoken:
+        return BadGateway(f"vLLM takes no adapters while it runs; it must be started so: {needed}")
+    said = error.message.replace(folder, "FOLDER") if folder else error.message  # clients learn no paths
+    return BadGateway(f"vLLM does not take the adapter: {said}; it must be started so: {needed}, and see the folder")
+
+
+def _answered(status: int, content: bytes) -> Answered:
+    found = _parsed(content)
+    # {"error": {…}} is vLLM's, older ones say {"object": "error", "message": …}; {"detail": …} is: no such route.
+    spoken = isinstance(found, dict) and ("error" in found or "message" in found)
+    return Answered(status, _message(found) or f"HTTP status {status}", spoken=spoken)
+
+
+def _message(found: Any) -> str:
+    for _ in range(2):
+        if isinstance(found, dict):
+            found = next((found[name] for name in ("error", "message", "detail") if name in found), "")
+    return str(found)[:500]
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:  # an answer of load_lora_adapter is plain text
+        return content.decode("utf-8", "replace")
+
+
+def drawn_of(chunk: Mapping[str, Any], *, measured: bool) -> Iterator[Drawn | str]:
+    """The tokens of a chunk, and at the end why there are no more; ``measured``: with how likely they were."""
+    for choice in chunk["choices"]:
+        told = choice.get("logprobs") or {}
+        for name, logprob, top in zip(*(told.get(field) or () for field in FIELDS), strict=True):
+            if not measured:
+                yield Drawn(_number(name))
+                continue
+            likely = sorted(
+                ((_number(token), value) for token, value in (top or {}).items()), key=lambda known: -known[1]
+            )
+            yield Drawn(_number(name), logprob, tuple(likely))
+        reason = choice.get("finish_reason")
+        if reason in ("stop", "length"):
+            yield str(reason)
+        elif reason is not None:
+            raise BadGateway(f"vLLM ended the answer: {reason}")
+
+
+def _number(name: str) -> int:
+    if not name.startswith(TOKEN):
+        raise BadGateway("vLLM does not say the numbers of tokens (return_tokens_as_token_ids): it is too old")
+    return int(name[len(TOKEN) :])
