@@ -33,7 +33,7 @@ def plane(candidates: Vectors, prompt: Vectors) -> Plane:
 
     >>> found = plane(np.array([[3.0, 0, 0], [-3.0, 0, 0], [0, 1.0, 0]]), np.array([2.0, 1.0, 0]))
     >>> found.candidates.round(1).tolist(), found.prompt.round(1).tolist()
-    ([[2.6, -0.1], [-3.4, -0.9], [-0.6, 0.5]], [1.4, 0.6])
+    ([[2.5, -0.6], [-3.5, -0.3], [-0.5, 0.5]], [1.5, 0.4])
     """
     given = np.asarray(candidates, dtype=np.float64)
     target = np.asarray(prompt, dtype=np.float64)
