@@ -117,13 +117,12 @@ def opened(
     with bound(host, port) as listening:
         own = {name: settings.pop(name) for name in OF_CONTROLLER if name in settings}
         controller = model if isinstance(model, Controller) else Controller(model, **own)
-        engine: Engine | Relay = Engine(
-            controller, memories, slots=slots, queue=queue, cache=cache, count=count, **settings
-        )  # fmt: skip
+        learns = Engine(controller, memories, slots=slots, queue=queue, cache=cache, count=count, **settings)
+        engine: Engine | Relay = learns
         try:
             if vllm is not None and vllm_folder is not None:
                 key = os.environ.get("VLLM_API_KEY") or None
-                engine = Relay(engine, vllm, vllm_folder, key=key, most=vllm_adapters, queue=queue)
+                engine = Relay(learns, vllm, vllm_folder, key=key, most=vllm_adapters, queue=queue)
             modes = Modes(controller.name, engine.models)
             app = create_app(engine, modes, keys=known, limits=Limits(seconds=seconds), count=count)
             config = uvicorn.Config(

@@ -59,10 +59,11 @@ class Relay:
         self.client = Client(url, key, patience=patience)
         served = self.client.served(self.controller.name)
         self.base = served.name
-        if served.context is not None and served.context < self.controller.context:
+        reach = self.controller.context
+        if served.context is not None and served.context < reach:
             raise BadGateway(
-                f"vLLM reads {served.context} tokens at once, and this server offers {self.controller.context}: start "
-                f"vLLM with --max-model-len {self.controller.context}, or this server with --context-tokens {served.context}"
+                f"vLLM reads {served.context} tokens at once, and this server offers {reach}: start vLLM with "
+                f"--max-model-len {reach}, or this server with --context-tokens {served.context}"
             )
         rank = int(self.controller.engine.describe()["r"])
         self.client.refuse_rigid(rank)
