@@ -88,7 +88,7 @@ class Chooser:
     def found(self, prompt: str, method: str, n: int, noise: float) -> dict[str, Any]:
         """As `siftlm.memory.Found.to_dict`, and the plane."""
         query = self._unit([prompt])
-        method = {"nn": "nearest", "auto": "sift", "context": "sift"}.get(method, method)
+        method = {"auto": "sift", "context": "sift"}.get(method, method)
         chosen = siftlm.select(
             query, self._vectors, min(n, len(self.texts)), method=method, noise=noise, replacement=False
         )

@@ -107,7 +107,7 @@ def answer(model: str, tokens: int = 80, seed: int = 0) -> str:
 def test_three_answers_stand_side_by_side(opened):
     view = opened()
     run(view)
-    for side, model in (("base", ""), ("nearest", ":nn-20"), ("sift", ":sift-20")):
+    for side, model in (("base", ""), ("nearest", ":nearest-20"), ("sift", ":sift-20")):
         assert view.text_content(f"#answer-{side} .said") == answer(page_server.NAME + model)
     expect(view.locator("#answer-sift .how")).to_contain_text("learned in 20 steps")
     expect(view.locator("#answer-base .how")).to_contain_text("nothing learned")
@@ -134,7 +134,7 @@ def test_both_lists_say_what_was_chosen_and_why(opened):
 def test_the_picture_holds_prompt_candidates_and_picks(opened):
     view = opened()
     run(view)
-    chosen = {row for method in ("sift", "nn") for row in rows(method)}
+    chosen = {row for method in ("sift", "nearest") for row in rows(method)}
     assert view.locator("#plane .pick").count() == len(chosen)
     assert view.locator("#plane .candidate").count() == len(page_server.texts()) - len(chosen)
     assert view.locator("#plane .pick .sift").count() == len(set(rows("sift")))
@@ -152,7 +152,11 @@ def test_pointing_at_a_pick_lights_its_text_and_the_other_way_round(opened):
     view.hover(f'#picks-sift .card[data-row="{row}"]')
     expect(view.locator(f'#plane .pick[data-row="{row}"]')).to_have_class("pick lit")
     expect(view.locator("#readout")).to_contain_text("SIFT 2")
-    view.focus(f'#plane .pick[data-row="{row}"]')
+    view.mouse.move(0, 0)
+    expect(view.locator("#readout")).to_contain_text("Point at one")
+    view.evaluate("window.scrollTo({ top: 0, behavior: 'instant' })")
+    mark = view.locator(f'#plane .pick[data-row="{row}"] .sift').bounding_box()
+    view.mouse.move(mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2)
     expect(view.locator(f'#picks-sift .card[data-row="{row}"]')).to_have_class(re.compile(r"\blit\b"))
 
 
@@ -221,7 +225,7 @@ def test_only_selecting_learns_nothing(opened, manners):
     view.click("#select")
     expect(view.locator("#status")).to_contain_text("20 texts of 56 candidates")
     expect(view.locator("#answers")).to_be_hidden()
-    assert {body["model"] for body in manners.asked} == {"stand-in:nn-20", "stand-in:sift-20"}
+    assert {body["model"] for body in manners.asked} == {"stand-in:nearest-20", "stand-in:sift-20"}
 
 
 def test_an_empty_prompt_asks_for_one(opened, manners):
@@ -251,7 +255,7 @@ def test_a_link_brings_back_prompt_and_settings(opened, address, manners):
     other.click("#run")
     done(other)
     asked = {body["model"] for body in manners.asked[before:]}
-    assert asked == {"stand-in", "stand-in:nn-20@annals", "stand-in:mmr-20@annals"}
+    assert asked == {"stand-in", "stand-in:nearest-20@annals", "stand-in:mmr-20@annals"}
     assert other.url == link
 
 

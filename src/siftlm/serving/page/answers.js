@@ -3,7 +3,8 @@
 import { byId, el } from "./dom.js";
 import { ended, seconds } from "./words.js";
 
-const TAIL = 160;
+// So much of the prompt stands before each answer.
+const LINES = 3, LETTERS = 140;
 
 // Returns what the stream tells it: step, learned, said, finished, failed.
 export function answer(side, prompt) {
@@ -11,8 +12,7 @@ export function answer(side, prompt) {
   const how = el("span", { class: "how" }, "waiting");
   const bar = el("progress", { max: 1, value: 0, "aria-label": "steps learned", hidden: side === "base" });
   const text = el("span", { class: "said" });
-  const start = prompt.trimEnd().length > TAIL ? `… ${prompt.trimEnd().slice(-TAIL).trimStart()}` : prompt;
-  const pre = el("pre", { tabindex: 0, "aria-label": `${box.dataset.name}: prompt and answer` }, el("span", { class: "asked" }, start), text);
+  const pre = el("pre", { tabindex: 0, "aria-label": `${box.dataset.name}: prompt and answer` }, el("span", { class: "asked" }, endOf(prompt)), text);
   box.replaceChildren(bar, pre, el("p", { class: "facts" }, how));
   box.dataset.state = "waiting";
   const began = performance.now();
@@ -33,12 +33,16 @@ export function answer(side, prompt) {
       state("writing", `${learned}; writing`);
     },
     said: (more, finish) => {
+      // Who reads further up is not torn away.
+      const follows = pre.scrollHeight - pre.scrollTop - pre.clientHeight < 24;
       text.append(more);
+      if (follows) pre.scrollTop = pre.scrollHeight;
       if (finish) reason = finish;
       if (box.dataset.state !== "writing") state("writing", "writing");
     },
     finished: (spent) => {
       bar.hidden = true;
+      pre.scrollTop = 0; // side by side, from their beginnings
       const all = spent && Object.keys(spent).length ? Object.values(spent).reduce((sum, one) => sum + one, 0) : (performance.now() - began) / 1000;
       const stopped = reason === "stop" ? "the model ended it" : null;
       const parts = [side === "base" ? "nothing learned" : learned, stopped, seconds(all)].filter(Boolean);
@@ -53,6 +57,14 @@ export function answer(side, prompt) {
       return box.dataset.state !== "done" && box.dataset.state !== "failed";
     },
   };
+}
+
+function endOf(prompt) {
+  const lines = prompt.split("\n");
+  const blank = /^\s*$/.test(lines.at(-1)) ? 1 : 0;
+  const last = lines.slice(-LINES - blank).join("\n");
+  const end = last.length > LETTERS ? last.slice(-LETTERS).trimStart() : last;
+  return end.length < prompt.length ? `… ${end.replace(/^\s*\n/, "")}` : end;
 }
 
 export function stale(is) {

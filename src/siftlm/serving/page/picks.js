@@ -7,7 +7,7 @@ import { percent, picked, plural, repeats, source } from "./words.js";
 // So many are seen at once; the others stand behind a word.
 const LISTED = 5;
 // A text of more is folded, and says so.
-const LINES = 6, LETTERS = 420;
+const LINES = 7, LETTERS = 420;
 // Less is what any two texts of one kind have in common.
 const WORTH_SAYING = 0.2;
 
@@ -23,8 +23,8 @@ export function list(side, name, found, others) {
     return card(side, hit, at, { before, repeat: said[at], gain: gainOf(uncertainty, at), overlap: overlapOf(found, at), own: others.size > 0 && !others.has(hit.row) });
   });
   const nodes = [
-    el("h3", {}, el("span", { class: `sign ${side}`, "aria-hidden": "true" }), name),
-    el("p", { class: "faint" }, [picked(rows, others), ...figures(uncertainty, said)].join("; ")),
+    el("h2", {}, el("span", { class: `sign ${side}`, "aria-hidden": "true" }), name),
+    el("p", { class: "faint sum" }, [picked(rows, others), ...figures(uncertainty, said)].join("; ")),
     el("ol", {}, cards.slice(0, LISTED)),
   ];
   if (cards.length > LISTED) {
@@ -47,6 +47,7 @@ const gainOf = (uncertainty, at) => (uncertainty[at] - uncertainty[at + 1]) / un
 
 function card(side, hit, at, { before, repeat, gain, overlap, own }) {
   const again = before !== undefined;
+  const [text, fold] = folded(hit.text);
   const number = el("button", {
     type: "button", class: "number", "aria-label": `Pick ${at + 1}: show it in the picture`,
     onfocus: () => light(hit.row), onblur: () => light(null), onclick: () => byId("plane").scrollIntoView({ block: "nearest" }),
@@ -55,8 +56,8 @@ function card(side, hit, at, { before, repeat, gain, overlap, own }) {
     class: ["card", side, own && "own", again && "again"].filter(Boolean).join(" "), id: `${side}-${at + 1}`, "data-row": hit.row,
     onpointerenter: () => light(hit.row), onpointerleave: () => light(null),
   }, number, el("div", {},
-    again ? el("p", { class: "faint" }, `pick ${before + 1} once more`) : folded(hit.text),
-    el("p", { class: "facts" }, facts(hit, { gain, overlap, repeat, again }))));
+    again ? el("p", { class: "faint" }, `pick ${before + 1} once more`) : text,
+    el("div", { class: "facts" }, facts(hit, { gain, overlap, repeat, again }), again ? null : fold)));
 }
 
 function facts(hit, { gain, overlap, repeat, again }) {
@@ -73,11 +74,12 @@ function facts(hit, { gain, overlap, repeat, again }) {
   return said;
 }
 
-export function folded(text) {
-  const lines = text.replace(/^\s*\n|\s+$/g, "").split("\n");
+// The text, and the button that unfolds it where it is long.
+function folded(text) {
+  const lines = text.replace(/^\s*\n|\s+$/g, "").replace(/\n\s*\n/g, "\n\n").split("\n");
   const whole = lines.join("\n");
   const start = lines.slice(0, LINES).join("\n").slice(0, LETTERS);
-  if (whole.length <= start.length + 40) return el("pre", {}, whole);
+  if (whole.length <= start.length + 40) return [el("pre", {}, whole), null];
   const shown = el("pre", {}, `${start.trimEnd()} …`);
   const more = el("button", { type: "button", class: "fold", "aria-expanded": "false", onclick: () => {
     const open = more.getAttribute("aria-expanded") === "true";

@@ -4,6 +4,8 @@ import { svg } from "./dom.js";
 import { light, whenLit } from "./light.js";
 
 const WIDE = 480, HIGH = 400, EDGE = 26;
+// A pointer as far as this from a pick, or from a candidate, means it: marks are small, and lie on each other.
+const REACH = 20, NEAR = 9;
 
 // plane: of /v1/select. chosen: Map of row -> {sift: [places], nearest: [places], text}, in the order of the keys.
 export function plane(given, chosen, goTo) {
@@ -14,10 +16,7 @@ export function plane(given, chosen, goTo) {
   for (const candidate of given.candidates) {
     if (chosen.has(candidate.row)) continue;
     const [x, y] = place(candidate);
-    picture.append(svg("circle", {
-      class: "candidate", cx: x, cy: y, r: 2.6,
-      onpointerenter: () => light(candidate.row), onpointerleave: () => light(null),
-    }));
+    picture.append(svg("circle", { class: "candidate", cx: x, cy: y, r: 2.6 }));
   }
   const marks = new Map();
   const where = new Map(given.candidates.map((candidate) => [candidate.row, place(candidate)]));
@@ -30,6 +29,7 @@ export function plane(given, chosen, goTo) {
     picture.append(mark);
   }
   rove([...marks.values()]);
+  pointed(picture, where, marks, goTo);
   const forget = whenLit((row) => {
     for (const [own, mark] of marks) mark.classList.toggle("lit", own === row);
     thread.classList.toggle("lit", marks.has(row));
@@ -44,8 +44,7 @@ export function plane(given, chosen, goTo) {
 function marked(row, pick, [x, y], goTo) {
   const group = svg("g", {
     class: "pick", tabindex: -1, role: "button", "data-row": row, "aria-label": spoken(pick),
-    onpointerenter: () => light(row), onpointerleave: () => light(null), onfocus: () => light(row), onblur: () => light(null),
-    onclick: () => goTo(row),
+    onfocus: () => light(row), onblur: () => light(null),
     onkeydown: (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;
       if (event.ctrlKey || event.metaKey) return;
@@ -53,7 +52,7 @@ function marked(row, pick, [x, y], goTo) {
       goTo(row);
     },
   });
-  group.append(svg("circle", { class: "reach", cx: x, cy: y, r: 12 }));
+  group.append(svg("circle", { class: "reach", cx: x, cy: y, r: 11 }));
   if (pick.nearest.length) group.append(svg("rect", { class: "nearest", x: x - 7, y: y - 7, width: 14, height: 14, rx: 1.5 }));
   if (pick.sift.length) group.append(svg("circle", { class: "sift", cx: x, cy: y, r: 4.2 + Math.min(3, 0.8 * (pick.sift.length - 1)) }));
   group.append(svg("text", { class: "number", x, y: y - 12, "text-anchor": "middle" }, numbers(pick)));
@@ -90,6 +89,26 @@ function fitted(given) {
     WIDE / 2 + (x - (left + right) / 2) * scale,
     HIGH / 2 - (y - (low + high) / 2) * scale,
   ];
+}
+
+// The nearest mark to the pointer is lit. A click goes to its text; a finger's first touch must show before it leads away.
+function pointed(picture, where, marks, goTo) {
+  const at = (event) => {
+    const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(picture.getScreenCTM().inverse());
+    let best = null, least = Infinity;
+    for (const [row, [x, y]] of where) {
+      const far = Math.hypot(x - point.x, y - point.y) / (marks.has(row) ? REACH : NEAR);
+      if (far < 1 && far < least) [best, least] = [row, far];
+    }
+    return best;
+  };
+  picture.addEventListener("pointermove", (event) => light(at(event)));
+  picture.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") light(null); });
+  picture.addEventListener("click", (event) => {
+    const row = at(event);
+    light(row);
+    if (marks.has(row) && event.pointerType !== "touch") goTo(row);
+  });
 }
 
 // One stop for Tab; the arrows go on from there.

@@ -3,14 +3,14 @@
 import { post, stream } from "./api.js";
 import { modelName } from "./state.js";
 
-export const SIDES = { base: () => "base", nearest: () => "nn", sift: (state) => state.method };
+export const SIDES = { base: () => "base", nearest: () => "nearest", sift: (state) => state.method };
 
 // What both methods would learn from: {nearest, sift}, each with hits, uncertainty and plane.
 export async function selected(state, signal) {
   const asked = (method) => post("v1/select", {
     model: modelName(state, method), input: state.prompt, plane: true, siftlm: { noise: state.noise },
   }, signal);
-  const [nearest, sift] = await Promise.all([asked("nn"), asked(state.method)]);
+  const [nearest, sift] = await Promise.all([asked("nearest"), asked(state.method)]);
   return { nearest, sift };
 }
 

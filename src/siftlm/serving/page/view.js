@@ -47,6 +47,8 @@ export class View {
     this.lists();
     this.plane();
     this.curves();
+    const byDefault = document.querySelector("#memory option[value='']");
+    if (byDefault && !state.memory && found.sift.memory) byDefault.textContent = found.sift.memory;
   }
 
   lists() {
