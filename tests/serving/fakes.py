@@ -140,7 +140,7 @@ class FakeEngine:
 
     def submit(self, job: Job, deliver: Deliver) -> FakeTicket:
         if self.manners.broken:
-            raise RuntimeError("/home/somebody/secret.py has failed")
+            raise RuntimeError("/var/lib/somebody/secret.py has failed")
         if self.closing:
             raise Closing("the server is shutting down")
         if self._running >= self.manners.room:

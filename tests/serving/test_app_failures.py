@@ -25,7 +25,7 @@ from siftlm.serving.refusals import TooLate
 
 JSON = {"Content-Type": "application/json"}
 BODY = {"model": NAME, "prompt": "the time of the end", "max_tokens": 4}
-SECRET = "/home/somebody/secret.py"
+SECRET = "/var/lib/somebody/secret.py"
 
 
 def client(manners: Manners | None = None, **settings: Any) -> TestClient:

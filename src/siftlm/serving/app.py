@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header
 from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 
-from siftlm import __version__
 from siftlm.errors import InvalidInput
 from siftlm.serving import answering, documents, metrics, page, selecting, vectors, vocabulary
 from siftlm.serving.failures import add_failures, answer, worded
@@ -58,7 +58,7 @@ def create_app(
             count.answered(metrics.route_of(scope), status, scope.get("state", {}).get("mode"))
 
     app = FastAPI(
-        title="siftlm", version=__version__, description=ABOUT, responses=FAILURE, redirect_slashes=False,
+        title="siftlm", version=version("siftlm"), description=ABOUT, responses=FAILURE, redirect_slashes=False,
         docs_url=None, redoc_url=None,  # they would load scripts from elsewhere
         dependencies=[] if keys is None else [Depends(HTTPBearer(auto_error=False))],  # for the description alone
     )  # fmt: skip

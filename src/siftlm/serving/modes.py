@@ -10,6 +10,8 @@ from siftlm.local import LocalModel
 from siftlm.serving.jobs import Mode
 from siftlm.serving.refusals import BadRequest, Unknown
 
+# What the published tables call it.
+ALIASES = {"nn": "nearest"}
 BASE, AUTO, CONTEXT = "base", "auto", "context"
 # α of the adaptive rule that ends a selection in the mode ``auto``, and the least share of the uncertainty that the
 # texts must take away for tuning to begin at all.
@@ -76,7 +78,7 @@ class Modes:
         elif method == AUTO:
             settings = {"adaptive": ADAPTIVE, "decide": DECIDE, **settings}
         else:
-            settings["method"] = method
+            settings["method"] = ALIASES.get(method, method) if isinstance(method, str) else method
         self._models[memory].settings(**settings)  # a wrong value is said before the request waits
         return Mode(method + (f"-{settings['n']}" if "n" in settings else ""), memory, settings)
 
