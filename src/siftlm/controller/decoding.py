@@ -247,7 +247,8 @@ def _known(scores: Any, ids: Sequence[int], top: int) -> list[Drawn]:
     torch = load("torch", "tune")
     logprobs = torch.log_softmax(scores, dim=-1)
     best = logprobs.topk(min(max(1, top), logprobs.shape[-1]), dim=-1)
-    own = logprobs[torch.arange(len(ids), device=logprobs.device), torch.tensor(list(ids), device=logprobs.device)]
+    came = torch.tensor(list(ids), dtype=torch.long, device=logprobs.device)  # of a prompt of one token none
+    own = logprobs[torch.arange(len(ids), device=logprobs.device), came]
     found = []
     for token, its, places, values in zip(ids, own.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
         likely = dict(zip(places, values, strict=True))

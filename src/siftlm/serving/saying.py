@@ -53,8 +53,8 @@ class Saying:
         shown = self._telling.add(piece + (self._spelling.rest() if last else ""))
         if last:
             shown += self._telling.rest()
-        tokens = () if ended else (_token(self._tokenizer, one, piece),)
-        told: list[jobs.Event] = [jobs.Said(self.choice, shown, tokens)]
+        # The end is a token, too, that says nothing: who asks how likely tokens are gets one for each that was made.
+        told: list[jobs.Event] = [jobs.Said(self.choice, shown, (_token(self._tokenizer, one, piece),))]
         if last or self._telling.stopped:
             told.append(self.end("stop" if ended or self._telling.stopped else "length"))
         return told
