@@ -312,6 +312,16 @@ def test_a_server_that_is_gone_is_said(opened):
     expect(view.locator("#error")).to_contain_text("cannot be reached")
 
 
+def test_a_server_that_comes_back_is_asked_again(opened):
+    view = opened(refusals=True)
+    view.route("**/v1/models", lambda route: route.abort())
+    view.reload()
+    expect(view.locator("#error")).to_contain_text("cannot be reached")
+    view.unroute("**/v1/models")
+    run(view)
+    expect(view.locator("#error")).to_be_hidden()
+
+
 def test_texts_are_shown_and_never_read_as_html(opened):
     view = opened()
     run(view, "The age of Ada Brook is written here. <b>&lt;")

@@ -55,7 +55,10 @@ function busy(is) {
   byId("results").setAttribute("aria-busy", String(is));
 }
 
-function asked() {
+// The form; null where something is missing. A server that was away when the page was opened may be back.
+async function asked() {
+  if (!server.models.length) await connect();
+  if (!server.models.length) return null;
   const state = read();
   if (!state.model) state.model = server.models[0] || "";
   if (state.prompt.trim()) return state;
@@ -79,8 +82,8 @@ async function choose(state, signal) {
   status(`${plural(found.sift.hits.length, "text")} of ${plural(found.sift.considered, "candidate")}${where} selected in ${took}.`);
 }
 
-function run() {
-  const state = asked();
+async function run() {
+  const state = await asked();
   if (!state) return;
   remember(state);
   doing(async (signal) => {
@@ -95,8 +98,8 @@ function run() {
   });
 }
 
-function only() {
-  const state = asked();
+async function only() {
+  const state = await asked();
   if (!state) return;
   remember(state);
   doing(async (signal) => {

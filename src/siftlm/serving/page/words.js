@@ -66,7 +66,7 @@ function triples(text) {
 export function ended(trace) {
   const taken = trace.steps ? trace.steps.length : 0;
   return {
-    done: taken ? `learned in ${plural(taken, "step")}` : "ready",
+    done: taken ? `learned in ${plural(taken, "step")}` : trace.settings && trace.settings.use === "context" ? "the texts stand before the prompt" : "ready",
     seconds: `its time was up after ${plural(taken, "step")}`,
     tokens: `its tokens were used up after ${plural(taken, "step")}`,
     worse: `it got worse, and the best state was taken: ${plural(trace.kept || 0, "step")} of ${taken}`,
