@@ -29,12 +29,14 @@ help:  ## list the targets
 demo: $(DEMO_VENV)/.ready  ## a model learns for a prompt: memory, selection, tuning, answer; offline
 	@$(DEMO_VENV)/bin/siftlm demo
 
-# pytest comes last, so that its closing line closes the whole run.
+# Tests run side by side, a file in one process. pytest comes last, so that its closing line closes the whole run.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
+
 test: check docs  ## everything: check, docs, then all tests, doctests and documentation examples
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 quick: $(READY)  ## the fast tests only
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" $(SIDE_BY_SIDE)
 
 study-smoke: $(READY)  ## the study's whole pipeline on a few texts, with a kill in the middle
 	$(BIN)/python -m pytest -q tests/evaluation/test_study_smoke.py

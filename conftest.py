@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     patch.setenv("XDG_CACHE_HOME", str(cache))
     patch.setenv("MPLCONFIGDIR", str(cache / "matplotlib"))  # kept: the font list takes seconds to build
     patch.setenv("MPLBACKEND", "agg")
+    patch.delenv("COLUMNS", raising=False)  # tests that depend on the width of the terminal set it themselves
     connect = socket.socket.connect
 
     def connect_locally(self: socket.socket, address: Any) -> None:
