@@ -65,7 +65,7 @@ class Relay:
                 f"vLLM reads {served.context} tokens at once, and this server offers {reach}: start vLLM with "
                 f"--max-model-len {reach}, or this server with --context-tokens {served.context}"
             )
-        rank = int(self.controller.engine.describe()["r"])
+        rank = int(engine.call(lambda: self.controller.engine.describe()["r"]).result())
         self.client.refuse_rigid(rank)
         self.shelf = Shelf(self.client, folder, most=most, rank=rank)
         # A tokenizer sets itself up for every call, and the engine's thread uses its own.
