@@ -64,7 +64,7 @@ function endOf(prompt) {
   const blank = /^\s*$/.test(lines.at(-1)) ? 1 : 0;
   const last = lines.slice(-LINES - blank).join("\n");
   const end = last.length > LETTERS ? last.slice(-LETTERS).trimStart() : last;
-  return end.length < prompt.length ? `… ${end.replace(/^\s*\n/, "")}` : end;
+  return end.length < prompt.length ? `… ${end.trimStart()}` : end;
 }
 
 export function stale(is) {

@@ -6,7 +6,7 @@ import { byId, perFrame } from "./dom.js";
 import { whenLit } from "./light.js";
 import { list, goTo } from "./picks.js";
 import { plane, spoken } from "./plane.js";
-import { nameOf, percent, source } from "./words.js";
+import { nameOf, percent, shortNameOf, source } from "./words.js";
 
 const SIDES = ["nearest", "sift"];
 const COLOURS = { nearest: "a", sift: "b" };
@@ -40,6 +40,7 @@ export class View {
 
   selected(state, found) {
     this.method = nameOf(state.method);
+    this.curve = clipped(shortNameOf(state.method));
     this.found = found;
     this.steps = {};
     byId("losses").hidden = true;
@@ -99,7 +100,7 @@ export class View {
       const all = this.found[side].uncertainty.map((left, at) => [at, (100 * left) / this.found[side].uncertainty[0]]);
       const steps = this.steps[side];
       const taken = steps ? Math.min(steps.length, all.length - 1) : all.length - 1;
-      const name = side === "sift" ? clipped(this.method) : NAMES[side];
+      const name = side === "sift" ? this.curve : NAMES[side];
       uncertainty.push({
         name, colour: COLOURS[side], points: all.slice(0, taken + 1), faint: all, mark: steps && taken < all.length - 1 ? all[taken] : null,
       });

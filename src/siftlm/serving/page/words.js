@@ -1,19 +1,22 @@
 // Numbers and troubles in words. Nothing here touches the page.
 
+// name, what it does, and where it differs the name beside a curve
 export const METHODS = {
   sift: ["SIFT", "least uncertainty about the prompt: relevant, and not the same thing twice"],
-  auto: ["SIFT, adaptive", "SIFT ends by itself, and tunes only where it seems worth it; N is the most it may take"],
-  context: ["SIFT, in the context", "SIFT's texts are put before the prompt; no weight is changed"],
+  auto: ["SIFT, adaptive", "SIFT ends by itself, and tunes only where it seems worth it; N is the most it may take", "adaptive"],
+  context: ["SIFT, in the context", "SIFT's texts are put before the prompt; no weight is changed", "in context"],
   itl: ["ITL", "most information about the prompt"],
   mmr: ["MMR", "relevance less the likeness to the closest pick"],
   dpp: ["DPP", "relevant texts that span as much volume as possible"],
   hull: ["Hull", "counts of few texts whose mean rebuilds the prompt"],
-  uncertainty: ["Uncertainty sampling", "least known, whatever the prompt: outliers first"],
+  uncertainty: ["Uncertainty sampling", "least known, whatever the prompt: outliers first", "uncertainty"],
   random: ["By lot", "drawn at random from the nearest candidates"],
-  "nn-f": ["Nearest, repeated", "the single nearest neighbour N times: what repeating is worth"],
+  "nn-f": ["Nearest, repeated", "the single nearest neighbour N times: what repeating is worth", "repeated"],
 };
 
 export const nameOf = (method) => (METHODS[method] ? METHODS[method][0] : method);
+
+export const shortNameOf = (method) => ((METHODS[method] && METHODS[method][2]) || nameOf(method));
 
 export const percent = (share) => (Number.isFinite(share) ? `${Math.round(100 * share)} %` : "–");
 
