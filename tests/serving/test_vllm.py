@@ -87,16 +87,10 @@ def plainly(event):
 
 
 def same(relay, alone, asked):
-    """Whatever the engine says of a job, in its order for each choice."""
-    ours, theirs = (
-        [plainly(event) for event in Heard(one, asked).all() if not isinstance(event, jobs.Selected)]
-        for one in (relay, alone)
-    )
-    steps = ("Stepped", None)
-    assert sorted(map(repr, ours)) == sorted(repr(one) for one in theirs if one != steps or steps in ours)
-    assert [one for one in ours if one[0] == "Said" and one[1] == 0] == [
-        one for one in theirs if one[0] == "Said" and one[1] == 0
-    ]
+    """Whatever the engine says of a job, but for its steps, which it remembers; each choice in its order."""
+    ours, theirs = ([plainly(event) for event in Heard(one, asked).all()] for one in (relay, alone))
+    ours, theirs = ([told for told in one if told[0] != "Stepped"] for one in (ours, theirs))
+    assert ours == theirs
     return ours
 
 
@@ -112,7 +106,7 @@ def test_what_vllm_says_is_what_the_engine_says(relay, alone, vllm):
 
 @pytest.mark.slow
 def test_whatever_is_asked(relay, alone):
-    for prompt in PROMPTS:
+    for prompt in PROMPTS[:2]:
         for way in WAYS:
             for own in ({}, {"top": 0}, {"top": 3}, {"top": 2, "echo": True}, {"echo": True}, {"stop": ("e", "x\ny")},
                         {"most": 0, "top": 1, "echo": True}, {"most": 0, "echo": True}, {"most": 0}):  # fmt: skip
@@ -312,7 +306,7 @@ def test_who_hangs_up_is_not_worked_for(relay, vllm):
 @pytest.mark.slow
 def test_more_than_vllm_is_to_have_are_refused(memory, vllm, tmp_path):
     relay = Relay(Engine(controller(), {"docs": memory}), vllm.url, tmp_path, streams=1, queue=1)
-    vllm.pause = 0.02
+    vllm.pause = 0.05
     try:
         accepted = [Heard(relay, job(relay, PROMPTS[0])) for _ in range(2)]
         until(lambda: relay.state.speaking == 1 and relay.state.waiting == 1)
@@ -373,7 +367,7 @@ def test_nobody_notices_the_others(memory, alone, tmp_path):
     vllm = fake()
     relay = Relay(Engine(controller(), {"docs": memory}, slots=3), vllm.url, tmp_path, most=3, streams=8)
     try:
-        asked = [(prompt, way) for _ in range(3) for prompt in PROMPTS for way in WAYS]
+        asked = [(prompt, way) for _ in range(2) for prompt in PROMPTS[:3] for way in WAYS]
         expected = {key: Heard(alone, job(alone, *key[:1], WAYS[key[1]])).text()
                     for key in {(prompt, WAYS.index(way)) for prompt, way in asked}}  # fmt: skip
         found: dict[int, str] = {}

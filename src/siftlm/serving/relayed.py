@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -194,7 +194,8 @@ class Relayed:
         with self._lock:
             for event in events:
                 if not self._over:
-                    self._deliver(event)
+                    with suppress(Exception):  # a listener that fails is not to end the others
+                        self._deliver(event)
 
     def _later(self, work: Callable[[], None]) -> None:
         with self._lock:
