@@ -67,6 +67,12 @@ class FakeTokenizer:
     def __len__(self) -> int:
         return self._inner.get_vocab_size()
 
+    def __deepcopy__(self, _: Any) -> FakeTokenizer:
+        return self  # nothing in it ever changes
+
+    def get_vocab(self) -> dict[str, int]:
+        return self._inner.get_vocab()
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         return self._inner.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
@@ -106,8 +112,8 @@ class FakeModel:
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         method = changes.get("method", "sift")
-        if method not in {"sift", "nn"}:
-            raise InvalidInput(f"unknown method {method!r:.40}; Known: nn, sift")
+        if method not in {"sift", "nearest"}:
+            raise InvalidInput(f"unknown method {method!r:.40}; Known: nearest, sift")
         return {"n": 50, **changes}
 
 

@@ -98,8 +98,10 @@ def test_what_is_wrong_is_named():
 
 def test_halves_of_characters():
     text = '{"model": "siftlm-tiny", "prompt": "a \\ud83d b", "max_tokens": 9, "user": "\\uDE00"}'
-    answer = USUAL.post("/v1/completions", content=text, headers=JSON)
+    engine = FakeEngine()
+    answer = TestClient(app_of(engine)).post("/v1/completions", content=text, headers=JSON)
     assert answer.json()["choices"][0]["text"] == "a ? b"
+    assert engine.jobs[0].learn_for == "a ? b", "a memory could not take it"
     answer = USUAL.post("/v1/completions", content=text.replace("siftlm-tiny", "\\ud83d"), headers=JSON)
     assert answer.status_code == 404
 
@@ -123,6 +125,13 @@ def test_a_body_without_an_end_is_not_read():
                      b"Content-Type: application/json\r\n\r\n")  # fmt: skip
         for _ in range(11):
             line.sendall(b"3e8\r\n" + b" " * 1000 + b"\r\n")
+        assert line.recv(100).startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_that_says_how_large_it_is_need_not_come():
+    with served(app_of(FakeEngine(), limits=Limits(body=10_000))) as address, _connected(address) as line:
+        line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 10001\r\n"
+                     b"Content-Type: application/json\r\n\r\n")  # fmt: skip
         assert line.recv(100).startswith(b"HTTP/1.1 413")
 
 
@@ -226,7 +235,7 @@ def test_a_client_that_hangs_up(stream, pause):
             assert b"200 OK" in line.recv(100)
         assert engine.cancelled == []
         line.close()
-        until(lambda: len(engine.cancelled) == 2, 2)
+        until(lambda: len(engine.cancelled) == 2)
         with _connected(address) as other:  # and the server goes on
             other.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
             assert b"200 OK" in other.recv(100)

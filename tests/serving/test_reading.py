@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -60,7 +61,8 @@ def test_a_tokenizer_that_begins_every_text_begins_prompts():
     leads = reader()
     inner = leads.tokenizer
     leads.tokenizer = type("Leads", (), {
-        "bos_token_id": END, "eos_token_id": END, "decode": inner.decode, "__len__": lambda _: 8192,
+        "bos_token_id": END, "eos_token_id": END, "decode": inner.decode, "get_vocab": inner.get_vocab,
+        "__len__": lambda _: 8192,
         "__call__": lambda _, text, add_special_tokens=True, verbose=True: {
             "input_ids": [*([END] if add_special_tokens else []), *plain(inner, text)]
         },
@@ -109,6 +111,24 @@ def test_prompt_and_answer_must_fit():
     assert f"maximum context length is {CONTEXT} tokens, however you requested {CONTEXT + 1} tokens" in str(error)
     assert f"({CONTEXT - 1} in your prompt; 2 for the completion)" in str(error)
     assert wrong({"prompt": [[1], ids], "max_tokens": 2}).code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("read", [lambda text: completion(prompt=text), lambda text: chat(("user", text))])
+def test_what_cannot_fit_is_not_even_counted(read):
+    start = time.perf_counter()
+    with pytest.raises(BadRequest, match="8000000 characters") as caught:
+        read("a" * 8_000_000)
+    assert caught.value.code == "context_length_exceeded"
+    assert time.perf_counter() - start < 0.5
+    with pytest.raises(BadRequest, match="you requested"):
+        read("the time of " * CONTEXT)
+
+
+def test_the_tokenizer_of_the_model_is_left_alone():
+    engine = FakeEngine()
+    engine.controller.tokenizer = own = copy.copy(engine.controller.tokenizer)
+    own.__class__ = type("Copied", (type(own),), {"__deepcopy__": lambda self, _: copy.copy(self)})
+    assert Reader(engine.controller, Modes(NAME, engine.models), Limits()).tokenizer is not own
 
 
 # --- how to draw

@@ -18,7 +18,8 @@ examples:
   siftlm serve --memory docs=docs/ --memory wiki=wiki/    several memories; the first is the default
   siftlm keys add keys.json alice --memory docs=read
   siftlm serve --memory docs=docs/ --keys keys.json --host 0.0.0.0
-  curl http://127.0.0.1:8000/v1/completions -d '{"model": "siftlm-tiny:sift-20", "prompt": "def add(a, b):"}'
+  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
+       -d '{"model": "siftlm-tiny:sift-20", "prompt": "def add(a, b):"}'
 
 Any OpenAI client works with the base URL http://HOST:PORT/v1. The name of the model says how it learns:
   NAME                 not at all: the base model

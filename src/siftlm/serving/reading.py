@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,11 +57,12 @@ class Reader:
     """Turns bodies into jobs for one model. Its methods may take a while: they belong into a thread."""
 
     def __init__(self, controller: Controller, modes: Modes, limits: Limits) -> None:
-        self.tokenizer, self.context = controller.tokenizer, controller.context
+        # A tokenizer is set up for every call, and calls that want it otherwise disturb each other. This one is ours,
+        # and set up here once and for all.
+        self.tokenizer, self.context = copy.deepcopy(controller.tokenizer), controller.context
+        plain(self.tokenizer, "a text")
         self._model = controller.model
         self._modes, self._limits = modes, limits
-        # A tokenizer sets itself up for every call, and two calls at once would disturb each other.
-        self._one = threading.Lock()
 
     def completion(self, body: Any) -> Asked:
         """Of ``/v1/completions``."""
@@ -90,18 +91,16 @@ class Reader:
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
         """A conversation as the model reads it."""
-        with self._one:
-            return conversation(self.tokenizer, messages)
+        self._check_length(sum(len(str(one.get("content") or "")) for one in messages), chat=True)
+        return conversation(self.tokenizer, messages)
 
     def tokens(self, text: str, *, special: bool = True) -> list[int]:
         """Of a text; with ``special`` also what stands before every text."""
-        with self._one:
-            return [*(leading(self.tokenizer) if special else ()), *plain(self.tokenizer, text)]
+        return [*(leading(self.tokenizer) if special else ()), *plain(self.tokenizer, text)]
 
     def text(self, ids: Sequence[int], *, special: bool = True) -> str:
         """That the tokens spell; ``special`` tokens as they are written."""
-        with self._one:
-            return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special))
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special))
 
     def check_tokens(self, ids: Sequence[int], name: str) -> None:
         """Refuse tokens that the model does not have."""
@@ -131,6 +130,7 @@ class Reader:
 
     def _prompt(self, given: str | list[int], name: str) -> Prompt:
         if isinstance(given, str):
+            self._check_length(len(given), chat=False)
             ids, learn_for = self.tokens(given), given
         else:
             self.check_tokens(given, name)
@@ -192,6 +192,20 @@ class Reader:
         if len(stops) > self._limits.stops:
             raise BadRequest(f"stop must be up to {self._limits.stops} texts, got {len(stops)}", param="stop")
         return stops
+
+    @cached_property
+    def _longest(self) -> int:
+        """Characters that a token can spell."""
+        return max(map(len, self.tokenizer.get_vocab()))
+
+    def _check_length(self, characters: int, chat: bool) -> None:
+        """Refuse at once what cannot fit: to count the tokens of millions of characters takes many seconds."""
+        if characters > self.context * self._longest:
+            raise BadRequest(
+                f"This model's maximum context length is {self.context} tokens, and your prompt has {characters} "
+                "characters. Please reduce its length.", param="messages" if chat else "prompt",
+                code="context_length_exceeded",
+            )  # fmt: skip
 
     def _check_room(self, read: int, most: int, chat: bool) -> None:
         if read + most <= self.context:
