@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -239,6 +240,28 @@ def test_a_client_that_hangs_up(stream, pause):
         with _connected(address) as other:  # and the server goes on
             other.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
             assert b"200 OK" in other.recv(100)
+
+
+def test_a_client_that_hangs_up_before_it_has_asked(caplog):
+    answered: list[int] = []
+    app = app_of(FakeEngine(), count=SimpleNamespace(
+        answered=lambda route, status, mode: answered.append(status), read=print, watch=print
+    ))  # fmt: skip
+    with served(app) as address:
+        with _connected(address) as line:
+            line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n"
+                         b"Content-Type: application/json\r\n\r\n{")  # fmt: skip
+        until(lambda: answered)
+    assert answered == [499]
+    assert not caplog.records, "that is nobody's failure"
+
+
+@pytest.mark.parametrize("name", ["bücher", "%FF", "%ED%A0%BD", "a%00b", "../../etc/passwd", "x" * 5000])
+def test_names_that_are_none(name):
+    for path in (f"/v1/models/{name}", f"/{name}"):
+        answer = USUAL.get(path)
+        assert answer.status_code == 404
+        error_of(answer)
 
 
 def test_others_are_served_while_one_waits():

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError, StarletteHTTPException
 from fastapi.responses import Response
 
 from siftlm.errors import BadRecord, InvalidInput, Locked, NotAMemory, SiftlmError
+from siftlm.extras import load
 from siftlm.serving.refusals import Refused
 from siftlm.serving.running import HungUp
 
@@ -98,5 +99,6 @@ def add_failures(app: FastAPI) -> None:
 
     app.add_exception_handler(SiftlmError, refused)
     app.add_exception_handler(HungUp, gone)
+    app.add_exception_handler(load("starlette.requests", "serve").ClientDisconnect, gone)  # before its body was there
     app.add_exception_handler(StarletteHTTPException, not_served)
     app.add_exception_handler(RequestValidationError, wrong)
