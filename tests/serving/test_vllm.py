@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 import time
+import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ pytest.importorskip("peft")
 from controller import tiny
 from serving.fake_vllm import FakeVLLM
 from serving.test_engine import BASE, PROMPTS, TEXTS, Heard, controller, job, mode
+from siftlm.cli import parser
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.memory import Memory
 from siftlm.serving import jobs
@@ -23,7 +27,7 @@ from siftlm.serving.host import served
 from siftlm.serving.jobs import Job, Sampling
 from siftlm.serving.refusals import BadGateway, Busy, Closing, TooLate
 from siftlm.serving.vllm import Relay
-from siftlm.serving.vllm_client import Client
+from siftlm.serving.vllm_client import NEEDED, Client
 
 WAYS = [BASE, mode(), mode(n=5), mode(use="context", n=2), mode(use="both", n=2)]
 LOAD, UNLOAD, COMPLETIONS = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/completions"
@@ -421,3 +425,19 @@ def test_an_address_needs_a_folder(memory):
 def test_an_empty_prompt_of_one_token(relay, alone):
     asked = Job((0,), "the cat", mode(), Sampling(max_tokens=3, temperature=0.0, top=1), echo=True)
     assert same(relay, alone, asked)
+
+
+def test_the_guide_and_the_help_say_how_vllm_is_started(capsys):
+    guide = (Path(__file__).parents[2] / "docs/guide/operating.md").read_text("utf-8")
+    block = guide[guide.index("## Bigger models: vLLM") :].split("```")[1].replace("\\\n", " ")
+    started, served_by = (shlex.split(line) for line in block.splitlines() if " serve " in line)
+    arguments = parser().parse_args(served_by[1:])
+    assert (arguments.vllm, arguments.vllm_folder) == ("http://127.0.0.1:8001", "/var/lib/siftlm/adapters")
+    assert arguments.context_tokens == int(started[started.index("--max-model-len") + 1])
+    assert arguments.vllm_adapters == int(started[started.index("--max-cpu-loras") + 1])
+    with pytest.raises(SystemExit):
+        parser().parse_args(["serve", "--help"])
+    said = capsys.readouterr().out
+    for needed in NEEDED.format(rank=16).replace("vllm serve …", "").split():
+        assert needed in said
+        assert needed in guide
