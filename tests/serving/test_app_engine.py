@@ -20,6 +20,8 @@ from siftlm.serving.jobs import Job, Mode, Sampling
 from siftlm.serving.modes import Modes
 from siftlm.serving.saying import Saying
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [f"{animal} {verb} the moon" for animal in ("cat", "dog", "cow") for verb in ("eats", "sees", "fears")]
 PROMPT = "the cat eats"
 

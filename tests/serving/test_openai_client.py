@@ -17,6 +17,8 @@ from siftlm.embedding import HashingEmbedder
 from siftlm.serving.keys import Caller
 from siftlm.serving.refusals import NotAllowed
 
+pytestmark = pytest.mark.slow
+
 KEY = "sift-key"
 ENGINE = FakeEngine()
 

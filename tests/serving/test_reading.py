@@ -10,17 +10,14 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from serving.fakes import CONTEXT, END, NAME, FakeEngine
 from siftlm.controller.tokens import plain
-from siftlm.serving.bodies import parsed
 from siftlm.serving.limits import Limits
 from siftlm.serving.modes import Modes
 from siftlm.serving.reading import Reader
-from siftlm.serving.refusals import BadRequest, Refused
-from siftlm.serving.schemas import CHAT, COMPLETION
+from siftlm.serving.refusals import BadRequest
+from siftlm.serving.schemas import COMPLETION
 
 LEARNING = f"{NAME}:sift-5"
 
@@ -246,142 +243,3 @@ def test_nothing_to_learn_for(body):
 def test_what_is_told():
     asked = completion(siftlm={"method": "sift", "return": ["selection", "steps"], "events": True})
     assert (asked.tell, asked.events) == ({"selection", "steps"}, True)
-
-
-# --- conversations
-
-
-def test_a_model_without_a_template_reads_a_dialogue():
-    asked = chat(
-        ("system", "Be brief."), ("user", "One?"), ("assistant", "1."), ("user", "Two?"), stop="x", max_tokens=9
-    )
-    [job] = asked.jobs
-    said = "Be brief.\n\nUser: One?\n\nAssistant: 1.\n\nUser: Two?\n\nAssistant:"
-    assert READER.tokenizer.decode(job.ids) == said
-    assert job.sampling.stop == ("x", "\n\nUser:")
-    assert job.learn_for == "One?\n\nTwo?"
-    assert asked.chat
-
-
-def test_a_model_with_a_template_reads_by_it():
-    by = reader(chat_template="…")
-    [job] = chat(
-        ("developer", "Be brief."), ("user", [{"type": "text", "text": "One"}, {"type": "text", "text": "?"}]), by=by
-    ).jobs
-    assert by.tokenizer.decode(job.ids) == "[system]Be brief.[user]One?[assistant]"
-    assert job.sampling.stop == ()
-    assert job.learn_for == "One?"
-
-
-def test_messages_that_a_template_does_not_take():
-    with pytest.raises(BadRequest, match="this template knows no tools") as caught:
-        chat(("tool", "5"), by=reader(chat_template="…"))
-    assert caught.value.param == "messages"
-
-
-def test_an_answer_may_be_as_long_as_there_is_room():
-    [job] = chat(("user", "One?")).jobs
-    assert len(job.ids) + job.sampling.max_tokens == CONTEXT
-    assert chat(("user", "a"), max_tokens=3).jobs[0].sampling.max_tokens == 3
-    assert chat(("user", "a"), max_tokens=3, max_completion_tokens=4).jobs[0].sampling.max_tokens == 4
-    with pytest.raises(BadRequest, match="reduce the length of the messages") as caught:
-        chat(("user", "word " * CONTEXT))
-    assert caught.value.code == "context_length_exceeded"
-
-
-def test_how_likely_in_a_chat():
-    assert chat(("user", "a")).jobs[0].sampling.top is None
-    assert chat(("user", "a"), logprobs=True).jobs[0].sampling.top == 0
-    assert chat(("user", "a"), logprobs=True, top_logprobs=5).jobs[0].sampling.top == 5
-    with pytest.raises(BadRequest, match="only said with logprobs"):
-        chat(("user", "a"), top_logprobs=5)
-
-
-@pytest.mark.parametrize(
-    ("messages", "param"),
-    [
-        ([], "messages"),
-        ("hello", "messages"),
-        ([{"content": "a"}], "messages[0].role"),
-        ([{"role": "king", "content": "a"}], "messages[0].role"),
-        ([{"role": "user", "content": 5}], "messages[0].content"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content[0]"),
-        ([{"role": "user"}, 3], "messages[1]"),
-        (None, "messages"),
-    ],
-)
-def test_other_messages_are_refused(messages, param):
-    with pytest.raises(BadRequest) as caught:
-        READER.chat({"model": NAME, "messages": messages})
-    assert caught.value.param == param
-
-
-@pytest.mark.parametrize("field", [{"tools": [{}]}, {"response_format": {"type": "json_object"}}, {"functions": [1]}])
-def test_what_a_chat_cannot_do_is_said(field):
-    with pytest.raises(BadRequest, match="not supported"):
-        chat(("user", "a"), **field)
-    chat(("user", "a"), tools=[], response_format={"type": "text"})
-
-
-# --- anything at all
-
-NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, 1e300, -1, 0, 1, 2**63])
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | NUMBERS | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-def bodies(schema: Any) -> Any:
-    names = sorted(schema["properties"])
-    return st.dictionaries(st.sampled_from(names), ANYTHING, max_size=4)
-
-
-OURS = st.dictionaries(
-    st.sampled_from(["method", "memory", "n", "k", "noise", "use", "prompt", "return", "events", "where", "x"]),
-    ANYTHING,
-)
-
-
-@settings(max_examples=25)
-@given(bodies(COMPLETION), OURS)
-def test_no_completion_is_read_into_anything_but_jobs_or_a_refusal(body, ours):
-    _read(READER.completion, {"model": LEARNING, "prompt": "a", "siftlm": ours, **body})
-
-
-@settings(max_examples=25)
-@given(bodies(CHAT), OURS)
-def test_no_chat_is_read_into_anything_but_jobs_or_a_refusal(body, ours):
-    _read(READER.chat, {"model": NAME, "messages": [{"role": "user", "content": "a"}], "siftlm": ours, **body})
-
-
-def _read(read: Any, body: dict[str, Any]) -> None:
-    try:
-        asked = read(body)
-    except Refused:
-        return
-    for job in asked.jobs:
-        assert len(job.ids) + job.sampling.max_tokens <= CONTEXT
-        assert 0 < job.sampling.top_p <= 1
-        assert job.sampling.seed >= 0
-
-
-@pytest.mark.parametrize("body", ["", "{", "nul", '{"a": NaN}', "[" * 100_000, '{"a": 1e999}x', "1" * 5000])
-def test_what_is_no_json(body):
-    with pytest.raises(BadRequest, match="the body is not JSON") as caught:
-        parsed(body.encode())
-    assert len(str(caught.value)) < 200
-
-
-def test_what_is_no_utf8():
-    with pytest.raises(BadRequest, match="the body is not JSON"):
-        parsed(b'"\xff"')
-
-
-@settings(max_examples=30)
-@given(ANYTHING)
-def test_only_objects_are_bodies(body):
-    if not isinstance(body, dict):
-        with pytest.raises(BadRequest, match="must be a JSON object"):
-            READER.completion(body)
