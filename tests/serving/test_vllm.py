@@ -26,6 +26,7 @@ from siftlm.serving.engine import Engine
 from siftlm.serving.host import served
 from siftlm.serving.jobs import Job, Sampling
 from siftlm.serving.refusals import BadGateway, Busy, Closing, TooLate
+from siftlm.serving.shelf import Shelf
 from siftlm.serving.vllm import Relay
 from siftlm.serving.vllm_client import NEEDED, Client
 
@@ -82,6 +83,7 @@ def plainly(event):
     """A read or said event, with logarithms as far as two ways of computing them agree."""
 
     def of(token):
+        assert [logprob for *_, logprob in token.top] == sorted((logprob for *_, logprob in token.top), reverse=True)
         top = sorted((number, text, round(logprob, 3)) for number, text, logprob in token.top)
         return token.id, token.text, None if token.logprob is None else round(token.logprob, 3), top
 
@@ -112,7 +114,8 @@ def test_what_vllm_says_is_what_the_engine_says(relay, alone, vllm):
 def test_whatever_is_asked(relay, alone):
     for prompt in PROMPTS[:2]:
         for way in WAYS:
-            for own in ({}, {"top": 0}, {"top": 3}, {"top": 2, "echo": True}, {"echo": True}, {"stop": ("e", "x\ny")},
+            for own in ({}, {"top": 0}, {"top": 3}, {"top": 2, "echo": True}, {"top": 0, "echo": True}, {"echo": True},
+                        {"stop": ("e", "x\ny")},
                         {"most": 0, "top": 1, "echo": True}, {"most": 0, "echo": True}, {"most": 0}):  # fmt: skip
                 same(relay, alone, job(relay, prompt, way, **{"most": 6, **own}))
     assert sum(relay.count.modes.count(way.name) for way in WAYS[:2]) == len(relay.count.modes)
@@ -244,6 +247,46 @@ def test_lora_that_is_not_enabled_shows_at_the_first_adapter(memory, tmp_path):
     finally:
         relay.close()
         vllm.close()
+
+
+def test_a_token_that_ends_a_text_ends_it_there_too(relay, vllm, monkeypatch):
+    drawn = iter([86, 70, 0])
+    monkeypatch.setattr(vllm, "drawn", lambda *_: next(drawn))
+    heard = Heard(relay, job(relay, PROMPTS[0], top=0))
+    assert heard.of(jobs.Ended) == [jobs.Ended(0, "stop", 3)]
+    assert [token.id for event in heard.of(jobs.Said) for token in event.tokens] == [86, 70, 0]
+    assert heard.text() == relay.tokenizer.decode([86, 70])
+    assert vllm.bodies(COMPLETIONS)[0]["stop_token_ids"] == [0]
+
+
+def test_adapters_in_use_stay(tmp_path):
+    known, asked = [], []
+
+    class Loads:
+        def load(self, name, folder, rank):
+            asked.append(rank)
+            known.append(name)
+
+        def unload(self, name):
+            known.remove(name)
+            return True
+
+    shelf = Shelf(Loads(), tmp_path, most=1, rank=4)
+    first, second = shelf.hold("a"), shelf.hold("b")
+    for adapter in (first, second):
+        adapter.folder.mkdir()
+        shelf.load(adapter)
+    assert known == [first.name, second.name]
+    assert shelf.hold("a") is first
+    shelf.release(first)
+    shelf.release(second)
+    third = shelf.hold("c")
+    shelf.load(third)
+    assert known == [first.name, third.name], "the first is held once more"
+    assert [folder.name for folder in shelf.folder.iterdir()] == [first.name]
+    assert asked == [4, 4, 4]
+    shelf.clear()
+    assert known == list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
