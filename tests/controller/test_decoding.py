@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from controller import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from controller import tiny
 from siftlm.controller import Controller
 from siftlm.controller.decoding import Decoding, Row
 from siftlm.controller.spelling import Spelling

@@ -10,16 +10,12 @@ import pytest
 
 pytest.importorskip("peft")
 pytest.importorskip("fastapi")
-httpx = pytest.importorskip("httpx")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    schemathesis = pytest.importorskip("schemathesis")
 
-from controller import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
+from controller import tiny
 from siftlm.controller import Controller
 from siftlm.memory import Memory
 from siftlm.serving.app import create_app
@@ -28,6 +24,11 @@ from siftlm.serving.host import served
 from siftlm.serving.limits import Limits
 from siftlm.serving.metrics import Counts
 from siftlm.serving.modes import Modes
+
+httpx = pytest.importorskip("httpx")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    schemathesis = pytest.importorskip("schemathesis")
 
 BODY = {
     "model": "LlamaForCausalLM:sift-2", "prompt": "the cat", "max_tokens": 2, "n": 1, "temperature": 1, "top_p": 0.5,

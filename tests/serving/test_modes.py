@@ -64,7 +64,7 @@ def test_every_name_that_is_offered_is_understood(modes):
         ("tiny:Sift!", None, Unknown, "does not exist"),
         ("tiny:sift-9999", None, BadRequest, "from 1 to 200, got 9999"),
         ("tiny:shift-5", None, ValueError, "did you mean 'sift'"),
-        ("tiny:sift-5@docks", None, Unknown, "there are docs, wiki"),
+        ("tiny:sift-5@docks", None, Unknown, "no memory 'docks'"),
         ("tiny:sift-5", {"checkpointing": True}, BadRequest, "not a setting of a request"),
         ("tiny:sift-5", {"features": "gradients"}, BadRequest, "not a setting of a request"),
         ("tiny:sift-5", {"n": True}, BadRequest, "whole number from 1"),

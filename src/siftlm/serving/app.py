@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from importlib.metadata import version
 from typing import Any
 
@@ -39,6 +40,7 @@ def create_app(
     keys: Keys | None = None,
     limits: Limits = LIMITS,
     count: metrics.Counts | None = None,
+    hosts: Container[str] | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -48,6 +50,7 @@ def create_app(
         keys: of those who may ask; None: everybody may do everything.
         limits: what one request may ask for.
         count: told of everything, and shown at ``/metrics``; the one that the engine tells, too.
+        hosts: names that it may be asked by; None: any.
     """
 
     def allowed(authorization: str = Header("", include_in_schema=False)) -> Caller:
@@ -62,7 +65,7 @@ def create_app(
         docs_url=None, redoc_url=None,  # they would load scripts from elsewhere
         dependencies=[] if keys is None else [Depends(HTTPBearer(auto_error=False))],  # for the description alone
     )  # fmt: skip
-    app.add_middleware(Guard, most=limits.body, count=answered)
+    app.add_middleware(Guard, most=limits.body, count=answered, hosts=hosts)
     add_failures(app)
     reader = Reader(engine.controller, modes, limits)
     app.include_router(_life(engine))

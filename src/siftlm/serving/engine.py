@@ -6,6 +6,7 @@ an adapter of its own. Who is done makes room for the next; nobody waits for a b
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -31,6 +32,7 @@ from siftlm.serving.speaking import Speaking
 from siftlm.serving.task import Task
 
 Made = TypeVar("Made")
+logger = logging.getLogger(__name__)
 
 MIB = 2**20
 # Rows that speak at once, for each prompt that may learn: those of the base model cost no adapter.
@@ -175,6 +177,8 @@ class Engine:
                 self._ready = True
                 while self._turn(many):
                     pass
+        except Exception:
+            logger.exception("the engine has ended")
         finally:
             self._ready = False
             self._end()

@@ -1,13 +1,15 @@
-"""What stands outside of all else: a body ends at its limit, no traceback leaves, and every answer is counted."""
+"""What stands outside of all else: names, sizes and failures are looked at here, and every answer is counted."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Container
 from typing import Any, Protocol
 
 from siftlm.serving.failures import answer, refusal
-from siftlm.serving.refusals import BadRequest
+from siftlm.serving.refusals import BadRequest, NotAllowed
 
+PORT = re.compile(r":[0-9]+$")
 Message = dict[str, Any]
 Count = Callable[[Message, int], None]
 """Told of the scope of a request, and of the status that it was answered with."""
@@ -31,8 +33,8 @@ class Application(Protocol):
 class Guard:
     """Lets requests through to the application, and answers where that fails."""
 
-    def __init__(self, app: Application, most: int, count: Count) -> None:
-        self._app, self._most, self._count = app, most, count
+    def __init__(self, app: Application, most: int, count: Count, hosts: Container[str] | None = None) -> None:
+        self._app, self._most, self._count, self._hosts = app, most, count, hosts
 
     async def __call__(
         self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
@@ -56,6 +58,7 @@ class Guard:
             await send(message)
 
         try:
+            self._check_host(scope)
             if self._said_length(scope) > self._most:
                 raise self._too_large()
             await self._app(scope, limited, sending)
@@ -67,6 +70,18 @@ class Guard:
         finally:
             if status:
                 self._count(scope, status)
+
+    def _check_host(self, scope: Message) -> None:
+        """A page of another site may let its own name lead to this machine; its browser then says that name."""
+        if self._hosts is None:
+            return
+        said = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+        name = said.rpartition(":")[0] if PORT.search(said) else said
+        if name.strip("[]").lower() not in self._hosts:
+            raise NotAllowed(
+                f"this server is asked as {said[:80]!r}, and listens without keys for this machine alone: ask it as "
+                "localhost, or give it keys (siftlm serve --keys)", known=True,
+            )  # fmt: skip
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body must be up to {self._most} bytes")

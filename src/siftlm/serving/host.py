@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 import threading
 import time
@@ -39,7 +40,19 @@ def serve(
     with opened(model, memories, **how) as (server, listening, url):
         if said is not None:
             said(f"siftlm: {url}  (Ctrl-C ends)")
-        server.run(sockets=[listening])
+        with told_to_end():
+            server.run(sockets=[listening])
+
+
+@contextmanager
+def told_to_end() -> Iterator[None]:
+    """uvicorn raises the signal that has ended it once more, which would end us before everything is tidy."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -124,7 +137,9 @@ def opened(
                 key = os.environ.get("VLLM_API_KEY") or None
                 engine = Relay(learns, vllm, vllm_folder, key=key, most=vllm_adapters, queue=queue)
             modes = Modes(controller.name, engine.models)
-            app = create_app(engine, modes, keys=known, limits=Limits(seconds=seconds), count=count)
+            # Without keys, what a browser of this machine is made to ask by a page of another site must be refused.
+            alone = {"localhost", "127.0.0.1", "::1", host} if known is None and loopback(host) else None
+            app = create_app(engine, modes, keys=known, limits=Limits(seconds=seconds), count=count, hosts=alone)
             config = uvicorn.Config(
                 app, log_level="warning", access_log=False, timeout_graceful_shutdown=max(1, round(grace)),
                 timeout_keep_alive=30,

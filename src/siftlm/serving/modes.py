@@ -71,8 +71,7 @@ class Modes:
                 )  # fmt: skip
             return Mode(BASE, None, {})
         if memory not in self._models:
-            raise Unknown(f"there is no memory {memory!r:.60}; there are {', '.join(self.memories) or 'none'}",
-                          param="siftlm.memory", code="memory_not_found")  # fmt: skip
+            raise Unknown(f"there is no memory {memory!r:.60}", param="siftlm.memory", code="memory_not_found")
         if method == CONTEXT:
             settings = {"method": "sift", **settings, "use": "context"}
         elif method == AUTO:

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from siftlm.embedding.protocol import Embedder
+from siftlm.memory.vectors import unit
 from siftlm.serving.bodies import body_of
 from siftlm.serving.failures import answer
 from siftlm.serving.fields import fields
@@ -77,7 +78,8 @@ def _embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[Vectors, int]:
     """(vectors, how many tokens were read)."""
     most = embedder.max_tokens
     lengths = [len(one) if most is None else min(len(one), most) for one in embedder.tokens(texts)]
-    return np.asarray(embedder.embed(texts), dtype=np.float32), sum(lengths)
+    # Of unit length, as OpenAI's are and as the memory compares them.
+    return np.nan_to_num(unit(np.asarray(embedder.embed(texts), dtype=np.float32))), sum(lengths)
 
 
 def _floats(vector: Any) -> list[float]:
