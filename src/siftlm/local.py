@@ -50,7 +50,8 @@ class LocalModel:
 
     What is not given comes from the memory's calibration for this model, if there is one, and else from published
     values: 50 texts of the 200 nearest by SIFT, one step on each. Of a calibration that was made for another method
-    than the one asked for, only the settings of tuning and ``n`` are taken.
+    than the one asked for, only the settings of tuning and ``n`` are taken; of one that was made with all weights where
+    this model tunes adapters, or the other way round, all but the learning rate.
     """
 
     def __init__(
@@ -294,7 +295,11 @@ class LocalModel:
         """What calibration chose for this memory and this model."""
         known = getattr(self.memory, "manifest", None)
         record = (known.calibration if known is not None else {}).get(self.controller.name, {})
-        return dict(record.get("settings", {}))
+        settings = dict(record.get("settings", {}))
+        made_with = record.get("model", {}).get("engine", {}).get("engine", "full")
+        if (made_with != "full") != self.controller.adapters:
+            settings.pop("rate", None)  # adapters want a rate several times that of all weights
+        return settings
 
     def _asked(self, given: Mapping[str, Any]) -> Asked:
         merged, recipe = recipes.merged(self._calibration, self._defaults, given)

@@ -102,6 +102,16 @@ def test_calibration_of_another_method_says_only_how_to_learn(memory):
     assert of(local(memory, method="hullft", noise=0.2).settings(), FOR_SIFT)["noise"] == 0.2
 
 
+def test_a_learning_rate_for_all_weights_is_none_for_adapters(memory):
+    adapters = Fake("m")
+    adapters._engine_asked = ("lora", None, None, None)
+    for made_with, rates in (("full", (0.5, 1e-3)), ("lora", (3e-4, 0.5))):
+        memory.note_calibration("m", {"settings": FOR_SIFT, "model": {"engine": {"engine": made_with}}})
+        for controller, rate in zip((Fake("m"), adapters), rates, strict=True):
+            known = siftlm.LocalModel(controller, memory).settings()
+            assert of(known, ("n", "rate", "noise")) == {"n": 3, "rate": rate, "noise": 0.3}
+
+
 def test_what_calibration_chose_for_tuning_yields_to_a_recipe():
     calibrated = {"method": "nearest", "rate": 1e-3, "repeats": "steps"}
     assert merged(calibrated, {}, {"method": "hullft"}) == ({**HULLFT, "rate": 1e-3}, "hullft")
