@@ -200,6 +200,34 @@ def tuning_table() -> str:
     return "\n".join([*rows, "", " ".join(said), machine(results)])
 
 
+def serving_table() -> str:
+    """The server under load, from ``python benchmarks/serving.py``."""
+    results = json.loads((RESULTS / "serving.json").read_text())
+    load, over, soak = results["load"], results["overload"], results["soak"]
+    alone = load["one_at_a_time"]
+
+    def row(name: str, one: dict[str, float]) -> str:
+        times = " | ".join(f"{one[share]:.1f} s" for share in ("p50", "p95", "p99"))
+        return f"| {name} | {one['per_second']:.2f} | {one['per_second'] / alone['per_second']:.2f}× | {times} |"
+
+    rows = [
+        "| clients at once | requests a second | against one at a time | half within | 95 % within | 99 % within |",
+        "|---|---|---|---|---|---|",
+        row("a script, one at a time", alone),
+        *(row(count, one) for count, one in load["clients"].items()),
+        row(f"{load['again']['clients']}, the same once more", load["again"]),
+    ]
+    said = (
+        f"Each request learns from {load['n']} texts that SIFT selects and continues its prompt by {load['tokens']} tokens; "
+        f"`siftlm-tiny`. Of the script's texts {load['same_text']} are the server's to the letter. {over['clients']} clients "
+        f"at once at a queue of {over['queue']}: {over['answered']} answered, all as when asked alone, {over['refused']} told "
+        f"to come again, {over['lost']} lost. {soak['requests']:,} small requests of many lengths: "
+        f"{soak['mib'][0]} MiB after {soak['requests'] // len(soak['mib'])}, {soak['mib'][len(soak['mib']) // 2]} MiB "
+        f"half-way, {soak['mib'][-1]} MiB at the end."
+    )
+    return "\n".join([*rows, "", said, "", f"`python benchmarks/serving.py`. {machine(results)}"])
+
+
 @functools.cache
 def study_report(runs: str) -> Any:
     """Of one run, or of several with a plus between them."""
@@ -229,6 +257,7 @@ TABLES = {
     "methods": methods_table,
     "minipile": minipile_table,
     "tuning": tuning_table,
+    "serving": serving_table,
 }
 
 
