@@ -217,15 +217,16 @@ def serving_table() -> str:
         *(row(count, one) for count, one in load["clients"].items()),
         row(f"{load['again']['clients']}, the same once more", load["again"]),
     ]
-    said = (
-        f"Each request learns from {load['n']} texts that SIFT selects and continues its prompt by {load['tokens']} tokens; "
-        f"`siftlm-tiny`. Of the script's texts {load['same_text']} are the server's to the letter. {over['clients']} clients "
-        f"at once at a queue of {over['queue']}: {over['answered']} answered, all as when asked alone, {over['refused']} told "
-        f"to come again, {over['lost']} lost. {soak['requests']:,} small requests of many lengths: "
-        f"{soak['mib'][0]} MiB after {soak['requests'] // len(soak['mib'])}, {soak['mib'][len(soak['mib']) // 2]} MiB "
-        f"half-way, {soak['mib'][-1]} MiB at the end."
-    )
-    return "\n".join([*rows, "", said, "", f"`python benchmarks/serving.py`. {machine(results)}"])
+    sizes = soak["mib"]
+    said = [
+        f"Each request learns from {load['n']} texts that SIFT selects and says {load['tokens']} tokens; `siftlm-tiny`.",
+        f"Of the script's texts {load['same_text']} are the server's to the letter.",
+        f"{over['clients']} clients at once at a queue of {over['queue']}: {over['answered']} answered, all as when asked",
+        f"alone, {over['refused']} told to come again, {over['lost']} lost. {soak['requests']:,} small requests of many",
+        f"lengths: {sizes[0]} MiB after {soak['requests'] // len(sizes)}, {sizes[len(sizes) // 2]} MiB half-way,",
+        f"{sizes[-1]} MiB at the end.",
+    ]
+    return "\n".join([*rows, "", " ".join(said), "", f"`python benchmarks/serving.py`. {machine(results)}"])
 
 
 @functools.cache
