@@ -223,7 +223,7 @@ def serving_table() -> str:
         f"Of the script's texts {load['same_text']} are the server's to the letter.",
         f"{over['clients']} clients at once at a queue of {over['queue']}: {over['answered']} answered, all as when",
         f"asked alone, {over['refused']} told to come again, {over['lost']} lost. {soak['requests']:,} small requests",
-        f"of many lengths: {sizes[0]} MiB after {soak['requests'] // len(sizes)}, {sizes[len(sizes) // 2]} MiB half-way,",
+        f"of many lengths: {sizes[0]} MiB after {soak['requests'] // len(sizes)}, then {sizes[len(sizes) // 2]} MiB,",
         f"{sizes[-1]} MiB at the end.",
     ]
     return "\n".join([*rows, "", " ".join(said), "", f"`python benchmarks/serving.py`. {machine(results)}"])
