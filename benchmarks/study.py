@@ -93,7 +93,7 @@ STUDIES = {
         for name in EMBEDDERS
     },
     # The corpus that every Python has.
-    "sample": Study("sample", (*PUBLISHED, "sift+replacement=True"), per_domain=16, corpus="sample"),
+    "sample": Study("sample", (*PUBLISHED, AGAIN[0], AGAIN[2]), per_domain=16, corpus="sample"),
     # Kernels.
     "kernels": Study(
         "lexical-small",
