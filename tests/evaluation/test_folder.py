@@ -63,6 +63,19 @@ def test_another_process_that_wrote_meanwhile_is_heard_of(tmp_path):
         assert folder.records.keys() == {("one", "nn"), ("two", "nn")}
 
 
+def test_what_another_process_wrote_is_looked_at_before_ours_is_written(tmp_path):
+    def look(one):
+        if one.get("settings") == {"rate": 2}:
+            raise Conflict("rate=2")
+
+    with RunFolder.begin(tmp_path, QUESTION) as folder, RunFolder.begin(tmp_path, QUESTION) as other:
+        folder.look_at_each(look)
+        other.add(record("one", settings={"rate": 2}))
+        with pytest.raises(Conflict, match="rate=2"):
+            folder.add(record("two"))
+    assert records_of(tmp_path) == [record("one", settings={"rate": 2})]
+
+
 @pytest.mark.parametrize(
     "damage",
     [b"\x00\xff\xfe\n", b"[1, 2]\n", b'{"text": "x"}\n', b'"\xd8\n', b"\n\n", b'{"text": "one", "method": "nn"\n'],

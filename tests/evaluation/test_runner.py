@@ -124,6 +124,19 @@ def test_what_the_model_was_made_with_counts_and_may_not_change(memory, tmp_path
     assert curves["nn+rate=3e-4"] < curves["nn"]
 
 
+def test_two_that_begin_at_once_with_other_settings_do_not_mix(memory, tmp_path):
+    slow = LocalModel(Reader(), memory, rate=1e-5)
+
+    def other_begins(seen):
+        if not (tmp_path / "records.jsonl").exists():  # ours has looked at the settings, and has no record yet
+            evaluate(slow, TEXTS[:1], "nn", into=tmp_path, protocol=PROTOCOL, progress=False)
+
+    with pytest.raises(Conflict, match=r"holds results of nn with rate=1e-05"):
+        evaluate(model(memory), TEXTS, "base,nn", into=tmp_path, protocol=PROTOCOL, progress=other_begins)
+    assert {one["method"] for one in records_of(tmp_path)} == {"nn"}
+    assert len(lines(tmp_path)) == 1
+
+
 @pytest.mark.parametrize(
     ("label", "said"),
     [
@@ -262,6 +275,25 @@ def test_a_way_of_ones_own(memory, tmp_path):
     run(memory, tmp_path / "run", ["base", label])
     found = [Measured.of(one).percent for one in records_of(tmp_path / "run") if one["method"] == label]
     assert found == [25.0] * len(TEXTS)
+
+
+@pytest.mark.parametrize("signature", ["case, by=0.5", "case, by=0.5, **more"])
+def test_a_way_whose_file_was_changed_is_another_one(memory, tmp_path, signature):
+    file = tmp_path / "mine.py"
+    text = (
+        "from siftlm.evaluation.ways import Measured, way\n"
+        '@way("mine", "some of it")\n'
+        f"def mine({signature}):\n"
+        "    return Measured(1.0, {0: 1.0, case.points[-1]: by}, 10, 5)\n"
+    )
+    file.write_text(text)
+    run(memory, tmp_path / "run", str(file), TEXTS[:1])
+    assert run(memory, tmp_path / "run", str(file), TEXTS[:2]).done == 1
+    file.write_text(text.replace("): by}", "): 0.1}").replace("]: by}", "]: 0.1}"))
+    with pytest.raises(Conflict, match="another file than mine's is now|another file than .*mine.py's is now"):
+        run(memory, tmp_path / "run", str(file))
+    run(memory, tmp_path / "again", str(file), TEXTS[:1])
+    assert Measured.of(records_of(tmp_path / "again")[0]).tuned == 0.1
 
 
 @pytest.mark.slow

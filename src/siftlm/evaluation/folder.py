@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +38,9 @@ class RunFolder:
         self.path = path
         self.records: dict[tuple[str, str], dict[str, Any]] = {}
         """(text, method) -> record."""
+        self.settled: set[str] = set()
+        """The methods whose settings some record has."""
+        self._look: Callable[[Mapping[str, Any]], None] | None = None
         self._read_to = 0
         with disk.refusals_named(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -72,6 +75,12 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def look_at_each(self, look: Callable[[Mapping[str, Any]], None]) -> None:
+        """Show every record to ``look``, those that are to come as well; what it raises ends the reading."""
+        self._look = look
+        for record in self.records.values():
+            look(record)
+
     def catch_up(self) -> None:
         """Read what came since, from other processes too."""
         path = self.path / RECORDS
@@ -83,12 +92,17 @@ class RunFolder:
         whole = new[: new.rfind(b"\n") + 1]
         self._read_to += len(whole)
         for record in _lines(whole):
+            if self._look is not None:
+                self._look(record)
             self.records[record["text"], record["method"]] = record
+            if "settings" in record:
+                self.settled.add(record["method"])
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Keep a result; it is on disk when this returns."""
         line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
         with disk.refusals_named(self.path), _locked(self._claims, 0), open(self.path / RECORDS, "ab+") as file:
+            self.catch_up()  # nobody writes meanwhile: what `look_at_each` refuses is not there, and cannot come
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":

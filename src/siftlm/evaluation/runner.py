@@ -5,7 +5,6 @@ evaluate("siftlm-tiny", "memory/", "test.jsonl.gz", "base,nn,sift", into="runs/a
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,9 @@ from siftlm.evaluation.measured import Measured, of_score
 from siftlm.evaluation.methods import Method, parse_all
 from siftlm.evaluation.overlap import giveaways
 from siftlm.evaluation.protocol import Parts, Protocol
+from siftlm.evaluation.settled import same_settings
 from siftlm.evaluation.ways import Case
+from siftlm.evaluation.ways.registry import FILE
 from siftlm.local import LocalModel
 from siftlm.local_results import Score
 from siftlm.memory import Memory
@@ -88,7 +89,7 @@ def evaluate(
         for one in asked:
             runner.try_out(one, trial)
     with RunFolder.begin(into, question(model, how, about or {})) as folder:
-        _same_settings(folder, settings)
+        folder.look_at_each(same_settings(folder.path, settings))
         known = sum((text.id, one.label) in folder.records for text in good for one in asked)
         # What is there already took no time today, and says nothing of the time that is left.
         meter = Meter("evaluating", "results", reporter(progress), total=len(good) * len(asked) - known)
@@ -128,9 +129,10 @@ class _Runner:
         """All that decides the method's results, for the record."""
         if method.way is not None:
             given = dict(method.settings)
+            known = {"way": method.way.name, **({FILE: method.way.digest} if method.way.digest else {})}
             if method.way.options is not None:
-                return self._of_way(method.way.name, {**method.way.options, **given})
-            return {"way": method.way.name, **_plain(self._plain.settings(n=self._protocol.n, **given))}
+                return self._of_way(known, {**method.way.options, **given})
+            return {**known, **_plain(self._plain.settings(n=self._protocol.n, **given))}
         model = self._model(method)
         if method.calibrated and not model._calibration:
             raise InvalidInput(
@@ -182,8 +184,8 @@ class _Runner:
 
     # --- inside
 
-    def _of_way(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        known = {"way": name, **options}
+    def _of_way(self, way: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        known = {**way, **options}
         if "rate" not in options:
             return _plain(known)
         # It tunes: what it leaves to the model is written down too.
@@ -266,26 +268,11 @@ def _of_settings(method: Method) -> dict[str, Any]:
     return {name: value for name, value in method.settings.items() if name != "watch"}
 
 
-def _same_settings(folder: RunFolder, settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """A method's records must all be of the same settings, wherever those came from."""
-    for (_, label), record in folder.records.items():
-        old, new = record.get("settings"), settings.get(label)
-        if old is None or new is None:
-            continue
-        now = json.loads(json.dumps(new))
-        for name in old.keys() & now.keys():  # another version may have more
-            if old[name] != now[name]:
-                raise Conflict(
-                    f"{folder.path}: holds results of {label} with {name}={old[name]!r}, and now it is "
-                    f"{now[name]!r}; give --out another folder, or write {label}+{name}=…"
-                )
-
-
 def _record(
     text: Text, method: Method, settings: Mapping[str, Any], result: Measured, folder: RunFolder
 ) -> dict[str, Any]:
     """One line of the log; the settings only where they are new."""
-    first = not any(name == method.label for _, name in folder.records)
+    first = method.label not in folder.settled
     known: dict[str, Any] = {"text": text.id, "domain": text.domain, "method": method.label, **result.to_dict()}
     return {**known, "settings": dict(settings)} if first else known
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.abc import SourceLoader
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from siftlm.evaluation.measured import Measured
 from siftlm.local import LocalModel
 
 GROUP = "siftlm.ways"
+# Under which a method's settings have the digest of the file that it is in.
+FILE = "way_file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,8 @@ class Way:
     name: str
     summary: str
     run: Run
+    digest: str = ""
+    """Of the caller's file that it is in."""
 
     @property
     def options(self) -> Mapping[str, Any] | None:
@@ -106,16 +112,22 @@ def _loaded(name: str) -> Any:
         raise InvalidInput(f"way {name!r} of another package cannot be loaded: {error!r}") from error
 
 
-@functools.cache
 def _in_file(path: str) -> Way:
-    if not Path(path).is_file():
-        raise InvalidInput(f"{path}: there is no such file to read a way from")
+    try:
+        return _in_source(path, Path(path).read_bytes())
+    except OSError as error:
+        raise InvalidInput(f"{path}: there is no such file to read a way from") from error
+
+
+@functools.cache
+def _in_source(path: str, source: bytes) -> Way:
+    """Of exactly these bytes: neither a file that was changed since nor what Python kept of it counts."""
     spec = importlib.util.spec_from_file_location(f"siftlm_way_{Path(path).stem}", path)
-    if spec is None or spec.loader is None:
+    if spec is None or not isinstance(spec.loader, SourceLoader):
         raise InvalidInput(f"{path}: cannot be read as Python")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        exec(spec.loader.source_to_code(source, path), vars(module))
     except SiftlmError:
         raise
     except Exception as error:  # it is the caller's code
@@ -123,7 +135,8 @@ def _in_file(path: str) -> Way:
     found = [one.way for one in vars(module).values() if isinstance(getattr(one, "way", None), Way)]
     if len(found) != 1:
         raise InvalidInput(f"{path}: holds {len(found)} ways; it must hold one, a function with @way(name, summary)")
-    return _of(path, found[0].run)
+    digest = hashlib.blake2b(source, digest_size=8).hexdigest()
+    return replace(_of(path, found[0].run), digest=digest)
 
 
 def _of(name: str, run: Any) -> Way:
