@@ -284,6 +284,44 @@ def test_a_failure_ends_those_it_meets_and_nobody_else(engine, memory, monkeypat
     assert Heard(engine, job(engine, PROMPTS[0], mode())).text() == expected
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-300])
+def test_one_odd_request_is_not_the_others_end(engine, memory, temperature):
+    heard = Heard(engine, job(engine, PROMPTS[0], mode(), most=30))
+    odd = Heard(engine, job(engine, PROMPTS[1], temperature=temperature))
+    assert odd.text() == said_alone(memory, PROMPTS[1], BASE)
+    assert heard.text() == said_alone(memory, PROMPTS[0], mode(), most=30)
+
+
+def test_what_changed_while_it_was_learned_is_not_kept(tmp_path):
+    with Memory.create(tmp_path / "docs") as memory:
+        memory.add(TEXTS)
+        engine = Engine(controller(), {"docs": memory}, slots=1)
+        try:
+            heard = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=5)))
+            heard.events.append(heard.waiting.get(timeout=20))
+            memory.add(["something else"])
+            assert heard.of(jobs.Finished)
+            assert engine.state.cached == 0
+        finally:
+            engine.close()
+
+
+def test_calls_wait_in_a_queue_that_ends(memory):
+    engine = Engine(controller(), {"docs": memory}, slots=1, queue=2)
+    try:
+        held = threading.Event()
+        first = engine.call(lambda: held.wait(20))
+        waiting = []
+        with pytest.raises(Busy):
+            for n in range(5):
+                waiting.append(engine.call(lambda n=n: n))
+        held.set()
+        assert first.result(20)
+        assert [one.result(20) for one in waiting] == list(range(len(waiting)))
+    finally:
+        engine.close()
+
+
 def test_calls_run_between_steps(engine):
     heard = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=3)))
     assert engine.call(lambda: threading.current_thread().name).result(20) == "siftlm-engine"

@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -81,6 +83,30 @@ def test_from_a_shell_until_it_is_told_to_end(memory, number):
         assert httpx.post(f"{url}/v1/completions", json=body, timeout=60).json()["usage"]["completion_tokens"] <= 3
     finally:
         process.send_signal(number)
+        ended = process.wait(60)
+        said = process.stderr.read()
+        process.stderr.close()
+    assert (ended, said) == (0, "")
+
+
+@pytest.mark.slow
+def test_at_the_end_of_the_grace_who_waits_is_told(memory):
+    line = [sys.executable, "-m", "siftlm", "serve", "--memory", f"docs={memory.path}", "--port", "0", "--grace", "1"]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    try:
+        url = process.stderr.readline().split()[1]
+        body = {"model": "siftlm-tiny", "prompt": "one", "max_tokens": 1000, "n": 8, "temperature": 1}
+        with ThreadPoolExecutor(6) as pool:
+            asked = [pool.submit(httpx.post, f"{url}/v1/completions", json=body, timeout=60) for _ in range(6)]
+            while "siftlm_speaking 0" in httpx.get(f"{url}/metrics").text:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            answers = [one.result() for one in asked]
+        refused = [one for one in answers if one.status_code != 200]
+        assert refused
+        assert {(one.status_code, one.json()["error"]["code"]) for one in refused} == {(503, "shutting_down")}
+    finally:
+        process.terminate()
         ended = process.wait(60)
         said = process.stderr.read()
         process.stderr.close()

@@ -162,8 +162,9 @@ class Decoding:
             row = group.rows[place]
             token = likeliest[place]
             if row.temperature:
-                warped = _warped(scores[place : place + 1], row)
-                token = int(torch.multinomial(torch.softmax(warped, dim=-1), 1, generator=row.source))
+                likely = torch.softmax(_warped(scores[place : place + 1], row), dim=-1)
+                if torch.isfinite(likely).all():  # what is odd about one row must not end the others
+                    token = int(torch.multinomial(likely, 1, generator=row.source))
             known = Drawn(token)
             if row.top is not None:
                 (known,) = _known(scores[place : place + 1], [token], row.top)

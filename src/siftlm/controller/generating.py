@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from siftlm.controller.controller import Controller
 
 
+# Scores are divided by the temperature: below this they would be infinite.
+COLDEST = 1e-6
+
+
 @dataclass(frozen=True)
 class Generated:
     """A continuation."""
@@ -126,7 +130,10 @@ def said(tokenizer: Any, last: int, made: Sequence[int]) -> str:
 def check_sampling(most: Any, temperature: Any, top_p: Any, stops: Sequence[Any], context: int) -> None:
     """All that can be wrong with how to continue."""
     whole("max_new_tokens", most, most=context - 1)
-    number("temperature", temperature, below=100)
+    if 0 < number("temperature", temperature, below=100) < COLDEST:
+        raise InvalidInput(
+            f"temperature must be 0 (the likeliest token each time) or {COLDEST:g} or more, got {temperature!r}"
+        )
     if number("top_p", top_p, above=True) > 1:
         raise InvalidInput(f"top_p must be above 0 and up to 1, got {top_p!r}")
     if not all(isinstance(one, str) and one for one in stops):

@@ -142,8 +142,11 @@ class Engine:
                 future.set_exception(error)
 
         with self._changed:
-            if self._closing and not self._thread.is_alive():
+            if self._closing:
                 raise Closing("the server is shutting down")
+            if len(self._calls) >= self._queue:
+                self.count.refused()
+                raise Busy(f"{len(self._calls)} requests are waiting already: ask again soon", retry_after=1)
             self._calls.append(run)
             self._changed.notify()
         return future
@@ -157,11 +160,15 @@ class Engine:
             self._ready, self._closing,
         )  # fmt: skip
 
-    def close(self, grace: float = 30.0) -> None:
-        """Take nothing more in, finish what was accepted within ``grace`` seconds, and end."""
+    def end(self, grace: float = 30.0) -> None:
+        """Take nothing more in; what was accepted has ``grace`` seconds, or what an earlier call left it."""
         with self._changed:
-            self._closing, self._until = True, time.monotonic() + grace
+            self._closing, self._until = True, min(self._until, time.monotonic() + grace)
             self._changed.notify()
+
+    def close(self, grace: float = 30.0) -> None:
+        """`end`, and wait for it."""
+        self.end(grace)
         self._thread.join()
 
     def _wake(self) -> None:
@@ -190,8 +197,7 @@ class Engine:
 
     def _turn(self, many: ManyTuner) -> bool:
         """One round of everything; False when it is time to end."""
-        for call in self._taken_calls():
-            call()
+        self._call_one()
         try:
             self._sweep()
             began = time.monotonic()
@@ -214,11 +220,13 @@ class Engine:
                 self._changed.wait()
         return True
 
-    def _taken_calls(self) -> list[Callable[[], None]]:
+    def _call_one(self) -> bool:
+        """One a turn: those who learn and speak wait for no more than that."""
         with self._changed:
-            taken = list(self._calls)
-            self._calls.clear()
-        return taken
+            call = self._calls.popleft() if self._calls else None
+        if call is not None:
+            call()
+        return call is not None
 
     def _admitted(self) -> list[Task]:
         """Those who wait and for whom there is room, in their order; the base model's need no place to learn."""
@@ -292,5 +300,5 @@ class Engine:
             left, self._waiting = list(self._waiting), deque()
         for task in left:
             task.fail(Closing("the server has shut down"))
-        for call in self._taken_calls():
-            call()
+        while self._call_one():
+            pass

@@ -21,6 +21,8 @@ from siftlm.serving.engine import MIB, Engine
 from siftlm.serving.modes import Modes
 from siftlm.serving.vllm import Relay
 
+# Seconds that HTTP has to say that the time is up, when it is.
+LATER = 3
 OF_CONTROLLER = ("tokenizer", "engine", "rank", "alpha", "targets", "device", "dtype", "context")
 
 
@@ -139,14 +141,27 @@ def opened(
             modes = Modes(controller.name, engine.models)
             # Without keys, what a browser of this machine is made to ask by a page of another site must be refused.
             alone = {"localhost", "127.0.0.1", "::1", host} if known is None and loopback(host) else None
-            app = create_app(engine, modes, keys=known, limits=Limits(seconds=seconds), count=count, hosts=alone)
+            limits = Limits(seconds=seconds, prompts=min(Limits.prompts, queue))
+            app = create_app(engine, modes, keys=known, limits=limits, count=count, hosts=alone)
             config = uvicorn.Config(
-                app, log_level="warning", access_log=False, timeout_graceful_shutdown=max(1, round(grace)),
-                timeout_keep_alive=30,
+                app, log_level="warning", access_log=False, ws="none", timeout_keep_alive=30,
+                timeout_graceful_shutdown=max(1, round(grace)) + LATER,
             )  # fmt: skip
-            yield uvicorn.Server(config), listening, address(host, listening.getsockname()[1])
+            yield _ending(uvicorn.Server(config), learns, grace), listening, address(host, listening.getsockname()[1])
         finally:
             engine.close(grace)
+
+
+def _ending(server: Any, engine: Engine, grace: float) -> Any:
+    """The server, whose engine knows of a signal at once, and at the end of the grace says so to who waits."""
+    handle = server.handle_exit
+
+    def told(number: int, frame: Any) -> None:
+        engine.end(0.0 if server.should_exit else grace)  # the second signal is meant
+        handle(number, frame)
+
+    server.handle_exit = told
+    return server
 
 
 def bound(host: str, port: int) -> socket.socket:

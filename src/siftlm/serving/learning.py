@@ -115,6 +115,11 @@ class Learning:
         settings = self._world.models[name].settings(**job.mode.settings)
         return Key(name, version, job.learn_for, json.dumps(settings, sort_keys=True, default=str))
 
+    def _keep(self, key: Key, kept: Kept) -> None:
+        """Unless the memory has changed meanwhile, and what was learned from may no longer be there."""
+        if self._world.memories[key.memory].version == key.version:
+            self._remembering.keep(key, kept)
+
     def _known(self, key: Key, task: Task, ready: list[Task]) -> bool:
         """Has somebody asked for this before, or does so now?"""
         place = self._places.share(key)
@@ -159,7 +164,7 @@ class Learning:
     def _begin(self, key: Key, tasks: list[Task], selection: Selection) -> list[Task]:
         if selection.trace is not None:  # the texts are its context, or not worth learning from
             kept = Kept(selection.found, selection.trace, selection.context)
-            self._remembering.keep(key, kept)
+            self._keep(key, kept)
             return [self._ready(task, kept, cached=False) for task in tasks]
         place = self._places.take(key)
         place.users = len(tasks)
@@ -193,7 +198,7 @@ class Learning:
         context = () if trace.ended == "diverged" else pupil.selection.context
         kept = Kept(pupil.selection.found, trace, context, weights)
         pupil.place.kept = kept
-        self._remembering.keep(pupil.place.key, kept)
+        self._keep(pupil.place.key, kept)
         self._world.count.learned(len(trace.steps), sum(step.tokens for step in trace.steps))
         for task in pupil.tasks:
             task.passed("learn")
