@@ -37,6 +37,15 @@ def test_json_says_the_same(run, siftlm):
     assert not (run / "report").exists()
 
 
+def test_methods_are_split_as_for_eval(folder, siftlm):
+    label = "nn+betas=(0.9,0.99)"
+    saved(folder / "runs/b", records(("base", label, "sift", "mmr")))
+    status, out, err = siftlm("report", "runs/b", "--methods", f"{label}, sift,", "--json")
+    assert (status, err) == (0, "")
+    assert [one["method"] for one in json.loads(out)["against"]] == [label, "sift"]
+    assert "--methods names none" in siftlm("report", "runs/b", "--methods", ",")[2]
+
+
 def test_quiet_is_quiet(run, siftlm):
     assert siftlm("report", "runs/a", "--quiet") == (0, "", "")
     assert (run / "report/report.md").is_file()

@@ -60,3 +60,15 @@ def test_several_are_split_between_brackets_only():
 def test_a_wrong_label_is_refused(labels, error, said):
     with pytest.raises(error, match=said):
         parse_all(labels)
+
+
+def test_a_file_is_called_by_its_name_without_its_folder(tmp_path):
+    way = (
+        'from siftlm.evaluation.ways import Measured, way\n@way("any", "")\n'
+        "def one(case, by=1):\n    return Measured(1.0, {0: 1.0}, 1, 1)\n"
+    )
+    for name in ("mine.py", "sift.py"):
+        (tmp_path / name).write_text(way)
+    assert [one.label for one in parse_all(f"{tmp_path}/mine.py, {tmp_path}/mine.py+by=2")] == ["mine", "mine+by=2"]
+    with pytest.raises(InvalidInput, match=r"sift\.py: sift is a method already"):
+        parse(f"{tmp_path}/sift.py")

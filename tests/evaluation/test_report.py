@@ -260,6 +260,22 @@ def test_the_reference_is_kept_when_methods_are_named(run):
     assert report([run], methods=["sift"], against="nn").results.methods == ("base", "nn", "sift")
 
 
+def test_a_file_may_be_named_as_it_was_for_the_run(tmp_path):
+    one = saved(tmp_path / "one", records(("nn", "mine+by=2")))
+    assert report([one], methods=["./mine.py+by=2"]).results.others == ("mine+by=2",)
+    old = saved(tmp_path / "old", records(("nn", "./mine.py")))
+    assert report([old], methods=["./mine.py"]).results.others == ("./mine.py",)
+
+
+def test_results_of_two_versions_of_a_file_are_not_put_together(tmp_path):
+    parts = [
+        [{**one, "settings": {"way": "mine", "way_file": domain}} for one in records(("mine",), (domain,))]
+        for domain in ("code", "prose")
+    ]
+    with pytest.raises(Conflict, match="'mine' is of two files that differ"):
+        report([saved(tmp_path / one[0]["domain"], one) for one in parts])
+
+
 def test_a_text_is_found_by_the_beginning_of_its_id(memory):
     it = of_memory(memory, records())
     assert list(passages.pages_of(it, memory, ["code-003", "prose-00" + "1"])) == [

@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     from siftlm.evaluation.methods import parse_all
 
     protocol = Protocol(arguments.protocol, arguments.n, arguments.at, arguments.prefix, arguments.copies)
-    methods = parse_all(arguments.methods)
+    parse_all(arguments.methods)  # what is wrong with them is said before anything is read
     domains = None if arguments.domains is None else [name.strip() for name in arguments.domains.split(",")]
     fields = {} if arguments.text is None else {"text": arguments.text}
     cut = {"domain": arguments.domain, "longest": arguments.longest, "seed": arguments.seed}
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with local.explained():
             done = evaluate(
-                model, texts, [one.label for one in methods], into=arguments.out, protocol=protocol, about=about,
+                model, texts, arguments.methods, into=arguments.out, protocol=protocol, about=about,
                 progress=report,
             )  # fmt: skip
     except KeyboardInterrupt:

@@ -61,12 +61,15 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the report, then print its main table."""
     from siftlm.errors import InvalidInput
+    from siftlm.evaluation.labels import several
     from siftlm.evaluation.report import report
     from siftlm.evaluation.writing import write
 
     if bool(arguments.show) != (arguments.texts is not None):
         raise InvalidInput("--show names a text and --texts the memory to read from; they go together")
-    methods = None if arguments.methods is None else [one.strip() for one in arguments.methods.split(",")]
+    methods = None if arguments.methods is None else several(arguments.methods)
+    if methods == []:
+        raise InvalidInput("--methods names none; leave it out for all")
     found = report(arguments.runs, against=arguments.against, methods=methods, weights=arguments.weights)
     out = Path(arguments.runs[0]) / "report" if arguments.out is None else Path(arguments.out)
     shown = _shown(found, arguments, out)

@@ -11,10 +11,31 @@ from siftlm.evaluation.identity import bare
 
 # As in `siftlm.evaluation.methods`: a plus may also be in a number or in the name of a file.
 SETTINGS = re.compile(r"\+(?=[a-z_]+=)")
+# Between methods, and not inside of betas=(0.9,0.99).
+COMMA = re.compile(r",(?![^()\[\]{}]*[)\]}])")
 BASE, INTERPOLATION = "base", "interpolation"
 # The order of columns, where a name says nothing about it.
 FIRST = (BASE, "context", INTERPOLATION, "dynamic", "random", "tttlm", "nn", "nearest", "nn-f")
 LAST = ("sift", "sift-fast", "calibrated")
+
+
+def several(labels: str) -> list[str]:
+    """Names with commas between them.
+
+    >>> several("nn, sift+betas=(0.9,0.99),")
+    ['nn', 'sift+betas=(0.9,0.99)']
+    """
+    return [label.strip() for label in COMMA.split(labels) if label.strip()]
+
+
+def without_folder(method: str) -> str:
+    """The name of a method that is a file, without the folders of this machine.
+
+    >>> without_folder("ways/mine.py+share=0.5"), without_folder("sift+noise=1")
+    ('mine+share=0.5', 'sift+noise=1')
+    """
+    name, *settings = SETTINGS.split(method)
+    return "+".join([PurePath(name).stem, *settings]) if name.endswith(".py") else method
 
 
 def family(method: str) -> str:

@@ -5,18 +5,18 @@ nn, sift, mmr, …          learn from what this method of selection chooses
 sift+noise=0.1+k=1000     the same with settings: any of `LocalModel`
 context                   SIFT's texts in the context instead of in the weights
 calibrated                what `siftlm calibrate` chose for this memory and this model
-./mine.py                 a way of your own
+./mine.py                 a way of your own; its name in tables is mine
 """
 
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from siftlm.errors import InvalidInput, UnknownName
+from siftlm.evaluation.labels import SETTINGS, several, without_folder
 from siftlm.evaluation.ways import Way, find, names
 from siftlm.recipes import RECIPES
 from siftlm.selection import methods as selectors
@@ -26,8 +26,6 @@ SHORT = {"nn": "nearest"}
 CALIBRATED = "calibrated"
 # Set by the protocol, so that it is the same for all methods.
 COMMON = ("n", "at", "mode", "exclude")
-# Between methods, and not inside of betas=(0.9,0.99).
-COMMA = re.compile(r",(?![^()\[\]{}]*[)\]}])")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def parse(label: str) -> Method:
     siftlm.errors.UnknownName: unknown method 'shift'; did you mean 'sift'? ...
     """
     label = label.strip()  # records are found by it
-    name, *rest = re.split(r"\+(?=[a-z_]+=)", label)
+    name, *rest = SETTINGS.split(label)
     settings: dict[str, Any] = {}
     for one in rest:
         known, value = _setting(label, one)
@@ -64,11 +62,14 @@ def parse(label: str) -> Method:
     if name == CALIBRATED:
         return Method(label, None, settings, calibrated=True)
     found = find(name)
+    learned = {*selectors(), *RECIPES}
     if found is not None:
         _check(label, found, settings)
-        return Method(label, found, settings)
+        short = without_folder(name)
+        if short != name and short in {*names(), *SHORT, CALIBRATED, *learned}:
+            raise InvalidInput(f"{name}: {short} is a method already; give the file another name")
+        return Method(without_folder(label), found, settings)
     selector = SHORT.get(name, name)
-    learned = {*selectors(), *RECIPES}
     if selector not in learned:
         raise UnknownName("method", name, {*names(), *SHORT, CALIBRATED, *learned})
     if "method" in settings:
@@ -82,7 +83,7 @@ def parse_all(labels: str | Sequence[str]) -> list[Method]:
     >>> [one.label for one in parse_all("base,sift+betas=(0.9,0.99)")]
     ['base', 'sift+betas=(0.9,0.99)']
     """
-    split = COMMA.split(labels) if isinstance(labels, str) else list(labels)
+    split = several(labels) if isinstance(labels, str) else list(labels)
     found = [parse(label) for label in split if label.strip()]
     if not found:
         raise InvalidInput("methods names nothing to compare; try base,nn,sift")

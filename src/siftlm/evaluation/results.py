@@ -17,9 +17,10 @@ import numpy as np
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.evaluation.folder import question_of, records_of
-from siftlm.evaluation.labels import BASE, INTERPOLATION, family, place_of
+from siftlm.evaluation.labels import BASE, INTERPOLATION, family, place_of, without_folder
 from siftlm.evaluation.measured import Measured
 from siftlm.evaluation.statistics import Draws, Figure, percent_of_base
+from siftlm.evaluation.ways.registry import FILE
 from siftlm.types import FloatArray
 
 # Bits per byte of the base model that differ by less are the same; processors add in different orders.
@@ -152,6 +153,8 @@ def of_records(
     for name in there:
         if family(name) == INTERPOLATION:
             _choose_weights(by_text, name)
+    # Records have the name of a file alone, and those of earlier versions its folders.
+    methods = None if methods is None else [name if name in there else without_folder(name) for name in methods]
     for name in methods or ():
         if name not in there:
             raise UnknownName("method of this run", name, there)
@@ -214,6 +217,10 @@ def _same_settings(record: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     given = record["settings"]
     for name in sorted({*known} & {*given}):  # another version may have more
         if known[name] != given[name]:
+            if name == FILE:
+                raise Conflict(
+                    f"method {record['method']!r} was measured with two files that differ: measure one again"
+                )
             raise Conflict(
                 f"method {record['method']!r} was measured with {name}={known[name]!r} and with {name}={given[name]!r};"
                 f" write the setting into its name, as in {record['method']}+{name}=…"
