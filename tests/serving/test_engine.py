@@ -313,8 +313,7 @@ def test_calls_wait_in_a_queue_that_ends(memory):
         first = engine.call(lambda: held.wait(20))
         waiting = []
         with pytest.raises(Busy):
-            for n in range(5):
-                waiting.append(engine.call(lambda n=n: n))
+            waiting.extend(engine.call(lambda n=n: n) for n in range(5))
         held.set()
         assert first.result(20)
         assert [one.result(20) for one in waiting] == list(range(len(waiting)))
