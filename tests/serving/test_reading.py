@@ -168,6 +168,14 @@ def test_top_p_of_nothing_takes_the_likeliest():
     assert 0 < completion(top_p=0).jobs[0].sampling.top_p < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("given", "drawn"), [(0, 0), (1e-300, 0), (1e-45, 0), (9.9e-7, 0), (1e-6, 1e-6), (1, 1), (2, 2)]
+)
+def test_a_temperature_of_almost_nothing_is_none(given, drawn):
+    assert completion(temperature=given).jobs[0].sampling.temperature == drawn
+    assert chat(("user", "hi"), temperature=given).jobs[0].sampling.temperature == drawn
+
+
 def test_stops():
     assert completion(stop=["a", "b", "c", "d"]).jobs[0].sampling.stop == ("a", "b", "c", "d")
     assert completion(stop=[]).jobs[0].sampling.stop == ()

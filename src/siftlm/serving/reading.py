@@ -25,6 +25,8 @@ from siftlm.serving.schemas import CHAT, COMPLETION, NEUTRAL
 OURS = ("prompt", "return", "events")
 # A draw among the likeliest tokens with no probability at all is the likeliest token.
 LEAST = 1e-9
+# Below this the likeliest token is drawn all the same, and what the model says, divided by it, is no number any more.
+COLDEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class Reader:
                 raise BadRequest("the prompt is empty, so there is nothing to learn for; siftlm.prompt may say what "
                                  "else to learn for", param="messages" if chat else "prompt")  # fmt: skip
             sampling = Sampling(
-                most, given["temperature"], max(given["top_p"], LEAST), (*self._stops(given["stop"]), *stops),
+                most, _warmth(given["temperature"]), max(given["top_p"], LEAST), (*self._stops(given["stop"]), *stops),
                 _seed(given["seed"]), top,
             )  # fmt: skip
             jobs.append(Job(prompt.ids, learn_for, mode, sampling, given["n"], echo, deadline))
@@ -230,6 +232,11 @@ def _refuse_unsupported(given: Mapping[str, Any]) -> None:
         value = given.get(name)
         if value is not None and value not in neutral:
             raise BadRequest(f"{name} is not supported by this server", param=name, code="unsupported_parameter")
+
+
+def _warmth(given: float) -> float:
+    """The temperature; 0 for one so low that the likeliest token is drawn whatever happens."""
+    return 0.0 if given < COLDEST else float(given)
 
 
 def _seed(given: int | None) -> int:
