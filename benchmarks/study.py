@@ -35,7 +35,11 @@ VALIDATION = 4
 LONGEST = 2000
 # Documents of the smaller memories, which MiniLM can embed in a quarter of an hour on two cores.
 SMALL = 2000
-EMBEDDERS = ("lexical", "hashing", "states", "minilm")
+# Embedders, and how much of the corpus each has read.
+NOISE_ON = {
+    "lexical": "lexical", "hashing": "hashing", "small": "lexical-small", "states": "states-small",
+    "minilm": "minilm-small",
+}  # fmt: skip
 SHARES = (1, 3, 10, 30)
 NOISES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
@@ -87,10 +91,10 @@ STUDIES = {
     # Claim 6: λ together with K and the embedder.
     **{
         f"noise-{name}": Study(
-            f"{name}-small", ("base", "nn", *grid(ks=(200,)), *grid(ks=(50, 1000), noises=(1.0,))),
+            memory, ("base", "nn", *grid(ks=(200,)), *grid(ks=(50, 1000), noises=(1.0,))),
             validation=True, per_domain=VALIDATION, rate=RATE,
         )
-        for name in EMBEDDERS
+        for name, memory in NOISE_ON.items()
     },
     # The corpus that every Python has.
     "sample": Study("sample", (*PUBLISHED, AGAIN[0], AGAIN[2]), per_domain=16, corpus="sample"),
