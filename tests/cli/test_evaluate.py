@@ -49,7 +49,7 @@ def test_it_says_what_was_done_and_goes_on(test_set, siftlm):
     assert (status, err) == (0, "")
     assert out.splitlines() == [
         "6 texts: 18 results made, 0 there before; siftlm report run",
-        "1 texts were left out: too short for the protocol, or without a word that the memory can search for",
+        "1 text left out: too short for the protocol, or without a word that the memory can search for",
     ]
     status, out, _ = run(siftlm, "--out", "run", "--quiet", "--methods", "base,nn,sift,context")
     assert out.startswith("6 texts: 6 results made, 18 there before")
@@ -62,8 +62,55 @@ def test_it_says_what_was_done_and_goes_on(test_set, siftlm):
 def test_json(test_set, siftlm):
     status, out, _ = run(siftlm, "--out", "run", "--json", "--per-domain", "2", "--domains", "d1")
     assert status == 0
-    expected = {"path": "run", "texts": 2, "unusable": 0, "done": 6, "known": 0, "missing": 0}
+    expected = {
+        "path": "run",
+        "texts": 2,
+        "unusable": 0,
+        "done": 6,
+        "known": 0,
+        "missing": 0,
+        "unreadable": 0,
+        "short": 0,
+    }
     assert json.loads(out) == expected
+
+
+def test_what_the_corpus_lost_is_said_on_one_line(test_set, siftlm):
+    with open("t.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"text": "too short"}\n{"text": 5}\nno JSON\n{"text": ""}\n')
+    out = run(siftlm, "--out", "run", "--quiet")[1]
+    (said,) = [line for line in out.splitlines() if line.startswith("left out of the corpus: ")]
+    assert "2 could not be read (t.jsonl:9: " in said or "3 could not be read (t.jsonl:9: " in said
+    assert "fewer than 40 characters" in said
+    found = json.loads(run(siftlm, "--out", "run", "--json")[1])
+    assert found["unreadable"] + found["short"] == 4
+
+
+def test_one_is_no_plural():
+    from siftlm.cli.evaluate import _said
+    from siftlm.evaluation import Evaluation
+
+    assert _said(Evaluation(Path("run"), 1, 1, 1, 0, 1)) == [
+        "1 text: 1 result made, 0 there before; siftlm report run",
+        "1 text left out: too short for the protocol, or without a word that the memory can search for",
+        "another process is still at work on 1 result",
+    ]
+
+
+def test_the_field_of_the_text_is_noted_and_is_part_of_the_question(test_set, siftlm):
+    rows = [json.loads(line) for line in Path("t.jsonl").read_text(encoding="utf-8").splitlines()]
+    Path("t.jsonl").write_text(
+        "".join(json.dumps({**row, "body": row["text"] + " again"}) + "\n" for row in rows), encoding="utf-8"
+    )
+    assert run(siftlm, "--out", "run", "--quiet", "--text", "body")[0] == 0
+    assert question_of("run")["corpus"]["text"] == "body"
+    # A run of a version that did not note it goes on.
+    asked = json.loads(Path("run/run.json").read_text(encoding="utf-8"))
+    del asked["corpus"]["text"]
+    Path("run/run.json").write_text(json.dumps(asked), encoding="utf-8")
+    assert run(siftlm, "--out", "run", "--quiet", "--text", "body")[1].startswith(
+        "7 texts: 0 results made, 21 there before"
+    )
 
 
 def test_ctrl_c_keeps_what_is_known_and_the_same_command_goes_on(test_set, siftlm):

@@ -8,6 +8,7 @@ import pytest
 
 from siftlm.errors import InvalidInput, SiftlmError, UnknownName
 from siftlm.evaluation import read
+from siftlm.evaluation.corpus import LeftOut
 
 SENTENCE = "a sentence that is long enough to be taken, and a bit of more for the cut"
 
@@ -116,3 +117,17 @@ def test_bytes_are_those_of_utf_8():
 def test_bad_corpora(rows, settings, error, said):
     with pytest.raises(error, match=said):
         read(rows, **settings)
+
+
+def test_what_no_text_is_made_of_is_counted():
+    missed = LeftOut()
+    rows = [*corpus(each=2), {"text": "short"}, {"text": "short too"}, {"text": 3}]
+    assert len(read(rows, left_out=missed)) == 4
+    assert (missed.unreadable, missed.short) == (1, 2)
+    assert missed.sentence().startswith("left out of the corpus: 1 could not be read (")
+    assert missed.sentence().endswith("; 2 have fewer than 40 characters")
+    assert (LeftOut().sentence(), LeftOut(short=1).sentence(9)) == (
+        "", "left out of the corpus: 1 has fewer than 9 characters"
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match="1 could not be read"):
+        read([{"text": 3}])

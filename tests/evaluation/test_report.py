@@ -256,6 +256,63 @@ def test_the_text_itself_is_shown_from_its_corpus(memory):
         passages.pages_of(of_memory(memory, records()), memory, ["worst"], corpus=corpus)
 
 
+def shown(memory, corpus, corpus_of_run, ids):
+    """The texts on the pages of these ids."""
+    found = [{**one, "text": name} for name in ids for one in records(per_domain=1)[:3]]
+    it = of_memory(memory, found)
+    it = replace(it, question={**it.question, "corpus": corpus_of_run})
+    return {
+        Path(name).stem: html.unescape(
+            "".join(re.findall(r"<h3>(?:The prompt|What is scored)</h3><pre>(.*?)</pre>", page))
+        )
+        for name, page in passages.pages_of(it, memory, list(ids), corpus=corpus).items()
+    }
+
+
+def test_the_text_is_found_in_the_field_that_the_run_read(memory):
+    from siftlm.evaluation.corpus import read
+
+    corpus = [
+        {"text": f"A title {at} that is not what was read.", "body": f"The body of the {at}th text, all that was read."}
+        for at in range(3)
+    ]
+    ids = {one.id: one.text for one in read(corpus, text="body")}
+    assert shown(memory, corpus, {"name": "c", "text": "body"}, ids) == ids
+
+
+def test_a_text_of_the_sample_is_found_however_it_was_drawn(memory, monkeypatch):
+    from types import SimpleNamespace
+
+    from siftlm import sample
+    from siftlm.evaluation.corpus import read
+
+    def prompts(kind, count, seed):
+        if count > 110:
+            raise InvalidInput("there are only 110")
+        return [SimpleNamespace(text=f"A {kind} number {at} of {seed}, long enough to be cut.") for at in range(count)]
+
+    monkeypatch.setattr(sample, "prompts", prompts)
+    drawn = read("sample", per_domain=2, skip=60, seed=5)
+    ids = {one.id: one.text for one in drawn[:3]}
+    assert shown(memory, "sample", {"name": "sample", "seed": 5}, ids) == ids
+    with pytest.raises(InvalidInput, match="is not in the corpus 'sample'"):
+        shown(memory, "sample", {"name": "sample", "seed": 6}, ids)
+
+
+def test_texts_cut_to_another_length_are_not_put_together(tmp_path):
+    def cut(name, **corpus):
+        return saved(tmp_path / name, records(), corpus={"name": "toys.jsonl", "domain": "subset", **corpus})
+
+    one, unknown = cut("a", longest=1000), cut("b")
+    assert report([one, unknown]).results.question["corpus"]["longest"] == 1000
+    other = saved(tmp_path / "d", records(), corpus={"name": "more.jsonl", "domain": "subset", "longest": 1000})
+    assert report([one, other]).results.question["corpus"] == {
+        "name": "toys.jsonl and more.jsonl", "domain": "subset", "longest": 1000
+    }  # fmt: skip
+    with pytest.raises(Conflict, match=r"c: has longest=None, and .*a has 1000"):
+        report([one, cut("c", longest=None)])
+
+
 def test_the_reference_is_kept_when_methods_are_named(run):
     assert report([run], methods=["sift"], against="nn").results.methods == ("base", "nn", "sift")
 

@@ -82,15 +82,21 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, then say how far it is."""
     from siftlm.evaluation import Protocol, evaluate, read
+    from siftlm.evaluation.corpus import LeftOut
     from siftlm.evaluation.methods import parse_all
 
     protocol = Protocol(arguments.protocol, arguments.n, arguments.at, arguments.prefix, arguments.copies)
     parse_all(arguments.methods)  # what is wrong with them is said before anything is read
     domains = None if arguments.domains is None else [name.strip() for name in arguments.domains.split(",")]
     fields = {} if arguments.text is None else {"text": arguments.text}
-    cut = {"domain": arguments.domain, "longest": arguments.longest, "seed": arguments.seed}
-    texts = read(arguments.test, per_domain=arguments.per_domain, skip=arguments.skip, domains=domains, **cut, **fields)
-    about = {"corpus": {"name": corpus_name(arguments.test), **cut}}
+    cut: dict[str, Any] = {"domain": arguments.domain, "longest": arguments.longest, "seed": arguments.seed}
+    left_out = LeftOut()
+    texts = read(
+        arguments.test, per_domain=arguments.per_domain, skip=arguments.skip, domains=domains, left_out=left_out,
+        **cut, **fields,
+    )  # fmt: skip
+    # What finds the texts again, for siftlm report --show.
+    about = {"corpus": {"name": corpus_name(arguments.test), **cut, **fields}}
     model = local.opened(arguments, dict(arguments.sets))
     report = watching.reporter(quiet=arguments.quiet or arguments.json)
     try:
@@ -105,9 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
         local.note("stopped; what was measured is kept, and the same command goes on from there")
         return 130
     if arguments.json:
-        print(json.dumps({**vars(done), "path": str(done.path)}))
+        missed = {"unreadable": left_out.unreadable, "short": left_out.short}
+        print(json.dumps({**vars(done), "path": str(done.path), **missed}))
         return 0
-    for line in _said(done):
+    for line in (*_said(done), *filter(None, [left_out.sentence()])):
         print(printable(one_line(Terminal.of(sys.stdout).spell(line)), sys.stdout))
     return 0
 
@@ -120,10 +127,16 @@ def corpus_name(given: str) -> str:
 
 
 def _said(done: Any) -> list[str]:
-    lines = [f"{done.texts} texts: {done.done} results made, {done.known} there before; siftlm report {done.path}"]
+    texts, made = _count(done.texts, "text"), _count(done.done, "result")
+    lines = [f"{texts}: {made} made, {done.known} there before; siftlm report {done.path}"]
     if done.unusable:
-        why = "too short for the protocol, or without a word that the memory can search for"
-        lines.append(f"{done.unusable} texts were left out: {why}")
+        left, why = _count(done.unusable, "text"), "or without a word that the memory can search for"
+        lines.append(f"{left} left out: too short for the protocol, {why}")
     if done.missing:
-        lines.append(f"{done.missing} results are with other processes")
+        who = "another process is" if done.missing == 1 else "other processes are"
+        lines.append(f"{who} still at work on {_count(done.missing, 'result')}")
     return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

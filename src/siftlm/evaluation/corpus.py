@@ -41,6 +41,24 @@ class Text:
         return len(self.text.encode())
 
 
+@dataclass
+class LeftOut:
+    """Of a corpus, by `read`: what no text was made of."""
+
+    unreadable: int = 0
+    problem: str = ""
+    """Of the first one that could not be read."""
+    short: int = 0
+    """Shorter than ``shortest``."""
+
+    def sentence(self, shortest: int = SHORTEST) -> str:
+        """In words; nothing if there is nothing."""
+        parts = [f"{self.unreadable} could not be read ({self.problem})"] if self.unreadable else []
+        if self.short:
+            parts.append(f"{self.short} {'has' if self.short == 1 else 'have'} fewer than {shortest} characters")
+        return f"left out of the corpus: {'; '.join(parts)}" if parts else ""
+
+
 def read(
     corpus: Any,
     *,
@@ -51,6 +69,7 @@ def read(
     shortest: int = SHORTEST,
     seed: int = 0,
     domains: Sequence[str] | None = None,
+    left_out: LeftOut | None = None,
     **fields: Any,
 ) -> list[Text]:
     """The texts, domain by domain.
@@ -70,6 +89,7 @@ def read(
         shortest: leave out shorter texts.
         seed: of the lot.
         domains: only these.
+        left_out: is told of what no text was made of.
         **fields: how to read the corpus; see `siftlm.memory.reading.open_source`.
     """
     for name, value in (("per_domain", per_domain), ("longest", longest)):
@@ -80,7 +100,8 @@ def read(
     last = None if per_domain is None else skip + per_domain
     whole("shortest", shortest, least=0)
     found: dict[str, dict[str, tuple[str, Text]]] = defaultdict(dict)
-    for text, meta, place in _documents(corpus, fields, last, seed):
+    missed = left_out or LeftOut()
+    for text, meta, place in _documents(corpus, fields, last, seed, missed):
         where = str(_domain(meta, domain))
         kept = _cut(text, longest)
         if len(kept.strip()) >= max(shortest, 1):
@@ -89,8 +110,11 @@ def read(
             # Of several that are the same when they are cut, the lot must not depend on which came first.
             if one.id not in found[where] or lot < found[where][one.id][0]:
                 found[where][one.id] = lot, one
+        else:
+            missed.short += 1
     if not found:
-        raise InvalidInput(f"the corpus {corpus!r:.80} holds no text of {shortest} characters or more")
+        why = f"; {missed.sentence(shortest)}" if missed.unreadable else ""
+        raise InvalidInput(f"the corpus {corpus!r:.80} holds no text of {shortest} characters or more{why}")
     wanted = sorted(found) if domains is None else list(domains)
     for name in wanted:
         if name not in found:
@@ -102,7 +126,7 @@ def read(
 
 
 def _documents(
-    corpus: Any, fields: dict[str, Any], last: int | None, seed: int
+    corpus: Any, fields: dict[str, Any], last: int | None, seed: int, missed: LeftOut
 ) -> Iterator[tuple[str, Mapping[str, Any], int | None]]:
     """Text, metadata, and its place in the lot where that was drawn already."""
     if isinstance(corpus, str) and corpus == SAMPLE:
@@ -114,6 +138,9 @@ def _documents(
     for record in open_source(corpus, **fields).read():
         if record.document is not None:
             yield record.document.text, record.document.meta, None
+        else:
+            missed.unreadable += 1
+            missed.problem = missed.problem or f"{record.where}: {record.problem}"
 
 
 def _domain(meta: Mapping[str, Any], name: str | None) -> Any:

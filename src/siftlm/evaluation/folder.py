@@ -27,6 +27,8 @@ from siftlm.memory import disk
 
 QUESTION, RECORDS, CLAIMS = "run.json", "records.jsonl", "claims"
 FORMAT = 1
+# Parts of a question that earlier versions did not write down.
+LATER = {"corpus.text"}
 # Ways to hold a folder of records that is only read, as the study's are kept.
 COMPRESSED = RECORDS + ".gz"
 
@@ -160,7 +162,7 @@ def _lines(raw: bytes) -> Iterator[dict[str, Any]]:
 def _same(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     old, new = _flat(there), _flat(asked)
     # The version does not count: what it changed is seen in the settings.
-    for name in sorted({*old, *new} - {"siftlm"}):
+    for name in sorted({*old, *new} - {"siftlm"} - (LATER - (old.keys() & new.keys()))):
         if old.get(name) != new.get(name):
             raise Conflict(
                 f"{path}: holds a run with {name}={_short(old.get(name))}, and this one has "

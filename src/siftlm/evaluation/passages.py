@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.evaluation import pages
 from siftlm.evaluation.comparison import reference
-from siftlm.evaluation.corpus import read
+from siftlm.evaluation.corpus import OF_SAMPLE, SAMPLE, read
 from siftlm.evaluation.foresight import left
 from siftlm.evaluation.identity import contents_of, of_memory
 from siftlm.evaluation.labels import BASE, about
@@ -51,17 +51,31 @@ def pages_of(
     """
     _same(memory, found)
     asked = dict.fromkeys(_text(found, one, method, against) for one in show)
-    texts = {} if corpus is None else _texts(found, corpus)
+    texts = {} if corpus is None else _texts(found, corpus, asked)
     for one in asked if corpus is not None else ():
         if one not in texts:
             raise InvalidInput(f"text {one} of the run is not in the corpus {corpus!r:.80}; was it another one?")
     return {f"texts/{_file(one)}.html": _page(found, memory, found.texts.index(one), texts.get(one)) for one in asked}
 
 
-def _texts(found: Results, corpus: Any) -> dict[str, str]:
-    """By id, cut as the run cut them."""
+def _texts(found: Results, corpus: Any, wanted: Iterable[str]) -> dict[str, str]:
+    """By id, drawn and cut as the run drew and cut them."""
     how = found.question.get("corpus") or {}
-    return {one.id: one.text for one in read(corpus, domain=how.get("domain"), longest=how.get("longest"), shortest=1)}
+    fields: dict[str, Any] = {"text": how["text"]} if how.get("text") else {}
+    fields |= {"domain": how.get("domain"), "longest": how.get("longest"), "seed": how.get("seed") or 0}
+    texts: dict[str, str] = {}
+    # What the sample gives depends on how many are drawn of each kind; more begin with the fewer.
+    for count in (OF_SAMPLE, 50, 100, 200, 400) if corpus == SAMPLE else (None,):
+        try:
+            drawn = read(corpus, shortest=1, per_domain=count, **fields)
+        except InvalidInput:
+            if texts:
+                break  # there are no more
+            raise
+        texts.update((one.id, one.text) for one in drawn)
+        if texts.keys() >= set(wanted):
+            break
+    return texts
 
 
 def _shown(found: Results, whole: str) -> str:

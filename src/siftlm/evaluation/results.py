@@ -120,6 +120,7 @@ def gather(paths: Sequence[str | os.PathLike[str]], methods: Sequence[str] | Non
                     f"{path}: has {name}={_short(question.get(name))}, and {paths[0]} has "
                     f"{_short(asked[0].get(name))}; one report is of one model and protocol"
                 )
+        _same_length(paths[0], asked[0], path, question)
         found = records_of(path)
         if not found:
             raise InvalidInput(f"{path}: holds no results yet; `siftlm eval --out {path}` makes them")
@@ -131,12 +132,24 @@ def gather(paths: Sequence[str | os.PathLike[str]], methods: Sequence[str] | Non
     return [of_records(known.values(), question, methods) for question, known in groups.values()]
 
 
+def _same_length(first: Any, one: Mapping[str, Any], path: Any, other: Mapping[str, Any]) -> None:
+    """What was cut elsewhere is another text, and as easy or hard as it is long."""
+    known = [asked.get("corpus") or {} for asked in (one, other)]
+    if all("longest" in corpus for corpus in known) and known[0]["longest"] != known[1]["longest"]:
+        raise Conflict(
+            f"{path}: has longest={known[1]['longest']}, and {first} has {known[0]['longest']}; one report is of texts "
+            "cut alike"
+        )
+
+
 def _with_corpus(question: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Both corpora named, where they differ."""
-    names = [str((one.get("corpus") or {}).get("name", "")) for one in (question, other)]
+    """Both corpora named, where they differ, with what is the same of both."""
+    one, two = (asked.get("corpus") or {} for asked in (question, other))
+    names = [str(corpus.get("name", "")) for corpus in (one, two)]
     if not names[1] or names[1] in names[0].split(" and "):
         return question
-    return {**question, "corpus": {"name": " and ".join(name for name in names if name)}}
+    same = {key: value for key, value in one.items() if key in two and two[key] == value}
+    return {**question, "corpus": {**same, "name": " and ".join(name for name in names if name)}}
 
 
 def of_records(
@@ -218,9 +231,7 @@ def _same_settings(record: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for name in sorted({*known} & {*given}):  # another version may have more
         if known[name] != given[name]:
             if name == FILE:
-                raise Conflict(
-                    f"method {record['method']!r} was measured with two files that differ: measure one again"
-                )
+                raise Conflict(f"method {record['method']!r} is of two files that differ: measure one again")
             raise Conflict(
                 f"method {record['method']!r} was measured with {name}={known[name]!r} and with {name}={given[name]!r};"
                 f" write the setting into its name, as in {record['method']}+{name}=…"
