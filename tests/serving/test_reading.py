@@ -100,6 +100,29 @@ def test_prompts_are_counted():
     assert "up to 64 prompts, got 65" in str(wrong({"prompt": ["a"] * 65}))
 
 
+def test_an_answer_has_a_size():
+    small = reader(limits=Limits(entries=420))
+    body = {"model": NAME, "prompt": [[5] * 9] * 2, "max_tokens": 1}
+    for fits in ({"n": 7, "logprobs": 2, "echo": True}, {"n": 8}, {"logprobs": 20, "n": 8}):
+        assert len(small.completion({**body, **fits}).jobs) == 2
+    for large in ({"n": 8, "logprobs": 2, "echo": True}, {"logprobs": 20, "n": 8, "max_tokens": 2}):
+        error = wrong({**body, **large}, lambda **given: small.completion(given))
+        assert error.code == "answer_too_large"
+    assert "672 entries (4 tokens × n 8 × logprobs + 1 = 21), and up to 420 are said" in str(error)
+    turn = {"model": NAME, "messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 20}
+    assert small.chat({**turn, "n": 2}).jobs[0].sampling.max_tokens == 10, "as much as there is room for"
+    assert wrong({**turn, "n": 2, "max_tokens": 11}, lambda **given: small.chat(given)).code == "answer_too_large"
+
+
+def test_what_the_harness_asks_for_fits():
+    wide = reader()
+    wide.context = 2048
+    body = {"model": NAME, "prompt": [[5] * 1024] * 64, "max_tokens": 1, "logprobs": 1, "echo": True}
+    assert len(wide.completion(body).jobs) == 64
+    assert len(wide.completion({**body, "logprobs": None, "max_tokens": 1024, "n": 8}).jobs) == 64
+    assert wrong({**body, "prompt": [[5] * 1000] * 24, "n": 8, "logprobs": 20}, lambda **given: wide.completion(given))
+
+
 def test_prompt_and_answer_must_fit():
     ids = [5] * (CONTEXT - 1)
     assert completion(prompt=ids, max_tokens=1).jobs[0].sampling.max_tokens == 1

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 
 from siftlm.serving.bodies import body_of
-from siftlm.serving.failures import answer, encoded, refusal
-from siftlm.serving.jobs import Event
+from siftlm.serving.failures import encoded, refusal
+from siftlm.serving.jobs import Event, Read
 from siftlm.serving.keys import Caller
+from siftlm.serving.large import in_parts
 from siftlm.serving.reading import Asked, Reader
 from siftlm.serving.replies import JSON, Replies
 from siftlm.serving.running import HungUp, Works, events
@@ -53,7 +54,9 @@ def routes(
             caller.needs(mode.memory, "read")
         read(sum(len(job.ids) for job in asked.jobs))
         told = events(engine, asked.jobs, request.receive)
-        return await _streamed(asked, told) if asked.stream else answer(await _whole(asked, told))
+        if asked.stream:
+            return await _streamed(asked, told)
+        return Response(await _whole(asked, told), media_type="application/json")
 
     for path, handle, schema in (("completions", completions, COMPLETION), ("chat/completions", chat, CHAT)):
         router.add_api_route(
@@ -62,12 +65,13 @@ def routes(
     return router
 
 
-async def _whole(asked: Asked, told: Told) -> JSON:
+async def _whole(asked: Asked, told: Told) -> bytes:
     replies = Replies(asked)
     async with aclosing(told):
         async for place, event in told:
             replies.take(place, event)
-    return replies.whole()
+    # With an echo and logprobs these are tens of megabytes, and others are to be answered meanwhile.
+    return await asyncio.to_thread(lambda: in_parts(replies.whole()))
 
 
 async def _streamed(asked: Asked, told: Told) -> Response:
@@ -88,9 +92,13 @@ async def _chunks(asked: Asked, told: Told) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(told):
             async for place, event in told:
-                for chunk in replies.chunks(place, event):
+                if isinstance(event, Read):  # the whole prompt, in each choice
+                    lines = await asyncio.to_thread(_long_lines, replies, place, event)
+                else:
+                    lines = [_line(chunk) for chunk in replies.chunks(place, event)]
+                for line in lines:
                     began = True
-                    yield _line(chunk)
+                    yield line
     except HungUp:
         if not began:
             raise
@@ -105,5 +113,9 @@ async def _chunks(asked: Asked, told: Told) -> AsyncGenerator[bytes, None]:
     yield b"data: [DONE]\n\n"
 
 
-def _line(content: JSON) -> bytes:
-    return b"data: " + encoded(content) + b"\n\n"
+def _line(content: JSON, json: Callable[[JSON], bytes] = encoded) -> bytes:
+    return b"data: " + json(content) + b"\n\n"
+
+
+def _long_lines(replies: Replies, place: int, event: Event) -> list[bytes]:
+    return [_line(chunk, in_parts) for chunk in replies.chunks(place, event)]

@@ -21,3 +21,5 @@ class Limits:
     """Texts to be embedded."""
     stops: int = 16
     """Stop texts. OpenAI takes 4; tasks of lm-evaluation-harness bring more."""
+    entries: int = 2_000_000
+    """Of an answer: (tokens that are made, and with echo those of the prompts) × choices × (logprobs + 1)."""

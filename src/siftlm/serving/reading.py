@@ -83,12 +83,12 @@ class Reader:
         if given["top_logprobs"] is not None and not given["logprobs"]:
             raise BadRequest("top_logprobs is only said with logprobs: true", param="top_logprobs")
         read = self.messages(given["messages"])
-        most = given["max_completion_tokens"]
+        most, top = given["max_completion_tokens"], (given["top_logprobs"] or 0) if given["logprobs"] else None
         if most is None:
             most = given["max_tokens"]
         if most is None:  # as much as there is room for
-            most = max(1, self.context - len(read.ids))
-        top = (given["top_logprobs"] or 0) if given["logprobs"] else None
+            room = self._limits.entries // (given["n"] * _told_of_each(top))
+            most = max(1, min(self.context - len(read.ids), room))
         return self._asked(given, [Prompt(read.ids, read.learn_for)], most, top, stops=read.stops, chat=True)
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
@@ -160,6 +160,7 @@ class Reader:
             self._check_room(len(prompt.ids), most, chat)
         if given["n"] > self._limits.choices:
             raise BadRequest(f"n must be a whole number from 1 to {self._limits.choices}, got {given['n']}", param="n")
+        self._check_answer(sum(most + len(one.ids) * echo for one in prompts), given["n"], top, chat)
         ours = given["siftlm"] or {}
         mode = self._mode(given["model"], ours)
         deadline = time.monotonic() + self._limits.seconds
@@ -225,6 +226,21 @@ class Reader:
                 "length."
             )
         raise BadRequest(message, param="messages" if chat else "prompt", code="context_length_exceeded")
+
+    def _check_answer(self, tokens: int, choices: int, top: int | None, chat: bool) -> None:
+        entries = tokens * choices * _told_of_each(top)
+        if entries > self._limits.entries:
+            raise BadRequest(
+                f"the answer could have {entries} entries ({tokens} tokens × n {choices} × "
+                f"{'top_' if chat else ''}logprobs + 1 = {_told_of_each(top)}), and up to {self._limits.entries} are "
+                "said to one request: ask for fewer prompts, tokens, choices or logprobs",
+                param="messages" if chat else "prompt", code="answer_too_large",
+            )  # fmt: skip
+
+
+def _told_of_each(top: int | None) -> int:
+    """What is said of a token: itself, and the likeliest ones."""
+    return (top or 0) + 1
 
 
 def _refuse_unsupported(given: Mapping[str, Any]) -> None:

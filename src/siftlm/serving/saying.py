@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from siftlm.controller import Controller
@@ -11,6 +12,9 @@ from siftlm.controller.spelling import Spelling
 from siftlm.controller.tokens import leading
 from siftlm.serving import jobs
 from siftlm.serving.telling import Telling
+
+# Texts of single tokens that are remembered: with logprobs the same few thousand come again and again.
+REMEMBERED = 2**16
 
 
 def reads(controller: Controller, job: jobs.Job, context: Sequence[str]) -> tuple[int, ...]:
@@ -71,5 +75,10 @@ class Saying:
 
 
 def _token(tokenizer: Any, one: Drawn, text: str) -> jobs.Token:
-    top = tuple((token, str(tokenizer.decode([token])), logprob) for token, logprob in one.top)
+    top = tuple((token, _alone(tokenizer, token), logprob) for token, logprob in one.top)
     return jobs.Token(one.id, text, one.logprob, top)
+
+
+@lru_cache(REMEMBERED)
+def _alone(tokenizer: Any, token: int) -> str:
+    return str(tokenizer.decode([token]))

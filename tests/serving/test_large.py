@@ -1,0 +1,78 @@
+"""Large answers: the same as small ones, and others are answered meanwhile."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.fakes import NAME, FakeEngine, app_of
+from siftlm.controller.decoding import Drawn
+from siftlm.serving import large
+from siftlm.serving.failures import encoded
+from siftlm.serving.jobs import Job, Mode, Sampling
+from siftlm.serving.replies import Replies
+from siftlm.serving.saying import read
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=20,
+)
+
+
+@given(ANYTHING)
+def test_in_parts_it_is_the_same(content):
+    many = {"many": [content] * 3, "content": content}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large, "AT_ONCE", 2)
+        assert large.in_parts(many) == encoded(many)
+
+
+def test_no_part_is_long(monkeypatch):
+    parts = []
+    monkeypatch.setattr(large, "encoded", lambda content: parts.append(encoded(content)) or parts[-1])
+    tokens = [{f"token {number}": -math.pi * number for number in range(20)}] * 1000
+    content = {"choices": [{"index": n, "logprobs": {"top_logprobs": tokens}} for n in range(8)]}
+    assert json.loads(large.in_parts(content)) == content
+    assert max(map(len, parts)) < sum(map(len, parts)) / 100
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_with_an_echo_is_made_in_another_thread(monkeypatch, stream):
+    threads = {}
+    for name in ("_logprobs", "_piece", "whole"):
+        own = getattr(Replies, name)
+
+        def noted(*args, name=name, own=own, **more):
+            threads.setdefault(name, threading.current_thread().name)
+            return own(*args, **more)
+
+        monkeypatch.setattr(Replies, name, noted)
+    body = {"model": NAME, "prompt": "the time of the end", "max_tokens": 1, "echo": True, "logprobs": 3}
+    assert TestClient(app_of(FakeEngine())).post("/v1/completions", json={**body, "stream": stream}).status_code == 200
+    assert set(threads) == {"_logprobs", "_piece" if stream else "whole"}
+    assert all(name.startswith("asyncio_") for name in threads.values())
+
+
+def test_a_token_is_spelled_once():
+    class Tokenizer:
+        alone = 0
+
+        def decode(self, ids, skip_special_tokens=False):
+            self.alone += not skip_special_tokens
+            return "".join(map(chr, ids))
+
+    tokenizer, top = Tokenizer(), tuple((97 + n, -float(n)) for n in range(20))
+    job = Job(tuple(range(97, 117)), "", Mode("base", None, {}), Sampling(top=20), echo=True)
+    tokens = read(tokenizer, job, [Drawn(one, -1.0, top) for one in job.ids[1:]]).tokens
+    assert tokens[5].top[:2] == ((97, "a", -0.0), (98, "b", -1.0))
+    assert tokenizer.alone == 20
