@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from siftlm.errors import Conflict, InvalidInput, Unwritable
 from siftlm.evaluation.folder import RunFolder, question_of, records_of
+from siftlm.evaluation.sound import is_record
 
 QUESTION = {"model": {"name": "tiny"}, "protocol": {"name": "split", "n": 5}}
 
@@ -58,7 +61,7 @@ def test_another_process_that_wrote_meanwhile_is_heard_of(tmp_path):
         folder.catch_up()
         assert folder.records.keys() == {("one", "nn")}
         with open(tmp_path / "records.jsonl", "ab") as file:
-            file.write(b'hod": "nn", "base": 2.0, "curve": []}\n')
+            file.write(b'hod": "nn", "base": 2.0, "curve": [[0, 2.0]]}\n')
         folder.catch_up()
         assert folder.records.keys() == {("one", "nn"), ("two", "nn")}
 
@@ -88,6 +91,43 @@ def test_a_damaged_line_counts_for_nothing(tmp_path, damage):
     with RunFolder.begin(tmp_path, QUESTION) as folder:
         folder.add(record("two"))
     assert [one["text"] for one in records_of(tmp_path)] == ["one", "two"]
+
+
+DAMAGE = [
+    {"curve": 5}, {"curve": []}, {"curve": [["a", 1]]}, {"curve": [[0]]}, {"curve": [[0, "x"]]}, {"curve": [[-1, 1.0]]},
+    {"text": ["a"]}, {"text": ""}, {"text": "\ud800"}, {"method": 3}, {"domain": 7}, {"base": "2"}, {"base": True},
+    {"base": [1]}, {"base": math.inf}, {"bytes": -1}, {"bytes": "12"}, {"bytes": 10**400}, {"tokens": 1.5},
+    {"rows": "abc"}, {"rows": [1, None]}, {"rows": [-1]}, {"scores": 5}, {"uncertainty": [None]}, {"learned": {}},
+    {"losses": ["a"]}, {"seconds": 3}, {"seconds": {"tune": "1"}}, {"extra": []}, {"settings": [1]}, {"ended": None},
+    {"copies": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=repr)
+def test_a_line_that_is_json_and_no_record_counts_for_nothing(tmp_path, damage):
+    (tmp_path / "records.jsonl").write_text(json.dumps({**record("one"), **damage}) + "\n")
+    assert records_of(tmp_path) == []
+    with RunFolder.begin(tmp_path / "new", QUESTION) as folder:
+        with pytest.raises((InvalidInput, ValueError)):
+            folder.add({**record("one"), **damage})
+        assert not (tmp_path / "new/records.jsonl").exists()
+
+
+def test_a_line_that_is_nested_too_deeply_counts_for_nothing(tmp_path):
+    deep = "[" * 100_000
+    (tmp_path / "records.jsonl").write_text(f"{deep}\n{json.dumps(record('one'))}\n")
+    assert records_of(tmp_path) == [record("one")]
+    (tmp_path / "run.json").write_text(deep)
+    with pytest.raises(InvalidInput, match=r"run\.json: cannot be read"):
+        question_of(tmp_path)
+
+
+def test_the_kept_records_of_the_study_all_count():
+    kept = sorted((Path(__file__).parents[2] / "benchmarks/results/study").glob("*/records.jsonl.gz"))
+    assert kept
+    for one in kept:
+        lines = gzip.decompress(one.read_bytes()).splitlines()
+        assert all(is_record(json.loads(line)) for line in lines), one.parent.name
 
 
 @pytest.mark.parametrize(

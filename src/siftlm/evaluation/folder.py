@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from siftlm.errors import Conflict, InvalidInput
+from siftlm.evaluation.sound import is_record
 from siftlm.memory import disk
 
 QUESTION, RECORDS, CLAIMS = "run.json", "records.jsonl", "claims"
@@ -102,7 +103,10 @@ class RunFolder:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Keep a result; it is on disk when this returns."""
-        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        if not is_record(json.loads(text)):
+            raise InvalidInput(f"method {record.get('method')!r} gave a result that nobody could read: {text:.200}")
+        line = (text + "\n").encode()
         with disk.refusals_named(self.path), _locked(self._claims, 0), open(self.path / RECORDS, "ab+") as file:
             self.catch_up()  # nobody writes meanwhile: what `look_at_each` refuses is not there, and cannot come
             if file.seek(0, os.SEEK_END):
@@ -131,7 +135,7 @@ def question_of(path: str | os.PathLike[str]) -> dict[str, Any]:
         known = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InvalidInput(f"{path}: is no run: it has no {QUESTION}; `siftlm eval --out {path}` makes one") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InvalidInput(f"{file}: cannot be read: {error}") from error
     if not isinstance(known, dict) or known.get("format") != FORMAT:
         raise InvalidInput(f"{file}: is not of format {FORMAT}, which this version of siftlm reads")
@@ -153,9 +157,9 @@ def _lines(raw: bytes) -> Iterator[dict[str, Any]]:
     for line in raw.split(b"\n"):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and {"text", "method", "base", "curve"} <= set(record):
+        if is_record(record):
             yield record
 
 
