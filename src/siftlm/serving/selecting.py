@@ -20,6 +20,7 @@ from siftlm.memory import Found, Memory
 from siftlm.memory.asked import filter_of
 from siftlm.memory.snapshot import Snapshot
 from siftlm.serving.bodies import body_of
+from siftlm.serving.calling import called
 from siftlm.serving.failures import answer
 from siftlm.serving.fields import Schema, fields
 from siftlm.serving.jobs import Mode
@@ -28,7 +29,7 @@ from siftlm.serving.limits import Limits
 from siftlm.serving.modes import BASE, Modes
 from siftlm.serving.plane import plane
 from siftlm.serving.refusals import BadRequest
-from siftlm.serving.running import Works, called
+from siftlm.serving.running import Works
 from siftlm.serving.schemas import MODEL, SWITCH, TEXT, shown
 from siftlm.types import IntArray, Vectors
 
@@ -88,7 +89,7 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
             request.state.mode = mode.name
             caller.needs(name, "read")
             work = partial(found_for, engine.models[name], prompt, mode.settings, near=given["plane"])
-            found, near = await called(engine, work, began + limits.seconds)
+            found, near = await called(engine, work, request.receive, began + limits.seconds)
         except InvalidInput as error:
             raise BadRequest(str(error), param="siftlm") from error
         said = {"object": "selection", "mode": mode.name, "memory": name, **described(found)}

@@ -15,13 +15,14 @@ from fastapi.responses import Response
 from siftlm.embedding.protocol import Embedder
 from siftlm.memory.vectors import unit
 from siftlm.serving.bodies import body_of
+from siftlm.serving.calling import called
 from siftlm.serving.failures import answer
 from siftlm.serving.fields import fields
 from siftlm.serving.keys import Caller
 from siftlm.serving.limits import Limits
 from siftlm.serving.modes import Modes
 from siftlm.serving.refusals import BadRequest, Unknown
-from siftlm.serving.running import Works, called
+from siftlm.serving.running import Works
 from siftlm.serving.schemas import EMBEDDINGS, shown
 from siftlm.types import Vectors
 
@@ -34,7 +35,7 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
     router, who = APIRouter(tags=["openai"]), Depends(allowed)
 
     async def embeddings(request: Request, caller: Caller = who) -> Response:
-        """Vectors, as the memory keeps them; they need not be of unit length."""
+        """Vectors by a memory's embedder, of unit length as OpenAI's are."""
         given = fields(await body_of(request), EMBEDDINGS)
         texts = [given["input"]] if isinstance(given["input"], str) else given["input"]
         if len(texts) > limits.inputs:
@@ -47,7 +48,7 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
         deadline, vectors, read = time.monotonic() + limits.seconds, [], 0
         for start in range(0, len(texts), AT_ONCE):
             part = texts[start : start + AT_ONCE]
-            made, tokens = await called(engine, partial(_embedded, embedder, part), deadline)
+            made, tokens = await called(engine, partial(_embedded, embedder, part), request.receive, deadline)
             vectors += list(made)
             read += tokens
         shape = _base64 if given["encoding_format"] == "base64" else _floats
