@@ -299,6 +299,15 @@ def test_a_text_of_the_sample_is_found_however_it_was_drawn(memory, monkeypatch)
         shown(memory, "sample", {"name": "sample", "seed": 6}, ids)
 
 
+def test_one_model_under_two_names_is_one(run, tmp_path):
+    known = question()["model"]
+    moved = saved(tmp_path / "moved", records(METHODS), model={**known, "name": "/models/toy-2"})
+    assert report([run, moved]).results.question["model"]["name"] == "toy"
+    other = saved(tmp_path / "other", records(METHODS), model={**known, "fingerprint": "g"})
+    with pytest.raises(Conflict, match="of one model"):
+        report([run, other])
+
+
 def test_texts_cut_to_another_length_are_not_put_together(tmp_path):
     def cut(name, **corpus):
         return saved(tmp_path / name, records(), corpus={"name": "toys.jsonl", "domain": "subset", **corpus})

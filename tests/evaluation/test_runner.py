@@ -16,7 +16,7 @@ from evaluation.cases import METHODS, PROTOCOL, TEXTS, known, lines, model, need
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
 from siftlm.evaluation import Measured, Protocol, Text, evaluate
-from siftlm.evaluation.folder import records_of
+from siftlm.evaluation.folder import question_of, records_of
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 
@@ -85,13 +85,27 @@ def test_the_settings_of_each_method_are_written_once(memory, tmp_path):
     assert "4" in settings["kernel"]
 
 
+def other_weights(name):
+    reader = Reader(name=name)
+    reader.fingerprint = "other"
+    return reader
+
+
+def test_a_model_is_told_by_its_weights_and_not_by_the_folder_it_is_in(memory, tmp_path):
+    folder = tmp_path / "models" / "reader"
+    run(memory, tmp_path / "run", "base", reader=Reader(name=str(folder)))
+    assert str(tmp_path) not in (tmp_path / "run/run.json").read_text(encoding="utf-8")
+    assert question_of(tmp_path / "run")["model"]["name"] == "reader"
+    assert run(memory, tmp_path / "run", "base", reader=Reader(name="moved")).done == 0
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"protocol": Protocol(n=4)}, r"protocol\.at=\[1, 2, 5\], and this one has \[1, 2, 4\]"),
         ({"protocol": Protocol("transductive", n=5)}, r"protocol\.name"),
         ({"protocol": Protocol(n=5, copies="exclude")}, r"protocol\.copies"),
-        ({"reader": Reader(name="another")}, r'model\.name="reader", and this one has "another"'),
+        ({"reader": other_weights("reader")}, r'model\.fingerprint="\w+", and this one has "other"'),
         ({"about": {"corpus": {"name": "b"}}}, r'corpus\.name="a", and this one has "b"'),
     ],
 )

@@ -57,6 +57,12 @@ def test_latex_escapes_what_latex_would_read():
     assert r"\begin{tabular}{lr}" in text
 
 
+def test_latex_takes_no_cell_for_the_argument_of_the_row_before():
+    text = tables.to_latex(made(("[a]|b", 1.0), ("*c", 2.0), ("d*", Mean(1, 0, 2))))
+    rows = text.split("\\midrule\n")[1].splitlines()
+    assert rows[:3] == [r"{}[a]\textbar{}b & +1.0 \\", r"{}*c & +2.0 \\", r"d* & +1.0 [0.0, +2.0] \\"]
+
+
 def test_html_is_safe_and_bold_where_it_is_best():
     text = tables.to_html(made(("<b>", 1.0), ("c", 2.0), best=((1, 1),)))
     assert "&lt;b&gt;" in text

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from siftlm.errors import Conflict, InvalidInput
+from siftlm.evaluation.identity import of_model
 from siftlm.evaluation.sound import is_record
 from siftlm.memory import disk
 
@@ -164,7 +165,7 @@ def _lines(raw: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _same(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    old, new = _flat(there), _flat(asked)
+    old, new = (_flat({**one, "model": of_model(one.get("model"))}) for one in (there, asked))
     # The version does not count: what it changed is seen in the settings.
     for name in sorted({*old, *new} - {"siftlm"} - (LATER - (old.keys() & new.keys()))):
         if old.get(name) != new.get(name):

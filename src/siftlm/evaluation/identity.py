@@ -29,13 +29,24 @@ def of_memory(memory: Searching) -> dict[str, Any]:
 
 
 def bare(name: str) -> str:
-    """An embedder's name without the folder that its model is in.
+    """The name of an embedder or of a model without the folder that it is in.
 
     >>> bare("lexical:/models/words"), bare("hashing"), bare("intfloat/e5-small-v2")
     ('lexical:words', 'hashing', 'intfloat/e5-small-v2')
     """
     kind, colon, model = name.rpartition(":")
     return f"{kind}{colon}{Path(model).name if Path(model).is_absolute() else model}"
+
+
+def of_model(model: Any) -> Any:
+    """What tells one from another: its weights, whatever it is called; the name where nothing is known of them.
+
+    >>> of_model({"name": "a", "fingerprint": "f"}) == of_model({"name": "b", "fingerprint": "f"})
+    True
+    """
+    if not isinstance(model, Mapping) or not model.get("fingerprint"):
+        return model
+    return {key: value for key, value in model.items() if key != "name"}
 
 
 def contents_of(memory: Searching) -> str | None:
@@ -55,7 +66,7 @@ def question(model: LocalModel, protocol: Protocol, about: Mapping[str, Any]) ->
     return {
         "siftlm": version("siftlm"),
         "model": {
-            "name": controller.name,
+            "name": bare(controller.name),
             "parameters": controller.parameters,
             "context": controller.context,
             "fingerprint": controller.fingerprint,

@@ -17,6 +17,7 @@ import numpy as np
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.evaluation.folder import question_of, records_of
+from siftlm.evaluation.identity import of_model
 from siftlm.evaluation.labels import BASE, INTERPOLATION, family, place_of, without_folder
 from siftlm.evaluation.measured import Measured
 from siftlm.evaluation.statistics import Draws, Figure, percent_of_base
@@ -115,7 +116,7 @@ def gather(paths: Sequence[str | os.PathLike[str]], methods: Sequence[str] | Non
     asked = [question_of(path) for path in paths]
     for path, question in zip(paths, asked, strict=True):
         for name in ("protocol", "model", "engine"):
-            if question.get(name) != asked[0].get(name):
+            if of_model(question.get(name)) != of_model(asked[0].get(name)):
                 raise Conflict(
                     f"{path}: has {name}={_short(question.get(name))}, and {paths[0]} has "
                     f"{_short(asked[0].get(name))}; one report is of one model and protocol"

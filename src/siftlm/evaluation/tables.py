@@ -149,7 +149,7 @@ def _digits(value: float) -> str:
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "λ": r"$\lambda$", "α": r"$\alpha$", "σ": r"$\sigma$",
-    "−": "$-$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}", "×": r"$\times$", "≤": r"$\le$",
+    "−": "$-$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "×": r"$\times$", "≤": r"$\le$",
 }  # fmt: skip
 
 
@@ -162,7 +162,9 @@ def to_latex(table: Table) -> str:
     ]  # fmt: skip
     for at, row in enumerate(table.written()):
         cells = (rf"\textbf{{{_latex(c)}}}" if (at, place) in bold else _latex(c) for place, c in enumerate(row))
-        lines.append(" & ".join(cells) + r" \\")
+        line = " & ".join(cells) + r" \\"
+        # After the end of a row these two would be read as its argument.
+        lines.append(f"{{}}{line}" if line.startswith(("[", "*")) else line)
     caption = _latex(f"{table.title}. {table.caption}")
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", rf"\label{{tab:{table.name}}}"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
