@@ -156,6 +156,41 @@ def test_all_are_added_or_none(asking, still, wrong):
     assert (len(still.memories["docs"]), still.memories["docs"].version) == (5, before)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"text": "a\0b"}, "text"), ({"text": "x", "id": "a\0"}, "id"), ({"text": "x", "meta": {"a\0": 1}}, "meta"),
+        ({"text": "x", "meta": {"a": ["\0"]}}, "meta"), ({"text": "x", "meta": {"a": {"b": [{"c": "\0"}]}}}, "meta"),
+    ],
+)  # fmt: skip
+def test_a_nul_is_said_to_be_one(asking, still, wrong, param):
+    error = told(asking.post(PATH, json={"documents": [{"text": "good"}, wrong]}), 400)
+    assert "NUL" in error["message"]
+    assert error["param"] == f"documents[1].{param}"
+    assert len(still.memories["docs"]) == 5
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "a/../b", "/", "//x/", "?a=b#c", "\\u0000", "語" * 1000])
+def test_every_id_that_is_taken_can_be_deleted(own, engine, name):
+    told(own.post(PATH, json={"documents": [{"text": f"known as {name}", "id": name}]}), 200)
+    # A client that writes the whole of it in hexadecimal digits cannot be misunderstood on the way.
+    gone = told(own.delete(f"{PATH}/" + "".join(f"%{byte:02X}" for byte in name.encode())), 200)
+    assert (gone["id"], gone["documents"]) == (name, 1)
+    assert len(engine.memories["docs"]) == 5
+
+
+def test_an_id_is_one_line(asking, still):
+    error = told(asking.post(PATH, json={"documents": [{"text": "x", "id": "t0\n"}]}), 400)
+    assert (error["param"], "line break" in error["message"]) == ("documents[0].id", True)
+    told(asking.delete(f"{PATH}/t0%0A"), 404)
+    assert len(still.memories["docs"]) == 5
+
+
+def test_an_id_is_no_longer_than_an_address(asking):
+    error = told(asking.post(PATH, json={"documents": [{"text": "x", "id": "x" * 1001}]}), 400)
+    assert (error["param"], "up to 1000 characters" in error["message"]) == ("documents[0].id", True)
+
+
 @pytest.mark.parametrize("body", [{}, {"documents": []}, {"documents": [{"text": "x"}] * 1001}, [], {"memory": "docs"}])
 def test_how_many_at_a_time(asking, body):
     told(asking.post(PATH, json=body), 400)

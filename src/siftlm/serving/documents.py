@@ -32,6 +32,8 @@ PATIENCE = 5.0
 QUEUE = 16
 """Changes that wait for one another in this process."""
 LARGEST = 2**63 - 1
+LONGEST = 1000
+"""Characters of an id: it has to fit into the address that deletes it."""
 
 _log = logging.getLogger("siftlm.serving")
 
@@ -41,11 +43,14 @@ DOCUMENT: Schema = {
     "required": ["text"],
     "properties": {
         "text": {**TEXT, "minLength": 1},
-        "id": {**TEXT, "title": "a string to find and delete it by; one is made up where none is given"},
+        "id": {
+            **TEXT, "maxLength": LONGEST,
+            "title": f"a string of up to {LONGEST} characters to find and delete it by; left out, one is made up",
+        },
         "meta": {"type": "object", "title": "an object of whatever a filter shall find it by"},
     },
     "additionalProperties": False,
-}
+}  # fmt: skip
 ADDING: Schema = {
     "type": "object",
     "required": ["documents"],
@@ -117,9 +122,13 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller]) -> APIRo
             "passages": added.passages, "duplicates": added.duplicates, "near_duplicates": added.near_duplicates,
         })  # fmt: skip
 
-    async def deleting(id: str, caller: Caller = who, memory: str | None = which) -> Response:  # noqa: A002
+    async def deleting(
+        request: Request, id: str, caller: Caller = who, memory: str | None = which,  # noqa: A002
+    ) -> Response:  # fmt: skip
         """Delete the documents of this id: no search that begins later finds them."""
         name, own = memory_of(memory, caller, "write")
+        if request.scope["path"].endswith("\n"):  # which is not of the id, as routes are read
+            raise Unknown("no document has an id with a line break", param="id", code="document_not_found")
         deleted = await turns.take(lambda: own.delete({"@id": id}, wait=PATIENCE))
         if not deleted.documents:
             raise Unknown(f"the memory {name!r} has no document {id!r:.80}", param="id", code="document_not_found")
@@ -143,11 +152,33 @@ def _document(at: int, given: Mapping[str, Any]) -> dict[str, Any]:
             raise BadRequest(f"documents[{at}].{name:.40} is no field of a document; there are {', '.join(known)}",
                              param=f"documents[{at}].{name:.40}")  # fmt: skip
     try:
-        return fields(given, DOCUMENT)
+        found = fields(given, DOCUMENT)
     except BadRequest as error:
         raise BadRequest(
             f"documents[{at}]: {error}", param=f"documents[{at}].{error.param}", code=error.code
         ) from error
+    for name, value in found.items():
+        if _has_nul(value):  # nothing could search for it, or delete by it
+            raise BadRequest(f"documents[{at}].{name} has a NUL (U+0000) in it, which no memory keeps: take it out",
+                             param=f"documents[{at}].{name}", code="invalid_value")  # fmt: skip
+    if "\n" in (found["id"] or ""):
+        raise BadRequest(f"documents[{at}].id has a line break in it, and must be one line to be deleted by",
+                         param=f"documents[{at}].id", code="invalid_value")  # fmt: skip
+    return found
+
+
+def _has_nul(value: Any) -> bool:
+    """Somewhere in it, however deep."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str) and "\0" in one:
+            return True
+        if isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, list):
+            left += one
+    return False
 
 
 def _listed(one: Listed) -> dict[str, Any]:

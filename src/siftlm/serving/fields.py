@@ -9,8 +9,8 @@ from typing import Any
 from siftlm.serving.refusals import BadRequest
 
 Schema = Mapping[str, Any]
-"""JSON Schema, of which this is understood: type, enum, minimum, exclusiveMinimum, maximum, minLength, items, minItems,
-maxItems, properties, required, anyOf, default; title is how a person would say it."""
+"""JSON Schema, of which this is understood: type, enum, minimum, exclusiveMinimum, maximum, minLength, maxLength,
+items, minItems, maxItems, properties, required, anyOf, default; title is how a person would say it."""
 TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,), "boolean": (bool,), "integer": (int, float), "number": (int, float), "array": (list,),
     "object": (dict,),
@@ -91,7 +91,7 @@ def _fits(value: Any, schema: Schema) -> bool:
         low, above, high = schema.get("minimum"), schema.get("exclusiveMinimum"), schema.get("maximum")
         return (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
     if kind == "string":
-        return bool(len(value) >= schema.get("minLength", 0))
+        return bool(schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", math.inf))
     if kind == "array":
         return bool(schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", math.inf))
     return True
