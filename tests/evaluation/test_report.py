@@ -308,6 +308,17 @@ def test_one_model_under_two_names_is_one(run, tmp_path):
         report([run, other])
 
 
+def test_one_text_a_domain_has_figures_without_intervals(tmp_path):
+    made = report([saved(tmp_path / "run", records(per_domain=1))])
+    writing.write(made, tmp_path / "out")
+    table = (tmp_path / "out/tables/differences.csv").read_text(encoding="utf-8")
+    assert ",,," in table.splitlines()[-1]
+    assert "\\[–\\]" in (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    for one in (tmp_path / "out").rglob("*.*"):
+        assert "nan" not in re.sub(r"[a-z]*[fg]inan[a-z]*", "", one.read_text(encoding="utf-8").lower()), one
+    assert all(one.verdict == "not told apart" for one in made.differences)
+
+
 def test_texts_cut_to_another_length_are_not_put_together(tmp_path):
     def cut(name, **corpus):
         return saved(tmp_path / name, records(), corpus={"name": "toys.jsonl", "domain": "subset", **corpus})

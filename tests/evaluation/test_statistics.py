@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,22 @@ def test_percent_of_base_is_what_a_plain_loop_gives(texts):
     assert weighted.value == pytest.approx((3 * shares[0] + shares[2]) / 4)
     bits, sizes = tuned[5:8] @ size[5:8], size[5:8].sum()
     assert of_domain(bits_per_byte(tuned, size), draws, "b").value == pytest.approx(bits / sizes)
+
+
+def test_a_single_text_has_no_interval(texts):
+    tuned, base, size = texts
+    figure = percent_of_base(tuned, base, size)
+    draws = Draws.of(["a", *"b" * 11])
+    one, two, whole = of_domain(figure, draws, "a"), of_domain(figure, draws, "b"), over_domains(figure, draws)
+    assert math.isfinite(one.value)
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
+    assert one.sign == 0
+    assert one.to_dict() == {"mean": round(one.value, 3), "interval": None}
+    assert two.low < two.value < two.high
+    assert whole.low < whole.value < whole.high
+    assert math.isnan(over_domains(figure, draws, {"a": 1.0}).low)
+    assert math.isnan(over_domains(figure, Draws.of([f"d{at}" for at in range(12)])).high)
 
 
 def test_the_resamples_are_what_a_plain_loop_gives(texts):

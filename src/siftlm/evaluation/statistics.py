@@ -17,15 +17,16 @@ ENDS = (0.025, 0.975)
 
 @dataclass(frozen=True)
 class Mean:
-    """A figure of several texts, with its 95 % interval by the bootstrap over texts."""
+    """A figure of several texts, with its 95 % interval by the bootstrap over texts; nan where that says nothing."""
 
     value: float
     low: float
     high: float
 
-    def to_dict(self) -> dict[str, float | list[float]]:
-        """Rounded: more digits would say nothing."""
-        return {"mean": round(self.value, 3), "interval": [round(self.low, 3), round(self.high, 3)]}
+    def to_dict(self) -> dict[str, float | list[float] | None]:
+        """Rounded: more digits would say nothing; None for what is no number."""
+        ends = [round(self.low, 3), round(self.high, 3)] if math.isfinite(self.low + self.high) else None
+        return {"mean": round(self.value, 3) if math.isfinite(self.value) else None, "interval": ends}
 
     @property
     def sign(self) -> int:
@@ -93,14 +94,22 @@ def bits_per_byte(tuned: FloatArray, size: FloatArray) -> Figure:
 
 
 def of_domain(figure: Figure, draws: Draws, domain: str) -> Mean:
-    """The figure on one domain."""
-    return _with_ends(float(figure(draws.places[domain])), figure(draws.drawn[domain]))
+    """The figure on one domain; without an interval if that has one text only, which no lot can vary."""
+    value = float(figure(draws.places[domain]))
+    if len(draws.places[domain]) == 1:
+        return Mean(value, math.nan, math.nan)
+    return _with_ends(value, figure(draws.drawn[domain]))
 
 
 def over_domains(figure: Figure, draws: Draws, weights: Mapping[str, float] | None = None) -> Mean:
-    """The mean of the figure over domains: each counts the same, or as ``weights`` say."""
+    """The mean of the figure over domains: each counts the same, or as ``weights`` say.
+
+    Without an interval where every domain has one text only.
+    """
     shares = _shares(draws.domains, weights)
     value = sum(share * float(figure(draws.places[name])) for name, share in shares.items())
+    if all(len(draws.places[name]) == 1 for name in shares):
+        return Mean(value, math.nan, math.nan)
     again = sum((share * figure(draws.drawn[name]) for name, share in shares.items()), np.zeros(1))
     return _with_ends(value, np.asarray(again))
 

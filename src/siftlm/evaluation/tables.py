@@ -78,7 +78,8 @@ def shown(cell: Cell, column: Column) -> str:
         column = replace(column, digits=next((d for d in range(column.digits, 4) if round(nearest, d)), 4))
     text = _number(value, column)
     if isinstance(cell, Mean) and column.interval and math.isfinite(value):
-        text += f" [{_number(cell.low, column)}, {_number(cell.high, column)}]"
+        known = math.isfinite(cell.low + cell.high)
+        text += f" [{_number(cell.low, column)}, {_number(cell.high, column)}]" if known else f" [{NOTHING}]"
     return text
 
 
@@ -149,7 +150,8 @@ def _digits(value: float) -> str:
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "λ": r"$\lambda$", "α": r"$\alpha$", "σ": r"$\sigma$",
-    "−": "$-$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "×": r"$\times$", "≤": r"$\le$",
+    "−": "$-$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}", "×": r"$\times$", "≤": r"$\le$",
+    "|": r"\textbar{}",
 }  # fmt: skip
 
 
