@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from serving.fake_engine import FakeEngine, client
-from siftlm.errors import InvalidInput
+from siftlm.errors import BadRecord, InvalidInput, NotAMemory
 from siftlm.memory import Memory, lock
 from siftlm.serving import documents
 from siftlm.serving.documents import routes
@@ -251,6 +251,16 @@ def test_a_damaged_memory_is_said_without_its_path(own, engine, caplog):
     assert error["code"] == "memory_fails"
     assert str(folder) not in error["message"]
     assert str(folder) in caplog.text
+
+
+@pytest.mark.parametrize("error", [NotAMemory, BadRecord])
+def test_errors_that_name_folders_are_not_passed_on(own, engine, monkeypatch, caplog, error):
+    for name in ("documents", "add", "delete"):
+        monkeypatch.setattr(Memory, name, lambda *_, **__: (_ for _ in ()).throw(error("/var/lib/secret: holds none")))
+    body = {"documents": [{"text": "new"}]}
+    for answer in (own.get(PATH), own.post(PATH, json=body), own.delete(f"{PATH}/t0")):
+        assert "secret" not in told(answer, 500)["message"]
+    assert "/var/lib/secret" in caplog.text
 
 
 def test_changes_take_turns_off_the_event_loop(own, engine, monkeypatch):

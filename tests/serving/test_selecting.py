@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from serving.fake_engine import FakeEngine, client
+from siftlm.errors import BadRecord, NotAMemory
 from siftlm.memory import Memory
 from siftlm.serving.selecting import routes
 
@@ -153,6 +154,16 @@ def test_what_is_wrong_is_said(ask, body, status, param):
     answer = ask(**body)
     assert answer.status_code == status, answer.json()
     assert answer.json()["error"].get("param") == param
+
+
+@pytest.mark.parametrize("error", [NotAMemory, BadRecord])
+def test_errors_that_name_folders_are_not_passed_on(ask, engine, monkeypatch, error):
+    monkeypatch.setattr(
+        engine.models["docs"], "select", lambda *_, **__: (_ for _ in ()).throw(error("/var/lib/secret: holds none"))
+    )
+    answer = ask()
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
 
 
 def test_only_who_may_read_a_memory_learns_what_is_in_it(engine):

@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from siftlm.errors import Damaged, InvalidInput, Locked, Unwritable
 from siftlm.memory import Listed, Memory
 from siftlm.serving.bodies import body_of
-from siftlm.serving.failures import answer
+from siftlm.serving.failures import INSIDE, answer
 from siftlm.serving.fields import Schema, fields
 from siftlm.serving.keys import Caller
 from siftlm.serving.modes import Modes
@@ -201,7 +201,7 @@ def _errors() -> Iterator[None]:
     except Locked as error:
         _log.warning("a change has to wait: %s", error)
         raise Occupied("another process writes to the memory; come back later") from error
-    except (Damaged, Unwritable) as error:
+    except (*INSIDE, Damaged, Unwritable) as error:
         _log.error("%s", error)
         raise Refused("the memory cannot be read or written; the server's log says why", code="memory_fails") from error
     except InvalidInput as error:

@@ -21,7 +21,7 @@ from siftlm.memory.asked import filter_of
 from siftlm.memory.snapshot import Snapshot
 from siftlm.serving.bodies import body_of
 from siftlm.serving.calling import called
-from siftlm.serving.failures import answer
+from siftlm.serving.failures import INSIDE, answer
 from siftlm.serving.fields import Schema, fields
 from siftlm.serving.jobs import Mode
 from siftlm.serving.keys import Caller
@@ -90,6 +90,8 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
             caller.needs(name, "read")
             work = partial(found_for, engine.models[name], prompt, mode.settings, near=given["plane"])
             found, near = await called(engine, work, request.receive, began + limits.seconds)
+        except INSIDE:
+            raise
         except InvalidInput as error:
             raise BadRequest(str(error), param="siftlm") from error
         said = {"object": "selection", "mode": mode.name, "memory": name, **described(found)}
