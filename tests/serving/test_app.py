@@ -285,3 +285,60 @@ def test_the_description(client):
             assert "422" not in operation["responses"]
             assert operation.get("description"), f"{method} {path} says nothing"
     assert "HTTPBearer" in str(TestClient(app_of(FakeEngine(), keys=Keys())).get("/openapi.json").json())
+
+
+# --- what a key may not know
+
+
+@pytest.mark.parametrize("key", ["docs", "none"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"model": f"{NAME}:sift-5@MEMORY", "prompt": "a"}),
+        ("/v1/completions", {"model": NAME, "prompt": "a", "siftlm": {"memory": "MEMORY", "n": 5}}),
+        ("/v1/completions", {"model": NAME, "prompt": "a", "siftlm": {"memory": "MEMORY", "method": "magic"}}),
+        ("/v1/completions", {"model": f"{NAME}:sift-5@MEMORY", "prompt": ""}),
+        ("/v1/chat/completions", {"model": f"{NAME}:auto@MEMORY", "messages": [{"role": "user", "content": "a"}]}),
+        ("/v1/select", {"input": "a", "siftlm": {"memory": "MEMORY"}}),
+        ("/v1/select", {"input": "a", "siftlm": {"memory": "MEMORY", "method": "magic"}}),
+        ("/v1/embeddings", {"model": NAME, "input": "a", "siftlm": {"memory": "MEMORY"}}),
+        ("/v1/embeddings", {"model": f"{NAME}:sift-5@MEMORY", "input": "a"}),
+        ("/v1/embeddings", {"model": NAME, "input": "a", "dimensions": 7, "siftlm": {"memory": "MEMORY"}}),
+        ("/v1/documents", {"documents": [{"text": "a"}], "memory": "MEMORY"}),
+        ("/v1/documents?memory=MEMORY", None),
+        (f"/v1/models/{NAME}:sift-5@MEMORY", None),
+    ],
+)
+def test_whether_there_is_such_a_memory_is_not_told(guarded, key, path, body):
+    """``wiki`` is there, ``else`` is not, and the keys have no right to either."""
+    seen, headers = [], {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    for memory in ("wiki", "else"):
+        method, content = "GET" if body is None else "POST", json.dumps(body).replace("MEMORY", memory)
+        answer = guarded.request(method, path.replace("MEMORY", memory), content=content, headers=headers)
+        seen.append((answer.status_code, answer.text.replace(memory, "?")))
+    assert seen[0] == seen[1]
+    assert seen[0][0] == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"model": f"{NAME}:sift-5", "prompt": "a"}),
+        ("/v1/select", {"input": "a"}),
+        ("/v1/embeddings", {"model": NAME, "input": "a"}),
+        ("/v1/embeddings", {"model": f"{NAME}:auto", "input": "a"}),
+        ("/v1/documents", {"documents": [{"text": "a"}]}),
+    ],
+)
+def test_what_the_default_memory_is_called_is_not_told(guarded, path, body):
+    answer = post(guarded, path, "none", **body)
+    assert answer.status_code == 403
+    assert "docs" not in answer.text
+    assert "the default memory" in answer.json()["error"]["message"]
+
+
+def test_an_embedder_is_that_of_a_memory_that_may_be_read(guarded, engine):
+    name = engine.memories["docs"].embedder.name
+    engine.memories = dict(reversed(engine.memories.items()))
+    assert post(guarded, "/v1/embeddings", "docs", model=name, input="a").status_code == 200
+    assert "docs" not in post(guarded, "/v1/embeddings", "none", model=name, input="a").text

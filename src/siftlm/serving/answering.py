@@ -15,6 +15,7 @@ from siftlm.serving.failures import encoded, refusal
 from siftlm.serving.jobs import Event, Read
 from siftlm.serving.keys import Caller
 from siftlm.serving.large import in_parts
+from siftlm.serving.modes import Needs
 from siftlm.serving.reading import Asked, Reader
 from siftlm.serving.replies import JSON, Replies
 from siftlm.serving.running import HungUp, Works, events
@@ -46,12 +47,9 @@ def routes(
         """Answer a conversation."""
         return await answered(request, caller, reader.chat)
 
-    async def answered(request: Request, caller: Caller, parse: Callable[[Any], Asked]) -> Response:
-        asked = await asyncio.to_thread(parse, await body_of(request))
-        mode = asked.jobs[0].mode
-        request.state.mode = mode.name
-        if mode.memory is not None:
-            caller.needs(mode.memory, "read")
+    async def answered(request: Request, caller: Caller, parse: Callable[[Any, Needs], Asked]) -> Response:
+        asked = await asyncio.to_thread(parse, await body_of(request), caller.reads)
+        request.state.mode = asked.jobs[0].mode.name
         read(sum(len(job.ids) for job in asked.jobs))
         told = events(engine, asked.jobs, request.receive)
         if asked.stream:

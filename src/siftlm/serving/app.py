@@ -121,12 +121,10 @@ def _models(modes: Modes, allowed: Any, context: int) -> APIRouter:
     async def model(model: str, caller: Caller = who) -> Response:
         """One of them."""
         try:
-            mode = modes.parse(model)
+            modes.parse(model, None, caller.reads)
         except InvalidInput as error:
             raise Unknown(f"the model {model!r:.80} does not exist: {error}", param="model",
                           code="model_not_found") from error  # fmt: skip
-        if mode.memory is not None:
-            caller.needs(mode.memory, "read")
         return answer(shown(model))
 
     router.add_api_route("/v1/models", models, methods=["GET"])

@@ -89,7 +89,7 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller]) -> APIRo
 
     def memory_of(name: str | None, caller: Caller, right: str) -> tuple[str, Memory]:
         found = name if name is not None else next(iter(modes.memories), "")
-        caller.needs(found, right)
+        caller.needs(found, right, named=name is not None)
         if found not in engine.memories:
             raise Unknown(f"there is no memory {found!r:.60}", param="memory", code="memory_not_found")
         return found, engine.memories[found]

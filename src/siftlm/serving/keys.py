@@ -57,10 +57,18 @@ class Caller:
         held = self.memories.get(memory, self.memories.get(ALL))
         return held is not None and RIGHTS.index(held) >= RIGHTS.index(right)
 
-    def needs(self, memory: str, right: str) -> None:
-        """Go on only if that is allowed. It does not tell whether there is such a memory."""
+    def needs(self, memory: str, right: str, *, named: bool = True) -> None:
+        """Go on only if that is allowed. It does not tell whether there is such a memory.
+
+        Nor what the default memory is called: where it is not ``named`` in the request, it is not in the answer.
+        """
         if not self.may(memory, right):
-            raise NotAllowed(f"the key {self.name!r} may not {right} the memory {memory!r:.60}", known=True)
+            which = f"the memory {memory!r:.60}" if named else "the default memory; name another one"
+            raise NotAllowed(f"the key {self.name!r} may not {right} {which}", known=True)
+
+    def reads(self, memory: str, named: bool) -> None:
+        """As `needs`; what `siftlm.serving.modes.Modes.parse` asks."""
+        self.needs(memory, "read", named=named)
 
 
 ANYBODY = Caller("anybody", {ALL: "write"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from siftlm.local import LocalModel
@@ -24,6 +24,8 @@ OPEN = frozenset({
     "n", "method", "noise", "k", "kernel", "use", "decide", "rate", "order", "passes", "adaptive", "until", "min_gain",
     "replacement", "per_document", "without_copies", "candidates", "where", "tokens", "seconds",
 })  # fmt: skip
+Needs = Callable[[str, bool], object]
+"""Raises where a memory, which the request names or not, is not to be read by whoever asks."""
 LIMITS = {"n": 200, "k": 5000, "passes": 5}
 
 
@@ -47,8 +49,13 @@ class Modes:
             found += [f"{self.name}:{mode}{at}" for mode in OFFERED]
         return found
 
-    def parse(self, model: str, extra: Mapping[str, Any] | None = None) -> Mode:
-        """What a request asks for, by the name of its model and by its field ``siftlm``, which wins."""
+    def parse(
+        self, model: str, extra: Mapping[str, Any] | None = None, needs: Needs = lambda *_: None
+    ) -> Mode:  # fmt: skip
+        """What a request asks for, by the name of its model and by its field ``siftlm``, which wins.
+
+        ``needs`` is asked before anything is said that would tell whether there is such a memory.
+        """
         base, _, rest = model.partition(":")
         if base.rpartition("/")[2] != self.name:
             known = ", ".join(self.names()[:4])
@@ -57,7 +64,8 @@ class Modes:
         way, _, memory = rest.partition("@")
         settings = self._of_name(model, way)
         given = dict(extra or {})
-        memory = given.pop("memory", None) or memory or (self.memories[0] if self.memories else "")
+        named = given.pop("memory", None) or memory
+        memory = named or (self.memories[0] if self.memories else "")
         for name, value in given.items():
             settings[name] = self._checked(name, value)
         if given and "method" not in settings and "use" not in settings:
@@ -70,6 +78,7 @@ class Modes:
                     f"the model {self.name}:sift-50, or give siftlm.method", param="siftlm",
                 )  # fmt: skip
             return Mode(BASE, None, {})
+        needs(memory, bool(named))
         if memory not in self._models:
             raise Unknown(f"there is no memory {memory!r:.60}", param="siftlm.memory", code="memory_not_found")
         if method == CONTEXT:

@@ -17,7 +17,7 @@ from siftlm.serving.chat import Conversation, conversation
 from siftlm.serving.fields import fields
 from siftlm.serving.jobs import Job, Mode, Sampling
 from siftlm.serving.limits import Limits
-from siftlm.serving.modes import Modes
+from siftlm.serving.modes import Modes, Needs
 from siftlm.serving.refusals import BadRequest
 from siftlm.serving.schemas import CHAT, COMPLETION, NEUTRAL
 
@@ -66,18 +66,18 @@ class Reader:
         self._model = controller.model
         self._modes, self._limits = modes, limits
 
-    def completion(self, body: Any) -> Asked:
-        """Of ``/v1/completions``."""
+    def completion(self, body: Any, needs: Needs = lambda *_: None) -> Asked:
+        """Of ``/v1/completions``; ``needs``: see `Modes.parse`."""
         given = fields(body, COMPLETION)
         _refuse_unsupported(given)
         if given["best_of"] not in {None, given["n"]}:
             raise BadRequest("best_of is not supported; ask for n choices, and choose", param="best_of",
                              code="unsupported_parameter")  # fmt: skip
         prompts = self._prompts(given["prompt"])
-        return self._asked(given, prompts, given["max_tokens"], given["logprobs"], echo=bool(given["echo"]))
+        return self._asked(given, prompts, given["max_tokens"], given["logprobs"], needs, echo=bool(given["echo"]))
 
-    def chat(self, body: Any) -> Asked:
-        """Of ``/v1/chat/completions``."""
+    def chat(self, body: Any, needs: Needs = lambda *_: None) -> Asked:
+        """Of ``/v1/chat/completions``; ``needs``: see `Modes.parse`."""
         given = fields(body, CHAT)
         _refuse_unsupported(given)
         if given["top_logprobs"] is not None and not given["logprobs"]:
@@ -89,7 +89,8 @@ class Reader:
         if most is None:  # as much as there is room for
             room = self._limits.entries // (given["n"] * _told_of_each(top))
             most = max(1, min(self.context - len(read.ids), room))
-        return self._asked(given, [Prompt(read.ids, read.learn_for)], most, top, stops=read.stops, chat=True)
+        return self._asked(given, [Prompt(read.ids, read.learn_for)], most, top, needs, stops=read.stops,
+                           chat=True)  # fmt: skip
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
         """A conversation as the model reads it."""
@@ -151,6 +152,7 @@ class Reader:
         prompts: Sequence[Prompt],
         most: int,
         top: int | None,
+        needs: Needs,
         *,
         stops: tuple[str, ...] = (),
         echo: bool = False,
@@ -162,7 +164,7 @@ class Reader:
             raise BadRequest(f"n must be a whole number from 1 to {self._limits.choices}, got {given['n']}", param="n")
         self._check_answer(sum(most + len(one.ids) * echo for one in prompts), given["n"], top, chat)
         ours = given["siftlm"] or {}
-        mode = self._mode(given["model"], ours)
+        mode = self._mode(given["model"], ours, needs)
         deadline = time.monotonic() + self._limits.seconds
         jobs = []
         for prompt in prompts:
@@ -180,11 +182,10 @@ class Reader:
         return Asked(given["model"], tuple(jobs), chat, stream, bool(options.get("include_usage")),
                      frozenset(ours.get("return") or ()), bool(ours.get("events")))  # fmt: skip
 
-    def _mode(self, model: str, ours: Mapping[str, Any]) -> Mode:
+    def _mode(self, model: str, ours: Mapping[str, Any], needs: Needs) -> Mode:
+        settings = {name: value for name, value in ours.items() if name not in OURS and value is not None}
         try:
-            return self._modes.parse(
-                model, {name: value for name, value in ours.items() if name not in OURS and value is not None}
-            )
+            return self._modes.parse(model, settings, needs)
         except InvalidInput as error:
             raise BadRequest(str(error), param="siftlm" if ours else "model", code="invalid_value") from error
         except (TypeError, ValueError, OverflowError, KeyError, AttributeError) as error:

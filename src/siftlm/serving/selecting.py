@@ -26,7 +26,7 @@ from siftlm.serving.fields import Schema, fields
 from siftlm.serving.jobs import Mode
 from siftlm.serving.keys import Caller
 from siftlm.serving.limits import Limits
-from siftlm.serving.modes import BASE, Modes
+from siftlm.serving.modes import BASE, Modes, Needs
 from siftlm.serving.plane import plane
 from siftlm.serving.refusals import BadRequest
 from siftlm.serving.running import Works
@@ -84,10 +84,9 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
         if not prompt.strip():
             raise BadRequest("input is empty: give the prompt to select for", param="input")
         try:
-            mode = _mode(modes, given["model"] or modes.name, given["siftlm"] or {})
+            mode = _mode(modes, given["model"] or modes.name, given["siftlm"] or {}, caller.reads)
             name = mode.memory or ""
             request.state.mode = mode.name
-            caller.needs(name, "read")
             work = partial(found_for, engine.models[name], prompt, mode.settings, near=given["plane"])
             found, near = await called(engine, work, request.receive, began + limits.seconds)
         except INSIDE:
@@ -104,12 +103,12 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
     return router
 
 
-def _mode(modes: Modes, model: str, settings: Mapping[str, Any]) -> Mode:
+def _mode(modes: Modes, model: str, settings: Mapping[str, Any], needs: Needs) -> Mode:
     if settings.get("method") == BASE:
         raise BadRequest("the base model learns from nothing, so there is nothing to select", param="siftlm.method")
     if model.partition(":")[2].partition("@")[0] in ("", BASE) and "method" not in settings:
         settings = {"method": METHOD, "n": N, **settings}
-    return modes.parse(model, settings)
+    return modes.parse(model, settings, needs)
 
 
 def found_for(model: Any, prompt: str, settings: Mapping[str, Any], *, near: bool) -> tuple[Found, Near | None]:

@@ -40,8 +40,7 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
         texts = [given["input"]] if isinstance(given["input"], str) else given["input"]
         if len(texts) > limits.inputs:
             raise BadRequest(f"input must be up to {limits.inputs} texts, got {len(texts)}", param="input")
-        name = _memory(engine, modes, given["model"], (given["siftlm"] or {}).get("memory"))
-        caller.needs(name, "read")
+        name = _memory(engine, modes, given["model"], (given["siftlm"] or {}).get("memory"), caller)
         embedder = engine.memories[name].embedder
         if given["dimensions"] not in {None, embedder.width}:
             raise BadRequest(f"the vectors of {embedder.name} have {embedder.width} dimensions", param="dimensions")
@@ -62,16 +61,19 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
     return router
 
 
-def _memory(engine: Works, modes: Modes, model: str, asked: str | None) -> str:
+def _memory(engine: Works, modes: Modes, model: str, asked: str | None, caller: Caller) -> str:
     """Whose embedder it is: that of the memory that is named, of the model's, or of the embedder's own name."""
-    if asked is not None:
-        found: str | None = asked
-    else:
-        found = next((name for name in modes.memories if engine.memories[name].embedder.name == model), None)
-        if found is None:
-            found = modes.parse(model).memory or next(iter(modes.memories), None)
-    if found not in engine.memories or found is None:
-        raise Unknown(f"there is no memory {found or ''!r:.60}", param="siftlm.memory", code="memory_not_found")
+    if asked is None:
+        made_by = [name for name in modes.memories if engine.memories[name].embedder.name == model]
+        asked = next((name for name in made_by if caller.may(name, "read")), None)
+        if asked is None and made_by:
+            caller.reads(made_by[0], False)
+    if asked is None:
+        asked = modes.parse(model, None, caller.reads).memory
+    found = next(iter(modes.memories), "") if asked is None else asked
+    caller.reads(found, asked is not None)
+    if found not in engine.memories:
+        raise Unknown(f"there is no memory {found!r:.60}", param="siftlm.memory", code="memory_not_found")
     return found
 
 
