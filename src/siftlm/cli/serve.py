@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from siftlm.cli import local, settings
@@ -27,7 +29,7 @@ Any OpenAI client works with the base URL http://HOST:PORT/v1. The name of the m
   NAME:context-10      not: ten texts are put before the prompt
   NAME:auto            from as many as are worth it
   NAME:sift-50@wiki    from another memory
-Tuning is done by adapters (LoRA), for all requests share the model's weights.
+Tuning is done by adapters (LoRA), for all requests share the model's weights: --engine auto is --engine lora here.
 A bigger model may be served by vLLM: this server then tunes, and hands the adapters over. vLLM has to be started so:
   VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --port 8001 --enable-lora --max-lora-rank 16 \\
       --max-loras 8 --max-cpu-loras 32
@@ -53,24 +55,26 @@ def add(commands: Any) -> None:
     where = parser.add_argument_group("where")
     where.add_argument("--host", default="127.0.0.1", metavar="H",
                        help="address to listen at (default: 127.0.0.1, this machine alone)")  # fmt: skip
-    where.add_argument("--port", type=int, default=8000, metavar="P", help="(default: 8000; 0 takes a free one)")
+    where.add_argument(
+        "--port", type=_whole(0, 65535), default=8000, metavar="P", help="(default: 8000; 0 takes a free one)"
+    )
     where.add_argument("--keys", metavar="FILE",
                        help="who may ask: see siftlm keys; required where others can reach the host")  # fmt: skip
     where.add_argument("--open", action="store_true", help="let anybody who reaches the host ask, without a key")
     room = parser.add_argument_group("how much")
-    room.add_argument("--slots", type=int, default=8, metavar="N", help="prompts that learn at once (default: 8)")
-    room.add_argument("--queue", type=int, default=64, metavar="N",
+    room.add_argument("--slots", type=_whole(1), default=8, metavar="N", help="prompts that learn at once (default: 8)")
+    room.add_argument("--queue", type=_whole(1), default=64, metavar="N",
                       help="requests that may wait; one more is told to come again (default: 64)")  # fmt: skip
-    room.add_argument("--cache", type=int, default=256, metavar="MIB",
+    room.add_argument("--cache", type=_whole(0), default=256, metavar="MIB",
                       help="for adapters of requests that may come again (default: 256)")  # fmt: skip
-    room.add_argument("--seconds", type=float, default=300.0, metavar="S",
+    room.add_argument("--seconds", type=_seconds(above=True), default=300.0, metavar="S",
                       help="give up on a request after so long (default: 300)")  # fmt: skip
-    room.add_argument("--grace", type=float, default=30.0, metavar="S",
+    room.add_argument("--grace", type=_seconds(), default=30.0, metavar="S",
                       help="at the end, time for what was accepted (default: 30)")  # fmt: skip
     other = parser.add_argument_group("another server speaks")
     other.add_argument("--vllm", metavar="URL", help="a vLLM that serves the same model: see below")
     other.add_argument("--vllm-folder", metavar="DIR", help="where adapters are handed over; vLLM must see it too")
-    other.add_argument("--vllm-adapters", type=int, default=32, metavar="N",
+    other.add_argument("--vllm-adapters", type=_whole(1), default=32, metavar="N",
                        help="adapters that it keeps at once, its --max-cpu-loras (default: 32)")  # fmt: skip
     how = parser.add_argument_group("how to learn, unless a request says otherwise")
     how.add_argument("-n", type=int, metavar="N", help="texts (default: by the calibration, else 50)")
@@ -109,7 +113,7 @@ def opened(arguments: argparse.Namespace) -> dict[str, Memory]:
     from siftlm.errors import Conflict
     from siftlm.memory import Memory
 
-    if arguments.engine not in (None, "lora"):
+    if arguments.engine == "full":
         raise Conflict("--engine full: requests share the model's weights, so a server tunes adapters: --engine lora")
     found: dict[str, Memory] = {}
     for given in arguments.memories:
@@ -121,6 +125,34 @@ def opened(arguments: argparse.Namespace) -> dict[str, Memory]:
             raise Conflict(f"--memory {given}: another one is called {name!r} already; say --memory NAME={folder}")
         found[name] = memory
     return found
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A whole number; for argparse."""
+
+    def read(given: str) -> int:
+        found = int(given) if re.fullmatch(r"-?[0-9]{1,12}", given) else None
+        if found is None or found < least or (most is not None and found > most):
+            raise argparse.ArgumentTypeError(f"{given!r:.40} is no whole number from {least} "
+                                             + ("on" if most is None else f"to {most}"))  # fmt: skip
+        return found
+
+    return read
+
+
+def _seconds(*, above: bool = False) -> Callable[[str], float]:
+    """A finite number, not negative; for argparse."""
+
+    def read(given: str) -> float:
+        try:
+            found = float(given)
+        except ValueError:
+            found = math.nan
+        if not (found > 0 if above else found >= 0) or math.isinf(found):
+            raise argparse.ArgumentTypeError(f"{given!r:.40} is no number {'above 0' if above else 'from 0 on'}")
+        return found
+
+    return read
 
 
 def said(line: str) -> None:

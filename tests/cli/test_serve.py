@@ -1,0 +1,68 @@
+"""`siftlm serve`: what is wrong with the command line is said at once, in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from siftlm.cli import main, parser
+from siftlm.memory import Memory
+
+
+@pytest.fixture
+def memory(tmp_path):
+    Memory.create(tmp_path / "docs").close()
+    return str(tmp_path / "docs")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What a server would be opened with; none is."""
+    seen = []
+    monkeypatch.setattr("siftlm.serving.host.serve", lambda *args, **how: seen.append(how))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--grace nan", "'nan' is no number from 0 on"), ("--grace -1", "'-1' is no number from 0 on"),
+        ("--grace inf", "'inf' is no number"), ("--seconds -1", "'-1' is no number above 0"),
+        ("--seconds nan", "'nan' is no number above 0"), ("--seconds 0", "'0' is no number above 0"),
+        ("--seconds 1e999", "'1e999' is no number above 0"), ("--cache -1", "'-1' is no whole number from 0 on"),
+        ("--slots 0", "'0' is no whole number from 1 on"), ("--slots 1.5", "'1.5' is no whole number"),
+        ("--queue 0", "'0' is no whole number from 1 on"), ("--vllm-adapters 0", "'0' is no whole number from 1 on"),
+        ("--port -1", "'-1' is no whole number from 0 to 65535"), ("--port 65536", "from 0 to 65535"),
+    ],
+)  # fmt: skip
+def test_a_number_that_makes_no_sense_is_one_line(opened, memory, words, said, capsys):
+    flag, value = words.split()
+    assert main(["serve", "--memory", memory, f"{flag}={value}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert flag in error
+    assert said in error
+    assert not opened
+
+
+def test_a_number_that_makes_sense_is_taken(opened, memory):
+    words = ["--port=0", "--slots=1", "--queue=1", "--cache=0", "--seconds=0.5", "--grace=0", "--vllm-adapters=1"]
+    assert main(["serve", "--memory", memory, *words]) == 0
+    [how] = opened
+    assert [how[name] for name in ("port", "slots", "queue", "cache", "seconds", "grace")] == [0, 1, 1, 0, 0.5, 0]
+
+
+@pytest.mark.parametrize("engine", [None, "auto", "lora"])
+def test_a_server_tunes_adapters(opened, memory, engine):
+    assert main(["serve", "--memory", memory, *([] if engine is None else ["--engine", engine])]) == 0
+    assert opened[0]["engine"] == "lora"
+
+
+def test_it_cannot_tune_all_weights(opened, memory, capsys):
+    assert main(["serve", "--memory", memory, "--engine", "full"]) == 1
+    assert "--engine lora" in capsys.readouterr().err
+    assert not opened
+
+
+def test_the_help_says_what_auto_is():
+    commands = next(one for one in parser()._actions if one.choices)
+    assert "--engine auto is --engine lora" in commands.choices["serve"].format_help()
