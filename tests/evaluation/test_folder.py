@@ -16,6 +16,7 @@ import pytest
 from siftlm.errors import Conflict, InvalidInput, Unwritable
 from siftlm.evaluation.folder import RunFolder, question_of, records_of
 from siftlm.evaluation.sound import is_record
+from siftlm.evaluation.writing import put
 
 QUESTION = {"model": {"name": "tiny"}, "protocol": {"name": "split", "n": 5}}
 
@@ -226,8 +227,12 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line(tmp_path):
 
 def test_a_place_that_cannot_be_written_to_is_said(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(Unwritable, match="file"):
+    with pytest.raises(Unwritable, match="is a file, and a run is a folder"):
         RunFolder.begin(tmp_path / "file", QUESTION)
+    with pytest.raises(Unwritable, match="file"):
+        RunFolder.begin(tmp_path / "file" / "run", QUESTION)
+    with pytest.raises(Unwritable, match="is a file, and a report is a folder"):
+        put({"report.md": ""}, tmp_path / "file")
 
 
 CLAIM = """

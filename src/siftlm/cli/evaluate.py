@@ -21,9 +21,10 @@ examples:
   siftlm eval --memory sample-memory --test sample --methods base,nn,sift --out runs/sample
   siftlm report runs/a                                                                tables and figures of it
 
-Every result is a line in OUT/records.jsonl the moment it is known. Ctrl-C, kill -9 or a power cut loses at most the one
-that was being computed: the same command goes on. Several processes with the same --out share the work; methods and
-texts may be added to a run later. Its question (model, memory, corpus, protocol) must stay the same.
+Every result is a line in OUT/records.jsonl the moment it is known. Ctrl-C, kill -9 or a power cut loses at most what
+was being computed (one result; with --engine lora one method's results of 16 texts): the same command goes on. Several
+processes with the same --out share the work; methods and texts may be added to a run later. Its question (model,
+memory, corpus, protocol) must stay the same.
 
 Protocols, written on every table, and not to be compared with one another:
   split         the first half of a text is the prompt, the second half is scored (default)

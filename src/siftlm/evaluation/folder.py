@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from siftlm.errors import Conflict, InvalidInput
+from siftlm.errors import Conflict, InvalidInput, Unwritable
 from siftlm.evaluation.identity import of_model
 from siftlm.evaluation.sound import is_record
 from siftlm.memory import disk
@@ -46,6 +46,8 @@ class RunFolder:
         """The methods whose settings some record has."""
         self._look: Callable[[Mapping[str, Any]], None] | None = None
         self._read_to = 0
+        if path.exists() and not path.is_dir():
+            raise Unwritable(f"{path}: is a file, and a run is a folder; give --out another name")
         with disk.refusals_named(path):
             path.mkdir(parents=True, exist_ok=True)
             # One file for all locks of this process: closing any other of the same name would lose them.

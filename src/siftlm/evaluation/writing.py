@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from siftlm.errors import Unwritable
 from siftlm.evaluation import pages, tables
 from siftlm.evaluation.comparison import BETTER, WORSE
 from siftlm.evaluation.figures import Chart, Line
@@ -49,6 +50,8 @@ def write(report: Report, into: str | os.PathLike[str]) -> list[Path]:
 
 def put(files: Mapping[str, str], folder: Path) -> list[Path]:
     """Write files below a folder. They can be made again, so nothing is done to make them outlast a power cut."""
+    if folder.exists() and not folder.is_dir():
+        raise Unwritable(f"{folder}: is a file, and a report is a folder; give --out another name")
     with disk.refusals_named(folder):
         for name, content in files.items():
             path = folder / name
