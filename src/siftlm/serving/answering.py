@@ -48,7 +48,7 @@ def routes(
         return await answered(request, caller, reader.chat)
 
     async def answered(request: Request, caller: Caller, parse: Callable[[Any, Needs], Asked]) -> Response:
-        asked = await asyncio.to_thread(parse, await body_of(request), caller.reads)
+        asked = await body_of(request, lambda body: parse(body, caller.reads), slow=True)
         request.state.mode = asked.jobs[0].mode.name
         read(sum(len(job.ids) for job in asked.jobs))
         told = events(engine, asked.jobs, request.receive)

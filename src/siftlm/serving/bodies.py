@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from siftlm.serving.refusals import BadRequest
 
 if TYPE_CHECKING:
     from fastapi import Request
 
+Made = TypeVar("Made")
+
+LARGE = 100_000
+"""Bytes; what is larger is read in a thread, and others are answered meanwhile."""
 HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -21,15 +27,19 @@ class WrongKind(BadRequest):
     code = "unsupported_media_type"
 
 
-async def body_of(request: Request) -> Any:
-    """The body of a request, or an error that says what is wrong with it.
+async def body_of(request: Request, read: Callable[[Any], Made], *, slow: bool = False) -> Made:
+    """What is read from the body of a request, or an error that says what is wrong with it.
 
+    ``slow``: the reading itself takes a while, however short the body is.
     Only ``application/json`` is read: a page of another site can make a browser send anything else without asking.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise WrongKind("the header Content-Type must be application/json")
-    return parsed(await request.body())
+    body = await request.body()
+    if slow or len(body) > LARGE:
+        return await asyncio.to_thread(lambda: read(parsed(body)))
+    return read(parsed(body))
 
 
 def parsed(body: bytes) -> Any:

@@ -111,9 +111,8 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller]) -> APIRo
 
     async def adding(request: Request, caller: Caller = who) -> Response:
         """Add all of them, or none."""
-        given = fields(await body_of(request), ADDING)
-        name, own = memory_of(given["memory"], caller, "write")
-        new = [_document(at, one) for at, one in enumerate(given["documents"])]
+        memory, new = await body_of(request, _added)
+        name, own = memory_of(memory, caller, "write")
         ids = [f"doc-{secrets.token_hex(12)}" if one["id"] is None else one["id"] for one in new]
         texts, metas = [one["text"] for one in new], [one["meta"] or {} for one in new]
         added = await turns.take(lambda: own.add(texts, metas, ids=ids, wait=PATIENCE))
@@ -143,6 +142,12 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller]) -> APIRo
     # Ids are the callers' own, and may well be paths.
     router.add_api_route(f"{path}/{{id:path}}", deleting, methods=["DELETE"])
     return router
+
+
+def _added(body: Any) -> tuple[str | None, list[dict[str, Any]]]:
+    """(name of a memory, documents)."""
+    given = fields(body, ADDING)
+    return given["memory"], [_document(at, one) for at, one in enumerate(given["documents"])]
 
 
 def _document(at: int, given: Mapping[str, Any]) -> dict[str, Any]:

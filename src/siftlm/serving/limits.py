@@ -19,6 +19,14 @@ class Limits:
     """For each prompt."""
     inputs: int = 2048
     """Texts to be embedded."""
+    messages: int = 4096
+    """Of a conversation."""
+    text: int = 2**20
+    """Characters of one text that is embedded, learned for, selected for or split into tokens."""
+    texts: int = 2**22
+    """Characters of all texts to be embedded."""
+    ids: int = 2**18
+    """Tokens to be spelled."""
     stops: int = 16
     """Stop texts. OpenAI takes 4; tasks of lm-evaluation-harness bring more."""
     entries: int = 2_000_000

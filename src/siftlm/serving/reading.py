@@ -20,6 +20,7 @@ from siftlm.serving.limits import Limits
 from siftlm.serving.modes import Modes, Needs
 from siftlm.serving.refusals import BadRequest
 from siftlm.serving.schemas import CHAT, COMPLETION, NEUTRAL
+from siftlm.serving.sizes import check_items, check_texts
 
 # Fields of ``siftlm`` that are about the answer; all others are settings of the model.
 OURS = ("prompt", "return", "events")
@@ -64,10 +65,12 @@ class Reader:
         self.tokenizer, self.context = copy.deepcopy(controller.tokenizer), controller.context
         plain(self.tokenizer, "a text")
         self._model = controller.model
-        self._modes, self._limits = modes, limits
+        self._modes, self.limits = modes, limits
 
     def completion(self, body: Any, needs: Needs = lambda *_: None) -> Asked:
         """Of ``/v1/completions``; ``needs``: see `Modes.parse`."""
+        check_items(body, "stop", self.limits.stops, "texts")
+        self._check_prompts(body)
         given = fields(body, COMPLETION)
         _refuse_unsupported(given)
         if given["best_of"] not in {None, given["n"]}:
@@ -78,6 +81,8 @@ class Reader:
 
     def chat(self, body: Any, needs: Needs = lambda *_: None) -> Asked:
         """Of ``/v1/chat/completions``; ``needs``: see `Modes.parse`."""
+        check_items(body, "messages", self.limits.messages, "messages")
+        check_items(body, "stop", self.limits.stops, "texts")
         given = fields(body, CHAT)
         _refuse_unsupported(given)
         if given["top_logprobs"] is not None and not given["logprobs"]:
@@ -87,7 +92,7 @@ class Reader:
         if most is None:
             most = given["max_tokens"]
         if most is None:  # as much as there is room for
-            room = self._limits.entries // (given["n"] * _told_of_each(top))
+            room = self.limits.entries // (given["n"] * _told_of_each(top))
             most = max(1, min(self.context - len(read.ids), room))
         return self._asked(given, [Prompt(read.ids, read.learn_for)], most, top, needs, stops=read.stops,
                            chat=True)  # fmt: skip
@@ -122,11 +127,20 @@ class Reader:
 
     # --- inside
 
+    def _check_prompts(self, body: Any) -> None:
+        """How many there are, and how many tokens, before each of them is looked at."""
+        prompt = body.get("prompt") if isinstance(body, dict) else None
+        if not isinstance(prompt, list) or not prompt:
+            return
+        if isinstance(prompt[0], int):
+            self._check_room(len(prompt), 0, chat=False)
+            return
+        check_items(body, "prompt", self.limits.prompts, "prompts")
+        self._check_room(max(len(one) if isinstance(one, list) else 0 for one in prompt), 0, chat=False)
+
     def _prompts(self, given: Any) -> list[Prompt]:
         several = isinstance(given, list) and not isinstance(given[0], int)
         prompts = given if several else [given]
-        if len(prompts) > self._limits.prompts:
-            raise BadRequest(f"prompt must be up to {self._limits.prompts} prompts, got {len(prompts)}", param="prompt")
         return [
             self._prompt(one, f"prompt[{at}]" if several else "prompt") for at, one in enumerate(prompts)
         ]  # fmt: skip
@@ -160,16 +174,16 @@ class Reader:
     ) -> Asked:
         for prompt in prompts:
             self._check_room(len(prompt.ids), most, chat)
-        if given["n"] > self._limits.choices:
-            raise BadRequest(f"n must be a whole number from 1 to {self._limits.choices}, got {given['n']}", param="n")
+        if given["n"] > self.limits.choices:
+            raise BadRequest(f"n must be a whole number from 1 to {self.limits.choices}, got {given['n']}", param="n")
         self._check_answer(sum(most + len(one.ids) * echo for one in prompts), given["n"], top, chat)
         ours = given["siftlm"] or {}
+        check_texts("siftlm.prompt", [ours.get("prompt") or ""], self.limits)
         mode = self._mode(given["model"], ours, needs)
-        deadline = time.monotonic() + self._limits.seconds
+        deadline = time.monotonic() + self.limits.seconds
         jobs = []
         for prompt in prompts:
-            learn_for = ours.get("prompt")
-            learn_for = prompt.learn_for if learn_for is None else learn_for
+            learn_for = prompt.learn_for if ours.get("prompt") is None else ours["prompt"]
             if mode.memory is not None and not learn_for.strip():
                 raise BadRequest("the prompt is empty, so there is nothing to learn for; siftlm.prompt may say what "
                                  "else to learn for", param="messages" if chat else "prompt")  # fmt: skip
@@ -192,10 +206,7 @@ class Reader:
             raise BadRequest("a setting in siftlm has a value of the wrong kind", param="siftlm") from error
 
     def _stops(self, given: Any) -> tuple[str, ...]:
-        stops = (given,) if isinstance(given, str) else tuple(given or ())
-        if len(stops) > self._limits.stops:
-            raise BadRequest(f"stop must be up to {self._limits.stops} texts, got {len(stops)}", param="stop")
-        return stops
+        return (given,) if isinstance(given, str) else tuple(given or ())
 
     @cached_property
     def _longest(self) -> int:
@@ -230,10 +241,10 @@ class Reader:
 
     def _check_answer(self, tokens: int, choices: int, top: int | None, chat: bool) -> None:
         entries = tokens * choices * _told_of_each(top)
-        if entries > self._limits.entries:
+        if entries > self.limits.entries:
             raise BadRequest(
                 f"the answer could have {entries} entries ({tokens} tokens × n {choices} × "
-                f"{'top_' if chat else ''}logprobs + 1 = {_told_of_each(top)}), and up to {self._limits.entries} are "
+                f"{'top_' if chat else ''}logprobs + 1 = {_told_of_each(top)}), and up to {self.limits.entries} are "
                 "said to one request: ask for fewer prompts, tokens, choices or logprobs",
                 param="messages" if chat else "prompt", code="answer_too_large",
             )  # fmt: skip

@@ -21,16 +21,18 @@ from siftlm.memory.asked import filter_of
 from siftlm.memory.snapshot import Snapshot
 from siftlm.serving.bodies import body_of
 from siftlm.serving.calling import called
-from siftlm.serving.failures import INSIDE, answer
+from siftlm.serving.failures import INSIDE
 from siftlm.serving.fields import Schema, fields
 from siftlm.serving.jobs import Mode
 from siftlm.serving.keys import Caller
+from siftlm.serving.large import in_parts
 from siftlm.serving.limits import Limits
 from siftlm.serving.modes import BASE, Modes, Needs
 from siftlm.serving.plane import plane
 from siftlm.serving.refusals import BadRequest
 from siftlm.serving.running import Works
 from siftlm.serving.schemas import MODEL, SWITCH, TEXT, shown
+from siftlm.serving.sizes import check_texts
 from siftlm.types import IntArray, Vectors
 
 LIMITS = Limits()
@@ -79,10 +81,8 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
     async def select(request: Request, caller: Caller = who) -> Response:
         """What the model would learn from for this prompt, why, and how sure it is after each text."""
         began = time.monotonic()
-        given = fields(await body_of(request), SELECT)
+        given = await body_of(request, partial(_read, limits))
         prompt = given["input"]
-        if not prompt.strip():
-            raise BadRequest("input is empty: give the prompt to select for", param="input")
         try:
             mode = _mode(modes, given["model"] or modes.name, given["siftlm"] or {}, caller.reads)
             name = mode.memory or ""
@@ -97,10 +97,18 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
         if near is not None:
             said["plane"] = await asyncio.to_thread(drawn, found, near)
         said["seconds"] = {**found.seconds, "whole": time.monotonic() - began}
-        return answer(said)
+        return Response(await asyncio.to_thread(in_parts, said), media_type="application/json")
 
     router.add_api_route("/v1/select", select, methods=["POST"], openapi_extra={"requestBody": shown(SELECT)})
     return router
+
+
+def _read(limits: Limits, body: Any) -> dict[str, Any]:
+    given = fields(body, SELECT)
+    if not given["input"].strip():
+        raise BadRequest("input is empty: give the prompt to select for", param="input")
+    check_texts("input", [given["input"]], limits)
+    return given
 
 
 def _mode(modes: Modes, model: str, settings: Mapping[str, Any], needs: Needs) -> Mode:

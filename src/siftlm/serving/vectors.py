@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,14 +17,15 @@ from siftlm.embedding.protocol import Embedder
 from siftlm.memory.vectors import unit
 from siftlm.serving.bodies import body_of
 from siftlm.serving.calling import called
-from siftlm.serving.failures import answer
 from siftlm.serving.fields import fields
 from siftlm.serving.keys import Caller
+from siftlm.serving.large import in_parts
 from siftlm.serving.limits import Limits
 from siftlm.serving.modes import Modes
 from siftlm.serving.refusals import BadRequest, Unknown
 from siftlm.serving.running import Works
 from siftlm.serving.schemas import EMBEDDINGS, shown
+from siftlm.serving.sizes import check_items, check_texts
 from siftlm.types import Vectors
 
 # Texts that are embedded without a pause: the model's thread has others to serve.
@@ -36,10 +38,7 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
 
     async def embeddings(request: Request, caller: Caller = who) -> Response:
         """Vectors by a memory's embedder, of unit length as OpenAI's are."""
-        given = fields(await body_of(request), EMBEDDINGS)
-        texts = [given["input"]] if isinstance(given["input"], str) else given["input"]
-        if len(texts) > limits.inputs:
-            raise BadRequest(f"input must be up to {limits.inputs} texts, got {len(texts)}", param="input")
+        given, texts = await body_of(request, partial(_read, limits))
         name = _memory(engine, modes, given["model"], (given["siftlm"] or {}).get("memory"), caller)
         embedder = engine.memories[name].embedder
         if given["dimensions"] not in {None, embedder.width}:
@@ -50,15 +49,21 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
             made, tokens = await called(engine, partial(_embedded, embedder, part), request.receive, deadline)
             vectors += list(made)
             read += tokens
-        shape = _base64 if given["encoding_format"] == "base64" else _floats
-        data = [{"object": "embedding", "index": at, "embedding": shape(one)} for at, one in enumerate(vectors)]
-        usage = {"prompt_tokens": read, "total_tokens": read}
-        return answer({"object": "list", "data": data, "model": given["model"], "usage": usage})
+        return Response(await asyncio.to_thread(_said, given, vectors, read), media_type="application/json")
 
     router.add_api_route(
         "/v1/embeddings", embeddings, methods=["POST"], openapi_extra={"requestBody": shown(EMBEDDINGS)}
     )
     return router
+
+
+def _read(limits: Limits, body: Any) -> tuple[dict[str, Any], list[str]]:
+    """(fields, texts)."""
+    check_items(body, "input", limits.inputs, "texts")
+    given = fields(body, EMBEDDINGS)
+    texts = [given["input"]] if isinstance(given["input"], str) else given["input"]
+    check_texts("input", texts, limits)
+    return given, texts
 
 
 def _memory(engine: Works, modes: Modes, model: str, asked: str | None, caller: Caller) -> str:
@@ -83,6 +88,13 @@ def _embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[Vectors, int]:
     lengths = [len(one) if most is None else min(len(one), most) for one in embedder.tokens(texts)]
     # Of unit length, as OpenAI's are and as the memory compares them.
     return np.nan_to_num(unit(np.asarray(embedder.embed(texts), dtype=np.float32))), sum(lengths)
+
+
+def _said(given: Mapping[str, Any], vectors: Sequence[Any], read: int) -> bytes:
+    shape = _base64 if given["encoding_format"] == "base64" else _floats
+    data = [{"object": "embedding", "index": at, "embedding": shape(one)} for at, one in enumerate(vectors)]
+    usage = {"prompt_tokens": read, "total_tokens": read}
+    return in_parts({"object": "list", "data": data, "model": given["model"], "usage": usage})
 
 
 def _floats(vector: Any) -> list[float]:

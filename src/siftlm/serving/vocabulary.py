@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -16,6 +16,7 @@ from siftlm.serving.keys import Caller
 from siftlm.serving.reading import Reader
 from siftlm.serving.refusals import BadRequest
 from siftlm.serving.schemas import DETOKENIZE, TOKENIZE, shown
+from siftlm.serving.sizes import check_items, check_texts
 
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -30,14 +31,11 @@ def routes(reader: Reader, allowed: Callable[..., Caller]) -> APIRouter:
 
     async def tokenize(request: Request) -> Response:
         """A text, or a conversation, as token ids."""
-        given = fields(await body_of(request), TOKENIZE)
-        return answer(await asyncio.to_thread(_tokens, reader, given))
+        return answer(await body_of(request, partial(_tokens, reader), slow=True))
 
     async def detokenize(request: Request) -> Response:
         """Token ids as text, with special tokens as they are written."""
-        ids = fields(await body_of(request), DETOKENIZE)["tokens"]
-        reader.check_tokens(ids, "tokens")
-        return answer({"prompt": await asyncio.to_thread(reader.text, ids)})
+        return answer(await body_of(request, partial(_text, reader), slow=True))
 
     router.add_api_route("/tokenizer_info", tokenizer_info, methods=["GET"])
     for path, handle, schema in (("/tokenize", tokenize, TOKENIZE), ("/detokenize", detokenize, DETOKENIZE)):
@@ -56,12 +54,22 @@ def _info(reader: Reader) -> dict[str, Any]:
     return known
 
 
-def _tokens(reader: Reader, given: dict[str, Any]) -> dict[str, Any]:
+def _text(reader: Reader, body: Any) -> dict[str, Any]:
+    check_items(body, "tokens", reader.limits.ids, "token ids")
+    ids = fields(body, DETOKENIZE)["tokens"]
+    reader.check_tokens(ids, "tokens")
+    return {"prompt": reader.text(ids)}
+
+
+def _tokens(reader: Reader, body: Any) -> dict[str, Any]:
+    check_items(body, "messages", reader.limits.messages, "messages")
+    given = fields(body, TOKENIZE)
     if (given["prompt"] is None) == (given["messages"] is None):
         raise BadRequest("you must provide either prompt or messages", param="prompt")
     if given["messages"] is not None:
         ids = list(reader.messages(given["messages"]).ids)
     else:
+        check_texts("prompt", [given["prompt"]], reader.limits)
         ids = reader.tokens(given["prompt"], special=given["add_special_tokens"])
     pieces = reader.tokenizer.convert_ids_to_tokens(ids) if given["return_token_strs"] else None
     return {"count": len(ids), "max_model_len": reader.context, "tokens": ids, "token_strs": pieces}
