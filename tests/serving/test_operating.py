@@ -122,6 +122,12 @@ def test_the_limits_are_those_of_the_code():
     assert f"body of a request | {Limits().body // 2**20} MiB" in GUIDE
     assert f"prompts in a request | {Limits().prompts} |" in GUIDE
     assert f"| `n` | {Limits().choices} choices |" in GUIDE
+    assert f"messages of a chat | {Limits().messages:,} |" in GUIDE
+    assert f"an answer | {Limits().entries:,} entries" in GUIDE
+    assert f"learn for | {Limits().text:,} characters |" in GUIDE
+    assert f"texts to embed | {Limits().inputs:,}, of {Limits().texts:,} characters together |" in GUIDE
+    assert f"tokens to detokenize | {Limits().ids:,} |" in GUIDE
+    assert f"`id` | {documents.LONGEST:,} characters, one line" in GUIDE
     assert f"| {modes.LIMITS['n']}, from among {modes.LIMITS['k']:,} |" in GUIDE
     assert f"documents of one request | {documents.MOST:,} |" in GUIDE
     assert f"wait | {documents.QUEUE} |" in GUIDE
