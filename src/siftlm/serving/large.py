@@ -29,15 +29,15 @@ def _parts(content: Any, deep: int) -> Iterator[bytes]:
             yield (b"," if at else b"") + encoded(name) + b":"
             yield from _parts(value, deep - 1)
         yield b"}"
-    elif isinstance(content, list) and len(content) > AT_ONCE:
-        for start in range(0, len(content), AT_ONCE):
-            yield (b"," if start else b"[") + encoded(content[start : start + AT_ONCE])[1:-1]
-        yield b"]"
-    elif isinstance(content, list) and deep:
+    elif isinstance(content, list) and deep and isinstance(next(iter(content), None), (dict, list)):
         yield b"["
         for at, value in enumerate(content):
             yield b"," if at else b""
             yield from _parts(value, deep - 1)
+        yield b"]"
+    elif isinstance(content, list) and len(content) > AT_ONCE:
+        for start in range(0, len(content), AT_ONCE):
+            yield (b"," if start else b"[") + encoded(content[start : start + AT_ONCE])[1:-1]
         yield b"]"
     else:
         yield encoded(content)
