@@ -99,11 +99,6 @@ async def events(engine: Works, jobs: Sequence[Job], receive: Receive) -> AsyncG
             ticket.cancel()
 
 
-async def called(engine: Works, work: Callable[[], Made], deadline: float | None = None) -> Made:
-    """What the work returns on the model's thread."""
-    return await _before(asyncio.wrap_future(engine.call(work)), deadline)
-
-
 async def _before(coming: Awaitable[Made], deadline: float | None) -> Made:
     try:
         return await asyncio.wait_for(coming, None if deadline is None else deadline + LATER - time.monotonic())
