@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+from types import SimpleNamespace
 
 import hypothesis
 import hypothesis.strategies as st
@@ -94,9 +94,11 @@ def test_no_step_beyond_so_many_tokens(one, budget):
     assert trace.losses == learned(one, TEXTS).losses[:count]
 
 
-def test_no_step_after_so_many_seconds(one):
+def test_no_step_after_so_many_seconds(one, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("siftlm.controller.tuner.time", SimpleNamespace(monotonic=lambda: now[0]))
     with one.tuning(seconds=0.2) as tuner:
-        trace = tuner.learn(TEXTS, after=lambda step: time.sleep(0.15))
+        trace = tuner.learn(TEXTS, after=lambda step: now.__setitem__(0, now[0] + 0.15))
     assert (trace.ended, len(trace.steps), trace.kept) == ("seconds", 2, 2)
     assert learned(one, TEXTS, seconds=60.0).ended == "done"
 
