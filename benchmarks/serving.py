@@ -175,7 +175,7 @@ def overload(memory: Path, quick: bool) -> dict[str, Any]:
 
 def soak(memory: Path, quick: bool) -> dict[str, Any]:
     """Small requests of every length, most of them other ones than before."""
-    rounds, each = (3, 20) if quick else (12, 200)
+    rounds, each = (3, 20) if quick else (8, 150)
     texts = prompts(60)
     sizes: list[float] = []
     done = 0
