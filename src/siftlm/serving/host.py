@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def opened(
     settings = {"engine": "lora", **settings}
     with bound(host, port) as listening:
         own = {name: settings.pop(name) for name in OF_CONTROLLER if name in settings}
-        controller = model if isinstance(model, Controller) else Controller(model, **own)
+        controller = model if isinstance(model, Controller) else loaded(model, own)
         learns = Engine(controller, memories, slots=slots, queue=queue, cache=cache, count=count, **settings)
         engine: Engine | Relay = learns
         try:
@@ -150,6 +151,23 @@ def opened(
             yield _ending(uvicorn.Server(config), learns, grace), listening, address(host, listening.getsockname()[1])
         finally:
             engine.close(grace)
+
+
+def loaded(model: Any, settings: Mapping[str, Any]) -> Controller:
+    """Made in a thread that ends then, and takes its helpers along.
+
+    Each thread that computes with torch keeps helpers of its own. Were those of the main thread there beside the
+    engine's, OpenMP would have more of them than processors and let them sleep between any two pieces of work, and the
+    engine would take half as long again.
+    """
+
+    def made() -> Controller:
+        controller = Controller(model, **settings)
+        _ = controller.engine  # adapters are made now, and here
+        return controller
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(made).result()
 
 
 def _ending(server: Any, engine: Engine, grace: float) -> Any:
