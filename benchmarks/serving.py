@@ -52,7 +52,7 @@ def prompts(count: int) -> list[str]:
     """Beginnings of texts that the sample memory holds out, no two alike."""
     texts = [item.text[:CHARACTERS] for item in read("sample", per_domain=-(-count // 3), longest=None)]
     found = list(dict.fromkeys(text for text in texts if len(text) == CHARACTERS))
-    return [f"{found[at % len(found)][: CHARACTERS - at // len(found)]}" for at in range(count)]
+    return [found[at % len(found)][: CHARACTERS - at // len(found)] for at in range(count)]
 
 
 @contextmanager

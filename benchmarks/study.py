@@ -101,8 +101,8 @@ STUDIES = {
     # Kernels.
     "kernels": Study(
         "lexical-small",
-        ("base", "nn", "sift", *(grid_of_kernel for kernel, noises in KERNELS.items()
-         for grid_of_kernel in grid(ks=(200,), noises=noises, kernel=kernel))),
+        ("base", "nn", "sift", *(label for kernel, noises in KERNELS.items()
+         for label in grid(ks=(200,), noises=noises, kernel=kernel))),
         validation=True, per_domain=VALIDATION, rate=RATE,
     ),
     # Claim 7: the same texts, of more and more memory.

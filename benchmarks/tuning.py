@@ -292,8 +292,6 @@ def many(bench: Bench) -> tuple[Makers, Pairs]:
         "siftlm, one at a time": one_by_one(lambda: siftlm_loop(controller(), rate=rate, precision=precision)),
     }
     pairs = [("siftlm, one at a time", "peft, one at a time", False)]
-    # --- OUR SIDE, TO COME: stacked adapters, all prompts in one batch. `together` must return one `Run` for all of
-    # `work`, losses prompt by prompt, scoring each prompt as well.
 
     def together() -> Job:
         work = [bench.passages_of(prompt) for prompt in range(bench.prompts)]

@@ -284,6 +284,26 @@ def test_a_failure_ends_those_it_meets_and_nobody_else(engine, memory, monkeypat
     assert Heard(engine, job(engine, PROMPTS[0], mode())).text() == expected
 
 
+def test_who_stood_between_learning_and_speaking_hears_of_a_failure(engine, monkeypatch):
+    """Admitted in the same turn in which others' learning fails."""
+    long = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=20)))
+    long.events.append(long.waiting.get(timeout=20))
+    held, failing = threading.Event(), engine._learning.round
+
+    def broken():
+        held.wait(20)
+        if engine._inside[-1].job.mode is BASE:
+            raise MemoryError("no room")
+        return failing()
+
+    monkeypatch.setattr(engine._learning, "round", broken)
+    short = Heard(engine, job(engine, PROMPTS[1]))
+    held.set()
+    for heard in (long, short):
+        assert isinstance(heard.all()[-1].error, MemoryError)
+    assert Heard(engine, job(engine, PROMPTS[1])).text()
+
+
 @pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-300])
 def test_one_odd_request_is_not_the_others_end(engine, memory, temperature):
     heard = Heard(engine, job(engine, PROMPTS[0], mode(), most=30))

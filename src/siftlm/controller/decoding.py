@@ -70,8 +70,7 @@ class Decoding:
     """The rows under way."""
 
     def __init__(self, controller: Controller, stack: Stack, room: Room) -> None:
-        self._controller, self._stack, self._room = controller, stack, room
-        self._model = controller.model
+        self._model, self._stack, self._room = controller.model, stack, room
         known = signature(self._model.forward).parameters
         self._placed, self._few = "position_ids" in known, "logits_to_keep" in known
         self._groups: list[_Group] = []

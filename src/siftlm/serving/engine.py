@@ -103,6 +103,7 @@ class Engine:
         self._slots, self._queue = slots, queue
         self._remembering = Remembering(whole("cache", cache, least=0))
         self._waiting: deque[Task] = deque()
+        self._inside: list[Task] = []  # admitted, and not done
         self._calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._ready, self._closing, self._until = False, False, float("inf")
@@ -212,6 +213,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 (the requests that it met end with it; the server goes on)
             self._fail_all(error)
             self._begin(many)
+        self._inside = [task for task in self._inside if not (task.over or task.finished)]
         self._busy = len(self._learning), len(self._speaking)
         with self._changed:
             if not (any(self._busy) or self._calls or self._waiting):
@@ -244,6 +246,7 @@ class Engine:
                 rows -= task.job.choices
                 self._waiting.remove(task)
                 found.append(task)
+        self._inside += found
         return found
 
     def _still_wanted(self, tasks: Sequence[Task]) -> list[Task]:
@@ -291,8 +294,10 @@ class Engine:
             waiting = list(self._waiting) if isinstance(error, Closing) else []
             for task in waiting:
                 self._waiting.remove(task)
-        for task in [*waiting, *self._learning.tasks(), *self._speaking.tasks()]:
-            task.fail(error)
+        # Also those who stood between learning and speaking when it happened.
+        for task in [*waiting, *self._inside]:
+            if not task.finished:
+                task.fail(error)
 
     def _end(self) -> None:
         with self._changed:

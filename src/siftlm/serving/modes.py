@@ -24,9 +24,9 @@ OPEN = frozenset({
     "n", "method", "noise", "k", "kernel", "use", "decide", "rate", "order", "passes", "adaptive", "until", "min_gain",
     "replacement", "per_document", "without_copies", "candidates", "where", "tokens", "seconds",
 })  # fmt: skip
+LIMITS = {"n": 200, "k": 5000, "passes": 5}
 Needs = Callable[[str, bool], object]
 """Raises where a memory, which the request names or not, is not to be read by whoever asks."""
-LIMITS = {"n": 200, "k": 5000, "passes": 5}
 
 
 class Modes:
@@ -49,9 +49,7 @@ class Modes:
             found += [f"{self.name}:{mode}{at}" for mode in OFFERED]
         return found
 
-    def parse(
-        self, model: str, extra: Mapping[str, Any] | None = None, needs: Needs = lambda *_: None
-    ) -> Mode:  # fmt: skip
+    def parse(self, model: str, extra: Mapping[str, Any] | None = None, needs: Needs = lambda *_: None) -> Mode:
         """What a request asks for, by the name of its model and by its field ``siftlm``, which wins.
 
         ``needs`` is asked before anything is said that would tell whether there is such a memory.

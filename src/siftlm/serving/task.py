@@ -23,6 +23,7 @@ class Task:
     cancelled: bool = False
     """Nobody waits for it any more."""
     failed: bool = False
+    finished: bool = False
     clock: dict[str, float] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
 
@@ -57,4 +58,5 @@ class Task:
         """It is done; where its time went."""
         self.passed("generate")
         self.tell(Finished(dict(self.clock)))
+        self.finished = True
         return self.clock
