@@ -42,7 +42,8 @@ def main(engine: str, rounds: int) -> None:
         pass
     length = 1.2 * (time.perf_counter() - began)
     before = traces.of(one.model)
-    handler = signal.getsignal(signal.SIGINT)
+    handler = heard_by(main)
+    signal.signal(signal.SIGINT, handler)
     source = random.Random(0)
     kept = []  # exceptions hold frames, and frames hold generators: nothing may wait for those to go
     left: list[str] = []
@@ -75,6 +76,17 @@ def main(engine: str, rounds: int) -> None:
         if left:
             break
     print(json.dumps({"left": left, "heard": heard}))
+
+
+def heard_by(function):
+    """The usual handler, but while ``function`` itself notes one it is not thrown out of there by the next."""
+
+    def handler(number, frame):
+        noting = frame is not None and frame.f_code is function.__code__ and sys.exc_info()[0] is KeyboardInterrupt
+        if not noting:
+            signal.default_int_handler(number, frame)
+
+    return handler
 
 
 def send(moments: list[float]) -> None:

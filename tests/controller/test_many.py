@@ -292,6 +292,20 @@ def test_what_cannot_be_done_is_said():
             many.generate(["a"], owners=[2])
 
 
+def test_the_random_state_is_not_touched_for_other_threads_may_draw():
+    control = controller()
+    _ = control.engine
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    with control.tuning_many(len(SETS)) as many:
+        many.learn(SETS)
+        many.generate(PROMPTS[: len(SETS)], temperature=0.9, max_new_tokens=3)
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.rand(1)
+        drawn = torch.get_rng_state()
+    assert torch.equal(torch.get_rng_state(), drawn), "what another thread drew meanwhile was taken back"
+
+
 @pytest.mark.gpu
 @pytest.mark.slow
 def test_together_as_alone_on_a_gpu():

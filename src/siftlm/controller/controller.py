@@ -21,7 +21,7 @@ from siftlm.controller.generating import Generated
 from siftlm.controller.interrupts import Whole, restoring
 from siftlm.controller.loading import open_model
 from siftlm.controller.many import ManyTuner
-from siftlm.controller.preserving import preserved
+from siftlm.controller.preserving import preserved, random_preserved
 from siftlm.controller.putting_back import Unfinished
 from siftlm.controller.settings import Tuning, rate_for
 from siftlm.controller.stacked import Stack, refuse_unstackable
@@ -153,7 +153,7 @@ class Controller:
             raise Conflict("the model is being tuned already: leave that block before entering another")
         self._unfinished.finish()
         engine = self.engine
-        with preserved(self.model, self._unfinished) as weights:
+        with random_preserved(self.model, self._unfinished), preserved(self.model, self._unfinished) as weights:
             load("torch", "tune").manual_seed(settings.seed)
             tuner = Tuner(self.model, self.tokenizer, engine, settings, self.context)
             weights.append(engine.end)
@@ -171,7 +171,7 @@ class Controller:
 
         Results are those of one prompt at a time, up to rounding: to six digits in float32; in bfloat16 (see
         `Tuning.precision`) products are rounded as their batch is cut, so losses differ in the third. Dropout and
-        ``compile`` are not to be had here.
+        ``compile`` are not to be had here, so nothing is drawn from torch's random state, which other threads may use.
         """
         settings = self.tuning_settings(**changes)
         whole("count", count)

@@ -13,7 +13,7 @@ from siftlm.controller.putting_back import PutBack, Unfinished
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
-__all__ = ["dropping", "preserved", "uninterrupted"]
+__all__ = ["dropping", "preserved", "random_preserved", "uninterrupted"]
 
 # Rates that models keep as plain numbers and hand to a function, instead of having a layer for them.
 RATES = re.compile(r"dropout|layerdrop")
@@ -21,14 +21,10 @@ RATES = re.compile(r"dropout|layerdrop")
 
 @contextmanager
 def preserved(model: Any, unfinished: Unfinished) -> Iterator[list[PutBack]]:
-    """All of the model, and torch's random state; the weights by what is added to the list that this yields.
+    """All of the model; the weights by what is added to the list that this yields.
 
     What cannot be put back stays in ``unfinished``.
     """
-    torch = load("torch", "tune")
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    state = torch.get_rng_state()
-    cuda = [torch.cuda.get_rng_state(device) for device in devices]
     # Modes, dropout rates, checkpointing, what rotary embeddings remember: all are attributes of modules.
     attributes = [(module, dict(vars(module))) for module in model.modules()]
     hooks = [  # transformers leaves some on the embeddings when checkpointing is switched off
@@ -56,9 +52,26 @@ def preserved(model: Any, unfinished: Unfinished) -> Iterator[list[PutBack]]:
                     *(partial(_attributes, *one) for one in attributes),
                     *(partial(_hooks, *one) for one in hooks),
                     *(partial(_flags, *one) for one in wanted),
+                    *(partial(_buffer, *one) for one in buffers),
+                ]
+            )
+
+
+@contextmanager
+def random_preserved(model: Any, unfinished: Unfinished) -> Iterator[None]:
+    """Torch's random state on all devices of the model; only for those who draw from it, as all threads share it."""
+    torch = load("torch", "tune")
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    state = torch.get_rng_state()
+    cuda = [torch.cuda.get_rng_state(device) for device in devices]
+    try:
+        yield
+    finally:
+        with uninterrupted():
+            unfinished.run(
+                [
                     partial(torch.set_rng_state, state),
                     *(partial(torch.cuda.set_rng_state, *one) for one in zip(cuda, devices, strict=True)),
-                    *(partial(_buffer, *one) for one in buffers),
                 ]
             )
 
