@@ -263,6 +263,23 @@ def test_deleting_everything_is_asked_for_otherwise(memory, where):
         memory.delete(where)
 
 
+def test_documents_are_deleted_by_the_numbers_that_they_are_listed_by(tmp_path):
+    with Memory.create(tmp_path / "m") as made:
+        made.add(["one", "two", "three", "one"], ids=["a", None, None, None])
+        assert [(one.number, one.id) for one in made.documents()] == [(0, "a"), (1, None), (2, None), (3, None)]
+        gone = made.delete(numbers=[0, 2, 77])
+        assert (gone.documents, gone.passages) == (2, 1)  # the last document holds "one" as well
+        assert [one.text for one in made.documents()] == ["two", "one"]
+        made.compact()
+        assert made.delete(numbers=(3,)).passages == 1
+        assert made.delete(numbers=[]).documents == 0
+        with pytest.raises(InvalidInput, match="each of numbers must be a whole number ≥ 0, not -1"):
+            made.delete(numbers=[-1])
+        with pytest.raises(InvalidInput, match="a filter or numbers of documents, not both"):
+            made.delete("x = 1", numbers=[1])
+        assert [one.text for one in made.documents()] == ["two"]
+
+
 MAKING: list[tuple[dict[str, Any], str]] = [
     ({"storage": "float64"}, "storage must be one of float32, float16, int8, got 'float64'"),
     ({"storage": ["int8"]}, "storage must be one of"),

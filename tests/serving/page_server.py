@@ -117,11 +117,16 @@ class Chooser:
         return {**self.texts[row], "score": score, "gain": gain, "uncertainty": uncertainty, **place}
 
 
+def noise_of(name: str) -> float:
+    """What calibration chose for the memory of this model."""
+    return 0.3 if name.endswith("@annals") else 1.0
+
+
 def parsed(body: dict[str, Any]) -> tuple[str, int, float]:
     """(method, n, noise)."""
     _, _, mode = body["model"].partition(":")
     method, _, number = mode.partition("@")[0].rpartition("-")
-    return method or "base", int(number or 0), float(body.get("siftlm", {}).get("noise", 1.0))
+    return method or "base", int(number or 0), float(body.get("siftlm", {}).get("noise", noise_of(body["model"])))
 
 
 def steps(found: dict[str, Any], seed: int) -> list[dict[str, Any]]:
@@ -161,7 +166,10 @@ def app(manners: Manners) -> Any:
 
     async def models(request: Request) -> Any:
         names = [NAME, *(f"{NAME}:{mode}" for mode in ("auto", "sift-50", "nn-50", "sift-50@annals", "nn-50@annals"))]
-        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "siftlm"} for name in names]
+        listed = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "siftlm", "siftlm": {"noise": noise_of(name)}}
+            for name in names
+        ]
         return barred(request, learning=False) or {"object": "list", "data": listed}
 
     async def select(request: Request) -> Any:

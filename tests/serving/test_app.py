@@ -125,6 +125,9 @@ def test_models(client):
     assert (listed["object"], names[0]) == ("list", NAME)
     assert {f"{NAME}:sift-50", f"{NAME}:sift-50@wiki"} <= set(names)
     assert listed["data"][0].keys() >= {"id", "object", "created", "owned_by"}
+    assert "siftlm" not in listed["data"][0]
+    known = {one["id"]: one.get("siftlm", {}) for one in listed["data"]}[f"{NAME}:sift-50@wiki"]
+    assert (known["memory"], known["method"], known["n"]) == ("wiki", "sift", 50)
     for name in (*names, f"{NAME}:sift-7@wiki"):
         assert client.get(f"/v1/models/{name}").json()["id"] == name
     for name in ("other", f"{NAME}:magic", f"{NAME}:sift-50@other"):

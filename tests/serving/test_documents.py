@@ -140,6 +140,21 @@ def test_what_came_without_an_id_can_be_deleted_as_well(own, engine):
     assert len(engine.memories["docs"]) == 5
 
 
+def test_what_has_no_id_is_deleted_by_its_number(own, engine):
+    engine.memories["wiki"].add(["three", "four"])
+    listed = told(own.get(PATH, params={"memory": "wiki"}), 200)["data"]
+    number = next(one["number"] for one in listed if one["id"] is None)
+    gone = told(own.delete(PATH, params={"memory": "wiki", "number": number}), 200)
+    assert (gone["number"], gone["deleted"], gone["documents"]) == (number, True, 1)
+    assert number not in [one.number for one in engine.memories["wiki"].documents()]
+    again = told(own.delete(PATH, params={"memory": "wiki", "number": number}), 404)
+    assert again["code"] == "document_not_found"
+    for wrong in ("-1", "1e3", "", str(2**63)):
+        told(own.delete(PATH, params={"number": wrong}), 400)
+    told(own.delete(PATH), 400)  # never all of them
+    assert len(engine.memories["docs"]) == 5
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -258,7 +273,7 @@ def test_errors_that_name_folders_are_not_passed_on(own, engine, monkeypatch, ca
     for name in ("documents", "add", "delete"):
         monkeypatch.setattr(Memory, name, lambda *_, **__: (_ for _ in ()).throw(error("/var/lib/secret: holds none")))
     body = {"documents": [{"text": "new"}]}
-    for answer in (own.get(PATH), own.post(PATH, json=body), own.delete(f"{PATH}/t0")):
+    for answer in (own.get(PATH), own.post(PATH, json=body), own.delete(f"{PATH}/t0"), own.delete(f"{PATH}?number=0")):
         assert "secret" not in told(answer, 500)["message"]
     assert "/var/lib/secret" in caplog.text
 

@@ -49,6 +49,18 @@ def test_a_name_says_how_to_learn(modes, name, extra, mode, memory, settings):
     assert (found.name, found.memory, dict(found.settings)) == (mode, memory, settings)
 
 
+def test_a_mode_says_what_it_goes_by(modes):
+    assert modes.goes_by(modes.parse("tiny")) == {}
+    plain = modes.goes_by(modes.parse("tiny:sift-5@wiki"))
+    assert {name: plain[name] for name in ("memory", "method", "n", "noise", "replacement")} == {
+        "memory": "wiki", "method": "sift", "n": 5, "noise": 1.0, "replacement": False,
+    }  # fmt: skip
+    assert modes.goes_by(modes.parse("tiny:sift-5", {"noise": 3.0}))["noise"] == 3.0
+    calibrated = LocalModel(modes._models["wiki"].controller, modes._models["wiki"].memory, noise=7.0)
+    chosen = Modes("tiny", {"wiki": calibrated})
+    assert chosen.goes_by(chosen.parse("tiny:auto"))["noise"] == 7.0
+
+
 def test_every_name_that_is_offered_is_understood(modes):
     names = modes.names()
     assert names[0] == "tiny"

@@ -199,8 +199,15 @@ def test_models_are_named_as_the_server_reads_them():
 def test_memories_are_read_from_the_names_of_models():
     listed = [{"id": name} for name in ("tiny", "tiny:auto", "tiny:sift-50", "tiny:sift-50@law", "tiny:nn-50@law")]
     found = js("state.js", f"m.offered({json.dumps(listed)})")
-    assert found == {"models": ["tiny"], "memories": ["law"], "byDefault": True, "learns": True}
+    assert found == {"models": ["tiny"], "memories": ["law"], "noises": {}, "byDefault": True, "learns": True}
     assert js("state.js", "m.offered([{id: 'tiny'}])")["learns"] is False
+
+
+def test_what_the_server_goes_by_is_read_for_each_memory():
+    noises = {"tiny:auto": 5, "tiny:sift-50": 3, "tiny:sift-50@law": 0.3}
+    listed = [{"id": "tiny"}, *({"id": name, "siftlm": {"noise": noise}} for name, noise in noises.items())]
+    listed.append({"id": "tiny:nn-50@law", "siftlm": {"n": 50}})
+    assert js("state.js", f"m.offered({json.dumps(listed)})")["noises"] == {"": 3, "law": 0.3}
 
 
 def test_how_much_of_a_text_was_said_before():

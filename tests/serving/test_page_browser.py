@@ -219,6 +219,26 @@ def test_a_moved_slider_selects_anew_and_marks_the_answers(opened, manners):
     assert all("prompt" not in body for body in manners.asked[before:])  # nothing was learned for that
 
 
+def test_the_noise_is_the_servers_until_somebody_moves_it(opened, manners):
+    view = opened()
+    expect(view.locator("#noise-value")).to_have_text("1")
+    view.select_option("#memory", "annals")
+    expect(view.locator("#noise-value")).to_have_text("0.3")
+    run(view)
+    assert all("noise" not in body.get("siftlm", {}) for body in manners.asked)
+    assert "noise=" not in view.url
+    before = len(manners.asked)
+    view.focus("#noise")
+    view.keyboard.press("End")
+    expect(view.locator("#noise-value")).to_have_text("100")
+    run(view)
+    learned = [body for body in manners.asked[before:] if ":" in body["model"]]
+    assert {body["siftlm"]["noise"] for body in learned} == {100}
+    assert "noise=100" in view.url
+    view.click("#reset")
+    expect(view.locator("#noise-value")).to_have_text("0.3")
+
+
 def test_only_selecting_learns_nothing(opened, manners):
     view = opened()
     view.fill("#prompt", PROMPT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from siftlm.embedding.checks import whole_number
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.memory import copies
 from siftlm.memory.where import All, Expression, parse
+from siftlm.memory.where_sql import Sql
 from siftlm.types import IntArray, Vectors
 
 Where = Mapping[str, Any] | str | Expression | None
@@ -115,6 +118,19 @@ def filter_of(where: Where) -> Expression | None:
     """None for one that everything meets."""
     parsed = parse(where)
     return None if parsed == All() else parsed
+
+
+def going(where: Where, numbers: Sequence[int] | None) -> Sql:
+    """Which documents a deletion means."""
+    some = filter_of(where)
+    if some is not None and numbers is not None:
+        raise InvalidInput("delete needs a filter or numbers of documents, not both")
+    if numbers is not None:
+        found = [whole_number("each of numbers", number, 0) for number in numbers]
+        return Sql("(id IN (SELECT value FROM json_each(?)))", [json.dumps(found)])
+    if some is None:
+        raise InvalidInput("delete needs a filter; to delete everything, remove the memory's folder")
+    return some.sql()
 
 
 def _count(name: str, value: Any) -> int:

@@ -24,7 +24,7 @@ from siftlm.errors import Conflict, InvalidInput, MissingExtra, SiftlmError, Unk
 from siftlm.memory import ann, ann_build, disk, given, intake, manifest, migrate, reading
 from siftlm.memory import writer as writing
 from siftlm.memory.ann import Description
-from siftlm.memory.asked import Where, filter_of
+from siftlm.memory.asked import Where, filter_of, going
 from siftlm.memory.compact import Compacted, compact
 from siftlm.memory.info import Info, look
 from siftlm.memory.intake import Added
@@ -37,7 +37,6 @@ from siftlm.memory.searching import Searching
 from siftlm.memory.snapshot import Snapshot
 from siftlm.memory.store import Listed
 from siftlm.memory.verify import Verification, verify
-from siftlm.memory.where import All, parse
 from siftlm.memory.writer import Deleted
 from siftlm.progress import Report, reporter
 from siftlm.types import IntArray, Vectors
@@ -331,16 +330,13 @@ class Memory(Searching):
             recipe = f"{recipe} {uuid.uuid4().hex}"
         return self._read_in(source, recipe, bad=bad, progress=progress, wait=wait)
 
-    def delete(self, where: Where, *, wait: float = 0.0) -> Deleted:
-        """Delete the documents that meet a filter.
+    def delete(self, where: Where = None, *, numbers: Sequence[int] | None = None, wait: float = 0.0) -> Deleted:
+        """Delete the documents that meet a filter, or those of these numbers (see `documents`), which all have one.
 
         From now on no search finds them. A text that other documents share stays until the last of them is
         gone. What was deleted leaves the disk with the next `compact`.
         """
-        expression = parse(where)
-        if expression == All():
-            raise InvalidInput("delete needs a filter; to delete everything, remove the memory's folder")
-        sql = expression.sql()
+        sql = going(where, numbers)
         with writing.writing(self._path, "delete", wait=wait) as writer, writer.transaction():
             return writer.delete(sql.condition, sql.parameters)
 

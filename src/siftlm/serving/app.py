@@ -15,6 +15,7 @@ from siftlm.errors import InvalidInput
 from siftlm.serving import answering, documents, metrics, page, selecting, vectors, vocabulary
 from siftlm.serving.failures import add_failures, answer, worded
 from siftlm.serving.guard import Guard
+from siftlm.serving.jobs import Mode
 from siftlm.serving.keys import ANYBODY, Caller, Keys
 from siftlm.serving.limits import Limits
 from siftlm.serving.modes import Modes
@@ -110,22 +111,24 @@ def _life(engine: Works) -> APIRouter:
 def _models(modes: Modes, allowed: Any, context: int) -> APIRouter:
     router, who, born = APIRouter(tags=["openai"]), Depends(allowed), int(time.time())
 
-    def shown(name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": born, "owned_by": "siftlm", "max_model_len": context}
+    def shown(name: str, mode: Mode) -> dict[str, Any]:
+        plain = {"id": name, "object": "model", "created": born, "owned_by": "siftlm", "max_model_len": context}
+        settings = modes.goes_by(mode)
+        return {**plain, "siftlm": settings} if settings else plain
 
     async def models(caller: Caller = who) -> Response:
-        """The models that are worth listing; any other method, number and memory works as well."""
+        """The models that are worth listing, and what each goes by; any other method, number and memory works too."""
         names = modes.names([memory for memory in modes.memories if caller.may(memory, "read")])
-        return answer({"object": "list", "data": [shown(name) for name in names]})
+        return answer({"object": "list", "data": [shown(name, modes.parse(name)) for name in names]})
 
     async def model(model: str, caller: Caller = who) -> Response:
         """One of them."""
         try:
-            modes.parse(model, None, caller.reads)
+            mode = modes.parse(model, None, caller.reads)
         except InvalidInput as error:
             raise Unknown(f"the model {model!r:.80} does not exist: {error}", param="model",
                           code="model_not_found") from error  # fmt: skip
-        return answer(shown(model))
+        return answer(shown(model, mode))
 
     router.add_api_route("/v1/models", models, methods=["GET"])
     router.add_api_route("/v1/models/{model:path}", model, methods=["GET"])

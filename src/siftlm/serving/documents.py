@@ -136,9 +136,26 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller]) -> APIRo
             "passages": deleted.passages,
         })  # fmt: skip
 
+    async def deleting_by_number(
+        caller: Caller = who,
+        memory: str | None = which,
+        number: int = Query(ge=0, le=LARGEST, description="Of the list of documents."),
+    ) -> Response:
+        """Delete one document by its number, which those without an id have as well."""
+        name, own = memory_of(memory, caller, "write")
+        deleted = await turns.take(lambda: own.delete(numbers=[number], wait=PATIENCE))
+        if not deleted.documents:
+            raise Unknown(f"the memory {name!r} has no document number {number}", param="number",
+                          code="document_not_found")  # fmt: skip
+        return answer({
+            "object": "document.deleted", "memory": name, "number": number, "deleted": True,
+            "documents": deleted.documents, "passages": deleted.passages,
+        })  # fmt: skip
+
     path = "/v1/documents"
     router.add_api_route(path, listing, methods=["GET"])
     router.add_api_route(path, adding, methods=["POST"], openapi_extra={"requestBody": shown(ADDING)})
+    router.add_api_route(path, deleting_by_number, methods=["DELETE"])
     # Ids are the callers' own, and may well be paths.
     router.add_api_route(f"{path}/{{id:path}}", deleting, methods=["DELETE"])
     return router

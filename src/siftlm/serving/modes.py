@@ -25,6 +25,7 @@ OPEN = frozenset({
     "replacement", "per_document", "without_copies", "candidates", "where", "tokens", "seconds",
 })  # fmt: skip
 LIMITS = {"n": 200, "k": 5000, "passes": 5}
+PLAIN = (bool, int, float, str)
 Needs = Callable[[str, bool], object]
 """Raises where a memory, which the request names or not, is not to be read by whoever asks."""
 
@@ -87,6 +88,14 @@ class Modes:
             settings["method"] = ALIASES.get(method, method) if isinstance(method, str) else method
         self._models[memory].settings(**settings)  # a wrong value is said before the request waits
         return Mode(method + (f"-{settings['n']}" if "n" in settings else ""), memory, settings)
+
+    def goes_by(self, mode: Mode) -> dict[str, Any]:
+        """What a request in this mode goes by: what it says itself, what calibration chose, what is left as it is."""
+        if mode.memory is None:
+            return {}
+        settings = self._models[mode.memory].settings(**mode.settings)
+        plain = {name: value for name, value in settings.items() if name in OPEN and isinstance(value, PLAIN)}
+        return {"memory": mode.memory, **plain}
 
     def _of_name(self, model: str, way: str) -> dict[str, Any]:
         if not way or way == BASE:

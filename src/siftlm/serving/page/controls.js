@@ -18,8 +18,15 @@ export function read() {
     const value = byId(name).value;
     state[name] = name in numbers ? within(name, value) : value;
   }
-  state.noise = fromSlider(byId("noise").value);
+  if (moved) state.noise = fromSlider(byId("noise").value);
   return state;
+}
+
+let moved = false; // λ is the server's until somebody moves its slider
+let noises = {};
+
+export function moveNoise() {
+  moved = true;
 }
 
 const numbers = { n: 1, max: 1, temperature: 1, seed: 1 };
@@ -34,7 +41,8 @@ export function write(state) {
     }
     field.value = String(state[name]);
   }
-  byId("noise").value = String(toSlider(state.noise));
+  moved = state.noise !== null;
+  if (moved) byId("noise").value = String(toSlider(state.noise));
   said();
 }
 
@@ -42,8 +50,10 @@ export function write(state) {
 export function said() {
   const state = read();
   byId("n-value").textContent = String(state.n);
-  byId("noise-value").textContent = short(state.noise);
-  byId("noise").setAttribute("aria-valuetext", short(state.noise));
+  const noise = moved ? state.noise : noises[state.memory] || 1;
+  if (!moved) byId("noise").value = String(toSlider(noise));
+  byId("noise-value").textContent = short(noise);
+  byId("noise").setAttribute("aria-valuetext", short(noise));
   byId("method-help").textContent = METHODS[state.method] ? METHODS[state.method][1] : "";
   for (const place of document.querySelectorAll(".method-name")) place.textContent = nameOf(state.method);
 }
@@ -55,6 +65,7 @@ export function offerMethods() {
 // listed: of /v1/models. Keeps what was chosen where the server has it; returns what is there to choose from.
 export function offer(listed, wanted) {
   const found = offered(listed);
+  noises = found.noises;
   const model = byId("model"), memory = byId("memory");
   model.replaceChildren(...found.models.map((name) => el("option", { value: name }, name)));
   memory.replaceChildren(
@@ -68,5 +79,6 @@ export function offer(listed, wanted) {
   else if (wanted.memory) lost.push(`the memory ${wanted.memory}`);
   model.closest("label").hidden = found.models.length < 2;
   memory.closest("label").hidden = memory.options.length < 2;
+  said();
   return { ...found, lost };
 }

@@ -2,7 +2,7 @@
 
 import { get, key } from "./api.js";
 import { stale } from "./answers.js";
-import { EXAMPLES, offer, offerMethods, read, said, write } from "./controls.js";
+import { EXAMPLES, moveNoise, offer, offerMethods, read, said, write } from "./controls.js";
 import { byId } from "./dom.js";
 import { curl, SIDES, answered, selected } from "./run.js";
 import { fromHash, toHash, DEFAULTS } from "./state.js";
@@ -119,6 +119,7 @@ function reveal() {
 
 // A slider that moves selects anew: that costs little. The answers are then those of earlier settings, and look it.
 function changed(event) {
+  if (event.target.id === "noise") moveNoise();
   said();
   if (!view.shows || event.target.id === "prompt" || event.target.id === "key") return;
   stale(true);

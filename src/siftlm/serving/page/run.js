@@ -5,10 +5,12 @@ import { modelName } from "./state.js";
 
 export const SIDES = { base: () => "base", nearest: () => "nearest", sift: (state) => state.method };
 
+const chosen = (state) => (state.noise === null ? {} : { noise: state.noise });
+
 // What both methods would learn from: {nearest, sift}, each with hits, uncertainty and plane.
 export async function selected(state, signal) {
   const asked = (method) => post("v1/select", {
-    model: modelName(state, method), input: state.prompt, plane: true, siftlm: { noise: state.noise },
+    model: modelName(state, method), input: state.prompt, plane: true, siftlm: chosen(state),
   }, signal);
   const [nearest, sift] = await Promise.all([asked("nearest"), asked(state.method)]);
   return { nearest, sift };
@@ -19,7 +21,7 @@ export function body(state, side) {
   const asked = {
     model: modelName(state, method), prompt: state.prompt, max_tokens: state.max, temperature: state.temperature, seed: state.seed,
   };
-  return { ...asked, siftlm: method === "base" ? { events: true } : { noise: state.noise, events: true } };
+  return { ...asked, siftlm: method === "base" ? { events: true } : { ...chosen(state), events: true } };
 }
 
 // tell(side): {selected, step, learned, said, finished, failed}. One that fails leaves the others alone; a stop ends all.

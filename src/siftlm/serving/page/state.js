@@ -1,7 +1,8 @@
 // What a link carries: the prompt and the settings, never a key. Nothing here touches the page.
 
+// noise: null is what the server goes by, which calibration may have chosen.
 export const DEFAULTS = Object.freeze({
-  prompt: "", method: "sift", n: 20, noise: 1, max: 80, temperature: 0.8, seed: 0, model: "", memory: "",
+  prompt: "", method: "sift", n: 20, noise: null, max: 80, temperature: 0.8, seed: 0, model: "", memory: "",
 });
 
 const SHORT = { prompt: "p", method: "by", n: "n", noise: "noise", max: "max", temperature: "t", seed: "seed", model: "model", memory: "memory" };
@@ -50,17 +51,19 @@ export function modelName(state, method) {
   return `${state.model}:${method}-${state.n}${at}`;
 }
 
-// The names of /v1/models, taken apart: the model without its colon, and the memories behind the @.
+// The names of /v1/models, taken apart: the model without its colon, and the memories behind the @. noises: the λ that
+// the server goes by, for each memory.
 export function offered(listed) {
-  const models = [], memories = [];
+  const models = [], memories = [], noises = {};
   let learns = false;
-  for (const { id } of listed) {
+  for (const { id, siftlm } of listed) {
     const [base, mode] = String(id).split(/:(.*)/s);
     if (!models.includes(base)) models.push(base);
     if (mode === undefined) continue;
-    const [, memory] = mode.split(/@(.*)/s);
+    const [way, memory] = mode.split(/@(.*)/s);
+    if (way.startsWith("sift") && siftlm && siftlm.noise) noises[memory || ""] = siftlm.noise;
     if (memory === undefined) learns = true;
     else if (!memories.includes(memory)) memories.push(memory);
   }
-  return { models, memories, byDefault: learns, learns: learns || memories.length > 0 };
+  return { models, memories, noises, byDefault: learns, learns: learns || memories.length > 0 };
 }
