@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siftlm import LocalModel, Memory, sample
+from siftlm import LocalModel, Memory, calibrate, sample
 from siftlm.controller import Controller
 from siftlm.embedding.lexical_fitting import fit
 from siftlm.evaluation import Protocol, evaluate, read
@@ -35,10 +35,12 @@ VALIDATION = 4
 LONGEST = 2000
 # Documents of the smaller memories, which MiniLM can embed in a quarter of an hour on two cores.
 SMALL = 2000
+# Of calibration: twice what it takes by itself.
+MINUTES = 10
 # Embedders, and how much of the corpus each has read.
 NOISE_ON = {
     "lexical": "lexical", "hashing": "hashing", "small": "lexical-small", "states": "states-small",
-    "minilm": "minilm-small",
+    "minilm": "minilm-small", "gradients": "gradients-small",
 }  # fmt: skip
 SHARES = (1, 3, 10, 30)
 NOISES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
@@ -98,9 +100,11 @@ STUDIES = {
     },
     # The corpus that every Python has.
     "sample": Study("sample", (*PUBLISHED, AGAIN[0], AGAIN[2]), per_domain=16, corpus="sample"),
+    # What calibration chose on texts of the memory that it held out.
+    "calibrated": Study("calibrated", ("base", "nn", "sift", "calibrated"), rate=RATE),
     # Kernels.
     "kernels": Study(
-        "lexical-small",
+        "lexical",
         ("base", "nn", "sift", *(label for kernel, noises in KERNELS.items()
          for label in grid(ks=(200,), noises=noises, kernel=kernel))),
         validation=True, per_domain=VALIDATION, rate=RATE,
@@ -128,6 +132,7 @@ def prepare(corpus: Path, work: Path, minilm: str | None) -> None:
         "lexical-small": (lexical, SMALL),
         "hashing-small": ("hashing", SMALL),
         "states-small": (f"states:{MODEL}", SMALL),
+        "gradients-small": (f"gradients:{MODEL}", SMALL),
         **({"minilm-small": (minilm, SMALL)} if minilm else {}),
         **{f"lexical-{share}": (lexical, total * share // 100) for share in SHARES},
     }
@@ -136,6 +141,10 @@ def prepare(corpus: Path, work: Path, minilm: str | None) -> None:
             print(name, file=sys.stderr)
             documents = itertools.islice(lines(train), count)
             Memory.build(documents, work / name, embedder=embedder, full_text=False, progress=True).close()
+    if not (work / "calibrated").exists():
+        shutil.copytree(work / "lexical", work / "calibrated.part", dirs_exist_ok=True)
+        calibrate(MODEL, work / "calibrated.part", mode="transductive", n=20, minutes=MINUTES, progress=True)
+        (work / "calibrated.part").rename(work / "calibrated")
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

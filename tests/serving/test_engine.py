@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import queue
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +21,10 @@ from siftlm.controller import Controller
 from siftlm.controller.tokens import plain
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
+from siftlm.serving import engine as serving_engine
 from siftlm.serving import jobs
 from siftlm.serving.engine import Engine
+from siftlm.serving.freeing import give_back_memory
 from siftlm.serving.jobs import Job, Mode, Sampling
 from siftlm.serving.refusals import Busy, Closing, TooLate
 
@@ -257,6 +262,36 @@ def test_what_was_accepted_is_finished_at_the_end(memory):
     closing.join(20)
     with pytest.raises(Closing):
         engine.submit(job(engine, PROMPTS[0]), print)
+
+
+def test_memory_is_given_back_once_when_there_is_nothing_to_do(memory, monkeypatch):
+    given = queue.Queue()
+    monkeypatch.setattr(serving_engine, "give_back_memory", lambda: given.put("back"))
+    monkeypatch.setattr(serving_engine, "RESTED", 0.05)
+    engine = Engine(controller(), {"docs": memory}, slots=1)
+    try:
+        for _ in range(2):
+            Heard(engine, job(engine, PROMPTS[0], mode())).all()
+            assert given.get(timeout=10) == "back"
+            time.sleep(0.2)
+            assert given.empty(), "there was nothing more to give"
+    finally:
+        engine.close()
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_what_was_free_is_the_systems_again():
+    blocks = [bytearray(100_000) for _ in range(3000)]
+    keeps = blocks[::300]  # which would hold the rest in place
+    full = resident()
+    del blocks
+    assert give_back_memory()
+    assert resident() < full - 200 * 2**20
+    assert len(keeps) == 10
+
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def test_grace_ends(memory):

@@ -23,6 +23,7 @@ from siftlm.errors import InvalidInput
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.serving.counting import Counts, Uncounted
+from siftlm.serving.freeing import give_back_memory
 from siftlm.serving.jobs import Deliver, Job
 from siftlm.serving.learning import Learning
 from siftlm.serving.places import Places
@@ -39,6 +40,8 @@ MIB = 2**20
 ROWS = 4
 # Seconds after which somebody who was refused may come again, until we know how long a request takes.
 AGAIN = 5
+# Seconds without work after which memory is given back to the system.
+RESTED = 2.0
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Engine:
         self._calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._ready, self._closing, self._until = False, False, float("inf")
+        self._tidy = True  # has memory been given back since there was something to do?
         self._usual = 0.0  # seconds that a request takes
         self._busy: tuple[int, int] = (0, 0)
         self._thread = threading.Thread(target=self._run, name="siftlm-engine", daemon=True)
@@ -215,11 +219,20 @@ class Engine:
             self._begin(many)
         self._inside = [task for task in self._inside if not (task.over or task.finished)]
         self._busy = len(self._learning), len(self._speaking)
+        return self._rest()
+
+    def _rest(self) -> bool:
+        """Wait while there is nothing to do; False when it is time to end."""
         with self._changed:
-            if not (any(self._busy) or self._calls or self._waiting):
-                if self._closing:
-                    return False
-                self._changed.wait()
+            if any(self._busy) or self._calls or self._waiting:
+                self._tidy = False
+                return True
+            if self._closing:
+                return False
+            woken = self._changed.wait(None if self._tidy else RESTED)
+        if not woken and not self._tidy:
+            give_back_memory()
+            self._tidy = True
         return True
 
     def _call_one(self) -> bool:
