@@ -200,6 +200,17 @@ def tuning_table() -> str:
     return "\n".join([*rows, "", " ".join(said), machine(results)])
 
 
+def tuning_memory_table() -> str:
+    """The same jobs, each once in a process of its own."""
+    results = json.loads((RESULTS / "tuning.json").read_text())
+    [parts] = [parts for name, parts in results.items() if name != "machine"]
+    rows = ["| work | whose loop | peak memory |", "|---|---|---|"]
+    for part, jobs in parts["memory"].items():
+        for job, of in jobs.items():
+            rows.append(f"| {TUNING[part].format(**parts[part])} | {job} | {of['peak_bytes'] / 2**30:.2f} GiB |")
+    return "\n".join([*rows, "", "Of the whole process, by `python benchmarks/tuning.py --only memory`."])
+
+
 def serving_table() -> str:
     """The server under load, from ``python benchmarks/serving.py``."""
     results = json.loads((RESULTS / "serving.json").read_text())
@@ -258,6 +269,7 @@ TABLES = {
     "methods": methods_table,
     "minipile": minipile_table,
     "tuning": tuning_table,
+    "tuning-memory": tuning_memory_table,
     "serving": serving_table,
 }
 
