@@ -86,6 +86,8 @@ AGAIN = ("sift+replacement=True", "sift+replacement=3", "sift+noise=0.1+replacem
 STUDIES = {
     # Claims 1–5 and 8: the published table, N = 50 of the 200 nearest.
     "published": Study("lexical", (*PUBLISHED, *AGAIN, "sift+noise=0.1"), n=50, rate=RATE),
+    # The same by the vectors that need no fitting.
+    "hashing": Study("hashing", ("base", "nn", "sift"), n=50, rate=RATE),
     # What somebody gets who asks for a continuation.
     "split": Study("lexical", ("base", "nn", "sift", "context"), protocol="split", rate=RATE),
     # Each method at its own learning rate, and whether a text should be learned more than once.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from siftlm.memory.searching import Searching
 from siftlm.progress import Report
 from siftlm.selection import kernels
 from siftlm.types import Step, Trace, Vectors
+
+logger = logging.getLogger(__name__)
 
 
 class LocalModel:
@@ -295,11 +298,16 @@ class LocalModel:
         """What calibration chose for this memory and this model."""
         known = getattr(self.memory, "manifest", None)
         record = (known.calibration if known is not None else {}).get(self.controller.name, {})
-        settings = dict(record.get("settings", {}))
         made_with = record.get("model", {}).get("engine", {}).get("engine", "full")
-        if (made_with != "full") != self.controller.adapters:
-            settings.pop("rate", None)  # adapters want a rate several times that of all weights
-        return settings
+        if record and (made_with != "full") != self.controller.adapters:
+            # All of it was chosen for a rate and a number of steps that are not these.
+            own = "lora" if self.controller.adapters else "full"
+            logger.warning(
+                "the calibration of this memory was made with engine=%r and is left out: "
+                "siftlm calibrate MEMORY --engine %s makes one for this model", made_with, own,
+            )  # fmt: skip
+            return {}
+        return dict(record.get("settings", {}))
 
     def _asked(self, given: Mapping[str, Any]) -> Asked:
         merged, recipe = recipes.merged(self._calibration, self._defaults, given)

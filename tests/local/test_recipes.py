@@ -102,14 +102,18 @@ def test_calibration_of_another_method_says_only_how_to_learn(memory):
     assert of(local(memory, method="hullft", noise=0.2).settings(), FOR_SIFT)["noise"] == 0.2
 
 
-def test_a_learning_rate_for_all_weights_is_none_for_adapters(memory):
+def test_a_calibration_for_all_weights_is_none_for_adapters(memory, caplog):
     adapters = Fake("m")
     adapters._engine_asked = ("lora", None, None, None)
-    for made_with, rates in (("full", (0.5, 1e-3)), ("lora", (3e-4, 0.5))):
+    for made_with in ("full", "lora"):
         memory.note_calibration("m", {"settings": FOR_SIFT, "model": {"engine": {"engine": made_with}}})
-        for controller, rate in zip((Fake("m"), adapters), rates, strict=True):
+        for controller, engine, rate in ((Fake("m"), "full", 3e-4), (adapters, "lora", 1e-3)):
+            caplog.clear()
             known = siftlm.LocalModel(controller, memory).settings()
-            assert of(known, ("n", "rate", "noise")) == {"n": 3, "rate": rate, "noise": 0.3}
+            usual = {"n": 50, "rate": rate, "noise": 1.0}
+            chosen = {"n": 3, "rate": 0.5, "noise": 0.3}
+            assert of(known, usual) == (chosen if engine == made_with else usual)
+            assert (f"siftlm calibrate MEMORY --engine {engine}" in caplog.text) == (engine != made_with)
 
 
 def test_what_calibration_chose_for_tuning_yields_to_a_recipe():

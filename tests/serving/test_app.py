@@ -164,6 +164,7 @@ def test_who_may_learn_from_what(guarded, engine):
     assert asks("docs", f"{NAME}:sift-5@wiki") == 403
     assert asks("docs", f"{NAME}:sift-5", memory="wiki") == 403
     assert {job.mode.memory for job in engine.jobs} == {None, "docs"}
+    assert [job.asker for job in engine.jobs] == ["d", "n", "d"]
     assert guarded.get(f"/v1/models/{NAME}:sift-5@wiki", headers={"Authorization": "Bearer docs"}).status_code == 403
     names = guarded.get("/v1/models", headers={"Authorization": "Bearer docs"}).json()["data"]
     assert not any("wiki" in one["id"] for one in names)

@@ -140,6 +140,30 @@ def test_what_came_without_an_id_can_be_deleted_as_well(own, engine):
     assert len(engine.memories["docs"]) == 5
 
 
+@pytest.mark.parametrize(
+    "body", ['{"text": "a\\ud800"}', '{"text": "a", "id": "\\ud800"}', '{"text": "a", "meta": {"\\udfff": 1}}']
+)
+def test_half_a_character_is_not_kept_as_something_else(own, engine, body):
+    said = told(own.post(PATH, content=f'{{"documents": [{body}]}}', headers={"Content-Type": "application/json"}), 400)
+    assert "lone surrogate" in said["message"]
+    assert len(engine.memories["docs"]) == 5
+    whole = '{"documents": [{"text": "a", "id": "\\ud83d\\ude00"}]}'
+    ids = told(own.post(PATH, content=whole, headers={"Content-Type": "application/json"}), 200)["ids"]
+    assert ids == ["\U0001f600"]
+
+
+def test_metadata_of_many_levels_is_refused(own, engine):
+    def deep(levels):
+        return {"a": 1} if levels == 1 else {"a": deep(levels - 1)}
+
+    for levels in (51, 900):
+        body = {"documents": [{"text": "zebra", "meta": deep(levels)}]}
+        assert "nested too deeply" in told(own.post(PATH, json=body), 400)["message"]
+    assert len(engine.memories["docs"]) == 5
+    told(own.post(PATH, json={"documents": [{"text": "zebra", "meta": deep(50)}]}), 200)
+    assert [one["meta"] for one in told(own.get(PATH, params={"limit": 100}), 200)["data"]][-1] == deep(50)
+
+
 def test_what_has_no_id_is_deleted_by_its_number(own, engine):
     engine.memories["wiki"].add(["three", "four"])
     listed = told(own.get(PATH, params={"memory": "wiki"}), 200)["data"]

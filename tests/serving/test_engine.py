@@ -79,7 +79,7 @@ class Heard:
 
 
 def job(engine, prompt, mode=BASE, *, most=8, **how):
-    own = {name: how.pop(name) for name in ("choices", "echo", "deadline") if name in how}
+    own = {name: how.pop(name) for name in ("choices", "echo", "deadline", "asker") if name in how}
     sampling = Sampling(**{"max_tokens": most, "temperature": 0.0, **how})
     return Job(tuple(plain(engine.controller.tokenizer, prompt)), prompt, mode, sampling, **own)
 
@@ -243,6 +243,18 @@ def test_who_hangs_up_is_not_worked_for(engine):
     time.sleep(0.05)
     for one in long:
         assert not any(isinstance(event, jobs.Learned) for event in [*one.events, *list(one.waiting.queue)])
+
+
+def test_what_one_has_learned_is_not_told_to_another(engine):
+    said = {}
+    for asker in ("ann", "bob", "ann"):
+        heard = Heard(engine, job(engine, PROMPTS[0], mode(), asker=asker))
+        said.setdefault(asker, []).append(
+            (heard.of(jobs.Selected)[0].cached, len(heard.of(jobs.Stepped)), heard.text())
+        )
+    assert [one[:2] for one in said["ann"]] == [(False, 3), (True, 0)]
+    assert [one[:2] for one in said["bob"]] == [(False, 3)]
+    assert len({text for each in said.values() for *_, text in each}) == 1
 
 
 def test_time_runs_out(engine):

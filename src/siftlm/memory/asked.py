@@ -28,6 +28,8 @@ EVEN = frozenset({"sift", "sift-fast", "vtl", "itl", "mm-itl", "noiseless-itl", 
 RESIDUAL = frozenset(
     {"noise", "certify", "max_norm", "normalize", "replacement", "adaptive", "until", "min_gain", "at_least"}
 )
+# What has a value for each candidate, so that only the search itself can tell whether it fits.
+OF_EACH = frozenset({"costs", "prior", "sources", "probabilities"})
 # λ where nobody chose one: smaller ones, on embeddings as spread as those of sentence models, soon prefer what has
 # little to do with the prompt. `siftlm.spread` and trying a few say more about a given memory.
 NOISE = 1.0
@@ -49,6 +51,11 @@ class Wanted:
     exclude: IntArray
     settings: dict[str, Any]
     """For the selection."""
+
+    @property
+    def of_each(self) -> bool:
+        """Is there a setting that has a value for each candidate?"""
+        return any(np.ndim(self.settings[name]) for name in OF_EACH & set(self.settings) if self.settings[name] is not None)
 
     @property
     def signs(self) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from siftlm.embedding.protocol import Embedder
 from siftlm.errors import BadRecord, InvalidInput
 from siftlm.memory import database, vectors
 from siftlm.memory.reading import Record, Source
+from siftlm.memory.reading.fields import DEEPEST, too_deep
 from siftlm.memory.split import passages
 from siftlm.memory.writer import Entry, InputProgress, Part, Stand, Writer
 from siftlm.progress import Meter, Report
@@ -219,9 +220,14 @@ def meta_json(meta: Mapping[str, Any]) -> str | None:
     try:
         text = json.dumps(meta, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")
-        return text
-    except (TypeError, ValueError, RecursionError) as error:
+        deep = too_deep(meta)
+    except RecursionError:
+        deep = True
+    except (TypeError, ValueError) as error:
         raise InvalidInput(f"metadata must be what JSON can hold: {error}") from error
+    if deep:
+        raise InvalidInput(f"metadata is nested too deeply, in more than {DEEPEST} levels")
+    return text
 
 
 def read_in(

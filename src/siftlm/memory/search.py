@@ -264,14 +264,18 @@ def _found(
 
 def _nothing(prompt: Prompt, want: Wanted) -> Selection:
     """An empty memory, or a filter that nothing meets, is no error; a wrong setting is one there as well."""
-    if want.residual:
-        index = choosing.NumpyIndex(prompt.targets)
-        tried = choosing.select_from(_query(prompt), index, 1, k=want.k or 1, **want.settings)
-    else:
-        tried = choosing.select(_query(prompt), prompt.targets, 1, method=want.method, **want.settings)
+    tried = trial(prompt, want)
     ids: IntArray = np.zeros(0, dtype=np.int64)
     gains: FloatArray = np.zeros(0)
     return Selection(ids, gains, tried.uncertainty[:1], "exhausted", tried.method, tried.noise)
+
+
+def trial(prompt: Prompt, want: Wanted) -> Selection:
+    """The selection as it is wanted, with the prompt itself as the only candidate: whatever is wrong is an error."""
+    if want.residual:
+        index = choosing.NumpyIndex(prompt.targets)
+        return choosing.select_from(_query(prompt), index, 1, k=want.k or 1, **want.settings)
+    return choosing.select(_query(prompt), prompt.targets, 1, method=want.method, **want.settings)
 
 
 class _Clock:

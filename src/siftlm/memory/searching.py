@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,6 +122,22 @@ class Searching(ABC):
         prompts = self._prompts(list(queries))
         with self._store() as store:
             return search.search_many(store.scanning() if exact else store, prompts, want)
+
+    def check(self, n: int = 10, **settings: Any) -> None:
+        """Raise what `search` would raise for these settings, whatever the prompt is, without searching.
+
+        A setting that has a value for each candidate, such as ``costs``, is only known to fit when there are some.
+        """
+        asked = signature(Searching.search).bind(self, "", n, **settings)
+        asked.apply_defaults()
+        how = {name: value for name, value in asked.arguments.items() if name not in ("self", "query", "exact")}
+        want = wanted(**how)
+        if want.of_each:
+            return
+        known = want.settings.get("known")
+        if known is not None and given.texts_of(known) is not None:
+            del want.settings["known"]  # any texts can be embedded
+        search.trial(Prompt(np.eye(1, self.width, dtype=np.float32), None), want)
 
     def _embed_known(self, settings: dict[str, Any]) -> None:
         """Texts that are known already become vectors; vectors may be given as well."""

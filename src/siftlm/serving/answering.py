@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -51,7 +52,7 @@ def routes(
         asked = await body_of(request, lambda body: parse(body, caller.reads), slow=True)
         request.state.mode = asked.jobs[0].mode.name
         read(sum(len(job.ids) for job in asked.jobs))
-        told = events(engine, asked.jobs, request.receive)
+        told = events(engine, [replace(job, asker=caller.name) for job in asked.jobs], request.receive)
         if asked.stream:
             return await _streamed(asked, told)
         return Response(await _whole(asked, told), media_type="application/json")

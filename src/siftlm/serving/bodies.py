@@ -27,10 +27,10 @@ class WrongKind(BadRequest):
     code = "unsupported_media_type"
 
 
-async def body_of(request: Request, read: Callable[[Any], Made], *, slow: bool = False) -> Made:
+async def body_of(request: Request, read: Callable[[Any], Made], *, slow: bool = False, kept: bool = False) -> Made:
     """What is read from the body of a request, or an error that says what is wrong with it.
 
-    ``slow``: the reading itself takes a while, however short the body is.
+    ``slow``: the reading itself takes a while, however short the body is. ``kept``: it is to be found again as it is.
     Only ``application/json`` is read: a page of another site can make a browser send anything else without asking.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -38,12 +38,12 @@ async def body_of(request: Request, read: Callable[[Any], Made], *, slow: bool =
         raise WrongKind("the header Content-Type must be application/json")
     body = await request.body()
     if slow or len(body) > LARGE:
-        return await asyncio.to_thread(lambda: read(parsed(body)))
-    return read(parsed(body))
+        return await asyncio.to_thread(lambda: read(parsed(body, kept=kept)))
+    return read(parsed(body, kept=kept))
 
 
-def parsed(body: bytes) -> Any:
-    """JSON as Python has it, of texts that can be written in UTF-8.
+def parsed(body: bytes, *, kept: bool = False) -> Any:
+    """JSON as Python has it, of texts that can be written in UTF-8. What is to be ``kept`` is refused if it cannot.
 
     >>> parsed(b'{"n": 1}'), parsed(b'"half a character: \\\\ud83d"')
     ({'n': 1}, 'half a character: ?')
@@ -51,7 +51,10 @@ def parsed(body: bytes) -> Any:
     try:
         found = json.loads(body.decode("utf-8-sig"), parse_constant=_no_number)
         if HALVES.search(body):  # halves of characters can be written in JSON, and nowhere else
-            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "strict" if kept else "replace"))
+    except UnicodeEncodeError as error:
+        raise BadRequest("a text has half of a character in it (a lone surrogate), which cannot be kept",
+                         code="invalid_value") from error  # fmt: skip
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else f"{error!s:.100}"
         raise BadRequest(f"the body is not JSON: {said}", code="invalid_json") from error

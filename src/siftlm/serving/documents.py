@@ -111,7 +111,7 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller]) -> APIRo
 
     async def adding(request: Request, caller: Caller = who) -> Response:
         """Add all of them, or none."""
-        memory, new = await body_of(request, _added)
+        memory, new = await body_of(request, _added, kept=True)
         name, own = memory_of(memory, caller, "write")
         ids = [f"doc-{secrets.token_hex(12)}" if one["id"] is None else one["id"] for one in new]
         texts, metas = [one["text"] for one in new], [one["meta"] or {} for one in new]

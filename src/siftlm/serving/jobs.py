@@ -58,6 +58,8 @@ class Job:
 
     The adapters of equal keys are the same. The engine's thread calls it; for the base model nobody does.
     """
+    asker: str = ""
+    """Whose it is: what one key's requests have learned is not used for another's, who would see what was asked."""
 
 
 @dataclass(frozen=True)

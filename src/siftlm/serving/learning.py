@@ -113,7 +113,7 @@ class Learning:
             self._remembering.forget(name, version)
             self._versions[name] = version
         settings = self._world.models[name].settings(**job.mode.settings)
-        return Key(name, version, job.learn_for, json.dumps(settings, sort_keys=True, default=str))
+        return Key(name, version, job.learn_for, json.dumps(settings, sort_keys=True, default=str), job.asker)
 
     def _keep(self, key: Key, kept: Kept) -> None:
         """Unless the memory has changed meanwhile, and what was learned from may no longer be there."""

@@ -20,6 +20,8 @@ class Key:
     prompt: str
     settings: str
     """All of them, as JSON."""
+    asker: str = ""
+    """Who may know that it was learned."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,6 +60,16 @@ def test_meta_without_end_is_told():
     assert "nested too deeply" in record.problem
 
 
+@pytest.mark.parametrize(("levels", "taken"), [(1, True), (49, True), (50, False), (900, False)])
+def test_meta_of_many_levels_is_told(levels, taken):
+    deep = 1
+    for _ in range(levels):
+        deep = [deep]
+    [record] = read([{"text": "a", "x": deep}])
+    assert (record.document is not None) == taken
+    assert taken or "nested too deeply, in more than 50 levels" in record.problem
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

@@ -17,6 +17,8 @@ from siftlm.errors import InvalidInput
 from siftlm.types import Document, Vectors
 
 _ABSENT = object()
+# Levels of metadata: far more than anybody means, and far fewer than whoever writes or reads JSON can follow.
+DEEPEST = 50
 
 
 class Unusable(Exception):
@@ -161,9 +163,27 @@ def _usable_meta(meta: Mapping[Any, Any]) -> dict[str, Any]:
     if not isinstance(meta, Mapping):
         raise Unusable(f"the metadata is {_kind(meta)}, not a mapping")
     try:
-        return {key if type(key) is str and key.isascii() else _key(key): _plain(meta[key], key) for key in meta}
+        found = {key if type(key) is str and key.isascii() else _key(key): _plain(meta[key], key) for key in meta}
     except RecursionError:
-        raise Unusable("the metadata is nested too deeply") from None
+        found = None
+    if found is None or too_deep(found):
+        raise Unusable(f"the metadata is nested too deeply, in more than {DEEPEST} levels")
+    return found
+
+
+def too_deep(meta: Mapping[str, Any]) -> bool:
+    """Is a value in more than `DEEPEST` levels of objects and lists? It must not contain itself."""
+    level: list[Any] = [meta]
+    for _ in range(DEEPEST + 1):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list, tuple))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _plain(value: Any, field: Any) -> Any:
