@@ -24,6 +24,7 @@ from siftlm.local_asked import GRADIENTS, OWN, Asked, check_names, parted, point
 from siftlm.local_results import Answer, Learned, Score
 from siftlm.memory import Found, Memory
 from siftlm.memory.asked import with_defaults
+from siftlm.memory.reselect import check as check_reselect
 from siftlm.memory.reselect import reselect
 from siftlm.memory.searching import Searching
 from siftlm.progress import Report
@@ -89,7 +90,7 @@ class LocalModel:
             )  # fmt: skip
         self._calibration, self._defaults = self._calibrated() if calibrated else {}, settings
         self._own_gradients: GradientEmbedder | None = None
-        self._asked({})  # a wrong setting is said here rather than at the first prompt
+        self._checked({})  # a wrong setting is said here rather than at the first prompt
 
     # --- the flow
 
@@ -282,7 +283,7 @@ class LocalModel:
         Of the search λ and repeats are there; other settings that nobody chose are left out, and have the defaults of
         `Memory.search`.
         """
-        asked = self._asked(changes)
+        asked = self._checked(changes)
         own = {name: getattr(asked, name) for name in OWN}
         own["method"] = asked.recipe or asked.method
         tuning = self.controller.tuning_settings(**asked.tuning).to_dict()
@@ -318,6 +319,15 @@ class LocalModel:
         asked = Asked(tuning=tuning, search=merged, recipe=recipe, **own)
         check_names(merged, asked.method)
         self.controller.tuning_settings(**asked.tuning)
+        return asked
+
+    def _checked(self, given: Mapping[str, Any]) -> Asked:
+        """The same, with what is wrong for the search said now."""
+        asked = self._asked(given)
+        if asked.features is None:
+            self.memory.check(asked.n, method=asked.method, **asked.search)
+        else:
+            check_reselect(self.memory, asked.n, method=asked.method, **asked.search)
         return asked
 
     def _select(self, prompt: str, asked: Asked) -> Found:

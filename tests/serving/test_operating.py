@@ -120,7 +120,7 @@ def test_the_flags_are_there_with_their_defaults():
 
 def test_the_limits_are_those_of_the_code():
     assert f"body of a request | {Limits().body // 2**20} MiB" in GUIDE
-    assert f"prompts in a request | {Limits().prompts} |" in GUIDE
+    assert f"prompts in a request | {Limits().prompts}, or `--queue` where that is less |" in GUIDE
     assert f"| `n` | {Limits().choices} choices |" in GUIDE
     assert f"messages of a chat | {Limits().messages:,} |" in GUIDE
     assert f"an answer | {Limits().entries:,} entries" in GUIDE

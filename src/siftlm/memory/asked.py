@@ -55,7 +55,7 @@ class Wanted:
     @property
     def of_each(self) -> bool:
         """Is there a setting that has a value for each candidate?"""
-        return any(np.ndim(self.settings[name]) for name in OF_EACH & set(self.settings) if self.settings[name] is not None)
+        return any(np.ndim(self.settings[name]) > 0 for name in OF_EACH & set(self.settings))
 
     @property
     def signs(self) -> tuple[float, ...]:
@@ -87,6 +87,8 @@ def wanted(
         raise Conflict("residual=True is SIFT with a search at each step: it takes a k, and no other method or cap")
     if residual and (foreign := sorted(set(settings) - RESIDUAL)):
         raise Conflict(f"residual=True does not go with {foreign[0]}; it takes {', '.join(sorted(RESIDUAL))}")
+    if k is None and per_document is not None:
+        raise Conflict("per_document needs a number of candidates: pass k=, not k=None")
     if without_copies is True:
         without_copies = copies.THRESHOLD
     n = _count("n", n)

@@ -48,8 +48,7 @@ def reselect(
 
     The hits' scores are cosines of features, too. ``known`` may be texts.
     """
-    if k is None or residual or opposites:
-        raise Conflict("features are computed for the k nearest: k=None, residual=True and opposites=True do not apply")
+    _refuse_far(k, residual, opposites)
     want = wanted(
         n, method=method, k=k, candidates=candidates, opposites=False, where=where, residual=False,
         without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
@@ -70,6 +69,28 @@ def reselect(
     chosen = _chosen(made[0], vectors, hits, learned[~np.isnan(learned).any(axis=1)], want)
     seconds = {**near.seconds, "features": taken - began, "select": time.perf_counter() - taken}
     return Found(_picked(hits, vectors @ made[0], chosen), _rows(chosen, hits), len(hits), seconds)
+
+
+def check(
+    memory: Searching,
+    n: int,
+    *,
+    k: int | None = 200,
+    residual: bool = False,
+    opposites: bool = False,
+    known: Any = None,
+    kernel: Any = None,  # noqa: ARG001 (it may be made for features, and of those there are none yet)
+    **settings: Any,
+) -> None:
+    """Raise what `reselect` would raise for these settings, whatever the prompt is, without searching."""
+    _refuse_far(k, residual, opposites)
+    _known(known)
+    memory.check(n, k=k, **settings)
+
+
+def _refuse_far(k: int | None, residual: bool, opposites: bool) -> None:
+    if k is None or residual or opposites:
+        raise Conflict("features are computed for the k nearest: k=None, residual=True and opposites=True do not apply")
 
 
 def _known(known: Any) -> list[str]:

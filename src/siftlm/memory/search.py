@@ -183,14 +183,12 @@ def _select_whole(
     sizes = [len(vectors) - len(out) for out in banned]
     settings = dict(want.settings, method=want.method)
     shared = all(np.array_equal(out, banned[0]) for out in banned)
-    if len(prompts) > 1 and shared and sizes[0] and want.per_document is None:
+    if len(prompts) > 1 and shared and sizes[0]:
         exclude = banned[0] if len(banned[0]) else None
         queries = [_query(prompt) for prompt in prompts]
         return choosing.select_many(queries, vectors, min(want.n, sizes[0]), exclude=exclude, **settings)
     picked = []
     for prompt, out, size in zip(prompts, banned, sizes, strict=True):
-        if want.per_document is not None:
-            raise Conflict("per_document needs a number of candidates: pass k=, not k=None")
         exclude = out if len(out) else None
         picked.append(
             choosing.select(_query(prompt), vectors, min(want.n, size), exclude=exclude, **settings)
