@@ -202,6 +202,20 @@ def test_everything_that_decided_is_recorded(one):
 
 
 @pytest.mark.parametrize(
+    ("name", "targets", "most"),
+    [
+        ("llama", None, 32), ("gpt2", None, 64), ("opt", "all-linear", 32), ("llama", ["q_proj"], 16),
+        ("llama", r".*\.(q|down)_proj", 32),
+    ],
+)  # fmt: skip
+def test_a_rank_beyond_every_layer_is_refused_before_it_costs_anything(name, targets, most):
+    one = Controller(tiny.model(name), tiny.tokenizer(), engine="lora", rank=100_000_000, targets=targets)
+    with pytest.raises(InvalidInput, match=f"at most {most}, .* got 100000000"):
+        _ = one.engine
+    assert Controller(tiny.model(name), tiny.tokenizer(), engine="lora", rank=most, targets=targets).engine is not None
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"engine": "adam"},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
 NAME = "siftlm"
+RANK = 16
 
 
 class Adapters:
@@ -143,10 +145,12 @@ class Adapters:
             self._model.peft_config = {NAME: self.config}  # PEFT looks for it there
 
 
-def lora(model: Any, *, rank: int = 16, alpha: float | None = None, targets: Any = None) -> Any:
+def lora(model: Any, *, rank: int = RANK, alpha: float | None = None, targets: Any = None) -> Any:
     """LoRA on all linear layers but the head, or on ``targets``; α is twice the rank unless given."""
     peft = load("peft", "tune")
-    whole("rank", rank)
+    most = max(_sides(model, targets), default=0)
+    if whole("rank", rank) > max(most, RANK) and most:
+        raise InvalidInput(f"rank must be at most {most}, the largest side of a layer that gets an adapter, got {rank}")
     conv = any(type(module).__name__ == "Conv1D" for module in model.modules())
     return peft.LoraConfig(
         r=rank,
@@ -155,3 +159,20 @@ def lora(model: Any, *, rank: int = 16, alpha: float | None = None, targets: Any
         fan_in_fan_out=conv,
         task_type="CAUSAL_LM",
     )
+
+
+def _sides(model: Any, targets: Any) -> Iterator[int]:
+    """Of the matrices that get an adapter, by PEFT's reading of ``targets``: a pattern, or how names end."""
+    embedding = load("torch", "tune").nn.Embedding
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    for name, module in model.named_modules():
+        shape = getattr(getattr(module, "weight", None), "shape", ())
+        if targets is None or targets == "all-linear":
+            meant = module is not head and not isinstance(module, embedding)
+        elif isinstance(targets, str):
+            meant = re.fullmatch(targets, name) is not None
+        else:  # what is no list of names PEFT refuses
+            meant = isinstance(targets, Iterable) and any(name == one or name.endswith(f".{one}") for one in targets)
+        if meant and len(shape) == 2:
+            # The shape of packed weights says little.
+            yield from (getattr(module, "in_features", shape[0]), getattr(module, "out_features", shape[1]))

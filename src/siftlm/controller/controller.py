@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from siftlm.controller import generating
-from siftlm.controller.adapters import Adapters, lora
+from siftlm.controller.adapters import RANK, Adapters, lora
 from siftlm.controller.checks import number, whole
 from siftlm.controller.engine import Engine, ordinary
 from siftlm.controller.forward import span_nats
@@ -111,7 +111,7 @@ class Controller:
         if kind == "full":
             return FullWeights(self.model)
         if kind == "lora":
-            kind = lora(self.model, rank=16 if rank is None else rank, alpha=alpha, targets=targets)
+            kind = lora(self.model, rank=RANK if rank is None else rank, alpha=alpha, targets=targets)
         return Adapters(self.model, kind, seed=self.settings.seed)
 
     @cached_property
