@@ -166,7 +166,7 @@ def _sides(model: Any, targets: Any) -> Iterator[int]:
     embedding = load("torch", "tune").nn.Embedding
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for name, module in model.named_modules():
-        shape = getattr(getattr(module, "weight", None), "shape", ())
+        shape = tuple(getattr(getattr(module, "weight", None), "shape", ()))
         if targets is None or targets == "all-linear":
             meant = module is not head and not isinstance(module, embedding)
         elif isinstance(targets, str):
@@ -175,4 +175,5 @@ def _sides(model: Any, targets: Any) -> Iterator[int]:
             meant = isinstance(targets, Iterable) and any(name == one or name.endswith(f".{one}") for one in targets)
         if meant and len(shape) == 2:
             # The shape of packed weights says little.
-            yield from (getattr(module, "in_features", shape[0]), getattr(module, "out_features", shape[1]))
+            yield int(getattr(module, "in_features", shape[0]))
+            yield int(getattr(module, "out_features", shape[1]))

@@ -48,7 +48,7 @@ def reselect(
 
     The hits' scores are cosines of features, too. ``known`` may be texts.
     """
-    _refuse_far(k, residual, opposites)
+    k = _near(k, residual, opposites)
     want = wanted(
         n, method=method, k=k, candidates=candidates, opposites=False, where=where, residual=False,
         without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
@@ -83,14 +83,15 @@ def check(
     **settings: Any,
 ) -> None:
     """Raise what `reselect` would raise for these settings, whatever the prompt is, without searching."""
-    _refuse_far(k, residual, opposites)
+    k = _near(k, residual, opposites)
     _known(known)
     memory.check(n, k=k, **settings)
 
 
-def _refuse_far(k: int | None, residual: bool, opposites: bool) -> None:
+def _near(k: int | None, residual: bool, opposites: bool) -> int:
     if k is None or residual or opposites:
         raise Conflict("features are computed for the k nearest: k=None, residual=True and opposites=True do not apply")
+    return k
 
 
 def _known(known: Any) -> list[str]:

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError, StarletteHTTPException
 from fastapi.responses import Response
 
-from siftlm.errors import BadRecord, InvalidInput, Locked, NotAMemory, SiftlmError
+from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, SiftlmError, Unwritable
 from siftlm.extras import load
 from siftlm.serving.refusals import Refused
 from siftlm.serving.running import HungUp
@@ -65,7 +65,11 @@ def refusal(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     if isinstance(error, Locked):
         said = "the memory is being written by somebody else; try again soon"
         return 503, worded(said, "server_error", "memory_locked"), {"Retry-After": "1"}
-    if isinstance(error, InvalidInput) and not isinstance(error, INSIDE):
+    if isinstance(error, (*INSIDE, Damaged, Unwritable)):
+        logger.error("%s", error)
+        said = "the memory cannot be read or written; the server's log says why"
+        return 500, worded(said, "server_error", "memory_fails"), {}
+    if isinstance(error, InvalidInput):
         return 400, worded(str(error), "invalid_request_error", "invalid_value"), {}
     logger.error("a request failed", exc_info=error)
     return 500, worded("the server failed; its log says why", "server_error", "internal_error"), {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class Limits:
     """Until the whole answer is there."""
     prompts: int = 64
     """In one request."""
-    choices: int = 8
-    """For each prompt."""
+    choices: ClassVar[int] = 8
+    """For each prompt; the description of the API says it as well."""
     inputs: int = 2048
     """Texts to be embedded."""
     messages: int = 4096

@@ -14,11 +14,13 @@ from siftlm import recipes
 from siftlm.extras import load
 from siftlm.selection import methods
 from siftlm.serving.keys import Caller
-from siftlm.serving.modes import AUTO, BASE, CONTEXT, OFFERED
+from siftlm.serving.modes import ALIASES, AUTO, BASE, CONTEXT, OFFERED
 
 OTHER = "other"
 STAGES = ("queue", "select", "learn", "generate", "whole")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+# What has two names is counted under the one that models are named with.
+OFTENER = {name: alias for alias, name in ALIASES.items()}
 NUMBER = re.compile(r"-[0-9]+\Z")
 # Of `engine.state()`, by the name of the gauge; read when somebody asks.
 GAUGES = {
@@ -98,13 +100,14 @@ class Counts:
     # --- what is asked for
 
     def folded(self, mode: str) -> str:
-        """Without its number, and only if it is known.
+        """Without its number, under one name, and only if it is known.
 
         >>> counts = Counts()
-        >>> [counts.folded(mode) for mode in ("sift-50", "base", "mm-itl-5", "what-ever-5")]
-        ['sift', 'base', 'mm-itl', 'other']
+        >>> [counts.folded(mode) for mode in ("sift-50", "base", "nearest-5", "mm-itl-5", "what-ever-5")]
+        ['sift', 'base', 'nn', 'mm-itl', 'other']
         """
         name = NUMBER.sub("", mode)
+        name = OFTENER.get(name, name)
         return name if name in self._known else OTHER
 
     def watch(self, state: Callable[[], Any]) -> None:

@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from siftlm.errors import InvalidInput, UnknownName
 from siftlm.local import LocalModel
+from siftlm.recipes import RECIPES, find
+from siftlm.selection import methods
 from siftlm.serving.jobs import Mode
 from siftlm.serving.refusals import BadRequest, Unknown
 
@@ -18,7 +21,7 @@ BASE, AUTO, CONTEXT = "base", "auto", "context"
 ADAPTIVE, DECIDE = 0.1, 0.02
 OFFERED = (AUTO, "sift-50", "sift-20", "nn-50", "context-10")
 """What ``/v1/models`` names; any other number and method works as well."""
-SUFFIX = re.compile(r"(?P<way>[a-z][a-z0-9_.-]*?)(?:-(?P<n>[0-9]{1,4}))?")
+SUFFIX = re.compile(r"(?P<way>[a-z][a-z0-9_.+-]*?)(?:-(?P<n>[0-9]{1,4}))?")
 # Settings of a local model that a request may choose. Whatever could reach a file, or cost without limit, is not there.
 OPEN = frozenset({
     "n", "method", "noise", "k", "kernel", "use", "decide", "rate", "order", "passes", "adaptive", "until", "min_gain",
@@ -86,7 +89,7 @@ class Modes:
             settings = {"adaptive": ADAPTIVE, "decide": DECIDE, **settings}
         else:
             settings["method"] = ALIASES.get(method, method) if isinstance(method, str) else method
-        self._models[memory].settings(**settings)  # a wrong value is said before the request waits
+        self._check(self._models[memory], settings)
         return Mode(method + (f"-{settings['n']}" if "n" in settings else ""), memory, settings)
 
     def goes_by(self, mode: Mode) -> dict[str, Any]:
@@ -96,6 +99,22 @@ class Modes:
         settings = self._models[mode.memory].settings(**mode.settings)
         plain = {name: value for name, value in settings.items() if name in OPEN and isinstance(value, PLAIN)}
         return {"memory": mode.memory, **plain}
+
+    def _check(self, model: LocalModel, settings: Mapping[str, Any]) -> None:
+        """A wrong value is said before the request waits."""
+        try:
+            model.settings(**settings)
+        except UnknownName:
+            raise
+        except InvalidInput as error:
+            method = settings.get("method")
+            if method is None or _works(model, method):
+                raise
+            there = ", ".join(name for name in (*methods(), *RECIPES) if _works(model, name))
+            raise BadRequest(
+                f"the method {method!r:.40} needs more than a prompt, such as what a classifier says of each text, and "
+                f"no request can give that; there are {there}", param="siftlm.method", code="invalid_value",
+            ) from error  # fmt: skip
 
     def _of_name(self, model: str, way: str) -> dict[str, Any]:
         if not way or way == BASE:
@@ -118,3 +137,12 @@ class Modes:
             raise BadRequest(f"siftlm.{name} must be a whole number from 1 to {most}, got {value!r:.40}",
                              param=f"siftlm.{name}")  # fmt: skip
         return value
+
+
+def _works(model: LocalModel, method: Any) -> bool:
+    """With a prompt and a memory, and nothing else."""
+    try:
+        model.memory.check(1, method=find(method).name)
+    except InvalidInput:
+        return False
+    return True

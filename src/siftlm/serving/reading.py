@@ -174,8 +174,6 @@ class Reader:
     ) -> Asked:
         for prompt in prompts:
             self._check_room(len(prompt.ids), most, chat)
-        if given["n"] > self.limits.choices:
-            raise BadRequest(f"n must be a whole number from 1 to {self.limits.choices}, got {given['n']}", param="n")
         self._check_answer(sum(most + len(one.ids) * echo for one in prompts), given["n"], top, chat)
         ours = given["siftlm"] or {}
         check_texts("siftlm.prompt", [ours.get("prompt") or ""], self.limits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from siftlm.serving.fields import Schema
+from siftlm.serving.limits import Limits
 
 TEXT: Schema = {"type": "string"}
 SWITCH: Schema = {"type": "boolean", "default": False}
@@ -43,7 +44,7 @@ _DRAWING: dict[str, Schema] = {
     "model": MODEL,
     "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1.0},
     "top_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 1.0},
-    "n": {"type": "integer", "minimum": 1, "maximum": 128, "default": 1},
+    "n": {"type": "integer", "minimum": 1, "maximum": Limits.choices, "default": 1},
     "stop": STOP,
     "seed": SEED,
     "stream": SWITCH,
@@ -53,7 +54,12 @@ _DRAWING: dict[str, Schema] = {
     "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
     "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
     "logit_bias": {"type": "object"},
+    "top_k": {"type": "integer", "minimum": -1},
+    "min_p": {"type": "number", "minimum": 0, "maximum": 1},
+    "repetition_penalty": {"type": "number", "exclusiveMinimum": 0},
 }
+# Which of its tools a model is to call: a word, or an object that names one.
+CHOICE: Schema = {"anyOf": [TEXT, {"type": "object"}], "title": "a string or an object"}
 COMPLETION: Schema = {
     "type": "object",
     "required": ["model", "prompt"],
@@ -90,14 +96,20 @@ CHAT: Schema = {
         "logprobs": SWITCH,
         "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
         "tools": {"type": "array"},
+        "tool_choice": CHOICE,
         "functions": {"type": "array"},
+        "function_call": CHOICE,
+        "modalities": {"type": "array", "items": TEXT},
+        "audio": {"type": "object"},
         "response_format": {"type": "object", "properties": {"type": TEXT}},
     },
 }
 # What each of these may be without meaning anything; else the answer would not be what was asked for.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0,), "frequency_penalty": (0,), "logit_bias": ({},), "suffix": ("",), "tools": ([],),
-    "functions": ([],), "response_format": ({"type": "text"},),
+    "functions": ([],), "response_format": ({"type": "text"},), "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"), "modalities": (["text"],), "audio": (), "top_k": (-1, 0), "min_p": (0,),
+    "repetition_penalty": (1,),
 }  # fmt: skip
 EMBEDDINGS: Schema = {
     "type": "object",

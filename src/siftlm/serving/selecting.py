@@ -84,7 +84,9 @@ def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: 
         given = await body_of(request, partial(_read, limits))
         prompt = given["input"]
         try:
-            mode = _mode(modes, given["model"] or modes.name, given["siftlm"] or {}, caller.reads)
+            mode = await asyncio.to_thread(  # filters can be long
+                _mode, modes, given["model"] or modes.name, given["siftlm"] or {}, caller.reads
+            )
             name = mode.memory or ""
             request.state.mode = mode.name
             work = partial(found_for, engine.models[name], prompt, mode.settings, near=given["plane"])

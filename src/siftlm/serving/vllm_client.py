@@ -55,7 +55,9 @@ class Served:
 class Call:
     """One request and its answer, which another thread may break off with `break_off`."""
 
-    def __init__(self, url: str, key: str | None, path: str, patience: float, until: float | None) -> None:
+    def __init__(
+        self, url: str, key: str | None, path: str, patience: float, until: float | None, *, starting: bool = False
+    ) -> None:
         parts = urlsplit(url)
         made = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = made(parts.hostname or "", parts.port, timeout=CONNECT)
@@ -64,6 +66,7 @@ class Call:
         self._socket: socket.socket | None = None
         self._answer: http.client.HTTPResponse | None = None
         self._closed = False
+        self._starting = starting
 
     def send(self, body: Mapping[str, Any] | None) -> None:
         """Ask, and wait for the head of the answer; `Answered` where it is not 200."""
@@ -145,6 +148,8 @@ class Call:
     def _broken(self, said: str, error: Exception | None = None) -> Exception:
         if self._closed:
             return Hung()
+        if self._starting:  # nobody is asking yet, and who starts the server wants to know all of it
+            return BadGateway(f"{said}: {error}")
         logger.error("%s: %s", said, error)
         return BadGateway(said)
 
@@ -172,7 +177,7 @@ class Client:
     def served(self, prefer: str = "") -> Served:
         """Its base model; where it has several names, ``prefer`` is taken if it is one of them."""
         try:
-            found = self._asked("/v1/models")["data"]
+            found = self._asked("/v1/models", starting=True)["data"]
             cards = [card for card in found if card.get("parent") is None]
             card = next((card for card in cards if card["id"] == prefer), cards[0])
             return Served(str(card["id"]), card.get("max_model_len"))
@@ -184,7 +189,7 @@ class Client:
     def refuse_rigid(self, rank: int) -> None:
         """Raise where it takes no adapters while it runs."""
         try:
-            self._asked("/v1/unload_lora_adapter", {"lora_name": "siftlm-none"})
+            self._asked("/v1/unload_lora_adapter", {"lora_name": "siftlm-none"}, starting=True)
         except Answered as error:
             if error.spoken and error.status in (400, 404):
                 return  # it knows the route, and no such adapter
@@ -213,8 +218,8 @@ class Client:
         """A request that can be broken off."""
         return Call(self.url, self._key, path, self._patience, until)
 
-    def _asked(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        call = Call(self.url, self._key, path, min(self._patience, ADMIN), None)
+    def _asked(self, path: str, body: Mapping[str, Any] | None = None, *, starting: bool = False) -> Any:
+        call = Call(self.url, self._key, path, min(self._patience, ADMIN), None, starting=starting)
         try:
             call.send(body)
             return _parsed(call.read())
