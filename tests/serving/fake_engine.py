@@ -11,7 +11,6 @@ from fastapi import FastAPI, Header
 from fastapi.testclient import TestClient
 
 from siftlm.memory import Memory
-from siftlm.selection import registry
 from siftlm.serving.failures import add_failures
 from siftlm.serving.keys import Caller
 from siftlm.serving.modes import Modes
@@ -31,7 +30,7 @@ class FakeModel:
         self.memory = memory
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        registry.find(changes.get("method", "sift"))
+        self.memory.check(**changes)
         return {"n": 50, **changes}
 
     def select(self, prompt: str, **settings: Any) -> Any:

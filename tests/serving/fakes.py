@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from siftlm.bundled import bundled
 from siftlm.embedding import HashingEmbedder
-from siftlm.errors import InvalidInput
+from siftlm.errors import UnknownName
 from siftlm.memory import Found, Hit
 from siftlm.serving.app import create_app
 from siftlm.serving.jobs import (
@@ -113,7 +113,7 @@ class FakeModel:
     def settings(self, **changes: Any) -> dict[str, Any]:
         method = changes.get("method", "sift")
         if method not in {"sift", "nearest"}:
-            raise InvalidInput(f"unknown method {method!r:.40}; Known: nearest, sift")
+            raise UnknownName("method", method, ("nearest", "sift"))
         return {"n": 50, **changes}
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.fakes import NAME, FakeEngine, Manners, app_of
-from siftlm.errors import Damaged, InvalidInput, Locked, NotAMemory
+from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, Unwritable
 from siftlm.serving import running
 from siftlm.serving.limits import Limits
 from siftlm.serving.refusals import TooLate
@@ -154,8 +154,8 @@ def test_an_engine_that_hangs(monkeypatch):
     ("error", "status", "said"),
     [
         (RuntimeError(SECRET), 500, "its log says why"),
-        (NotAMemory(SECRET), 500, "its log says why"),
-        (Damaged(SECRET), 500, "its log says why"),
+        (NotAMemory(SECRET), 500, "the server's log says why"),
+        (Damaged(SECRET), 500, "the server's log says why"),
         (Locked(SECRET), 503, "written by somebody else"),
         (InvalidInput("the prompt is odd"), 400, "the prompt is odd"),
         (TooLate("its time was up"), 504, "its time was up"),
@@ -166,6 +166,15 @@ def test_what_fails_before_anything_was_said(error, status, said, stream, caplog
     answer = client(Manners(fail=error)).post("/v1/completions", json={**BODY, "stream": stream})
     assert answer.status_code == status
     assert said in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("kind", [NotAMemory, BadRecord, Damaged, Unwritable])
+def test_a_memory_that_fails_is_one_line_in_the_log(kind, caplog):
+    answer = client(Manners(fail=kind(SECRET))).post("/v1/completions", json=BODY)
+    assert (answer.status_code, error_of(answer)["code"]) == (500, "memory_fails")
+    assert SECRET not in answer.text
+    assert caplog.messages == [SECRET]
+    assert "Traceback" not in caplog.text
 
 
 def test_what_nobody_has_foreseen(caplog):

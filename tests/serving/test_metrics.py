@@ -70,7 +70,8 @@ def test_zero_is_shown_before_anything_happens(counts):
 @pytest.mark.parametrize(
     ("mode", "folded"),
     [
-        ("base", "base"), ("nn-50", "nn"), ("auto", "auto"), ("context-10", "context"), ("sift-fast", "sift-fast"),
+        ("base", "base"), ("nn-50", "nn"), ("nearest-50", "nn"),
+        ("auto", "auto"), ("context-10", "context"), ("sift-fast", "sift-fast"),
         ("sift-fast-50", "sift-fast"), ("hullft-5", "hullft"), ("k-means++-3", "k-means++"), ("", "other"),
         ("sift-5\n", "other"), ("drop table", "other"), ("50", "other"),
     ],

@@ -8,8 +8,10 @@ pytest.importorskip("peft")
 
 from controller import tiny
 from siftlm.controller import Controller
+from siftlm.errors import InvalidInput
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
+from siftlm.selection import methods
 from siftlm.serving.modes import ADAPTIVE, DECIDE, Modes
 from siftlm.serving.refusals import BadRequest, Unknown
 
@@ -41,6 +43,7 @@ def modes(tmp_path_factory):
         ("tiny", {"n": 3}, "sift-3", "docs", {"method": "sift", "n": 3}),
         ("tiny:sift-50", {"n": 3, "noise": 0.1, "memory": "wiki"}, "sift-3", "wiki",
          {"method": "sift", "n": 3, "noise": 0.1}),
+        ("tiny:k-means++-2", None, "k-means++-2", "docs", {"method": "k-means++", "n": 2}),
         ("tiny:hullft-6", None, "hullft-6", "docs", {"method": "hullft", "n": 6}),
     ],
 )  # fmt: skip
@@ -81,9 +84,50 @@ def test_every_name_that_is_offered_is_understood(modes):
         ("tiny:sift-5", {"features": "gradients"}, BadRequest, "not a setting of a request"),
         ("tiny:sift-5", {"n": True}, BadRequest, "whole number from 1"),
         ("tiny:sift-5", {"rate": -1}, ValueError, "rate"),
+        ("tiny:sift-5", {"noise": -1}, ValueError, "noise must be > 0, got -1"),
+        ("tiny:sift-5", {"noise": "low"}, ValueError, "noise must be a number, got 'low'"),
+        ("tiny:sift-5", {"k": 0}, BadRequest, "k must be a whole number from 1"),
+        ("tiny:sift-5", {"kernel": "cosy"}, ValueError, "unknown kernel 'cosy'"),
+        ("tiny:sift-5", {"adaptive": 0}, ValueError, "adaptive"),
+        ("tiny:sift-5", {"until": 2}, ValueError, "until"),
+        ("tiny:sift-5", {"min_gain": -1}, ValueError, "min_gain"),
+        ("tiny:sift-5", {"replacement": "often"}, ValueError, "replacement must be"),
+        ("tiny:sift-5", {"per_document": 0}, ValueError, "per_document must be >= 1"),
+        ("tiny:sift-5", {"candidates": "luck"}, ValueError, "vectors, words, both"),
+        ("tiny:sift-5", {"where": 5}, ValueError, "where: expected a dict"),
+        ("tiny:sift-5", {"where": "source ="}, ValueError, "where, column 9"),
         ("tiny:base", {"n": 3, "method": "base"}, BadRequest, "the mode is base"),
     ],
 )
 def test_what_is_wrong_is_said(modes, name, extra, kind, said):
     with pytest.raises(kind, match=said):
         modes.parse(name, extra)
+
+
+def test_where_a_method_needs_more_than_a_prompt_those_are_named_that_do_not(modes):
+    needy = {"eig", "information-density", "least-confidence", "max-entropy", "min-margin"}
+    for method in methods():
+        if method not in needy:
+            assert modes.parse(f"tiny:{method}-2").name == f"{method}-2"
+            continue
+        with pytest.raises(BadRequest, match="no request can give that; there are ") as caught:
+            modes.parse("tiny", {"method": method, "n": 2})
+        there = str(caught.value).partition("there are ")[2].split(", ")
+        assert set(there) == {*methods(), "hullft"} - needy
+
+
+def test_a_wrong_setting_is_not_blamed_on_the_method(modes):
+    with pytest.raises(InvalidInput, match="noise must be > 0"):
+        modes.parse("tiny:sift-5", {"noise": 0})
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [({"noise": -1}, "noise must be > 0"), ({"k": 0}, "k must be >= 1"), ({"where": 5}, "where"), ({"n": 0}, "n must"),
+     ({"k": None, "per_document": 2}, "per_document"), ({"features": "gradients", "k": None}, "features are computed"),
+     ({"features": "gradients", "noise": -1}, "noise must be > 0"), ({"budget": 5}, "budget needs costs")],
+)  # fmt: skip
+def test_a_wrong_default_is_refused_before_anybody_asks(modes, setting, said):
+    wiki = modes._models["wiki"]
+    with pytest.raises(InvalidInput, match=said):
+        LocalModel(wiki.controller, wiki.memory, **setting)

@@ -215,7 +215,7 @@ def test_stops():
         ({"top_p": -0.1}, "top_p", "from 0 to 1"),
         ({"max_tokens": -1}, "max_tokens", "a whole number from 0"),
         ({"max_tokens": 1.5}, "max_tokens", "a whole number"),
-        ({"n": 0}, "n", "a whole number from 1"),
+        ({"n": 0}, "n", "a whole number from 1 to 8, got 0"),
         ({"n": 9}, "n", "from 1 to 8, got 9"),
         ({"logprobs": 21}, "logprobs", "from 0 to 20"),
         ({"logprobs": True}, "logprobs", "got true"),
@@ -226,6 +226,10 @@ def test_stops():
         ({"suffix": "x"}, "suffix", "not supported"),
         ({"presence_penalty": 0.5}, "presence_penalty", "not supported"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+        ({"top_k": 40}, "top_k", "not supported"),
+        ({"top_k": -2}, "top_k", "a whole number of at least -1"),
+        ({"min_p": 0.05}, "min_p", "not supported"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty", "not supported"),
         ({"siftlm": []}, "siftlm", "an object"),
         ({"siftlm": {"return": ["all"]}}, "siftlm.return[0]", '"selection" or "steps" or "timings"'),
         ({"siftlm": {"memory": ["docs"], "method": "sift"}}, "siftlm.memory", "a string"),
@@ -241,6 +245,8 @@ def test_wrong_values_are_named(body, param, said):
 
 def test_values_that_change_nothing_are_taken():
     completion(best_of=1, suffix="", presence_penalty=0, frequency_penalty=0.0, logit_bias={}, max_tokens=4.0)
+    completion(top_k=0, min_p=0, repetition_penalty=1)
+    completion(top_k=-1, min_p=0.0, repetition_penalty=1.0, mirostat=2)  # what nobody knows is not read
     assert completion(n=2, best_of=2).jobs[0].choices == 2
 
 

@@ -76,8 +76,15 @@ def test_other_messages_are_refused(messages, param):
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize("field", [{"tools": [{}]}, {"response_format": {"type": "json_object"}}, {"functions": [1]}])
+@pytest.mark.parametrize(
+    "field",
+    [{"tools": [{}]}, {"response_format": {"type": "json_object"}}, {"functions": [1]}, {"tool_choice": "required"},
+     {"tool_choice": {"type": "function", "function": {"name": "f"}}}, {"function_call": {"name": "f"}},
+     {"modalities": ["text", "audio"]}, {"modalities": []}, {"audio": {"voice": "alloy"}}, {"top_k": 5},
+     {"repetition_penalty": 1.2}, {"min_p": 0.1}],
+)  # fmt: skip
 def test_what_a_chat_cannot_do_is_said(field):
     with pytest.raises(BadRequest, match="not supported"):
         chat(("user", "a"), **field)
-    chat(("user", "a"), tools=[], response_format={"type": "text"})
+    chat(("user", "a"), tools=[], response_format={"type": "text"}, tool_choice="auto", modalities=["text"], top_k=-1)
+    chat(("user", "a"), tools=None, tool_choice="none", function_call="auto", modalities=None, audio=None)

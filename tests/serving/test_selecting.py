@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serving.fake_engine import FakeEngine, client
-from siftlm.errors import BadRecord, NotAMemory
+from siftlm.errors import BadRecord, Damaged, NotAMemory
 from siftlm.memory import Memory
 from siftlm.serving.selecting import routes
 
@@ -148,6 +148,7 @@ def test_the_model_thread_does_it(ask, engine, monkeypatch):
         ({"plane": "yes"}, 400, "plane"),
         ({"siftlm": {"memory": ["docs"]}}, 400, "siftlm.memory"),
         ({"siftlm": {"without_copies": 7}}, 400, "siftlm"),
+        ({"siftlm": {"method": "max-entropy"}}, 400, "siftlm.method"),
     ],
 )
 def test_what_is_wrong_is_said(ask, body, status, param):
@@ -156,13 +157,20 @@ def test_what_is_wrong_is_said(ask, body, status, param):
     assert answer.json()["error"].get("param") == param
 
 
-@pytest.mark.parametrize("error", [NotAMemory, BadRecord])
+def test_what_is_wrong_is_said_without_a_turn_of_the_model(ask, engine):
+    before = engine.calls
+    for wrong in ({"where": "n ="}, {"noise": -1}, {"k": 0}, {"method": "eig"}):
+        assert ask(siftlm=wrong).status_code == 400
+    assert engine.calls == before
+
+
+@pytest.mark.parametrize("error", [NotAMemory, BadRecord, Damaged])
 def test_errors_that_name_folders_are_not_passed_on(ask, engine, monkeypatch, error):
     monkeypatch.setattr(
         engine.models["docs"], "select", lambda *_, **__: (_ for _ in ()).throw(error("/var/lib/secret: holds none"))
     )
     answer = ask()
-    assert answer.status_code == 500
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "memory_fails")
     assert "secret" not in answer.text
 
 

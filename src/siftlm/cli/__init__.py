@@ -54,7 +54,7 @@ examples:
   siftlm methods sift                                     formula and settings of one method
   siftlm keys add keys.json ann                           a key for a server that asks for keys
 
-exit status: 0 done; 1 something in the data or on the disk is wrong; 2 the command line is wrong.
+exit status: 0 done; 1 a setting, the data or the disk does not allow it; 2 the command line cannot be read.
 """
 
 # Read when torch is loaded. Its threads spin while they wait for one another, 300,000 times before they sleep: beside
