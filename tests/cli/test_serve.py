@@ -63,6 +63,21 @@ def test_it_cannot_tune_all_weights(opened, memory, capsys):
     assert not opened
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["serve", "--memory", "{}", "--host", "0.0.0.0"], 1), (["search", "{}", "what", "-n", "0"], 1),
+        (["search", "{}", "what", "--noise=-1"], 1), (["search", "nowhere", "what"], 1),
+        (["serve", "--memory", "{}", "-n", "many"], 2), (["search", "{}", "what", "-n", "many"], 2), (["serve"], 2),
+        (["serve", "--memory", "{}", "--slots", "0"], 2),
+    ],
+)  # fmt: skip
+def test_the_status_is_what_the_help_says(memory, words, status, capsys):
+    assert main([word.format(memory) for word in words]) == status
+    capsys.readouterr()
+    assert "1 a setting, the data or the disk does not allow it; 2 the command line cannot be read" in parser().epilog
+
+
 def test_the_help_says_what_auto_is():
     commands = next(one for one in parser()._actions if one.choices)
     assert "--engine auto is --engine lora" in commands.choices["serve"].format_help()
