@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import math
 import re
 import sys
@@ -90,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Open everything, serve, and leave everything tidy."""
     from siftlm.serving.host import serve
 
+    atexit.register(gc.freeze)  # or Python, at its end, looks for seconds through all that torch has made
     memories = opened(arguments)
     try:
         wanted = {"n": arguments.n, "noise": arguments.noise, "rate": arguments.rate, **dict(arguments.sets)}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Container
 from typing import Any, Protocol
 
-from siftlm.serving.failures import answer, refusal
-from siftlm.serving.refusals import BadRequest, NotAllowed
+from siftlm.serving.failures import answer, encoded, refusal
+from siftlm.serving.refusals import BadRequest, Closing, NotAllowed
 
 PORT = re.compile(r":[0-9]+$")
+EVENTS = b"text/event-stream"
 Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 Count = Callable[[Message, int], None]
 """Told of the scope of a request, and of the status that it was answered with."""
 
@@ -25,9 +29,7 @@ class TooLarge(BadRequest):
 class Application(Protocol):
     """As ASGI has it."""
 
-    async def __call__(
-        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-    ) -> None: ...
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None: ...
 
 
 class Guard:
@@ -36,13 +38,11 @@ class Guard:
     def __init__(self, app: Application, most: int, count: Count, hosts: Container[str] | None = None) -> None:
         self._app, self._most, self._count, self._hosts = app, most, count, hosts
 
-    async def __call__(
-        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-    ) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        read, status = 0, 0
+        read, said = 0, Said(send)
 
         async def limited() -> Message:
             nonlocal read
@@ -52,24 +52,21 @@ class Guard:
                 raise self._too_large()
             return message
 
-        async def sending(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
         try:
             self._check_host(scope)
             if self._said_length(scope) > self._most:
                 raise self._too_large()
-            await self._app(scope, limited, sending)
+            await self._app(scope, limited, said)
+        except asyncio.CancelledError:  # nothing but the end of the server does that
+            await said.break_off(scope, receive)
         except Exception as error:
-            if status:  # what was begun can only be broken off
+            if said.status:  # what was begun can only be broken off
                 raise
-            said, body, headers = refusal(error)
-            await answer(body, said, headers)(scope, receive, sending)
+            status, body, headers = refusal(error)
+            await answer(body, status, headers)(scope, receive, said)
         finally:
-            if status:
-                self._count(scope, status)
+            if said.status:
+                self._count(scope, said.status)
 
     def _check_host(self, scope: Message) -> None:
         """A page of another site may let its own name lead to this machine; its browser then says that name."""
@@ -92,3 +89,35 @@ class Guard:
             if name == b"content-length" and value.isdigit():
                 return int(value[:20])
         return 0
+
+
+class Said:
+    """What was sent of one answer."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+        self._begun, self._done, self._events = False, False, False
+
+    async def __call__(self, message: Message) -> None:
+        self.status = message.get("status", self.status)
+        await self._send(message)
+        if message["type"] == "http.response.start":
+            self._begun = True
+            self._events = any(
+                name.lower() == b"content-type" and value.startswith(EVENTS)
+                for name, value in message.get("headers", ())
+            )
+        else:
+            self._done = not message.get("more_body", False)
+
+    async def break_off(self, scope: Message, receive: Receive) -> None:
+        """Say that the server shuts down, in a way that fits what was said before."""
+        status, body, headers = refusal(Closing("the server has shut down before this request was done"))
+        if not self.status:
+            await answer(body, status, headers)(scope, receive, self)
+        elif self._events and self._begun and not self._done:
+            await self({"type": "http.response.body", "body": b"data: " + encoded(body) + b"\n\n"})
+        elif not self._done:  # half a document: nothing fits, and the connection will be cut
+            while (await receive())["type"] != "http.disconnect":
+                pass

@@ -1,56 +1,98 @@
-"""Open a model, serve it until somebody says it is enough, and end tidily."""
+"""Listen, open a model, serve it until somebody says it is enough, and end tidily. Read `serve` first."""
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siftlm.controller import Controller
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
 from siftlm.extras import load
 from siftlm.memory import Memory
-from siftlm.serving.engine import MIB, Engine
+from siftlm.serving.answerable import refuse_silent
+from siftlm.serving.ending import LATER, TO_READ, Ending
+from siftlm.serving.engine import MIB
+from siftlm.serving.loading import Engines
 from siftlm.serving.modes import Modes
-from siftlm.serving.vllm import Relay
+from siftlm.serving.quiet import log_config
+from siftlm.serving.refusals import Closing
 
-# Seconds that HTTP has to say that the time is up, when it is.
-LATER = 3
-OF_CONTROLLER = ("tokenizer", "engine", "rank", "alpha", "targets", "device", "dtype", "context")
+# Connections that wait to be taken; as uvicorn has it.
+BACKLOG = 2048
+# Seconds for a thread that has nothing more to do.
+MOMENT = 0.2
 
 
-def serve(
-    model: Any,
-    memories: Mapping[str, Memory],
-    *,
-    said: Callable[[str], None] | None = None,
-    **how: Any,
-) -> None:
+@dataclass(frozen=True)
+class Opened:
+    """A server that listens as soon as it runs."""
+
+    url: str
+    run: Callable[[], None]
+    """Answer requests, until it is to end."""
+    load: Callable[[], bool]
+    """Load the model meanwhile, from another thread; True once requests are taken, False if it is to end before."""
+    ending: Ending
+    close: Callable[[float], bool]
+    """Wait so many seconds for the engine; False if it still computes what nobody waits for. The block's end waits."""
+
+
+def serve(model: Any, memories: Mapping[str, Memory], *, said: Callable[[str], None] | None = None, **how: Any) -> None:
     """Serve until Ctrl-C or SIGTERM; what was accepted by then is finished.
+
+    Neither loading a model nor a step of learning can be interrupted. If one of them is all that is still under way at
+    the end, the whole process ends then and there, with status 0.
 
     Args:
         model, memories, **how: see `opened`.
-        said: told where it listens.
+        said: told where it listens, once requests are taken.
     """
-    with opened(model, memories, **how) as (server, listening, url):
-        if said is not None:
-            said(f"siftlm: {url}  (Ctrl-C ends)")
-        with told_to_end():
-            server.run(sockets=[listening])
+    failed: list[BaseException] = []
+    with opened(model, memories, **how) as server, told_to_end(server.ending.signalled):
+
+        def load() -> None:
+            try:
+                if server.load() and said is not None:
+                    said(f"siftlm: {server.url}  (Ctrl-C ends)")
+            except BaseException as error:  # noqa: BLE001 (raised below, by the thread that was asked to serve)
+                failed.append(error)
+                server.ending.end(0.0)
+
+        loading = threading.Thread(target=load, name="siftlm-loading", daemon=True)
+        loading.start()
+        server.run()
+        loading.join(MOMENT)
+        if failed:
+            raise failed[0]
+        if loading.is_alive() or not server.close(MOMENT):
+            _leave()
+
+
+def _leave() -> None:
+    """Python would wait for the thread that computes, or pull the ground from under it."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(0)
 
 
 @contextmanager
-def told_to_end() -> Iterator[None]:
-    """uvicorn raises the signal that has ended it once more, which would end us before everything is tidy."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+def told_to_end(signalled: Callable[[int, Any], None]) -> Iterator[None]:
+    """Signals that come before or after uvicorn listens to them are meant for us, too.
+
+    And uvicorn raises those that have ended it once more, which would end us before everything is tidy.
+    """
+    before = {number: signal.signal(number, signalled) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -65,15 +107,15 @@ def served(model: Any, memories: Mapping[str, Memory], *, port: int = 0, **how: 
     Args:
         model, memories, port, **how: see `opened`; any free port unless one is named.
     """
-    with opened(model, memories, port=port, **how) as (server, listening, url):
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="siftlm-http", daemon=True)
+    with opened(model, memories, port=port, **how) as server:
+        thread = threading.Thread(target=server.run, name="siftlm-http", daemon=True)
         thread.start()
         try:
-            while not server.started and thread.is_alive():
-                time.sleep(0.01)
-            yield url
+            if not server.load():
+                raise SiftlmError("the server has ended before it was ready; the log says why")
+            yield server.url
         finally:
-            server.should_exit = True
+            server.ending.end()
             thread.join()
 
 
@@ -95,8 +137,8 @@ def opened(
     vllm_folder: str | os.PathLike[str] | None = None,
     vllm_adapters: int = 32,
     **settings: Any,
-) -> Iterator[tuple[Any, socket.socket, str]]:
-    """A server that is ready to run, the socket it is to listen at, and its address.
+) -> Iterator[Opened]:
+    """A server that has its port, and is to be run and loaded.
 
     Args:
         model: as for `siftlm.controller.Controller`, or one, with LoRA.
@@ -116,9 +158,11 @@ def opened(
     uvicorn = load("uvicorn", "serve")
     load("fastapi", "serve")
     from siftlm.serving.app import create_app
+    from siftlm.serving.entrance import Entrance, while_loading
+    from siftlm.serving.guard import Guard
     from siftlm.serving.keys import Keys
     from siftlm.serving.limits import Limits
-    from siftlm.serving.metrics import Counts
+    from siftlm.serving.metrics import Counts, route_of
 
     if keys is None and not anybody and not loopback(host):
         raise Conflict(
@@ -130,60 +174,60 @@ def opened(
     known = None if keys is None else Keys.read(Path(keys))
     count = Counts()
     settings = {"engine": "lora", **settings}
-    with bound(host, port) as listening:
-        own = {name: settings.pop(name) for name in OF_CONTROLLER if name in settings}
-        controller = model if isinstance(model, Controller) else loaded(model, own)
-        learns = Engine(controller, memories, slots=slots, queue=queue, cache=cache, count=count, **settings)
-        engine: Engine | Relay = learns
+    # Without keys, what a browser of this machine is made to ask by a page of another site must be refused.
+    hosts = {"localhost", "127.0.0.1", "::1", host} if known is None and loopback(host) else None
+    limits = Limits(seconds=seconds, prompts=min(Limits.prompts, queue))
+    relay = None if vllm is None or vllm_folder is None else (vllm, vllm_folder, vllm_adapters)
+    room = {"slots": slots, "queue": queue, "cache": cache, "count": count}
+    made = Engines()
+    entrance = Entrance(
+        Guard(while_loading, limits.body, lambda scope, status: count.answered(route_of(scope), status, None), hosts)
+    )
+    server = uvicorn.Server(uvicorn.Config(
+        entrance, interface="asgi3", lifespan="off", log_level="warning", access_log=False, ws="none",
+        log_config=log_config(), timeout_keep_alive=30, timeout_graceful_shutdown=math.ceil(grace + TO_READ + LATER),
+    ))  # fmt: skip
+    ending = Ending(server, grace, made.end)
+
+    def opening() -> bool:
+        engine = made.open(model, memories, relay=relay, room=room, **settings)
+        refuse_silent(engine.models)
+        modes = Modes(engine.controller.name, engine.models)
+        app = create_app(engine, modes, keys=known, limits=limits, count=count, hosts=hosts)
+        while not (engine.state.ready and server.started):
+            if ending.asked or engine.state.closing:
+                raise Closing("the engine has ended before it was ready; the log says why")
+            time.sleep(0.01)
+        entrance.app = app
+        return True
+
+    def loading() -> bool:
         try:
-            if vllm is not None and vllm_folder is not None:
-                key = os.environ.get("VLLM_API_KEY") or None
-                engine = Relay(learns, vllm, vllm_folder, key=key, most=vllm_adapters, queue=queue)
-            modes = Modes(controller.name, engine.models)
-            # Without keys, what a browser of this machine is made to ask by a page of another site must be refused.
-            alone = {"localhost", "127.0.0.1", "::1", host} if known is None and loopback(host) else None
-            limits = Limits(seconds=seconds, prompts=min(Limits.prompts, queue))
-            app = create_app(engine, modes, keys=known, limits=limits, count=count, hosts=alone)
-            config = uvicorn.Config(
-                app, log_level="warning", access_log=False, ws="none", timeout_keep_alive=30,
-                timeout_graceful_shutdown=max(1, round(grace)) + LATER,
-            )  # fmt: skip
-            yield _ending(uvicorn.Server(config), learns, grace), listening, address(host, listening.getsockname()[1])
+            return opening()
+        except Exception:
+            if ending.asked:  # nobody waits for it any more, and that may be why it failed
+                return False
+            raise
+
+    with bound(host, port) as listening:
+
+        def run() -> None:
+            try:
+                server.run(sockets=[listening])
+            finally:
+                server.should_exit = True
+
+        def close(patience: float | None = None) -> bool:
+            return made.close(ending.left, patience)
+
+        try:
+            yield Opened(address(host, listening.getsockname()[1]), run, loading, ending, close)
         finally:
-            engine.close(grace)
-
-
-def loaded(model: Any, settings: Mapping[str, Any]) -> Controller:
-    """Made in a thread that ends then, and takes its helpers along.
-
-    Each thread that computes with torch keeps helpers of its own. Were those of the main thread there beside the
-    engine's, OpenMP would have more of them than processors and let them sleep between any two pieces of work, and the
-    engine would take half as long again.
-    """
-
-    def made() -> Controller:
-        controller = Controller(model, **settings)
-        _ = controller.engine  # adapters are made now, and here
-        return controller
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(made).result()
-
-
-def _ending(server: Any, engine: Engine, grace: float) -> Any:
-    """The server, whose engine knows of a signal at once, and at the end of the grace says so to who waits."""
-    handle = server.handle_exit
-
-    def told(number: int, frame: Any) -> None:
-        engine.end(0.0 if server.should_exit else grace)  # the second signal is meant
-        handle(number, frame)
-
-    server.handle_exit = told
-    return server
+            close()
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """Before the model is loaded: a port that is taken is said at once."""
+    """Listening, before the model is loaded: a port that is taken is said at once, and who comes early waits."""
     if not 0 <= port < 2**16:
         raise InvalidInput(f"port must be a whole number from 0 to 65535, got {port!r}")
     try:
@@ -192,6 +236,7 @@ def bound(host: str, port: int) -> socket.socket:
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(place)
+            made.listen(BACKLOG)
         except BaseException:
             made.close()
             raise

@@ -7,6 +7,7 @@ Refused
 ├── Busy          429   the queue is full; ``retry_after`` says when to come back
 ├── BadGateway    502   vLLM, which speaks for this server, does not
 ├── Closing       503   the server is shutting down
+├── NotReady      503   the model is being loaded; ``retry_after`` says when to come back
 ├── Occupied      503   another process writes to the memory; ``retry_after`` says when to come back
 └── TooLate       504   its time was up before the answer was there
 """
@@ -84,6 +85,14 @@ class Closing(Refused):
 
     status = 503
     code = "shutting_down"
+
+
+class NotReady(Refused):
+    """The model is being loaded."""
+
+    status = 503
+    code = "not_ready"
+    retry_after = 5
 
 
 class Occupied(Refused):
