@@ -16,7 +16,7 @@ import siftlm
 from memory.oracle import cosines
 from siftlm import Memory
 from siftlm.embedding.hashing import HashingEmbedder
-from siftlm.errors import Conflict, InvalidInput
+from siftlm.errors import Conflict, Damaged, InvalidInput
 from siftlm.memory import asked
 
 RNG = np.random.default_rng(1)
@@ -363,3 +363,18 @@ def test_what_is_wrong_for_a_search_is_known_without_one(memory, settings, monke
 def test_what_is_right_for_a_search_is_right_without_one(memory, settings, monkeypatch):
     monkeypatch.setattr(memory, "_store", lambda: 1 / 0)
     memory.check(**settings)
+
+
+def test_vectors_that_are_cut_off_under_a_reader_are_an_error(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "cut")
+    with Memory.open(tmp_path / "cut") as memory:
+        memory.search(PROMPTS[0])
+        path = next(memory.path.glob("*/vectors.f32"))
+        whole = path.read_bytes()
+        os.truncate(path, len(whole) - 1)
+        with pytest.raises(Damaged, match=f"has {len(whole) - 1:,} bytes"):
+            memory.search(PROMPTS[0])
+        path.write_bytes(whole)
+        memory.search(PROMPTS[0])
+        path.unlink()
+        memory.search(PROMPTS[0])  # what is open stays

@@ -51,10 +51,13 @@ def refreshed(view: View | None, manifest: Manifest, memory: Path, connection: s
     state = database.state(connection)
     version, rows = state["version"], state["rows"]
     same = view is not None and view.generation == manifest.generation
-    if view is not None and same and view.version == version:
-        return view
     form = vectors.Form(manifest.storage, manifest.width)
-    stored = vectors.mapped(manifest.folder(memory) / form.file_name, form, rows)
+    path = manifest.folder(memory) / form.file_name
+    if view is not None and same and view.version == version:
+        with contextlib.suppress(FileNotFoundError):  # what is mapped stays readable where only the name is gone
+            vectors.refuse_cut(path, form, rows)
+        return view
+    stored = vectors.mapped(path, form, rows)
     last, alive = (view.last_dead, view.alive) if view is not None and same else (0, None)
     dead = connection.execute("SELECT seq, row FROM dead WHERE seq > ? ORDER BY seq", (last,)).fetchall()
     if dead or alive is not None:

@@ -141,14 +141,19 @@ def mapped(path: Path, form: Form, rows: int) -> Vectors:
     if not rows:
         return np.empty(shape, dtype=form.dtype)
     try:
-        size = path.stat().st_size
-        if size < rows * form.row_bytes:
-            raise Damaged(f"{path}: has {size:,} bytes, but its {rows:,} rows need {rows * form.row_bytes:,}")
+        refuse_cut(path, form, rows)
         found: Vectors = np.memmap(path, dtype=form.dtype, mode="r", shape=shape)
     except FileNotFoundError as error:
         raise Damaged(f"{path}: is gone") from error
     # A plain array over the same pages: numpy slices those faster, and what leaves here is nobody's file.
     return found.view(np.ndarray)
+
+
+def refuse_cut(path: Path, form: Form, rows: int) -> None:
+    """Raise where the file is too short: a process that reads what is mapped and no longer there is killed."""
+    size = path.stat().st_size
+    if size < rows * form.row_bytes:
+        raise Damaged(f"{path}: has {size:,} bytes, but its {rows:,} rows need {rows * form.row_bytes:,}")
 
 
 def checksum(rows: Vectors) -> int:
