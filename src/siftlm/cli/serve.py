@@ -38,7 +38,7 @@ A bigger model may be served by vLLM: this server then tunes, and hands the adap
 with the same model, a rank that is not below --rank, and DIR where it sees it at the same path:
   siftlm serve --model MODEL --memory memory --vllm http://127.0.0.1:8001 --vllm-folder DIR
 (its key, if it has one, in the environment variable VLLM_API_KEY). The weights are needed here as well, to be tuned.
-Ctrl-C takes no more requests in and finishes those that were accepted; a second one ends at once.
+Ctrl-C takes no more requests in and finishes those that were accepted; a second one answers them with 503 and ends.
 """
 NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)=(?P<folder>.+)")
 
