@@ -89,15 +89,3 @@ def loaded(model: Any, settings: Mapping[str, Any]) -> Controller:
 
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(made).result()
-
-
-def _ending(server: Any, engine: Engine, grace: float) -> Any:
-    """The server, whose engine knows of a signal at once, and at the end of the grace says so to who waits."""
-    handle = server.handle_exit
-
-    def told(number: int, frame: Any) -> None:
-        engine.end(0.0 if server.should_exit else grace)  # the second signal is meant
-        handle(number, frame)
-
-    server.handle_exit = told
-    return server
