@@ -173,6 +173,10 @@ def overload(memory: Path, quick: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# Seconds after which a server that has nothing to do has given memory back.
+REST = 4
+
+
 def soak(memory: Path, quick: bool) -> dict[str, Any]:
     """Small requests of every length, most of them other ones than before."""
     rounds, each = (3, 20) if quick else (8, 150)
@@ -185,6 +189,7 @@ def soak(memory: Path, quick: bool) -> dict[str, Any]:
             answers = crowd(url, work, 16, mode=":sift-2", tokens=4)
             assert {status for status, _, _ in answers} == {200}
             done += len(answers)
+            time.sleep(REST)
             sizes.append(resident(process))
             print(f"{done} requests: {sizes[-1] / 2**20:.0f} MiB", file=sys.stderr)
     half = len(sizes) // 2

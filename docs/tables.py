@@ -234,8 +234,8 @@ def serving_table() -> str:
         f"Of the script's texts {load['same_text']} are the server's to the letter.",
         f"{over['clients']} clients at once at a queue of {over['queue']}: {over['answered']} answered, all as when",
         f"asked alone, {over['refused']} told to come again, {over['lost']} lost. {soak['requests']:,} small requests",
-        f"of many lengths: {sizes[0]} MiB after {soak['requests'] // len(sizes)}, then {sizes[len(sizes) // 2]} MiB,",
-        f"{sizes[-1]} MiB at the end.",
+        f"of many lengths, memory at rest: {sizes[0]} MiB after {soak['requests'] // len(sizes)}, then",
+        f"{sizes[len(sizes) // 2]} MiB, {sizes[-1]} MiB at the end.",
     ]
     return "\n".join([*rows, "", " ".join(said), "", f"`python benchmarks/serving.py`. {machine(results)}"])
 
