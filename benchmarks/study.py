@@ -103,7 +103,7 @@ STUDIES = {
     # The corpus that every Python has.
     "sample": Study("sample", (*PUBLISHED, AGAIN[0], AGAIN[2]), per_domain=16, corpus="sample"),
     # What calibration chose on texts of the memory that it held out.
-    "calibrated": Study("calibrated", ("base", "nn", "sift", "calibrated"), rate=RATE),
+    "calibrated": Study("calibrated", ("base", f"nn+rate={RATE:g}", f"sift+rate={RATE:g}", "calibrated")),
     # Kernels.
     "kernels": Study(
         "lexical",
