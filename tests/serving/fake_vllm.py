@@ -63,6 +63,9 @@ class FakeVLLM:
         """Adapters that were loaded at once."""
         self.pause = 0.0
         """Seconds before each token."""
+        self.goes_on = threading.Event()
+        """While it is not set, no token comes."""
+        self.goes_on.set()
         self.broken = False
         """Break off after the first token."""
         self.lock = threading.Lock()
@@ -230,6 +233,7 @@ class FakeVLLM:
         text = ""
         while reason is None:
             time.sleep(self.pause)
+            self.goes_on.wait(20)
             scores = self.scores(body["model"], [*ids, *made])
             if not made and body["echo"]:
                 ready = [(ids[0], None), *zip(ids[1:], scores[:-1], strict=True)]

@@ -354,15 +354,17 @@ def test_who_hangs_up_is_not_worked_for(relay, vllm):
 @pytest.mark.slow
 def test_more_than_vllm_is_to_have_are_refused(memory, vllm, tmp_path):
     relay = Relay(Engine(controller(), {"docs": memory}), vllm.url, tmp_path, streams=1, queue=1)
-    vllm.pause = 0.05
+    vllm.goes_on.clear()
     try:
         accepted = [Heard(relay, job(relay, PROMPTS[0])) for _ in range(2)]
         until(lambda: relay.state.speaking == 1 and relay.state.waiting == 1)
         with pytest.raises(Busy):
             relay.submit(job(relay, PROMPTS[0]), print)
+        vllm.goes_on.set()
         assert len({one.text() for one in accepted}) == 1
         assert Heard(relay, job(relay, PROMPTS[0])).text()
     finally:
+        vllm.goes_on.set()
         relay.close()
 
 
@@ -376,10 +378,11 @@ def test_what_was_accepted_is_finished_at_the_end_unless_grace_ends(memory, vllm
     with pytest.raises(Closing):
         relay.submit(job(relay, PROMPTS[0]), print)
     relay = Relay(Engine(controller(), {"docs": memory}), vllm.url, tmp_path)
-    vllm.pause = 0.05
+    vllm.goes_on.clear()
     late = Heard(relay, job(relay, PROMPTS[0], most=40))
     until(lambda: relay.state.speaking)
     relay.close(grace=0.05)
+    vllm.goes_on.set()
     assert isinstance(late.all()[-1].error, Closing)
 
 
