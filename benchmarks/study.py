@@ -4,6 +4,7 @@
     python benchmarks/study.py prepare CORPUS --work WORK --minilm FOLDER    also MiniLM's, a quarter of an hour
     python benchmarks/study.py run CORPUS --work WORK [--only NAME]          any number of processes at once
     python benchmarks/study.py pack --work WORK                              results/study/*/records.jsonl.gz
+    python benchmarks/study.py cosines --work WORK                           results/cosines.json
     python docs/tables.py                                                    the tables, from the packed records
 
 Every run is a folder of `siftlm eval` in WORK/runs: stopped in any way, the same command goes on. Of the texts of each
@@ -23,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from siftlm import LocalModel, Memory, calibrate, sample
 from siftlm.controller import Controller
 from siftlm.embedding.lexical_fitting import fit
@@ -35,6 +38,8 @@ VALIDATION = 4
 LONGEST = 2000
 # Documents of the smaller memories, which MiniLM can embed in a quarter of an hour on two cores.
 SMALL = 2000
+# Passages that the mean cosine of a memory is taken of.
+DRAWN = 1000
 # Of calibration: twice what it takes by itself.
 MINUTES = 10
 # Embedders, and how much of the corpus each has read.
@@ -196,16 +201,29 @@ def pack(work: Path) -> None:
         )
 
 
+def cosines(work: Path) -> None:
+    """How much the vectors of a memory have in common: the mean cosine of two passages, of some drawn by lot."""
+    found = {}
+    for run, name in NOISE_ON.items():
+        with Memory.open(work / name) as memory:
+            rows = memory.rows()
+            drawn = memory.vectors(np.random.default_rng(0).choice(rows, min(DRAWN, len(rows)), replace=False))
+        total = float(np.square(drawn.sum(axis=0, dtype=np.float64)).sum())
+        found[f"noise-{run}"] = (total - len(drawn)) / (len(drawn) * (len(drawn) - 1))
+    RESULTS.with_name("cosines.json").write_text(json.dumps({"passages": DRAWN, "mean": found}, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("prepare", "run", "pack"))
+    parser.add_argument("what", choices=("prepare", "run", "pack", "cosines"))
     parser.add_argument("corpus", nargs="?", type=Path, help="the folder of train.jsonl.gz and test.jsonl.gz")
     parser.add_argument("--work", type=Path, required=True, help="where memories and runs are")
     parser.add_argument("--minilm", help="a sentence-transformers model")
     parser.add_argument("--only", action="append", default=[], choices=list(STUDIES), metavar="NAME")
     arguments = parser.parse_args()
-    if arguments.what == "pack":
-        pack(arguments.work)
+    if arguments.what in ("pack", "cosines"):
+        {"pack": pack, "cosines": cosines}[arguments.what](arguments.work)
         return
     if arguments.corpus is None:
         parser.error("the corpus is missing")

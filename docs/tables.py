@@ -262,12 +262,37 @@ def study_table(name: str) -> str:
     raise SystemExit(f"{name}: the report of {runs} has no {wanted}")
 
 
+WHERE = {
+    "noise-gradients": "gradients, small memory", "noise-minilm": "MiniLM, small memory",
+    "noise-small": "lexical, small memory", "noise-lexical": "lexical", "noise-hashing": "hashing",
+    "noise-states": "the model's states, small memory",
+}  # fmt: skip
+
+
+def cosines_table() -> str:
+    """SIFT's lead beside what vectors have in common, from ``python benchmarks/study.py cosines``."""
+    known = json.loads((RESULTS / "cosines.json").read_text())
+    drawn = f"mean cosine, of {known['passages']:,} passages drawn by lot"
+    rows = [
+        f"| vectors | {drawn} | SIFT less nearest neighbour | nearest neighbour, % of base |",
+        "|---|---:|---:|---:|",
+    ]
+    for run, mean in sorted(known["mean"].items(), key=lambda one: one[1]):
+        cells = {
+            line.split(" | ")[0].strip("| "): [cell.split(" ")[0] for cell in line.split(" | ")]
+            for line in study_table(f"study {run} differences").splitlines()
+        }
+        rows.append(f"| {WHERE[run]} | {mean:.2f} | {cells['sift+noise=1+k=200'][2]} | {cells['nn'][1]} |")
+    return "\n".join(rows)
+
+
 TABLES = {
     "benchmark": selection_table,
     "growth": growth_table,
     "memory": memory_table,
     "methods": methods_table,
     "minipile": minipile_table,
+    "cosines": cosines_table,
     "tuning": tuning_table,
     "tuning-memory": tuning_memory_table,
     "serving": serving_table,
