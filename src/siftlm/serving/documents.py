@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
-from siftlm.errors import Damaged, InvalidInput, Locked, Unwritable
+from siftlm.errors import InvalidInput
 from siftlm.memory import Listed, Memory
 from siftlm.serving.bodies import body_of
 from siftlm.serving.failures import INSIDE, answer
 from siftlm.serving.fields import Schema, fields
 from siftlm.serving.keys import Caller
 from siftlm.serving.modes import Modes
-from siftlm.serving.refusals import BadRequest, Occupied, Refused, Unknown
+from siftlm.serving.refusals import BadRequest, Occupied, Unknown
 from siftlm.serving.running import Works
 from siftlm.serving.schemas import TEXT, shown
 
@@ -34,8 +32,6 @@ QUEUE = 16
 LARGEST = 2**63 - 1
 LONGEST = 1000
 """Characters of an id: it has to fit into the address that deletes it."""
-
-_log = logging.getLogger("siftlm.serving")
 
 
 DOCUMENT: Schema = {
@@ -211,20 +207,10 @@ def _listed(one: Listed) -> dict[str, Any]:
 
 
 def _said(work: Callable[[], T]) -> T:
-    """The work, whose errors are said without telling where things are on this machine."""
-    with _errors():
-        return work()
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
+    """The work; where a value was wrong, it was one of the documents'."""
     try:
-        yield
-    except Locked as error:
-        _log.warning("a change has to wait: %s", error)
-        raise Occupied("another process writes to the memory; come back later") from error
-    except (*INSIDE, Damaged, Unwritable) as error:
-        _log.error("%s", error)
-        raise Refused("the memory cannot be read or written; the server's log says why", code="memory_fails") from error
+        return work()
+    except INSIDE:  # which are about the memory, and name its folder
+        raise
     except InvalidInput as error:
         raise BadRequest(str(error), param="documents") from error

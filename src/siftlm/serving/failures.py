@@ -13,7 +13,7 @@ from fastapi.responses import Response
 
 from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, SiftlmError, Unwritable
 from siftlm.extras import load
-from siftlm.serving.refusals import Refused
+from siftlm.serving.refusals import Occupied, Refused
 from siftlm.serving.running import HungUp
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ def refusal(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
             headers["WWW-Authenticate"] = "Bearer"
         return error.status, worded(str(error), error.type, error.code, error.param), headers
     if isinstance(error, Locked):
-        said = "the memory is being written by somebody else; try again soon"
-        return 503, worded(said, "server_error", "memory_locked"), {"Retry-After": "1"}
+        logger.warning("a change has to wait: %s", error)
+        return refusal(Occupied("the memory is being written by somebody else; try again soon"))
     if isinstance(error, (*INSIDE, Damaged, Unwritable)):
         logger.error("%s", error)
         said = "the memory cannot be read or written; the server's log says why"
