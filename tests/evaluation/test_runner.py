@@ -19,6 +19,7 @@ from siftlm.evaluation import Measured, Protocol, Text, evaluate
 from siftlm.evaluation.folder import question_of, records_of
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
+from siftlm.selection.kernels import relevance
 
 COUNT = len(TEXTS) * len(METHODS.split(","))
 
@@ -83,6 +84,16 @@ def test_the_settings_of_each_method_are_written_once(memory, tmp_path):
     assert (settings["noise"], settings["method"], settings["n"]) == (1000.0, "sift", 5)
     assert "Power" in settings["kernel"]
     assert "4" in settings["kernel"]
+
+
+def test_a_prior_that_is_named_is_the_prior_of_that_name(memory, tmp_path):
+    run(memory, tmp_path / "named", "sift+prior=relevance:8")
+    run(memory, tmp_path / "plain", "sift")
+    picked = {one["text"]: one["rows"] for one in records_of(tmp_path / "named")}
+    assert picked != {one["text"]: one["rows"] for one in records_of(tmp_path / "plain")}
+    for text in TEXTS:
+        given = memory.search(PROTOCOL.parts(text.text).prompt, n=PROTOCOL.n, method="sift", prior=relevance(8.0))
+        assert [hit.row for hit in given] == picked[text.id]
 
 
 def other_weights(name):
@@ -157,6 +168,9 @@ def test_two_that_begin_at_once_with_other_settings_do_not_mix(memory, tmp_path)
         ("sift+nois=1", "unknown setting 'nois'; did you mean 'noise'"),
         ("sift+noise=-1", "noise must be > 0"),
         ("sift+kernel=pwer:4", "unknown kernel"),
+        ("sift+prior=relevanc:2", "unknown prior 'relevanc:2'; did you mean"),
+        ("sift+prior=relevance:-2", "prior 'relevance:-2': power must be"),
+        ("sift+prior=relevance:two", "needs a number: relevance:2"),
         ("context+k=-3", "k must be"),
         ("nn+rate=0", "rate must be"),
         ("hullft+reuse=0", "reuse must be"),

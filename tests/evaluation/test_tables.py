@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import random
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -61,6 +64,24 @@ def test_latex_takes_no_cell_for_the_argument_of_the_row_before():
     text = tables.to_latex(made(("[a]|b", 1.0), ("*c", 2.0), ("d*", Mean(1, 0, 2))))
     rows = text.split("\\midrule\n")[1].splitlines()
     assert rows[:3] == [r"{}[a]\textbar{}b & +1.0 \\", r"{}*c & +2.0 \\", r"d* & +1.0 [0.0, +2.0] \\"]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_reads_every_table_and_none_is_wider_than_the_page(tmp_path):
+    columns = tuple(Column(f"method {at}") for at in range(30))
+    wide = Table("wide", "Wide", "<~^\\_%&#$|{}−λασ×≤–", columns, (("<~^\\_%&#$|{}−λασ×≤–", *[1.0] * 29),))
+    texts = [tables.to_latex(made(("[a]", Mean(1.0, 0.5, 2.0)))), tables.to_latex(wide)]
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    page = "\n".join([head, *texts, r"\end{document}"])
+    (tmp_path / "page.tex").write_text(page)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
+        cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True,
+        errors="replace", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    assert "Missing character" not in done.stdout
 
 
 def test_html_is_safe_and_bold_where_it_is_best():

@@ -19,8 +19,8 @@ examples:
   siftlm report runs/pile --weights pile                 a mean over domains as the Pile weighs them
   siftlm report runs/a --texts memory --show worst       what each method chose for the text where it went worst
 
-Written are report.html (one file that needs nothing else), report.md, and each table as CSV and LaTeX (booktabs), each
-figure's points as CSV. The same records give the same bytes, whatever their order.
+Written are report.html (one file that needs nothing else), report.md, and each table as CSV and LaTeX (for booktabs and
+graphicx), each figure's points as CSV. The same records give the same bytes, whatever their order.
 
   % of base   all bits of a domain's texts after learning, in % of what the base model needs for them; less is better
   all         the mean over domains, each of which counts the same

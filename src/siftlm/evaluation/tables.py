@@ -156,10 +156,11 @@ LATEX = {
 
 
 def to_latex(table: Table) -> str:
-    """For ``\\usepackage{booktabs}``."""
+    """For ``\\usepackage{booktabs,graphicx}``; a table wider than the page is made as wide."""
     bold = set(table.best)
     lines = [
-        r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * (len(table.columns) - 1) + "}", r"\toprule",
+        r"\begin{table}", r"\centering", r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        r"\begin{tabular}{l" + "r" * (len(table.columns) - 1) + "}", r"\toprule",
         " & ".join(_latex(name) for name in table.head) + r" \\", r"\midrule",
     ]  # fmt: skip
     for at, row in enumerate(table.written()):
@@ -168,7 +169,7 @@ def to_latex(table: Table) -> str:
         # After the end of a row these two would be read as its argument.
         lines.append(f"{{}}{line}" if line.startswith(("[", "*")) else line)
     caption = _latex(f"{table.title}. {table.caption}")
-    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", rf"\label{{tab:{table.name}}}"]
+    lines += [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{caption}}}", rf"\label{{tab:{table.name}}}"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 

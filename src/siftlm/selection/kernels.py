@@ -202,3 +202,20 @@ def named(name: str) -> KernelFunction | FeatureKernel:
     except ValueError as error:
         raise InvalidInput(f"kernel {name!r} needs a number: power:4 or plus-constant:1") from error
     raise UnknownName("kernel", name, NAMES)
+
+
+def named_prior(name: str) -> Relevance:
+    """The prior of a short text, as `named` reads kernels: ``relevance`` or ``relevance:POWER``.
+
+    >>> named_prior("relevance:1.5")
+    Relevance(power=1.5, floor=0.0)
+    """
+    kind, _, setting = name.partition(":")
+    if kind != "relevance":
+        raise UnknownName("prior", name, ("relevance:P",))
+    try:
+        return relevance(float(setting)) if setting else relevance()
+    except InvalidInput as error:  # it is a ValueError too, and says more
+        raise InvalidInput(f"prior {name!r}: {error}") from error
+    except ValueError as error:
+        raise InvalidInput(f"prior {name!r} needs a number: relevance:2") from error
