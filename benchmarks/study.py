@@ -105,7 +105,7 @@ STUDIES = {
     # The same by the vectors that need no fitting.
     "hashing": Study("hashing", ("base", "nn", "sift"), n=50, rate=RATE),
     # What somebody gets who asks for a continuation.
-    "split": Study("lexical", ("base", "nn", "sift", "context"), protocol="split", rate=RATE),
+    "split": Study("lexical", ("base", "nn", "sift", "context", AGAIN[0]), protocol="split", rate=RATE),
     # Each method at its own learning rate, and whether a text should be learned more than once.
     "choices": Study("lexical", CHOICES, n=50, validation=True, per_domain=VALIDATION),
     # Claim 6: λ together with K and the embedder.
@@ -135,7 +135,7 @@ STUDIES = {
         per_domain=VALIDATION, model=LARGER,
     ),
     "larger": Study(
-        "hashing", ("base", "nn", "sift", "context"), n=10, at=(1, 5), rate=LARGER_RATE, model=LARGER
+        "hashing", ("base", "nn", "sift", "context", "sift+use=both"), n=10, at=(1, 5), rate=LARGER_RATE, model=LARGER
     ),
 }  # fmt: skip
 

@@ -104,8 +104,14 @@ class LocalModel:
         """
         text_with_content("the prompt", prompt)
         asked = self._asked(settings)
-        found = self._select(prompt, asked)
-        context = tuple(found.texts) if asked.use != "weights" else ()
+        with self._learned(prompt, asked, self._select(prompt, asked), watch, after) as learned:
+            yield learned
+
+    @restoring
+    def _learned(
+        self, prompt: str, asked: Asked, found: Found, watch: bool, after: Callable[[Step], None] | None
+    ) -> Iterator[Learned]:
+        context = asked.context(found)
         if asked.use == "context" or not worth_it(found, asked.decide):
             ended = "declined" if asked.use != "context" else "done" if context else "nothing"
             trace = Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)})
@@ -156,11 +162,13 @@ class LocalModel:
         if watch and mode == "transductive":
             raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
         points = points_of(at)
+        asked = self._asked({**_given(n=n, method=method), **settings})
         clock: dict[str, float] = {}
         with _timed(clock, "score"):
             base = self.controller.likelihood(scored, after=before)
         refuse_unscored("the text", base)
         curve = {0: base.bits_per_byte} if 0 in points else {}
+        found = self._select(prompt, asked)
         taken = 0
 
         def stepped(step: Step) -> None:
@@ -168,17 +176,17 @@ class LocalModel:
             taken += 1
             if taken in points:
                 with _timed(clock, "score"):
-                    curve[taken] = self.controller.likelihood(scored, after=before).bits_per_byte
+                    now = self.controller.likelihood(scored, after=before, texts=asked.context(found))
+                    curve[taken] = now.bits_per_byte
             if after is not None:
                 after(step)
 
-        given = {**_given(n=n, method=method), **settings}
         began = time.perf_counter() - clock["score"]  # what is scored on the way counts as scoring
-        with self.learned(prompt, watch=watch, after=stepped, **given) as learned:
-            clock["tune"] = time.perf_counter() - began - clock["score"] - sum(learned.found.seconds.values())
+        with self._learned(prompt, asked, found, watch, stepped) as learned:
+            clock["tune"] = time.perf_counter() - began - clock["score"]
             with _timed(clock, "score"):
                 tuned = self.controller.likelihood(scored, after=before, texts=learned.context)
-        clock["select"] = sum(learned.found.seconds.values())
+        clock["select"] = sum(found.seconds.values())
         if learned.trace.ended == "diverged":
             tuned = base
         return Score(

@@ -50,6 +50,10 @@ class Asked:
         if self.decide is not None and not callable(self.decide) and number("decide", self.decide) > 1:
             raise InvalidInput(f"decide must be a share from 0 to 1, a function, or None, got {self.decide!r}")
 
+    def context(self, found: Found) -> tuple[str, ...]:
+        """Of what was found, what is read before the text."""
+        return () if self.use == "weights" else tuple(found.texts)
+
     def noted(self, trace: Trace) -> Trace:
         """The same, with the recipe among its settings, if there is one."""
         if self.recipe is None:

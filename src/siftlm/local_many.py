@@ -117,7 +117,10 @@ def score_many(
     def after(now: Model, taken: Mapping[int, Task]) -> None:
         due = {owner: task for owner, task in taken.items() if task.steps in points}
         with _shared(list(due.values()), "score"):
-            seen = now.likelihoods([(task.scored, task.before) for task in due.values()], owners=list(due))
+            seen = now.likelihoods(
+                [(task.scored, task.before) for task in due.values()], owners=list(due),
+                texts=[task.context for task in due.values()],
+            )  # fmt: skip
         for task, one in zip(due.values(), seen, strict=True):
             task.curve[task.steps] = one.bits_per_byte
         meter.add(sum(_share(task, asked) for task in taken.values()))
@@ -248,7 +251,7 @@ def _found(model: LocalModel, parts: Sequence[tuple[str, str, str]], asked: Aske
         found = model.memory.search_many(prompts, asked.n, method=asked.method, **asked.search)
     share = (time.perf_counter() - began) / len(parts)
     tasks = [
-        Task(*part, one, tuple(one.texts) if asked.use != "weights" else (), clock={"select": share, "tune": 0.0})
+        Task(*part, one, asked.context(one), clock={"select": share, "tune": 0.0})
         for part, one in zip(parts, found, strict=True)
     ]
     for task in tasks:

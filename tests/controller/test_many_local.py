@@ -66,7 +66,7 @@ def test_scores(memory):
     "settings",
     [
         {"mode": "transductive"},
-        {"use": "both"},
+        {"use": "both", "at": [1, 2]},
         {"use": "context"},
         {"decide": 0.6},
         {"decide": lambda found: "tide" in found.texts[0]},
@@ -79,6 +79,14 @@ def test_scores(memory):
 )
 def test_scores_whatever_is_asked_for(memory, settings):
     compare(model(memory), **settings)
+
+
+@pytest.mark.parametrize("engine", ["lora", "full"])
+def test_points_on_the_way_read_the_texts_that_the_end_reads(memory, engine):
+    local = model(memory, engine=engine, rank=4 if engine == "lora" else None)
+    alone = [local.score(text, use="both", n=2, at=[1, 2]) for text in TEXTS]
+    for score in [*alone, *local.score_many(TEXTS, use="both", n=2, at=[1, 2], progress=False)]:
+        assert dict(score.curve)[2] == pytest.approx(score.tuned, rel=1e-6)
 
 
 @pytest.mark.slow
