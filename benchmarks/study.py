@@ -84,6 +84,8 @@ def grid(*, ks: tuple[Any, ...], noises: tuple[float, ...] = NOISES, kernel: str
     return tuple(f"sift+noise={noise:g}+k={k}{tail}" for k in ks for noise in noises)
 
 
+# Among the whole memory.
+EVERYTHING = grid(ks=("all",), noises=(0.1, 1.0))
 # As "choices" found.
 RATE = 1e-4
 LARGER_RATES = (5e-5, 1e-4, 2e-4)
@@ -111,7 +113,8 @@ STUDIES = {
     # Claim 6: λ together with K and the embedder.
     **{
         f"noise-{name}": Study(
-            memory, ("base", "nn", *grid(ks=(200,)), *grid(ks=(50, 1000), noises=(1.0,))),
+            memory,
+            ("base", "nn", *grid(ks=(200,)), *grid(ks=(50, 1000), noises=(1.0,)), *EVERYTHING),
             validation=True, per_domain=VALIDATION, rate=RATE,
         )
         for name, memory in NOISE_ON.items()
@@ -136,6 +139,10 @@ STUDIES = {
     ),
     "larger": Study(
         "hashing", ("base", "nn", "sift", "context", "sift+use=both"), n=10, at=(1, 5), rate=LARGER_RATE, model=LARGER
+    ),
+    # What more texts bring, learned or read.
+    "larger-50": Study(
+        "hashing", ("base", "sift", "context"), n=50, at=(10, 20), rate=LARGER_RATE, model=LARGER, per_domain=2
     ),
 }  # fmt: skip
 

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from siftlm.selection import methods
 from siftlm.selection.registry import find
 
@@ -286,7 +288,34 @@ def cosines_table() -> str:
     return "\n".join(rows)
 
 
+AGAIN = ("sift", "sift+replacement=True")
+LOOKED_AFTER = 2
+
+
+def again_table() -> str:
+    """Texts learned again only where the first steps on the nearest one helped the scored text, from the records."""
+    from siftlm.evaluation import results, statistics
+    from siftlm.evaluation.tables import Column, Table, to_markdown
+
+    head = (
+        Column("corpus"), Column("learned again where the loss goes down by"), Column("on texts"),
+        Column("% of base, less once", interval=True, signed=True),
+    )  # fmt: skip
+    rows: list[tuple[Any, ...]] = []
+    for corpus, run in (("minipile", "published"), ("sample", "sample")):
+        (found,) = results.gather([RESULTS / "study" / run], ["base", "nn-f", *AGAIN])
+        once, again = (found.tuned(method) for method in AGAIN)
+        gain = 100 * (1 - found.tuned("nn-f", LOOKED_AFTER) / found.base)
+        for said, least in (("–: always", -np.inf), *((f"more than {least} %", least) for least in (0, 1, 2))):
+            tuned = np.where(gain > least, again, once)
+            rule = statistics.percent_of_base(tuned, found.base, found.bytes)
+            gap = statistics.over_domains(statistics.less(rule, found.percent(AGAIN[0])), found.draws())
+            rows.append((corpus, said, f"{(gain > least).sum()} of {len(gain)}", gap))
+    return to_markdown(Table("again", "", "", head, tuple(rows))).split("\n", 2)[2].strip()
+
+
 TABLES = {
+    "again": again_table,
     "benchmark": selection_table,
     "growth": growth_table,
     "memory": memory_table,

@@ -11,6 +11,7 @@ from siftlm.evaluation.methods import parse, parse_all
 @pytest.mark.parametrize(
     ("label", "settings"),
     [
+        ("sift+k=all", {"method": "sift", "k": None}),
         ("sift+noise=0.1+kernel=power:4", {"method": "sift", "noise": 0.1, "kernel": "power:4"}),
         ("sift+noise=1e+3+k=None", {"method": "sift", "noise": 1000.0, "k": None}),
         ("nn+rate=1e-4", {"method": "nearest", "rate": 1e-4}),

@@ -97,6 +97,8 @@ def _setting(label: str, text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     if name in COMMON:
         raise InvalidInput(f"{label}: {name} belongs to the protocol, and is the same for all methods of a run")
+    if (name, value) == ("k", "all"):  # as on the command line
+        return name, None
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
