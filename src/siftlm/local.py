@@ -167,7 +167,7 @@ class LocalModel:
         with _timed(clock, "score"):
             base = self.controller.likelihood(scored, after=before)
         refuse_unscored("the text", base)
-        curve = {0: base.bits_per_byte} if 0 in points else {}
+        seen = {0: base} if 0 in points else {}
         found = self._select(prompt, asked)
         taken = 0
 
@@ -176,22 +176,24 @@ class LocalModel:
             taken += 1
             if taken in points:
                 with _timed(clock, "score"):
-                    now = self.controller.likelihood(scored, after=before, texts=asked.context(found))
-                    curve[taken] = now.bits_per_byte
+                    seen[taken] = self.controller.likelihood(scored, after=before, texts=asked.context(found))
             if after is not None:
                 after(step)
 
         began = time.perf_counter() - clock["score"]  # what is scored on the way counts as scoring
         with self._learned(prompt, asked, found, watch, stepped) as learned:
             clock["tune"] = time.perf_counter() - began - clock["score"]
-            with _timed(clock, "score"):
-                tuned = self.controller.likelihood(scored, after=before, texts=learned.context)
+            if taken and taken in seen and learned.trace.kept == taken:
+                tuned = seen[taken]  # by this very model
+            else:
+                with _timed(clock, "score"):
+                    tuned = self.controller.likelihood(scored, after=before, texts=learned.context)
         clock["select"] = sum(found.seconds.values())
         if learned.trace.ended == "diverged":
             tuned = base
         return Score(
             base.bits_per_byte, tuned.bits_per_byte, mode, tuned, base, learned.found, learned.trace,
-            tuple(sorted(curve.items())), clock,
+            tuple((step, one.bits_per_byte) for step, one in sorted(seen.items())), clock,
         )  # fmt: skip
 
     def generate(
