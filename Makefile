@@ -50,7 +50,7 @@ bench: $(READY)  ## compare selection with its public peers; writes JSON
 	$(BIN)/python benchmarks/selection.py
 
 docs: $(READY)  ## build the documentation into site/; a warning is an error
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 clean:  ## remove caches and built files (environments stay; `rm -r .venv*` removes those)
 	rm -rf build dist site .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
