@@ -110,7 +110,7 @@ class Engine:
         self._calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._ready, self._closing, self._until = False, False, float("inf")
-        self._tidy = True  # has memory been given back since there was something to do?
+        self._tidy = True  # has memory been given back since something was asked?
         self._usual = 0.0  # seconds that a request takes
         self._busy: tuple[int, int] = (0, 0)
         self._thread = threading.Thread(target=self._run, name="siftlm-engine", daemon=True)
@@ -131,6 +131,7 @@ class Engine:
                     f"{len(self._waiting)} requests are waiting already: ask again in {again} s", retry_after=again
                 )
             self._waiting.append(task)
+            self._tidy = False
             self._changed.notify()
         return Ticket(task, self._wake)
 
@@ -153,6 +154,7 @@ class Engine:
                 self.count.refused()
                 raise Busy(f"{len(self._calls)} requests are waiting already: ask again soon", retry_after=1)
             self._calls.append(run)
+            self._tidy = False
             self._changed.notify()
         return future
 
@@ -225,14 +227,14 @@ class Engine:
         """Wait while there is nothing to do; False when it is time to end."""
         with self._changed:
             if any(self._busy) or self._calls or self._waiting:
-                self._tidy = False
                 return True
             if self._closing:
                 return False
             woken = self._changed.wait(None if self._tidy else RESTED)
-        if not woken and not self._tidy:
+            rested = not (woken or self._tidy or self._calls or self._waiting)
+            self._tidy = self._tidy or rested
+        if rested:
             give_back_memory()
-            self._tidy = True
         return True
 
     def _call_one(self) -> bool:
