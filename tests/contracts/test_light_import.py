@@ -10,13 +10,14 @@ import pytest
 
 # Everything is measured inside a fresh interpreter, so that its own start is not counted.
 PROBE = """
-import json, sys, time
+import json, sys
+from time import process_time as spent  # of this process alone, whatever else the machine does
 before = set(sys.modules)
-start = time.perf_counter()
+start = spent()
 import numpy
-numpy_there = time.perf_counter()
+numpy_there = spent()
 {statement}
-end = time.perf_counter()
+end = spent()
 new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
 print(json.dumps({{
     "libraries": sorted(new - set(sys.stdlib_module_names)),

@@ -277,10 +277,10 @@ def served(app: Any) -> Iterator[str]:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(60)
 
 
-def until(holds: Callable[[], Any], seconds: float = 5.0) -> None:
+def until(holds: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait for something that another thread does."""
     last = time.monotonic() + seconds
     while not holds():

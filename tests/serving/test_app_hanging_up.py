@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import socket
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +23,7 @@ BODY = {"model": NAME, "prompt": "the time of the end", "max_tokens": 40}
 
 def _connected(address: str) -> socket.socket:
     host, port = address.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=5)
+    return socket.create_connection((host, int(port)), timeout=30)
 
 
 def _ask(line: socket.socket, **body: Any) -> None:
@@ -65,13 +65,12 @@ def test_a_client_that_hangs_up_before_it_has_asked(caplog):
 
 
 def test_others_are_served_while_one_waits():
-    with served(app_of(FakeEngine(Manners(pause=0.05)))) as address, _connected(address) as slow:
+    with served(app_of(FakeEngine(Manners(pause=1)))) as address, _connected(address) as slow:
         _ask(slow, prompt="the time of the end", max_tokens=4)
-        start = time.monotonic()
         with _connected(address) as other:
             other.sendall(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")
             assert b"200 OK" in other.recv(100)
-        assert time.monotonic() - start < 0.2
+        assert select.select([slow], [], [], 0)[0] == [], "the slow one was answered first"
         assert re.match(rb"HTTP/1.1 200", slow.recv(1000))
 
 

@@ -107,8 +107,12 @@ def test_half_a_document_waits_until_it_is_cut_off():
 # --- with uvicorn
 
 
+REACHED = threading.Event()
+
+
 async def applied(scope, receive, send):
     """/body reads it all; /flood says more than anybody reads."""
+    REACHED.set()
     if scope["path"] == "/body":
         while (await receive()).get("more_body"):
             pass
@@ -139,7 +143,9 @@ def running(grace):
 
 def begun(place, path):
     client = socket.create_connection(place)
+    REACHED.clear()
     client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\nhalf".encode())
+    assert REACHED.wait(60)
     return client
 
 
@@ -160,30 +166,30 @@ def complaints(monkeypatch):
 def test_half_a_request_is_answered_at_the_end_of_the_grace(complaints):
     with running(0.3) as (ending, place, thread, told), begun(place, "/body") as client:
         said = complaints()
-        time.sleep(0.1)
         began = time.monotonic()
         ending.end()
         answer = b"".join(iter(lambda: client.recv(10_000), b""))
-        assert 0.25 < time.monotonic() - began < 2
+        assert time.monotonic() - began > 0.25
         assert answer.startswith(b"HTTP/1.1 503")
         assert error_of(answer.partition(b"\r\n\r\n")[2]) == "shutting_down"
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
-        assert told == [pytest.approx(0.3, abs=0.05)]
+        [left] = told
+        assert 0 < left <= 0.3
     assert said == []
 
 
 def test_the_second_signal_leaves_no_time(complaints):
     with running(30) as (ending, place, thread, told), begun(place, "/body") as client:
         said = complaints()
-        time.sleep(0.1)
         ending.signalled(signal.SIGINT, None)
-        time.sleep(0.2)
         ending.signalled(signal.SIGINT, None)
         assert client.recv(10_000).startswith(b"HTTP/1.1 503")
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
-        assert told == [pytest.approx(30, abs=0.1), 0]
+        first, second = told
+        assert 20 < first <= 30
+        assert second == 0
         # As uvicorn goes on, it would raise what it was told once more.
         ending._server._captured_signals.clear()
     assert said == []
@@ -192,9 +198,9 @@ def test_the_second_signal_leaves_no_time(complaints):
 def test_who_does_not_read_is_cut_off(complaints):
     with running(0.1) as (ending, place, thread, _), begun(place, "/flood"):
         said = complaints()
-        time.sleep(0.2)
+        time.sleep(0.2)  # until nothing more goes into the connection
         ending.end()
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
     assert said == []
 
@@ -204,10 +210,16 @@ def test_who_does_not_read_is_cut_off(complaints):
 SLOW = """
 import sys, time
 from siftlm.serving.learning import Learning
-Learning.round = lambda self: time.sleep(40) or []
+Learning.round = lambda self: time.sleep(600) or []
 from siftlm.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+
+
+def held(url):
+    """How many requests wait or learn."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith(("siftlm_waiting ", "siftlm_learning ")))
 
 
 @pytest.mark.slow
@@ -222,8 +234,9 @@ def test_a_second_signal_ends_a_process_whose_model_is_learning(tmp_path):
         body = {"model": "siftlm-tiny:sift-2", "prompt": "one", "max_tokens": 3}
         with ThreadPoolExecutor(4) as pool:
             bodies = [{**body, "prompt": f"prompt {n}", "stream": n == 3} for n in range(4)]
-            answers = [pool.submit(httpx.post, f"{url}/v1/completions", json=one, timeout=30) for one in bodies]
-            time.sleep(1)
+            answers = [pool.submit(httpx.post, f"{url}/v1/completions", json=one, timeout=300) for one in bodies]
+            while held(url) < len(bodies):
+                time.sleep(0.05)
             process.send_signal(signal.SIGINT)
             time.sleep(0.5)
             assert not any(one.done() for one in answers)
@@ -232,8 +245,8 @@ def test_a_second_signal_ends_a_process_whose_model_is_learning(tmp_path):
             assert {(one.result().status_code, one.result().json()["error"]["code"]) for one in answers} == {
                 (503, "shutting_down")
             }
-        assert (process.wait(20), process.stderr.read()) == (0, "")
-        assert time.monotonic() - began < 10  # and not the 40 of a step
+        assert (process.wait(60), process.stderr.read()) == (0, "")
+        assert time.monotonic() - began < 60  # and not the minutes of a step
     finally:
         process.kill()
         process.wait()

@@ -64,7 +64,7 @@ class Heard:
         self.events, self.waiting = [], queue.Queue()
         self.ticket = engine.submit(job, self.waiting.put)
 
-    def all(self, seconds=30):
+    def all(self, seconds=120):
         while not (self.events and isinstance(self.events[-1], (jobs.Finished, jobs.Failed))):
             self.events.append(self.waiting.get(timeout=seconds))
         return self.events
@@ -235,7 +235,7 @@ def test_a_full_queue_refuses_and_loses_nobody(memory):
 def test_who_hangs_up_is_not_worked_for(engine):
     long = [Heard(engine, job(engine, prompt, mode(n=20, passes=20))) for prompt in PROMPTS[:4]]
     while not any(isinstance(event, jobs.Stepped) for event in long[0].events):
-        long[0].events.append(long[0].waiting.get(timeout=20))
+        long[0].events.append(long[0].waiting.get(timeout=60))
     for one in long:
         one.ticket.cancel()
     assert Heard(engine, job(engine, PROMPTS[0], mode())).text()
@@ -271,7 +271,7 @@ def test_what_was_accepted_is_finished_at_the_end(memory):
     closing = threading.Thread(target=engine.close)
     closing.start()
     assert [one.text() for one in heard] == [said_alone(memory, prompt, mode()) for prompt in PROMPTS]
-    closing.join(20)
+    closing.join(60)
     with pytest.raises(Closing):
         engine.submit(job(engine, PROMPTS[0]), print)
 
@@ -285,7 +285,7 @@ def test_memory_is_given_back_once_when_there_is_nothing_to_do(memory, monkeypat
         # The second has been learned already, and the last is said in a single turn: they count as work all the same.
         for how, most in ((mode(), 8), (mode(), 1), (BASE, 1)):
             Heard(engine, job(engine, PROMPTS[0], how, most=most)).all()
-            assert given.get(timeout=10) == "back"
+            assert given.get(timeout=60) == "back"
             time.sleep(0.2)
             assert given.empty(), "there was nothing more to give"
     finally:
@@ -335,11 +335,11 @@ def test_a_failure_ends_those_it_meets_and_nobody_else(engine, memory, monkeypat
 def test_who_stood_between_learning_and_speaking_hears_of_a_failure(engine, monkeypatch):
     """Admitted in the same turn in which others' learning fails."""
     long = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=20)))
-    long.events.append(long.waiting.get(timeout=20))
+    long.events.append(long.waiting.get(timeout=60))
     held, failing = threading.Event(), engine._learning.round
 
     def broken():
-        held.wait(20)
+        held.wait(60)
         if engine._inside[-1].job.mode is BASE:
             raise MemoryError("no room")
         return failing()
@@ -366,7 +366,7 @@ def test_what_changed_while_it_was_learned_is_not_kept(tmp_path):
         engine = Engine(controller(), {"docs": memory}, slots=1)
         try:
             heard = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=5)))
-            heard.events.append(heard.waiting.get(timeout=20))
+            heard.events.append(heard.waiting.get(timeout=60))
             memory.add(["something else"])
             assert heard.of(jobs.Finished)
             assert engine.state.cached == 0
@@ -378,22 +378,22 @@ def test_calls_wait_in_a_queue_that_ends(memory):
     engine = Engine(controller(), {"docs": memory}, slots=1, queue=2)
     try:
         held = threading.Event()
-        first = engine.call(lambda: held.wait(20))
+        first = engine.call(lambda: held.wait(60))
         waiting = []
         with pytest.raises(Busy):
             waiting.extend(engine.call(lambda n=n: n) for n in range(5))
         held.set()
-        assert first.result(20)
-        assert [one.result(20) for one in waiting] == list(range(len(waiting)))
+        assert first.result(60)
+        assert [one.result(60) for one in waiting] == list(range(len(waiting)))
     finally:
         engine.close()
 
 
 def test_calls_run_between_steps(engine):
     heard = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=3)))
-    assert engine.call(lambda: threading.current_thread().name).result(20) == "siftlm-engine"
+    assert engine.call(lambda: threading.current_thread().name).result(60) == "siftlm-engine"
     with pytest.raises(ZeroDivisionError):
-        engine.call(lambda: 1 // 0).result(20)
+        engine.call(lambda: 1 // 0).result(60)
     assert heard.text()
 
 

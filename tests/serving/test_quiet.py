@@ -40,7 +40,7 @@ def test_who_asks_for_another_protocol_is_answered_and_not_logged(quiet, said, c
             line.sendall(ASKING)
             assert line.recv(100).startswith(b"HTTP/1.1 204")
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(said)
     assert all(word in line for word, line in zip(said, lines, strict=True))
