@@ -176,6 +176,30 @@ def test_differences_are_paired():
     assert "nn is worse than sift" in back.sentence()
 
 
+def test_differences_on_the_way_are_those_of_loops():
+    some = records(("base", "nn", "sift", "late"), ("code", "math"), 6)
+    for one in some:
+        if one["method"] == "late":
+            one["curve"] = [point for point in one["curve"] if point[0] != 2]
+    found = of(some)
+    table = comparison.steps_table(found, "nn", found.draws(), "")
+    assert table.head == ["steps:", "1", "2", "5", "10"]
+    assert [row[0] for row in table.rows] == ["late", "sift"]
+    bits = {(one["text"], one["method"]): dict(one["curve"]) for one in some}
+    means = []
+    for domain in ("code", "math"):
+        known = [one for one in some if one["method"] == "base" and one["domain"] == domain]
+        whole = sum(one["base"] * one["bytes"] for one in known)
+        gaps = [(bits[one["text"], "sift"][2] - bits[one["text"], "nn"][2]) * one["bytes"] for one in known]
+        means.append(100 * sum(gaps) / whole)
+    assert cell(table, "sift", "2").value == pytest.approx(np.mean(means))
+    assert cell(table, "late", "2") is None
+    end = comparison.difference(found, "sift", "nn", found.draws()).mean
+    assert cell(table, "sift", "10") == end
+    assert comparison.steps_table(found, "base", found.draws(), "") is None
+    assert comparison.steps_table(of(some, ["nn"]), "nn", found.draws(), "") is None
+
+
 def test_equal_methods_are_not_told_apart():
     found = records(per_domain=8)
     it = of([*found, *({**one, "method": "twin"} for one in found if one["method"] == "nn")])

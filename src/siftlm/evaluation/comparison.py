@@ -167,3 +167,25 @@ def domain_table(differences: Sequence[Difference], caption: str) -> Table:
         f"beside zero by chance: one in twenty of those that should not. {caption}",
         (Column("domain"), *(Column(one.method, interval=True, signed=True) for one in differences)), tuple(rows),
     )  # fmt: skip
+
+
+def steps_table(found: Results, against: str, draws: Draws, caption: str) -> Table | None:
+    """Every method less the reference after as many steps of both, where several were measured."""
+    places = [point for point in found.points(against) if point]
+    compared = [name for name in found.others if name != against and len(found.points(name)) > 1]
+    if against == BASE or len(places) < 2 or not compared:
+        return None
+
+    def gap(name: str, point: int) -> Cell:
+        if point not in found.points(name):
+            return None
+        return over_domains(less(found.percent(name, point), found.percent(against, point)), draws)
+
+    rows: list[tuple[Cell, ...]] = [(name, *(gap(name, point) for point in places)) for name in compared]
+    return Table(
+        "differences-by-steps", f"Against {against}, on the way",
+        f"Each method after so many steps, less {against} after as many, in points of the base model's bits per byte: "
+        "below zero is better. Mean over domains; intervals: 95 %, in pairs. With so many intervals some lie beside "
+        f"zero by chance, so choose a number of steps on other texts. {caption}",
+        (Column("steps:"), *(Column(f"{point:,}", interval=True, signed=True) for point in places)), tuple(rows),
+    )  # fmt: skip

@@ -62,7 +62,7 @@ def macro(found: Results, figure: Figure) -> float:
 def against_steps(found: Results, caption: str) -> Chart:
     """Figure: the number of texts learned from."""
     lines = {
-        name: tuple((float(point), macro(found, found.percent(name, point))) for point in _points(found, name))
+        name: tuple((float(point), macro(found, found.percent(name, point))) for point in found.points(name))
         for name in found.others
     }
     return Chart(
@@ -77,7 +77,7 @@ def against_tokens(found: Results, caption: str) -> Chart:
     lines = {
         name: tuple((_tokens(found, name, point), macro(found, found.percent(name, point))) for point in points)
         for name in found.others
-        if (points := _points(found, name)) and any(one.learned for one in found.measured[name])
+        if (points := found.points(name)) and any(one.learned for one in found.measured[name])
     }
     return Chart(
         "tokens", "Bits per byte against tokens", "The same points over the tokens learned from until then, mean over "
@@ -90,7 +90,7 @@ def against_seconds(found: Results, caption: str) -> Chart:
     lines = {
         name: tuple((_seconds(found, name, point), macro(found, found.percent(name, point))) for point in points)
         for name in found.others
-        if (points := _points(found, name)) and any(one.learned and one.seconds for one in found.measured[name])
+        if (points := found.points(name)) and any(one.learned and one.seconds for one in found.measured[name])
     }
     return Chart(
         "seconds", "Bits per byte against seconds",
@@ -139,12 +139,6 @@ def over_memory(memories: Sequence[Results], caption: str) -> Chart | None:
         kept,
         log=True,
     )
-
-
-def _points(found: Results, method: str) -> list[int]:
-    """After how many steps this method was measured on every text, and the end of the longest."""
-    every = [set(one.curve) for one in found.measured[method]]
-    return sorted({0, max(max(some) for some in every)}.union(set.intersection(*every)))
 
 
 def _tokens(found: Results, method: str, steps: int) -> float:

@@ -85,7 +85,7 @@ def compose(
     note = caption(found)
     sections = (
         ("By domain", _by_domain(found, draws, differences, note, given)),
-        ("On the way", _on_the_way(found, note)),
+        ("On the way", (*_on_the_way(found, note), comparison.steps_table(found, versus, draws, note))),
         ("Settings", _settings(found, memories, note)),
         ("Uncertainty", _uncertainty(found, draws, note)),
         ("What was picked, and what it cost", _accounts(found, draws, note, given)),

@@ -71,6 +71,11 @@ class Results:
         """(texts,) bits per byte after so many steps, or at the end."""
         return np.array([one.tuned if steps is None else one.at(steps) for one in self.measured[method]])
 
+    def points(self, method: str) -> list[int]:
+        """After how many steps this method was measured on every text, and the end of the longest."""
+        every = [set(one.curve) for one in self.measured[method]]
+        return sorted({0, max(max(some) for some in every)}.union(set.intersection(*every)))
+
     def percent(self, method: str, steps: int | None = None) -> Figure:
         """The figure of the published tables, in % of the base model's bits."""
         return percent_of_base(self.tuned(method, steps), self.base, self.bytes)
