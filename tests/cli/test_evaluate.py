@@ -55,7 +55,12 @@ def test_it_says_what_was_done_and_goes_on(test_set, siftlm):
     assert out.startswith("6 texts: 6 results made, 18 there before")
     assert len(records_of("run")) == 24
     asked = question_of("run")
+    contents = asked["corpus"].pop("contents")
     assert asked["corpus"] == {"name": "t.jsonl", "domain": None, "longest": None, "seed": 0}
+    Path("t.jsonl").write_text(Path("t.jsonl").read_text().replace("witness", "woman"))
+    status, _, err = run(siftlm, "--out", "run", "--quiet")
+    assert status == 1
+    assert f'corpus.contents="{contents}"' in err
     assert asked["protocol"] == {"name": "split", "n": 3, "at": [1, 2, 3], "copies": "report"}
 
 

@@ -72,7 +72,10 @@ def test_the_domain_is_looked_for_and_may_be_named():
     rows = [{"text": SENTENCE, "kind": "x", "subset": "y", "meta": {"pile_set_name": None}}]
     assert [one.domain for one in read(rows)] == ["y"]
     assert [one.domain for one in read(rows, domain="kind")] == ["x"]
-    assert [one.domain for one in read([{"text": SENTENCE}])] == ["all"]
+    assert [one.domain for one in read([{"text": SENTENCE}])] == ["no domain"]
+    empty = [{"text": f"{SENTENCE} {name!r}", "meta": {"domain": name}} for name in ("", " ", None, "x", 0)]
+    assert sorted(one.domain for one in read(empty)) == ["0", "no domain", "no domain", "no domain", "x"]
+    assert [one.domain for one in read(empty[:1], domain="domain")] == ["no domain"]
     with pytest.raises(InvalidInput, match="no field 'topic' that names its domain; it has"):
         read(rows, domain="topic")
 

@@ -39,13 +39,16 @@ def test_several_are_split_between_brackets_only():
     found = [one.label for one in parse_all("base, nn+betas=(0.9,0.99)+rate=1e-4 ,,sift+known=['a','b']")]
     assert found == ["base", "nn+betas=(0.9,0.99)+rate=1e-4", "sift+known=['a','b']"]
     assert [one.label for one in parse_all(["base", "nn"])] == ["base", "nn"]
+    assert len(parse_all("sift+replacement=1,sift+replacement=True")) == 2  # once, and as often as one likes
 
 
 @pytest.mark.parametrize(
     ("labels", "error", "said"),
     [
         ("shift", UnknownName, "did you mean 'sift'"),
-        ("sift+noise", UnknownName, "unknown method"),
+        ("sift+noise", InvalidInput, "'noise' is no setting with a value; write sift\\+NAME=VALUE"),
+        ("shift+noise", UnknownName, "unknown method"),
+        ("sift+noise=1,sift+noise=1.0", InvalidInput, "the same twice, as 'sift\\+noise=1' and as"),
         ("", InvalidInput, "names nothing"),
         ([], InvalidInput, "names nothing"),
         ("nn,base,nn", InvalidInput, "'nn' twice"),

@@ -89,7 +89,7 @@ def test_every_table_says_what_it_is_of(run):
 def test_every_table_and_figure_has_its_files(run, tmp_path):
     made = report([run])
     files = {str(path.relative_to(tmp_path)) for path in writing.write(made, tmp_path)}
-    assert files == set(bytes_of(tmp_path))
+    assert files == set(bytes_of(tmp_path)) - {writing.WRITTEN}
     parts = [part for _, some in made.sections for part in some]
     names = [part.name for part in parts]
     assert len(set(names)) == len(names)
@@ -99,6 +99,47 @@ def test_every_table_and_figure_has_its_files(run, tmp_path):
         assert f"### {part.title}" in markdown
     for link in re.findall(r"\]\(([^)]+)\)", markdown):
         assert (tmp_path / link).is_file()
+
+
+def test_a_narrower_report_leaves_nothing_of_the_one_before(run, tmp_path):
+    texts = {"texts/3f.html": "a page"}
+    writing.write(report([run]), tmp_path / "a", texts)
+    own = tmp_path / "a" / "tables" / "mine.csv"
+    own.write_text("somebody's")
+    (tmp_path / "kept.csv").write_text("not of the report")
+    listed = tmp_path / "a" / writing.WRITTEN
+    listed.write_text(listed.read_text() + "../kept.csv\ntables/../../kept.csv\n")
+    writing.write(report([run], methods=["nn"]), tmp_path / "a")
+    writing.write(report([run], methods=["nn"]), tmp_path / "b")
+    assert bytes_of(tmp_path / "a") == {**bytes_of(tmp_path / "b"), "tables/mine.csv": b"somebody's"}
+    assert (tmp_path / "kept.csv").exists()
+
+
+def test_a_method_has_one_colour_in_all_pictures(tmp_path):
+    methods = ("base", "context", "dynamic", "mmr", "nn", "random", "sift")
+    found = records(methods)
+    for one in found:
+        if one["method"] == "dynamic":  # is in the first picture and in no other
+            one.pop("learned")
+    saved(tmp_path / "run", found)
+    made = writing.write(report([tmp_path / "run"]), tmp_path / "out")
+    colours = {}
+    for path in made:
+        if path.match("figures/*.svg") and path.stem != "differences":
+            for colour, name in re.findall(r'style="fill:var\(--(.)\)"[^>]*>([a-z]+)</text>', path.read_text()):
+                colours.setdefault(name, set()).add(colour)
+    assert colours.keys() >= {"mmr", "nn", "random", "sift", "dynamic"}
+    assert all(len(some) == 1 for some in colours.values())
+
+
+def test_fewer_texts_than_steps_are_said(tmp_path):
+    found = records(("base", "nn", "sift"))
+    one = next(one for one in found if one["method"] == "nn")
+    one["rows"] = one["rows"][:3]
+    said = report([saved(tmp_path / "run", found)]).about
+    assert [line.split(";")[0] for line in said if "fewer texts" in line] == [
+        "nn: fewer texts than n = 10 were chosen for 1 text (at least 3)"
+    ]
 
 
 def test_no_folder_of_a_machine_is_named(tmp_path):

@@ -304,6 +304,35 @@ def test_a_way_of_ones_own(memory, tmp_path):
     assert found == [25.0] * len(TEXTS)
 
 
+WRONG = {
+    "raise KeyError('oh')": "mine: KeyError: 'oh' \\(mine.py, line 5; the text begins '",
+    "return 1.5": "mine: run must return a Measured, got float",
+    "return Measured(float('nan'), {0: 1.0}, base.bytes, 5)": "mine: base=nan is no number of bits",
+    "return Measured(bits, {0: bits}, 10, 5)": "mine scored 10 bytes of text .*, and base [0-9]+",
+    "return Measured(1.1 * bits, {0: bits}, base.bytes, 5)": "some way has left the model changed",
+}
+
+
+@pytest.mark.parametrize("ending", WRONG)
+def test_a_way_of_ones_own_that_is_wrong_is_told_so_and_leaves_no_record(memory, tmp_path, ending):
+    (tmp_path / "mine.py").write_text(
+        "from siftlm.evaluation.ways import Measured, way\n"
+        '@way("mine", "wrong")\n'
+        "def mine(case):\n"
+        "    base = case.model.controller.likelihood(case.scored, after=case.before); bits = base.bits_per_byte\n"
+        f"    {ending}\n"
+    )
+    with pytest.raises(SiftlmError, match=WRONG[ending]):
+        run(memory, tmp_path / "run", ["base", str(tmp_path / "mine.py")])
+    assert [one["method"] for one in records_of(tmp_path / "run")] == ["base"]
+
+
+def test_a_protocol_that_no_text_is_long_enough_for(memory, tmp_path):
+    with pytest.raises(InvalidInput, match="long enough for the protocol 'prefix' \\(the longest has"):
+        run(memory, tmp_path / "run", protocol=Protocol("prefix", n=2, prefix=10**6))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("signature", ["case, by=0.5", "case, by=0.5, **more"])
 def test_a_way_whose_file_was_changed_is_another_one(memory, tmp_path, signature):
     file = tmp_path / "mine.py"

@@ -97,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         **cut, **fields,
     )  # fmt: skip
     # What finds the texts again, for siftlm report --show.
-    about = {"corpus": {"name": corpus_name(arguments.test), **cut, **fields}}
+    contents = contents_of(arguments.test)
+    about = {"corpus": {"name": corpus_name(arguments.test), **contents, **cut, **fields}}
     model = local.opened(arguments, dict(arguments.sets))
     report = watching.reporter(quiet=arguments.quiet or arguments.json)
     try:
@@ -125,6 +126,20 @@ def corpus_name(given: str) -> str:
     from pathlib import Path
 
     return Path(given).name or given
+
+
+def contents_of(given: str) -> dict[str, str]:
+    """What tells a file from another of its name; nothing where the texts are no file."""
+    import hashlib
+    from pathlib import Path
+
+    if not Path(given).is_file():
+        return {}
+    found = hashlib.blake2b(digest_size=8)
+    with open(given, "rb") as file:
+        while piece := file.read(2**20):
+            found.update(piece)
+    return {"contents": found.hexdigest()}
 
 
 def _said(done: Any) -> list[str]:

@@ -72,8 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInput("--methods names none; leave it out for all")
     found = report(arguments.runs, against=arguments.against, methods=methods, weights=arguments.weights)
     out = Path(arguments.runs[0]) / "report" if arguments.out is None else Path(arguments.out)
-    shown = _shown(found, arguments, out)
-    files = [*write(found, out), *shown]
+    texts = _shown(found, arguments)
+    files = write(found, out, texts)
+    shown = [out / name for name in texts]
     if arguments.quiet:
         return 0
     if arguments.json:
@@ -88,19 +89,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _shown(found: Any, arguments: argparse.Namespace, out: Path) -> list[Path]:
-    """The pages of single texts, which are written first: what is wrong with them is said before anything else."""
+def _shown(found: Any, arguments: argparse.Namespace) -> dict[str, str]:
+    """The pages of single texts, made first: what is wrong with them is said before anything is written."""
     if not arguments.show:
-        return []
+        return {}
     from siftlm.evaluation.passages import pages_of
-    from siftlm.evaluation.writing import put
     from siftlm.memory import Memory
 
     with Memory.open(arguments.texts) as memory:
-        made = pages_of(
+        return pages_of(
             found.results, memory, arguments.show, method=arguments.of, against=arguments.against, corpus=arguments.test
         )
-    return put(made, out)
 
 
 def _said(found: Any, terminal: Terminal) -> list[str]:

@@ -18,8 +18,8 @@ from siftlm.memory.reading import open_source
 
 # Where the domain is, in corpora made like the Pile; looked for unless another field is named.
 DOMAIN = ("pile_set_name", "domain", "subset")
-# Where no field tells.
-ALL = "all"
+# Where no field tells, or one that is empty.
+NOWHERE = "no domain"
 SAMPLE = "sample"
 OF_SAMPLE = 20
 # A shorter text has no two halves worth the name.
@@ -81,7 +81,7 @@ def read(
     Args:
         corpus: whatever `siftlm.memory.Memory.build` can read, or ``"sample"``: what the sample memory holds out.
         domain: the field of the metadata that names the domain; left out, the first of ``pile_set_name``, ``domain``
-            and ``subset`` that is there.
+            and ``subset`` that is there. Texts for which it is empty are a domain of their own.
         per_domain: take so many of each domain, by a lot that depends on the text and the seed alone: a larger sample
             holds the smaller one, whatever else is in the corpus and whatever ``longest`` cuts off.
         skip: leave out the first so many of each domain's lot: those that settings were chosen on.
@@ -102,7 +102,7 @@ def read(
     found: dict[str, dict[str, tuple[str, Text]]] = defaultdict(dict)
     missed = left_out or LeftOut()
     for text, meta, place in _documents(corpus, fields, last, seed, missed):
-        where = str(_domain(meta, domain))
+        where = _domain(meta, domain)
         kept = _cut(text, longest)
         if len(kept.strip()) >= max(shortest, 1):
             one = Text(_digest(f"{where} {kept}"), kept, where)
@@ -143,12 +143,12 @@ def _documents(
             missed.problem = missed.problem or f"{record.where}: {record.problem}"
 
 
-def _domain(meta: Mapping[str, Any], name: str | None) -> Any:
-    if name is None:
-        return next((meta[known] for known in DOMAIN if meta.get(known) is not None), ALL)
-    if name not in meta:
+def _domain(meta: Mapping[str, Any], name: str | None) -> str:
+    if name is not None and name not in meta:
         raise InvalidInput(f"a text has no field {name!r} that names its domain; it has {', '.join(meta) or 'none'}")
-    return meta[name]
+    given = (meta.get(known) for known in (DOMAIN if name is None else (name,)))
+    names = (str(one).strip() for one in given if one is not None)
+    return next(filter(None, names), NOWHERE)
 
 
 def _cut(text: str, longest: int | None) -> str:

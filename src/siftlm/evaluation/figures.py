@@ -19,6 +19,8 @@ from siftlm.memory.asked import NOISE
 PERCENT = "% of base"
 # Points of a figure that still make a table.
 MOST_COLUMNS = 14
+# The share of its cells that must have a number.
+FILLED = 0.6
 Line = tuple[tuple[float, float], ...]
 
 
@@ -45,9 +47,10 @@ class Chart:
     def wide(self) -> Table | None:
         """A column for each x, where the lines share a few."""
         places = sorted({x for line in self.lines.values() for x, _ in line})
-        if not 1 < len(places) <= MOST_COLUMNS:
-            return None
         points = [(name, dict(line)) for name, line in self.lines.items()]
+        filled = sum(len(known) for _, known in points)
+        if not 1 < len(places) <= MOST_COLUMNS or filled < FILLED * len(places) * len(points):
+            return None
         rows: list[tuple[Cell, ...]] = [(name, *(known.get(x) for x in places)) for name, known in points]
         columns = (Column(f"{self.x_name}:"), *(Column(f"{x:,g}") for x in places))
         return Table(self.name, self.title, f"In {self.y_name}. {self.caption}", columns, tuple(rows))

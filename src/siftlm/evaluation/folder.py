@@ -30,7 +30,7 @@ from siftlm.memory import disk
 QUESTION, RECORDS, CLAIMS = "run.json", "records.jsonl", "claims"
 FORMAT = 1
 # Parts of a question that earlier versions did not write down.
-LATER = {"corpus.text"}
+LATER = {"corpus.text", "corpus.contents"}
 # Ways to hold a folder of records that is only read, as the study's are kept.
 COMPRESSED = RECORDS + ".gz"
 

@@ -61,7 +61,7 @@ def correlation_table(found: Results, caption: str) -> Table | None:
     return Table(
         "uncertainty", "Estimated uncertainty and realised gain",
         "Spearman's correlation, over texts, of the share of the uncertainty that the picks removed with the gain in "
-        "bits per byte, with 95 % intervals: +1 where the estimate puts the texts in the right order, 0 where it says "
+        "% of base, with 95 % intervals: +1 where the estimate puts the texts in the right order, 0 where it says "
         "nothing. Within domains: the mean of the correlations of each domain of at least three texts. The first two "
         f"columns are means of each text's own, over texts, then over domains. {caption}",
         columns, tuple(rows),

@@ -71,6 +71,9 @@ def parse(label: str) -> Method:
         return Method(without_folder(label), found, settings)
     selector = SHORT.get(name, name)
     if selector not in learned:
+        first, plus, bare = selector.partition("+")
+        if plus and (find(first) or SHORT.get(first, first) in learned):
+            raise InvalidInput(f"{label}: {bare!r} is no setting with a value; write {first}+NAME=VALUE")
         raise UnknownName("method", name, {*names(), *SHORT, CALIBRATED, *learned})
     if "method" in settings:
         raise InvalidInput(f"{label}: its method is {name}; write {settings['method']}+… for the other one")
@@ -90,7 +93,15 @@ def parse_all(labels: str | Sequence[str]) -> list[Method]:
     for at, one in enumerate(found):
         if any(other.label == one.label for other in found[:at]):
             raise InvalidInput(f"methods names {one.label!r} twice")
+        # 1 and 1.0 are the same; True is something else, though equal to both.
+        for other in found[:at]:
+            if (other.calibrated, other.way, _kinds(other)) == (one.calibrated, one.way, _kinds(one)):
+                raise InvalidInput(f"methods names the same twice, as {other.label!r} and as {one.label!r}")
     return found
+
+
+def _kinds(method: Method) -> dict[str, tuple[bool, Any]]:
+    return {name: (isinstance(value, bool), value) for name, value in method.settings.items()}
 
 
 def _setting(label: str, text: str) -> tuple[str, Any]:

@@ -1,7 +1,7 @@
 """Pages for single texts: what each method chose, read from the memory. Only for whoever asks: it holds texts.
 
 found = report(["runs/a"])
-put(pages_of(found.results, Memory.open("memory/"), ["worst"]), Path("runs/a/report"))
+write(found, "runs/a/report", pages_of(found.results, Memory.open("memory/"), ["worst"]))
 """
 
 from __future__ import annotations

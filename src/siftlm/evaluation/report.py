@@ -118,12 +118,28 @@ def _about(found: Results, weights: Mapping[str, float] | None) -> tuple[str, ..
         broken = int((~np.isfinite(found.tuned(name))).sum())
         if broken:
             lines.append(f"{name}: {_count(broken, 'result')} that are no number; its means over them are none either.")
+    lines += _short_of_texts(found)
     if weights is not None:
         without = [name for name, weight in weights.items() if not weight]
         lines += [f"Without weight, and so not in the weighted mean: {', '.join(without)}."] if without else []
     if about(found.question)["copies"] == "exclude":
         lines.append("Passages that give the scored text away were kept out of every search.")
     return tuple(lines)
+
+
+def _short_of_texts(found: Results) -> list[str]:
+    """Later points of these repeat an earlier one."""
+    n = int((found.question.get("protocol") or {}).get("n", 0))
+    lines = []
+    for name in found.others:
+        taken = [len(one.rows) for one in found.measured[name] if one.rows and len(one.rows) < n]
+        if taken:
+            least = min(taken)
+            lines.append(
+                f"{name}: fewer texts than n = {n} were chosen for {_count(len(taken), 'text')} (at least {least}); "
+                "what is shown after more steps is what there was after the last."
+            )
+    return lines
 
 
 Parts = tuple[Table | Chart | None, ...]

@@ -5,7 +5,9 @@ evaluate("siftlm-tiny", "memory/", "test.jsonl.gz", "base,nn,sift", into="runs/a
 
 from __future__ import annotations
 
+import math
 import os
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +19,7 @@ import numpy as np
 
 from siftlm.controller.settings import setting_names
 from siftlm.controller.stacked import can_stack
-from siftlm.errors import Conflict, InvalidInput
+from siftlm.errors import Conflict, InvalidInput, SiftlmError
 from siftlm.evaluation.corpus import Text
 from siftlm.evaluation.folder import RunFolder
 from siftlm.evaluation.identity import question
@@ -25,8 +27,9 @@ from siftlm.evaluation.measured import Measured, of_score
 from siftlm.evaluation.methods import Method, parse_all
 from siftlm.evaluation.overlap import giveaways
 from siftlm.evaluation.protocol import Parts, Protocol
+from siftlm.evaluation.results import SAME_BASE
 from siftlm.evaluation.settled import same_settings
-from siftlm.evaluation.ways import Case
+from siftlm.evaluation.ways import Case, Way
 from siftlm.evaluation.ways.registry import FILE
 from siftlm.local import LocalModel
 from siftlm.local_results import Score
@@ -85,6 +88,12 @@ def evaluate(
     runner = _Runner(model, how)
     # What is wrong with any of them is said before there is any work or folder.
     settings = {one.label: runner.settings(one) for one in asked}
+    if given and not good:
+        longest = max((len(text.text) for text in given), default=0)
+        raise InvalidInput(
+            f"none of {len(given)} texts is long enough for the protocol {how.name!r} (the longest has {longest} "
+            "characters): nothing of it would be left to score"
+        )
     if (trial := next(filter(runner.aimed, good), None)) is not None:
         for one in asked:
             runner.try_out(one, trial)
@@ -102,6 +111,7 @@ def evaluate(
                     mine = [text for text in some if claims.enter_context(folder.claimed(text.id, method.label))]
                     mine = [text for text in mine if runner.aimed(text)]
                     for text, result in runner.measured(method, mine) if mine else ():
+                        check_base(text, method, result, folder)
                         folder.add(_record(text, method, settings[method.label], result, folder))
                         done += 1
                         meter.at(len(folder.records) - before)  # those of other processes as well
@@ -200,7 +210,7 @@ class _Runner:
                 self._plain, parts.prompt, parts.scored, parts.before, self._protocol.points, self._protocol.name,
                 tuple(exclude), domain,
             )  # fmt: skip
-            result = method.way.run(case, **method.settings)
+            result = _run(method.way, method, case)
             if not result.rows or not isinstance(case.model.memory, Memory):
                 return result
             return replace(result, copies=_copies(parts, case.model.memory.texts(result.rows)))
@@ -234,6 +244,45 @@ class _Runner:
 
     def _of_score(self, parts: Parts, score: Score) -> Measured:
         return replace(of_score(score, self._protocol.points), copies=_copies(parts, score.found.texts))
+
+
+def _run(way: Way, method: Method, case: Case) -> Measured:
+    """A way that is somebody's file may fail in any manner: what is said names the file and its line."""
+    try:
+        result = way.run(case, **method.settings)
+    except SiftlmError:
+        raise
+    except Exception as error:
+        if not way.digest:
+            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise SiftlmError(
+            f"{method.label}: {type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno}; the "
+            f"text begins {case.scored[:30]!r})"
+        ) from error
+    if not isinstance(result, Measured):
+        raise InvalidInput(f"{method.label}: run must return a Measured, got {type(result).__name__}")
+    return result
+
+
+def check_base(text: Text, method: Method, result: Measured, folder: RunFolder) -> None:
+    """The base model and the scored bytes are the same for every method, or nothing can be compared."""
+    if not (math.isfinite(result.base) and result.base > 0):
+        raise InvalidInput(f"{method.label}: base={result.base} is no number of bits per byte (text {text.id})")
+    for name in sorted(folder.settled):
+        record = folder.records.get((text.id, name), {})
+        if not record.get("base"):
+            continue
+        if record.get("bytes", 0) != result.bytes:
+            raise Conflict(
+                f"{method.label} scored {result.bytes} bytes of text {text.id}, and {name} {record.get('bytes', 0)}: "
+                "all methods must score the same"
+            )
+        if abs(record["base"] - result.base) > SAME_BASE * record["base"]:
+            raise Conflict(
+                f"text {text.id}: the base model needs {result.base:g} bits per byte where {method.label} was "
+                f"measured, and {record['base']:g} where {name} was: some way has left the model changed"
+            )
 
 
 def _copies(parts: Parts, texts: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from siftlm.evaluation.report import Report
 from siftlm.evaluation.tables import Table
 from siftlm.memory import disk
 
+# The names of what a report has written, one a line.
+WRITTEN = ".written"
+OURS = re.compile(r"report\.(html|md)|(tables|figures|texts)/[^/\\]+\.(csv|tex|svg|html)")
 TITLE = "What learning for each text is worth"
 # More lines in one picture cannot be told apart; CSV has them all.
 DRAWN = 8
@@ -26,8 +30,14 @@ OWN_COLOURS = {"nn": "a", "nearest": "a", "sift": "b", "context": "d"}
 COLOURS = "cefghdab"
 
 
-def write(report: Report, into: str | os.PathLike[str]) -> list[Path]:
-    """Write all of it; returns the files, the page first."""
+def write(report: Report, into: str | os.PathLike[str], texts: Mapping[str, str] | None = None) -> list[Path]:
+    """Write all of it; returns the files, the page first.
+
+    Args:
+        report: what to write.
+        into: the folder. What an earlier report wrote there, and this one does not, is taken away.
+        texts: pages of single texts, as `siftlm.evaluation.passages.pages_of` makes them.
+    """
     folder = Path(into)
     made: dict[str, str] = {"report.html": to_html(report), "report.md": to_markdown(report)}
     if picture := _differences(report):
@@ -37,7 +47,7 @@ def write(report: Report, into: str | os.PathLike[str]) -> list[Path]:
             table: Table | None
             if isinstance(part, Chart):
                 made[f"figures/{part.name}.csv"] = tables.to_csv(part.table())
-                if picture := _picture(part):
+                if picture := _picture(part, report):
                     made[f"figures/{part.name}.svg"] = pages.alone(picture)
                 table = part.wide()
             else:
@@ -45,7 +55,23 @@ def write(report: Report, into: str | os.PathLike[str]) -> list[Path]:
             if table is not None:
                 made[f"tables/{table.name}.csv"] = tables.to_csv(table)
                 made[f"tables/{table.name}.tex"] = tables.to_latex(table)
-    return put(made, folder)
+    made |= texts or {}
+    earlier = _written(folder)
+    files = put(made, folder)
+    with disk.refusals_named(folder):
+        for name in earlier - made.keys():
+            (folder / name).unlink(missing_ok=True)
+        (folder / WRITTEN).write_bytes("".join(f"{name}\n" for name in sorted(made)).encode())
+    return files
+
+
+def _written(folder: Path) -> set[str]:
+    """By the report before; names that lead out of the folder are nobody's."""
+    try:
+        names = (folder / WRITTEN).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return set()
+    return {name for name in names if OURS.fullmatch(name)}
 
 
 def put(files: Mapping[str, str], folder: Path) -> list[Path]:
@@ -68,15 +94,15 @@ def to_markdown(report: Report) -> str:
     for head, parts in report.sections:
         lines += ["", f"## {head}", ""]
         for part in parts:
-            lines.append(_chart_in_markdown(part) if isinstance(part, Chart) else tables.to_markdown(part))
+            lines.append(_chart_in_markdown(part, report) if isinstance(part, Chart) else tables.to_markdown(part))
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _chart_in_markdown(chart: Chart) -> str:
+def _chart_in_markdown(chart: Chart, report: Report) -> str:
     table = chart.wide()
     numbers = f"### {chart.title}\n\n{chart.caption}\n" if table is None else tables.to_markdown(table)
     file = f"figures/{chart.name}.csv"
-    picture = f"![{chart.title}](figures/{chart.name}.svg)\n" if _picture(chart) else ""
+    picture = f"![{chart.title}](figures/{chart.name}.svg)\n" if _picture(chart, report) else ""
     return f"{numbers}\nAll points: [{file}]({file}).\n\n{picture}"
 
 
@@ -87,7 +113,7 @@ def to_html(report: Report) -> str:
     body += _findings(report)
     for head, parts in report.sections:
         body.append(f"<h2>{pages.text(head)}</h2>")
-        body += [_drawn(part) if isinstance(part, Chart) else tables.to_html(part) for part in parts]
+        body += [_drawn(part, report) if isinstance(part, Chart) else tables.to_html(part) for part in parts]
     return pages.page(f"siftlm: {TITLE.lower()}", body)
 
 
@@ -115,15 +141,19 @@ def _differences(report: Report) -> str:
     return pages.intervals(rows, title=title, x_name="% of base, with 95 % intervals")
 
 
-def _drawn(chart: Chart) -> str:
+def _drawn(chart: Chart, report: Report) -> str:
     more = len(chart.lines) - DRAWN
     rest = f" {more} more lines are in figures/{chart.name}.csv." if more > 0 else ""
-    return f'{_picture(chart)}<p class="faint">{pages.text(chart.caption + rest)}</p>'
+    return f'{_picture(chart, report)}<p class="faint">{pages.text(chart.caption + rest)}</p>'
 
 
-def _picture(chart: Chart) -> str:
-    shown = chosen(chart.lines)
-    series = [Series(name, line, colour_of(name, shown), dashed="+" in name) for name, line in shown.items()]
+def _picture(chart: Chart, report: Report) -> str:
+    # All lines of all pictures, in the order in which they first come: a line has one colour everywhere.
+    charts = [part for _, parts in report.sections for part in parts if isinstance(part, Chart)]
+    among = list(dict.fromkeys(name for one in charts for name in chosen(one.lines)))
+    series = [
+        Series(name, line, colour_of(name, among), dashed="+" in name) for name, line in chosen(chart.lines).items()
+    ]
     size = (720, 320)
     return pages.chart(
         series, title=chart.title, x_name=chart.x_name, y_name=chart.y_name, log=chart.log, size=size
