@@ -27,7 +27,7 @@ TEXTS = [f"def {verb}_{thing}(a, b):\n    return a {sign} b\n" for verb, sign in
          for thing in ("apples", "pears", "plums", "days")]  # fmt: skip
 SCORED = ["def add_grapes(a, b):\n    return a + b\n", "def take_hours(a, b):\n    return a - b\n"]
 SETTINGS = {"n": 4, "rate": 0.002, "precision": "float32"}
-SCORING = "scoring_all"
+SCORING = "scoring_no_domain"
 CHOICE = """\
 task: {name}
 custom_dataset: !function texts.load
