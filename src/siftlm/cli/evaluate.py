@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, then say how far it is."""
     from siftlm.evaluation import Protocol, evaluate, read
     from siftlm.evaluation.corpus import LeftOut
+    from siftlm.evaluation.identity import of_file
     from siftlm.evaluation.methods import parse_all
 
     protocol = Protocol(arguments.protocol, arguments.n, arguments.at, arguments.prefix, arguments.copies)
@@ -97,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         **cut, **fields,
     )  # fmt: skip
     # What finds the texts again, for siftlm report --show.
-    contents = contents_of(arguments.test)
+    file = of_file(arguments.test)
+    contents = {"contents": file} if file else {}
     about = {"corpus": {"name": corpus_name(arguments.test), **contents, **cut, **fields}}
     model = local.opened(arguments, dict(arguments.sets))
     report = watching.reporter(quiet=arguments.quiet or arguments.json)
@@ -126,20 +128,6 @@ def corpus_name(given: str) -> str:
     from pathlib import Path
 
     return Path(given).name or given
-
-
-def contents_of(given: str) -> dict[str, str]:
-    """What tells a file from another of its name; nothing where the texts are no file."""
-    import hashlib
-    from pathlib import Path
-
-    if not Path(given).is_file():
-        return {}
-    found = hashlib.blake2b(digest_size=8)
-    with open(given, "rb") as file:
-        while piece := file.read(2**20):
-            found.update(piece)
-    return {"contents": found.hexdigest()}
 
 
 def _said(done: Any) -> list[str]:

@@ -60,6 +60,17 @@ def contents_of(memory: Searching) -> str | None:
     return found.hexdigest()
 
 
+def of_file(path: str) -> str | None:
+    """Tells a file from another of its name; None where there is no file."""
+    if not Path(path).is_file():
+        return None
+    found = hashlib.blake2b(digest_size=8)
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            found.update(piece)
+    return found.hexdigest()
+
+
 def question(model: LocalModel, protocol: Protocol, about: Mapping[str, Any]) -> dict[str, Any]:
     """What a run asks: two runs of the same question may be put together."""
     controller = model.controller

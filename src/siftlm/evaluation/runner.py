@@ -111,7 +111,7 @@ def evaluate(
                     mine = [text for text in some if claims.enter_context(folder.claimed(text.id, method.label))]
                     mine = [text for text in mine if runner.aimed(text)]
                     for text, result in runner.measured(method, mine) if mine else ():
-                        check_base(text, method, result, folder)
+                        _check_base(text, method, result, folder)
                         folder.add(_record(text, method, settings[method.label], result, folder))
                         done += 1
                         meter.at(len(folder.records) - before)  # those of other processes as well
@@ -265,7 +265,7 @@ def _run(way: Way, method: Method, case: Case) -> Measured:
     return result
 
 
-def check_base(text: Text, method: Method, result: Measured, folder: RunFolder) -> None:
+def _check_base(text: Text, method: Method, result: Measured, folder: RunFolder) -> None:
     """The base model and the scored bytes are the same for every method, or nothing can be compared."""
     if not (math.isfinite(result.base) and result.base > 0):
         raise InvalidInput(f"{method.label}: base={result.base} is no number of bits per byte (text {text.id})")
