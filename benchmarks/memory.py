@@ -99,8 +99,11 @@ def opening(folder: Path) -> dict[str, Any]:
         json.loads(subprocess.run([sys.executable, "-c", script, path, query], capture_output=True, check=True).stdout)
         for _ in range(7)
     ]
-    return {"passages": 1_000_000, "open": float(np.median([r[0] for r in runs])),
-            "first_search": float(np.median([r[1] for r in runs]))}  # fmt: skip
+    return {
+        "passages": 1_000_000,
+        "open": float(np.median([r[0] for r in runs])),
+        "first_search": float(np.median([r[1] for r in runs])),
+    }
 
 
 def scanning(folder: Path) -> dict[str, Any]:
@@ -308,9 +311,7 @@ def milvus(folder: Path, block: np.ndarray, own: list[str]) -> Search:
     client = pymilvus.MilvusClient(str(folder / "peer-milvus.db"))
     client.create_collection("texts", dimension=WIDTH, metric_type="IP")
     for start in range(0, len(own), 10_000):
-        rows = [
-            {"id": n, "vector": block[n], "text": own[n]} for n in range(start, min(start + 10_000, len(own)))
-        ]  # fmt: skip
+        rows = [{"id": n, "vector": block[n], "text": own[n]} for n in range(start, min(start + 10_000, len(own)))]
         client.insert("texts", rows)
 
     def search(query: np.ndarray) -> tuple[set[str], int]:

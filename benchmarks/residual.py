@@ -61,7 +61,7 @@ def walk(corpus: np.ndarray, query: np.ndarray, noise: float, k: int, generator:
         searches.append((residual[0].copy(), scores[0, -1] * length[0], scores[1, -1] * length[0]))
         gains = whole.trace_gain()
         pick = int(np.where(seen, gains, -1).argmax())
-        square = certificate.reach(scores.reshape(2, 1, k).astype(np.float64), length, 2.0**-24 * WIDTH)
+        square = certificate.hidden_square(scores.reshape(2, 1, k).astype(np.float64), length, 2.0**-24 * WIDTH)
         picked = vectors[picks]
         bound = certificate.hidden_gain(square, residual, whole.targets, picked, noise, 1.0)
         floor = max(square / float(whole.targets[0, 0]), noise / (noise + n))

@@ -109,9 +109,12 @@ def shown(answers: Sequence[Answer], took: float) -> dict[str, float]:
         return seconds[min(len(seconds) - 1, int(share * len(seconds)))]
 
     return {
-        "requests": len(answers), "per_second": len(answers) / took, "p50": percentile(0.5), "p95": percentile(0.95),
+        "requests": len(answers),
+        "per_second": len(answers) / took,
+        "p50": percentile(0.5),
+        "p95": percentile(0.95),
         "p99": percentile(0.99),
-    }  # fmt: skip
+    }
 
 
 def load(memory: Path, quick: bool) -> dict[str, Any]:
@@ -168,9 +171,15 @@ def overload(memory: Path, quick: bool) -> dict[str, Any]:
     assert set(statuses) <= {200, 429}
     refused = [seconds for status, _, seconds in answers if status == 429]
     return {
-        "clients": clients, "queue": 8, "slots": 4, "answered": statuses[200], "refused": statuses[429],
-        "lost": clients - sum(statuses.values()), "refused_within": max(refused, default=0.0), "right": right,
-    }  # fmt: skip
+        "clients": clients,
+        "queue": 8,
+        "slots": 4,
+        "answered": statuses[200],
+        "refused": statuses[429],
+        "lost": clients - sum(statuses.values()),
+        "refused_within": max(refused, default=0.0),
+        "right": right,
+    }
 
 
 # Seconds after which a server that has nothing to do has given memory back.
@@ -194,9 +203,10 @@ def soak(memory: Path, quick: bool) -> dict[str, Any]:
             print(f"{done} requests: {sizes[-1] / 2**20:.0f} MiB", file=sys.stderr)
     half = len(sizes) // 2
     return {
-        "requests": done, "mib": [round(size / 2**20) for size in sizes],
+        "requests": done,
+        "mib": [round(size / 2**20) for size in sizes],
         "growth": statistics.median(sizes[half:]) / statistics.median(sizes[half - 2 : half + 1]) - 1,
-    }  # fmt: skip
+    }
 
 
 def resident(process: int) -> int:

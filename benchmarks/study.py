@@ -48,9 +48,13 @@ DRAWN = 1000
 MINUTES = 10
 # Embedders, and how much of the corpus each has read.
 NOISE_ON = {
-    "lexical": "lexical", "hashing": "hashing", "small": "lexical-small", "states": "states-small",
-    "minilm": "minilm-small", "gradients": "gradients-small",
-}  # fmt: skip
+    "lexical": "lexical",
+    "hashing": "hashing",
+    "small": "lexical-small",
+    "states": "states-small",
+    "minilm": "minilm-small",
+    "gradients": "gradients-small",
+}
 SHARES = (1, 3, 10, 30)
 NOISES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
@@ -117,7 +121,9 @@ STUDIES = {
         f"noise-{name}": Study(
             memory,
             ("base", "nn", *grid(ks=(200,)), *grid(ks=(50, 1000), noises=(1.0,)), *EVERYTHING),
-            validation=True, per_domain=VALIDATION, rate=RATE,
+            validation=True,
+            per_domain=VALIDATION,
+            rate=RATE,
         )
         for name, memory in NOISE_ON.items()
     },
@@ -128,20 +134,30 @@ STUDIES = {
     # Kernels, and a prior on relevance.
     "kernels": Study(
         "lexical",
-        ("base", "nn", "sift", *PRIORS, *(label for kernel, noises in KERNELS.items()
-         for label in grid(ks=(200,), noises=noises, kernel=kernel))),
-        validation=True, per_domain=VALIDATION, rate=RATE,
+        (
+            "base",
+            "nn",
+            "sift",
+            *PRIORS,
+            *(label for kernel, noises in KERNELS.items() for label in grid(ks=(200,), noises=noises, kernel=kernel)),
+        ),
+        validation=True,
+        per_domain=VALIDATION,
+        rate=RATE,
     ),
     # Claim 7: the same texts, of more and more memory.
     **{f"share-{share}": Study(f"lexical-{share}", ("base", "nn", "sift"), rate=RATE) for share in SHARES},
     # A model that reads well, and its learning rate.
     "larger-rate": Study(
-        "hashing", ("base", *(f"nn+rate={rate:g}" for rate in LARGER_RATES)), n=10, at=(1, 5), validation=True,
-        per_domain=VALIDATION, model=LARGER,
+        "hashing",
+        ("base", *(f"nn+rate={rate:g}" for rate in LARGER_RATES)),
+        n=10,
+        at=(1, 5),
+        validation=True,
+        per_domain=VALIDATION,
+        model=LARGER,
     ),
-    "larger": Study(
-        "hashing", ("base", "nn", "sift", "context"), n=10, at=(1, 5), rate=LARGER_RATE, model=LARGER
-    ),
+    "larger": Study("hashing", ("base", "nn", "sift", "context"), n=10, at=(1, 5), rate=LARGER_RATE, model=LARGER),
     # Of the same texts and more; what "larger" has measured may be put into the folders beforehand.
     "larger-pairs": Study("hashing", ("base", "nn", "sift"), n=10, at=(1, 5), rate=LARGER_RATE, model=LARGER),
     # Learned, read, and both.
@@ -149,10 +165,15 @@ STUDIES = {
         "hashing", ("base", "sift", "context", "sift+use=both"), n=10, at=(10,), rate=LARGER_RATE, model=LARGER
     ),
     "larger-split": Study(
-        "hashing", ("base", "nn", "sift", "context", "sift+use=both"), n=10, at=(10,), protocol="split",
-        rate=LARGER_RATE, model=LARGER,
+        "hashing",
+        ("base", "nn", "sift", "context", "sift+use=both"),
+        n=10,
+        at=(10,),
+        protocol="split",
+        rate=LARGER_RATE,
+        model=LARGER,
     ),
-}  # fmt: skip
+}
 
 
 def prepare(corpus: Path, work: Path, minilm: str | None, gguf: Path | None) -> None:

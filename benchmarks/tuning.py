@@ -57,10 +57,16 @@ SHAPES: dict[str, Callable[[], Any]] = {
     "tiny": lambda: transformers.GPT2Config(vocab_size=8192, n_positions=512, n_embd=128, n_layer=4, n_head=4),
     "gpt2": transformers.GPT2Config,
     "llama-1b": lambda: transformers.LlamaConfig(
-        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
-        num_key_value_heads=8, max_position_embeddings=8192, tie_word_embeddings=True,
+        vocab_size=128256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -418,8 +424,15 @@ def selection(bench: Bench) -> dict[str, Any]:
     search = statistics.median(searches[1:])
     run = {name: statistics.median(getattr(run, name) for run in runs) for name in ("step", "evaluation", "reset")}
     whole = search + N * run["step"] + run["evaluation"] + run["reset"]
-    return {"passages": bench.passages, "n": N, "k": K, "search": search, "tuning": whole - search,
-            "share": search / whole, "reset_share": run["reset"] / whole}  # fmt: skip
+    return {
+        "passages": bench.passages,
+        "n": N,
+        "k": K,
+        "search": search,
+        "tuning": whole - search,
+        "share": search / whole,
+        "reset_share": run["reset"] / whole,
+    }
 
 
 def peaks(bench: Bench, parts: list[str]) -> dict[str, Any]:
@@ -438,8 +451,11 @@ def peaks(bench: Bench, parts: list[str]) -> dict[str, Any]:
 
 
 WORK: dict[str, Callable[[Bench], tuple[Makers, Pairs]]] = {
-    "full": full, "padding": padding, "adapters": adapters, "many": many,
-}  # fmt: skip
+    "full": full,
+    "padding": padding,
+    "adapters": adapters,
+    "many": many,
+}
 
 
 def part_of(bench: Bench, part: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from siftlm.selection import methods
-from siftlm.selection.registry import find
+from siftlm.selection.registry import find_method
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -168,7 +168,7 @@ def methods_table() -> str:
     """Name, what it does, formula."""
     rows = ["| method | what it picks | gain of x |", "|---|---|---|"]
     for name in methods():
-        entry = find(name)
+        entry = find_method(name)
         if entry.run.__module__.startswith("siftlm."):
             formula = entry.formula.rstrip(".").replace("|", "\\|")
             rows.append(f"| `{name}` | {entry.summary} | {formula} |")
@@ -192,13 +192,17 @@ def tuning_table() -> str:
         of = parts.get(part)
         for pair, value in (of["ratios"] if of else {}).items():
             step = f"{value['step']:.2f}×" if "step" in value else "–"
-            rows.append(f"| {words.format(**of)} | {pair.replace(' / ', ' against ')} "
-                        f"| {value['prompts_per_second']:.2f}× | {step} |")  # fmt: skip
+            rows.append(
+                f"| {words.format(**of)} | {pair.replace(' / ', ' against ')} "
+                f"| {value['prompts_per_second']:.2f}× | {step} |"
+            )
     said = [f"A model of {shape} on the CPU. Medians of alternating runs by `python benchmarks/tuning.py`."]
     if "selection" in parts:
         of = parts["selection"]
-        said.append(f"Of a prompt of {of['n']} steps, searching {of['passages']:,} passages and selecting is "
-                    f"{of['share']:.2%}, putting the model back {of['reset_share']:.2%}.")  # fmt: skip
+        said.append(
+            f"Of a prompt of {of['n']} steps, searching {of['passages']:,} passages and selecting is "
+            f"{of['share']:.2%}, putting the model back {of['reset_share']:.2%}."
+        )
     return "\n".join([*rows, "", " ".join(said), machine(results)])
 
 
@@ -265,10 +269,13 @@ def study_table(name: str) -> str:
 
 
 WHERE = {
-    "noise-gradients": "gradients, small memory", "noise-minilm": "MiniLM, small memory",
-    "noise-small": "lexical, small memory", "noise-lexical": "lexical", "noise-hashing": "hashing",
+    "noise-gradients": "gradients, small memory",
+    "noise-minilm": "MiniLM, small memory",
+    "noise-small": "lexical, small memory",
+    "noise-lexical": "lexical",
+    "noise-hashing": "hashing",
     "noise-states": "the model's states, small memory",
-}  # fmt: skip
+}
 
 
 def cosines_table() -> str:
@@ -298,9 +305,11 @@ def again_table() -> str:
     from siftlm.evaluation.tables import Column, Table, to_markdown
 
     head = (
-        Column("corpus"), Column("learned again where the loss goes down by"), Column("on texts"),
+        Column("corpus"),
+        Column("learned again where the loss goes down by"),
+        Column("on texts"),
         Column("% of base, less once", interval=True, signed=True),
-    )  # fmt: skip
+    )
     rows: list[tuple[Any, ...]] = []
     for corpus, run in (("minipile", "published"), ("sample", "sample")):
         (found,) = results.gather([RESULTS / "study" / run], ["base", "nn-f", *AGAIN])

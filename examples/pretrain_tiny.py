@@ -44,8 +44,9 @@ def main() -> None:
     ask.add_argument("--layers", type=int, default=6)
     ask.add_argument("--inner", type=int, default=704, help="width of the feed-forward layers")
     ask.add_argument("--context", type=int, default=1024, help="the longest text that the model will read")
-    ask.add_argument("--length", type=int, default=256, help="tokens in a training sequence; in the last 15 %% "
-                     "the whole context")  # fmt: skip
+    ask.add_argument(
+        "--length", type=int, default=256, help="tokens in a training sequence; in the last 15 %% the whole context"
+    )
     ask.add_argument("--batch", type=int, default=16384, help="tokens in a step")
     ask.add_argument("--steps", type=int, default=950)
     ask.add_argument("--rate", type=float, default=4e-3, help="highest learning rate")
@@ -104,8 +105,12 @@ def prepared_tokenizer(given: argparse.Namespace, work: Path) -> Any:
         written(file, fresh.to_str().encode())
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_file(str(file)),
-        bos_token=END, eos_token=END, pad_token=END, model_max_length=given.context, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=given.context,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def prepared_tokens(given: argparse.Namespace, tokenizer: Any, work: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-TINY = "siftlm-tiny"
+TINY_MODEL = "siftlm-tiny"
 
 
-def bundled() -> Path:
+def bundled_model() -> Path:
     """The folder of ``siftlm-tiny``."""
-    return Path(__file__).parent / "controller" / TINY
+    return Path(__file__).parent / "controller" / TINY_MODEL

@@ -20,13 +20,22 @@ from siftlm.controller.interrupts import restoring
 from siftlm.controller.settings import Tuning, setting_names
 from siftlm.embedding.gradients import GradientEmbedder
 from siftlm.errors import Conflict
-from siftlm.local_asked import GRADIENTS, OWN, Asked, check_names, parted, points_of, refuse_unscored, worth_it
+from siftlm.local_asked import (
+    GRADIENT_FEATURES,
+    LOCAL_SETTINGS,
+    CallSettings,
+    check_setting_names,
+    is_worth_tuning,
+    refuse_unscored,
+    scored_steps,
+    split_text,
+)
 from siftlm.local_results import Answer, Learned, Score
 from siftlm.memory import Found, Memory
 from siftlm.memory.asked import with_defaults
-from siftlm.memory.reselect import check as check_reselect
-from siftlm.memory.reselect import reselect
-from siftlm.memory.searching import Searching
+from siftlm.memory.reselect import check_rerank as check_reselect
+from siftlm.memory.reselect import rerank
+from siftlm.memory.searching import Searcher
 from siftlm.progress import Report
 from siftlm.selection import kernels
 from siftlm.types import Step, Trace, Vectors
@@ -61,7 +70,7 @@ class LocalModel:
     def __init__(
         self,
         model: Any,
-        memory: str | os.PathLike[str] | Searching,
+        memory: str | os.PathLike[str] | Searcher,
         *,
         embedder: Any = None,
         tokenizer: Any = None,
@@ -75,7 +84,7 @@ class LocalModel:
         calibrated: bool = True,
         **settings: Any,
     ) -> None:
-        if isinstance(memory, Searching):
+        if isinstance(memory, Searcher):
             if embedder is not None:
                 raise Conflict("embedder= is for a memory that is opened by its path; this one is open already")
             self.memory = memory
@@ -85,9 +94,16 @@ class LocalModel:
             self.controller = model
         else:
             self.controller = Controller(
-                model, tokenizer, engine=engine, rank=rank, alpha=alpha, targets=targets, device=device, dtype=dtype,
+                model,
+                tokenizer,
+                engine=engine,
+                rank=rank,
+                alpha=alpha,
+                targets=targets,
+                device=device,
+                dtype=dtype,
                 context=context,
-            )  # fmt: skip
+            )
         self._calibration, self._defaults = self._calibrated() if calibrated else {}, settings
         self._own_gradients: GradientEmbedder | None = None
         self._checked({})  # a wrong setting is said here rather than at the first prompt
@@ -109,10 +125,10 @@ class LocalModel:
 
     @restoring
     def _learned(
-        self, prompt: str, asked: Asked, found: Found, watch: bool, after: Callable[[Step], None] | None
+        self, prompt: str, asked: CallSettings, found: Found, watch: bool, after: Callable[[Step], None] | None
     ) -> Iterator[Learned]:
         context = asked.context(found)
-        if asked.use == "context" or not worth_it(found, asked.decide):
+        if asked.use == "context" or not is_worth_tuning(found, asked.decide):
             ended = "declined" if asked.use != "context" else "done" if context else "nothing"
             trace = Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)})
             yield Learned(found, asked.noted(trace), context)
@@ -124,13 +140,13 @@ class LocalModel:
     @restoring
     def tuned(self, prompt: str, n: int | None = None, method: Any = None, **settings: Any) -> Iterator[Any]:
         """The plain transformers model, tuned for the prompt inside the block and itself again afterwards."""
-        with self.learned(prompt, **_given(n=n, method=method), **settings):
+        with self.learned(prompt, **_without_none(n=n, method=method), **settings):
             yield self.controller.model
 
     def select(self, prompt: str, n: int | None = None, method: Any = None, **settings: Any) -> Found:
         """What the model would learn from."""
         return self._select(
-            text_with_content("the prompt", prompt), self._asked({**_given(n=n, method=method), **settings})
+            text_with_content("the prompt", prompt), self._asked({**_without_none(n=n, method=method), **settings})
         )
 
     def score(
@@ -158,13 +174,13 @@ class LocalModel:
             after: told of each step.
             **settings: as for `LocalModel`.
         """
-        prompt, scored, before = parted("the text", text, mode)
+        prompt, scored, before = split_text("the text", text, mode)
         if watch and mode == "transductive":
             raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
-        points = points_of(at)
-        asked = self._asked({**_given(n=n, method=method), **settings})
+        points = scored_steps(at)
+        asked = self._asked({**_without_none(n=n, method=method), **settings})
         clock: dict[str, float] = {}
-        with _timed(clock, "score"):
+        with _timer(clock, "score"):
             base = self.controller.likelihood(scored, after=before)
         refuse_unscored("the text", base)
         seen = {0: base} if 0 in points else {}
@@ -175,7 +191,7 @@ class LocalModel:
             nonlocal taken
             taken += 1
             if taken in points:
-                with _timed(clock, "score"):
+                with _timer(clock, "score"):
                     seen[taken] = self.controller.likelihood(scored, after=before, texts=asked.context(found))
             if after is not None:
                 after(step)
@@ -186,15 +202,22 @@ class LocalModel:
             if taken and taken in seen and learned.trace.kept == taken:
                 tuned = seen[taken]  # by this very model
             else:
-                with _timed(clock, "score"):
+                with _timer(clock, "score"):
                     tuned = self.controller.likelihood(scored, after=before, texts=learned.context)
         clock["select"] = sum(found.seconds.values())
         if learned.trace.ended == "diverged":
             tuned = base
         return Score(
-            base.bits_per_byte, tuned.bits_per_byte, mode, tuned, base, learned.found, learned.trace,
-            tuple((step, one.bits_per_byte) for step, one in sorted(seen.items())), clock,
-        )  # fmt: skip
+            base.bits_per_byte,
+            tuned.bits_per_byte,
+            mode,
+            tuned,
+            base,
+            learned.found,
+            learned.trace,
+            tuple((step, one.bits_per_byte) for step, one in sorted(seen.items())),
+            clock,
+        )
 
     def generate(
         self,
@@ -226,15 +249,20 @@ class LocalModel:
         check_sampling(max_new_tokens, temperature, top_p, stops, self.controller.context)  # before any tuning
         clock: dict[str, float] = {}
         began = time.perf_counter()
-        given = {**_given(n=n, method=method), **settings}
+        given = {**_without_none(n=n, method=method), **settings}
         with self.learned(prompt, watch=watch, after=after, **given) as learned:
             clock["select"] = sum(learned.found.seconds.values())
             clock["tune"] = time.perf_counter() - began - clock["select"]
-            with _timed(clock, "generate"):
+            with _timer(clock, "generate"):
                 made = self.controller.generate(
-                    prompt, max_new_tokens=max_new_tokens, texts=learned.context, temperature=temperature, top_p=top_p,
-                    stop=stops, seed=seed,
-                )  # fmt: skip
+                    prompt,
+                    max_new_tokens=max_new_tokens,
+                    texts=learned.context,
+                    temperature=temperature,
+                    top_p=top_p,
+                    stop=stops,
+                    seed=seed,
+                )
         return Answer(made.text, made.stopped, made.tokens, learned.found, learned.trace, made.cut, clock)
 
     def score_many(
@@ -257,7 +285,9 @@ class LocalModel:
         """
         from siftlm.local_many import score_many
 
-        return score_many(self, texts, mode, at, watch, batch, progress, {**_given(n=n, method=method), **settings})
+        return score_many(
+            self, texts, mode, at, watch, batch, progress, {**_without_none(n=n, method=method), **settings}
+        )
 
     def generate_many(
         self,
@@ -282,9 +312,13 @@ class LocalModel:
         from siftlm.local_many import generate_many
 
         sampling = {
-            "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "stop": stop, "seed": seed,
-        }  # fmt: skip
-        given = {**_given(n=n, method=method), **settings}
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "stop": stop,
+            "seed": seed,
+        }
+        given = {**_without_none(n=n, method=method), **settings}
         return generate_many(self, prompts, watch, batch, progress, sampling, given)
 
     def settings(self, **changes: Any) -> dict[str, Any]:
@@ -294,7 +328,7 @@ class LocalModel:
         `Memory.search`.
         """
         asked = self._checked(changes)
-        own = {name: getattr(asked, name) for name in OWN}
+        own = {name: getattr(asked, name) for name in LOCAL_SETTINGS}
         own["method"] = asked.recipe or asked.method
         tuning = self.controller.tuning_settings(**asked.tuning).to_dict()
         return {**own, **with_defaults(asked.method, asked.search), **tuning}
@@ -315,25 +349,27 @@ class LocalModel:
             own = "lora" if self.controller.adapters else "full"
             logger.warning(
                 "the calibration of this memory was made with engine=%r and is left out: "
-                "siftlm calibrate MEMORY --engine %s makes one for this model", made_with, own,
-            )  # fmt: skip
+                "siftlm calibrate MEMORY --engine %s makes one for this model",
+                made_with,
+                own,
+            )
             return {}
         return dict(record.get("settings", {}))
 
-    def _asked(self, given: Mapping[str, Any]) -> Asked:
+    def _asked(self, given: Mapping[str, Any]) -> CallSettings:
         merged, recipe = recipes.merged(self._calibration, self._defaults, given)
         tuning = {name: merged.pop(name) for name in setting_names() if name in merged}
-        own = {name: merged.pop(name) for name in OWN if name in merged}
+        own = {name: merged.pop(name) for name in LOCAL_SETTINGS if name in merged}
         if isinstance(merged.get("kernel"), str):  # as calibration writes it down
             merged["kernel"] = kernels.named(merged["kernel"])
         if isinstance(merged.get("prior"), str):
             merged["prior"] = kernels.named_prior(merged["prior"])
-        asked = Asked(tuning=tuning, search=merged, recipe=recipe, **own)
-        check_names(merged, asked.method)
+        asked = CallSettings(tuning=tuning, search=merged, recipe=recipe, **own)
+        check_setting_names(merged, asked.method)
         self.controller.tuning_settings(**asked.tuning)
         return asked
 
-    def _checked(self, given: Mapping[str, Any]) -> Asked:
+    def _checked(self, given: Mapping[str, Any]) -> CallSettings:
         """The same, with what is wrong for the search said now."""
         asked = self._asked(given)
         if asked.features is None:
@@ -342,16 +378,16 @@ class LocalModel:
             check_reselect(self.memory, asked.n, method=asked.method, **asked.search)
         return asked
 
-    def _select(self, prompt: str, asked: Asked) -> Found:
+    def _select(self, prompt: str, asked: CallSettings) -> Found:
         settings = asked.search
         if asked.features is None:
             return self.memory.search(prompt, asked.n, method=asked.method, **settings)
-        made = self._gradients() if asked.features == GRADIENTS else asked.features
+        made = self._gradients() if asked.features == GRADIENT_FEATURES else asked.features
 
         def features(texts: Sequence[str]) -> Vectors:
             return self.controller.evaluating(lambda: made.embed(texts))
 
-        return reselect(self.memory, prompt, asked.n, features, method=asked.method, **settings)
+        return rerank(self.memory, prompt, asked.n, features, method=asked.method, **settings)
 
     def _gradients(self) -> GradientEmbedder:
         """Of the controller's own model, as it is when it is asked."""
@@ -371,12 +407,12 @@ class LocalModel:
         return f"LocalModel({self.controller!r}, {self.memory!r})"
 
 
-def _given(**settings: Any) -> dict[str, Any]:
+def _without_none(**settings: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
 @contextmanager
-def _timed(clock: dict[str, float], name: str) -> Iterator[None]:
+def _timer(clock: dict[str, float], name: str) -> Iterator[None]:
     began = time.perf_counter()
     try:
         yield

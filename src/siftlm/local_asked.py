@@ -8,27 +8,27 @@ from inspect import signature
 from typing import Any
 
 from siftlm import recipes
-from siftlm.controller.checks import number, text_with_content, whole
+from siftlm.controller.checks import number, text_with_content, whole_number
 from siftlm.controller.settings import setting_names
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.memory import Found
-from siftlm.memory.searching import Searching
+from siftlm.memory.searching import Searcher
 from siftlm.selection import select
 from siftlm.types import Likelihood, Trace
 
-MODES = ("split", "transductive")
-PAIR = ("the prompt", "the continuation")
-USES = ("weights", "context", "both")
-GRADIENTS = "gradients"
+SCORE_MODES = ("split", "transductive")
+PAIR_LABELS = ("the prompt", "the continuation")
+PASSAGE_USES = ("weights", "context", "both")
+GRADIENT_FEATURES = "gradients"
 # What decides whether tuning is worth it: the least share of the uncertainty that the selection must remove, or
 # a function that looks at what was found.
 Decide = float | Callable[[Found], bool] | None
 # Settings of `LocalModel` itself, beside those of a search and those of tuning.
-OWN = ("n", "method", "use", "decide", "features")
+LOCAL_SETTINGS = ("n", "method", "use", "decide", "features")
 
 
 @dataclass(frozen=True)
-class Asked:
+class CallSettings:
     """Everything that a call may say, sorted by who needs it."""
 
     tuning: dict[str, Any]
@@ -42,11 +42,11 @@ class Asked:
     """The word that method and some of tuning came from."""
 
     def __post_init__(self) -> None:
-        whole("n", self.n)
-        if self.features is not None and self.features != GRADIENTS and not hasattr(self.features, "embed"):
-            raise UnknownName("features", self.features, (GRADIENTS, "an Embedder"))
-        if self.use not in USES:
-            raise UnknownName("use", self.use, USES)
+        whole_number("n", self.n)
+        if self.features is not None and self.features != GRADIENT_FEATURES and not hasattr(self.features, "embed"):
+            raise UnknownName("features", self.features, (GRADIENT_FEATURES, "an Embedder"))
+        if self.use not in PASSAGE_USES:
+            raise UnknownName("use", self.use, PASSAGE_USES)
         if self.decide is not None and not callable(self.decide) and number("decide", self.decide) > 1:
             raise InvalidInput(f"decide must be a share from 0 to 1, a function, or None, got {self.decide!r}")
 
@@ -61,16 +61,16 @@ class Asked:
         return replace(trace, settings={**trace.settings, "recipe": self.recipe})
 
 
-def check_names(search: Mapping[str, Any], method: Any) -> None:
+def check_setting_names(search: Mapping[str, Any], method: Any) -> None:
     """Whatever is neither ours nor a setting of tuning must be one of the search, the selection or the method."""
-    taken = [name for call in (Searching.search, select) for name in signature(call).parameters]
+    taken = [name for call in (Searcher.search, select) for name in signature(call).parameters]
     known = {*taken, *recipes.find(method).options} - {"self", "query", "settings", "options"}
     for name in search:
         if name not in known:
-            raise UnknownName("setting", name, known | {*setting_names(), *OWN})
+            raise UnknownName("setting", name, known | {*setting_names(), *LOCAL_SETTINGS})
 
 
-def worth_it(found: Found, decide: Decide) -> bool:
+def is_worth_tuning(found: Found, decide: Decide) -> bool:
     """Is what was found worth learning?"""
     if decide is None:
         return True
@@ -80,29 +80,31 @@ def worth_it(found: Found, decide: Decide) -> bool:
     return bool(len(found)) and bool(left[0] > 0) and float(1 - left[-1] / left[0]) >= decide
 
 
-def parted(name: str, text: Any, mode: str) -> tuple[str, str, str]:
+def split_text(name: str, text: Any, mode: str) -> tuple[str, str, str]:
     """The prompt, what is scored, and what is read before it, of a text or of a pair that is cut already."""
-    if mode not in MODES:
-        raise UnknownName("mode", mode, MODES)
+    if mode not in SCORE_MODES:
+        raise UnknownName("mode", mode, SCORE_MODES)
     if isinstance(text, tuple):
         if len(text) != 2 or mode == "transductive":
             raise InvalidInput(
                 f"{name} is a tuple of {len(text)}; a pair (prompt, continuation) is what mode 'split' can take"
             )
-        prompt, scored = (text_with_content(f"{part} of {name}", one) for part, one in zip(PAIR, text, strict=True))
+        prompt, scored = (
+            text_with_content(f"{part} of {name}", one) for part, one in zip(PAIR_LABELS, text, strict=True)
+        )
         return prompt, scored, prompt
     text_with_content(name, text)
     if mode == "transductive":
         return text, text, ""
-    prompt, rest = halves(text)
+    prompt, rest = split_in_half(text)
     return prompt, rest, prompt
 
 
-def points_of(at: Any) -> set[int]:
+def scored_steps(at: Any) -> set[int]:
     """The numbers of steps to score after."""
     if isinstance(at, (str, bytes)) or not isinstance(at, Iterable):
         raise InvalidInput(f"at must be a list of numbers of steps, such as [1, 5, 10], got {at!r}")
-    return {whole("each of at", step, least=0) for step in at}
+    return {whole_number("each of at", step, least=0) for step in at}
 
 
 def refuse_unscored(name: str, base: Likelihood) -> None:
@@ -114,7 +116,7 @@ def refuse_unscored(name: str, base: Likelihood) -> None:
         )
 
 
-def halves(text: str) -> tuple[str, str]:
+def split_in_half(text: str) -> tuple[str, str]:
     """Cut at the white space nearest behind the middle, so that no word is cut; the second half keeps the space.
 
     >>> halves("one two three four")

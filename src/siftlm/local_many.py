@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from siftlm.controller import Controller
-from siftlm.controller.checks import text_with_content, whole
+from siftlm.controller.checks import text_with_content, whole_number
 from siftlm.controller.generating import Generated, check_sampling
-from siftlm.controller.many import ManyTuner
+from siftlm.controller.many import BatchTuner
 from siftlm.controller.stacked import can_stack
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.local import LocalModel
-from siftlm.local_asked import Asked, parted, points_of, refuse_unscored, worth_it
+from siftlm.local_asked import CallSettings, is_worth_tuning, refuse_unscored, scored_steps, split_text
 from siftlm.local_results import Answer, Score
 from siftlm.memory import Found
 from siftlm.progress import Meter, Report, reporter
@@ -26,11 +26,11 @@ from siftlm.types import Likelihood, Step, Trace
 
 Item = TypeVar("Item")
 
-UNSCORED, UNSAID = Likelihood(0.0, 0, 0), Generated("", 0, "length")
+NO_LIKELIHOOD, NO_GENERATION = Likelihood(0.0, 0, 0), Generated("", 0, "length")
 
 
 @dataclass(eq=False)
-class Task:
+class PromptState:
     """One prompt on its way."""
 
     prompt: str
@@ -44,9 +44,9 @@ class Task:
     steps: int = 0
     curve: dict[int, float] = field(default_factory=dict)
     clock: dict[str, float] = field(default_factory=dict)
-    base: Likelihood = UNSCORED
-    tuned: Likelihood = UNSCORED
-    made: Generated = UNSAID
+    base: Likelihood = NO_LIKELIHOOD
+    tuned: Likelihood = NO_LIKELIHOOD
+    made: Generated = NO_GENERATION
 
     @property
     def went(self) -> Trace:
@@ -54,8 +54,8 @@ class Task:
         return Trace((), "nothing", 0) if self.trace is None else self.trace
 
 
-class Alone:
-    """The controller as it is now, whoever it is asked for, with the face of a `ManyTuner`."""
+class SinglePromptTuner:
+    """The controller as it is now, whoever it is asked for, with the face of a `BatchTuner`."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
@@ -88,10 +88,10 @@ class Alone:
         return nullcontext()
 
 
-Model = ManyTuner | Alone
-After = Callable[[Model, Mapping[int, Task]], None]
+TunedModel = BatchTuner | SinglePromptTuner
+AfterTunedSteps = Callable[[TunedModel, Mapping[int, PromptState]], None]
 """Told of steps that were taken together: prompt of the model -> task."""
-Work = Callable[[Model, Sequence[Task]], None]
+TunedWork = Callable[[TunedModel, Sequence[PromptState]], None]
 """What is to be done with a model that has learned for these."""
 
 
@@ -107,43 +107,45 @@ def score_many(
 ) -> list[Score]:
     """See `LocalModel.score_many`."""
     asked = model._asked(settings)
-    _listed("text", texts)
-    parts = [parted(f"text {place}", text, mode) for place, text in enumerate(texts)]
+    _check_list("text", texts)
+    parts = [split_text(f"text {place}", text, mode) for place, text in enumerate(texts)]
     if watch and mode == "transductive":
         raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
-    points = points_of(at)
+    points = scored_steps(at)
     meter = Meter("scoring", "texts", reporter(progress), total=len(parts))
 
-    def after(now: Model, taken: Mapping[int, Task]) -> None:
+    def after(now: TunedModel, taken: Mapping[int, PromptState]) -> None:
         due = {owner: task for owner, task in taken.items() if task.steps in points}
-        with _shared(list(due.values()), "score"):
+        with _shared_timer(list(due.values()), "score"):
             seen = now.likelihoods(
-                [(task.scored, task.before) for task in due.values()], owners=list(due),
+                [(task.scored, task.before) for task in due.values()],
+                owners=list(due),
                 texts=[task.context for task in due.values()],
-            )  # fmt: skip
+            )
         for task, one in zip(due.values(), seen, strict=True):
             task.curve[task.steps] = one.bits_per_byte
-        meter.add(sum(_share(task, asked) for task in taken.values()))
+        meter.add(sum(_step_share(task, asked) for task in taken.values()))
 
-    def work(now: Model, tasks: Sequence[Task]) -> None:
-        with _shared(tasks, "score"):
+    def work(now: TunedModel, tasks: Sequence[PromptState]) -> None:
+        with _shared_timer(tasks, "score"):
             seen = now.likelihoods(
-                [(task.scored, task.before) for task in tasks], owners=range(len(tasks)),
+                [(task.scored, task.before) for task in tasks],
+                owners=range(len(tasks)),
                 texts=[task.context for task in tasks],
-            )  # fmt: skip
+            )
         for task, one in zip(tasks, seen, strict=True):
             task.tuned = task.base if task.went.ended == "diverged" else one
 
     scores: list[Score] = []
-    for some in _batches(parts, batch):
-        tasks = _found(model, some, asked)
-        with _shared(tasks, "score"):
+    for some in _prompt_batches(parts, batch):
+        tasks = _select_passages(model, some, asked)
+        with _shared_timer(tasks, "score"):
             base = model.controller.likelihoods([(task.scored, task.before) for task in tasks])
         for task, one in zip(tasks, base, strict=True):
             refuse_unscored(f"text {task.scored[:40]!r}", one)
             task.base = one
             task.curve = {0: one.bits_per_byte} if 0 in points else {}
-        _learn(model.controller, tasks, asked, watch, after, work)
+        _tune(model.controller, tasks, asked, watch, after, work)
         scores.extend(
             Score(
                 task.base.bits_per_byte,
@@ -174,19 +176,17 @@ def generate_many(
 ) -> list[Answer]:
     """See `LocalModel.generate_many`."""
     asked = model._asked(settings)
-    parts = [(prompt, "", "") for prompt in _checked("prompt", prompts)]
+    parts = [(prompt, "", "") for prompt in _checked_prompts("prompt", prompts)]
     stop = sampling["stop"]
     how = {**sampling, "stop": [stop] if isinstance(stop, str) else list(stop)}
-    check_sampling(
-        how["max_new_tokens"], how["temperature"], how["top_p"], how["stop"], model.controller.context
-    )  # fmt: skip
+    check_sampling(how["max_new_tokens"], how["temperature"], how["top_p"], how["stop"], model.controller.context)
     meter = Meter("answering", "prompts", reporter(progress), total=len(parts))
 
-    def after(_: Model, taken: Mapping[int, Task]) -> None:
-        meter.add(sum(_share(task, asked) for task in taken.values()))
+    def after(_: TunedModel, taken: Mapping[int, PromptState]) -> None:
+        meter.add(sum(_step_share(task, asked) for task in taken.values()))
 
-    def work(now: Model, tasks: Sequence[Task]) -> None:
-        with _shared(tasks, "generate"):
+    def work(now: TunedModel, tasks: Sequence[PromptState]) -> None:
+        with _shared_timer(tasks, "generate"):
             made = now.generate(
                 [task.prompt for task in tasks], owners=range(len(tasks)), texts=[task.context for task in tasks], **how
             )
@@ -194,9 +194,9 @@ def generate_many(
             task.made = one
 
     answers: list[Answer] = []
-    for some in _batches(parts, batch):
-        tasks = _found(model, some, asked)
-        _learn(model.controller, tasks, asked, watch, after, work)
+    for some in _prompt_batches(parts, batch):
+        tasks = _select_passages(model, some, asked)
+        _tune(model.controller, tasks, asked, watch, after, work)
         answers.extend(
             Answer(
                 task.made.text, task.made.stopped, task.made.tokens, task.found, task.went, task.made.cut, task.clock
@@ -209,39 +209,43 @@ def generate_many(
 
 
 def learned_many(
-    model: LocalModel, prompts: Sequence[str], work: Work, batch: int, settings: Mapping[str, Any]
+    model: LocalModel, prompts: Sequence[str], work: TunedWork, batch: int, settings: Mapping[str, Any]
 ) -> None:
     """Do ``work`` with a model that has learned for each prompt; task i of a call of it is owner i of its model."""
     asked = model._asked(settings)
-    parts = [(prompt, "", "") for prompt in _checked("prompt", prompts)]
-    for some in _batches(parts, batch):
-        _learn(model.controller, _found(model, some, asked), asked, False, lambda *_: None, work)
+    parts = [(prompt, "", "") for prompt in _checked_prompts("prompt", prompts)]
+    for some in _prompt_batches(parts, batch):
+        _tune(model.controller, _select_passages(model, some, asked), asked, False, lambda *_: None, work)
 
 
-def selected_many(model: LocalModel, prompts: Sequence[str], settings: Mapping[str, Any]) -> list[Task]:
+def selected_many(model: LocalModel, prompts: Sequence[str], settings: Mapping[str, Any]) -> list[PromptState]:
     """What each prompt is to learn from; the trace is there already where nothing is to be learned."""
-    return _found(model, [(prompt, "", "") for prompt in _checked("prompt", prompts)], model._asked(settings))
+    return _select_passages(
+        model, [(prompt, "", "") for prompt in _checked_prompts("prompt", prompts)], model._asked(settings)
+    )
 
 
 # --- inside
 
 
-def _listed(what: str, texts: object) -> None:
+def _check_list(what: str, texts: object) -> None:
     if isinstance(texts, str):
         raise InvalidInput(f"{what}s must be a list; for one {what} there is the method without _many")
 
 
-def _checked(what: str, texts: Sequence[str]) -> list[str]:
-    _listed(what, texts)
+def _checked_prompts(what: str, texts: Sequence[str]) -> list[str]:
+    _check_list(what, texts)
     return [text_with_content(f"{what} {place}", text) for place, text in enumerate(texts)]
 
 
-def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    whole("batch", size)
+def _prompt_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    whole_number("batch", size)
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _found(model: LocalModel, parts: Sequence[tuple[str, str, str]], asked: Asked) -> list[Task]:
+def _select_passages(
+    model: LocalModel, parts: Sequence[tuple[str, str, str]], asked: CallSettings
+) -> list[PromptState]:
     """All selections, in one search where they are made by the memory's own vectors."""
     prompts = [prompt for prompt, _, _ in parts]
     began = time.perf_counter()
@@ -251,46 +255,58 @@ def _found(model: LocalModel, parts: Sequence[tuple[str, str, str]], asked: Aske
         found = model.memory.search_many(prompts, asked.n, method=asked.method, **asked.search)
     share = (time.perf_counter() - began) / len(parts)
     tasks = [
-        Task(*part, one, asked.context(one), clock={"select": share, "tune": 0.0})
+        PromptState(*part, one, asked.context(one), clock={"select": share, "tune": 0.0})
         for part, one in zip(parts, found, strict=True)
     ]
     for task in tasks:
-        if asked.use == "context" or not worth_it(task.found, asked.decide):
+        if asked.use == "context" or not is_worth_tuning(task.found, asked.decide):
             ended = "declined" if asked.use != "context" else "done" if task.context else "nothing"
             task.trace = asked.noted(Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)}))
     return tasks
 
 
-def _learn(controller: Controller, tasks: Sequence[Task], asked: Asked, watch: bool, after: After, work: Work) -> None:
+def _tune(
+    controller: Controller,
+    tasks: Sequence[PromptState],
+    asked: CallSettings,
+    watch: bool,
+    after: AfterTunedSteps,
+    work: TunedWork,
+) -> None:
     """Do the ``work`` for every task with a model that has learned for it, where that is worth it."""
-    alone = Alone(controller)
+    alone = SinglePromptTuner(controller)
     if as_it_is := [task for task in tasks if task.trace is not None]:
         work(alone, as_it_is)
     left = [task for task in tasks if task.trace is None]
     if left and can_stack(controller.engine, controller.tuning_settings(**asked.tuning)):
-        _learn_together(controller, left, asked, watch, after, work)
+        _tune_together(controller, left, asked, watch, after, work)
         return
     for task in left:
 
-        def stepped(_: Step, task: Task = task) -> None:
+        def stepped(_: Step, task: PromptState = task) -> None:
             task.steps += 1
             after(alone, {0: task})
 
         def look(prompt: str = task.prompt) -> float:
             return controller.likelihood(prompt).nats_per_token
 
-        began = _clock([task])
+        began = _unscored_time([task])
         with controller.tuning(**asked.tuning) as tuner:
             trace = tuner.learn(task.found.texts, watch=look if watch else None, after=stepped)
             task.trace = asked.noted(trace)
-            _tuned([task], began)
+            _record_tuning_time([task], began)
             work(alone, [task])
 
 
-def _learn_together(
-    controller: Controller, tasks: Sequence[Task], asked: Asked, watch: bool, after: After, work: Work
+def _tune_together(
+    controller: Controller,
+    tasks: Sequence[PromptState],
+    asked: CallSettings,
+    watch: bool,
+    after: AfterTunedSteps,
+    work: TunedWork,
 ) -> None:
-    began = _clock(tasks)
+    began = _unscored_time(tasks)
     with controller.tuning_many(len(tasks), **asked.tuning) as many:
 
         def stepped(steps: Mapping[int, Step]) -> None:
@@ -300,34 +316,35 @@ def _learn_together(
             after(many, taken)
 
         traces = many.learn(
-            [task.found.texts for task in tasks], watch=[task.prompt for task in tasks] if watch else None,
+            [task.found.texts for task in tasks],
+            watch=[task.prompt for task in tasks] if watch else None,
             after=stepped,
-        )  # fmt: skip
+        )
         for task, trace in zip(tasks, traces, strict=True):
             task.trace = asked.noted(trace)
-        _tuned(tasks, began)
+        _record_tuning_time(tasks, began)
         work(many, tasks)
 
 
-def _share(task: Task, asked: Asked) -> float:
+def _step_share(task: PromptState, asked: CallSettings) -> float:
     """Of its learning, that one step is; about."""
     turns = int(asked.tuning.get("passes", 1)) * int(asked.tuning.get("windows", 1))
     return 1 / max(1, len(task.found) * turns)
 
 
-def _clock(tasks: Sequence[Task]) -> float:
+def _unscored_time(tasks: Sequence[PromptState]) -> float:
     """Stands still while something is scored for them."""
     return time.perf_counter() - sum(task.clock.get("score", 0.0) for task in tasks)
 
 
-def _tuned(tasks: Sequence[Task], began: float) -> None:
-    share = (_clock(tasks) - began) / len(tasks)
+def _record_tuning_time(tasks: Sequence[PromptState], began: float) -> None:
+    share = (_unscored_time(tasks) - began) / len(tasks)
     for task in tasks:
         task.clock["tune"] = share
 
 
 @contextmanager
-def _shared(tasks: Sequence[Task], what: str) -> Iterator[None]:
+def _shared_timer(tasks: Sequence[PromptState], what: str) -> Iterator[None]:
     """Each has its share of the time."""
     began = time.perf_counter()
     yield

@@ -57,12 +57,12 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dumps``; None where a number is not finite."""
         return {
-            "base": _number(self.base),
-            "tuned": _number(self.tuned),
+            "base": _finite_number(self.base),
+            "tuned": _finite_number(self.tuned),
             "mode": self.mode,
             "bytes": self.likelihood.bytes,
             "tokens": self.likelihood.tokens,
-            "curve": [[steps, _number(value)] for steps, value in self.curve],
+            "curve": [[steps, _finite_number(value)] for steps, value in self.curve],
             "seconds": dict(self.seconds),
             "trace": self.trace.to_dict(),
             "found": self.found.to_dict(),
@@ -92,14 +92,12 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dumps``."""
         own = {"text": self.text, "stopped": self.stopped, "tokens": self.tokens, "cut": self.cut}
-        return {
-            **own, "seconds": dict(self.seconds), "trace": self.trace.to_dict(), "found": self.found.to_dict()
-        }  # fmt: skip
+        return {**own, "seconds": dict(self.seconds), "trace": self.trace.to_dict(), "found": self.found.to_dict()}
 
     def __str__(self) -> str:
         return self.text
 
 
-def _number(value: float) -> float | None:
+def _finite_number(value: float) -> float | None:
     """Strict JSON has no NaN."""
     return value if math.isfinite(value) else None

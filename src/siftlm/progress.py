@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import IO
 
 # Drawn at most so often, in seconds.
-EVERY = 0.1
+REPORT_INTERVAL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Progress:
         embedding  25 %  2,000 of 8,000 passages, 500/s, 12 s left
         """
         if self.finished:
-            return f"{self.what}  {self.done:,.0f} {self.unit} in {_duration(self.seconds)}, {self.rate:,.0f}/s"
+            return f"{self.what}  {self.done:,.0f} {self.unit} in {_duration_text(self.seconds)}, {self.rate:,.0f}/s"
         if self.total is None:
-            return f"{self.what}  {self.done:,.0f} {self.unit}, {self.rate:,.0f}/s, {_duration(self.seconds)}"
+            return f"{self.what}  {self.done:,.0f} {self.unit}, {self.rate:,.0f}/s, {_duration_text(self.seconds)}"
         share = 100 * self.done / self.total if self.total else 100.0
         line = f"{self.what} {min(share, 100):>3.0f} %  {self.done:,.0f} of {self.total:,.0f} {self.unit}"
         line += f", {self.rate:,.0f}/s"
-        return line + (f", {_duration(self.left)} left" if self.left is not None else "")
+        return line + (f", {_duration_text(self.left)} left" if self.left is not None else "")
 
 
 Report = Callable[[Progress], None]
@@ -74,14 +74,14 @@ class Meter:
     def __init__(self, what: str, unit: str, report: Report | None, total: float | None = None) -> None:
         self._what, self._unit, self._report, self.total = what, unit, report, total
         self._began = time.monotonic()
-        self._last = -EVERY
+        self._last = -REPORT_INTERVAL_SECONDS
         self.done: float = 0
 
     def at(self, done: float) -> None:
         """So much is done."""
         self.done = done
         seconds = time.monotonic() - self._began
-        if self._report is not None and seconds - self._last >= EVERY:
+        if self._report is not None and seconds - self._last >= REPORT_INTERVAL_SECONDS:
             self._last = seconds
             self._report(Progress(self._what, done, self.total, self._unit, seconds))
 
@@ -121,7 +121,7 @@ class _Line:
         self._stream.flush()
 
 
-def _duration(seconds: float | None) -> str:
+def _duration_text(seconds: float | None) -> str:
     """In words.
 
     >>> _duration(3725)

@@ -29,10 +29,10 @@ def find(method: Any) -> Method:
     """
     if isinstance(method, str):
         if method in RECIPES:
-            return registry.find(RECIPES[method]["method"])
+            return registry.find_method(RECIPES[method]["method"])
         if method not in registry.methods():
             raise UnknownName("method", method, (*registry.methods(), *RECIPES))
-    return registry.find(method)
+    return registry.find_method(method)
 
 
 def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:

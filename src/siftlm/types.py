@@ -108,8 +108,8 @@ class Selection:
             "noise": self.noise,
             "stopped": self.stopped,
             "indices": self.indices.tolist(),
-            "gains": _jsonable(self.gains),
-            "uncertainty": _jsonable(self.uncertainty),
+            "gains": _json_numbers(self.gains),
+            "uncertainty": _json_numbers(self.uncertainty),
             "certified": None if self.certified is None else self.certified.tolist(),
         }
 
@@ -192,7 +192,7 @@ class Trace:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dumps``; numbers that are not finite become ``None``."""
-        steps = [{name: _number(getattr(step, name)) for name in step.__dataclass_fields__} for step in self.steps]
+        steps = [{name: _json_number(getattr(step, name)) for name in step.__dataclass_fields__} for step in self.steps]
         return {
             "ended": self.ended,
             "kept": self.kept,
@@ -224,9 +224,9 @@ class Likelihood:
         return self.nats / self.tokens if self.tokens else math.nan
 
 
-def _number(value: Any) -> Any:
+def _json_number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _jsonable(numbers: FloatArray) -> list[float | None]:
+def _json_numbers(numbers: FloatArray) -> list[float | None]:
     return [float(x) if np.isfinite(x) else None for x in numbers]

@@ -97,9 +97,7 @@ def test_a_local_model_uses_what_was_found_and_a_call_may_say_otherwise(memory):
     model = siftlm.LocalModel(Reader(), memory)
     learned = model.select(TEXTS[0])
     assert (learned.selection.noise, len(learned)) == (0.01, 8)
-    expected = memory.search(
-        TEXTS[0], 8, noise=0.01, k=50, kernel=siftlm.kernels.power(2)
-    )  # fmt: skip
+    expected = memory.search(TEXTS[0], 8, noise=0.01, k=50, kernel=siftlm.kernels.power(2))
     assert [hit.row for hit in learned] == [hit.row for hit in expected]
     assert model.select(TEXTS[0], n=3, noise=2.0, kernel="linear").selection.noise == 2.0
     assert siftlm.LocalModel(Reader(name="another"), memory).select(TEXTS[0]).selection.noise == 1.0
@@ -122,7 +120,7 @@ def test_texts_are_drawn_from_the_memory_and_never_learned_from(tmp_path):
         found = siftlm.calibrate(Reader(), memory, count=30, **SMALL)
         runs = [json.loads(line) for line in (memory.path / "calibration.jsonl").read_text().splitlines()]
         runs = [line["run"] for line in runs if "run" in line]
-        held = siftlm.calibration.heldout.drawn(memory, 30, 0, "split")
+        held = siftlm.calibration.heldout.draw_held_out(memory, 30, 0, "split")
         for run in runs:
             text = held[run["text"]]
             assert not set(run["rows"]) & set(text.exclude)
@@ -167,9 +165,7 @@ def test_a_budget_is_kept_to(memory):
 
 @pytest.mark.slow
 def test_given_values_are_what_is_tried(memory):
-    found = siftlm.calibrate(
-        Reader(), memory, texts=TEXTS, rates=(1e-3, 2e-3), **{**SMALL, "noises": (0.1, 1.0, 10.0)}
-    )  # fmt: skip
+    found = siftlm.calibrate(Reader(), memory, texts=TEXTS, rates=(1e-3, 2e-3), **{**SMALL, "noises": (0.1, 1.0, 10.0)})
     early = [row for row in found.tried if row["stage"] in ("rates", "selection")]
     assert {row["rate"] for row in early if row["stage"] == "rates"} == {1e-3, 2e-3}
     assert {row.get("noise") for row in early} == {None, 0.1, 1.0, 10.0}

@@ -9,7 +9,7 @@ import pytest
 
 import siftlm
 from calibration.worlds import TOPICS, Reader, copies_world, document, plain
-from siftlm.calibration.log import Log
+from siftlm.calibration.log import CalibrationLog
 from siftlm.errors import InvalidInput
 from siftlm.memory import Memory
 
@@ -100,9 +100,9 @@ def test_a_file_that_is_no_log_is_not_overwritten(folder, tmp_path):
 
 
 def test_a_result_is_on_disk_before_the_next_begins(tmp_path):
-    log = Log(tmp_path / "log", {"a": 1})
+    log = CalibrationLog(tmp_path / "log", {"a": 1})
     log.add(run={"x": 1})
-    assert Log(tmp_path / "log", {"a": 1}).records == [{"run": {"x": 1}}]
+    assert CalibrationLog(tmp_path / "log", {"a": 1}).records == [{"run": {"x": 1}}]
     log.add(run={"x": 2})
-    assert Log(tmp_path / "log", {"a": 1}).records == log.records
-    assert Log(tmp_path / "log", {"a": 2}).records == []
+    assert CalibrationLog(tmp_path / "log", {"a": 1}).records == log.records
+    assert CalibrationLog(tmp_path / "log", {"a": 2}).records == []

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from siftlm.serving.keys import Caller, Keys
+from siftlm.serving.keys import ApiKeys, Caller
 from siftlm.serving.refusals import NotAllowed
 
 
@@ -19,12 +19,12 @@ def test_the_key_alone_goes_to_stdout(siftlm, file):
     status, out, err = siftlm("keys", "add", str(file), "ann")
     assert (status, out.count("\n")) == (0, 1)
     assert "cannot be shown again" in err
-    assert Keys.read(file).of(f"Bearer {out.strip()}") == Caller("ann", {"*": "read"})
+    assert ApiKeys.read(file).of(f"Bearer {out.strip()}") == Caller("ann", {"*": "read"})
 
 
 def test_rights_are_given_by_memory(siftlm, file):
     _, key, _ = siftlm("keys", "add", str(file), "ann", "--memory", "docs=write", "--memory", "a=b=read")
-    assert Keys.read(file).of(f"Bearer {key.strip()}").memories == {"docs": "write", "a=b": "read"}
+    assert ApiKeys.read(file).of(f"Bearer {key.strip()}").memories == {"docs": "write", "a=b": "read"}
 
 
 def test_the_list_shows_no_secret(siftlm, file):
@@ -43,7 +43,7 @@ def test_the_list_shows_no_secret(siftlm, file):
 
 def test_a_revoked_key_is_refused(siftlm, file):
     _, key, _ = siftlm("keys", "add", str(file), "ann")
-    known = Keys.read(file)
+    known = ApiKeys.read(file)
     status, out, _ = siftlm("keys", "revoke", str(file), "ann")
     assert (status, out) == (0, f"{file}: the key of ann is revoked\n")
     with pytest.raises(NotAllowed):

@@ -202,7 +202,7 @@ def test_what_is_wrong_is_said_in_one_line(folder, siftlm, words, message):
 def test_a_memory_that_somebody_writes_to_says_who(folder, siftlm):
     corpus(folder / "c.jsonl", 3)
     siftlm("index", "c.jsonl", "--into", "memory")
-    with lock.writing(folder / "memory", "a long work"):
+    with lock.writer_lock(folder / "memory", "a long work"):
         for words in (("index", "c.jsonl", "--into", "memory", "--append"), ("compact", "memory")):
             status, out, err = siftlm(*words)
             assert (status, out) == (1, "")

@@ -31,8 +31,9 @@ def test_json_says_the_same(run, siftlm):
     known = json.loads(out)
     assert status == 0
     assert [(one["method"], one["against"], one["verdict"]) for one in known["against"]] == [
-        ("nn", "base", "better"), ("sift", "base", "better")
-    ]  # fmt: skip
+        ("nn", "base", "better"),
+        ("sift", "base", "better"),
+    ]
     assert known["files"][0] == "elsewhere/report.html"
     assert not (run / "report").exists()
 
@@ -77,11 +78,11 @@ def test_what_is_wrong_is_said_on_one_line(run, siftlm, words, said):
 
 
 def test_what_was_chosen_is_written_when_asked_for(folder, fake, siftlm):
-    from siftlm.evaluation.identity import contents_of, of_memory
+    from siftlm.evaluation.identity import contents_fingerprint, memory_fingerprint
     from siftlm.memory import Memory
 
     with Memory.open("memory") as memory:
-        known = {**of_memory(memory), "contents": contents_of(memory)}
+        known = {**memory_fingerprint(memory), "contents": contents_fingerprint(memory)}
         texts = memory.texts(range(8))
     saved(folder / "runs/c", records(), memory=known)
     status, out, err = siftlm("report", "runs/c", "--texts", "memory", "--show", "best", "--show", "code-001")

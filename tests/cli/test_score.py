@@ -81,11 +81,34 @@ def test_where_and_kernel_reach_the_search(fake, siftlm):
 
 
 def test_the_model_gets_its_flags(fake, siftlm):
-    scores(siftlm, TEXT, "-n", "1", "--engine", "lora", "--rank", "3", "--targets", "a,b", "--dtype", "bfloat16",
-           "--context-tokens", "32", "--device", "cpu")  # fmt: skip
+    scores(
+        siftlm,
+        TEXT,
+        "-n",
+        "1",
+        "--engine",
+        "lora",
+        "--rank",
+        "3",
+        "--targets",
+        "a,b",
+        "--dtype",
+        "bfloat16",
+        "--context-tokens",
+        "32",
+        "--device",
+        "cpu",
+    )
     asked = fake.made[0].asked
-    assert asked == {"engine": "lora", "rank": 3, "alpha": None, "targets": ["a", "b"], "dtype": "bfloat16",
-                     "context": 32, "device": "cpu"}  # fmt: skip
+    assert asked == {
+        "engine": "lora",
+        "rank": 3,
+        "alpha": None,
+        "targets": ["a", "b"],
+        "dtype": "bfloat16",
+        "context": 32,
+        "device": "cpu",
+    }
 
 
 def test_another_method_gets_as_many_texts_and_nothing_that_is_not_its_own(fake, siftlm):

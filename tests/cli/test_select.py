@@ -164,9 +164,14 @@ def test_files_become_settings(folder, siftlm):
     words = "--costs costs.npy --budget 30 --prior prior.txt --exclude ids.txt --sources sources.txt"
     _, out, _ = siftlm(*BASE, "-n", "6", "--json", "--known", "known.npy", "--source-cap", "2", *words.split())
     given = {
-        "costs": costs, "budget": 30.0, "prior": prior, "exclude": [0, 1, 2], "source_cap": 2,
-        "sources": [f"s{row % 3}" for row in range(40)], "known": np.load("vectors.npy")[:2],
-    }  # fmt: skip
+        "costs": costs,
+        "budget": 30.0,
+        "prior": prior,
+        "exclude": [0, 1, 2],
+        "source_cap": 2,
+        "sources": [f"s{row % 3}" for row in range(40)],
+        "known": np.load("vectors.npy")[:2],
+    }
     assert json.loads(out) == expected(6, **given)
 
 

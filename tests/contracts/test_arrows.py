@@ -14,15 +14,30 @@ from contracts.tree import imported, imported_at_top, modules
 
 # A room imports itself and rooms of a smaller number, so rooms side by side never import each other.
 LEVEL = {
-    "types": 0, "errors": 0, "extras": 0, "progress": 0, "bundled": 0,
-    "selection": 1, "embedding": 1, "controller": 1, "sample": 1,
+    "types": 0,
+    "errors": 0,
+    "extras": 0,
+    "progress": 0,
+    "bundled": 0,
+    "selection": 1,
+    "embedding": 1,
+    "controller": 1,
+    "sample": 1,
     "memory": 2,
-    "local": 3, "local_asked": 3, "local_many": 3, "local_results": 3, "recipes": 3,
-    "evaluation": 4, "calibration": 5, "serving": 5, "scale": 5, "integrations": 5,
+    "local": 3,
+    "local_asked": 3,
+    "local_many": 3,
+    "local_results": 3,
+    "recipes": 3,
+    "evaluation": 4,
+    "calibration": 5,
+    "serving": 5,
+    "scale": 5,
+    "integrations": 5,
     "siftlm": 6,  # the front door, src/siftlm/__init__.py: it names everything; no room goes out through it
     "cli": 7,
     "__main__": 8,
-}  # fmt: skip
+}
 # The ground floor is one room: results may raise errors, and errors name extras.
 GROUND = {name for name, level in LEVEL.items() if level == 0}
 # The main flow, for one prompt and for many, is one room with its recipes as well.

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from controller import tiny
 from siftlm.controller import Controller
-from siftlm.controller.decoding import Decoding, Row
-from siftlm.controller.spelling import Spelling
-from siftlm.controller.tokens import plain
+from siftlm.controller.decoding import BatchDecoder, DecodingRow
+from siftlm.controller.spelling import Detokenizer
+from siftlm.controller.tokens import text_token_ids
 
 TEXTS = ["the cat sat on the mat", "a dog", "every good boy does fine in the end", "x = y + 1"]
 
@@ -21,10 +21,10 @@ def controller(name="llama", **how):
 
 
 def read(own, text):
-    return tuple(plain(own.tokenizer, text))
+    return tuple(text_token_ids(own.tokenizer, text))
 
 
-def finished(decoding: Decoding, rows, joining=()):
+def finished(decoding: BatchDecoder, rows, joining=()):
     """row -> its tokens; one more row joins before each of the first steps."""
     made: dict[int, list[int]] = {id(row): [] for row in [*rows, *joining]}
     joining = list(joining)
@@ -43,7 +43,7 @@ def finished(decoding: Decoding, rows, joining=()):
 
 def alone(many, row_of):
     row = row_of()
-    return finished(many.decoding(), [row])[id(row)]
+    return finished(many.decoder(), [row])[id(row)]
 
 
 @pytest.mark.slow
@@ -53,12 +53,14 @@ def test_together_and_alone_are_the_same_in_every_architecture(name):
     with own.tuning_many(3) as many:
         many.learn([[TEXTS[0]] * 3, [TEXTS[1]] * 2, [TEXTS[3]]])
         makers = [
-            lambda at=at: Row(read(own, TEXTS[at]), owner=at % 3, most=5 + 3 * at, seed=at, temperature=at % 2 * 0.7)
+            lambda at=at: DecodingRow(
+                read(own, TEXTS[at]), owner=at % 3, most=5 + 3 * at, seed=at, temperature=at % 2 * 0.7
+            )
             for at in range(4)
         ]
         apart = [alone(many, make) for make in makers]
         rows = [make() for make in makers]
-        together = finished(many.decoding(), rows[:2], joining=rows[2:])
+        together = finished(many.decoder(), rows[:2], joining=rows[2:])
     assert [together[id(row)] for row in rows] == apart
     assert [len(one) for one in apart] == [5, 8, 11, 14]
 
@@ -69,11 +71,11 @@ def test_whoever_joins_and_whenever(asked):
     own = controller()
     with own.tuning_many(3) as many:
         many.learn([[TEXTS[0]], [TEXTS[1]] * 2, []])
-        rows = [Row(read(own, TEXTS[text]), owner=owner, most=most) for text, most, owner in asked]
-        together = finished(many.decoding(), rows[:1], joining=rows[1:])
+        rows = [DecodingRow(read(own, TEXTS[text]), owner=owner, most=most) for text, most, owner in asked]
+        together = finished(many.decoder(), rows[:1], joining=rows[1:])
         for row, (text, most, owner) in zip(rows, asked, strict=True):
             assert together[id(row)] == alone(
-                many, lambda t=text, m=most, o=owner: Row(read(own, TEXTS[t]), owner=o, most=m)
+                many, lambda t=text, m=most, o=owner: DecodingRow(read(own, TEXTS[t]), owner=o, most=m)
             )
 
 
@@ -85,16 +87,16 @@ def test_the_base_model_and_the_learned_one_say_what_generate_says(temperature):
         many.learn([[TEXTS[2]] * 4, []])
         expected = [one.text for one in many.generate([TEXTS[0], TEXTS[0]], **how)]
         rows = [
-            Row(read(own, TEXTS[0]), owner=owner, most=12, temperature=temperature, top_p=0.9, seed=3)
+            DecodingRow(read(own, TEXTS[0]), owner=owner, most=12, temperature=temperature, top_p=0.9, seed=3)
             for owner in range(2)
         ]
-        made = finished(many.decoding(), rows)
+        made = finished(many.decoder(), rows)
     ends = own.tokenizer.eos_token_id
     said = []
     for row in rows:
         ids = made[id(row)]
         ids = ids[: ids.index(ends)] if ends in ids else ids
-        spelling = Spelling(own.tokenizer, row.ids)
+        spelling = Detokenizer(own.tokenizer, row.ids)
         said.append("".join(spelling.add(token) for token in ids) + spelling.rest())
     assert said == expected
     assert said[0] != said[1]
@@ -105,9 +107,9 @@ def test_logprobs_are_those_of_one_pass_over_everything():
     own = controller()
     with own.tuning_many(2) as many:
         many.learn([[TEXTS[0]] * 3, []])
-        row = Row(read(own, TEXTS[0]), owner=0, most=6, top=2, echo=True)
-        long = Row(read(own, TEXTS[2]), owner=1, most=2)
-        decoding = many.decoding()
+        row = DecodingRow(read(own, TEXTS[0]), owner=0, most=6, top=2, echo=True)
+        long = DecodingRow(read(own, TEXTS[2]), owner=1, most=2)
+        decoding = many.decoder()
         drawn = [one for who, one in decoding.join([row, long]) if who is row]
         while len(decoding):
             drawn += [one for who, one in decoding.step() if who is row]
@@ -127,9 +129,9 @@ def test_logprobs_are_those_of_one_pass_over_everything():
 def test_only_read():
     own = controller()
     with own.tuning_many(1) as many:
-        decoding = many.decoding()
+        decoding = many.decoder()
         start = own.tokenizer.bos_token_id
-        row = Row((start, *read(own, TEXTS[0])), owner=0, most=0, top=0, echo=True)
+        row = DecodingRow((start, *read(own, TEXTS[0])), owner=0, most=0, top=0, echo=True)
         assert decoding.join([row]) == []
         assert len(decoding) == 0
         assert [one.id for one in row.read] == list(row.ids[1:])
@@ -140,8 +142,8 @@ def test_only_read():
 def test_who_leaves_is_not_continued():
     own = controller()
     with own.tuning_many(1) as many:
-        decoding = many.decoding()
-        rows = [Row(read(own, text), owner=0, most=9) for text in TEXTS[:3]]
+        decoding = many.decoder()
+        rows = [DecodingRow(read(own, text), owner=0, most=9) for text in TEXTS[:3]]
         decoding.join(rows)
         decoding.leave([rows[2]])
         while len(decoding):
@@ -154,11 +156,11 @@ def test_who_leaves_is_not_continued():
 @given(st.text(min_size=1, max_size=20), st.integers(0, 10))
 def test_spelling_says_every_character_once(text, cut):
     tokenizer = tiny.tokenizer()
-    ids = plain(tokenizer, text)
-    spelling = Spelling(tokenizer)
+    ids = text_token_ids(tokenizer, text)
+    spelling = Detokenizer(tokenizer)
     pieces = [spelling.add(token) for token in ids] + [spelling.rest()]
     assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
-    behind = Spelling(tokenizer, ids[:cut])
+    behind = Detokenizer(tokenizer, ids[:cut])
     later = "".join([behind.add(token) for token in ids[cut:]] + [behind.rest()])
     if "\ufffd" not in tokenizer.decode(ids[:cut]):
         assert tokenizer.decode(ids[:cut], skip_special_tokens=True) + later == tokenizer.decode(

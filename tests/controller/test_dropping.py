@@ -101,9 +101,12 @@ def test_weights_in_bfloat16_are_put_back(engine, precision, untouched):
         "loha": peft.LoHaConfig(r=4, alpha=8, target_modules=["o_proj", "down_proj"]),
     }
     one = Controller(
-        tiny.model("llama").to(torch.bfloat16), tiny.tokenizer(), engine=kinds.get(engine, engine), rate=1e-2,
+        tiny.model("llama").to(torch.bfloat16),
+        tiny.tokenizer(),
+        engine=kinds.get(engine, engine),
+        rate=1e-2,
         precision=precision,
-    )  # fmt: skip
+    )
     check, before = untouched(one.model), one.likelihood(TEXTS[0])
     with one.tuning() as tuner:
         trace = tuner.learn(TEXTS[:1] * 8)

@@ -138,11 +138,15 @@ def test_an_empty_prompt_without_a_token_to_begin_with():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens"), ({"max_new_tokens": 64}, "max_new_tokens"),
-        ({"temperature": -1}, "temperature"), ({"top_p": 0}, "top_p"), ({"top_p": 1.1}, "top_p"),
-        ({"stop": ""}, "stop"), ({"stop": [3]}, "stop"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": 64}, "max_new_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"stop": ""}, "stop"),
+        ({"stop": [3]}, "stop"),
     ],
-)  # fmt: skip
+)
 def test_wrong_ways_to_continue_are_refused_by_name(one, settings, message):
     with pytest.raises(InvalidInput, match=message):
         one.generate("abc", **{"max_new_tokens": 3, **settings})

@@ -16,15 +16,19 @@ pytest.importorskip("peft")
 import siftlm  # noqa: E402
 from controller import tiny  # noqa: E402
 from siftlm.controller import Controller  # noqa: E402
-from siftlm.controller.suitable import refuse_looking_ahead  # noqa: E402
+from siftlm.controller.suitable import refuse_non_causal  # noqa: E402
 from siftlm.errors import InvalidInput  # noqa: E402
 from siftlm.local_results import Score  # noqa: E402
 from siftlm.types import Likelihood, Trace  # noqa: E402
 
 ENCODER = {
-    "vocab_size": tiny.VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "intermediate_size": 16, "max_position_embeddings": 64,
-}  # fmt: skip
+    "vocab_size": tiny.VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 64,
+}
 
 
 @pytest.fixture
@@ -180,8 +184,8 @@ def test_no_causal_model_is_refused_and_none_is_changed(name, untouched):
     model = tiny.model(name).train()
     check = untouched(model)
     for dtype in (torch.float32, torch.bfloat16):
-        refuse_looking_ahead(name, tiny.model(name).to(dtype), tiny.tokenizer(), tiny.CONTEXT)
-    refuse_looking_ahead(name, model, tiny.tokenizer(), tiny.CONTEXT)
+        refuse_non_causal(name, tiny.model(name).to(dtype), tiny.tokenizer(), tiny.CONTEXT)
+    refuse_non_causal(name, model, tiny.tokenizer(), tiny.CONTEXT)
     check()
 
 
@@ -190,9 +194,13 @@ def test_no_causal_model_is_refused_and_none_is_changed(name, untouched):
 
 @pytest.mark.parametrize(
     ("device", "said"),
-    [("foo", "none that torch knows"), (3.5, "none that torch knows"), ("meta", "holds no numbers"),
-     ("cuda:999", "device='cuda:999'")],
-)  # fmt: skip
+    [
+        ("foo", "none that torch knows"),
+        (3.5, "none that torch knows"),
+        ("meta", "holds no numbers"),
+        ("cuda:999", "device='cuda:999'"),
+    ],
+)
 def test_a_device_that_is_not_there(device, said):
     refused(said, tiny.model("gpt2"), tiny.tokenizer(), device=device)
     refused(said, "siftlm-tiny", device=device)

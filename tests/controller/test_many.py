@@ -27,9 +27,7 @@ def compare(control: Controller, sets=SETS, *, watch=None, **settings) -> list:
     with control.tuning_many(len(sets), **settings) as many:
         traces = many.learn(sets, watch=watch)
         together = many.likelihoods(pairs)
-    alone = one_at_a_time(
-        control, sets, lambda place: control.likelihood(PROMPTS[place]), watch=watch, **settings
-    )  # fmt: skip
+    alone = one_at_a_time(control, sets, lambda place: control.likelihood(PROMPTS[place]), watch=watch, **settings)
     base = [control.likelihood(prompt).bits_per_byte for prompt, _ in pairs]
     for trace, score, (expected, scored), before in zip(traces, together, alone, base, strict=True):
         assert facts(trace) == facts(expected)
@@ -126,8 +124,9 @@ def test_permuting_the_prompts_permutes_what_comes_out():
         straight = many.learn(SETS), many.likelihoods([(prompt, "") for prompt in PROMPTS])
     with control.tuning_many(4) as many:
         permuted = (
-            many.learn([SETS[place] for place in order]), many.likelihoods([(PROMPTS[place], "") for place in order])
-        )  # fmt: skip
+            many.learn([SETS[place] for place in order]),
+            many.likelihoods([(PROMPTS[place], "") for place in order]),
+        )
     for at, place in enumerate(order):
         assert permuted[0][at].losses == pytest.approx(straight[0][place].losses, **CLOSE)
         assert permuted[1][at].nats == pytest.approx(straight[1][place].nats, **CLOSE)
@@ -175,9 +174,10 @@ def test_what_is_generated_is_what_each_makes_alone(name, sampling):
         many.learn(SETS)
         together = many.generate(PROMPTS, max_new_tokens=16, texts=contexts, **sampling)
     alone = one_at_a_time(
-        control, SETS,
+        control,
+        SETS,
         lambda place: control.generate(PROMPTS[place], max_new_tokens=16, texts=contexts[place], **sampling),
-    )  # fmt: skip
+    )
     assert together == [made for _, made in alone]
     assert len({made.text for made in together}) > 1
 
@@ -188,9 +188,10 @@ def test_generating_with_few_rows():
         many.learn([TEXTS[:2], TEXTS[2:4]])
         made = many.generate([PROMPTS[1], PROMPTS[0], PROMPTS[0]], owners=[1, 0, 1], max_new_tokens=6)
     (_, first), (_, second) = one_at_a_time(
-        control, [TEXTS[:2], TEXTS[2:4]],
+        control,
+        [TEXTS[:2], TEXTS[2:4]],
         lambda place: [control.generate(prompt, max_new_tokens=6) for prompt in PROMPTS[:2]],
-    )  # fmt: skip
+    )
     assert made == [second[1], first[0], second[0]]
 
 
@@ -204,11 +205,12 @@ def test_long_texts_with_contexts_and_several_owners():
         many.learn([TEXTS[:2], TEXTS[2:4]])
         found = many.likelihoods(pairs, owners=[1, 0, 1, 1], texts=texts)
     alone = one_at_a_time(
-        control, [TEXTS[:2], TEXTS[2:4]],
+        control,
+        [TEXTS[:2], TEXTS[2:4]],
         lambda _: [
             control.likelihood(text, after=after, texts=own) for (text, after), own in zip(pairs, texts, strict=True)
         ],
-    )  # fmt: skip
+    )
     for row, owner in enumerate([1, 0, 1, 1]):
         expected = alone[owner][1][row]
         assert (found[row].tokens, found[row].bytes) == (expected.tokens, expected.bytes)

@@ -189,9 +189,15 @@ def test_adapters_against_a_loop_over_peft_and_exported(name, config, tmp_path):
 
 def test_rank_alpha_and_targets_are_what_was_asked():
     one = Controller(
-        tiny.model("llama"), TOKENIZER, engine="lora", rank=3, alpha=12, targets=["q_proj"], rate=1e-3,
+        tiny.model("llama"),
+        TOKENIZER,
+        engine="lora",
+        rank=3,
+        alpha=12,
+        targets=["q_proj"],
+        rate=1e-3,
         precision="float32",
-    )  # fmt: skip
+    )
     with one.tuning() as tuner:
         settings = tuner.learn(TEXTS).settings
         inside = [name for name, module in one.model.named_modules() if hasattr(module, "lora_A")]

@@ -43,14 +43,14 @@ def test_each_has_its_turn_and_the_first_error_is_raised():
         raise KeyError(name)
 
     with pytest.raises(KeyError, match="b"):
-        putting_back.each(
+        putting_back.run_restores(
             [lambda: done.append("a"), lambda: fail("b"), lambda: fail("c"), lambda: done.append("d")]
-        )  # fmt: skip
+        )
     assert done == ["a", "b", "c", "d"]
 
 
 def test_only_what_failed_is_done_again():
-    left, done = putting_back.Unfinished(), []
+    left, done = putting_back.PendingRestores(), []
 
     def once():
         done.append("once")
@@ -98,7 +98,7 @@ def test_a_model_that_cannot_be_put_back_is_not_used(monkeypatch, untouched):
             raise torch.OutOfMemoryError("no memory (a test)")
 
         with pytest.raises(torch.OutOfMemoryError), one.tuning() as tuner:
-            tuner.learn(TEXTS, after=lambda _: patch.setattr(engine, "_copy", fail))
+            tuner.learn(TEXTS, after=lambda _: patch.setattr(engine, "_copy_tensors", fail))
         uses = [
             lambda: one.likelihood(OTHER),
             lambda: one.generate("rain", max_new_tokens=1),

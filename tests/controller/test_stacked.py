@@ -13,7 +13,7 @@ import torch
 
 from controller import tiny
 from controller.many_texts import PROMPTS, SETS, TEXTS, controller
-from siftlm.controller.many_batches import Room, batches, room_on
+from siftlm.controller.many_batches import BatchBudget, batch_budget, batches
 from siftlm.errors import Conflict
 
 LENGTHS = [[], [5], [7, 7, 7], [200, 10, 11, 190], [3, 90, 4, 88, 1, 60], [31, 32, 30, 1, 2, 64, 64]]
@@ -34,7 +34,9 @@ def every_cut(lengths, room):
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("room", [Room(1000, 8, 48), Room(100, 8, 0), Room(120, 2, 10), Room(10, 8, 5)], ids=str)
+@pytest.mark.parametrize(
+    "room", [BatchBudget(1000, 8, 48), BatchBudget(100, 8, 0), BatchBudget(120, 2, 10), BatchBudget(10, 8, 5)], ids=str
+)
 def test_batches_are_the_cheapest_that_fit(lengths, room):
     found = batches(lengths, room)
     assert sorted(place for batch in found for place in batch) == list(range(len(lengths)))
@@ -47,8 +49,10 @@ def test_batches_are_the_cheapest_that_fit(lengths, room):
 
 
 def test_there_is_room_for_one_row_at_least():
-    assert room_on(torch.device("cpu"), 10**12, 10**12) == Room(1, 1, room_on(torch.device("cpu"), 2, 2).overhead)
-    assert room_on(torch.device("cpu"), 50_000, 10**6).tokens > 1000
+    assert batch_budget(torch.device("cpu"), 10**12, 10**12) == BatchBudget(
+        1, 1, batch_budget(torch.device("cpu"), 2, 2).overhead
+    )
+    assert batch_budget(torch.device("cpu"), 50_000, 10**6).tokens > 1000
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -77,7 +81,7 @@ def test_small_room_changes_nothing(monkeypatch, tokens):
         return [loss for trace in traces for loss in trace.losses] + [score.nats for score in scores], made
 
     numbers, made = learned()
-    monkeypatch.setattr("siftlm.controller.many.room_on", lambda *_: Room(tokens, 3, 0))
+    monkeypatch.setattr("siftlm.controller.many.batch_budget", lambda *_: BatchBudget(tokens, 3, 0))
     assert learned()[0] == pytest.approx(numbers, rel=1e-5)
     assert learned()[1] == made
 
@@ -111,9 +115,14 @@ def test_other_engines_are_refused(untouched):
 def test_ranks_and_scales_of_their_own():
     """Layers with another rank and α, chosen by name, and the scale of rsLoRA."""
     config = peft.LoraConfig(
-        r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], rank_pattern={"q_proj": 2}, use_rslora=True,
-        alpha_pattern={"down_proj": 3}, task_type="CAUSAL_LM",
-    )  # fmt: skip
+        r=4,
+        lora_alpha=8,
+        target_modules=["q_proj", "down_proj"],
+        rank_pattern={"q_proj": 2},
+        use_rslora=True,
+        alpha_pattern={"down_proj": 3},
+        task_type="CAUSAL_LM",
+    )
     control = controller(engine=config, rank=None)
     with control.tuning_many(2) as many:
         together = many.learn([TEXTS, TEXTS[::-1]])

@@ -14,7 +14,7 @@ pytest.importorskip("peft")
 
 from controller import oracle, tiny  # noqa: E402
 from siftlm.controller import Controller, Tuning  # noqa: E402
-from siftlm.controller.plan import plan  # noqa: E402
+from siftlm.controller.plan import plan_steps  # noqa: E402
 from siftlm.errors import Conflict, InvalidInput, SiftlmError  # noqa: E402
 
 TEXTS = ["the quick brown fox", "jumps over the lazy dog", "rain fell", "on the harbour while", "ships wait"]
@@ -28,7 +28,7 @@ TEXTS = ["the quick brown fox", "jumps over the lazy dog", "rain fell", "on the 
 )
 def test_the_plan_is_what_the_manual_says(texts, order, repeats, passes):
     settings = Tuning(order=order, repeats=repeats[0], reuse=repeats[1], passes=passes)
-    found = [(turn.text, turn.scale, turn.reuse) for turn in plan(texts, settings)]
+    found = [(turn.text, turn.scale, turn.reuse) for turn in plan_steps(texts, settings)]
     assert found == oracle.turns(texts, order, *repeats, passes)
 
 
@@ -177,15 +177,29 @@ def test_watching_ends_within_a_budget(one):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rate": 0}, "rate"), ({"rate": float("nan")}, "rate"), ({"dropout": 1.0}, "dropout"), ({"clip": -1}, "clip"),
-        ({"passes": 0}, "passes"), ({"window": 65}, "window"), ({"order": "last"}, "order"), ({"seed": "a"}, "seed"),
-        ({"repeats": "steps", "reuse": 2}, "grouped"), ({"repeats": "grouped", "reuse": 2, "windows": 2}, "windows"),
-        ({"betas": (0.9, 1.0)}, "betas"), ({"betas": 0.9}, "betas"), ({"betas": (0.9,)}, "betas"),
-        ({"window": 1}, "window .* from 2 on"), ({"completion": 3}, "completion .* got 3"),
-        ({"completion": ""}, "completion"), ({"precision": "int8"}, "precision"), ({"speed": 1}, "speed"),
-        ({"checkpointing": "no"}, "checkpointing"), ({"compile": 1}, "compile"), ({"tokens": 0}, "tokens"),
+        ({"rate": 0}, "rate"),
+        ({"rate": float("nan")}, "rate"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"clip": -1}, "clip"),
+        ({"passes": 0}, "passes"),
+        ({"window": 65}, "window"),
+        ({"order": "last"}, "order"),
+        ({"seed": "a"}, "seed"),
+        ({"repeats": "steps", "reuse": 2}, "grouped"),
+        ({"repeats": "grouped", "reuse": 2, "windows": 2}, "windows"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"betas": 0.9}, "betas"),
+        ({"betas": (0.9,)}, "betas"),
+        ({"window": 1}, "window .* from 2 on"),
+        ({"completion": 3}, "completion .* got 3"),
+        ({"completion": ""}, "completion"),
+        ({"precision": "int8"}, "precision"),
+        ({"speed": 1}, "speed"),
+        ({"checkpointing": "no"}, "checkpointing"),
+        ({"compile": 1}, "compile"),
+        ({"tokens": 0}, "tokens"),
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_are_refused_by_name(one, settings, message, untouched):
     check = untouched(one.model)
     with pytest.raises(SiftlmError, match=message), one.tuning(**settings):
@@ -204,10 +218,13 @@ def test_everything_that_decided_is_recorded(one):
 @pytest.mark.parametrize(
     ("name", "targets", "most"),
     [
-        ("llama", None, 32), ("gpt2", None, 64), ("opt", "all-linear", 32), ("llama", ["q_proj"], 16),
+        ("llama", None, 32),
+        ("gpt2", None, 64),
+        ("opt", "all-linear", 32),
+        ("llama", ["q_proj"], 16),
         ("llama", r".*\.(q|down)_proj", 32),
     ],
-)  # fmt: skip
+)
 def test_a_rank_beyond_every_layer_is_refused_before_it_costs_anything(name, targets, most):
     one = Controller(tiny.model(name), tiny.tokenizer(), engine="lora", rank=100_000_000, targets=targets)
     with pytest.raises(InvalidInput, match=f"at most {most}, .* got 100000000"):

@@ -7,7 +7,7 @@ import pytest
 
 from siftlm.embedding import embedder
 from siftlm.embedding.gradients_layers import layers_checked
-from siftlm.embedding.gradients_sketch import side_of
+from siftlm.embedding.gradients_sketch import sketch_hash
 from siftlm.errors import InvalidInput, UnknownName
 
 TEXTS = ["rain fell on the harbour", "def add(a, b):", "the dog sleeps, and the dog sleeps " * 3, "tide tide"]
@@ -18,18 +18,18 @@ slow = pytest.mark.slow
 
 
 def test_buckets_are_even_and_drawn_from_the_key():
-    side = side_of("a", 100, 32)
+    side = sketch_hash("a", 100, 32)
     assert sorted(np.bincount(side.buckets, minlength=32)) == [3] * 28 + [4] * 4
     assert set(side.signs) == {-1.0, 1.0}
-    again, other = side_of("a", 100, 32), side_of("b", 100, 32)
+    again, other = sketch_hash("a", 100, 32), sketch_hash("b", 100, 32)
     np.testing.assert_array_equal(side.buckets, again.buckets)
     assert (side.buckets != other.buckets).any()
     assert (side.signs != other.signs).any()
 
 
 def test_few_coordinates_are_spread_over_all_buckets():
-    assert side_of("a", 8, 1000).buckets.max() > 100
-    assert len(set(side_of("a", 8, 1000).buckets.tolist())) == 8
+    assert sketch_hash("a", 8, 1000).buckets.max() > 100
+    assert len(set(sketch_hash("a", 8, 1000).buckets.tolist())) == 8
 
 
 @pytest.mark.parametrize("layers", ["heads", 3, [], ["head", ""], [1]])
@@ -50,7 +50,8 @@ def test_wrong_settings_are_named_before_anything_is_loaded(setting):
 def explicit(matrix: np.ndarray, name: str, width: int, seed: int = 0) -> np.ndarray:
     """The sketch, entry by entry."""
     out, into = (
-        side_of(f"{seed} {name} {which}", size, width) for which, size in zip(("out", "in"), matrix.shape, strict=True)
+        sketch_hash(f"{seed} {name} {which}", size, width)
+        for which, size in zip(("out", "in"), matrix.shape, strict=True)
     )
     buckets = (out.buckets[:, None] + into.buckets[None, :]) % width
     signed = matrix * out.signs[:, None] * into.signs[None, :]
@@ -62,15 +63,15 @@ def explicit(matrix: np.ndarray, name: str, width: int, seed: int = 0) -> np.nda
 def test_a_sketched_outer_product_is_the_entries_in_their_buckets(outputs, inputs, width):
     import torch
 
-    from siftlm.embedding.gradients_sketch import Sketch, gathered
+    from siftlm.embedding.gradients_sketch import TensorSketch, from_frequency_domain
 
     rng = np.random.default_rng(0)
     deltas, states = rng.normal(size=(6, outputs)), rng.normal(size=(6, inputs))
     rows = np.array([0, 1, 0, 1, 1, 0])
     total = torch.zeros((2, width // 2 + 1, 2))
-    sketch = Sketch("layer", outputs, inputs, width, 0, "cpu")
+    sketch = TensorSketch("layer", outputs, inputs, width, 0, "cpu")
     sketch.add(total, *(torch.tensor(one) for one in (rows, deltas, states)))
-    found = gathered(total, width).numpy()
+    found = from_frequency_domain(total, width).numpy()
     for row in (0, 1):
         plain = deltas[rows == row].T @ states[rows == row]
         np.testing.assert_allclose(found[row], explicit(plain, "layer", width), atol=1e-4)
@@ -82,9 +83,7 @@ def test_inner_products_of_sketches_are_unbiased():
     one, two = rng.normal(size=(2, 20, 9))
     two += 0.5 * one
     truth = float((one * two).sum())
-    estimates = [
-        explicit(one, "layer", 64, seed) @ explicit(two, "layer", 64, seed) for seed in range(400)
-    ]  # fmt: skip
+    estimates = [explicit(one, "layer", 64, seed) @ explicit(two, "layer", 64, seed) for seed in range(400)]
     error = np.std(estimates) / np.sqrt(len(estimates))
     assert abs(np.mean(estimates) - truth) < 4 * error
     # As good as a dense random projection of the whole gradient: the deviation is about ‖A‖ ‖B‖ / √width.
@@ -128,9 +127,15 @@ def layers_of(made) -> list[str]:
 
 
 CASES = [
-    ("gpt2", "head"), ("llama", "head"), ("gpt2", "block"), ("llama", "block"), ("gpt2", "lora"), ("llama", "lora"),
-    ("llama", ["down_proj", "head"]), ("gpt2", ["h.0.attn.c_attn"]),
-]  # fmt: skip
+    ("gpt2", "head"),
+    ("llama", "head"),
+    ("gpt2", "block"),
+    ("llama", "block"),
+    ("gpt2", "lora"),
+    ("llama", "lora"),
+    ("llama", ["down_proj", "head"]),
+    ("gpt2", ["h.0.attn.c_attn"]),
+]
 
 
 @slow
@@ -172,8 +177,10 @@ def test_the_layers_are_those_that_were_named(models):
     assert found("llama", ["layers.0.mlp.up_proj"]) == ["model.layers.0.mlp.up_proj"]
     # In the model's order, each once.
     assert found("llama", ["head", "up_proj", "layers.0.mlp.up_proj"]) == [
-        "model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj", "lm_head",
-    ]  # fmt: skip
+        "model.layers.0.mlp.up_proj",
+        "model.layers.1.mlp.up_proj",
+        "lm_head",
+    ]
     with pytest.raises(UnknownName, match="did you mean 'up_proj'"):
         embedder(f"gradients:{models('llama')}", layers=["up_prj"]).embed(["x"])
 
@@ -185,7 +192,7 @@ def test_few_logits_at_once_change_nothing(models, layers, monkeypatch):
 
     made = embedder(f"gradients:{models('llama')}", layers=layers)
     at_once = made.embed(TEXTS)
-    monkeypatch.setitem(gradients_passes.LOGITS, "cpu", 1000)
+    monkeypatch.setitem(gradients_passes.MAX_GRADIENT_LOGITS, "cpu", 1000)
     np.testing.assert_allclose(made.embed(TEXTS), at_once, atol=1e-6)
 
 
@@ -274,10 +281,18 @@ def test_capped_logits_are_what_the_model_learns_from(tmp_path, models):
 
     _, tokenizer = opened(models("llama"))
     config = transformers.Gemma2Config(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        head_dim=8, intermediate_size=32, max_position_embeddings=64, final_logit_softcapping=0.5,
-        tie_word_embeddings=False, initializer_range=0.5,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        final_logit_softcapping=0.5,
+        tie_word_embeddings=False,
+        initializer_range=0.5,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = transformers.Gemma2ForCausalLM(config).eval()
@@ -349,7 +364,7 @@ def test_a_memory_is_built_and_searched(models, tmp_path):
 
     memory = siftlm.Memory.build(
         TEXTS, tmp_path / "memory", embedder=embedder(f"gradients:{models('llama')}", width=256)
-    )  # fmt: skip
+    )
     found = memory.search(TEXTS[1], n=2)
     assert found[0].text == TEXTS[1]
     assert found[0].score == pytest.approx(1.0, abs=1e-5)
@@ -358,11 +373,11 @@ def test_a_memory_is_built_and_searched(models, tmp_path):
 
 @slow
 def test_the_bundled_model_keeps_its_name(models, monkeypatch):
-    monkeypatch.setattr("siftlm.embedding.resolve.bundled", lambda: models("llama"))
+    monkeypatch.setattr("siftlm.embedding.resolve.bundled_model", lambda: models("llama"))
     made = embedder("gradients:siftlm-tiny", layers="block")
     assert made.name == "gradients:siftlm-tiny"
     assert made.fingerprint == embedder(f"gradients:{models('llama')}", layers="block").fingerprint
     assert embedder("states:siftlm-tiny").name == "states:siftlm-tiny"
-    monkeypatch.setattr("siftlm.embedding.resolve.bundled", lambda: models("llama") / "absent")
+    monkeypatch.setattr("siftlm.embedding.resolve.bundled_model", lambda: models("llama") / "absent")
     with pytest.raises(InvalidInput, match="lacks the model"):
         embedder("gradients:siftlm-tiny")

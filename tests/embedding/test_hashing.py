@@ -126,8 +126,8 @@ def test_a_batch_is_its_texts_one_by_one_bit_for_bit(batch):
 def test_forgetting_words_and_working_in_chunks_change_nothing(monkeypatch):
     batch = [" ".join(f"word{place * step}" for place in range(40)) for step in range(20)]
     whole = HashingEmbedder(width=64).embed(batch)
-    monkeypatch.setattr(hashing, "CHUNK", 300)
-    monkeypatch.setattr(hashing, "REMEMBERED", 50)
+    monkeypatch.setattr(hashing, "CHUNK_CHARACTERS", 300)
+    monkeypatch.setattr(hashing, "MAX_CACHED_WORDS", 50)
     forgetful = HashingEmbedder(width=64)
     np.testing.assert_array_equal(forgetful.embed(batch), whole)
     np.testing.assert_array_equal(forgetful.embed(batch[::-1]), whole[::-1])
@@ -174,7 +174,7 @@ def test_threads_share_an_embedder_and_get_what_one_thread_gets():
     texts = [[f"word{n * 7 % 1000} and word{n * thread % 997} of text {n}" for n in range(400)] for thread in range(8)]
     expected = [HashingEmbedder(width=64).embed(own) for own in texts]
     shared = HashingEmbedder(width=64)
-    with patch.object(hashing, "REMEMBERED", 300), ThreadPoolExecutor(8) as pool:
+    with patch.object(hashing, "MAX_CACHED_WORDS", 300), ThreadPoolExecutor(8) as pool:
         for _ in range(2):
             pieces = [pool.submit(lambda own=own: [shared.embed([text])[0] for text in own]) for own in texts]
             for piece, vectors in zip(pieces, expected, strict=True):

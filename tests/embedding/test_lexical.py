@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from siftlm.embedding import embedder
-from siftlm.embedding.lexical import DIRECTIONS, SETTINGS, WEIGHTS
+from siftlm.embedding.lexical import DIRECTIONS_FILE, SETTINGS_FILE, WEIGHTS_FILE
 from siftlm.embedding.lexical_fitting import fit
 from siftlm.errors import Damaged, InvalidInput
 from siftlm.memory import Memory
@@ -63,13 +63,13 @@ def test_only_space_has_no_direction(folder):
 
 
 def test_against_a_plain_loop(folder):
-    weights, directions = np.load(folder / WEIGHTS), np.load(folder / DIRECTIONS).astype(np.float64)
-    from siftlm.embedding.hashing import hashed_word
+    weights, directions = np.load(folder / WEIGHTS_FILE), np.load(folder / DIRECTIONS_FILE).astype(np.float64)
+    from siftlm.embedding.hashing import word_hash
 
     text = "Harbour, harbour and the ship"
     values = {}
     for word in ("harbour", "and", "the", "ship"):
-        place = hashed_word(word) % len(weights)
+        place = word_hash(word) % len(weights)
         values[place] = (1 + np.log(text.lower().count(word))) * weights[place]
     length = np.sqrt(sum(value**2 for value in values.values()))
     expected = sum(value / length * directions[place] for place, value in values.items())
@@ -101,13 +101,13 @@ def test_what_is_wrong_is_said(folder, tmp_path):
         embedder(f"lexical:{tmp_path / 'nowhere'}")
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
-    (broken / WEIGHTS).unlink()
+    (broken / WEIGHTS_FILE).unlink()
     with pytest.raises(InvalidInput, match=r"holds no lexical embedder: .*weights.npy is missing"):
         embedder(f"lexical:{broken}")
-    (broken / WEIGHTS).write_bytes(b"none")
+    (broken / WEIGHTS_FILE).write_bytes(b"none")
     with pytest.raises(Damaged, match="cannot be read"):
         embedder(f"lexical:{broken}")
-    shutil.copy(folder / WEIGHTS, broken / WEIGHTS)
-    (broken / SETTINGS).write_text(json.dumps({"version": 1, "width": 7, "digest": "x"}))
+    shutil.copy(folder / WEIGHTS_FILE, broken / WEIGHTS_FILE)
+    (broken / SETTINGS_FILE).write_text(json.dumps({"version": 1, "width": 7, "digest": "x"}))
     with pytest.raises(Damaged, match="fit it again"):
         embedder(str(broken))

@@ -8,7 +8,7 @@ import pytest
 
 from siftlm.errors import InvalidInput, SiftlmError, UnknownName
 from siftlm.evaluation import read
-from siftlm.evaluation.corpus import LeftOut
+from siftlm.evaluation.corpus import SkippedRecords
 
 SENTENCE = "a sentence that is long enough to be taken, and a bit of more for the cut"
 
@@ -123,14 +123,15 @@ def test_bad_corpora(rows, settings, error, said):
 
 
 def test_what_no_text_is_made_of_is_counted():
-    missed = LeftOut()
+    missed = SkippedRecords()
     rows = [*corpus(each=2), {"text": "short"}, {"text": "short too"}, {"text": 3}]
     assert len(read(rows, left_out=missed)) == 4
     assert (missed.unreadable, missed.short) == (1, 2)
     assert missed.sentence().startswith("left out of the corpus: 1 could not be read (")
     assert missed.sentence().endswith("; 2 have fewer than 40 characters")
-    assert (LeftOut().sentence(), LeftOut(short=1).sentence(9)) == (
-        "", "left out of the corpus: 1 has fewer than 9 characters"
-    )  # fmt: skip
+    assert (SkippedRecords().sentence(), SkippedRecords(short=1).sentence(9)) == (
+        "",
+        "left out of the corpus: 1 has fewer than 9 characters",
+    )
     with pytest.raises(InvalidInput, match="1 could not be read"):
         read([{"text": 3}])

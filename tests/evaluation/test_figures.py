@@ -18,7 +18,7 @@ DOMAINS = ("code", "prose")
 
 
 def of(found, **changes):
-    return results.of_records(found, question(**changes))
+    return results.results_from_records(found, question(**changes))
 
 
 def macro(found, method, value):
@@ -67,8 +67,9 @@ def test_noise_groups_what_differs_in_nothing_else():
     found = records(methods)
     chart = figures.over_noise(of(found), "")
     assert {name: [x for x, _ in line] for name, line in chart.lines.items()} == {
-        "sift": [0.1, figures.NOISE], "sift+k=50": [0.1, 10.0]
-    }  # fmt: skip
+        "sift": [0.1, figures.DEFAULT_NOISE],
+        "sift+k=50": [0.1, 10.0],
+    }
     expected = macro(found, "sift+noise=0.1", lambda one: one["curve"][-1][1])
     assert dict(chart.lines["sift"])[0.1] == pytest.approx(expected)
     assert figures.over_noise(of(records(("nn", "sift"))), "") is None
@@ -76,14 +77,11 @@ def test_noise_groups_what_differs_in_nothing_else():
 
 def test_memories_of_several_sizes():
     found = records()
-    it = [
-        of(found, memory={"passages": size, "embedder": "hashing"})
-        for size in (1000, 10, 100)
-    ]  # fmt: skip
-    chart = figures.over_memory(results.common(it), "")
+    it = [of(found, memory={"passages": size, "embedder": "hashing"}) for size in (1000, 10, 100)]
+    chart = figures.over_memory(results.on_common_texts(it), "")
     assert [x for x, _ in chart.lines["sift"]] == [10, 100, 1000]
     assert chart.log
-    assert figures.over_memory(results.common(it[:1] * 2), "") is None
+    assert figures.over_memory(results.on_common_texts(it[:1] * 2), "") is None
 
 
 def test_a_chart_as_a_table_has_all_its_points():
@@ -118,10 +116,10 @@ def test_the_interval_of_a_correlation_holds_it_as_often_as_it_says(true):
     for _ in range(300):
         x = rng.normal(size=40)
         y = true * x + math.sqrt(1 - true**2) * rng.normal(size=40)
-        found = statistics.of_correlation(statistics.rank_correlation(x, y), 40)
+        found = statistics.correlation_interval(statistics.rank_correlation(x, y), 40)
         held += found.low <= 6 / math.pi * math.asin(true / 2) <= found.high  # Spearman's of a normal distribution
     assert 0.91 <= held / 300 <= 0.985
-    three = statistics.of_correlation(1.0, 3)
+    three = statistics.correlation_interval(1.0, 3)
     assert (three.low, three.high) == (-1, 1)
 
 
@@ -142,7 +140,7 @@ def test_the_stop_is_the_published_rule(alpha):
             if one.uncertainty[n] ** 0.5 > 1 / (alpha * n):
                 expected = n - 1
                 break
-        assert foresight.stop(one, alpha) == expected
+        assert foresight.adaptive_stop(one, alpha) == expected
 
 
 def test_the_adaptive_stop_is_compared_at_equal_steps():
@@ -151,7 +149,7 @@ def test_the_adaptive_stop_is_compared_at_equal_steps():
     table = foresight.stopping_table(it, it.draws(), "")
     assert len(table.rows) > 3
     for alpha, steps, adaptive, fixed, gap, _ in table.rows:
-        stops = {one["text"]: foresight.stop(Measured.of(one), float(alpha)) for one in found}
+        stops = {one["text"]: foresight.adaptive_stop(Measured.of(one), float(alpha)) for one in found}
         assert steps == pytest.approx(np.mean(list(stops.values())))
 
         def at(one, where):
@@ -176,7 +174,7 @@ def test_the_rule_is_not_tried_where_steps_are_not_picks():
 
 def test_factors_are_equally_far_apart_on_a_logarithmic_axis():
     series = [pages.Series("s", [(0.01, 3.0), (0.1, 2.0), (1.0, 1.0), (1000.0, 1.5)])]
-    drawn = pages.chart(series, title="t", x_name="x", y_name="y", log=True)
+    drawn = pages.line_chart(series, title="t", x_name="x", y_name="y", log=True)
     (points,) = re.findall(r'<polyline points="([^"]*)"', drawn)
     xs = [float(point.split(",")[0]) for point in points.split()]
     assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
@@ -189,8 +187,8 @@ def test_factors_are_equally_far_apart_on_a_logarithmic_axis():
 
 
 def test_a_picture_of_its_own_is_whole_and_has_its_colours():
-    drawn = pages.chart([pages.Series("<s>", [(0, 1), (1, 2)])], title="a & b", x_name="x", y_name="y")
-    root = ElementTree.fromstring(pages.alone(drawn))
+    drawn = pages.line_chart([pages.Series("<s>", [(0, 1), (1, 2)])], title="a & b", x_name="x", y_name="y")
+    root = ElementTree.fromstring(pages.standalone_svg(drawn))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert "--b:" in root[0].text
     assert "prefers-color-scheme: dark" in root[0].text
@@ -199,15 +197,15 @@ def test_a_picture_of_its_own_is_whole_and_has_its_colours():
 
 def test_a_picture_shows_as_many_lines_as_can_be_told_apart():
     lines = {f"m+noise={at}": ((0.0, 1.0), (1.0, float(at))) for at in range(12)}
-    shown = writing.chosen({**lines, "plain": ((0.0, 1.0), (1.0, 99.0))})
-    assert list(shown) == [*(f"m+noise={at}" for at in range(writing.DRAWN - 1)), "plain"]
-    for names in (["nn", "sift", "mmr", "dpp", "hull"], [f"m{at}" for at in range(writing.DRAWN)]):
+    shown = writing.drawn_lines({**lines, "plain": ((0.0, 1.0), (1.0, 99.0))})
+    assert list(shown) == [*(f"m+noise={at}" for at in range(writing.MAX_DRAWN_LINES - 1)), "plain"]
+    for names in (["nn", "sift", "mmr", "dpp", "hull"], [f"m{at}" for at in range(writing.MAX_DRAWN_LINES)]):
         assert len({writing.colour_of(name, names) for name in names}) == len(names)
 
 
 def test_names_stay_apart_and_within_the_picture():
     series = [pages.Series(f"m{at}", [(0, 100.0), (1, 50.0 + at / 100)]) for at in range(8)]
-    drawn = pages.chart(series, title="t", x_name="x", y_name="y", size=(720, 320))
+    drawn = pages.line_chart(series, title="t", x_name="x", y_name="y", size=(720, 320))
     places = sorted(float(y) for y in re.findall(r'y="([\d.]+)" style="fill', drawn))
     assert all(later - earlier >= 14.9 for earlier, later in itertools.pairwise(places))
     assert 4 < places[0] < places[-1] <= 320 - 36 + 4
@@ -215,7 +213,7 @@ def test_names_stay_apart_and_within_the_picture():
 
 def test_intervals_are_drawn_where_they_are():
     rows = [("a", -2.0, -3.0, -1.0, "e"), ("b", 1.0, -1.0, 3.0, "d"), ("c", math.nan, math.nan, math.nan, "d")]
-    drawn = pages.intervals(rows, title="t", x_name="x")
+    drawn = pages.interval_chart(rows, title="t", x_name="x")
     lines = [[float(pair.split(",")[0]) for pair in one.split()] for one in re.findall(r'points="([^"]*)"', drawn)]
     dots = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', drawn)]
     assert len(lines) == len(dots) == 2
@@ -225,4 +223,4 @@ def test_intervals_are_drawn_where_they_are():
         assert dot - low == pytest.approx(scale * (row[1] - row[2]), abs=0.2)
     (zero,) = re.findall(r'x1="([\d.]+)" x2="[\d.]+" y1="4" y2="\d+" style', drawn)
     assert float(zero) == pytest.approx(dots[0] + 2 * scale, abs=0.2)
-    assert pages.intervals(rows[2:], title="t", x_name="x") == ""
+    assert pages.interval_chart(rows[2:], title="t", x_name="x") == ""

@@ -15,8 +15,8 @@ import pytest
 
 from siftlm.errors import Conflict, InvalidInput, Unwritable
 from siftlm.evaluation.folder import RunFolder, question_of, records_of
-from siftlm.evaluation.sound import is_record
-from siftlm.evaluation.writing import put
+from siftlm.evaluation.sound import is_valid_record
+from siftlm.evaluation.writing import write_files
 
 QUESTION = {"model": {"name": "tiny"}, "protocol": {"name": "split", "n": 5}}
 
@@ -44,7 +44,7 @@ def test_a_line_that_was_torn_at_any_byte_costs_that_line_alone(tmp_path):
     for end in range(len(whole), len(both)):
         log.write_bytes(both[:end])
         again = RunFolder(tmp_path)
-        again.catch_up()
+        again.refresh()
         assert list(again.records.values()) == [record("one")]
         again.add(record("three"))
         # All of a line but its end is a result as well.
@@ -59,11 +59,11 @@ def test_another_process_that_wrote_meanwhile_is_heard_of(tmp_path):
     with RunFolder.begin(tmp_path, QUESTION) as folder:
         with open(tmp_path / "records.jsonl", "ab") as file:
             file.write(json.dumps(record("one")).encode() + b'\n{"text": "two", "met')
-        folder.catch_up()
+        folder.refresh()
         assert folder.records.keys() == {("one", "nn")}
         with open(tmp_path / "records.jsonl", "ab") as file:
             file.write(b'hod": "nn", "base": 2.0, "curve": [[0, 2.0]]}\n')
-        folder.catch_up()
+        folder.refresh()
         assert folder.records.keys() == {("one", "nn"), ("two", "nn")}
 
 
@@ -73,7 +73,7 @@ def test_what_another_process_wrote_is_looked_at_before_ours_is_written(tmp_path
             raise Conflict("rate=2")
 
     with RunFolder.begin(tmp_path, QUESTION) as folder, RunFolder.begin(tmp_path, QUESTION) as other:
-        folder.look_at_each(look)
+        folder.add_record_check(look)
         other.add(record("one", settings={"rate": 2}))
         with pytest.raises(Conflict, match="rate=2"):
             folder.add(record("two"))
@@ -95,13 +95,39 @@ def test_a_damaged_line_counts_for_nothing(tmp_path, damage):
 
 
 DAMAGE = [
-    {"curve": 5}, {"curve": []}, {"curve": [["a", 1]]}, {"curve": [[0]]}, {"curve": [[0, "x"]]}, {"curve": [[-1, 1.0]]},
-    {"text": ["a"]}, {"text": ""}, {"text": "\ud800"}, {"method": 3}, {"domain": 7}, {"base": "2"}, {"base": True},
-    {"base": [1]}, {"base": math.inf}, {"bytes": -1}, {"bytes": "12"}, {"bytes": 10**400}, {"tokens": 1.5},
-    {"rows": "abc"}, {"rows": [1, None]}, {"rows": [-1]}, {"scores": 5}, {"uncertainty": [None]}, {"learned": {}},
-    {"losses": ["a"]}, {"seconds": 3}, {"seconds": {"tune": "1"}}, {"extra": []}, {"settings": [1]}, {"ended": None},
+    {"curve": 5},
+    {"curve": []},
+    {"curve": [["a", 1]]},
+    {"curve": [[0]]},
+    {"curve": [[0, "x"]]},
+    {"curve": [[-1, 1.0]]},
+    {"text": ["a"]},
+    {"text": ""},
+    {"text": "\ud800"},
+    {"method": 3},
+    {"domain": 7},
+    {"base": "2"},
+    {"base": True},
+    {"base": [1]},
+    {"base": math.inf},
+    {"bytes": -1},
+    {"bytes": "12"},
+    {"bytes": 10**400},
+    {"tokens": 1.5},
+    {"rows": "abc"},
+    {"rows": [1, None]},
+    {"rows": [-1]},
+    {"scores": 5},
+    {"uncertainty": [None]},
+    {"learned": {}},
+    {"losses": ["a"]},
+    {"seconds": 3},
+    {"seconds": {"tune": "1"}},
+    {"extra": []},
+    {"settings": [1]},
+    {"ended": None},
     {"copies": True},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=repr)
@@ -128,7 +154,7 @@ def test_the_kept_records_of_the_study_all_count():
     assert kept
     for one in kept:
         lines = gzip.decompress(one.read_bytes()).splitlines()
-        assert all(is_record(json.loads(line)) for line in lines), one.parent.name
+        assert all(is_valid_record(json.loads(line)) for line in lines), one.parent.name
 
 
 @pytest.mark.parametrize(
@@ -232,14 +258,14 @@ def test_a_place_that_cannot_be_written_to_is_said(tmp_path):
     with pytest.raises(Unwritable, match="file"):
         RunFolder.begin(tmp_path / "file" / "run", QUESTION)
     with pytest.raises(Unwritable, match="is a file, and a report is a folder"):
-        put({"report.md": ""}, tmp_path / "file")
+        write_files({"report.md": ""}, tmp_path / "file")
 
 
 CLAIM = """
 import sys
 from siftlm.evaluation.folder import RunFolder
 folder = RunFolder.begin(sys.argv[1], {"model": {"name": "tiny"}, "protocol": {"name": "split", "n": 5}})
-with folder.claimed("one", "nn") as mine:
+with folder.claim("one", "nn") as mine:
     print(mine, flush=True)
     sys.stdin.readline()
 """
@@ -254,17 +280,17 @@ def test_what_one_process_is_at_no_other_begins_until_that_ends_however_it_ends(
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
         with RunFolder.begin(tmp_path, QUESTION) as folder:
-            with folder.claimed("one", "nn") as mine:
+            with folder.claim("one", "nn") as mine:
                 assert not mine
-            with folder.claimed("one", "sift") as mine, folder.claimed("two", "nn") as too:
+            with folder.claim("one", "sift") as mine, folder.claim("two", "nn") as too:
                 assert mine
                 assert too
             folder.add(record("two"))  # a claim does not keep anybody from writing
             other.kill()
             other.wait()
-            with folder.claimed("one", "nn") as mine:
+            with folder.claim("one", "nn") as mine:
                 assert mine
-            with folder.claimed("two", "nn") as mine:
+            with folder.claim("two", "nn") as mine:
                 assert not mine, "it is done"
     finally:
         other.kill()

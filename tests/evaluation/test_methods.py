@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.evaluation.methods import parse, parse_all
+from siftlm.evaluation.methods import parse_method, parse_methods
 
 
 @pytest.mark.parametrize(
@@ -23,23 +23,23 @@ from siftlm.evaluation.methods import parse, parse_all
     ],
 )
 def test_settings_of_a_label(label, settings):
-    found = parse(label)
+    found = parse_method(label)
     assert found.settings == settings
     assert found.label == label.strip()
     assert found.way is None
 
 
 def test_a_way_has_its_own_settings():
-    assert parse("context+method=nearest+noise=2").settings == {"method": "nearest", "noise": 2}
-    assert parse("base").way.name == "base"
-    assert parse("calibrated+n_=1").calibrated
+    assert parse_method("context+method=nearest+noise=2").settings == {"method": "nearest", "noise": 2}
+    assert parse_method("base").way.name == "base"
+    assert parse_method("calibrated+n_=1").calibrated
 
 
 def test_several_are_split_between_brackets_only():
-    found = [one.label for one in parse_all("base, nn+betas=(0.9,0.99)+rate=1e-4 ,,sift+known=['a','b']")]
+    found = [one.label for one in parse_methods("base, nn+betas=(0.9,0.99)+rate=1e-4 ,,sift+known=['a','b']")]
     assert found == ["base", "nn+betas=(0.9,0.99)+rate=1e-4", "sift+known=['a','b']"]
-    assert [one.label for one in parse_all(["base", "nn"])] == ["base", "nn"]
-    assert len(parse_all("sift+replacement=1,sift+replacement=True")) == 2  # once, and as often as one likes
+    assert [one.label for one in parse_methods(["base", "nn"])] == ["base", "nn"]
+    assert len(parse_methods("sift+replacement=1,sift+replacement=True")) == 2  # once, and as often as one likes
 
 
 @pytest.mark.parametrize(
@@ -63,16 +63,16 @@ def test_several_are_split_between_brackets_only():
 )
 def test_a_wrong_label_is_refused(labels, error, said):
     with pytest.raises(error, match=said):
-        parse_all(labels)
+        parse_methods(labels)
 
 
 def test_a_file_is_called_by_its_name_without_its_folder(tmp_path):
     way = (
-        'from siftlm.evaluation.ways import Measured, way\n@way("any", "")\n'
+        'from siftlm.evaluation import Measured, baseline\n@baseline("any", "")\n'
         "def one(case, by=1):\n    return Measured(1.0, {0: 1.0}, 1, 1)\n"
     )
     for name in ("mine.py", "sift.py"):
         (tmp_path / name).write_text(way)
-    assert [one.label for one in parse_all(f"{tmp_path}/mine.py, {tmp_path}/mine.py+by=2")] == ["mine", "mine+by=2"]
+    assert [one.label for one in parse_methods(f"{tmp_path}/mine.py, {tmp_path}/mine.py+by=2")] == ["mine", "mine+by=2"]
     with pytest.raises(InvalidInput, match=r"sift\.py: sift is a method already"):
-        parse(f"{tmp_path}/sift.py")
+        parse_method(f"{tmp_path}/sift.py")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calibration.worlds import words
-from siftlm.evaluation.overlap import giveaways
+from siftlm.evaluation.overlap import leaked_rows
 from siftlm.memory import Memory
 
 PROMPT = " ".join(words(1, "p", 40))
@@ -29,13 +29,13 @@ def memory(tmp_path):
 
 
 def test_pieces_of_either_part_and_across_the_cut_are_found(memory):
-    assert giveaways(memory, [PROMPT, SCORED], WHOLE) == [0, 1, 2, 3]
-    assert giveaways(memory, [PROMPT, SCORED]) == [0, 1, 2]
-    assert giveaways(memory, [SCORED]) == [0, 2]
-    assert giveaways(memory, [" ".join(words(9, "p", 20))]) == []
-    assert giveaways(memory, [" ", ""]) == []
+    assert leaked_rows(memory, [PROMPT, SCORED], WHOLE) == [0, 1, 2, 3]
+    assert leaked_rows(memory, [PROMPT, SCORED]) == [0, 1, 2]
+    assert leaked_rows(memory, [SCORED]) == [0, 2]
+    assert leaked_rows(memory, [" ".join(words(9, "p", 20))]) == []
+    assert leaked_rows(memory, [" ", ""]) == []
 
 
 def test_a_piece_without_a_direction_and_an_empty_memory_have_none(tmp_path):
     empty = Memory.create(tmp_path / "empty")
-    assert giveaways(empty, [PROMPT, SCORED], WHOLE) == []
+    assert leaked_rows(empty, [PROMPT, SCORED], WHOLE) == []

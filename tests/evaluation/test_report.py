@@ -17,8 +17,8 @@ import pytest
 from evaluation.invented import question, records, saved
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.evaluation import passages, results, writing
-from siftlm.evaluation.comparison import reference
-from siftlm.evaluation.report import compose, report
+from siftlm.evaluation.comparison import reference_method
+from siftlm.evaluation.report import compose_report, report
 
 METHODS = ("base", "context", "nn", "sift", "sift+noise=0.1")
 
@@ -61,7 +61,7 @@ def test_runs_of_one_memory_are_put_together(run, tmp_path):
 
 
 def test_the_page_needs_nothing_else(run, tmp_path):
-    page = writing.to_html(report([run]))
+    page = writing.report_to_html(report([run]))
     assert not re.search(r"<script|<link|<img|https?://|src=|url\(", page)
     assert page.count("<svg") == 6  # differences, steps, tokens, seconds, λ, uncertainty
     depth: list[str] = []
@@ -89,7 +89,7 @@ def test_every_table_says_what_it_is_of(run):
 def test_every_table_and_figure_has_its_files(run, tmp_path):
     made = report([run])
     files = {str(path.relative_to(tmp_path)) for path in writing.write(made, tmp_path)}
-    assert files == set(bytes_of(tmp_path)) - {writing.WRITTEN}
+    assert files == set(bytes_of(tmp_path)) - {writing.WRITTEN_FILES_LIST}
     parts = [part for _, some in made.sections for part in some]
     names = [part.name for part in parts]
     assert len(set(names)) == len(names)
@@ -107,7 +107,7 @@ def test_a_narrower_report_leaves_nothing_of_the_one_before(run, tmp_path):
     own = tmp_path / "a" / "tables" / "mine.csv"
     own.write_text("somebody's")
     (tmp_path / "kept.csv").write_text("not of the report")
-    listed = tmp_path / "a" / writing.WRITTEN
+    listed = tmp_path / "a" / writing.WRITTEN_FILES_LIST
     listed.write_text(listed.read_text() + "../kept.csv\ntables/../../kept.csv\n")
     writing.write(report([run], methods=["nn"]), tmp_path / "a")
     writing.write(report([run], methods=["nn"]), tmp_path / "b")
@@ -145,10 +145,12 @@ def test_fewer_texts_than_steps_are_said(tmp_path):
 def test_no_folder_of_a_machine_is_named(tmp_path):
     away = "/somewhere/deep"
     run = saved(
-        tmp_path / "run", records(),
-        model={"name": f"{away}/gpt2", "parameters": 5}, corpus={"name": f"{away}/test.jsonl"},
+        tmp_path / "run",
+        records(),
+        model={"name": f"{away}/gpt2", "parameters": 5},
+        corpus={"name": f"{away}/test.jsonl"},
         memory={"passages": 7, "embedder": f"{away}/minilm", "contents": "c"},
-    )  # fmt: skip
+    )
     writing.write(report([run]), tmp_path / "out")
     for content in bytes_of(tmp_path / "out").values():
         assert away.encode() not in content
@@ -168,10 +170,10 @@ def test_another_process_writes_the_same_bytes(run, tmp_path):
 
 
 def test_only_the_base_model_is_a_report_too():
-    made = compose(results.of_records(records(("base",)), question()))
+    made = compose_report(results.results_from_records(records(("base",)), question()))
     assert made.main.name == "absolute"
     assert made.sentences == []
-    assert "<h1>" in writing.to_html(made)
+    assert "<h1>" in writing.report_to_html(made)
 
 
 def test_left_out_texts_are_said(tmp_path):
@@ -180,11 +182,11 @@ def test_left_out_texts_are_said(tmp_path):
 
 
 def test_the_reference_is_nn_or_what_was_asked():
-    it = results.of_records(records(METHODS), question())
-    assert (reference(it), reference(it, "sift")) == ("nn", "sift")
-    assert reference(results.of_records(records(("sift",)), question())) == "base"
+    it = results.results_from_records(records(METHODS), question())
+    assert (reference_method(it), reference_method(it, "sift")) == ("nn", "sift")
+    assert reference_method(results.results_from_records(records(("sift",)), question())) == "base"
     with pytest.raises(UnknownName, match="unknown method of this run 'knn'"):
-        compose(it, against="knn")
+        compose_report(it, against="knn")
 
 
 def test_what_is_no_run_is_said(run, tmp_path):
@@ -218,13 +220,17 @@ def test_the_weight_of_an_interpolation_is_chosen_on_other_texts():
     nats = [[100.0, 200.0], [300.0, 10.0], [300.0, 20.0], [300.0, 30.0]]
     for one, own in list(zip(found, nats, strict=True)):
         found.append(
-            {**one, "method": "interpolation", "curve": [[0, one["base"]], [10, one["base"]]],
-             "extra": {"weights": weights, "nats": own}}
-        )  # fmt: skip
-    it = results.of_records(found, question())
+            {
+                **one,
+                "method": "interpolation",
+                "curve": [[0, one["base"]], [10, one["base"]]],
+                "extra": {"weights": weights, "nats": own},
+            }
+        )
+    it = results.results_from_records(found, question())
     for one, own, bits in zip(found[:4], nats, it.tuned("interpolation"), strict=True):
         assert bits == pytest.approx(own[1] / math.log(2) / one["bytes"])
-    assert any("best on all other texts" in line for line in compose(it).about)
+    assert any("best on all other texts" in line for line in compose_report(it).about)
 
 
 def test_a_weighted_mean_is_in_the_sentences(tmp_path):
@@ -259,17 +265,17 @@ def memory(tmp_path_factory):
 
 
 def of_memory(memory, found):
-    from siftlm.evaluation.identity import contents_of
-    from siftlm.evaluation.identity import of_memory as identity
+    from siftlm.evaluation.identity import contents_fingerprint
+    from siftlm.evaluation.identity import memory_fingerprint as identity
 
-    known = {**identity(memory), "contents": contents_of(memory)}
-    return results.of_records(found, question(memory=known))
+    known = {**identity(memory), "contents": contents_fingerprint(memory)}
+    return results.results_from_records(found, question(memory=known))
 
 
 def test_a_page_shows_what_each_method_chose(memory):
     found = records(METHODS)
     it = of_memory(memory, found)
-    ((name, page),) = passages.pages_of(it, memory, ["worst"]).items()
+    ((name, page),) = passages.passage_pages(it, memory, ["worst"]).items()
     share = {(r["text"], r["method"]): r["curve"][-1][1] / r["base"] for r in found}
     gaps = {text: share[text, "sift"] - share[text, "nn"] for text in it.texts}
     worst = max(gaps, key=gaps.get)
@@ -278,23 +284,25 @@ def test_a_page_shows_what_each_method_chose(memory):
     for row in set(one["rows"]):
         assert f"Passage number {row} about &lt;" in page
     assert page.count("<li ") == 10 * 4
-    assert list(passages.pages_of(it, memory, ["best"])) == [f"texts/{min(gaps, key=gaps.get)}.html"]
+    assert list(passages.passage_pages(it, memory, ["best"])) == [f"texts/{min(gaps, key=gaps.get)}.html"]
 
 
 def test_the_text_itself_is_shown_from_its_corpus(memory):
     from siftlm.evaluation.corpus import read
 
-    corpus = [{"text": f"The keeper of light {at} <writes> a log by day and by night.", "meta": {"domain": "code"}}
-              for at in range(3)]  # fmt: skip
+    corpus = [
+        {"text": f"The keeper of light {at} <writes> a log by day and by night.", "meta": {"domain": "code"}}
+        for at in range(3)
+    ]
     ids = {one.id: one.text for one in read(corpus, longest=50)}
     found = [{**one, "text": name} for name in ids for one in records(per_domain=1)[:3]]
     it = of_memory(memory, found)
     it = replace(it, question={**it.question, "corpus": {"name": "c", "domain": "domain", "longest": 50}})
-    for name, page in passages.pages_of(it, memory, list(ids), corpus=corpus).items():
+    for name, page in passages.passage_pages(it, memory, list(ids), corpus=corpus).items():
         shown = html.unescape("".join(re.findall(r"<h3>(?:The prompt|What is scored)</h3><pre>(.*?)</pre>", page)))
         assert shown == ids[Path(name).stem]
     with pytest.raises(InvalidInput, match="is not in the corpus"):
-        passages.pages_of(of_memory(memory, records()), memory, ["worst"], corpus=corpus)
+        passages.passage_pages(of_memory(memory, records()), memory, ["worst"], corpus=corpus)
 
 
 def shown(memory, corpus, corpus_of_run, ids):
@@ -306,7 +314,7 @@ def shown(memory, corpus, corpus_of_run, ids):
         Path(name).stem: html.unescape(
             "".join(re.findall(r"<h3>(?:The prompt|What is scored)</h3><pre>(.*?)</pre>", page))
         )
-        for name, page in passages.pages_of(it, memory, list(ids), corpus=corpus).items()
+        for name, page in passages.passage_pages(it, memory, list(ids), corpus=corpus).items()
     }
 
 
@@ -368,8 +376,10 @@ def test_texts_cut_to_another_length_are_not_put_together(tmp_path):
     assert report([one, unknown]).results.question["corpus"]["longest"] == 1000
     other = saved(tmp_path / "d", records(), corpus={"name": "more.jsonl", "domain": "subset", "longest": 1000})
     assert report([one, other]).results.question["corpus"] == {
-        "name": "toys.jsonl and more.jsonl", "domain": "subset", "longest": 1000
-    }  # fmt: skip
+        "name": "toys.jsonl and more.jsonl",
+        "domain": "subset",
+        "longest": 1000,
+    }
     with pytest.raises(Conflict, match=r"c: has longest=None, and .*a has 1000"):
         report([one, cut("c", longest=None)])
 
@@ -396,26 +406,27 @@ def test_results_of_two_versions_of_a_file_are_not_put_together(tmp_path):
 
 def test_a_text_is_found_by_the_beginning_of_its_id(memory):
     it = of_memory(memory, records())
-    assert list(passages.pages_of(it, memory, ["code-003", "prose-00" + "1"])) == [
-        "texts/code-003.html", "texts/prose-001.html"
-    ]  # fmt: skip
+    assert list(passages.passage_pages(it, memory, ["code-003", "prose-00" + "1"])) == [
+        "texts/code-003.html",
+        "texts/prose-001.html",
+    ]
     with pytest.raises(UnknownName, match="unknown text of this run 'code'"):
-        passages.pages_of(it, memory, ["code"])
+        passages.passage_pages(it, memory, ["code"])
 
 
 def test_an_id_cannot_lead_out_of_the_folder(memory):
     found = [{**one, "text": f"../../{one['text']}"} for one in records()]
-    (name,) = passages.pages_of(of_memory(memory, found), memory, ["worst"])
+    (name,) = passages.passage_pages(of_memory(memory, found), memory, ["worst"])
     assert re.fullmatch(r"texts/[\w-]+\.html", name)
 
 
 def test_another_memory_is_refused(memory):
-    it = results.of_records(records(), question())
+    it = results.results_from_records(records(), question())
     with pytest.raises(Conflict, match="its rows are not those"):
-        passages.pages_of(it, memory, ["worst"])
+        passages.passage_pages(it, memory, ["worst"])
 
 
 def test_a_report_holds_no_text_unless_it_is_asked_for(memory, tmp_path):
-    writing.write(compose(of_memory(memory, records())), tmp_path)
+    writing.write(compose_report(of_memory(memory, records())), tmp_path)
     assert all(b"Passage number" not in content for content in bytes_of(tmp_path).values())
     assert not Path(tmp_path / "texts").exists()

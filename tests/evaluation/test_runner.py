@@ -292,8 +292,8 @@ def test_a_record_is_read_back_as_it_was():
 
 def test_a_way_of_ones_own(memory, tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from siftlm.evaluation.ways import Measured, way\n"
-        '@way("mine", "half of it")\n'
+        "from siftlm.evaluation import Measured, baseline\n"
+        '@baseline("mine", "half of it")\n'
         "def mine(case, share=0.5):\n"
         "    base = case.model.controller.likelihood(case.scored, after=case.before)\n"
         "    bits = base.bits_per_byte\n"
@@ -316,8 +316,8 @@ WRONG = {
 @pytest.mark.parametrize("ending", WRONG)
 def test_a_way_of_ones_own_that_is_wrong_is_told_so_and_leaves_no_record(memory, tmp_path, ending):
     (tmp_path / "mine.py").write_text(
-        "from siftlm.evaluation.ways import Measured, way\n"
-        '@way("mine", "wrong")\n'
+        "from siftlm.evaluation import Measured, baseline\n"
+        '@baseline("mine", "wrong")\n'
         "def mine(case):\n"
         "    base = case.model.controller.likelihood(case.scored, after=case.before); bits = base.bits_per_byte\n"
         f"    {ending}\n"
@@ -337,8 +337,8 @@ def test_a_protocol_that_no_text_is_long_enough_for(memory, tmp_path):
 def test_a_way_whose_file_was_changed_is_another_one(memory, tmp_path, signature):
     file = tmp_path / "mine.py"
     text = (
-        "from siftlm.evaluation.ways import Measured, way\n"
-        '@way("mine", "some of it")\n'
+        "from siftlm.evaluation import Measured, baseline\n"
+        '@baseline("mine", "some of it")\n'
         f"def mine({signature}):\n"
         "    return Measured(1.0, {0: 1.0, case.points[-1]: by}, 10, 5)\n"
     )
@@ -399,9 +399,13 @@ def test_adapters_of_many_texts_at_once_are_those_of_one_at_a_time(tmp_path):
     for folder, some in (("together", [texts]), ("alone", [[one] for one in texts])):
         for batch in some:
             evaluate(
-                LocalModel(controller, memory, precision="float32"), batch, "base,nn,sift", into=tmp_path / folder,
-                protocol=Protocol(n=4, at=(1, 2)), progress=False,
-            )  # fmt: skip
+                LocalModel(controller, memory, precision="float32"),
+                batch,
+                "base,nn,sift",
+                into=tmp_path / folder,
+                protocol=Protocol(n=4, at=(1, 2)),
+                progress=False,
+            )
     together, alone = known(tmp_path / "together"), known(tmp_path / "alone")
     assert len(together) == len(alone) == 12
     for one, other in zip(together, alone, strict=True):

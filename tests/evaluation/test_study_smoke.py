@@ -36,9 +36,27 @@ def memory(tmp_path_factory):
 
 def command(memory, into, *more):
     return [
-        sys.executable, "-m", "siftlm", "eval", "--memory", str(memory), "--test", "sample", "--per-domain", "1",
-        "--longest", "600", "--methods", ",".join(METHODS), "-n", str(N), "--out", str(into), "--quiet", *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "siftlm",
+        "eval",
+        "--memory",
+        str(memory),
+        "--test",
+        "sample",
+        "--per-domain",
+        "1",
+        "--longest",
+        "600",
+        "--methods",
+        ",".join(METHODS),
+        "-n",
+        str(N),
+        "--out",
+        str(into),
+        "--quiet",
+        *more,
+    ]
 
 
 def run(*words):

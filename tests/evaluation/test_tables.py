@@ -21,7 +21,7 @@ from siftlm.evaluation.tables import Column, Table
 
 
 def of(found, methods=None):
-    return results.of_records(found, question(), methods)
+    return results.results_from_records(found, question(), methods)
 
 
 def cell(table, row, column):
@@ -48,8 +48,10 @@ def test_markdown_holds_the_cells_and_no_markup_of_names():
 def test_csv_gives_the_ends_of_intervals_columns_of_their_own():
     text = tables.to_csv(made(("a,b", Mean(1.23456789, 1, math.nan)), ("c", None)))
     assert list(csv.reader(io.StringIO(text))) == [
-        ["name", "figure", "figure low", "figure high"], ["a,b", "1.23457", "1", ""], ["c", "", "", ""]
-    ]  # fmt: skip
+        ["name", "figure", "figure low", "figure high"],
+        ["a,b", "1.23457", "1", ""],
+        ["c", "", "", ""],
+    ]
 
 
 def test_latex_escapes_what_latex_would_read():
@@ -76,9 +78,13 @@ def test_latex_reads_every_table_and_none_is_wider_than_the_page(tmp_path):
     (tmp_path / "page.tex").write_text(page)
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
-        cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True,
-        errors="replace", check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout
     assert "Missing character" not in done.stdout
@@ -103,8 +109,8 @@ def test_lines_keep_to_the_width_and_lose_no_column(width):
 
 def test_the_least_is_best_and_only_below_the_bound():
     rows = [("a", 3.0, 2.0), ("b", Mean(1, 0, 2), 2.0), ("c", math.nan, None)]
-    assert tables.lowest(rows, [1, 2]) == ((0, 2), (1, 1))
-    assert tables.lowest(rows, [1, 2], below=2) == ((1, 1),)
+    assert tables.lowest_cells(rows, [1, 2]) == ((0, 2), (1, 1))
+    assert tables.lowest_cells(rows, [1, 2], below=2) == ((1, 1),)
 
 
 # --- the figures
@@ -137,15 +143,15 @@ def test_percent_and_absolute_are_those_of_loops():
 
 def test_a_weighted_mean_is_weighted():
     it = of(records(domains=("Github", "ArXiv", "else")))
-    given = weights.weights_of("pile", it.names)
+    given = weights.domain_weights("pile", it.names)
     table = comparison.percent_table(it, it.draws(), "", given)
     expected = (7.59 * cell(table, "Github", "nn").value + 8.96 * cell(table, "ArXiv", "nn").value) / (7.59 + 8.96)
     assert cell(table, "weighted", "nn").value == pytest.approx(expected)
 
 
 def test_the_pile_is_whole():
-    assert len(weights.PILE) == 22
-    assert sum(weights.PILE.values()) == pytest.approx(100, abs=0.05)
+    assert len(weights.PILE_WEIGHTS) == 22
+    assert sum(weights.PILE_WEIGHTS.values()) == pytest.approx(100, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +160,7 @@ def test_the_pile_is_whole():
 )
 def test_bad_weights(given, said):
     with pytest.raises(InvalidInput, match=said):
-        weights.weights_of(given, ["a", "b"])
+        weights.domain_weights(given, ["a", "b"])
 
 
 def test_differences_are_paired():
@@ -208,7 +214,7 @@ def test_equal_methods_are_not_told_apart():
 
 
 def test_few_texts_decide_nothing():
-    it = of(records(per_domain=comparison.FEWEST - 1, gain={"nn": 0.0, "sift": 0.5}))
+    it = of(records(per_domain=comparison.MIN_TEXTS_PER_DOMAIN - 1, gain={"nn": 0.0, "sift": 0.5}))
     one = comparison.difference(it, "sift", "nn", it.draws())
     assert one.mean.high < 0
     assert one.verdict == "not told apart"

@@ -12,7 +12,7 @@ from evaluation.cases import known
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.evaluation import Measured, Protocol, Text, evaluate
 from siftlm.evaluation.folder import records_of
-from siftlm.evaluation.ways.interpolation import at_chosen_weight, chosen_weight, frequency
+from siftlm.evaluation.ways.interpolation import at_chosen_weight, held_out_weights, token_frequencies
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 
@@ -24,9 +24,13 @@ PREFIX = Protocol("prefix", n=4, prefix=200)
 
 def record(text, nats, weights=(0.0, 0.1)):
     return {
-        "text": text, "method": "interpolation", "base": 2.0, "bytes": 10, "curve": [[0, 2.0], [5, 1.9]],
+        "text": text,
+        "method": "interpolation",
+        "base": 2.0,
+        "bytes": 10,
+        "curve": [[0, 2.0], [5, 1.9]],
         "extra": {"weights": list(weights), "nats": nats},
-    }  # fmt: skip
+    }
 
 
 # --- the weight of interpolation
@@ -35,14 +39,14 @@ def record(text, nats, weights=(0.0, 0.1)):
 def test_the_weight_of_a_text_is_never_chosen_on_it():
     generator = np.random.default_rng(0)
     records = [record(str(n), generator.uniform(1, 2, 2).tolist()) for n in range(9)]
-    chosen = chosen_weight(records)
+    chosen = held_out_weights(records)
     for place, one in enumerate(records):
         others = [other["extra"]["nats"] for other in records if other is not one]
         totals = [sum(nats[weight] for nats in others) for weight in range(2)]
         assert chosen[one["text"]] == (0.0, 0.1)[totals.index(min(totals))]
         # Whatever the text itself says changes nothing for it.
         changed = [*records[:place], record(one["text"], [1e6, -1e6]), *records[place + 1 :]]
-        assert chosen_weight(changed)[one["text"]] == chosen[one["text"]]
+        assert held_out_weights(changed)[one["text"]] == chosen[one["text"]]
 
 
 def test_records_at_the_chosen_weight():
@@ -51,17 +55,17 @@ def test_records_at_the_chosen_weight():
     assert [one["extra"]["chosen"] for one in found] == [0.0, 0.1, 0.1]
     assert [one["curve"][-1] for one in found] == [[5, nats / math.log(2) / 10] for nats in (9.0, 2.0, 4.0)]
     assert rows[0]["curve"] == [[0, 2.0], [5, 1.9]], "what is given stays as it is"
-    assert chosen_weight(rows[:1]) == {"a": 0.1}
-    assert chosen_weight([]) == {}
+    assert held_out_weights(rows[:1]) == {"a": 0.1}
+    assert held_out_weights([]) == {}
     with pytest.raises(InvalidInput, match="different weights"):
-        chosen_weight([rows[0], record("b", [1.0], (0.5,))])
+        held_out_weights([rows[0], record("b", [1.0], (0.5,))])
 
 
 def test_frequencies_of_all_tokens_sum_to_one():
-    shares = frequency([[3, 3, 1], [0]], np.arange(7), 7)
+    shares = token_frequencies([[3, 3, 1], [0]], np.arange(7), 7)
     assert shares.sum() == pytest.approx(1)
     assert shares[3] > shares[1] == shares[0] > shares[2] > 0
-    assert frequency([], np.arange(7), 7).tolist() == pytest.approx([1 / 7] * 7)
+    assert token_frequencies([], np.arange(7), 7).tolist() == pytest.approx([1 / 7] * 7)
 
 
 # --- with a model

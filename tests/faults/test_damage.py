@@ -79,9 +79,14 @@ def complaint(path: Path) -> str | None:
 def search(memory: Memory) -> None:
     """Whatever is wrong, only we say so."""
     for settings in (
-        {"method": "sift"}, {"k": None, "method": "nearest"}, {"candidates": "words"}, {"where": {"group": 2}},
-        {"candidates": "both", "where": "n >= 20", "without_copies": True}, {"residual": True}, {"per_document": 1},
-    ):  # fmt: skip
+        {"method": "sift"},
+        {"k": None, "method": "nearest"},
+        {"candidates": "words"},
+        {"where": {"group": 2}},
+        {"candidates": "both", "where": "n >= 20", "without_copies": True},
+        {"residual": True},
+        {"per_document": 1},
+    ):
         with contextlib.suppress(Damaged, InvalidInput):
             memory.search("birch TEXT7 loam heath", n=3, **settings)
 

@@ -42,8 +42,11 @@ def another(path: Path, program: str) -> Iterator[subprocess.Popen[str]]:
     """A process of its own that runs a program; it is spoken to in lines, and ended with the block."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", HEAD + textwrap.dedent(program), str(path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     try:
         yield process
     finally:
@@ -66,7 +69,7 @@ def tell(process: subprocess.Popen[str], words: str) -> str:
 
 HOLDER = """
 from siftlm.memory import lock
-with lock.writing(path, "counting sheep"):
+with lock.writer_lock(path, "counting sheep"):
     print("held")
     sys.stdin.readline()
 print("free")
@@ -111,17 +114,17 @@ def test_the_lock_of_a_killed_writer_is_free_at_once(path):
 
 def test_two_makers_of_one_memory(tmp_path, monkeypatch):
     """The slower one must not clear away what the faster one has acknowledged."""
-    real, path = lock.writing, tmp_path / "memory"
+    real, path = lock.writer_lock, tmp_path / "memory"
 
     @contextmanager
     def late(folder: Path, doing: str, *, wait: float = 0.0) -> Iterator[None]:
-        monkeypatch.setattr(lock, "writing", real)
+        monkeypatch.setattr(lock, "writer_lock", real)
         with Memory.create(path, embedder=EMBEDDER) as faster:
             faster.add(["what the faster one added"])
         with real(folder, doing, wait=wait):
             yield
 
-    monkeypatch.setattr(making.lock, "writing", late)
+    monkeypatch.setattr(making.lock, "writer_lock", late)
     with pytest.raises(Conflict, match="is a memory already"):
         Memory.create(path, embedder=EMBEDDER)
     with Memory.open(path) as memory:

@@ -16,7 +16,7 @@ from faults.power import Disk
 from faults.world import EMBEDDER, Step, World, check_readable, held, outcomes, record, small_batches, take
 from siftlm.errors import Unwritable
 from siftlm.memory.memory import Memory
-from siftlm.memory.vectors import Appender
+from siftlm.memory.vectors import VectorAppender
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +119,7 @@ def test_power_loss_would_show_vectors_that_were_not_flushed(tmp_path, what):
     scene = Scene(tmp_path, what)
     scene.again()
     disk = Disk(scene.path)
-    with patch.object(Appender, "sync", lambda self: self._file.flush()), disk.following():
+    with patch.object(VectorAppender, "sync", lambda self: self._file.flush()), disk.following():
         scene.take(moments.Count())
         with pytest.raises(AssertionError, match=r"its .* rows need"):
             scene.look(disk.image(tmp_path / "image"))

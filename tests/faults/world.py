@@ -128,7 +128,7 @@ class Logged(HashingEmbedder):
 @contextlib.contextmanager
 def small_batches() -> Iterator[None]:
     """Four documents a batch."""
-    with patch.object(intake, "MOST", BATCH):
+    with patch.object(intake, "MAX_BATCH_DOCUMENTS", BATCH):
         yield
 
 
@@ -167,8 +167,8 @@ def check_readable(path: Path) -> None:
         assert len(memory) == len(rows)
         if not texts:
             return
-        form = vectors.Form(memory.manifest.storage, memory.manifest.width)
-        expected = form.decode(form.encode(vectors.unit(EMBEDDER.embed(texts))))
+        form = vectors.VectorFormat(memory.manifest.storage, memory.manifest.width)
+        expected = form.decode(form.encode(vectors.unit_rows(EMBEDDER.embed(texts))))
         np.testing.assert_array_equal(memory.vectors(rows), expected)
         middle = texts[len(texts) // 2]
         near = memory.search(middle, n=1, method="nearest")

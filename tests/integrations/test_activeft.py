@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.integrations import activeft as ours
-from siftlm.integrations._acquisition import CLASSES
+from siftlm.integrations._acquisition import ACQUISITION_CLASSES
 from siftlm.integrations.activeft import Retriever
 
 
@@ -410,8 +410,15 @@ def test_queries_of_any_layout():
     retriever = Retriever(vectors)
     expected = retriever.batch_search(queries, 5, 40)
     backwards = queries[::-1].astype(np.float64)[::-1]
-    layouts = [queries[:, None], np.asfortranarray(queries), backwards, list(queries), queries.tolist(),
-               [query[None] for query in queries], np.repeat(queries, 2, axis=0)[::2]]  # fmt: skip
+    layouts = [
+        queries[:, None],
+        np.asfortranarray(queries),
+        backwards,
+        list(queries),
+        queries.tolist(),
+        [query[None] for query in queries],
+        np.repeat(queries, 2, axis=0)[::2],
+    ]
     for layout in layouts:
         np.testing.assert_array_equal(retriever.batch_search(layout, 5, 40).indices, expected.indices)
     for query in (queries[0], queries[:1], queries[0].tolist()):
@@ -537,7 +544,7 @@ def test_noise_is_read_from_an_acquisition_function(std, noise):
     assert found.values[-1] == pytest.approx(-left_after(query, vectors, found.indices, noise), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(CLASSES))
+@pytest.mark.parametrize("name", sorted(ACQUISITION_CLASSES))
 def test_every_acquisition_function_has_a_method(name):
     found = Retriever(texts(50, 8), like_activeft(name, noise_std=0.1)).batch_search(texts(3, 8, 1), 4, 30)
     assert found.indices.shape == (3, 4)

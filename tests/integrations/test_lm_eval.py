@@ -32,8 +32,12 @@ from siftlm.integrations import lm_eval as ours  # noqa: E402
 from siftlm.integrations.lm_eval_tasks import main as write_from_a_shell  # noqa: E402
 from siftlm.integrations.lm_eval_tasks import write_tasks  # noqa: E402
 
-TEXTS = [f"{what} {where} {when}" for what in ("rain fell", "the fox ran", "def add(a, b):") for where in
-         ("at sea", "on land") for when in ("today", "in the morning", "while ships waited")]  # fmt: skip
+TEXTS = [
+    f"{what} {where} {when}"
+    for what in ("rain fell", "the fox ran", "def add(a, b):")
+    for where in ("at sea", "on land")
+    for when in ("today", "in the morning", "while ships waited")
+]
 LONG = "the quick brown fox jumps over the lazy dog and rain falls on the harbour while ships wait. " * 4
 LEARNS = {"n": 3, "rate": 0.01}
 
@@ -146,7 +150,7 @@ def test_a_long_continuation_counts_every_token_once(base, one):
 
 @pytest.mark.parametrize("bos", [None, True, False])
 def test_the_start_token_stands_once(bos):
-    reader = ours.Reader(tiny.tokenizer("begins"), 64, bos)
+    reader = ours.ContextTokenizer(tiny.tokenizer("begins"), 64, bos)
     context, continuation = reader.pair("fox", " ran")
     assert (context[:1] == [1]) is (bos is not False)
     assert len(context) == 3 + (bos is not False)
@@ -366,8 +370,9 @@ def test_local_tasks_score_like_our_own_likelihood(base, harness, one, tasks):
 
 @pytest.mark.slow
 def test_multiple_choice_is_that_of_the_harness_own_model(base, harness, one, memory, tasks):
-    lines = [{"question": text, "choices": [" at sea", " on land", "!"], "answer": at % 3} for at, text in
-             enumerate(TEXTS)]  # fmt: skip
+    lines = [
+        {"question": text, "choices": [" at sea", " on land", "!"], "answer": at % 3} for at, text in enumerate(TEXTS)
+    ]
     (tasks.path / "choices.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (tasks.path / "choices.yaml").write_text(CHOICES, encoding="utf-8")
     mine, theirs, tuned = (evaluated(m, tasks.path, "choices") for m in (base, harness, learning(one, memory)))
@@ -417,10 +422,24 @@ def test_from_a_shell(tasks, memory, tmp_path, ours_too):
         command = ["-m", "lm_eval", "--tasks", str(tasks.path)]
     model = f"model=siftlm-tiny,memory={memory.path},method=nearest,n=1,rolling=transductive"
     run = subprocess.run(
-        [sys.executable, *command, "--model", "siftlm", "--model_args", model, "--limit", "1", "--output_path",
-         str(tmp_path / "out")], capture_output=True, text=True, check=False, cwd=tmp_path,
+        [
+            sys.executable,
+            *command,
+            "--model",
+            "siftlm",
+            "--model_args",
+            model,
+            "--limit",
+            "1",
+            "--output_path",
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     (results,) = (json.loads(path.read_text()) for path in Path(tmp_path / "out").rglob("*.json"))
     assert set(tasks.tasks) <= set(results["results"])

@@ -21,10 +21,13 @@ from siftlm import Memory
 from siftlm.controller import Controller
 from siftlm.integrations import lm_eval as ours
 from siftlm.integrations.lm_eval_tasks import write_tasks
-from siftlm.serving.host import served
+from siftlm.serving.host import background_server
 
-TEXTS = [f"def {verb}_{thing}(a, b):\n    return a {sign} b\n" for verb, sign in (("add", "+"), ("take", "-"))
-         for thing in ("apples", "pears", "plums", "days")]  # fmt: skip
+TEXTS = [
+    f"def {verb}_{thing}(a, b):\n    return a {sign} b\n"
+    for verb, sign in (("add", "+"), ("take", "-"))
+    for thing in ("apples", "pears", "plums", "days")
+]
 SCORED = ["def add_grapes(a, b):\n    return a + b\n", "def take_hours(a, b):\n    return a - b\n"]
 SETTINGS = {"n": 4, "rate": 0.002, "precision": "float32"}
 SCORING = "scoring_no_domain"
@@ -60,7 +63,7 @@ def memory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(memory):
-    with served("siftlm-tiny", {"code": memory}, **SETTINGS) as found:
+    with background_server("siftlm-tiny", {"code": memory}, **SETTINGS) as found:
         yield found
 
 
@@ -97,9 +100,11 @@ def evaluated(model, model_args, names, tasks, **how):
 
 def over_http(url, mode, names, tasks, batch=1):
     arguments = {
-        "model": f"siftlm-tiny{mode}", "base_url": f"{url}/v1/completions", "tokenizer_backend": "remote",
+        "model": f"siftlm-tiny{mode}",
+        "base_url": f"{url}/v1/completions",
+        "tokenizer_backend": "remote",
         "num_concurrent": 2,
-    }  # fmt: skip
+    }
     return evaluated("local-completions", arguments, names, tasks, batch_size=batch)
 
 

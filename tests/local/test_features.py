@@ -9,10 +9,14 @@ import pytest
 
 import siftlm
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.memory.reselect import reselect
+from siftlm.memory.reselect import rerank
 
-TEXTS = [f"{what} {where} {when}" for what in ("rain fell", "the fox", "def add") for where in ("at sea", "on land")
-         for when in ("today", "in the morning", "while ships waited")]  # fmt: skip
+TEXTS = [
+    f"{what} {where} {when}"
+    for what in ("rain fell", "the fox", "def add")
+    for where in ("at sea", "on land")
+    for when in ("today", "in the morning", "while ships waited")
+]
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def lengths(texts):
 
 def test_the_nearest_are_selected_from_by_their_features(memory):
     near = memory.search(TEXTS[0], 5, method="nearest", k=5)
-    found = reselect(memory, TEXTS[0], 3, lengths, method="nearest", k=5)
+    found = rerank(memory, TEXTS[0], 3, lengths, method="nearest", k=5)
     assert {hit.row for hit in found} <= {hit.row for hit in near}
     assert found.considered == 5
     vectors = lengths([TEXTS[0], *near.texts])
@@ -43,10 +47,10 @@ def test_the_nearest_are_selected_from_by_their_features(memory):
 
 def test_it_is_select_on_the_features(memory):
     near = memory.search(TEXTS[3], 8, method="nearest", k=8)
-    found = reselect(memory, TEXTS[3], 6, lengths, k=8, noise=0.3, replacement=True, known=["the fox"])
+    found = rerank(memory, TEXTS[3], 6, lengths, k=8, noise=0.3, replacement=True, known=["the fox"])
     expected = siftlm.select(
         lengths([TEXTS[3]])[0], lengths(near.texts), 6, noise=0.3, replacement=True, known=lengths(["the fox"])
-    )  # fmt: skip
+    )
     assert found.selection.indices.tolist() == [near[int(at)].row for at in expected.indices]
     np.testing.assert_allclose(found.selection.uncertainty, expected.uncertainty, atol=1e-6)
 
@@ -55,24 +59,24 @@ def test_texts_without_features_are_passed_over(memory):
     def only_long(texts):
         return np.array([[len(text) > 25 or at == 0, 0.0] for at, text in enumerate(texts)], dtype=np.float32)
 
-    found = reselect(memory, TEXTS[0], 10, only_long, k=18, replacement=False)
+    found = rerank(memory, TEXTS[0], 10, only_long, k=18, replacement=False)
     assert found.considered == sum(len(text) > 25 for text in TEXTS)
     assert all(len(hit.text) > 25 for hit in found)
     with pytest.raises(InvalidInput, match="no direction"):
-        reselect(memory, TEXTS[0], 10, lambda texts: np.zeros((len(texts), 2)))
+        rerank(memory, TEXTS[0], 10, lambda texts: np.zeros((len(texts), 2)))
 
 
 def test_nothing_is_found_in_an_empty_memory(tmp_path):
-    found = reselect(siftlm.Memory.create(tmp_path / "empty"), "rain", 3, lengths)
+    found = rerank(siftlm.Memory.create(tmp_path / "empty"), "rain", 3, lengths)
     assert (len(found), found.selection.stopped, len(found.selection.uncertainty)) == (0, "exhausted", 1)
 
 
 def test_what_is_left_out_stays_out(memory):
     first = memory.search(TEXTS[0], 1)[0]
-    found = reselect(memory, TEXTS[0], 30, lengths, exclude=[first.row], replacement=False)
+    found = rerank(memory, TEXTS[0], 30, lengths, exclude=[first.row], replacement=False)
     assert len(found) == len(TEXTS) - 1
     assert first.row not in {hit.row for hit in found}
-    assert len(reselect(memory, TEXTS[0], 30, lengths, per_document=1, replacement=False)) == len(TEXTS)
+    assert len(rerank(memory, TEXTS[0], 30, lengths, per_document=1, replacement=False)) == len(TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ def test_what_is_left_out_stays_out(memory):
 )
 def test_what_does_not_go_with_features_is_said(memory, setting):
     with pytest.raises(Conflict):
-        reselect(memory, TEXTS[0], 2, lengths, **setting)
+        rerank(memory, TEXTS[0], 2, lengths, **setting)
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ def local(memory, tmp_path):
 def test_a_local_model_selects_by_the_gradients_of_its_own_model(local):
     found = local.select(TEXTS[0], features="gradients")
     made = siftlm.embedder(f"gradients:{local.controller.name}")
-    expected = reselect(local.memory, TEXTS[0], 4, made.embed, k=9)
+    expected = rerank(local.memory, TEXTS[0], 4, made.embed, k=9)
     assert found.selection.indices.tolist() == expected.selection.indices.tolist()
     np.testing.assert_allclose(found.selection.gains, expected.selection.gains, rtol=1e-4)
     assert found.selection.gains.tolist() != local.select(TEXTS[0]).selection.gains.tolist()

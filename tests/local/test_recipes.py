@@ -15,11 +15,26 @@ from siftlm.errors import Conflict, UnknownName
 from siftlm.recipes import RECIPES, find, merged
 
 PROMPT = "tea is brewed with hot water, and lists are sorted by a key"
-TEXTS = [PROMPT, *(f"{what} {how} {when}" for what in ("tea", "a list", "the key") for how in ("is hot", "is sorted")
-                   for when in ("today", "by water"))]  # fmt: skip
+TEXTS = [
+    PROMPT,
+    *(
+        f"{what} {how} {when}"
+        for what in ("tea", "a list", "the key")
+        for how in ("is hot", "is sorted")
+        for when in ("today", "by water")
+    ),
+]
 HULLFT = {"method": "hull", "repeats": "grouped", "reuse": 2}
-FOR_SIFT = {"method": "sift", "n": 3, "rate": 0.5, "noise": 0.3, "kernel": "power:4", "k": 5, "adaptive": 9.0,
-            "decide": 0.9}  # fmt: skip
+FOR_SIFT = {
+    "method": "sift",
+    "n": 3,
+    "rate": 0.5,
+    "noise": 0.3,
+    "kernel": "power:4",
+    "k": 5,
+    "adaptive": 9.0,
+    "decide": 0.9,
+}
 
 
 class Fake(FakeController):

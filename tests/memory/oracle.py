@@ -10,7 +10,7 @@ import numpy as np
 
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.memory.near import Near
-from siftlm.memory.split import passages
+from siftlm.memory.split import split_passages
 from siftlm.memory.where import parse
 
 Array = np.ndarray[Any, Any]
@@ -49,7 +49,7 @@ class Model:
         if len(text) <= self.size:
             return [(text.find(text.strip()), text.strip())]
         tokens = HashingEmbedder(width=8).tokens([text])[0]
-        spans = passages(text, tokens, size=self.size, overlap=self.overlap)
+        spans = split_passages(text, tokens, size=self.size, overlap=self.overlap)
         return [(span.start, text[span.start : span.end]) for span in spans]
 
     def delete(self, where: Any) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from siftlm.errors import InvalidInput, Locked, MissingExtra, UnknownName, Unwri
 from siftlm.memory import Memory, ann, ann_build, lock
 from siftlm.memory import vectors as forms
 from siftlm.memory.ann import State
-from siftlm.memory.asked import filter_of
+from siftlm.memory.asked import parse_filter
 from siftlm.progress import Progress
 
 pytestmark = pytest.mark.slow
@@ -46,13 +46,11 @@ def points(seed: int, n: int) -> npt.NDArray[np.float32]:
     """Clusters, as texts make them."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).standard_normal((8, WIDTH))
-    return forms.unit(centres[rng.integers(0, 8, n)] + 0.7 * rng.standard_normal((n, WIDTH)))  # type: ignore[no-any-return]
+    return forms.unit_rows(centres[rng.integers(0, 8, n)] + 0.7 * rng.standard_normal((n, WIDTH)))  # type: ignore[no-any-return]
 
 
 def fill(memory: Memory, seed: int, n: int) -> None:
-    memory.add(
-        [f"text {seed} {at}" for at in range(n)], [{"n": at % 10} for at in range(n)], vectors=points(seed, n)
-    )  # fmt: skip
+    memory.add([f"text {seed} {at}" for at in range(n)], [{"n": at % 10} for at in range(n)], vectors=points(seed, n))
 
 
 @pytest.fixture(params=STORAGES)
@@ -77,7 +75,7 @@ def folder_of(memory: Memory) -> Path:
 
 def state_of(memory: Memory, *, thorough: bool = False) -> State | None:
     with memory.snapshot() as snapshot:
-        return ann.state(folder_of(memory), memory.manifest, snapshot.view.rows, thorough=thorough)
+        return ann.index_state(folder_of(memory), memory.manifest, snapshot.view.rows, thorough=thorough)
 
 
 def uses_index(memory: Memory) -> bool:
@@ -89,7 +87,7 @@ def check_same(memory: Memory, k: int, where: Any = None) -> None:
     """Index and scan give the same rows with the same scores, but for rounding."""
     queries = np.concatenate([points(7, 3), -points(7, 3)])
     with memory.snapshot() as snapshot:
-        expression = filter_of(where)
+        expression = parse_filter(where)
         allowed = snapshot.allowed(expression)
         found = snapshot.nearest(queries, k, expression)
         for one, scan in zip(found, snapshot.scanning().nearest(queries, k, expression), strict=True):
@@ -136,10 +134,10 @@ def test_approximate_kinds_find_most_and_nothing_else(any_memory: Memory, kind: 
     with memory.snapshot() as snapshot:
         assert not snapshot.exact
         for where in (None, "n >= 5", {"n": 8}):
-            allowed = snapshot.allowed(filter_of(where))
+            allowed = snapshot.allowed(parse_filter(where))
             assert allowed is not None
-            found = snapshot.nearest(queries, 10, filter_of(where))
-            scan = snapshot.scanning().nearest(queries, 10, filter_of(where))
+            found = snapshot.nearest(queries, 10, parse_filter(where))
+            scan = snapshot.scanning().nearest(queries, 10, parse_filter(where))
             assert all(len(one.ids) == 10 and allowed[one.ids].all() for one in found)
             recall = np.mean([np.isin(one.ids, best.ids).mean() for one, best in zip(found, scan, strict=True)])
             assert recall >= 0.9
@@ -151,7 +149,7 @@ def test_there_are_always_k(memory: Memory, kind: str) -> None:
     for where, there in ((None, 400), ("n < 9", 360), ({"n": 1}, 40)):
         with memory.snapshot() as snapshot:
             for k in (30, 300, 4000):
-                for one in snapshot.nearest(points(7, 4), k, filter_of(where)):
+                for one in snapshot.nearest(points(7, 4), k, parse_filter(where)):
                     assert len(one.ids) == min(k, there)
 
 
@@ -163,7 +161,7 @@ def test_search_can_be_told_to_look_at_every_vector(memory: Memory, monkeypatch:
     def asked(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(ann.Index, "search", asked)
+    monkeypatch.setattr(ann.AnnIndex, "search", asked)
     with pytest.raises(ZeroDivisionError):
         memory.search(target, 10)
     assert [hit.row for hit in memory.search(target, 10, exact=True)] == expected
@@ -193,7 +191,7 @@ def test_residual_search_is_certain_only_without_an_approximate_index(memory: Me
 def test_deleted_vectors_are_not_in_a_new_index(any_memory: Memory) -> None:
     memory = any_memory
     memory.delete({"n": 3})
-    for kind in ann_build.KINDS:
+    for kind in ann_build.INDEX_SETTINGS:
         described = memory.build_index(kind)
         assert (described.rows, described.entries) == (400, 360)
         with memory.snapshot() as snapshot:
@@ -235,12 +233,12 @@ def damaged(memory: Memory, name: str, change: str) -> None:
         path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", [ann.NAME, ann.DESCRIPTION])
+@pytest.mark.parametrize("name", [ann.INDEX_FILE, ann.INDEX_DESCRIPTION_FILE])
 @pytest.mark.parametrize("change", ["flip", "cut", "empty", "gone"])
 def test_a_damaged_index_is_left_aside_and_named(memory: Memory, name: str, change: str) -> None:
     memory.build_index("ivf")
     assert state_of(memory) == State(
-        "ivf", {"nlist": 10, "nprobe": 8}, 400, (folder_of(memory) / ann.NAME).stat().st_size
+        "ivf", {"nlist": 10, "nprobe": 8}, 400, (folder_of(memory) / ann.INDEX_FILE).stat().st_size
     )
     damaged(memory, name, change)
     with Memory.open(memory.path) as again:
@@ -257,15 +255,17 @@ def test_a_damaged_index_is_left_aside_and_named(memory: Memory, name: str, chan
 
 def test_samples_are_enough_to_load_and_all_is_read_to_verify(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     memory.build_index("flat")
-    monkeypatch.setattr(ann, "WHOLE", 0)
-    monkeypatch.setattr(ann, "SAMPLE", 16)
-    path = folder_of(memory) / ann.DESCRIPTION
-    described = ann._described(folder_of(memory))
-    with open(folder_of(memory) / ann.NAME, "rb") as file:
-        path.write_bytes(ann.content_of(ann.Description(**{**described.__dict__, "sample": ann.sample(file)})))
-    content = bytearray((folder_of(memory) / ann.NAME).read_bytes())
+    monkeypatch.setattr(ann, "FULL_CHECK_BYTES", 0)
+    monkeypatch.setattr(ann, "CHECKSUM_SAMPLE_BYTES", 16)
+    path = folder_of(memory) / ann.INDEX_DESCRIPTION_FILE
+    described = ann._read_description(folder_of(memory))
+    with open(folder_of(memory) / ann.INDEX_FILE, "rb") as file:
+        path.write_bytes(
+            ann.description_content(ann.Description(**{**described.__dict__, "sample": ann.sampled_checksum(file)}))
+        )
+    content = bytearray((folder_of(memory) / ann.INDEX_FILE).read_bytes())
     content[200] ^= 1  # between the first two samples
-    (folder_of(memory) / ann.NAME).write_bytes(content)
+    (folder_of(memory) / ann.INDEX_FILE).write_bytes(content)
     assert uses_index(memory)
     quick, thorough = state_of(memory), state_of(memory, thorough=True)
     assert quick is not None
@@ -278,16 +278,16 @@ def test_samples_are_enough_to_load_and_all_is_read_to_verify(memory: Memory, mo
 )
 def test_an_index_of_another_memory_is_left_aside(memory: Memory, field: str, value: Any) -> None:
     memory.build_index("flat")
-    described = ann._described(folder_of(memory))
+    described = ann._read_description(folder_of(memory))
     other = ann.Description(**{**described.__dict__, field: value})
-    (folder_of(memory) / ann.DESCRIPTION).write_bytes(ann.content_of(other))
+    (folder_of(memory) / ann.INDEX_DESCRIPTION_FILE).write_bytes(ann.description_content(other))
     assert not uses_index(memory)
     check_same(memory, 10)
 
 
 def test_after_compaction_the_old_index_is_never_used(memory: Memory) -> None:
     memory.build_index("flat")
-    old = {name: (folder_of(memory) / name).read_bytes() for name in (ann.NAME, ann.DESCRIPTION)}
+    old = {name: (folder_of(memory) / name).read_bytes() for name in (ann.INDEX_FILE, ann.INDEX_DESCRIPTION_FILE)}
     assert uses_index(memory)
     memory.delete({"n": 3})
     memory.compact()
@@ -349,7 +349,7 @@ def test_a_new_index_and_a_dropped_one_are_noticed(memory: Memory) -> None:
 
 
 def test_only_a_writer_builds(memory: Memory) -> None:
-    with lock.writing(memory.path, "something else"):
+    with lock.writer_lock(memory.path, "something else"):
         with pytest.raises(Locked):
             memory.build_index("flat")
         with pytest.raises(Locked):
@@ -363,10 +363,13 @@ def test_a_full_disk_leaves_the_old_index(memory: Memory, monkeypatch: pytest.Mo
         file.write(b"some")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ann_build, "_write", refuse)
+    monkeypatch.setattr(ann_build, "_write_index", refuse)
     with pytest.raises(Unwritable, match="No space left"):
         memory.build_index("ivf")
-    assert sorted(path.name for path in folder_of(memory).glob("index*")) == [ann.NAME, ann.DESCRIPTION]
+    assert sorted(path.name for path in folder_of(memory).glob("index*")) == [
+        ann.INDEX_FILE,
+        ann.INDEX_DESCRIPTION_FILE,
+    ]
     state = state_of(memory, thorough=True)
     assert state is not None
     assert (state.kind, state.problem) == ("flat", None)
@@ -379,7 +382,7 @@ def test_what_the_disk_says_while_faiss_writes_is_what_the_caller_hears() -> Non
 
     index = faiss.IndexFlatIP(4)
     with pytest.raises(OSError, match="No space left"):
-        ann_build._write(index, Full())  # type: ignore[arg-type]
+        ann_build._write_index(index, Full())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -410,7 +413,7 @@ def test_nothing_cannot_be_indexed(tmp_path: Path) -> None:
 def test_few_passages_can(tmp_path: Path) -> None:
     memory = Memory.create(tmp_path / "memory", embedder=Directions(), full_text=False)
     fill(memory, 1, 3)
-    for kind in ann_build.KINDS:
+    for kind in ann_build.INDEX_SETTINGS:
         memory.build_index(kind)
         check_same(memory, 2)
 
@@ -436,9 +439,9 @@ def test_threads_share_one_index(memory: Memory) -> None:
 
 def test_the_description_can_be_read_by_a_person(memory: Memory) -> None:
     described = memory.build_index("ivf", nlist=4)
-    content = json.loads((folder_of(memory) / ann.DESCRIPTION).read_text())
+    content = json.loads((folder_of(memory) / ann.INDEX_DESCRIPTION_FILE).read_text())
     assert (content["kind"], content["settings"]) == ("ivf", {"nlist": 4, "nprobe": 4})
-    assert content["bytes"] == described.bytes == (folder_of(memory) / ann.NAME).stat().st_size
+    assert content["bytes"] == described.bytes == (folder_of(memory) / ann.INDEX_FILE).stat().st_size
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])

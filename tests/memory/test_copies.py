@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.copies import copied
+from siftlm.memory.copies import copy_mask
 
 TEXTS = st.lists(st.sampled_from(["a", "b"]), max_size=14).map(" ".join)
 PROMPT = """It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of
@@ -35,7 +35,7 @@ def shared(prompt: str, text: str) -> float:
 @given(TEXTS, st.lists(TEXTS, max_size=5), st.sampled_from([0.01, 0.3, 0.5, 0.8, 1.0]))
 def test_it_is_the_larger_share_of_runs(prompt, texts, threshold):
     expected = [shared(prompt, text) >= threshold for text in texts]
-    assert copied(prompt, texts, threshold).tolist() == expected
+    assert copy_mask(prompt, texts, threshold).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_it_is_the_larger_share_of_runs(prompt, texts, threshold):
     ],
 )
 def test_what_is_a_copy(text, copy):
-    assert copied(PROMPT, [ELSE, text]).tolist() == [False, copy]
+    assert copy_mask(PROMPT, [ELSE, text]).tolist() == [False, copy]
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_what_is_a_copy(text, copy):
     [("Yes!", "yes", True), ("Yes", "Yes, of course I will do that", False), ("2 + 2", "2, 2", True), ("", "", True)],
 )
 def test_tiny_texts_are_copies_of_their_like_alone(prompt, text, copy):
-    assert copied(prompt, [text]).tolist() == [copy]
-    assert copied(text, [prompt]).tolist() == [copy]
+    assert copy_mask(prompt, [text]).tolist() == [copy]
+    assert copy_mask(text, [prompt]).tolist() == [copy]
 
 
 def test_the_answer_has_one_entry_for_each_text():
-    answer = copied(PROMPT, [])
+    answer = copy_mask(PROMPT, [])
     assert answer.shape == (0,)
     assert answer.dtype == np.bool_
 
@@ -75,4 +75,4 @@ def test_the_answer_has_one_entry_for_each_text():
 @pytest.mark.parametrize("threshold", [0, 1.5, True, float("nan")])
 def test_a_share_is_above_0_and_up_to_1(threshold):
     with pytest.raises(InvalidInput, match="threshold"):
-        copied(PROMPT, [ELSE], threshold)
+        copy_mask(PROMPT, [ELSE], threshold)

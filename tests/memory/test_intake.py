@@ -42,7 +42,7 @@ def content(memory):
 
 
 def small_batches(monkeypatch, documents):
-    monkeypatch.setattr(intake, "MOST", documents)
+    monkeypatch.setattr(intake, "MAX_BATCH_DOCUMENTS", documents)
 
 
 @pytest.mark.parametrize("overlap", [0, 3, 10])
@@ -99,7 +99,7 @@ def test_sums_of_what_was_added_keep_the_first_complaints():
         120,
         150,
     )
-    assert total.complaints == tuple("abc" * 10)[: intake.COMPLAINTS]
+    assert total.complaints == tuple("abc" * 10)[: intake.KEPT_COMPLAINTS]
 
 
 def test_a_bad_record_stops_a_strict_build_which_a_lenient_one_ends(tmp_path, corpus, monkeypatch):
@@ -124,14 +124,14 @@ def test_a_build_that_was_broken_off_goes_on_and_embeds_nothing_twice(tmp_path, 
     whole, broken = Counting(), Counting()
     with Memory.build(corpus, tmp_path / "whole", embedder=whole, passage_tokens=16) as memory:
         expected = content(memory)
-    batches, prepare = itertools.count(), intake.Intake.prepare
+    batches, prepare = itertools.count(), intake.Ingester.prepare
 
     def breaking(self, documents):
         if next(batches) == after:
             raise Killed
         return prepare(self, documents)
 
-    monkeypatch.setattr(intake.Intake, "prepare", breaking)
+    monkeypatch.setattr(intake.Ingester, "prepare", breaking)
     with pytest.raises(Killed):
         Memory.build(corpus, tmp_path / "broken", embedder=broken, passage_tokens=16)
     with Memory.build(corpus, tmp_path / "broken", embedder=broken, passage_tokens=16) as memory:
@@ -189,7 +189,7 @@ def test_vectors_come_with_the_corpus(tmp_path):
 
 def test_progress_only_ever_grows_and_ends(tmp_path, corpus, monkeypatch):
     small_batches(monkeypatch, 1)
-    monkeypatch.setattr("siftlm.progress.EVERY", 0.0)
+    monkeypatch.setattr("siftlm.progress.REPORT_INTERVAL_SECONDS", 0.0)
     seen = []
     Memory.build(corpus, tmp_path / "memory", progress=seen.append).close()
     done = [report.done for report in seen]
@@ -213,7 +213,7 @@ def peak(folder, documents) -> int:
 
 @pytest.mark.slow
 def test_ten_times_the_documents_need_no_more_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(intake, "LARGEST", intake.AT_FIRST)
+    monkeypatch.setattr(intake, "MAX_BATCH_CHARACTERS", intake.INITIAL_BATCH_CHARACTERS)
     peak(tmp_path / "first", 500)  # whatever is loaded once
     few, many = peak(tmp_path / "few", 1500), peak(tmp_path / "many", 15_000)
     assert many < 1.2 * few

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.keywords import TOKENIZER, match_query, reciprocal_rank_fusion, terms
+from siftlm.memory.keywords import FTS5_TOKENIZER, match_query, reciprocal_rank_fusion, terms
 
 PASSAGES = [
     "the cat and the dog",
@@ -32,7 +32,7 @@ PASSAGES = [
 @pytest.fixture(scope="module")
 def index() -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(":memory:")) as database:
-        database.execute(f"CREATE VIRTUAL TABLE words USING fts5(text, tokenize='{TOKENIZER}')")
+        database.execute(f"CREATE VIRTUAL TABLE words USING fts5(text, tokenize='{FTS5_TOKENIZER}')")
         database.execute("CREATE VIRTUAL TABLE vocabulary USING fts5vocab('words', 'row')")
         rows = list(enumerate(PASSAGES))
         database.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", rows)
@@ -99,7 +99,7 @@ def test_no_prompt_is_a_mistake(index, prompt):
 @given(st.text(st.sampled_from("aZÉßıİΣςé\u0301東京🚀٣ⅫǅᏣក\u00ad\u0b3e'\"*_ \0"), max_size=12))
 def test_each_word_of_a_text_finds_the_text(text):
     with closing(sqlite3.connect(":memory:")) as database:
-        database.execute(f"CREATE VIRTUAL TABLE words USING fts5(text, tokenize='{TOKENIZER}')")
+        database.execute(f"CREATE VIRTUAL TABLE words USING fts5(text, tokenize='{FTS5_TOKENIZER}')")
         database.execute("INSERT INTO words VALUES (?)", (text,))
         for term in terms(text):
             match = match_query(term, lambda wanted: dict.fromkeys(wanted, 1), 10)

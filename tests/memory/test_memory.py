@@ -343,9 +343,9 @@ def test_what_is_there_already_is_not_made_again(memory):
         Memory.create(memory.path)
 
 
-@pytest.mark.parametrize("version", [manifest.FORMAT + 1, 0, "two", None])
+@pytest.mark.parametrize("version", [manifest.MANIFEST_FORMAT + 1, 0, "two", None])
 def test_another_format_is_refused(memory, version):
-    path = memory.path / manifest.NAME
+    path = memory.path / manifest.MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": version}))
     with pytest.raises(SiftlmError, match="format"):
         Memory.open(memory.path)

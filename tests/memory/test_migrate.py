@@ -24,15 +24,15 @@ def old(tmp_path):
 
 def shout(folder, content):
     """As a new format might: it changes data and adds to the manifest."""
-    connection = sqlite3.connect(folder / database.NAME, isolation_level=None)
+    connection = sqlite3.connect(folder / database.DATABASE_FILE, isolation_level=None)
     connection.execute("CREATE TABLE shouts AS SELECT row, upper(text) AS text FROM passages")
     connection.close()
     return content | {"calibration": {"shouts": True}}
 
 
 def test_an_older_format_is_brought_up_to_date(old, monkeypatch):
-    monkeypatch.setattr(manifest, "FORMAT", 2)
-    monkeypatch.setattr(migrate, "STEPS", {1: shout})
+    monkeypatch.setattr(manifest, "MANIFEST_FORMAT", 2)
+    monkeypatch.setattr(migrate, "MIGRATIONS", {1: shout})
     with Memory.open(old) as memory:
         assert sorted(memory.texts(memory.rows())) == sorted(TEXTS)
         assert memory.manifest.format == 2
@@ -49,8 +49,8 @@ def test_a_failed_step_leaves_the_old_memory(old, monkeypatch):
         shout(folder, content)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(manifest, "FORMAT", 2)
-    monkeypatch.setattr(migrate, "STEPS", {1: fail})
+    monkeypatch.setattr(manifest, "MANIFEST_FORMAT", 2)
+    monkeypatch.setattr(migrate, "MIGRATIONS", {1: fail})
     with pytest.raises(KeyboardInterrupt):
         Memory.open(old)
     monkeypatch.undo()
@@ -62,7 +62,7 @@ def test_a_failed_step_leaves_the_old_memory(old, monkeypatch):
 
 @pytest.mark.parametrize("version", [0, 2, "one", None])
 def test_a_format_that_cannot_be_read_says_so(old, version):
-    path = old / manifest.NAME
+    path = old / manifest.MANIFEST_FILE
     content = json.loads(path.read_text(encoding="utf-8")) | {"format": version}
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(NotAMemory, match=f"format {version}"):

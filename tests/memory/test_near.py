@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.near import VALUES, Near, similarity
+from siftlm.memory.near import MINHASH_VALUES, Near, similarity
 
 WORDS = st.text(st.sampled_from("ab"), min_size=1, max_size=2)
 TEXTS = st.lists(WORDS, max_size=12).map(" ".join)
@@ -111,7 +111,7 @@ def test_pairs_are_found_as_surely_as_the_curve_says(threshold, distance):
 def test_single_values_are_equal_as_often_as_the_texts_are_similar():
     chance = random.Random(3)
     near = Near(0.01)
-    assert (near.rows, near.count) == (1, VALUES)
+    assert (near.rows, near.count) == (1, MINHASH_VALUES)
     pairs = [pair(0.6, chance) for _ in range(50)]
     first, second = near.bands([a for a, _ in pairs]), near.bands([b for _, b in pairs])
     assert np.mean(first == second) == pytest.approx(0.6, abs=0.03)
@@ -145,7 +145,7 @@ def test_seeds_give_unrelated_keys():
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 0.8, 0.95, 0.999, 1.0])
 def test_every_threshold_finds_what_is_well_above_it(threshold):
     near = Near(threshold)
-    assert near.count * near.rows <= VALUES
+    assert near.count * near.rows <= MINHASH_VALUES
     assert near.chance(min(threshold + 0.1, (threshold + 1) / 2)) >= 0.98
     assert near.chance(1.0) == 1.0
 

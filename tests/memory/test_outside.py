@@ -13,7 +13,7 @@ from memory.fakes import Bare, Spoiled, each
 from siftlm.embedding import embedder
 from siftlm.errors import Conflict, InvalidInput, WrongEmbedder
 from siftlm.memory import ArrayStore, Memory, Outside, Passage
-from siftlm.memory.checked import Checked
+from siftlm.memory.checked import CheckedStore
 
 WIDTH, SIZE = 16, 120
 HASHING = embedder("hashing", width=WIDTH)
@@ -238,7 +238,7 @@ def test_answers_come_sorted_and_cut(array):
 
     queries = array.vectors(np.arange(4))
     for found, same in zip(
-        Checked(Generous(array)).nearest(queries, 8, None), Bare(array).nearest(queries, 8, None), strict=True
+        CheckedStore(Generous(array)).nearest(queries, 8, None), Bare(array).nearest(queries, 8, None), strict=True
     ):
         assert found.ids.tolist() == same.ids.tolist()
         assert found.scores.tolist() == same.scores.tolist()

@@ -46,7 +46,7 @@ def test_counts_by_the_definition(seed, size, clusters, noise, neighbours, thres
     cosines = vectors @ vectors.T
     assume(np.abs(cosines - threshold).min() > 1e-5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(redundancy, "AT_ONCE", block)
+        patch.setattr(redundancy, "MAX_BLOCK_COSINES", block)
         found = measured(vectors, neighbours=neighbours, threshold=threshold)
     others = [[float(cosines[i, j]) for j in range(size) if j != i] for i in range(size)]
     counts = [sum(cosine > threshold for cosine in row) for row in others]
@@ -113,7 +113,7 @@ def test_samples_are_uniform():
 def test_random_pairs_stand_for_all(monkeypatch):
     vectors = clustered(5, 300, 4, 0.5)
     everything = measured(vectors)
-    monkeypatch.setattr(redundancy, "PAIRS", 40_000)  # of 44,850
+    monkeypatch.setattr(redundancy, "MAX_RANDOM_PAIRS", 40_000)  # of 44,850
     some = measured(vectors)
     assert some.mean_pair != everything.mean_pair
     assert some.mean_pair == pytest.approx(everything.mean_pair, abs=0.02)
@@ -121,7 +121,7 @@ def test_random_pairs_stand_for_all(monkeypatch):
 
 
 def test_random_pairs_are_of_different_passages(monkeypatch):
-    monkeypatch.setattr(redundancy, "PAIRS", 5)
+    monkeypatch.setattr(redundancy, "MAX_RANDOM_PAIRS", 5)
     assert measured(np.eye(6)).mean_pair == 0.0
 
 

@@ -330,18 +330,46 @@ def test_what_a_residual_search_does_not_take_is_named(memory, setting):
 
 def test_what_a_residual_search_takes_is_what_select_from_takes():
     taken = set(inspect.signature(siftlm.select_from).parameters)
-    assert taken == asked.RESIDUAL | {"query", "index", "n", "k", "exclude"}
+    assert taken == asked.RESIDUAL_SETTINGS | {"query", "index", "n", "k", "exclude"}
 
 
 WRONG: list[dict[str, Any]] = [
-    {"n": 0}, {"n": "3"}, {"k": 0}, {"k": 2.5}, {"noise": -1}, {"noise": "low"}, {"noise": None}, {"where": 5},
-    {"where": "year >"}, {"where": {"year": {"near": 1}}}, {"candidates": "luck"}, {"candidates": "both", "k": None},
-    {"opposites": 1}, {"without_copies": 2}, {"per_document": 0}, {"per_document": 2, "k": None}, {"exclude": "row"},
-    {"kernel": 5}, {"adaptive": 0}, {"until": 2}, {"min_gain": -1}, {"at_least": -1}, {"replacement": "often"},
-    {"method": "shift"}, {"method": "eig"}, {"method": "max-entropy"}, {"method": "mmr", "balance": 7},
-    {"method": "nearest", "balance": 1}, {"residual": True, "kernel": None}, {"residual": True, "method": "nearest"},
-    {"residual": True, "noise": -1}, {"budget": 3}, {"known": 3}, {"seed": -1}, {"method": "hull", "replacement": True},
-]  # fmt: skip
+    {"n": 0},
+    {"n": "3"},
+    {"k": 0},
+    {"k": 2.5},
+    {"noise": -1},
+    {"noise": "low"},
+    {"noise": None},
+    {"where": 5},
+    {"where": "year >"},
+    {"where": {"year": {"near": 1}}},
+    {"candidates": "luck"},
+    {"candidates": "both", "k": None},
+    {"opposites": 1},
+    {"without_copies": 2},
+    {"per_document": 0},
+    {"per_document": 2, "k": None},
+    {"exclude": "row"},
+    {"kernel": 5},
+    {"adaptive": 0},
+    {"until": 2},
+    {"min_gain": -1},
+    {"at_least": -1},
+    {"replacement": "often"},
+    {"method": "shift"},
+    {"method": "eig"},
+    {"method": "max-entropy"},
+    {"method": "mmr", "balance": 7},
+    {"method": "nearest", "balance": 1},
+    {"residual": True, "kernel": None},
+    {"residual": True, "method": "nearest"},
+    {"residual": True, "noise": -1},
+    {"budget": 3},
+    {"known": 3},
+    {"seed": -1},
+    {"method": "hull", "replacement": True},
+]
 
 
 @pytest.mark.parametrize("settings", WRONG, ids=str)
@@ -356,10 +384,17 @@ def test_what_is_wrong_for_a_search_is_known_without_one(memory, settings, monke
 
 @pytest.mark.parametrize(
     "settings",
-    [*SEARCHES, {"known": PROMPTS[:2]}, {"known": VECTORS[:2]}, {"k": None, "costs": np.ones(len(TEXTS)), "budget": 3},
-     {"prior": siftlm.kernels.relevance()}, {"kernel": siftlm.kernels.centred()}, {"exclude": [3]}],
+    [
+        *SEARCHES,
+        {"known": PROMPTS[:2]},
+        {"known": VECTORS[:2]},
+        {"k": None, "costs": np.ones(len(TEXTS)), "budget": 3},
+        {"prior": siftlm.kernels.relevance()},
+        {"kernel": siftlm.kernels.centred()},
+        {"exclude": [3]},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_is_right_for_a_search_is_right_without_one(memory, settings, monkeypatch):
     monkeypatch.setattr(memory, "_store", lambda: 1 / 0)
     memory.check(**settings)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.split import Span, passages
+from siftlm.memory.split import PassageSpan, split_passages
 
 WORDS = re.compile(r"\w+|[^\w\s]")
 # As byte-level tokenizers do it: the space belongs to the word behind it, line feeds are tokens.
@@ -33,7 +33,7 @@ def held(tokens, span):
 
 
 def cut(text, size, overlap, pattern=WORDS):
-    spans = passages(text, tokens_of(text, pattern), size=size, overlap=overlap)
+    spans = split_passages(text, tokens_of(text, pattern), size=size, overlap=overlap)
     return [text[span.start : span.end] for span in spans]
 
 
@@ -41,7 +41,7 @@ def cut(text, size, overlap, pattern=WORDS):
 def test_every_passage_is_text_and_within_its_size(text, numbers, pattern):
     size, overlap = numbers
     tokens = tokens_of(text, pattern)
-    for span in passages(text, tokens, size=size, overlap=overlap):
+    for span in split_passages(text, tokens, size=size, overlap=overlap):
         passage = text[span.start : span.end]
         assert passage
         assert passage == passage.strip()
@@ -52,7 +52,7 @@ def test_every_passage_is_text_and_within_its_size(text, numbers, pattern):
 def test_every_character_is_covered(text, numbers, pattern):
     size, overlap = numbers
     covered = np.zeros(len(text), dtype=bool)
-    for span in passages(text, tokens_of(text, pattern), size=size, overlap=overlap):
+    for span in split_passages(text, tokens_of(text, pattern), size=size, overlap=overlap):
         covered[span.start : span.end] = True
     assert all(covered[n] or character.isspace() for n, character in enumerate(text))
 
@@ -61,7 +61,7 @@ def test_every_character_is_covered(text, numbers, pattern):
 def test_passages_progress_and_overlap_no_more_than_asked(text, numbers, pattern):
     size, overlap = numbers
     tokens = tokens_of(text, pattern)
-    spans = passages(text, tokens, size=size, overlap=overlap)
+    spans = split_passages(text, tokens, size=size, overlap=overlap)
     for earlier, later in itertools.pairwise(spans):
         assert earlier.start < later.start
         assert earlier.end < later.end
@@ -73,7 +73,7 @@ def test_a_text_that_fits_stays_whole(text, pattern, more):
     tokens = tokens_of(text, pattern)
     expected = [text.strip()] if text.strip() else []
     size = max(len(tokens) + more, 1)
-    assert [text[s.start : s.end] for s in passages(text, tokens, size=size, overlap=0)] == expected
+    assert [text[s.start : s.end] for s in split_passages(text, tokens, size=size, overlap=0)] == expected
 
 
 @given(st.integers(20, 60), st.integers(0, 15), st.integers(61, 400))
@@ -89,7 +89,7 @@ def test_tokens_in_any_disorder_lose_nothing(text, numbers, data):
     size, overlap = numbers
     places = st.integers(0, len(text) + 3)
     spans = data.draw(st.lists(st.tuples(places, places).map(sorted), max_size=60))
-    found = passages(text, np.array(sorted(spans), dtype=np.int64).reshape(-1, 2), size=size, overlap=overlap)
+    found = split_passages(text, np.array(sorted(spans), dtype=np.int64).reshape(-1, 2), size=size, overlap=overlap)
     covered = np.zeros(len(text), dtype=bool)
     for span in found:
         assert text[span.start : span.end].strip()
@@ -101,7 +101,7 @@ def test_tokens_in_any_disorder_lose_nothing(text, numbers, data):
 def test_tokens_about_one_character_stay_together():
     text = "a😀b"
     tokens = np.array([[0, 1], [1, 2], [1, 2], [1, 2], [2, 3]])
-    assert [text[s.start : s.end] for s in passages(text, tokens, size=3, overlap=2)] == ["a", "😀", "b"]
+    assert [text[s.start : s.end] for s in split_passages(text, tokens, size=3, overlap=2)] == ["a", "😀", "b"]
 
 
 @pytest.mark.parametrize(
@@ -120,28 +120,28 @@ def test_the_best_break_of_the_last_quarter_is_taken(separators, chosen):
     between[11:15] = separators
     text = "".join(word + gap for word, gap in zip(words, [*between, ""], strict=True))
     tokens = np.array([m.span() for m in re.finditer(r"w\d+", text)])
-    first = passages(text, tokens, size=16, overlap=0)[0]
+    first = split_passages(text, tokens, size=16, overlap=0)[0]
     assert text[first.end - len(chosen.rstrip()) :].startswith(chosen)
 
 
 def test_words_of_several_tokens_are_not_cut():
     text = " ".join(["unbelievable"] * 40)
     pieces = np.array([m.span() for m in re.finditer(r"\w{3}", text)])
-    found = passages(text, pieces, size=18, overlap=5)
+    found = split_passages(text, pieces, size=18, overlap=5)
     assert len(found) > 5
     assert {word for span in found for word in text[span.start : span.end].split()} == {"unbelievable"}
 
 
 def test_an_empty_text_has_no_passages():
-    assert passages("", tokens_of(""), size=4, overlap=1) == []
-    assert passages(" \n ", tokens_of(" \n "), size=4, overlap=1) == []
+    assert split_passages("", tokens_of(""), size=4, overlap=1) == []
+    assert split_passages(" \n ", tokens_of(" \n "), size=4, overlap=1) == []
 
 
 def test_a_text_without_tokens_is_one_passage():
-    assert passages(" ☃ ", np.zeros((0, 2), dtype=np.int64), size=4, overlap=1) == [Span(1, 2)]
+    assert split_passages(" ☃ ", np.zeros((0, 2), dtype=np.int64), size=4, overlap=1) == [PassageSpan(1, 2)]
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(0, 0), (4, 4), (4, -1)])
 def test_impossible_sizes_are_refused(size, overlap):
     with pytest.raises(InvalidInput, match=f"size={size} and overlap={overlap}"):
-        passages("a b", tokens_of("a b"), size=size, overlap=overlap)
+        split_passages("a b", tokens_of("a b"), size=size, overlap=overlap)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.where import DEEPEST, MOST_CONDITIONS, MOST_VALUES, All, Condition, Either, Not, parse
+from siftlm.memory.where import MAX_CONDITIONS, MAX_FILTER_DEPTH, MAX_VALUES, All, Condition, Either, Not, parse
 
 NASTY = [
     "'",
@@ -269,8 +269,8 @@ def test_nothing_that_is_given_becomes_sql(evil):
         ({"or": []}, "at least one"),
         ({"and": {"a": 1}}, "list of dicts"),
         (["a"], "expected a dict"),
-        ({"a": [1] * (MOST_VALUES + 1)}, "at most 10,000"),
-        ({"or": [{"a": 1}] * (MOST_CONDITIONS + 1)}, "has 501 conditions"),
+        ({"a": [1] * (MAX_VALUES + 1)}, "at most 10,000"),
+        ({"or": [{"a": 1}] * (MAX_CONDITIONS + 1)}, "has 501 conditions"),
         ({".".join("a" * 17): 1}, "more than 16 deep"),
         ("a" * 2_000_000, "2,000,000 characters"),
     ],
@@ -289,15 +289,15 @@ def test_the_hint_stands_under_the_mistake():
 
 def test_the_largest_and_deepest_that_are_read_are_also_run():
     deep: dict[str, Any] = {"ü.x": [1, "a", 2.5, True]}
-    for level in range(DEEPEST - 1):
+    for level in range(MAX_FILTER_DEPTH - 1):
         deep = {"not": deep} if level % 2 else {"or": [{"a": 1}, deep]}
     longest = {".".join(["ü"] * 16): {"!=": 2.5}}
     with table(DOCUMENTS, ["d0", "d1", "d2", None], False) as database:
-        for where in (deep, longest, {"a": list(range(MOST_VALUES))}, {"é": ["x"] * MOST_VALUES}):
+        for where in (deep, longest, {"a": list(range(MAX_VALUES))}, {"é": ["x"] * MAX_VALUES}):
             expected = [n for n, meta in enumerate(DOCUMENTS) if parse(where).matches(meta or {})]
             assert found(database, where) == expected
         for word in ("and", "or"):
-            assert found(database, {word: [{f"ü{n}": {"!=": n}} for n in range(MOST_CONDITIONS)]}) == [0, 1, 2, 3]
+            assert found(database, {word: [{f"ü{n}": {"!=": n}} for n in range(MAX_CONDITIONS)]}) == [0, 1, 2, 3]
     with pytest.raises(InvalidInput, match="nested"):
         parse({"not": {"not": deep}})
 

@@ -141,7 +141,7 @@ def test_the_bound_is_sharp_where_one_vector_reaches_it():
 def test_the_smallest_absolute_score_would_be_no_bound():
     """One sign's answer ends near zero while the other's ends high: what is hidden may score high."""
     scores = np.array([[[0.9, 0.6]], [[0.01, -0.1]]])
-    assert certificate.reach(scores, np.array([1.0]), 0.0) == pytest.approx(0.36)
+    assert certificate.hidden_square(scores, np.array([1.0]), 0.0) == pytest.approx(0.36)
 
 
 class Lying(NumpyIndex):

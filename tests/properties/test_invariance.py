@@ -17,7 +17,7 @@ from properties import oracle
 from properties.follow import run_case, world_of
 from properties.worlds import Case, cases, softmax
 from siftlm import Selection, methods, select
-from siftlm.selection.registry import find
+from siftlm.selection.registry import find_method
 
 # Problems with near ties are passed over: there, rounding may decide.
 FILTERED = [HealthCheck.filter_too_much]
@@ -29,7 +29,7 @@ def arguments(name: str, m: int = 2, size: int = 40, width: int = 7) -> dict[str
     query: Any = rng.normal(size=(m, width))
     candidates: Any = rng.normal(size=(size, width)) + 0.3
     options: dict[str, Any] = {}
-    if find(name).reads == "probabilities":
+    if find_method(name).reads == "probabilities":
         query, candidates = None, softmax(rng, size, 4)
     if name in {"eig", "information-density"}:
         options["probabilities"] = softmax(rng, size, 3)
@@ -57,7 +57,7 @@ def clear(case: Case, name: str) -> bool:
     picked = run_case(case, method=name)
     for pick in picked.indices.tolist():
         scores = np.asarray(oracle.SCORES[name](world, picks), dtype=np.float64)
-        if not find(name).repeats:
+        if not find_method(name).repeats:
             scores[picks] = -np.inf
         others = np.delete(scores, pick)
         if len(others) and others.max() > scores[pick] - 1e-5 * max(1e-3, abs(scores[pick])):
@@ -171,10 +171,10 @@ def test_inputs_are_left_alone(name: str, normalize: bool, dtype: Any) -> None:
     given_ones = arguments(name)
     given_ones["candidates"] = given_ones["candidates"].astype(dtype)
     arrays = {key: value for key, value in given_ones.items() if isinstance(value, np.ndarray)}
-    if find(name).reads == "vectors":
+    if find_method(name).reads == "vectors":
         arrays["known"] = np.random.default_rng(0).normal(size=(2, 7)).astype(dtype)
     arrays["exclude"] = np.array([1, 5])
-    if not find(name).signed and not find(name).whole:
+    if not find_method(name).signed and not find_method(name).whole:
         arrays |= {"prior": np.linspace(0.5, 2, 40), "costs": np.linspace(1, 3, 40)}
     before = {key: value.tobytes() for key, value in arrays.items()}
     for value in arrays.values():

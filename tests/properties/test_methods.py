@@ -15,7 +15,7 @@ from properties.follow import check_uncertainty, follow, rounding, run_case, wor
 from properties.worlds import Array, Case, cases, softmax
 from siftlm import Gram, Selection, methods, select
 from siftlm.errors import InvalidInput
-from siftlm.selection.registry import find
+from siftlm.selection.registry import find_method
 
 # They have no score that a formula gives alone; their own tests stand beside them.
 PROPERTIES_INSTEAD = {
@@ -48,7 +48,7 @@ def test_the_oracle_has_a_method(name: str) -> None:
 
 @pytest.mark.parametrize("name", methods())
 def test_it_says_what_it_does(name: str) -> None:
-    entry = find(name)
+    entry = find_method(name)
     assert entry.name == name
     assert entry.summary
     assert entry.formula, "the docstring's first line is the formula"
@@ -69,7 +69,7 @@ def compare(name: str, case: Case, selection: Selection, world: oracle.World, **
         world,
         score,
         error=error,
-        repeats=find(name).repeats,
+        repeats=find_method(name).repeats,
         floor=1.0 if name in OF_ORDER_ONE else 0.0,
     )
     check_uncertainty(selection, world, error=rounding(case, world))
@@ -123,7 +123,7 @@ def test_with_a_gram_matrix(name: str, case: Case) -> None:
     compare(name, case, select(joint[k:, :k], gram, case.n, noise=case.noise, method=name), world)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not find(name).targeted])
+@pytest.mark.parametrize("name", [name for name in NAMES if not find_method(name).targeted])
 @settings(max_examples=15)
 @given(case=cases(most=20, widest=6, picks=8, noises=(1e-2, 1.0)))
 def test_without_a_query(name: str, case: Case) -> None:
@@ -131,7 +131,7 @@ def test_without_a_query(name: str, case: Case) -> None:
     compare(name, case, run_case(case, method=name), world_of(case))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if find(name).targeted])
+@pytest.mark.parametrize("name", [name for name in NAMES if find_method(name).targeted])
 def test_a_query_is_needed(name: str) -> None:
     with pytest.raises(InvalidInput, match=f"{name}.*needs a query"):
         select(None, np.eye(3), 1, method=name)

@@ -127,9 +127,16 @@ def derivative(question: str, answer: str) -> bool:
         r"^(Differentiate|What is the (second )?derivative of) | (twice )?with respect.*|\?$", "", question
     )
     variable = re.search(r"[a-z]", written)[0]
-    first, second = (Fraction(1, 12), Fraction(-8, 12), 0, Fraction(8, 12), Fraction(-1, 12)), (
-        Fraction(-1, 12), Fraction(16, 12), Fraction(-30, 12), Fraction(16, 12), Fraction(-1, 12),
-    )  # fmt: skip
+    first, second = (
+        (Fraction(1, 12), Fraction(-8, 12), 0, Fraction(8, 12), Fraction(-1, 12)),
+        (
+            Fraction(-1, 12),
+            Fraction(16, 12),
+            Fraction(-30, 12),
+            Fraction(16, 12),
+            Fraction(-1, 12),
+        ),
+    )
     weights = second if "second" in question or "twice" in question else first
 
     def slope(x: int) -> Fraction:
@@ -248,11 +255,39 @@ CHECKS: dict[str, Callable[[str, str], bool]] = {
     **{
         check.__name__: check
         for check in (
-            add_and_subtract, multiply, divide, remainder, percentages, rounding, ordering, linear_equation,
-            two_equations, quadratic_equation, evaluate, derivative, arithmetic_sequence, geometric_sequence,
-            line_through, greatest_common_divisor, least_common_multiple, prime_factors, is_prime, divides, bases,
-            roman_numerals, digits, powers, units, clock, speed, shapes, shopping, interest, averages, ratios,
+            add_and_subtract,
+            multiply,
+            divide,
+            remainder,
+            percentages,
+            rounding,
+            ordering,
+            linear_equation,
+            two_equations,
+            quadratic_equation,
+            evaluate,
+            derivative,
+            arithmetic_sequence,
+            geometric_sequence,
+            line_through,
+            greatest_common_divisor,
+            least_common_multiple,
+            prime_factors,
+            is_prime,
+            divides,
+            bases,
+            roman_numerals,
+            digits,
+            powers,
+            units,
+            clock,
+            speed,
+            shapes,
+            shopping,
+            interest,
+            averages,
+            ratios,
             probability,
         )
     },
-}  # fmt: skip
+}

@@ -37,8 +37,11 @@ def clock(question: str, answer: str) -> bool:
 
 def speed(question: str, answer: str) -> bool:
     given = {"h": Fraction(answer), "km": Fraction(answer), "km/h": Fraction(answer)}
-    for unit, pattern in (("km/h", r"([\d.]+) km/h"), ("h", r"in ([\d.]+) hours|for ([\d.]+) hours"),
-                          ("km", r"([\d.]+) kilometres in|([\d.]+) kilometres at")):  # fmt: skip
+    for unit, pattern in (
+        ("km/h", r"([\d.]+) km/h"),
+        ("h", r"in ([\d.]+) hours|for ([\d.]+) hours"),
+        ("km", r"([\d.]+) kilometres in|([\d.]+) kilometres at"),
+    ):
         if found := re.search(pattern, question):
             given[unit] = Fraction(next(one for one in found.groups() if one))
     return given["km"] == given["km/h"] * given["h"]

@@ -93,9 +93,11 @@ def test_no_prompt_is_in_the_corpus(place, topics, size):
         for prompt in prompts:
             assert prompt.text not in everything
     assert {one.meta["source"] for one in documents}.isdisjoint(
-        one.meta["source"] for kind in ("code", "prose") for one in sample.prompts(kind, count=8)
+        one.meta["source"]
+        for kind in ("code", "prose")
+        for one in sample.prompts(kind, count=8)
         if one.meta["source"] != "language reference"
-    )  # fmt: skip
+    )
 
 
 def test_no_held_out_problem_is_in_the_corpus(place):
@@ -135,9 +137,17 @@ def test_topics_that_quote_each_other_stay_on_one_side(topics):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("_pydecimal", "decimal"), ("_pyio", "io"), ("_pydatetime", "datetime"), ("encodings.cp1250", "codecs"),
-     ("ntpath", "posixpath"), ("bz2", "compression.lzma"), ("email.mime.image", "imghdr"), ("json", "json.decoder")],
-)  # fmt: skip
+    [
+        ("_pydecimal", "decimal"),
+        ("_pyio", "io"),
+        ("_pydatetime", "datetime"),
+        ("encodings.cp1250", "codecs"),
+        ("ntpath", "posixpath"),
+        ("bz2", "compression.lzma"),
+        ("email.mime.image", "imghdr"),
+        ("json", "json.decoder"),
+    ],
+)
 def test_near_copies_are_kin(one, other):
     assert families.family(one) == families.family(other)
 
@@ -179,8 +189,17 @@ def test_without_the_reference_the_rest_is_there(place, monkeypatch):
 
 
 def test_only_the_library_is_read(tmp_path):
-    for path in ("site-packages/json/a.py", "test/b.py", "json/tests/c.py", "config-3.11/d.py", "numpy/e.py",
-                 "_sysconfigdata__linux.py", "json/decoder.py", "json/__init__.py", "json/no.pyc"):  # fmt: skip
+    for path in (
+        "site-packages/json/a.py",
+        "test/b.py",
+        "json/tests/c.py",
+        "config-3.11/d.py",
+        "numpy/e.py",
+        "_sysconfigdata__linux.py",
+        "json/decoder.py",
+        "json/__init__.py",
+        "json/no.pyc",
+    ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("x = 1")
     (tmp_path / "heapq.py").write_bytes("# -*- coding: latin-1 -*-\nx = 'ü'\r\n".encode("latin-1"))
@@ -192,9 +211,13 @@ def test_only_the_library_is_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
-    [({"only": "poems"}, UnknownName, "unknown kind 'poems'"), ({"only": []}, InvalidInput, "names no kind"),
-     ({"size": "huge"}, UnknownName, "unknown size 'huge'"), ({"largest": 5}, InvalidInput, "largest=5")],
-)  # fmt: skip
+    [
+        ({"only": "poems"}, UnknownName, "unknown kind 'poems'"),
+        ({"only": []}, InvalidInput, "names no kind"),
+        ({"size": "huge"}, UnknownName, "unknown size 'huge'"),
+        ({"largest": 5}, InvalidInput, "largest=5"),
+    ],
+)
 def test_bad_settings_are_named_at_once(settings, error, message):
     with pytest.raises(error, match=message):
         sample.documents(**settings)

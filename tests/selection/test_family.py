@@ -9,14 +9,14 @@ import pytest
 
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.selection import Gram, kernels, methods, select
-from siftlm.selection.registry import Method, find
+from siftlm.selection.registry import Method, find_method
 
 S = math.sqrt(0.5)
 # The prompt; a text close to it, its twin, one less close on the other side, and one beside the point.
 PROMPT = np.array([1.0, 0.0, 0.0])
 TEXTS = np.array([[0.8, 0.6, 0.0], [0.8, 0.6, 0.0], [0.6, -0.8, 0.0], [0.0, 0.0, 1.0]])
 OUTPUTS = np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.4, 0.3, 0.3], [0.7, 0.2, 0.1]])
-BUILT_IN = [name for name in methods() if find(name).run.__module__.startswith("siftlm.selection.family")]
+BUILT_IN = [name for name in methods() if find_method(name).run.__module__.startswith("siftlm.selection.family")]
 
 
 def picks(method: str, n: int, query=PROMPT, candidates=TEXTS, **settings) -> list[int]:
@@ -165,7 +165,7 @@ def test_eig_in_small_blocks_is_the_same(monkeypatch):
     texts, queries = generator.normal(size=(9, 4)), generator.normal(size=(2, 4))
     settings = {"method": "eig", "probabilities": outputs, "target_probabilities": targets}
     whole = select(queries, texts, 9, **settings)
-    monkeypatch.setattr(find("eig").run.__globals__["__name__"] + ".BLOCK", 1)
+    monkeypatch.setattr(find_method("eig").run.__globals__["__name__"] + ".EIG_BLOCK_LOGITS", 1)
     blocks = select(queries, texts, 9, **settings)
     assert whole.indices.tolist() == blocks.indices.tolist()
     assert whole.gains.tolist() == blocks.gains.tolist()
@@ -529,7 +529,7 @@ def test_hull_with_a_kernel_is_hull_of_its_features():
 
 
 def run(name: str, query, candidates, n: int, **settings):
-    entry = find(name)
+    entry = find_method(name)
     if entry.reads == "probabilities":
         return select(None, np.abs(candidates) / np.abs(candidates).sum(axis=1, keepdims=True), n, method=name)
     options = options_of(entry, len(candidates), len(np.atleast_2d(query)))
@@ -563,7 +563,9 @@ def test_a_prompt_that_no_candidate_touches(name):
 def test_several_targets_and_known_items(name):
     generator = np.random.default_rng(11)
     texts, queries = generator.normal(size=(9, 4)), generator.normal(size=(5, 4))
-    more = {} if find(name).reads == "probabilities" else {"known": generator.normal(size=(2, 4)), "exclude": [3]}
+    more = (
+        {} if find_method(name).reads == "probabilities" else {"known": generator.normal(size=(2, 4)), "exclude": [3]}
+    )
     found = run(name, queries, texts, 5, **more)
     assert found.indices.max() < 9
     assert not (3 in found.indices and more)
@@ -579,7 +581,7 @@ def test_several_targets_and_known_items(name):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_gains_are_what_is_declared(name):
-    entry = find(name)
+    entry = find_method(name)
     generator = np.random.default_rng(12)
     found = run(name, generator.normal(size=(2, 4)), generator.normal(size=(8, 4)), 8)
     assert entry.signed or (found.gains >= 0).all()
@@ -588,16 +590,16 @@ def test_gains_are_what_is_declared(name):
     assert entry.formula.strip()
 
 
-@pytest.mark.parametrize("name", [name for name in BUILT_IN if find(name).targeted])
+@pytest.mark.parametrize("name", [name for name in BUILT_IN if find_method(name).targeted])
 def test_a_targeted_method_needs_a_query(name):
     with pytest.raises(InvalidInput, match="needs a query"):
-        select(None, TEXTS, 1, method=name, **options_of(find(name), 4, 0))
+        select(None, TEXTS, 1, method=name, **options_of(find_method(name), 4, 0))
 
 
 @pytest.mark.parametrize("name", ["eig", "information-density"])
 def test_outputs_have_to_be_given(name):
     with pytest.raises(InvalidInput, match="needs probabilities="):
         select(PROMPT, TEXTS, 1, method=name)
-    options = {key: value[:-1] for key, value in options_of(find(name), 4, 2).items()}
+    options = {key: value[:-1] for key, value in options_of(find_method(name), 4, 2).items()}
     with pytest.raises(InvalidInput, match="probabilities"):
         select(PROMPT, TEXTS, 1, method=name, **options)

@@ -56,7 +56,7 @@ def test_a_package_that_fails_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
         def load(self) -> None:
             raise RuntimeError("boom")
 
-    monkeypatch.setattr(registry, "_added", lambda: {"broken": Broken()})
+    monkeypatch.setattr(registry, "_entry_points", lambda: {"broken": Broken()})
     with pytest.raises(InvalidInput, match=r"'broken' of another package cannot be loaded: RuntimeError\('boom'\)"):
         siftlm.select(VECTORS[0], VECTORS, 1, method="broken")
     assert len(siftlm.select(VECTORS[0], VECTORS, 1)) == 1

@@ -289,8 +289,10 @@ def test_a_method_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from siftlm.selection import registry
 
-    added = {"theirs": EntryPoint("theirs", "siftlm.selection.family.nearest:nearest", registry.GROUP)}
-    monkeypatch.setattr(registry, "_added", lambda: added)
+    added = {
+        "theirs": EntryPoint("theirs", "siftlm.selection.family.nearest:nearest", registry.METHODS_ENTRY_POINT_GROUP)
+    }
+    monkeypatch.setattr(registry, "_entry_points", lambda: added)
     assert "theirs" in methods()
     assert select(QUERY, CANDIDATES, 3, method="theirs").indices.tolist() == (
         select(QUERY, CANDIDATES, 3, method="nearest").indices.tolist()

@@ -55,8 +55,8 @@ def test_batch_is_loop(
 def test_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, candidates = vectors(0, 9, 6), vectors(1, 60, 6)
     whole = siftlm.select_many(queries, candidates, n=20)
-    monkeypatch.setattr(batch, "ROWS_BYTES", 1)
-    monkeypatch.setattr(batch, "SCAN_BYTES", 1)
+    monkeypatch.setattr(batch, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(batch, "SCAN_GROUP_BYTES", 1)
     assert_same(siftlm.select_many(queries, candidates, n=20), whole, 1e-12)
 
 

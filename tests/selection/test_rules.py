@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from siftlm import select
 from siftlm.errors import InvalidInput
-from siftlm.selection.rules import NOTHING, Rules
+from siftlm.selection.rules import NO_PICK, PickRules
 from siftlm.selection.ties import Ties
 
 scores = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=20).map(np.array)
@@ -23,9 +23,9 @@ def equal_if_named_alike(names: str) -> Ties:
     return Ties(1e-9, 1e-3, lambda index, others: letters[others] == letters[index])
 
 
-def rules_of(size: int, **settings: Any) -> Rules:
+def rules_of(size: int, **settings: Any) -> PickRules:
     all_different = "".join(chr(200 + i) for i in range(size))
-    return Rules(size, **{"cap": None, "ties": equal_if_named_alike(all_different), **settings})
+    return PickRules(size, **{"cap": None, "ties": equal_if_named_alike(all_different), **settings})
 
 
 @given(scores)
@@ -56,8 +56,8 @@ def test_what_is_forbidden_may_be_nan() -> None:
 
 
 def test_everything_forbidden() -> None:
-    assert rules_of(2, blocked=np.ones(2, bool)).choose(np.array([1.0, 2.0])) == NOTHING
-    assert rules_of(2, blocked=np.ones(2, bool)).choose(np.array([np.inf, np.inf])) == NOTHING
+    assert rules_of(2, blocked=np.ones(2, bool)).choose(np.array([1.0, 2.0])) == NO_PICK
+    assert rules_of(2, blocked=np.ones(2, bool)).choose(np.array([np.inf, np.inf])) == NO_PICK
 
 
 def test_scores_are_not_changed() -> None:
@@ -69,17 +69,17 @@ def test_scores_are_not_changed() -> None:
 
 def test_a_cap_counts() -> None:
     rules = rules_of(2, cap=2)
-    for expected in (1, 1, 0, 0, NOTHING):
+    for expected in (1, 1, 0, 0, NO_PICK):
         index = rules.choose(np.array([1.0, 2.0]))
         assert index == expected
-        if index != NOTHING:
+        if index != NO_PICK:
             rules.record(index)
 
 
 def test_a_source_counts_for_all_of_its_items() -> None:
     rules = rules_of(4, sources=np.array([0, 0, 1, 1]), source_cap=2)
     taken = []
-    while (index := rules.choose(np.array([4.0, 3.0, 2.0, 1.0]))) != NOTHING:
+    while (index := rules.choose(np.array([4.0, 3.0, 2.0, 1.0]))) != NO_PICK:
         rules.record(index)
         taken.append(index)
     assert taken == [0, 0, 2, 2]
@@ -88,7 +88,7 @@ def test_a_source_counts_for_all_of_its_items() -> None:
 def test_the_budget_is_never_exceeded_and_cheaper_ones_fill_it() -> None:
     rules = rules_of(3, cap=1, costs=np.array([5.0, 3.0, 1.0]), budget=6.0)
     taken = []
-    while (index := rules.choose(np.array([50.0, 9.0, 1.0]))) != NOTHING:
+    while (index := rules.choose(np.array([50.0, 9.0, 1.0]))) != NO_PICK:
         rules.record(index)
         taken.append(index)
     assert taken == [0, 2]
@@ -105,7 +105,7 @@ def test_out_of_budget_only_if_something_is_left_to_buy() -> None:
     rules = rules_of(2, cap=1, costs=np.array([1.0, 1.0]), budget=2.0)
     for index in (0, 1):
         rules.record(index)
-    assert rules.choose(np.ones(2)) == NOTHING
+    assert rules.choose(np.ones(2)) == NO_PICK
     assert not rules.out_of_budget
 
 

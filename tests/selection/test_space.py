@@ -81,7 +81,7 @@ def test_large_memories_are_converted_in_blocks(case: Case, rows: int) -> None:
     """What does not fit into a float64 copy is converted block by block, with the same numbers."""
     plain = checks.blocks
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(space, "COPY_BYTES", 0)
+        patch.setattr(space, "MAX_COPY_BYTES", 0)
         patch.setattr(checks, "blocks", lambda array, rows=rows: plain(array, rows))
         check(feature(case), case)
         selection, world = run_case(case), world_of(case)
@@ -93,7 +93,7 @@ def test_large_memories_are_converted_in_blocks(case: Case, rows: int) -> None:
 @given(cases(kinds=("gaussian",), noises=(0.01, 1.0)))
 def test_large_features_are_kept_in_float32(case: Case) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(space, "COPY_BYTES", 0)
+        patch.setattr(space, "MAX_COPY_BYTES", 0)
         short = run_case(case, kernel=kernels.centred())
     exact = run_case(case, kernel=kernels.centred())
     np.testing.assert_allclose(short.uncertainty, exact.uncertainty, atol=1e-3)

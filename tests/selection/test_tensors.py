@@ -133,7 +133,7 @@ def test_a_variance_below_zero_is_rounding(form: str, noise: float) -> None:
 
 
 def test_equal_and_opposite_vectors_are_one_group() -> None:
-    from siftlm.selection.tensors.candidates import Ties, _groups
+    from siftlm.selection.tensors.candidates import TensorTies, _groups
 
     few = torch.tensor(draw(40, 64)).float()
     vectors = torch.cat([few, -few, 4 * few])[None]
@@ -146,12 +146,12 @@ def test_equal_and_opposite_vectors_are_one_group() -> None:
     assert torch.equal(plain[:40], plain[40:80])
 
     # Within plain rounding anything ties; within magnified rounding only the same vector does.
-    ties = Ties(1e-9, torch.tensor([[1e-3]]), torch.tensor([[7, 8, 8, 9]]))
+    ties = TensorTies(1e-9, torch.tensor([[1e-3]]), torch.tensor([[7, 8, 8, 9]]))
     scores = torch.tensor([[0.9995, 0.9994, 1.0, 1 - 1e-12]], dtype=torch.float64)
     assert ties.equals(scores, scores.amax(1, keepdim=True), torch.tensor([[2]])).tolist() == [
         [False, True, True, True]
     ]
-    ties = Ties(1e-9)
+    ties = TensorTies(1e-9)
     assert ties.equals(scores, scores.amax(1, keepdim=True), torch.tensor([[2]])).tolist() == [
         [False, False, True, True]
     ]
@@ -469,21 +469,21 @@ def test_one_prompt_takes_one_set() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_step_reads_a_number_or_leaves_the_device(name: str, shared: bool) -> None:
     # Tensors on "meta" have no numbers: whoever asks for one fails, and so does whoever mixes devices.
-    from siftlm.selection.stopping import Stopping
-    from siftlm.selection.tensors.candidates import Candidates, Plan
-    from siftlm.selection.tensors.steps import Chunk
+    from siftlm.selection.stopping import StoppingRules
+    from siftlm.selection.tensors.candidates import TensorCandidates, TensorPlan
+    from siftlm.selection.tensors.steps import TensorChunk
 
     vectors, targets = torch.randn(5, 40, 20).to("meta"), torch.randn(5, 2, 20, dtype=torch.float64).to("meta")
     vectors = vectors[0] if shared else vectors
     mask, limits = torch.ones(5, 40, dtype=torch.bool).to("meta"), torch.arange(5).to("meta")
     for features, cap, n in itertools.product((True, False), (None, 1, 2), (7, 25)):
-        plan = Plan(
+        plan = TensorPlan(
             method=tensors.METHODS[name],
             n=n,
             noise=0.01,
             rounding=1e-7,
             cap=cap,
-            stopping=Stopping(adaptive=0.1, until=0.1) if n < 8 else Stopping(),
+            stopping=StoppingRules(adaptive=0.1, until=0.1) if n < 8 else StoppingRules(),
             seed=0,
             state=torch.float64,
             products=torch.float32,
@@ -492,8 +492,8 @@ def test_no_step_reads_a_number_or_leaves_the_device(name: str, shared: bool) ->
             gram=not features,
         )
         with torch.inference_mode():
-            candidates = Candidates(vectors, vectors.norm(dim=-1).double(), None, plan)
-            picks = Chunk(plan, candidates, targets, mask).run(limits if n < 8 else None)
+            candidates = TensorCandidates(vectors, vectors.norm(dim=-1).double(), None, plan)
+            picks = TensorChunk(plan, candidates, targets, mask).run(limits if n < 8 else None)
         assert all(tensor.device.type == "meta" for tensor in picks)
         assert picks.indices.shape == (5, n)
 

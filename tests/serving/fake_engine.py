@@ -11,9 +11,9 @@ from fastapi import FastAPI, Header
 from fastapi.testclient import TestClient
 
 from siftlm.memory import Memory
-from siftlm.serving.failures import add_failures
+from siftlm.serving.failures import add_error_handlers
 from siftlm.serving.keys import Caller
-from siftlm.serving.modes import Modes
+from siftlm.serving.modes import ModeParser
 from siftlm.serving.refusals import NotAllowed
 
 CALLERS = {
@@ -38,7 +38,7 @@ class FakeModel:
 
 
 class FakeEngine:
-    """The face of `siftlm.serving.engine.Engine`, as far as these routes see it."""
+    """The face of `siftlm.serving.engine.ServingEngine`, as far as these routes see it."""
 
     def __init__(self, memories: Mapping[str, Memory]) -> None:
         self.memories = dict(memories)
@@ -71,9 +71,9 @@ def allowed(authorization: str = Header("")) -> Caller:
 def client(engine: FakeEngine, *routes: Callable[..., Any], as_: str = "all") -> TestClient:
     """A client of an app with these routes, that shows errors as the server does."""
     app = FastAPI()
-    modes = Modes("siftlm-tiny", engine.models)
+    modes = ModeParser("siftlm-tiny", engine.models)
     for made in routes:
         app.include_router(made(engine, modes, allowed))
 
-    add_failures(app)
+    add_error_handlers(app)
     return TestClient(app, headers={"Authorization": f"Bearer {as_}"})

@@ -20,11 +20,23 @@ import torch
 
 # name -> the types that its pydantic model takes; anything else is refused here, where vLLM would only warn.
 FIELDS: Mapping[str, tuple[type, ...]] = {
-    "model": (str,), "prompt": (list,), "max_tokens": (int,), "n": (int,), "stream": (bool,), "echo": (bool,),
-    "temperature": (float, int), "top_p": (float, int), "top_k": (int,), "min_p": (float,), "seed": (int,),
-    "repetition_penalty": (float,), "stop": (list,), "stop_token_ids": (list,), "logprobs": (int,),
+    "model": (str,),
+    "prompt": (list,),
+    "max_tokens": (int,),
+    "n": (int,),
+    "stream": (bool,),
+    "echo": (bool,),
+    "temperature": (float, int),
+    "top_p": (float, int),
+    "top_k": (int,),
+    "min_p": (float,),
+    "seed": (int,),
+    "repetition_penalty": (float,),
+    "stop": (list,),
+    "stop_token_ids": (list,),
+    "logprobs": (int,),
     "return_tokens_as_token_ids": (bool,),
-}  # fmt: skip
+}
 
 
 class Refusal(Exception):
@@ -46,9 +58,18 @@ class FakeVLLM:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, rank: int = 16, length: int = 64, updating: bool = True, lora: bool = True,
-        key: str | None = None, interval: int = 1, old: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        rank: int = 16,
+        length: int = 64,
+        updating: bool = True,
+        lora: bool = True,
+        key: str | None = None,
+        interval: int = 1,
+        old: bool = False,
+    ) -> None:
         self.plain, self.tokenizer = model, tokenizer
         self.rank, self.length, self.updating, self.lora = rank, length, updating, lora
         self.key, self.interval, self.old = key, interval, old
@@ -144,8 +165,18 @@ class FakeVLLM:
 
         try:
             for choice in self.continued(body):
-                send(json.dumps({"id": "cmpl-1", "object": "text_completion", "created": 1, "model": body["model"],
-                                 "choices": [choice], "usage": None}))  # fmt: skip
+                send(
+                    json.dumps(
+                        {
+                            "id": "cmpl-1",
+                            "object": "text_completion",
+                            "created": 1,
+                            "model": body["model"],
+                            "choices": [choice],
+                            "usage": None,
+                        }
+                    )
+                )
                 if self.broken:
                     http.close_connection = True
                     return
@@ -158,8 +189,14 @@ class FakeVLLM:
     # --- routes
 
     def models(self) -> dict[str, Any]:
-        base = {"id": self.name, "object": "model", "owned_by": "vllm", "root": self.name, "parent": None,
-                "max_model_len": self.length}  # fmt: skip
+        base = {
+            "id": self.name,
+            "object": "model",
+            "owned_by": "vllm",
+            "root": self.name,
+            "parent": None,
+            "max_model_len": self.length,
+        }
         own = [
             {
                 "id": name,

@@ -1,4 +1,4 @@
-"""An engine without a model, with the face of `siftlm.serving.engine.Engine`: it says the prompt back, word by word.
+"""An engine without a model, with the face of `siftlm.serving.engine.ServingEngine`: it echoes the prompt by words.
 
 The tokenizer is that of siftlm-tiny. How likely a token is follows from its number, so that everything can be foretold.
 """
@@ -21,28 +21,28 @@ import numpy as np
 import uvicorn
 from tokenizers import Tokenizer
 
-from siftlm.bundled import bundled
+from siftlm.bundled import bundled_model
 from siftlm.embedding import HashingEmbedder
 from siftlm.errors import UnknownName
 from siftlm.memory import Found, Hit
 from siftlm.serving.app import create_app
 from siftlm.serving.jobs import (
-    Deliver,
-    Ended,
+    ChoiceDelta,
+    ChoiceEnded,
     Event,
+    EventCallback,
     Failed,
     Finished,
     Job,
-    Learned,
-    Read,
-    Said,
+    PromptRead,
     Selected,
     Stepped,
     Token,
+    Tuned,
 )
-from siftlm.serving.modes import Modes
-from siftlm.serving.refusals import Busy, Closing, TooLate
-from siftlm.serving.telling import Telling
+from siftlm.serving.modes import ModeParser
+from siftlm.serving.refusals import DeadlineExceeded, QueueFull, ShuttingDown
+from siftlm.serving.telling import StopTexts
 from siftlm.types import Selection, Step, Trace
 
 NAME, CONTEXT, END = "siftlm-tiny", 64, 0
@@ -87,7 +87,7 @@ class FakeTokenizer:
 
 @cache
 def _tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(bundled() / "tokenizer.json"))
+    return Tokenizer.from_file(str(bundled_model() / "tokenizer.json"))
 
 
 @dataclass
@@ -133,9 +133,12 @@ class FakeEngine:
 
     def __post_init__(self) -> None:
         self.controller: Any = SimpleNamespace(
-            name=NAME, tokenizer=FakeTokenizer(self.chat_template), context=CONTEXT, fingerprint="f" * 16,
+            name=NAME,
+            tokenizer=FakeTokenizer(self.chat_template),
+            context=CONTEXT,
+            fingerprint="f" * 16,
             model=SimpleNamespace(config=SimpleNamespace(vocab_size=8192)),
-        )  # fmt: skip
+        )
         self.memories: Mapping[str, Any] = {
             name: SimpleNamespace(embedder=HashingEmbedder(width=16)) for name in self.names
         }
@@ -144,13 +147,13 @@ class FakeEngine:
         self._thread = ThreadPoolExecutor(1)
         self._running, self._lock = 0, threading.Lock()
 
-    def submit(self, job: Job, deliver: Deliver) -> FakeTicket:
+    def submit(self, job: Job, deliver: EventCallback) -> FakeTicket:
         if self.manners.broken:
             raise RuntimeError("/var/lib/somebody/secret.py has failed")
         if self.closing:
-            raise Closing("the server is shutting down")
+            raise ShuttingDown("the server is shutting down")
         if self._running >= self.manners.room:
-            raise Busy("the queue is full", retry_after=7)
+            raise QueueFull("the queue is full", retry_after=7)
         with self._lock:
             self._running += 1
         self.jobs.append(job)
@@ -165,15 +168,21 @@ class FakeEngine:
     @property
     def state(self) -> Any:
         return SimpleNamespace(
-            waiting=0, learning=0, speaking=self._running, slots=8, cached=0, cached_bytes=0, ready=self.ready,
+            waiting=0,
+            learning=0,
+            speaking=self._running,
+            slots=8,
+            cached=0,
+            cached_bytes=0,
+            ready=self.ready,
             closing=self.closing,
-        )  # fmt: skip
+        )
 
     def close(self, grace: float = 30.0) -> None:
         self.closing = True
         self._thread.shutdown()
 
-    def _work(self, job: Job, deliver: Deliver, ticket: FakeTicket) -> None:
+    def _work(self, job: Job, deliver: EventCallback, ticket: FakeTicket) -> None:
         try:
             for event in told(self.controller.tokenizer, job, self.manners):
                 if ticket.gone:
@@ -208,27 +217,27 @@ def told(tokenizer: Any, job: Job, manners: Manners) -> Iterator[Event]:
     if job.mode.memory is not None:
         yield from _learning(job)
     if job.echo:
-        yield Read(tokens_of(tokenizer, job.ids, job.sampling.top, manners, first=True))
+        yield PromptRead(tokens_of(tokenizer, job.ids, job.sampling.top, manners, first=True))
     made = 0
     said = [one for one in job.ids if one != END]
     for choice in range(job.choices):
         ids = [*said[choice:], END][: job.sampling.max_tokens]
-        telling, reason, count = Telling(job.sampling.stop), "length", 0
+        telling, reason, count = StopTexts(job.sampling.stop), "length", 0
         for token in tokens_of(tokenizer, ids, job.sampling.top, manners):
             time.sleep(manners.pause)
             if job.deadline is not None and time.monotonic() > job.deadline:
-                raise TooLate("its time was up")
+                raise DeadlineExceeded("its time was up")
             if manners.fail is not None and made == manners.fail_after:
                 raise manners.fail
             ended = token.id == END
             token = replace(token, text="") if ended else token
             made, count = made + 1, count + 1
             shown = telling.add(token.text)
-            yield Said(choice, shown + telling.rest() if ended or count == len(ids) else shown, (token,))
+            yield ChoiceDelta(choice, shown + telling.rest() if ended or count == len(ids) else shown, (token,))
             if ended or telling.stopped:
                 reason = "stop"
                 break
-        yield Ended(choice, reason, count)
+        yield ChoiceEnded(choice, reason, count)
     yield Finished({"queue": 0.0, "select": 0.0, "learn": 0.0, "generate": 0.001 * made})
 
 
@@ -238,7 +247,7 @@ def _learning(job: Job) -> Iterator[Event]:
     yield Selected(Found(hits, selection, 10, {"search": 0.001}))
     steps = tuple(Step(at, 3.0 - at, 20, 1.0, 1e-3) for at in range(2))
     yield from (Stepped(step, at, 2) for at, step in enumerate(steps, start=1))
-    yield Learned(Trace(steps, "done", 2))
+    yield Tuned(Trace(steps, "done", 2))
 
 
 def tokens_of(
@@ -291,4 +300,4 @@ def until(holds: Callable[[], Any], seconds: float = 60.0) -> None:
 
 def app_of(engine: FakeEngine, **settings: Any) -> Any:
     """The application around it."""
-    return create_app(engine, Modes(NAME, engine.models), **settings)
+    return create_app(engine, ModeParser(NAME, engine.models), **settings)

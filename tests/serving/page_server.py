@@ -107,10 +107,13 @@ class Chooser:
             for row, (x, y) in enumerate(flat[1:])
         ]
         return {
-            "hits": hits, "selection": plain, "considered": len(self.texts), "seconds": {},
+            "hits": hits,
+            "selection": plain,
+            "considered": len(self.texts),
+            "seconds": {},
             "explanation": [{"overlap": float(overlap)} for overlap in why.overlap],
             "plane": {"prompt": flat[0].tolist(), "candidates": candidates, "picks": plain["indices"], "shown": 0.4},
-        }  # fmt: skip
+        }
 
     def _hit(self, row: int, score: float, gain: float, uncertainty: float) -> dict[str, Any]:
         place = {"row": row, "id": None, "document": row, "part": 0, "parts": 1, "start": 0, "copies": 1}
@@ -134,10 +137,18 @@ def steps(found: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     lots = np.random.default_rng(seed)
     left = found["selection"]["uncertainty"]
     return [
-        {"text": at, "loss": 1.2 + 2.4 * left[at] / left[0] + 0.25 * float(lots.normal()), "tokens": 24, "norm": 1.0,
-         "rate": 5e-4, "reused": False, "watched": None, "seconds": 0.02}
+        {
+            "text": at,
+            "loss": 1.2 + 2.4 * left[at] / left[0] + 0.25 * float(lots.normal()),
+            "tokens": 24,
+            "norm": 1.0,
+            "rate": 5e-4,
+            "reused": False,
+            "watched": None,
+            "seconds": 0.02,
+        }
         for at in range(len(found["hits"]))
-    ]  # fmt: skip
+    ]
 
 
 def said(body: dict[str, Any]) -> list[str]:
@@ -152,7 +163,7 @@ def app(manners: Manners) -> Any:
     from fastapi.responses import JSONResponse, StreamingResponse
 
     server, chooser = FastAPI(), Chooser()
-    server.include_router(page.routes())
+    server.include_router(page.page_routes())
 
     def refused(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
         kind = {401: "authentication_error", 429: "rate_limit_error"}.get(status, "invalid_request_error")

@@ -16,8 +16,8 @@ from siftlm.embedding import embedder
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.serving.answerable import refuse_silent
-from siftlm.serving.host import served
+from siftlm.serving.answerable import check_searchable
+from siftlm.serving.host import background_server
 
 TEXTS = [f"text {number} of what is said" for number in range(30)]
 
@@ -46,7 +46,7 @@ def scrambled(folder):
 
 def test_memories_that_answer_are_served_and_so_are_empty_ones(controller, docs, tmp_path):
     with Memory.create(tmp_path / "empty") as empty:
-        refuse_silent({name: LocalModel(controller, memory) for name, memory in (("docs", docs), ("empty", empty))})
+        check_searchable({name: LocalModel(controller, memory) for name, memory in (("docs", docs), ("empty", empty))})
 
 
 @pytest.mark.parametrize(("harm", "said"), [(shortened, "has 1,000 bytes"), (scrambled, "siftlm verify says more")])
@@ -54,7 +54,7 @@ def test_a_damaged_one_is_named(controller, docs, tmp_path, harm, said):
     models = {"fine": LocalModel(controller, Memory.create(tmp_path / "fine")), "docs": LocalModel(controller, docs)}
     harm(docs.path)
     with pytest.raises(SiftlmError, match=f"the memory 'docs' can answer nothing: .*{said}"):
-        refuse_silent(models)
+        check_searchable(models)
     models["fine"].memory.close()
 
 
@@ -63,18 +63,21 @@ def test_nor_is_one_whose_vectors_came_from_elsewhere(controller, tmp_path):
         made.add(TEXTS[:2], vectors=np.eye(2, 4))
         with (
             pytest.raises(SiftlmError, match="the memory 'far' can answer nothing: its vectors were made elsewhere"),
-            served(controller, {"far": made}),
+            background_server(controller, {"far": made}),
         ):
             pass
 
 
 def test_a_server_with_a_wrong_default_does_not_start(controller, docs):
     for wrong in ({"noise": -1}, {"k": 0}, {"where": 5}, {"candidates": "luck"}):
-        with pytest.raises(InvalidInput, match=next(iter(wrong))), served(controller, {"docs": docs}, **wrong):
+        with (
+            pytest.raises(InvalidInput, match=next(iter(wrong))),
+            background_server(controller, {"docs": docs}, **wrong),
+        ):
             pass
 
 
 def test_features_of_the_model_are_not_made_for_it(controller, docs, monkeypatch):
     model = LocalModel(controller, docs, features="gradients")
     monkeypatch.setattr(model, "_gradients", lambda: 1 / 0)
-    refuse_silent({"docs": model})
+    check_searchable({"docs": model})

@@ -95,9 +95,10 @@ def test_prompts_together_are_as_alone(client):
     prompts = ["the time of", "in the end", "a b c d"]
     together = post(client, "/v1/completions", model=NAME, prompt=prompts, max_tokens=3, n=2).json()["choices"]
     alone = [
-        choice["text"] for prompt in prompts
+        choice["text"]
+        for prompt in prompts
         for choice in post(client, "/v1/completions", model=NAME, prompt=prompt, max_tokens=3, n=2).json()["choices"]
-    ]  # fmt: skip
+    ]
     assert [choice["text"] for choice in together] == alone
     assert [choice["index"] for choice in together] == list(range(6))
 
@@ -108,12 +109,24 @@ def test_as_the_harness_scores():
     never = 11
     client = TestClient(app_of(FakeEngine(Manners(never=frozenset({never})))))
     batch, contexts = [[5, 10, 503, 1000], [5, 10, 15, 500], [7, 8, never], [5, END]], [2, 1, 2, 1]
-    answer = post(client, "/v1/completions", model=NAME, prompt=batch, temperature=0, max_tokens=1, logprobs=1,
-                  seed=1234, echo=True).json()  # fmt: skip
+    answer = post(
+        client,
+        "/v1/completions",
+        model=NAME,
+        prompt=batch,
+        temperature=0,
+        max_tokens=1,
+        logprobs=1,
+        seed=1234,
+        echo=True,
+    ).json()
     found = harness.parse_logprobs(answer, tokens=batch, ctxlens=contexts)
     assert found == [
-        (likely(503, Manners()) + likely(1000, Manners()), False), (3 * -0.25, True), (-9999.0, False), (-0.25, True),
-    ]  # fmt: skip
+        (likely(503, Manners()) + likely(1000, Manners()), False),
+        (3 * -0.25, True),
+        (-9999.0, False),
+        (-0.25, True),
+    ]
 
 
 # --- models, and who may use them
@@ -136,11 +149,21 @@ def test_models(client):
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1/models"), ("GET", f"/v1/models/{NAME}"), ("POST", "/v1/completions"),
-     ("POST", "/v1/chat/completions"), ("POST", "/v1/embeddings"), ("GET", "/tokenizer_info"), ("POST", "/tokenize"),
-     ("POST", "/detokenize"), ("POST", "/v1/select"), ("GET", "/v1/documents"), ("POST", "/v1/documents"),
-     ("DELETE", "/v1/documents/a")],
-)  # fmt: skip
+    [
+        ("GET", "/v1/models"),
+        ("GET", f"/v1/models/{NAME}"),
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/embeddings"),
+        ("GET", "/tokenizer_info"),
+        ("POST", "/tokenize"),
+        ("POST", "/detokenize"),
+        ("POST", "/v1/select"),
+        ("GET", "/v1/documents"),
+        ("POST", "/v1/documents"),
+        ("DELETE", "/v1/documents/a"),
+    ],
+)
 def test_a_key_is_needed(guarded, engine, method, path):
     answer = guarded.request(method, path, json={"model": NAME, "prompt": "a"} if method == "POST" else None)
     assert answer.status_code == 401
@@ -232,10 +255,16 @@ def test_what_the_tokenizer_is(client):
 
 @pytest.mark.parametrize(
     ("path", "body"),
-    [("/tokenize", {}), ("/tokenize", {"prompt": 5}), ("/tokenize", {"prompt": "a", "messages": []}),
-     ("/detokenize", {}), ("/detokenize", {"tokens": [8192]}), ("/detokenize", {"tokens": [-1]}),
-     ("/detokenize", {"tokens": "a"})],
-)  # fmt: skip
+    [
+        ("/tokenize", {}),
+        ("/tokenize", {"prompt": 5}),
+        ("/tokenize", {"prompt": "a", "messages": []}),
+        ("/detokenize", {}),
+        ("/detokenize", {"tokens": [8192]}),
+        ("/detokenize", {"tokens": [-1]}),
+        ("/detokenize", {"tokens": "a"}),
+    ],
+)
 def test_no_tokens(client, path, body):
     assert post(client, path, **body).status_code == 400
 

@@ -11,14 +11,14 @@ from fastapi.testclient import TestClient
 
 from controller import tiny
 from siftlm.controller import Controller
-from siftlm.controller.decoding import Drawn
-from siftlm.controller.tokens import plain
+from siftlm.controller.decoding import SampledToken
+from siftlm.controller.tokens import text_token_ids
 from siftlm.memory import Memory
 from siftlm.serving.app import create_app
-from siftlm.serving.engine import Engine
-from siftlm.serving.jobs import Job, Mode, Sampling
-from siftlm.serving.modes import Modes
-from siftlm.serving.saying import Saying
+from siftlm.serving.engine import ServingEngine
+from siftlm.serving.jobs import Job, Mode, SamplingParams
+from siftlm.serving.modes import ModeParser
+from siftlm.serving.saying import ChoiceWriter
 
 pytestmark = pytest.mark.slow
 
@@ -31,14 +31,14 @@ def engine(tmp_path_factory):
     with Memory.create(tmp_path_factory.mktemp("memories") / "docs") as memory:
         memory.add(TEXTS)
         controller = Controller(tiny.model("llama"), tiny.tokenizer(), engine="lora", rank=2, precision="float32")
-        made = Engine(controller, {"docs": memory}, slots=2, queue=8)
+        made = ServingEngine(controller, {"docs": memory}, slots=2, queue=8)
         yield made
         made.close(grace=20)
 
 
 @pytest.fixture(scope="module")
 def asks(engine):
-    modes = Modes("tiny", engine.models)
+    modes = ModeParser("tiny", engine.models)
     client = TestClient(create_app(engine, modes))
 
     def ask(**body):
@@ -57,7 +57,7 @@ def test_it_says_what_the_model_alone_says(engine, asks):
 
 @pytest.mark.parametrize("model", ["tiny", "tiny:sift-3", "tiny:context-2"])
 def test_every_token_of_a_prompt_has_an_entry(engine, asks, model):
-    ids = plain(engine.controller.tokenizer, PROMPT)
+    ids = text_token_ids(engine.controller.tokenizer, PROMPT)
     for prompt in (ids, ids[:1], ids[:2]):
         known = asks(model=model, prompt=prompt, echo=True, logprobs=1)["choices"][0]["logprobs"]
         assert {len(column) for column in known.values()} == {len(prompt) + 1}
@@ -68,7 +68,7 @@ def test_every_token_of_a_prompt_has_an_entry(engine, asks, model):
 
 
 def test_the_harness_gets_the_likelihoods_of_the_model(engine, asks):
-    ids = plain(engine.controller.tokenizer, "the cat eats the moon")
+    ids = text_token_ids(engine.controller.tokenizer, "the cat eats the moon")
     known = asks(prompt=[ids, ids[:4]], echo=True, logprobs=1)["choices"][0]["logprobs"]
     alone = Controller(tiny.model("llama"), tiny.tokenizer())
     nats = alone.likelihoods([("the cat eats the moon", "")])[0].nats
@@ -80,8 +80,8 @@ def test_the_harness_gets_the_likelihoods_of_the_model(engine, asks):
 
 def test_the_end_of_a_text_is_a_token_that_was_made(engine):
     """The harness leaves out the last entry, for it is not of the prompt: where it is missing, another one goes."""
-    job = Job((5,), "", Mode("base", None, {}), Sampling(max_tokens=1, top=1))
-    said, ended = Saying(engine.controller.tokenizer, job, 0, {0}).say(Drawn(0, -0.5, ((0, -0.5),)))
+    job = Job((5,), "", Mode("base", None, {}), SamplingParams(max_tokens=1, top=1))
+    said, ended = ChoiceWriter(engine.controller.tokenizer, job, 0, {0}).say(SampledToken(0, -0.5, ((0, -0.5),)))
     assert [(token.id, token.text, token.logprob) for token in said.tokens] == [(0, "", -0.5)]
     assert (ended.reason, ended.tokens) == ("stop", 1)
 

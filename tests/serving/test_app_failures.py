@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from serving.fakes import NAME, FakeEngine, Manners, app_of
 from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, Unwritable
 from siftlm.serving import running
-from siftlm.serving.limits import Limits
-from siftlm.serving.refusals import TooLate
+from siftlm.serving.limits import RequestLimits
+from siftlm.serving.refusals import DeadlineExceeded
 
 JSON = {"Content-Type": "application/json"}
 BODY = {"model": NAME, "prompt": "the time of the end", "max_tokens": 4}
@@ -84,9 +84,11 @@ def test_bodies_of_another_kind():
 def test_what_is_wrong_is_named():
     error = error_of(USUAL.post("/v1/completions", json={**BODY, "temperature": "hot"}))
     assert error == {
-        "message": 'temperature must be a number from 0 to 2, got "hot"', "type": "invalid_request_error",
-        "param": "temperature", "code": "invalid_value",
-    }  # fmt: skip
+        "message": 'temperature must be a number from 0 to 2, got "hot"',
+        "type": "invalid_request_error",
+        "param": "temperature",
+        "code": "invalid_value",
+    }
     error = error_of(USUAL.post("/v1/completions", json={**BODY, "max_tokens": 64}))
     assert error["code"] == "context_length_exceeded"
     answer = USUAL.post("/v1/completions", json={**BODY, "model": "gpt"})
@@ -107,7 +109,7 @@ def test_halves_of_characters():
 
 
 def test_a_body_ends_at_its_limit():
-    small = client(limits=Limits(body=1000))
+    small = client(limits=RequestLimits(body=1000))
     fits, large = json.dumps(BODY).ljust(1000).encode(), json.dumps(BODY).ljust(1001).encode()
     assert small.post("/v1/completions", content=fits, headers=JSON).status_code == 200
     in_parts = (large[at : at + 100] for at in range(0, len(large), 100))
@@ -133,15 +135,15 @@ def test_a_server_that_closes():
 
 
 def test_a_deadline():
-    late = client(Manners(pause=0.05), limits=Limits(seconds=0.1))
+    late = client(Manners(pause=0.05), limits=RequestLimits(seconds=0.1))
     answer = late.post("/v1/completions", json=BODY)
     assert (answer.status_code, error_of(answer)["type"]) == (504, "timeout_error")
 
 
 def test_an_engine_that_hangs(monkeypatch):
-    monkeypatch.setattr(running, "LATER", 0.0)
+    monkeypatch.setattr(running, "DEADLINE_MARGIN_SECONDS", 0.0)
     engine = FakeEngine(Manners(pause=0.5))
-    answer = TestClient(app_of(engine, limits=Limits(seconds=0.1))).post("/v1/completions", json=BODY)
+    answer = TestClient(app_of(engine, limits=RequestLimits(seconds=0.1))).post("/v1/completions", json=BODY)
     assert (answer.status_code, error_of(answer)["code"]) == (504, "deadline_exceeded")
     assert engine.cancelled == engine.jobs
 
@@ -158,7 +160,7 @@ def test_an_engine_that_hangs(monkeypatch):
         (Damaged(SECRET), 500, "the server's log says why"),
         (Locked(SECRET), 503, "written by somebody else"),
         (InvalidInput("the prompt is odd"), 400, "the prompt is odd"),
-        (TooLate("its time was up"), 504, "its time was up"),
+        (DeadlineExceeded("its time was up"), 504, "its time was up"),
     ],
 )
 def test_what_fails_before_anything_was_said(error, status, said, stream, caplog):
@@ -184,7 +186,7 @@ def test_what_nobody_has_foreseen(caplog):
 
 
 def test_what_fails_in_the_middle_of_a_stream():
-    answer = client(Manners(fail=TooLate("its time was up"), fail_after=2)).post(
+    answer = client(Manners(fail=DeadlineExceeded("its time was up"), fail_after=2)).post(
         "/v1/completions", json={**BODY, "stream": True}
     )
     *said, last = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
@@ -194,7 +196,7 @@ def test_what_fails_in_the_middle_of_a_stream():
 
 
 def test_one_failure_ends_all_prompts():
-    engine = FakeEngine(Manners(pause=0.01, fail=TooLate("late"), fail_after=1))
+    engine = FakeEngine(Manners(pause=0.01, fail=DeadlineExceeded("late"), fail_after=1))
     answer = TestClient(app_of(engine)).post("/v1/completions", json={**BODY, "prompt": ["a", "b c d e f g", "h i j"]})
     assert answer.status_code == 504
 
@@ -215,9 +217,26 @@ ANYTHING = st.recursive(
     max_leaves=5,
 )
 NAMES = [
-    "model", "prompt", "messages", "input", "tokens", "max_tokens", "n", "stop", "seed", "stream", "stream_options",
-    "logprobs", "echo", "siftlm", "temperature", "top_p", "add_special_tokens", "dimensions", "encoding_format",
-]  # fmt: skip
+    "model",
+    "prompt",
+    "messages",
+    "input",
+    "tokens",
+    "max_tokens",
+    "n",
+    "stop",
+    "seed",
+    "stream",
+    "stream_options",
+    "logprobs",
+    "echo",
+    "siftlm",
+    "temperature",
+    "top_p",
+    "add_special_tokens",
+    "dimensions",
+    "encoding_format",
+]
 PATHS = ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize", "/detokenize"]
 
 

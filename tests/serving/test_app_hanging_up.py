@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from serving.fakes import NAME, FakeEngine, Manners, app_of, served, until
-from siftlm.serving.limits import Limits
+from siftlm.serving.limits import RequestLimits
 
 pytestmark = pytest.mark.slow  # each starts a server
 
@@ -28,8 +28,10 @@ def _connected(address: str) -> socket.socket:
 
 def _ask(line: socket.socket, **body: Any) -> None:
     content = json.dumps({**BODY, **body}).encode()
-    line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-                 b"Content-Length: %d\r\n\r\n" % len(content) + content)  # fmt: skip
+    line.sendall(
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(content) + content
+    )
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -52,13 +54,16 @@ def test_a_client_that_hangs_up(stream, pause):
 
 def test_a_client_that_hangs_up_before_it_has_asked(caplog):
     answered: list[int] = []
-    app = app_of(FakeEngine(), count=SimpleNamespace(
-        answered=lambda route, status, mode: answered.append(status), read=print, watch=print
-    ))  # fmt: skip
+    app = app_of(
+        FakeEngine(),
+        count=SimpleNamespace(answered=lambda route, status, mode: answered.append(status), read=print, watch=print),
+    )
     with served(app) as address:
         with _connected(address) as line:
-            line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n"
-                         b"Content-Type: application/json\r\n\r\n{")  # fmt: skip
+            line.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n"
+                b"Content-Type: application/json\r\n\r\n{"
+            )
         until(lambda: answered)
     assert answered == [499]
     assert not caplog.records, "that is nobody's failure"
@@ -75,16 +80,20 @@ def test_others_are_served_while_one_waits():
 
 
 def test_a_body_without_an_end_is_not_read():
-    with served(app_of(FakeEngine(), limits=Limits(body=10_000))) as address, _connected(address) as line:
-        line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
-                     b"Content-Type: application/json\r\n\r\n")  # fmt: skip
+    with served(app_of(FakeEngine(), limits=RequestLimits(body=10_000))) as address, _connected(address) as line:
+        line.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+            b"Content-Type: application/json\r\n\r\n"
+        )
         for _ in range(11):
             line.sendall(b"3e8\r\n" + b" " * 1000 + b"\r\n")
         assert line.recv(100).startswith(b"HTTP/1.1 413")
 
 
 def test_a_body_that_says_how_large_it_is_need_not_come():
-    with served(app_of(FakeEngine(), limits=Limits(body=10_000))) as address, _connected(address) as line:
-        line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 10001\r\n"
-                     b"Content-Type: application/json\r\n\r\n")  # fmt: skip
+    with served(app_of(FakeEngine(), limits=RequestLimits(body=10_000))) as address, _connected(address) as line:
+        line.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 10001\r\n"
+            b"Content-Type: application/json\r\n\r\n"
+        )
         assert line.recv(100).startswith(b"HTTP/1.1 413")

@@ -14,9 +14,9 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from serving.fakes import NAME, FakeEngine, app_of
-from siftlm.serving.calling import called
-from siftlm.serving.refusals import Busy, TooLate
-from siftlm.serving.running import HungUp
+from siftlm.serving.calling import call_engine
+from siftlm.serving.refusals import DeadlineExceeded, QueueFull
+from siftlm.serving.running import ClientDisconnected
 
 
 class Slow:
@@ -40,14 +40,15 @@ async def stays():
 
 
 @pytest.mark.parametrize(
-    ("receive", "deadline", "error"), [(goes, None, HungUp), (stays, -60, TooLate), (None, -60, TooLate)]
+    ("receive", "deadline", "error"),
+    [(goes, None, ClientDisconnected), (stays, -60, DeadlineExceeded), (None, -60, DeadlineExceeded)],
 )
 def test_what_nobody_waits_for_is_not_done(receive, deadline, error):
     slow = Slow()
 
     async def main():
         with pytest.raises(error):
-            await called(slow, print, receive, None if deadline is None else time.monotonic() + deadline)
+            await call_engine(slow, print, receive, None if deadline is None else time.monotonic() + deadline)
 
     asyncio.run(main())
     assert slow.futures[0].cancelled()
@@ -55,9 +56,9 @@ def test_what_nobody_waits_for_is_not_done(receive, deadline, error):
 
 def test_what_is_there_is_returned_and_what_fails_is_raised():
     engine = FakeEngine()
-    assert asyncio.run(called(engine, lambda: 5, stays, time.monotonic() + 5)) == 5
+    assert asyncio.run(call_engine(engine, lambda: 5, stays, time.monotonic() + 5)) == 5
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(called(engine, lambda: 1 // 0, stays))
+        asyncio.run(call_engine(engine, lambda: 1 // 0, stays))
     engine.close()
 
 
@@ -72,7 +73,7 @@ def test_a_full_queue_of_calls(path):
     engine = FakeEngine()
 
     def full(work):
-        raise Busy("3 requests are waiting already", retry_after=3)
+        raise QueueFull("3 requests are waiting already", retry_after=3)
 
     engine.call = full
     answer = TestClient(app_of(engine)).post(path, json=BODIES[path])
@@ -97,10 +98,20 @@ def test_a_client_that_hangs_up_takes_its_call_along(path):
         sent.append(message)
 
     scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": path,
-        "raw_path": path.encode(), "query_string": b"", "root_path": "", "scheme": "http",
-        "headers": [(b"content-type", b"application/json")], "client": ("a", 1), "server": ("b", 2), "state": {},
-    }  # fmt: skip
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "headers": [(b"content-type", b"application/json")],
+        "client": ("a", 1),
+        "server": ("b", 2),
+        "state": {},
+    }
     asyncio.run(app_of(engine)(scope, receive, send))
     assert [future.cancelled() for future in slow.futures] == [True]
     assert sent[0]["status"] == 499

@@ -112,8 +112,13 @@ def test_pages_follow_one_another(asking):
     assert seen == [f"t{n}" for n in range(5)]
     assert (page["has_more"], page["next"], page["memory"], page["object"]) == (False, None, "docs", "list")
     assert page["data"][0] == {
-        "object": "document", "number": 4, "id": "t4", "meta": {"n": 4}, "text": "text number 4", "passages": 1,
-    }  # fmt: skip
+        "object": "document",
+        "number": 4,
+        "id": "t4",
+        "meta": {"n": 4},
+        "text": "text number 4",
+        "passages": 1,
+    }
     assert told(asking.get(PATH, params={"memory": "wiki"}), 200)["data"] == []
 
 
@@ -182,10 +187,18 @@ def test_what_has_no_id_is_deleted_by_its_number(own, engine):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"text": ""}, {"text": "  "}, {"text": 5}, {"id": "no text"}, {"text": "x", "meta": [1]},
-        {"text": "x", "metadata": {}}, {"text": "x", "id": 7}, {"text": "x", "meta": {"a": float("nan")}}, "text", None,
+        {"text": ""},
+        {"text": "  "},
+        {"text": 5},
+        {"id": "no text"},
+        {"text": "x", "meta": [1]},
+        {"text": "x", "metadata": {}},
+        {"text": "x", "id": 7},
+        {"text": "x", "meta": {"a": float("nan")}},
+        "text",
+        None,
     ],
-)  # fmt: skip
+)
 def test_all_are_added_or_none(asking, still, wrong):
     import json
 
@@ -198,10 +211,13 @@ def test_all_are_added_or_none(asking, still, wrong):
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
-        ({"text": "a\0b"}, "text"), ({"text": "x", "id": "a\0"}, "id"), ({"text": "x", "meta": {"a\0": 1}}, "meta"),
-        ({"text": "x", "meta": {"a": ["\0"]}}, "meta"), ({"text": "x", "meta": {"a": {"b": [{"c": "\0"}]}}}, "meta"),
+        ({"text": "a\0b"}, "text"),
+        ({"text": "x", "id": "a\0"}, "id"),
+        ({"text": "x", "meta": {"a\0": 1}}, "meta"),
+        ({"text": "x", "meta": {"a": ["\0"]}}, "meta"),
+        ({"text": "x", "meta": {"a": {"b": [{"c": "\0"}]}}}, "meta"),
     ],
-)  # fmt: skip
+)
 def test_a_nul_is_said_to_be_one(asking, still, wrong, param):
     error = told(asking.post(PATH, json={"documents": [{"text": "good"}, wrong]}), 400)
     assert "NUL" in error["message"]
@@ -268,9 +284,9 @@ def test_a_key_reaches_as_far_as_it_goes(engine):
 
 
 def test_another_process_that_writes_is_waited_for_and_not_named(own, engine, monkeypatch):
-    monkeypatch.setattr(documents, "PATIENCE", 0.1)
+    monkeypatch.setattr(documents, "LOCK_WAIT_SECONDS", 0.1)
     folder = engine.memories["docs"].path
-    with lock.writing(folder, "a long build"):
+    with lock.writer_lock(folder, "a long build"):
         for answer in (own.post(PATH, json={"documents": [{"text": "new"}]}), own.delete(f"{PATH}/t0")):
             error = told(answer, 503)
             assert error["code"] == "memory_locked"
@@ -335,7 +351,7 @@ def test_changes_take_turns_off_the_event_loop(own, engine, monkeypatch):
 
 
 def test_not_everybody_may_wait(asking, monkeypatch):
-    monkeypatch.setattr(documents, "QUEUE", 0)
+    monkeypatch.setattr(documents, "MAX_WAITING_CHANGES", 0)
     assert told(asking.post(PATH, json={"documents": [{"text": "new"}]}), 503)["code"] == "memory_locked"
 
 

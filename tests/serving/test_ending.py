@@ -19,8 +19,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 from siftlm.memory import Memory
-from siftlm.serving.ending import Ending
-from siftlm.serving.guard import Guard
+from siftlm.serving.ending import GracefulShutdown
+from siftlm.serving.guard import GuardMiddleware
 
 uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
@@ -41,7 +41,7 @@ def asked(path="/", app=None):
 
     async def run():
         counted = []
-        guard = Guard(app, 100, lambda _, status: counted.append(status))
+        guard = GuardMiddleware(app, 100, lambda _, status: counted.append(status))
         task = asyncio.ensure_future(guard({"type": "http", "path": path, "headers": []}, receive, send))
         await asyncio.sleep(0.01)
         task.cancel()
@@ -125,10 +125,14 @@ async def applied(scope, receive, send):
 @contextmanager
 def running(grace):
     config = uvicorn.Config(
-        Guard(applied, 2**20, lambda *_: None), interface="asgi3", lifespan="off", log_level="warning", ws="none"
+        GuardMiddleware(applied, 2**20, lambda *_: None),
+        interface="asgi3",
+        lifespan="off",
+        log_level="warning",
+        ws="none",
     )
     server, told = uvicorn.Server(config), []
-    ending = Ending(server, grace, told.append)
+    ending = GracefulShutdown(server, grace, told.append)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -18,18 +18,22 @@ from hypothesis import strategies as st
 
 from controller import tiny
 from siftlm.controller import Controller
-from siftlm.controller.tokens import plain
+from siftlm.controller.tokens import text_token_ids
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.serving import engine as serving_engine
 from siftlm.serving import jobs
-from siftlm.serving.engine import Engine
-from siftlm.serving.freeing import give_back_memory
-from siftlm.serving.jobs import Job, Mode, Sampling
-from siftlm.serving.refusals import Busy, Closing, TooLate
+from siftlm.serving.engine import ServingEngine
+from siftlm.serving.freeing import trim_memory
+from siftlm.serving.jobs import Job, Mode, SamplingParams
+from siftlm.serving.refusals import DeadlineExceeded, QueueFull, ShuttingDown
 
-TEXTS = [f"{animal} {verb} the {thing}" for animal in ("cat", "dog", "cow") for verb in ("eats", "sees", "fears")
-         for thing in ("moon", "grass", "wolf")]  # fmt: skip
+TEXTS = [
+    f"{animal} {verb} the {thing}"
+    for animal in ("cat", "dog", "cow")
+    for verb in ("eats", "sees", "fears")
+    for thing in ("moon", "grass", "wolf")
+]
 PROMPTS = ["the cat eats", "a dog and the moon", "cows fear", "grass grows", "the wolf sees the moon"]
 SIFT = {"method": "sift", "n": 3, "rate": 0.02}
 BASE = Mode("base", None, {})
@@ -52,7 +56,7 @@ def controller():
 
 @pytest.fixture
 def engine(memory):
-    made = Engine(controller(), {"docs": memory}, slots=2, queue=32)
+    made = ServingEngine(controller(), {"docs": memory}, slots=2, queue=32)
     yield made
     made.close(grace=20)
 
@@ -75,13 +79,13 @@ class Heard:
     def text(self, choice=0):
         (failed,) = self.of(jobs.Failed) or [None]
         assert failed is None, failed
-        return "".join(event.text for event in self.of(jobs.Said) if event.choice == choice)
+        return "".join(event.text for event in self.of(jobs.ChoiceDelta) if event.choice == choice)
 
 
 def job(engine, prompt, mode=BASE, *, most=8, **how):
     own = {name: how.pop(name) for name in ("choices", "echo", "deadline", "asker") if name in how}
-    sampling = Sampling(**{"max_tokens": most, "temperature": 0.0, **how})
-    return Job(tuple(plain(engine.controller.tokenizer, prompt)), prompt, mode, sampling, **own)
+    sampling = SamplingParams(**{"max_tokens": most, "temperature": 0.0, **how})
+    return Job(tuple(text_token_ids(engine.controller.tokenizer, prompt)), prompt, mode, sampling, **own)
 
 
 def said_alone(memory, prompt, mode, most=8, **how):
@@ -95,7 +99,7 @@ def said_alone(memory, prompt, mode, most=8, **how):
 def test_events_come_in_their_order(engine):
     heard = Heard(engine, job(engine, PROMPTS[0], mode(), most=2))
     kinds = [type(event).__name__ for event in heard.all()]
-    assert kinds == ["Selected", "Stepped", "Stepped", "Stepped", "Learned", "Said", "Said", "Ended", "Finished"]
+    assert kinds == ["Selected", *["Stepped"] * 3, "Tuned", "ChoiceDelta", "ChoiceDelta", "ChoiceEnded", "Finished"]
     assert [(event.taken, event.planned) for event in heard.of(jobs.Stepped)] == [(1, 3), (2, 3), (3, 3)]
     assert set(heard.all()[-1].seconds) == {"queue", "select", "learn", "generate"}
 
@@ -114,11 +118,12 @@ def test_base_learned_and_context_say_what_each_says_alone(engine, memory):
 @given(
     st.lists(
         st.tuples(st.sampled_from(PROMPTS), st.sampled_from([1, 3, 4]), st.sampled_from([0.0, 0.9]), st.integers(0, 3)),
-        min_size=1, max_size=8,
+        min_size=1,
+        max_size=8,
     )
-)  # fmt: skip
+)
 def test_nobody_notices_the_others(memory, asked):
-    engine = Engine(controller(), {"docs": memory}, slots=3, queue=32)
+    engine = ServingEngine(controller(), {"docs": memory}, slots=3, queue=32)
     try:
         heard = [
             Heard(engine, job(engine, prompt, mode(n=n), temperature=heat, seed=seed))
@@ -137,7 +142,7 @@ def test_the_same_again_costs_no_learning(engine):
     assert again.text() == first.text()
     assert again.of(jobs.Stepped) == []
     assert again.of(jobs.Selected)[0].cached
-    assert again.of(jobs.Learned)[0].trace is first.of(jobs.Learned)[0].trace
+    assert again.of(jobs.Tuned)[0].trace is first.of(jobs.Tuned)[0].trace
     assert engine.state.cached == 1
     other = Heard(engine, job(engine, PROMPTS[0], mode(rate=0.03)))
     assert len(other.of(jobs.Stepped)) == 3
@@ -151,7 +156,7 @@ def test_the_same_at_once_is_learned_once(engine):
 
 
 def test_what_does_not_fit_into_the_cache_is_learned_again(memory):
-    engine = Engine(controller(), {"docs": memory}, slots=2, cache=1)
+    engine = ServingEngine(controller(), {"docs": memory}, slots=2, cache=1)
     try:
         heard = [Heard(engine, job(engine, PROMPTS[0], mode())) for _ in range(3)]
         assert len({one.text() for one in heard}) == 1
@@ -166,7 +171,7 @@ def test_what_does_not_fit_into_the_cache_is_learned_again(memory):
 def test_what_is_deleted_has_no_effect_any_more(tmp_path):
     with Memory.create(tmp_path / "docs") as memory:
         memory.add(TEXTS, ids=[str(n) for n in range(len(TEXTS))])
-        engine = Engine(controller(), {"docs": memory}, slots=1)
+        engine = ServingEngine(controller(), {"docs": memory}, slots=1)
         try:
             before = Heard(engine, job(engine, PROMPTS[0], mode()))
             hit = before.of(jobs.Selected)[0].found[0]
@@ -192,15 +197,15 @@ def test_stop_texts_end_and_are_not_said(engine, memory):
     stop = whole[3:5]
     heard = Heard(engine, job(engine, PROMPTS[0], most=12, stop=(stop,)))
     assert heard.text() == whole[: whole.index(stop)]
-    assert heard.of(jobs.Ended)[0].reason == "stop"
+    assert heard.of(jobs.ChoiceEnded)[0].reason == "stop"
 
 
 def test_echo_says_how_likely_the_prompt_was(engine):
     own = engine.controller
-    ids = (0, *plain(own.tokenizer, PROMPTS[0]))
+    ids = (0, *text_token_ids(own.tokenizer, PROMPTS[0]))
     for way in (BASE, mode(), mode(use="context")):
-        asked = Job(ids, PROMPTS[0], way, Sampling(max_tokens=0, top=1), echo=True)
-        (read,) = Heard(engine, asked).of(jobs.Read)
+        asked = Job(ids, PROMPTS[0], way, SamplingParams(max_tokens=0, top=1), echo=True)
+        (read,) = Heard(engine, asked).of(jobs.PromptRead)
         assert [token.id for token in read.tokens] == list(ids)
         assert "".join(token.text for token in read.tokens) == PROMPTS[0]
         assert read.tokens[0].logprob is None
@@ -214,17 +219,17 @@ def test_echo_says_how_likely_the_prompt_was(engine):
 
 
 def test_a_full_queue_refuses_and_loses_nobody(memory):
-    engine = Engine(controller(), {"docs": memory}, slots=1, queue=2)
+    engine = ServingEngine(controller(), {"docs": memory}, slots=1, queue=2)
 
     def asked(n):
         try:
             return Heard(engine, job(engine, f"{PROMPTS[0]} {n}", mode()))
-        except Busy as error:
+        except QueueFull as error:
             return error
 
     try:
         answers = [asked(n) for n in range(40)]
-        refused = [one for one in answers if isinstance(one, Busy)]
+        refused = [one for one in answers if isinstance(one, QueueFull)]
         assert refused
         assert all(one.retry_after >= 1 for one in refused)
         assert all(one.of(jobs.Finished) for one in answers if isinstance(one, Heard))
@@ -242,7 +247,7 @@ def test_who_hangs_up_is_not_worked_for(engine):
     assert engine.state.cached == 1
     time.sleep(0.05)
     for one in long:
-        assert not any(isinstance(event, jobs.Learned) for event in [*one.events, *list(one.waiting.queue)])
+        assert not any(isinstance(event, jobs.Tuned) for event in [*one.events, *list(one.waiting.queue)])
 
 
 def test_what_one_has_learned_is_not_told_to_another(engine):
@@ -259,28 +264,28 @@ def test_what_one_has_learned_is_not_told_to_another(engine):
 
 def test_time_runs_out(engine):
     late = Heard(engine, job(engine, PROMPTS[0], mode(), deadline=time.monotonic() - 1))
-    assert isinstance(late.all()[-1].error, TooLate)
+    assert isinstance(late.all()[-1].error, DeadlineExceeded)
     soon = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=50), deadline=time.monotonic() + 0.3))
-    assert isinstance(soon.all()[-1].error, TooLate)
+    assert isinstance(soon.all()[-1].error, DeadlineExceeded)
     assert Heard(engine, job(engine, PROMPTS[0])).text()
 
 
 def test_what_was_accepted_is_finished_at_the_end(memory):
-    engine = Engine(controller(), {"docs": memory}, slots=1)
+    engine = ServingEngine(controller(), {"docs": memory}, slots=1)
     heard = [Heard(engine, job(engine, prompt, mode())) for prompt in PROMPTS]
     closing = threading.Thread(target=engine.close)
     closing.start()
     assert [one.text() for one in heard] == [said_alone(memory, prompt, mode()) for prompt in PROMPTS]
     closing.join(60)
-    with pytest.raises(Closing):
+    with pytest.raises(ShuttingDown):
         engine.submit(job(engine, PROMPTS[0]), print)
 
 
 def test_memory_is_given_back_once_when_there_is_nothing_to_do(memory, monkeypatch):
     given = queue.Queue()
-    monkeypatch.setattr(serving_engine, "give_back_memory", lambda: given.put("back"))
-    monkeypatch.setattr(serving_engine, "RESTED", 0.05)
-    engine = Engine(controller(), {"docs": memory}, slots=1)
+    monkeypatch.setattr(serving_engine, "trim_memory", lambda: given.put("back"))
+    monkeypatch.setattr(serving_engine, "IDLE_TRIM_SECONDS", 0.05)
+    engine = ServingEngine(controller(), {"docs": memory}, slots=1)
     try:
         # The second has been learned already, and the last is said in a single turn: they count as work all the same.
         for how, most in ((mode(), 8), (mode(), 1), (BASE, 1)):
@@ -298,7 +303,7 @@ def test_what_was_free_is_the_systems_again():
     keeps = blocks[::300]  # which would hold the rest in place
     full = resident()
     del blocks
-    assert give_back_memory()
+    assert trim_memory()
     assert resident() < full - 200 * 2**20
     assert len(keeps) == 10
 
@@ -308,10 +313,10 @@ def resident():
 
 
 def test_grace_ends(memory):
-    engine = Engine(controller(), {"docs": memory}, slots=1)
+    engine = ServingEngine(controller(), {"docs": memory}, slots=1)
     heard = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=500)))
     engine.close(grace=0.2)
-    assert isinstance(heard.all()[-1].error, Closing)
+    assert isinstance(heard.all()[-1].error, ShuttingDown)
 
 
 def test_a_failure_ends_those_it_meets_and_nobody_else(engine, memory, monkeypatch):
@@ -363,7 +368,7 @@ def test_one_odd_request_is_not_the_others_end(engine, memory, temperature):
 def test_what_changed_while_it_was_learned_is_not_kept(tmp_path):
     with Memory.create(tmp_path / "docs") as memory:
         memory.add(TEXTS)
-        engine = Engine(controller(), {"docs": memory}, slots=1)
+        engine = ServingEngine(controller(), {"docs": memory}, slots=1)
         try:
             heard = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=5)))
             heard.events.append(heard.waiting.get(timeout=60))
@@ -375,12 +380,12 @@ def test_what_changed_while_it_was_learned_is_not_kept(tmp_path):
 
 
 def test_calls_wait_in_a_queue_that_ends(memory):
-    engine = Engine(controller(), {"docs": memory}, slots=1, queue=2)
+    engine = ServingEngine(controller(), {"docs": memory}, slots=1, queue=2)
     try:
         held = threading.Event()
         first = engine.call(lambda: held.wait(60))
         waiting = []
-        with pytest.raises(Busy):
+        with pytest.raises(QueueFull):
             waiting.extend(engine.call(lambda n=n: n) for n in range(5))
         held.set()
         assert first.result(60)
@@ -402,7 +407,7 @@ def test_the_model_is_itself_again(memory):
 
     own = controller()
     before = traces.of(own.model)
-    engine = Engine(own, {"docs": memory}, slots=2)
+    engine = ServingEngine(own, {"docs": memory}, slots=2)
     Heard(engine, job(engine, PROMPTS[0], mode())).all()
     engine.close()
     assert traces.differences(before, traces.of(own.model)) == {}
@@ -410,4 +415,4 @@ def test_the_model_is_itself_again(memory):
 
 def test_all_weights_cannot_be_shared(memory):
     with pytest.raises(ValueError, match="engine='lora'"):
-        Engine(Controller(tiny.model("llama"), tiny.tokenizer()), {"docs": memory})
+        ServingEngine(Controller(tiny.model("llama"), tiny.tokenizer()), {"docs": memory})

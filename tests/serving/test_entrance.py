@@ -19,7 +19,7 @@ from siftlm.controller import Controller
 from siftlm.errors import SiftlmError
 from siftlm.memory import Memory
 from siftlm.serving import loading
-from siftlm.serving.host import opened, served
+from siftlm.serving.host import background_server, open_server
 
 httpx = pytest.importorskip("httpx")
 
@@ -38,8 +38,8 @@ def test_a_model_that_takes_its_time(memory, monkeypatch):
         assert may.wait(30)
         return Controller(tiny.model("llama"), tiny.tokenizer(), engine="lora", rank=2)
 
-    monkeypatch.setattr(loading, "loaded", loaded)
-    with opened("any", {"docs": memory}, port=0) as server:
+    monkeypatch.setattr(loading, "load_controller", loaded)
+    with open_server("any", {"docs": memory}, port=0) as server:
         threads = [threading.Thread(target=work) for work in (server.run, server.load)]
         for thread in threads:
             thread.start()
@@ -73,8 +73,8 @@ def test_a_model_that_cannot_be_loaded(memory, monkeypatch):
     def loaded(model, settings):
         raise SiftlmError("there is no such model")
 
-    monkeypatch.setattr(loading, "loaded", loaded)
-    with pytest.raises(SiftlmError, match="no such model"), served("any", {"docs": memory}):
+    monkeypatch.setattr(loading, "load_controller", loaded)
+    with pytest.raises(SiftlmError, match="no such model"), background_server("any", {"docs": memory}):
         pytest.fail("it is not ready")
 
 
@@ -99,8 +99,16 @@ def started(memory, seconds):
     """A process that has its port, and loads for so long."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    line = [sys.executable, "-c", LOADING.format(seconds=seconds), "serve", "--memory", str(memory.path),
-            "--port", str(port)]  # fmt: skip
+    line = [
+        sys.executable,
+        "-c",
+        LOADING.format(seconds=seconds),
+        "serve",
+        "--memory",
+        str(memory.path),
+        "--port",
+        str(port),
+    ]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
     for _ in range(1000):
         client = socket.socket()

@@ -19,11 +19,11 @@ from controller import tiny
 from siftlm.controller import Controller
 from siftlm.memory import Memory
 from siftlm.serving.app import create_app
-from siftlm.serving.engine import Engine
-from siftlm.serving.host import served
-from siftlm.serving.limits import Limits
-from siftlm.serving.metrics import Counts
-from siftlm.serving.modes import Modes
+from siftlm.serving.engine import ServingEngine
+from siftlm.serving.host import background_server
+from siftlm.serving.limits import RequestLimits
+from siftlm.serving.metrics import PrometheusMetrics
+from siftlm.serving.modes import ModeParser
 
 httpx = pytest.importorskip("httpx")
 with warnings.catch_warnings():
@@ -31,9 +31,19 @@ with warnings.catch_warnings():
     schemathesis = pytest.importorskip("schemathesis")
 
 BODY = {
-    "model": "LlamaForCausalLM:sift-2", "prompt": "the cat", "max_tokens": 2, "n": 1, "temperature": 1, "top_p": 0.5,
-    "stop": ["x"], "seed": 1, "echo": True, "logprobs": 1, "stream": False, "siftlm": {"k": 5, "return": ["selection"]},
-}  # fmt: skip
+    "model": "LlamaForCausalLM:sift-2",
+    "prompt": "the cat",
+    "max_tokens": 2,
+    "n": 1,
+    "temperature": 1,
+    "top_p": 0.5,
+    "stop": ["x"],
+    "seed": 1,
+    "echo": True,
+    "logprobs": 1,
+    "stream": False,
+    "siftlm": {"k": 5, "return": ["selection"]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +56,10 @@ def memory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def app(memory):
     controller = Controller(tiny.model("llama"), tiny.tokenizer(), engine="lora", rank=2)
-    engine = Engine(controller, {"docs": memory}, slots=2)
-    yield create_app(engine, Modes(controller.name, engine.models), limits=Limits(seconds=20), count=Counts())
+    engine = ServingEngine(controller, {"docs": memory}, slots=2)
+    yield create_app(
+        engine, ModeParser(controller.name, engine.models), limits=RequestLimits(seconds=20), count=PrometheusMetrics()
+    )
     engine.close()
 
 
@@ -78,7 +90,7 @@ def test_no_request_is_too_much(app):
 
 @pytest.fixture(scope="module")
 def url(memory):
-    with served(tiny.model("llama"), {"docs": memory}, tokenizer=tiny.tokenizer(), rank=2) as found:
+    with background_server(tiny.model("llama"), {"docs": memory}, tokenizer=tiny.tokenizer(), rank=2) as found:
         yield found
 
 

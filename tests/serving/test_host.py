@@ -18,7 +18,7 @@ from controller import tiny
 from siftlm.controller import Controller
 from siftlm.errors import Conflict, SiftlmError
 from siftlm.memory import Memory
-from siftlm.serving.host import address, bound, loopback, served
+from siftlm.serving.host import background_server, bind_socket, is_loopback, server_url
 
 httpx = pytest.importorskip("httpx")
 
@@ -36,15 +36,25 @@ def controller():
 
 @pytest.mark.parametrize(
     ("host", "alone"),
-    [("127.0.0.1", True), ("127.3.2.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
-     ("example.org", False)],
-)  # fmt: skip
+    [
+        ("127.0.0.1", True),
+        ("127.3.2.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("example.org", False),
+    ],
+)
 def test_what_only_this_machine_reaches(host, alone):
-    assert loopback(host) is alone
+    assert is_loopback(host) is alone
 
 
 def test_nobody_listens_to_the_world_by_accident(memory):
-    with pytest.raises(Conflict, match="--keys FILE"), served(controller(), {"docs": memory}, host="0.0.0.0"):
+    with (
+        pytest.raises(Conflict, match="--keys FILE"),
+        background_server(controller(), {"docs": memory}, host="0.0.0.0"),
+    ):
         pass
 
 
@@ -53,16 +63,19 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(memory):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(SiftlmError, match=f"port {port}"), served("no-such-model", {"docs": memory}, port=port):
+        with (
+            pytest.raises(SiftlmError, match=f"port {port}"),
+            background_server("no-such-model", {"docs": memory}, port=port),
+        ):
             pass
     with pytest.raises(ValueError, match="from 0 to 65535"):
-        bound("127.0.0.1", 70000)
-    assert address("127.0.0.1", 80) == "http://127.0.0.1:80"
+        bind_socket("127.0.0.1", 70000)
+    assert server_url("127.0.0.1", 80) == "http://127.0.0.1:80"
 
 
 @pytest.mark.slow
 def test_a_server_without_keys_is_asked_by_its_own_names_only(memory):
-    with served(controller(), {"docs": memory}) as url:
+    with background_server(controller(), {"docs": memory}) as url:
         port = url.rpartition(":")[2]
         for name in (f"127.0.0.1:{port}", f"localhost:{port}", "localhost", f"[::1]:{port}", "LOCALHOST"):
             assert httpx.get(f"{url}/ready", headers={"host": name}).status_code == 200

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.fakes import NAME, FakeEngine, app_of
-from siftlm.controller.decoding import Drawn
+from siftlm.controller.decoding import SampledToken
 from siftlm.serving import large
-from siftlm.serving.failures import encoded
-from siftlm.serving.jobs import Job, Mode, Sampling
-from siftlm.serving.replies import Replies
-from siftlm.serving.saying import read
+from siftlm.serving.failures import encode_json
+from siftlm.serving.jobs import Job, Mode, SamplingParams
+from siftlm.serving.replies import ResponseBuilder
+from siftlm.serving.saying import prompt_event
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -33,17 +33,17 @@ ANYTHING = st.recursive(
 def test_in_parts_it_is_the_same(content):
     many = {"many": [content] * 3, "content": content}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(large, "AT_ONCE", 2)
-        assert large.in_parts(many) == encoded(many)
+        patch.setattr(large, "ITEMS_PER_PART", 2)
+        assert large.encode_json_in_parts(many) == encode_json(many)
 
 
 @pytest.mark.parametrize("choices", [8, 70])
 def test_no_part_is_long(monkeypatch, choices):
     parts = []
-    monkeypatch.setattr(large, "encoded", lambda content: parts.append(encoded(content)) or parts[-1])
+    monkeypatch.setattr(large, "encode_json", lambda content: parts.append(encode_json(content)) or parts[-1])
     tokens = [{f"token {number}": -math.pi * number for number in range(20)}] * 300
     content = {"choices": [{"index": n, "logprobs": {"top_logprobs": tokens}} for n in range(choices)]}
-    assert json.loads(large.in_parts(content)) == content
+    assert json.loads(large.encode_json_in_parts(content)) == content
     assert max(map(len, parts)) < sum(map(len, parts)) / (4 * choices)
 
 
@@ -51,13 +51,13 @@ def test_no_part_is_long(monkeypatch, choices):
 def test_an_answer_with_an_echo_is_made_in_another_thread(monkeypatch, stream):
     threads = {}
     for name in ("_logprobs", "_piece", "whole"):
-        own = getattr(Replies, name)
+        own = getattr(ResponseBuilder, name)
 
         def noted(*args, name=name, own=own, **more):
             threads.setdefault(name, threading.current_thread().name)
             return own(*args, **more)
 
-        monkeypatch.setattr(Replies, name, noted)
+        monkeypatch.setattr(ResponseBuilder, name, noted)
     body = {"model": NAME, "prompt": "the time of the end", "max_tokens": 1, "echo": True, "logprobs": 3}
     assert TestClient(app_of(FakeEngine())).post("/v1/completions", json={**body, "stream": stream}).status_code == 200
     assert set(threads) == {"_logprobs", "_piece" if stream else "whole"}
@@ -73,7 +73,7 @@ def test_a_token_is_spelled_once():
             return "".join(map(chr, ids))
 
     tokenizer, top = Tokenizer(), tuple((97 + n, -float(n)) for n in range(20))
-    job = Job(tuple(range(97, 117)), "", Mode("base", None, {}), Sampling(top=20), echo=True)
-    tokens = read(tokenizer, job, [Drawn(one, -1.0, top) for one in job.ids[1:]]).tokens
+    job = Job(tuple(range(97, 117)), "", Mode("base", None, {}), SamplingParams(top=20), echo=True)
+    tokens = prompt_event(tokenizer, job, [SampledToken(one, -1.0, top) for one in job.ids[1:]]).tokens
     assert tokens[5].top[:2] == ((97, "a", -0.0), (98, "b", -1.0))
     assert tokenizer.alone == 20

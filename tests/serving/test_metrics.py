@@ -7,10 +7,10 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.fake_engine import FakeEngine, allowed, client
-from siftlm.serving.metrics import GAUGES, Counts, route_of, routes
+from siftlm.serving.metrics import GAUGES, PrometheusMetrics, route_template, routes
 
 
-def shown(counts: Counts) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+def shown(counts: PrometheusMetrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     text, content_type = counts.text()
     assert content_type.startswith("text/plain")
     return {
@@ -20,13 +20,13 @@ def shown(counts: Counts) -> dict[tuple[str, frozenset[tuple[str, str]]], float]
     }
 
 
-def value(counts: Counts, name: str, **labels: str) -> float:
+def value(counts: PrometheusMetrics, name: str, **labels: str) -> float:
     return shown(counts)[name, frozenset(labels.items())]
 
 
 @pytest.fixture
 def counts():
-    return Counts()
+    return PrometheusMetrics()
 
 
 def test_what_the_engine_tells(counts):
@@ -70,12 +70,21 @@ def test_zero_is_shown_before_anything_happens(counts):
 @pytest.mark.parametrize(
     ("mode", "folded"),
     [
-        ("base", "base"), ("nn-50", "nn"), ("nearest-50", "nn"),
-        ("auto", "auto"), ("context-10", "context"), ("sift-fast", "sift-fast"),
-        ("sift-fast-50", "sift-fast"), ("hullft-5", "hullft"), ("k-means++-3", "k-means++"), ("", "other"),
-        ("sift-5\n", "other"), ("drop table", "other"), ("50", "other"),
+        ("base", "base"),
+        ("nn-50", "nn"),
+        ("nearest-50", "nn"),
+        ("auto", "auto"),
+        ("context-10", "context"),
+        ("sift-fast", "sift-fast"),
+        ("sift-fast-50", "sift-fast"),
+        ("hullft-5", "hullft"),
+        ("k-means++-3", "k-means++"),
+        ("", "other"),
+        ("sift-5\n", "other"),
+        ("drop table", "other"),
+        ("50", "other"),
     ],
-)  # fmt: skip
+)
 def test_modes_are_folded(counts, mode, folded):
     assert counts.folded(mode) == folded
 
@@ -109,7 +118,7 @@ def test_the_state_is_asked_once_each_time_and_not_before(counts):
 
 def test_two_servers_share_nothing(counts):
     counts.refused()
-    assert value(Counts(), "siftlm_refused_total") == 0
+    assert value(PrometheusMetrics(), "siftlm_refused_total") == 0
 
 
 def test_the_route(counts):
@@ -136,7 +145,7 @@ def test_a_route_is_known_by_its_template():
     @app.middleware("http")
     async def note(request, call_next):
         answer = await call_next(request)
-        seen.append(route_of(request.scope))
+        seen.append(route_template(request.scope))
         return answer
 
     own = TestClient(app)

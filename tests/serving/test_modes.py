@@ -12,8 +12,8 @@ from siftlm.errors import InvalidInput
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.selection import methods
-from siftlm.serving.modes import ADAPTIVE, DECIDE, Modes
-from siftlm.serving.refusals import BadRequest, Unknown
+from siftlm.serving.modes import AUTO_ADAPTIVE, AUTO_DECIDE, ModeParser
+from siftlm.serving.refusals import BadRequest, NotFound
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def modes(tmp_path_factory):
         docs.add(["one text", "another text"])
         wiki.add(["a third text"])
         models = {"docs": LocalModel(controller, docs), "wiki": LocalModel(controller, wiki)}
-        yield Modes("somebody/tiny", models)
+        yield ModeParser("somebody/tiny", models)
 
 
 @pytest.mark.parametrize(
@@ -38,30 +38,39 @@ def modes(tmp_path_factory):
         ("tiny:nn-7", None, "nn-7", "docs", {"method": "nearest", "n": 7}),
         ("tiny:nn-f-7", None, "nn-f-7", "docs", {"method": "nn-f", "n": 7}),
         ("tiny:context-10", None, "context-10", "docs", {"method": "sift", "use": "context", "n": 10}),
-        ("tiny:auto", None, "auto", "docs", {"adaptive": ADAPTIVE, "decide": DECIDE}),
+        ("tiny:auto", None, "auto", "docs", {"adaptive": AUTO_ADAPTIVE, "decide": AUTO_DECIDE}),
         ("tiny:sift-5@wiki", None, "sift-5", "wiki", {"method": "sift", "n": 5}),
         ("tiny", {"n": 3}, "sift-3", "docs", {"method": "sift", "n": 3}),
-        ("tiny:sift-50", {"n": 3, "noise": 0.1, "memory": "wiki"}, "sift-3", "wiki",
-         {"method": "sift", "n": 3, "noise": 0.1}),
+        (
+            "tiny:sift-50",
+            {"n": 3, "noise": 0.1, "memory": "wiki"},
+            "sift-3",
+            "wiki",
+            {"method": "sift", "n": 3, "noise": 0.1},
+        ),
         ("tiny:k-means++-2", None, "k-means++-2", "docs", {"method": "k-means++", "n": 2}),
         ("tiny:hullft-6", None, "hullft-6", "docs", {"method": "hullft", "n": 6}),
     ],
-)  # fmt: skip
+)
 def test_a_name_says_how_to_learn(modes, name, extra, mode, memory, settings):
     found = modes.parse(name, extra)
     assert (found.name, found.memory, dict(found.settings)) == (mode, memory, settings)
 
 
 def test_a_mode_says_what_it_goes_by(modes):
-    assert modes.goes_by(modes.parse("tiny")) == {}
-    plain = modes.goes_by(modes.parse("tiny:sift-5@wiki"))
+    assert modes.effective_settings(modes.parse("tiny")) == {}
+    plain = modes.effective_settings(modes.parse("tiny:sift-5@wiki"))
     assert {name: plain[name] for name in ("memory", "method", "n", "noise", "replacement")} == {
-        "memory": "wiki", "method": "sift", "n": 5, "noise": 1.0, "replacement": False,
-    }  # fmt: skip
-    assert modes.goes_by(modes.parse("tiny:sift-5", {"noise": 3.0}))["noise"] == 3.0
+        "memory": "wiki",
+        "method": "sift",
+        "n": 5,
+        "noise": 1.0,
+        "replacement": False,
+    }
+    assert modes.effective_settings(modes.parse("tiny:sift-5", {"noise": 3.0}))["noise"] == 3.0
     calibrated = LocalModel(modes._models["wiki"].controller, modes._models["wiki"].memory, noise=7.0)
-    chosen = Modes("tiny", {"wiki": calibrated})
-    assert chosen.goes_by(chosen.parse("tiny:auto"))["noise"] == 7.0
+    chosen = ModeParser("tiny", {"wiki": calibrated})
+    assert chosen.effective_settings(chosen.parse("tiny:auto"))["noise"] == 7.0
 
 
 def test_every_name_that_is_offered_is_understood(modes):
@@ -75,11 +84,11 @@ def test_every_name_that_is_offered_is_understood(modes):
 @pytest.mark.parametrize(
     ("name", "extra", "kind", "said"),
     [
-        ("huge", None, Unknown, "does not exist; there are tiny"),
-        ("tiny:Sift!", None, Unknown, "does not exist"),
+        ("huge", None, NotFound, "does not exist; there are tiny"),
+        ("tiny:Sift!", None, NotFound, "does not exist"),
         ("tiny:sift-9999", None, BadRequest, "from 1 to 200, got 9999"),
         ("tiny:shift-5", None, ValueError, "did you mean 'sift'"),
-        ("tiny:sift-5@docks", None, Unknown, "no memory 'docks'"),
+        ("tiny:sift-5@docks", None, NotFound, "no memory 'docks'"),
         ("tiny:sift-5", {"checkpointing": True}, BadRequest, "not a setting of a request"),
         ("tiny:sift-5", {"features": "gradients"}, BadRequest, "not a setting of a request"),
         ("tiny:sift-5", {"n": True}, BadRequest, "whole number from 1"),
@@ -123,10 +132,17 @@ def test_a_wrong_setting_is_not_blamed_on_the_method(modes):
 
 @pytest.mark.parametrize(
     ("setting", "said"),
-    [({"noise": -1}, "noise must be > 0"), ({"k": 0}, "k must be >= 1"), ({"where": 5}, "where"), ({"n": 0}, "n must"),
-     ({"k": None, "per_document": 2}, "per_document"), ({"features": "gradients", "k": None}, "features are computed"),
-     ({"features": "gradients", "noise": -1}, "noise must be > 0"), ({"budget": 5}, "budget needs costs")],
-)  # fmt: skip
+    [
+        ({"noise": -1}, "noise must be > 0"),
+        ({"k": 0}, "k must be >= 1"),
+        ({"where": 5}, "where"),
+        ({"n": 0}, "n must"),
+        ({"k": None, "per_document": 2}, "per_document"),
+        ({"features": "gradients", "k": None}, "features are computed"),
+        ({"features": "gradients", "noise": -1}, "noise must be > 0"),
+        ({"budget": 5}, "budget needs costs"),
+    ],
+)
 def test_a_wrong_default_is_refused_before_anybody_asks(modes, setting, said):
     wiki = modes._models["wiki"]
     with pytest.raises(InvalidInput, match=said):

@@ -68,8 +68,11 @@ def test_completions_of_several_prompts(client):
 
 
 def test_streamed_completions(client):
-    chunks = list(client.completions.create(model=NAME, prompt="the time of the end", max_tokens=3, stream=True,
-                                            stream_options={"include_usage": True}))  # fmt: skip
+    chunks = list(
+        client.completions.create(
+            model=NAME, prompt="the time of the end", max_tokens=3, stream=True, stream_options={"include_usage": True}
+        )
+    )
     assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == "the time of"
     assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 3)
 

@@ -17,8 +17,8 @@ from siftlm.cli import main, parser
 from siftlm.errors import Locked
 from siftlm.memory import Memory, lock
 from siftlm.serving import documents, modes
-from siftlm.serving.limits import Limits
-from siftlm.serving.metrics import Counts
+from siftlm.serving.limits import RequestLimits
+from siftlm.serving.metrics import PrometheusMetrics
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/guide/operating.md").read_text("utf-8")
@@ -57,7 +57,7 @@ def test_a_copy_under_the_lock_is_a_memory_whoever_reads_and_wants_to_write(memo
             thread.start()
         try:
             for at in range(2):
-                with lock.writing(memory.path, "backup", wait=30):  # what flock(1) takes
+                with lock.writer_lock(memory.path, "backup", wait=30):  # what flock(1) takes
                     version, count = memory.version, len(memory)
                     shutil.copytree(memory.path, tmp_path / f"copy{at}")
                     time.sleep(0.25)
@@ -78,7 +78,7 @@ def test_a_copy_has_what_is_only_in_the_journal(memory, tmp_path):
     with memory.snapshot():  # keeps the journal from being emptied
         with Memory.open(memory.path) as other:
             other.add(["the last word"])
-        with lock.writing(memory.path, "backup"):
+        with lock.writer_lock(memory.path, "backup"):
             assert next(memory.path.glob("g*/*-wal")).stat().st_size > 0
             shutil.copytree(memory.path, tmp_path / "copy")
     with Memory.open(tmp_path / "copy") as copy:
@@ -88,8 +88,8 @@ def test_a_copy_has_what_is_only_in_the_journal(memory, tmp_path):
 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="needs flock(1)")
 def test_flock_takes_the_lock_of_the_writers(memory):
-    assert f"flock {memory.path.name}/{lock.NAME} cp -a" in GUIDE
-    words = ["flock", str(memory.path / lock.NAME), "sh", "-c", "echo held; cat"]
+    assert f"flock {memory.path.name}/{lock.LOCK_FILE} cp -a" in GUIDE
+    words = ["flock", str(memory.path / lock.LOCK_FILE), "sh", "-c", "echo held; cat"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holding:
         assert holding.stdout.readline() == b"held\n"
         with pytest.raises(Locked):
@@ -119,19 +119,19 @@ def test_the_flags_are_there_with_their_defaults():
 
 
 def test_the_limits_are_those_of_the_code():
-    assert f"body of a request | {Limits().body // 2**20} MiB" in GUIDE
-    assert f"prompts in a request | {Limits().prompts}, or `--queue` where that is less |" in GUIDE
-    assert f"| `n` | {Limits().choices} choices |" in GUIDE
-    assert f"messages of a chat | {Limits().messages:,} |" in GUIDE
-    assert f"an answer | {Limits().entries:,} entries" in GUIDE
-    assert f"learn for | {Limits().text:,} characters |" in GUIDE
-    assert f"texts to embed | {Limits().inputs:,}, of {Limits().texts:,} characters together |" in GUIDE
-    assert f"tokens to detokenize | {Limits().ids:,} |" in GUIDE
-    assert f"`id` | {documents.LONGEST:,} characters, one line" in GUIDE
-    assert f"| {modes.LIMITS['n']}, from among {modes.LIMITS['k']:,} |" in GUIDE
-    assert f"documents of one request | {documents.MOST:,} |" in GUIDE
-    assert f"wait | {documents.QUEUE} |" in GUIDE
-    assert f"writes | {documents.PATIENCE:g} s |" in GUIDE
+    assert f"body of a request | {RequestLimits().body // 2**20} MiB" in GUIDE
+    assert f"prompts in a request | {RequestLimits().prompts}, or `--queue` where that is less |" in GUIDE
+    assert f"| `n` | {RequestLimits().choices} choices |" in GUIDE
+    assert f"messages of a chat | {RequestLimits().messages:,} |" in GUIDE
+    assert f"an answer | {RequestLimits().entries:,} entries" in GUIDE
+    assert f"learn for | {RequestLimits().text:,} characters |" in GUIDE
+    assert f"texts to embed | {RequestLimits().inputs:,}, of {RequestLimits().texts:,} characters together |" in GUIDE
+    assert f"tokens to detokenize | {RequestLimits().ids:,} |" in GUIDE
+    assert f"`id` | {documents.MAX_ID_CHARACTERS:,} characters, one line" in GUIDE
+    assert f"| {modes.SETTING_MAXIMA['n']}, from among {modes.SETTING_MAXIMA['k']:,} |" in GUIDE
+    assert f"documents of one request | {documents.MAX_DOCUMENTS:,} |" in GUIDE
+    assert f"wait | {documents.MAX_WAITING_CHANGES} |" in GUIDE
+    assert f"writes | {documents.LOCK_WAIT_SECONDS:g} s |" in GUIDE
 
 
 # --- metrics
@@ -140,7 +140,7 @@ def test_the_limits_are_those_of_the_code():
 def test_every_metric_of_the_guide_is_shown():
     from serving.fake_engine import FakeEngine
 
-    counts, engine = Counts(), FakeEngine({})
+    counts, engine = PrometheusMetrics(), FakeEngine({})
     counts.watch(lambda: engine.state)
     counts.answered("/x", 200, "base")
     counts.finished("base", {"queue": 0.0})

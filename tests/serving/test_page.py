@@ -27,17 +27,17 @@ def client():
     from fastapi import FastAPI
 
     app = FastAPI()
-    app.include_router(page.routes())
+    app.include_router(page.page_routes())
     with TestClient(app) as client:
         yield client
 
 
 def source(name: str) -> str:
-    return page.files()[name].decode()
+    return page.page_files()[name].decode()
 
 
 def modules() -> list[str]:
-    return [name for name in page.files() if name.endswith(".js")]
+    return [name for name in page.page_files() if name.endswith(".js")]
 
 
 def js(module: str, expression: str):
@@ -79,39 +79,39 @@ def test_the_policy_lets_nothing_in_from_elsewhere_and_nothing_inline(client):
 
 def test_every_address_is_served_and_stays_for_ever(client):
     asked = set(re.findall(r'(?:src|href)="(page/[^"]+)"', source("index.html")))
-    folder = f"page/{page.version()}/"
+    folder = f"page/{page.page_version()}/"
     for name in modules():
         asked |= {folder + other for other in re.findall(r'from "\./([^"]+)"', source(name))}
-    assert {address.removeprefix(folder) for address in asked} == set(page.files()) - {"index.html"}
+    assert {address.removeprefix(folder) for address in asked} == set(page.page_files()) - {"index.html"}
     for address in asked:
         answer = client.get("/" + address)
         assert answer.status_code == 200, address
         assert "immutable" in answer.headers["cache-control"]
-        assert answer.headers["content-type"] == page.TYPES["." + address.rpartition(".")[2]]
+        assert answer.headers["content-type"] == page.CONTENT_TYPES["." + address.rpartition(".")[2]]
         assert client.head("/" + address).status_code == 200
 
 
 def test_another_version_is_not_there(client):
     assert client.get("/page/0123456789abcdef/main.js").status_code == 404
-    assert client.get(f"/page/{page.version()}/../page.py").status_code == 404
+    assert client.get(f"/page/{page.page_version()}/../page.py").status_code == 404
 
 
 def test_the_version_follows_every_file(monkeypatch):
-    stored = dict(page._stored())
+    stored = dict(page._read_page_files())
     stored["words.js"] += b" "
-    before = page.version()
-    monkeypatch.setattr(page, "_stored", lambda: stored)
-    page.version.cache_clear()
+    before = page.page_version()
+    monkeypatch.setattr(page, "_read_page_files", lambda: stored)
+    page.page_version.cache_clear()
     try:
-        assert page.version() != before
+        assert page.page_version() != before
     finally:
-        page.version.cache_clear()
+        page.page_version.cache_clear()
 
 
 # --- what it is made of
 
 
-@pytest.mark.parametrize("name", sorted(page.files()))
+@pytest.mark.parametrize("name", sorted(page.page_files()))
 def test_nothing_refers_to_another_host(name):
     text = source(name).replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"https?:|wss?:|[\"'(=]//\w", text)

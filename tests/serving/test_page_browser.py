@@ -293,8 +293,10 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_in_no_link(opened, manners):
     assert "sesame" not in view.url
     assert "sesame" not in view.text_content("#curl")
     assert view.evaluate("[localStorage.length, document.cookie, sessionStorage.getItem('siftlm.key')]") == [
-        0, "", "open-sesame",
-    ]  # fmt: skip
+        0,
+        "",
+        "open-sesame",
+    ]
     view.reload()
     expect(view.locator("#about")).to_have_text("stand-in")
     view.click("#key-forget")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from siftlm.errors import InvalidInput
-from siftlm.serving.plane import plane
+from siftlm.serving.plane import project_to_plane
 
 NUMBERS = st.floats(-1, 1, width=32).map(lambda x: round(x, 2))
 
@@ -29,7 +29,7 @@ def cloud(count: int = 30, width: int = 6):
 
 def test_it_is_what_the_covariance_says():
     candidates, prompt = cloud()
-    found = plane(candidates, prompt)
+    found = project_to_plane(candidates, prompt)
     points = np.concatenate([candidates, prompt[None]])
     points -= points.mean(axis=0)
     values, axes = np.linalg.eigh(points.T @ points)
@@ -45,7 +45,7 @@ def test_another_order_moves_no_point(made, random):
     candidates, prompt = made
     order = list(range(len(candidates)))
     random.shuffle(order)
-    found, again = plane(candidates, prompt), plane(candidates[order], prompt)
+    found, again = project_to_plane(candidates, prompt), project_to_plane(candidates[order], prompt)
     np.testing.assert_array_equal(again.candidates, found.candidates[order])
     np.testing.assert_array_equal(again.prompt, found.prompt)
     assert again.shown == found.shown
@@ -55,7 +55,7 @@ def test_another_order_moves_no_point(made, random):
 @given(clouds())
 def test_nothing_comes_closer_than_it_is_apart_and_the_rest_is_told(made):
     candidates, prompt = (one.astype(np.float64) for one in made)
-    found = plane(candidates, prompt)
+    found = project_to_plane(candidates, prompt)
     points, drawn = np.concatenate([candidates, prompt[None]]), np.concatenate([found.candidates, found.prompt[None]])
     far = np.linalg.norm(points[:, None] - points[None], axis=-1)
     near = np.linalg.norm(drawn[:, None] - drawn[None], axis=-1)
@@ -69,10 +69,10 @@ def test_nothing_comes_closer_than_it_is_apart_and_the_rest_is_told(made):
 def test_the_prompt_is_to_the_right_and_above():
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        found = plane(rng.normal(size=(12, 4)), rng.normal(size=4))
+        found = project_to_plane(rng.normal(size=(12, 4)), rng.normal(size=4))
         assert (found.prompt >= 0).all()
 
 
 def test_shapes_that_do_not_fit():
     with pytest.raises(InvalidInput, match=r"got \(3, 2\) and \(3,\)"):
-        plane(np.zeros((3, 2)), np.zeros(3))
+        project_to_plane(np.zeros((3, 2)), np.zeros(3))

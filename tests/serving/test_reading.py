@@ -12,20 +12,20 @@ pytest.importorskip("fastapi")
 
 
 from serving.fakes import CONTEXT, END, NAME, FakeEngine
-from siftlm.controller.tokens import plain
+from siftlm.controller.tokens import text_token_ids
 from siftlm.serving import reading
-from siftlm.serving.limits import Limits
-from siftlm.serving.modes import Modes
-from siftlm.serving.reading import Reader
+from siftlm.serving.limits import RequestLimits
+from siftlm.serving.modes import ModeParser
+from siftlm.serving.reading import RequestParser
 from siftlm.serving.refusals import BadRequest
-from siftlm.serving.schemas import COMPLETION
+from siftlm.serving.schemas import COMPLETION_SCHEMA
 
 LEARNING = f"{NAME}:sift-5"
 
 
-def reader(chat_template: str | None = None, limits: Limits | None = None) -> Reader:
+def reader(chat_template: str | None = None, limits: RequestLimits | None = None) -> RequestParser:
     engine = FakeEngine(chat_template=chat_template)
-    return Reader(engine.controller, Modes(NAME, engine.models), limits or Limits())
+    return RequestParser(engine.controller, ModeParser(NAME, engine.models), limits or RequestLimits())
 
 
 READER = reader()
@@ -35,7 +35,7 @@ def completion(**body: Any) -> Any:
     return READER.completion({"model": NAME, "prompt": "one two", **body})
 
 
-def chat(*messages: Any, by: Reader = READER, **body: Any) -> Any:
+def chat(*messages: Any, by: RequestParser = READER, **body: Any) -> Any:
     turns = [{"role": role, "content": content} for role, content in messages]
     return by.chat({"model": NAME, "messages": turns, **body})
 
@@ -51,27 +51,37 @@ def wrong(body: dict[str, Any], read: Any = completion) -> BadRequest:
 
 def test_a_string_is_read_by_the_tokenizer():
     [job] = completion(prompt="The age of Ada").jobs
-    assert list(job.ids) == plain(READER.tokenizer, "The age of Ada")
+    assert list(job.ids) == text_token_ids(READER.tokenizer, "The age of Ada")
     assert job.learn_for == "The age of Ada"
 
 
 def test_a_tokenizer_that_begins_every_text_begins_prompts():
     leads = reader()
     inner = leads.tokenizer
-    leads.tokenizer = type("Leads", (), {
-        "bos_token_id": END, "eos_token_id": END, "decode": inner.decode, "get_vocab": inner.get_vocab,
-        "__len__": lambda _: 8192,
-        "__call__": lambda _, text, add_special_tokens=True, verbose=True: {
-            "input_ids": [*([END] if add_special_tokens else []), *plain(inner, text)]
+    leads.tokenizer = type(
+        "Leads",
+        (),
+        {
+            "bos_token_id": END,
+            "eos_token_id": END,
+            "decode": inner.decode,
+            "get_vocab": inner.get_vocab,
+            "__len__": lambda _: 8192,
+            "__call__": lambda _, text, add_special_tokens=True, verbose=True: {
+                "input_ids": [*([END] if add_special_tokens else []), *text_token_ids(inner, text)]
+            },
         },
-    })()  # fmt: skip
-    for prompt, ids in (("one", [END, *plain(inner, "one")]), (plain(inner, "one"), plain(inner, "one"))):
+    )()
+    for prompt, ids in (
+        ("one", [END, *text_token_ids(inner, "one")]),
+        (text_token_ids(inner, "one"), text_token_ids(inner, "one")),
+    ):
         [job] = leads.completion({"model": NAME, "prompt": prompt}).jobs
         assert list(job.ids) == ids
 
 
 def test_four_forms_of_prompts():
-    ids = plain(READER.tokenizer, "one two")
+    ids = text_token_ids(READER.tokenizer, "one two")
     for prompt, count in (("one two", 1), (["one two", "one two"], 2), (ids, 1), ([ids, ids, ids], 3)):
         jobs = completion(prompt=prompt).jobs
         assert len(jobs) == count
@@ -102,7 +112,7 @@ def test_prompts_are_counted():
 
 
 def test_an_answer_has_a_size():
-    small = reader(limits=Limits(entries=420))
+    small = reader(limits=RequestLimits(entries=420))
     body = {"model": NAME, "prompt": [[5] * 9] * 2, "max_tokens": 1}
     for fits in ({"n": 7, "logprobs": 2, "echo": True}, {"n": 8}, {"logprobs": 20, "n": 8}):
         assert len(small.completion({**body, **fits}).jobs) == 2
@@ -137,7 +147,7 @@ def test_prompt_and_answer_must_fit():
 @pytest.mark.parametrize("read", [lambda text: completion(prompt=text), lambda text: chat(("user", text))])
 def test_what_cannot_fit_is_not_even_counted(read, monkeypatch):
     counted: list[Any] = []
-    for name in ("plain", "conversation"):
+    for name in ("text_token_ids", "tokenize_messages"):
         counts = getattr(reading, name)
         monkeypatch.setattr(
             reading, name, lambda tokenizer, said, counts=counts: counted.append(said) or counts(tokenizer, said)
@@ -155,7 +165,7 @@ def test_the_tokenizer_of_the_model_is_left_alone():
     engine = FakeEngine()
     engine.controller.tokenizer = own = copy.copy(engine.controller.tokenizer)
     own.__class__ = type("Copied", (type(own),), {"__deepcopy__": lambda self, _: copy.copy(self)})
-    assert Reader(engine.controller, Modes(NAME, engine.models), Limits()).tokenizer is not own
+    assert RequestParser(engine.controller, ModeParser(NAME, engine.models), RequestLimits()).tokenizer is not own
 
 
 # --- how to draw
@@ -179,7 +189,7 @@ def test_what_somebody_says():
 
 
 def test_null_is_nothing_and_unknown_fields_are_not_looked_at():
-    nulls = dict.fromkeys(set(COMPLETION["properties"]) - {"model", "prompt"})
+    nulls = dict.fromkeys(set(COMPLETION_SCHEMA["properties"]) - {"model", "prompt"})
     [job] = completion(**nulls, user="me", store=False, metadata={"a": 1}).jobs
     assert (job.sampling.max_tokens, job.choices) == (16, 1)
 
@@ -259,7 +269,7 @@ def test_values_that_change_nothing_are_taken():
 
 def test_a_deadline_is_set():
     before = time.monotonic()
-    [job] = reader(limits=Limits(seconds=5)).completion({"model": NAME, "prompt": "a"}).jobs
+    [job] = reader(limits=RequestLimits(seconds=5)).completion({"model": NAME, "prompt": "a"}).jobs
     assert before + 5 <= job.deadline <= time.monotonic() + 5
 
 
@@ -267,7 +277,7 @@ def test_a_deadline_is_set():
 
 
 def test_a_model_that_learns_does_so_for_the_prompt():
-    [job] = completion(model=LEARNING, prompt=plain(READER.tokenizer, "Ada Brook")).jobs
+    [job] = completion(model=LEARNING, prompt=text_token_ids(READER.tokenizer, "Ada Brook")).jobs
     assert (job.mode.name, job.mode.memory, job.learn_for) == ("sift-5", "docs", "Ada Brook")
 
 

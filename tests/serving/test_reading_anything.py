@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from serving.fakes import CONTEXT, NAME
 from serving.test_reading import LEARNING, READER
-from siftlm.serving.bodies import parsed
-from siftlm.serving.refusals import BadRequest, Refused
-from siftlm.serving.schemas import CHAT, COMPLETION
+from siftlm.serving.bodies import parse_json
+from siftlm.serving.refusals import BadRequest, ServingError
+from siftlm.serving.schemas import CHAT_SCHEMA, COMPLETION_SCHEMA
 
 NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, 1e300, -1, 0, 1, 2**63])
 ANYTHING = st.recursive(
@@ -37,13 +37,13 @@ OURS = st.dictionaries(
 
 
 @settings(max_examples=25)
-@given(bodies(COMPLETION), OURS)
+@given(bodies(COMPLETION_SCHEMA), OURS)
 def test_no_completion_is_read_into_anything_but_jobs_or_a_refusal(body, ours):
     _read(READER.completion, {"model": LEARNING, "prompt": "a", "siftlm": ours, **body})
 
 
 @settings(max_examples=25)
-@given(bodies(CHAT), OURS)
+@given(bodies(CHAT_SCHEMA), OURS)
 def test_no_chat_is_read_into_anything_but_jobs_or_a_refusal(body, ours):
     _read(READER.chat, {"model": NAME, "messages": [{"role": "user", "content": "a"}], "siftlm": ours, **body})
 
@@ -51,7 +51,7 @@ def test_no_chat_is_read_into_anything_but_jobs_or_a_refusal(body, ours):
 def _read(read: Any, body: dict[str, Any]) -> None:
     try:
         asked = read(body)
-    except Refused:
+    except ServingError:
         return
     for job in asked.jobs:
         assert len(job.ids) + job.sampling.max_tokens <= CONTEXT
@@ -62,13 +62,13 @@ def _read(read: Any, body: dict[str, Any]) -> None:
 @pytest.mark.parametrize("body", ["", "{", "nul", '{"a": NaN}', "[" * 100_000, '{"a": 1e999}x', "1" * 5000])
 def test_what_is_no_json(body):
     with pytest.raises(BadRequest, match="the body is not JSON") as caught:
-        parsed(body.encode())
+        parse_json(body.encode())
     assert len(str(caught.value)) < 200
 
 
 def test_what_is_no_utf8():
     with pytest.raises(BadRequest, match="the body is not JSON"):
-        parsed(b'"\xff"')
+        parse_json(b'"\xff"')
 
 
 @settings(max_examples=30)

@@ -78,11 +78,21 @@ def test_other_messages_are_refused(messages, param):
 
 @pytest.mark.parametrize(
     "field",
-    [{"tools": [{}]}, {"response_format": {"type": "json_object"}}, {"functions": [1]}, {"tool_choice": "required"},
-     {"tool_choice": {"type": "function", "function": {"name": "f"}}}, {"function_call": {"name": "f"}},
-     {"modalities": ["text", "audio"]}, {"modalities": []}, {"audio": {"voice": "alloy"}}, {"top_k": 5},
-     {"repetition_penalty": 1.2}, {"min_p": 0.1}],
-)  # fmt: skip
+    [
+        {"tools": [{}]},
+        {"response_format": {"type": "json_object"}},
+        {"functions": [1]},
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"function_call": {"name": "f"}},
+        {"modalities": ["text", "audio"]},
+        {"modalities": []},
+        {"audio": {"voice": "alloy"}},
+        {"top_k": 5},
+        {"repetition_penalty": 1.2},
+        {"min_p": 0.1},
+    ],
+)
 def test_what_a_chat_cannot_do_is_said(field):
     with pytest.raises(BadRequest, match="not supported"):
         chat(("user", "a"), **field)

@@ -10,26 +10,26 @@ import pytest
 
 from serving.fakes import END, LIKELIEST, NAME, FakeEngine, Manners, likely, told
 from siftlm.serving.jobs import Event, Token
-from siftlm.serving.limits import Limits
-from siftlm.serving.modes import Modes
-from siftlm.serving.reading import Asked, Reader
-from siftlm.serving.replies import NEVER, Replies, in_columns
+from siftlm.serving.limits import RequestLimits
+from siftlm.serving.modes import ModeParser
+from siftlm.serving.reading import ParsedRequest, RequestParser
+from siftlm.serving.replies import MIN_LOGPROB, ResponseBuilder, completion_logprobs
 
 ENGINE = FakeEngine()
-READER = Reader(ENGINE.controller, Modes(NAME, ENGINE.models), Limits())
+READER = RequestParser(ENGINE.controller, ModeParser(NAME, ENGINE.models), RequestLimits())
 TOKENIZER = ENGINE.controller.tokenizer
 TEXT = "The age of Ada is 30."
 
 
-def asked(**body: Any) -> Asked:
+def asked(**body: Any) -> ParsedRequest:
     return READER.completion({"model": NAME, "prompt": TEXT, "max_tokens": 40, **body})
 
 
-def asked_chat(**body: Any) -> Asked:
+def asked_chat(**body: Any) -> ParsedRequest:
     return READER.chat({"model": NAME, "messages": [{"role": "user", "content": "One two"}], **body})
 
 
-def events(of: Asked, manners: Manners | None = None) -> list[tuple[int, Event]]:
+def events(of: ParsedRequest, manners: Manners | None = None) -> list[tuple[int, Event]]:
     """Of all jobs, in turns: so they come when prompts are worked on together."""
     streams = [
         [(place, event) for event in told(TOKENIZER, job, manners or Manners())] for place, job in enumerate(of.jobs)
@@ -38,15 +38,15 @@ def events(of: Asked, manners: Manners | None = None) -> list[tuple[int, Event]]
     return [stream[at] for at in range(longest) for stream in streams if at < len(stream)]
 
 
-def whole(of: Asked, manners: Manners | None = None) -> dict[str, Any]:
-    replies = Replies(of)
+def whole(of: ParsedRequest, manners: Manners | None = None) -> dict[str, Any]:
+    replies = ResponseBuilder(of)
     for place, event in events(of, manners):
         replies.take(place, event)
     return replies.whole()
 
 
-def chunks(of: Asked) -> list[dict[str, Any]]:
-    replies = Replies(of)
+def chunks(of: ParsedRequest) -> list[dict[str, Any]]:
+    replies = ResponseBuilder(of)
     return [chunk for place, event in events(of) for chunk in replies.chunks(place, event)] + list(replies.last())
 
 
@@ -67,8 +67,11 @@ def test_a_completion():
 def test_choices_of_several_prompts_are_in_order():
     answer = whole(asked(prompt=["the time of", "in the end"], n=2, max_tokens=2))
     assert [(one["index"], one["text"]) for one in answer["choices"]] == [
-        (0, "the time"), (1, " time of"), (2, "in the"), (3, " the end"),
-    ]  # fmt: skip
+        (0, "the time"),
+        (1, " time of"),
+        (2, "in the"),
+        (3, " the end"),
+    ]
     assert {one["finish_reason"] for one in answer["choices"]} == {"length"}
     assert answer["usage"]["completion_tokens"] == 8
 
@@ -127,8 +130,8 @@ def test_the_likeliest_is_greedy_by_the_same_number():
 def test_what_cannot_be_is_a_number():
     answer = whole(asked(prompt=[5, 11, 12], echo=True, logprobs=1, max_tokens=1), Manners(never=frozenset({11})))
     known = answer["choices"][0]["logprobs"]
-    assert known["token_logprobs"][1] == NEVER == -9999
-    assert min(known["top_logprobs"][1].values()) == NEVER
+    assert known["token_logprobs"][1] == MIN_LOGPROB == -9999
+    assert min(known["top_logprobs"][1].values()) == MIN_LOGPROB
     json.dumps(answer, allow_nan=False)
 
 
@@ -149,7 +152,7 @@ def test_offsets_are_places_in_the_text():
 
 def test_tokens_that_look_the_same_stay_apart():
     half = Token(7, "", -3.0, ((6, "�", -0.5), (7, "�", -3.0)))
-    [top] = in_columns([half])["top_logprobs"]
+    [top] = completion_logprobs([half])["top_logprobs"]
     assert top == {"�": -0.5, "token_id:7": -3.0}
 
 
@@ -170,7 +173,7 @@ def test_how_likely_in_a_chat(top):
 
 
 def test_a_logarithm_without_end_is_cut_off():
-    assert in_columns([Token(1, "a", -math.inf)])["top_logprobs"] == [{"a": NEVER}]
+    assert completion_logprobs([Token(1, "a", -math.inf)])["top_logprobs"] == [{"a": MIN_LOGPROB}]
 
 
 # --- in chunks

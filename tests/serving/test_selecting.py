@@ -13,8 +13,11 @@ from siftlm.errors import BadRecord, Damaged, NotAMemory
 from siftlm.memory import Memory
 from siftlm.serving.selecting import routes
 
-TEXTS = [f"{animal} live in the {place}" for animal in ("owls", "bears", "crabs", "mice") for place in
-         ("forest", "river", "desert", "city", "cave")]  # fmt: skip
+TEXTS = [
+    f"{animal} live in the {place}"
+    for animal in ("owls", "bears", "crabs", "mice")
+    for place in ("forest", "river", "desert", "city", "cave")
+]
 PROMPT = "where do owls and bears live"
 
 
@@ -108,7 +111,7 @@ def test_a_text_that_was_picked_twice_is_one_point(ask):
 def test_all_candidates_are_drawn_up_to_a_limit(ask, monkeypatch):
     answer = ask(siftlm={"n": 2, "k": 20}, plane=True).json()
     assert len(answer["plane"]["candidates"]) == 20
-    monkeypatch.setattr("siftlm.serving.selecting.DRAWN", 4)
+    monkeypatch.setattr("siftlm.serving.selecting.MAX_PLANE_CANDIDATES", 4)
     answer = ask(siftlm={"n": 2, "k": 20}, plane=True).json()
     assert len(answer["plane"]["candidates"]) == 4
     assert set(answer["plane"]["picks"]) <= {one["row"] for one in answer["plane"]["candidates"]}

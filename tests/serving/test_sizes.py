@@ -14,10 +14,10 @@ from fastapi.testclient import TestClient
 from serving.fakes import CONTEXT, NAME, FakeEngine, app_of
 from serving.test_reading import READER, reader
 from siftlm.serving import bodies, fields
-from siftlm.serving.limits import Limits
+from siftlm.serving.limits import RequestLimits
 from siftlm.serving.refusals import BadRequest
 
-SMALL = Limits(text=100, texts=150, ids=10, messages=3)
+SMALL = RequestLimits(text=100, texts=150, ids=10, messages=3)
 JSON = {"Content-Type": "application/json"}
 
 
@@ -70,10 +70,14 @@ def test_chats():
         ("/v1/embeddings", {"model": NAME, "input": "a" * 101}, "input", "up to 100 characters, got 101"),
         ("/v1/embeddings", {"model": NAME, "input": ["a" * 76] * 2}, "input", "150 characters together, got 152"),
         ("/v1/embeddings", {"model": NAME, "input": ["a"] * 2049}, "input", "up to 2048 texts, got 2049"),
-        ("/v1/completions", {"model": NAME, "prompt": "a", "siftlm": {"prompt": "a" * 101}}, "siftlm.prompt",
-         "up to 100 characters, got 101"),
+        (
+            "/v1/completions",
+            {"model": NAME, "prompt": "a", "siftlm": {"prompt": "a" * 101}},
+            "siftlm.prompt",
+            "up to 100 characters, got 101",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_too_long_is_said(client, path, body, param, said):
     answer = client.post(path, json=body)
     error = answer.json()["error"]
@@ -84,26 +88,27 @@ def test_what_is_too_long_is_said(client, path, body, param, said):
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/tokenize", {"prompt": "a" * 100}), ("/detokenize", {"tokens": [5] * 10}),
+        ("/tokenize", {"prompt": "a" * 100}),
+        ("/detokenize", {"tokens": [5] * 10}),
         ("/v1/embeddings", {"model": NAME, "input": ["a" * 75] * 2}),
         ("/v1/completions", {"model": NAME, "prompt": [5] * (CONTEXT - 16)}),
     ],
-)  # fmt: skip
+)
 def test_what_just_fits_is_taken(client, path, body):
     assert client.post(path, json=body).status_code == 200
 
 
-@pytest.mark.parametrize(("size", "aside"), [(1, False), (bodies.LARGE, True)])
+@pytest.mark.parametrize(("size", "aside"), [(1, False), (bodies.LARGE_BODY_BYTES, True)])
 @pytest.mark.parametrize("path", ["/v1/select", "/v1/embeddings", "/v1/documents"])
 def test_large_bodies_are_read_in_a_thread(client, monkeypatch, path, size, aside):
-    seen, own = [], fields.fields
+    seen, own = [], fields.parse_fields
 
     def noted(body, schema):
         seen.append(threading.current_thread().name)
         return own(body, schema)
 
     for name in ("selecting", "vectors", "documents"):
-        monkeypatch.setattr(f"siftlm.serving.{name}.fields", noted)
+        monkeypatch.setattr(f"siftlm.serving.{name}.parse_fields", noted)
     body = json.dumps({"model": NAME, "input": [], "documents": [], "user": "x" * size})
     assert client.post(path, content=body, headers=JSON).status_code == 400
     assert [name.startswith("asyncio_") for name in seen] == [aside]

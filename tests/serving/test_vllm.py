@@ -21,14 +21,14 @@ from siftlm.cli import parser
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.memory import Memory
 from siftlm.serving import jobs
-from siftlm.serving.counting import Uncounted
-from siftlm.serving.engine import Engine
-from siftlm.serving.host import served
-from siftlm.serving.jobs import Job, Sampling
-from siftlm.serving.refusals import BadGateway, Busy, Closing, TooLate
-from siftlm.serving.shelf import Shelf
+from siftlm.serving.counting import NoMetrics
+from siftlm.serving.engine import ServingEngine
+from siftlm.serving.host import background_server
+from siftlm.serving.jobs import Job, SamplingParams
+from siftlm.serving.refusals import BadGateway, DeadlineExceeded, QueueFull, ShuttingDown
+from siftlm.serving.shelf import AdapterFolder
 from siftlm.serving.vllm import Relay
-from siftlm.serving.vllm_client import NEEDED, Client
+from siftlm.serving.vllm_client import VLLM_COMMAND, VllmClient
 
 WAYS = [BASE, mode(), mode(n=5), mode(use="context", n=2), mode(use="both", n=2)]
 LOAD, UNLOAD, COMPLETIONS = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/completions"
@@ -44,7 +44,7 @@ def memory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(memory):
     """The engine that speaks for itself."""
-    made = Engine(controller(), {"docs": memory}, slots=2)
+    made = ServingEngine(controller(), {"docs": memory}, slots=2)
     yield made
     made.close()
 
@@ -60,7 +60,7 @@ def vllm():
     made.close()
 
 
-class Counted(Uncounted):
+class Counted(NoMetrics):
     def __init__(self):
         self.modes, self.seconds, self.tokens = [], [], 0
 
@@ -74,7 +74,7 @@ class Counted(Uncounted):
 
 @pytest.fixture
 def relay(memory, vllm, tmp_path):
-    made = Relay(Engine(controller(), {"docs": memory}, slots=2, count=Counted()), vllm.url, tmp_path / "handed")
+    made = Relay(ServingEngine(controller(), {"docs": memory}, slots=2, count=Counted()), vllm.url, tmp_path / "handed")
     yield made
     made.close(grace=20)
 
@@ -87,9 +87,9 @@ def plainly(event):
         top = sorted((number, text, round(logprob, 3)) for number, text, logprob in token.top)
         return token.id, token.text, None if token.logprob is None else round(token.logprob, 3), top
 
-    if isinstance(event, (jobs.Read, jobs.Said)):
+    if isinstance(event, (jobs.PromptRead, jobs.ChoiceDelta)):
         return type(event).__name__, getattr(event, "choice", 0), getattr(event, "text", ""), [*map(of, event.tokens)]
-    return type(event).__name__, event if isinstance(event, jobs.Ended) else None
+    return type(event).__name__, event if isinstance(event, jobs.ChoiceEnded) else None
 
 
 def same(relay, alone, asked):
@@ -114,9 +114,18 @@ def test_what_vllm_says_is_what_the_engine_says(relay, alone, vllm):
 def test_whatever_is_asked(relay, alone):
     for prompt in PROMPTS[:2]:
         for way in WAYS:
-            for own in ({}, {"top": 0}, {"top": 3}, {"top": 2, "echo": True}, {"top": 0, "echo": True}, {"echo": True},
-                        {"stop": ("e", "x\ny")},
-                        {"most": 0, "top": 1, "echo": True}, {"most": 0, "echo": True}, {"most": 0}):  # fmt: skip
+            for own in (
+                {},
+                {"top": 0},
+                {"top": 3},
+                {"top": 2, "echo": True},
+                {"top": 0, "echo": True},
+                {"echo": True},
+                {"stop": ("e", "x\ny")},
+                {"most": 0, "top": 1, "echo": True},
+                {"most": 0, "echo": True},
+                {"most": 0},
+            ):
                 same(relay, alone, job(relay, prompt, way, **{"most": 6, **own}))
     assert sum(relay.count.modes.count(way.name) for way in WAYS[:2]) == len(relay.count.modes)
 
@@ -125,7 +134,7 @@ def test_whatever_is_asked(relay, alone):
 @pytest.mark.parametrize("interval", [2, 5])
 def test_chunks_may_hold_several_tokens(memory, alone, tmp_path, interval):
     vllm = fake(interval=interval)
-    relay = Relay(Engine(controller(), {"docs": memory}), vllm.url, tmp_path)
+    relay = Relay(ServingEngine(controller(), {"docs": memory}), vllm.url, tmp_path)
     try:
         for own in ({}, {"top": 1, "echo": True}, {"stop": ("a",)}):
             same(relay, alone, job(relay, PROMPTS[2], mode(), most=9, **own))
@@ -137,7 +146,16 @@ def test_chunks_may_hold_several_tokens(memory, alone, tmp_path, interval):
 def test_events_come_in_their_order_and_say_where_the_time_went(relay):
     heard = Heard(relay, job(relay, PROMPTS[0], mode(), most=2, top=1, echo=True))
     kinds = [type(event).__name__ for event in heard.all()]
-    assert kinds == ["Selected", *["Stepped"] * 3, "Learned", "Read", "Said", "Said", "Ended", "Finished"]
+    assert kinds == [
+        "Selected",
+        *["Stepped"] * 3,
+        "Tuned",
+        "PromptRead",
+        "ChoiceDelta",
+        "ChoiceDelta",
+        "ChoiceEnded",
+        "Finished",
+    ]
     assert set(heard.all()[-1].seconds) == {"queue", "select", "learn", "generate"}
     assert relay.count.seconds == [heard.all()[-1].seconds]
     assert (relay.count.modes, relay.count.tokens) == (["sift-3"], 2)
@@ -167,13 +185,13 @@ def test_choices_draw_from_seeds_of_their_own_and_follow_the_echo(relay, vllm):
     assert len({heard.text(choice) for choice in range(3)}) > 1
     assert sorted(body["seed"] for body in vllm.bodies(COMPLETIONS)) == [5, 6, 7]
     assert [body["echo"] for body in vllm.bodies(COMPLETIONS)] == [True, False, False]
-    assert isinstance(heard.all()[0], jobs.Read)
-    assert len(heard.of(jobs.Ended)) == 3
+    assert isinstance(heard.all()[0], jobs.PromptRead)
+    assert len(heard.of(jobs.ChoiceEnded)) == 3
 
 
 @pytest.mark.slow
 def test_the_least_recently_used_adapters_go(memory, vllm, tmp_path):
-    relay = Relay(Engine(controller(), {"docs": memory}, slots=2), vllm.url, tmp_path, most=2)
+    relay = Relay(ServingEngine(controller(), {"docs": memory}, slots=2), vllm.url, tmp_path, most=2)
     try:
         for prompt in (*PROMPTS[:2], PROMPTS[0], PROMPTS[2]):
             Heard(relay, job(relay, prompt, mode(n=1), most=1)).all()
@@ -200,7 +218,7 @@ def test_a_vllm_that_began_anew_gets_the_adapter_again(relay, vllm):
 @pytest.mark.parametrize("old", [False, True])
 def test_a_rank_that_is_too_large(memory, tmp_path, old):
     vllm = fake(rank=1, old=old)
-    relay = Relay(Engine(controller(), {"docs": memory}), vllm.url, tmp_path)
+    relay = Relay(ServingEngine(controller(), {"docs": memory}), vllm.url, tmp_path)
     try:
         error = Heard(relay, job(relay, PROMPTS[0], mode())).all()[-1].error
         assert isinstance(error, BadGateway)
@@ -214,7 +232,7 @@ def test_a_rank_that_is_too_large(memory, tmp_path, old):
 
 
 def test_a_vllm_without_adapters_is_told_how_to_start(memory, tmp_path, caplog):
-    engine = Engine(controller(), {"docs": memory})
+    engine = ServingEngine(controller(), {"docs": memory})
     try:
         for changes, said in [
             ({"updating": False}, "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True .* --enable-lora"),
@@ -242,7 +260,7 @@ def test_a_vllm_without_adapters_is_told_how_to_start(memory, tmp_path, caplog):
 
 def test_lora_that_is_not_enabled_shows_at_the_first_adapter(memory, tmp_path):
     vllm = fake(lora=False)
-    relay = Relay(Engine(controller(), {"docs": memory}), vllm.url, tmp_path)
+    relay = Relay(ServingEngine(controller(), {"docs": memory}), vllm.url, tmp_path)
     try:
         assert "--enable-lora" in str(Heard(relay, job(relay, PROMPTS[0], mode())).all()[-1].error)
     finally:
@@ -254,8 +272,8 @@ def test_a_token_that_ends_a_text_ends_it_there_too(relay, vllm, monkeypatch):
     drawn = iter([86, 70, 0])
     monkeypatch.setattr(vllm, "drawn", lambda *_: next(drawn))
     heard = Heard(relay, job(relay, PROMPTS[0], top=0))
-    assert heard.of(jobs.Ended) == [jobs.Ended(0, "stop", 3)]
-    assert [token.id for event in heard.of(jobs.Said) for token in event.tokens] == [86, 70, 0]
+    assert heard.of(jobs.ChoiceEnded) == [jobs.ChoiceEnded(0, "stop", 3)]
+    assert [token.id for event in heard.of(jobs.ChoiceDelta) for token in event.tokens] == [86, 70, 0]
     assert heard.text() == relay.tokenizer.decode([86, 70])
     assert vllm.bodies(COMPLETIONS)[0]["stop_token_ids"] == [0]
 
@@ -272,7 +290,7 @@ def test_adapters_in_use_stay(tmp_path):
             known.remove(name)
             return True
 
-    shelf = Shelf(Loads(), tmp_path, most=1, rank=4)
+    shelf = AdapterFolder(Loads(), tmp_path, most=1, rank=4)
     first, second = shelf.hold("a"), shelf.hold("b")
     for adapter in (first, second):
         adapter.folder.mkdir()
@@ -309,7 +327,7 @@ def test_an_answer_that_breaks_off_is_a_failure(relay, vllm):
 
 def test_a_vllm_that_dies_fails_requests_and_nothing_else(memory, tmp_path):
     vllm = fake()
-    relay = Relay(Engine(controller(), {"docs": memory}), vllm.url, tmp_path)
+    relay = Relay(ServingEngine(controller(), {"docs": memory}), vllm.url, tmp_path)
     assert Heard(relay, job(relay, PROMPTS[0], mode())).text()
     vllm.close()
     for way in (BASE, mode()):
@@ -320,12 +338,12 @@ def test_a_vllm_that_dies_fails_requests_and_nothing_else(memory, tmp_path):
 
 
 def test_a_vllm_that_is_silent_is_not_waited_for(memory, vllm, tmp_path):
-    relay = Relay(Engine(controller(), {"docs": memory}), vllm.url, tmp_path, patience=0.1)
+    relay = Relay(ServingEngine(controller(), {"docs": memory}), vllm.url, tmp_path, patience=0.1)
     vllm.pause = 0.5
     try:
         assert "nothing for 0.1 s" in str(Heard(relay, job(relay, PROMPTS[0])).all()[-1].error)
         late = Heard(relay, job(relay, PROMPTS[0], deadline=time.monotonic() + 0.05))
-        assert isinstance(late.all()[-1].error, TooLate)
+        assert isinstance(late.all()[-1].error, DeadlineExceeded)
     finally:
         relay.close()
 
@@ -353,12 +371,12 @@ def test_who_hangs_up_is_not_worked_for(relay, vllm):
 
 @pytest.mark.slow
 def test_more_than_vllm_is_to_have_are_refused(memory, vllm, tmp_path):
-    relay = Relay(Engine(controller(), {"docs": memory}), vllm.url, tmp_path, streams=1, queue=1)
+    relay = Relay(ServingEngine(controller(), {"docs": memory}), vllm.url, tmp_path, streams=1, queue=1)
     vllm.goes_on.clear()
     try:
         accepted = [Heard(relay, job(relay, PROMPTS[0])) for _ in range(2)]
         until(lambda: relay.state.speaking == 1 and relay.state.waiting == 1)
-        with pytest.raises(Busy):
+        with pytest.raises(QueueFull):
             relay.submit(job(relay, PROMPTS[0]), print)
         vllm.goes_on.set()
         assert len({one.text() for one in accepted}) == 1
@@ -370,20 +388,20 @@ def test_more_than_vllm_is_to_have_are_refused(memory, vllm, tmp_path):
 
 @pytest.mark.slow
 def test_what_was_accepted_is_finished_at_the_end_unless_grace_ends(memory, vllm, tmp_path):
-    relay = Relay(Engine(controller(), {"docs": memory}), vllm.url, tmp_path)
+    relay = Relay(ServingEngine(controller(), {"docs": memory}), vllm.url, tmp_path)
     vllm.pause = 0.01
     heard = [Heard(relay, job(relay, prompt, mode(n=1))) for prompt in PROMPTS[:3]]
     relay.close()
     assert all(one.text() for one in heard)
-    with pytest.raises(Closing):
+    with pytest.raises(ShuttingDown):
         relay.submit(job(relay, PROMPTS[0]), print)
-    relay = Relay(Engine(controller(), {"docs": memory}), vllm.url, tmp_path)
+    relay = Relay(ServingEngine(controller(), {"docs": memory}), vllm.url, tmp_path)
     vllm.goes_on.clear()
     late = Heard(relay, job(relay, PROMPTS[0], most=40))
     until(lambda: relay.state.speaking)
     relay.close(grace=0.05)
     vllm.goes_on.set()
-    assert isinstance(late.all()[-1].error, Closing)
+    assert isinstance(late.all()[-1].error, ShuttingDown)
 
 
 def test_a_disk_that_is_full_is_told_to_who_asked(relay, monkeypatch):
@@ -409,18 +427,20 @@ def test_of_several_names_the_models_own_is_taken(vllm, monkeypatch):
     card = vllm.models()["data"][0]
     cards = [{**card, "id": "other"}, {**card, "id": "lora", "parent": "other"}, {**card, "id": "own"}]
     monkeypatch.setattr(vllm, "models", lambda: {"data": cards})
-    client = Client(vllm.url)
+    client = VllmClient(vllm.url)
     assert [client.served(name).name for name in ("own", "lora", "")] == ["own", "other", "other"]
 
 
 @pytest.mark.slow
 def test_nobody_notices_the_others(memory, alone, tmp_path):
     vllm = fake()
-    relay = Relay(Engine(controller(), {"docs": memory}, slots=3), vllm.url, tmp_path, most=3, streams=8)
+    relay = Relay(ServingEngine(controller(), {"docs": memory}, slots=3), vllm.url, tmp_path, most=3, streams=8)
     try:
         asked = [(prompt, way) for _ in range(2) for prompt in PROMPTS[:3] for way in WAYS]
-        expected = {key: Heard(alone, job(alone, *key[:1], WAYS[key[1]])).text()
-                    for key in {(prompt, WAYS.index(way)) for prompt, way in asked}}  # fmt: skip
+        expected = {
+            key: Heard(alone, job(alone, *key[:1], WAYS[key[1]])).text()
+            for key in {(prompt, WAYS.index(way)) for prompt, way in asked}
+        }
         found: dict[int, str] = {}
 
         def ask(at):
@@ -443,10 +463,15 @@ def test_nobody_notices_the_others(memory, alone, tmp_path):
 @pytest.mark.slow
 def test_over_http(memory, alone, vllm, tmp_path):
     pytest.importorskip("uvicorn")
-    with served(controller(), {"docs": memory}, vllm=vllm.url, vllm_folder=tmp_path) as url:
+    with background_server(controller(), {"docs": memory}, vllm=vllm.url, vllm_folder=tmp_path) as url:
         name = json.load(urllib.request.urlopen(f"{url}/v1/models"))["data"][0]["id"]
-        body = {"model": f"{name}:sift-3", "prompt": PROMPTS[0], "max_tokens": 8, "temperature": 0,
-                "siftlm": {"rate": 0.02}}  # fmt: skip
+        body = {
+            "model": f"{name}:sift-3",
+            "prompt": PROMPTS[0],
+            "max_tokens": 8,
+            "temperature": 0,
+            "siftlm": {"rate": 0.02},
+        }
         request = urllib.request.Request(
             f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -465,12 +490,15 @@ def test_over_http(memory, alone, vllm, tmp_path):
 
 @pytest.mark.slow
 def test_an_address_needs_a_folder(memory):
-    with pytest.raises(SiftlmError, match="--vllm-folder"), served(controller(), {"docs": memory}, vllm="http://x"):
+    with (
+        pytest.raises(SiftlmError, match="--vllm-folder"),
+        background_server(controller(), {"docs": memory}, vllm="http://x"),
+    ):
         pass
 
 
 def test_an_empty_prompt_of_one_token(relay, alone):
-    asked = Job((0,), "the cat", mode(), Sampling(max_tokens=3, temperature=0.0, top=1), echo=True)
+    asked = Job((0,), "the cat", mode(), SamplingParams(max_tokens=3, temperature=0.0, top=1), echo=True)
     assert same(relay, alone, asked)
 
 
@@ -485,6 +513,6 @@ def test_the_guide_and_the_help_say_how_vllm_is_started(capsys):
     with pytest.raises(SystemExit):
         parser().parse_args(["serve", "--help"])
     said = capsys.readouterr().out
-    for needed in NEEDED.format(rank=16).replace("vllm serve …", "").split():
+    for needed in VLLM_COMMAND.format(rank=16).replace("vllm serve …", "").split():
         assert needed in said
         assert needed in guide

@@ -9,23 +9,23 @@ from typing import TypeVar
 
 import numpy as np
 
-from siftlm.calibration.measuring import Run
+from siftlm.calibration.measuring import Trial
 from siftlm.evaluation.statistics import rank_correlation
-from siftlm.selection.stopping import Stopping
+from siftlm.selection.stopping import StoppingRules
 from siftlm.types import FloatArray, IntArray
 
 Chosen = TypeVar("Chosen")
 
 # Values of α that are tried.
-TRIED = 40
+CANDIDATE_ALPHAS = 40
 # With fewer texts a rule would be made for the texts rather than for the memory; with fewer hurt ones, by chance.
-FEWEST, FEWEST_HURT = 8, 3
+MIN_RULE_TEXTS, MIN_HURT_TEXTS = 8, 3
 # In % of base: less than this is no reason for a rule.
-WORTH_A_RULE = 0.1
+MIN_RULE_GAIN_PERCENT = 0.1
 
 
 @dataclass(frozen=True)
-class Rule:
+class StoppingRule:
     """A number that decides, and how well it does: means over texts, in % of base."""
 
     value: float
@@ -41,7 +41,7 @@ class Rule:
     @property
     def helps(self) -> bool:
         """Would it help a text that was not asked?"""
-        return self.left_out < self.plain - WORTH_A_RULE
+        return self.left_out < self.plain - MIN_RULE_GAIN_PERCENT
 
     def to_dict(self) -> dict[str, float | bool]:
         """For the record."""
@@ -49,12 +49,12 @@ class Rule:
         return {"value": self.value, **known, "helps": self.helps}
 
 
-def adaptive(runs: Sequence[Run], steps: int) -> Rule | None:
+def fit_adaptive_rule(runs: Sequence[Trial], steps: int) -> StoppingRule | None:
     """The α that is best at no more steps on average than ``steps`` for every text."""
-    if len(runs) < FEWEST:
+    if len(runs) < MIN_RULE_TEXTS:
         return None
-    alphas = _alphas(runs)
-    stops = np.array([[stop(run, alpha) for run in runs] for alpha in alphas]).reshape(len(alphas), len(runs))
+    alphas = _alpha_candidates(runs)
+    stops = np.array([[picks_kept(run, alpha) for run in runs] for alpha in alphas]).reshape(len(alphas), len(runs))
     values = np.array([[percent_at(run, n) for run, n in zip(runs, row, strict=True)] for row in stops])
     plain = [run.percent(steps) for run in runs]
 
@@ -67,18 +67,20 @@ def adaptive(runs: Sequence[Run], steps: int) -> Rule | None:
     at = best(everyone)
     if at is None:
         return None
-    left_out = _left_out(best, lambda chosen, text: float(values[chosen, text]), plain)
-    return Rule(float(alphas[at]), float(values[at].mean()), left_out, float(np.mean(plain)), float(stops[at].mean()))
+    left_out = _leave_one_out_mean(best, lambda chosen, text: float(values[chosen, text]), plain)
+    return StoppingRule(
+        float(alphas[at]), float(values[at].mean()), left_out, float(np.mean(plain)), float(stops[at].mean())
+    )
 
 
-def decide(runs: Sequence[Run], stops: Sequence[int]) -> Rule | None:
+def fit_decide_rule(runs: Sequence[Trial], stops: Sequence[int]) -> StoppingRule | None:
     """The least share of the uncertainty that must be removed; below it tuning hurt more than it helped.
 
     ``stops``: how many steps each text gets.
     """
-    if len(runs) < FEWEST:
+    if len(runs) < MIN_RULE_TEXTS:
         return None
-    shares = np.array([removed(run, n) for run, n in zip(runs, stops, strict=True)])
+    shares = np.array([uncertainty_removed(run, n) for run, n in zip(runs, stops, strict=True)])
     values = np.array([percent_at(run, n) for run, n in zip(runs, stops, strict=True)])
 
     def best(texts: IntArray) -> float | None:
@@ -86,7 +88,7 @@ def decide(runs: Sequence[Run], stops: Sequence[int]) -> Rule | None:
         order = texts[np.argsort(shares[texts], kind="stable")]
         harm = np.cumsum(values[order] - 100)
         # Between two equal shares no threshold can pass.
-        ends = [at for at in range(FEWEST_HURT, len(order)) if shares[order[at]] > shares[order[at - 1]]]
+        ends = [at for at in range(MIN_HURT_TEXTS, len(order)) if shares[order[at]] > shares[order[at - 1]]]
         ends = [at for at in ends if harm[at - 1] > 0]
         if not ends:
             return None
@@ -101,38 +103,40 @@ def decide(runs: Sequence[Run], stops: Sequence[int]) -> Rule | None:
         return float(values[text]) if shares[text] >= chosen else 100.0
 
     with_it = [value(threshold, text) for text in range(len(runs))]
-    left_out = _left_out(best, value, [float(one) for one in values])
+    left_out = _leave_one_out_mean(best, value, [float(one) for one in values])
     taken = [n if share >= threshold else 0 for n, share in zip(stops, shares, strict=True)]
-    return Rule(threshold, float(np.mean(with_it)), left_out, float(values.mean()), float(np.mean(taken)))
+    return StoppingRule(threshold, float(np.mean(with_it)), left_out, float(values.mean()), float(np.mean(taken)))
 
 
-def correlation(runs: Sequence[Run], steps: int) -> float | None:
+def uncertainty_gain_correlation(runs: Sequence[Trial], steps: int) -> float | None:
     """Of the share of uncertainty removed with the gain, over texts (Spearman's)."""
-    return rank_correlation([removed(run, steps) for run in runs], [100 - run.percent(steps) for run in runs])
+    return rank_correlation(
+        [uncertainty_removed(run, steps) for run in runs], [100 - run.percent(steps) for run in runs]
+    )
 
 
-def stop(run: Run, alpha: float) -> int:
+def picks_kept(run: Trial, alpha: float) -> int:
     """How many picks the adaptive rule keeps."""
-    rule = Stopping(adaptive=alpha)
+    rule = StoppingRules(adaptive=alpha)
     for kept in range(len(run.rows)):
         if rule.refuses(kept, run.uncertainty[kept], run.uncertainty[kept + 1]):
             return kept
     return len(run.rows)
 
 
-def percent_at(run: Run, steps: int) -> float:
+def percent_at(run: Trial, steps: int) -> float:
     """In % of base, between two measured points on the line between them."""
     points = [0, *run.curve]
     return float(np.interp(steps, points, [100.0, *(run.percent(point) for point in run.curve)]))
 
 
-def removed(run: Run, steps: int) -> float:
+def uncertainty_removed(run: Trial, steps: int) -> float:
     """The share of the uncertainty that the first picks took away."""
     first, last = run.uncertainty[0], run.uncertainty[min(steps, len(run.rows))]
     return 1 - last / first if first > 0 else 0.0
 
 
-def _alphas(runs: Sequence[Run]) -> FloatArray:
+def _alpha_candidates(runs: Sequence[Trial]) -> FloatArray:
     """From one that stops nobody to one that stops everybody."""
     critical = [
         1 / ((at + 1) * np.sqrt(run.uncertainty[at + 1]))
@@ -142,11 +146,11 @@ def _alphas(runs: Sequence[Run]) -> FloatArray:
     ]
     if not critical:
         return np.zeros(0)
-    spaced = np.geomspace(min(critical), max(critical), TRIED)
+    spaced = np.geomspace(min(critical), max(critical), CANDIDATE_ALPHAS)
     return np.array(sorted({float(f"{alpha:.3g}") for alpha in spaced}))
 
 
-def _left_out(
+def _leave_one_out_mean(
     best: Callable[[IntArray], Chosen | None], value: Callable[[Chosen, int], float], plain: Sequence[float]
 ) -> float:
     """The mean over texts, each decided by what is best for the others; ``plain`` where nothing is."""

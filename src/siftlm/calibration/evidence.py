@@ -13,20 +13,26 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.calibration.deciding import Rule, adaptive, correlation, decide, stop
+from siftlm.calibration.deciding import (
+    StoppingRule,
+    fit_adaptive_rule,
+    fit_decide_rule,
+    picks_kept,
+    uncertainty_gain_correlation,
+)
 from siftlm.calibration.grid import Grid, Setting
 from siftlm.calibration.heldout import HeldOut
-from siftlm.calibration.measuring import Bench, Run, points_to
-from siftlm.calibration.stages import Found, Search
+from siftlm.calibration.measuring import Trial, TrialRunner, score_points
+from siftlm.calibration.stages import CalibrationSearch, SearchOutcome
 from siftlm.controller import Controller
-from siftlm.evaluation.identity import of_memory
+from siftlm.evaluation.identity import memory_fingerprint
 from siftlm.evaluation.statistics import mean
-from siftlm.memory.searching import Searching
+from siftlm.memory.searching import Searcher
 from siftlm.types import FloatArray
 
-LIBRARIES = ("siftlm", "numpy", "torch", "transformers")
+RECORDED_LIBRARIES = ("siftlm", "numpy", "torch", "transformers")
 # Bytes of the record; a manifest is read whenever a memory is opened.
-LARGEST = 80_000
+MAX_RECORD_BYTES = 80_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,31 +43,31 @@ class Verdict:
     steps: int
     percents: Mapping[Setting, FloatArray]
     """(texts, points) of each finalist."""
-    runs: Sequence[Run]
+    runs: Sequence[Trial]
     """Of the setting."""
-    adaptive: Rule | None
-    decide: Rule | None
+    adaptive: StoppingRule | None
+    decide: StoppingRule | None
     correlation: float | None
     helps: bool
     """Is tuning better than none?"""
     most: int
 
     @classmethod
-    def of(cls, bench: Bench, found: Found) -> Verdict:
+    def of(cls, bench: TrialRunner, found: SearchOutcome) -> Verdict:
         """By the mean, each at its own best number of steps; the plainer one of equals."""
         percents = {one: bench.percents(one, found.texts, found.steps) for one in found.finalists}
         plainest = dict.fromkeys((found.nearest, found.usual, *found.finalists))
         setting = min(plainest, key=lambda one: float(percents[one].mean(axis=0).min()))
-        steps = points_to(found.steps)[int(np.argmin(percents[setting].mean(axis=0)))]
+        steps = score_points(found.steps)[int(np.argmin(percents[setting].mean(axis=0)))]
         runs = [bench.runs[setting, text] for text in found.texts]
         helps = float(percents[setting].mean(axis=0).min()) < 100
-        alpha = adaptive(runs, steps) if helps else None
+        alpha = fit_adaptive_rule(runs, steps) if helps else None
         used = alpha is not None and alpha.helps
-        stops = [stop(run, alpha.value) if alpha is not None and used else steps for run in runs]
-        rule = decide(runs, stops) if helps else None
+        stops = [picks_kept(run, alpha.value) if alpha is not None and used else steps for run in runs]
+        rule = fit_decide_rule(runs, stops) if helps else None
         return cls(
-            setting, steps, percents, runs, alpha, rule, correlation(runs, steps), helps, found.steps
-        )  # fmt: skip
+            setting, steps, percents, runs, alpha, rule, uncertainty_gain_correlation(runs, steps), helps, found.steps
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -93,10 +99,10 @@ class Verdict:
         }
 
 
-def evidence(
-    bench: Bench,
-    search: Search,
-    found: Found,
+def evidence_record(
+    bench: TrialRunner,
+    search: CalibrationSearch,
+    found: SearchOutcome,
     verdict: Verdict,
     source: Mapping[str, Any],
     centres: Mapping[str, float],
@@ -113,7 +119,7 @@ def evidence(
             "steps": verdict.steps,
             "texts": len(found.texts),
             **chosen.to_dict(),
-            "curve": [[n, round(float(value), 3)] for n, value in zip(points_to(found.steps), curve, strict=True)],
+            "curve": [[n, round(float(value), 3)] for n, value in zip(score_points(found.steps), curve, strict=True)],
         },
         "against": {
             "nearest neighbour": verdict.against(found.nearest),
@@ -127,24 +133,24 @@ def evidence(
         "texts": {
             **source,
             "drawn": len(bench.texts),
-            "chosen_on": len(search.early),
+            "chosen_on": len(search.choice_texts),
             "confirmed_on": len(found.texts),
             "fresh": found.fresh,
-            "digest": _digest(bench.texts),
+            "digest": _texts_digest(bench.texts),
         },
         "spread": {name: round(noise, 4) for name, noise in centres.items()},
         "model": {"parameters": bench.controller.parameters, "engine": bench.controller.engine.describe()},
-        "memory": of_memory(bench.memory),
+        "memory": memory_fingerprint(bench.memory),
         "steps": sum(min(run.steps, len(run.rows)) for run in bench.runs.values()),
         "seconds": round(bench.seconds, 1),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in RECORDED_LIBRARIES}},
     }
-    return _small(record)
+    return _shrink_record(record)
 
 
-def question(
-    controller: Controller, memory: Searching, texts: Sequence[HeldOut], grid: Grid, given: Mapping[str, Any]
+def calibration_question(
+    controller: Controller, memory: Searcher, texts: Sequence[HeldOut], grid: Grid, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a log answers; to anything else it has nothing to say."""
     return {
@@ -152,14 +158,14 @@ def question(
         "weights": controller.fingerprint,
         "tuning": controller.tuning_settings().to_dict(),
         "context": controller.context,
-        "memory": of_memory(memory),
-        "texts": _digest(texts),
+        "memory": memory_fingerprint(memory),
+        "texts": _texts_digest(texts),
         "grid": asdict(grid),
         **given,
     }
 
 
-def _remarks(verdict: Verdict, found: Found) -> list[str]:
+def _remarks(verdict: Verdict, found: SearchOutcome) -> list[str]:
     said = []
     if not verdict.helps:
         said.append("tuning did not help on these texts: decide=1 answers with the base model")
@@ -184,7 +190,7 @@ def _remarks(verdict: Verdict, found: Found) -> list[str]:
     return said
 
 
-def _digest(texts: Sequence[HeldOut]) -> str:
+def _texts_digest(texts: Sequence[HeldOut]) -> str:
     plain = json.dumps([[one.prompt, one.scored, list(one.exclude)] for one in texts])
     return hashlib.blake2b(plain.encode(), digest_size=8).hexdigest()
 
@@ -196,9 +202,9 @@ def _version(library: str) -> str:
         return "?"
 
 
-def _small(record: dict[str, Any]) -> dict[str, Any]:
+def _shrink_record(record: dict[str, Any]) -> dict[str, Any]:
     """Without what did worst on fewest texts, where there is too much."""
-    while len(json.dumps(record)) > LARGEST and len(record["tried"]) > 1:
+    while len(json.dumps(record)) > MAX_RECORD_BYTES and len(record["tried"]) > 1:
         least = min(record["tried"], key=lambda row: (row["kept"], row["texts"], -row["mean"]))
         record = {**record, "tried": [row for row in record["tried"] if row is not least]}
     return record

@@ -11,35 +11,35 @@ from typing import Any
 import numpy as np
 
 from siftlm.calibration import log as logs
-from siftlm.calibration.evidence import Verdict, evidence, question
-from siftlm.calibration.grid import Grid, grid_of
-from siftlm.calibration.heldout import HeldOut, drawn, given
-from siftlm.calibration.log import Log
-from siftlm.calibration.measuring import Bench
+from siftlm.calibration.evidence import Verdict, calibration_question, evidence_record
+from siftlm.calibration.grid import Grid, make_grid
+from siftlm.calibration.heldout import HeldOut, draw_held_out, held_out_from_texts
+from siftlm.calibration.log import CalibrationLog
+from siftlm.calibration.measuring import TrialRunner
 from siftlm.calibration.result import Calibration
-from siftlm.calibration.stages import Search
+from siftlm.calibration.stages import CalibrationSearch
 from siftlm.controller import Controller
-from siftlm.controller.checks import number, whole
+from siftlm.controller.checks import number, whole_number
 from siftlm.errors import Conflict
 from siftlm.memory import Memory
-from siftlm.memory.searching import Searching
+from siftlm.memory.searching import Searcher
 from siftlm.progress import Progress, Report, reporter
 from siftlm.selection import kernels, spread
 
 # Texts that are held out: half of them to choose by, half to confirm the choice.
-COUNT = 48
-MINUTES = 5.0
+DEFAULT_HELD_OUT_TEXTS = 48
+DEFAULT_MINUTES = 5.0
 # Vectors that the spread of the memory is judged by.
-SAMPLE = 2000
+SPREAD_SAMPLE_VECTORS = 2000
 
 
 def calibrate(
     model: Any,
-    memory: str | os.PathLike[str] | Searching,
+    memory: str | os.PathLike[str] | Searcher,
     *,
     texts: Sequence[str] | None = None,
-    count: int = COUNT,
-    minutes: float | None = MINUTES,
+    count: int = DEFAULT_HELD_OUT_TEXTS,
+    minutes: float | None = DEFAULT_MINUTES,
     n: int | None = None,
     mode: str = "split",
     rates: Sequence[float] | None = None,
@@ -80,63 +80,67 @@ def calibrate(
         progress: draw it (``True``), don't (``False``), hand it to a function, or draw it where a person
             is watching (left out).
     """
-    own = memory if isinstance(memory, Searching) else Memory.open(memory)
+    own = memory if isinstance(memory, Searcher) else Memory.open(memory)
     if not isinstance(own, Memory) and (texts is None or note):
         raise Conflict("only a Memory can be drawn from and written into: give texts= and note=False")
-    whole("count", count, least=4)
+    whole_number("count", count, least=4)
     seconds = None if minutes is None else 60 * number("minutes", minutes, above=True)
     if n is not None:
-        whole("n", n)
-    whole("seed", seed, least=0)
+        whole_number("n", n)
+    whole_number("seed", seed, least=0)
     controller = model if isinstance(model, Controller) else Controller(model)
-    held = given(own, texts, mode) if texts is not None else drawn(_owned(own), count, seed, mode)
+    held = (
+        held_out_from_texts(own, texts, mode)
+        if texts is not None
+        else draw_held_out(_require_memory(own), count, seed, mode)
+    )
     rate = float(controller.tuning_settings().rate or 0.0)
     passages = len(own) if isinstance(own, Memory) else None
-    grid = grid_of(rate, passages, rates=rates, noises=noises, kernel_names=kernels, ks=ks)
-    asked = question(controller, own, held, grid, {"mode": mode, "seed": seed, "minutes": minutes, "n": n})
-    kept = Log(_place(own, log), asked, again=again)
-    told = _Told(reporter(progress), seconds)
-    bench = Bench(controller, own, held, kept, told.after)
-    search = Search(bench, grid, rate, seconds, n, told.say)
-    centres = _Centres(own, held, grid, seed)
+    grid = make_grid(rate, passages, rates=rates, noises=noises, kernel_names=kernels, ks=ks)
+    asked = calibration_question(controller, own, held, grid, {"mode": mode, "seed": seed, "minutes": minutes, "n": n})
+    kept = CalibrationLog(_log_path(own, log), asked, again=again)
+    told = _ProgressReporter(reporter(progress), seconds)
+    bench = TrialRunner(controller, own, held, kept, told.after)
+    search = CalibrationSearch(bench, grid, rate, seconds, n, told.say)
+    centres = _NoiseCentres(own, held, grid, seed)
     found = search.run(centres)
     told.finish(bench)
     verdict = Verdict.of(bench, found)
     source = {"from": "memory" if texts is None else "caller", "mode": mode, "seed": seed}
-    known = evidence(bench, search, found, verdict, source, centres(found.steps))
+    known = evidence_record(bench, search, found, verdict, source, centres(found.steps))
     result = Calibration(controller.name, verdict.settings, known, noted=note)
     if note:
-        _owned(own).note_calibration(controller.name, result.record(), wait=WAIT)
+        _require_memory(own).note_calibration(controller.name, result.record(), wait=WRITER_WAIT_SECONDS)
     return result
 
 
 # Seconds that a writer of the memory is waited for, after all that work.
-WAIT = 600.0
+WRITER_WAIT_SECONDS = 600.0
 
 
-def _owned(memory: Searching) -> Memory:
+def _require_memory(memory: Searcher) -> Memory:
     if not isinstance(memory, Memory):
         raise Conflict("only a Memory can be drawn from and written into: give texts= and note=False")
     return memory
 
 
-def _place(memory: Searching, log: str | os.PathLike[str] | None) -> Path | None:
+def _log_path(memory: Searcher, log: str | os.PathLike[str] | None) -> Path | None:
     if log is not None:
         return Path(log)
-    return memory.path / logs.NAME if isinstance(memory, Memory) else None
+    return memory.path / logs.LOG_FILE if isinstance(memory, Memory) else None
 
 
-class _Centres:
+class _NoiseCentres:
     """Where to begin with λ: what `siftlm.spread` says of a sample of the memory, for each kernel."""
 
-    def __init__(self, memory: Searching, held: Sequence[HeldOut], grid: Grid, seed: int) -> None:
+    def __init__(self, memory: Searcher, held: Sequence[HeldOut], grid: Grid, seed: int) -> None:
         self._kernels, self._seed = grid.kernels, seed
         self._queries = np.stack([one.vector for one in held])
         self._sample = None
         if isinstance(memory, Memory):
             # A text's own passages lie nearer to it than anything that it may learn from.
             rows = np.setdiff1d(memory.rows(), [row for one in held for row in one.exclude])
-            chosen = np.random.default_rng(seed).choice(rows, size=min(SAMPLE, len(rows)), replace=False)
+            chosen = np.random.default_rng(seed).choice(rows, size=min(SPREAD_SAMPLE_VECTORS, len(rows)), replace=False)
             self._sample = memory.vectors(np.sort(chosen))
 
     def __call__(self, n: int) -> dict[str, float]:
@@ -149,7 +153,7 @@ class _Centres:
         return {name: noise for name, noise in found.items() if noise == noise}  # without NaN
 
 
-class _Told:
+class _ProgressReporter:
     """How far it has come, and how long it will take: what the time allows, if there is a limit."""
 
     def __init__(self, report: Report | None, seconds: float | None) -> None:
@@ -160,16 +164,16 @@ class _Told:
         """What comes next."""
         self._what = what
 
-    def after(self, bench: Bench) -> None:
+    def after(self, bench: TrialRunner) -> None:
         """One more run is done."""
         self._tell(bench, finished=False)
 
-    def finish(self, bench: Bench) -> None:
+    def finish(self, bench: TrialRunner) -> None:
         """Nothing more comes."""
         self._what = "calibrating"
         self._tell(bench, finished=True)
 
-    def _tell(self, bench: Bench, *, finished: bool) -> None:
+    def _tell(self, bench: TrialRunner, *, finished: bool) -> None:
         if self._report is None:
             return
         total = None

@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from siftlm.controller.checks import number, whole
+from siftlm.controller.checks import number, whole_number
 from siftlm.errors import InvalidInput
 from siftlm.selection import kernels
 
-NOISES = (0.1, 0.3, 1.0, 3.0, 10.0)
-KERNELS = ("linear", "power:4", "centred")
-KS = (50, 200, 1000)
+DEFAULT_NOISES = (0.1, 0.3, 1.0, 3.0, 10.0)
+DEFAULT_KERNELS = ("linear", "power:4", "centred")
+DEFAULT_KS = (50, 200, 1000)
 # What a search does unless told otherwise.
-K = 200
+DEFAULT_K = 200
 # Times the rate that suits models of this size; where time is short, only the first ones are tried.
-RATES = (1.0, 3.0, 0.3, 10.0)
+RATE_FACTORS = (1.0, 3.0, 0.3, 10.0)
 # A finer grid around the best of these, for the settings that are left.
-FINER = 1.8
+FINER_FACTOR = 1.8
 # How much less plausible, in powers of ten of λ, a setting is for not being the usual one.
-UNUSUAL_K, UNUSUAL_KERNEL = 0.5, 0.2
+UNUSUAL_K_PENALTY, UNUSUAL_KERNEL_PENALTY = 0.5, 0.2
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Setting:
     rate: float
     noise: float | None = None
     kernel: str | None = None
-    k: int = K
+    k: int = DEFAULT_K
 
     def search(self, n: int) -> dict[str, Any]:
         """The arguments of `Memory.search`; those of SIFT as `LocalModel` passes them."""
@@ -49,7 +49,7 @@ class Setting:
 
     def at(self, rate: float) -> Setting:
         """The same with another rate."""
-        return Setting(self.method, _rounded(rate), self.noise, self.kernel, self.k)
+        return Setting(self.method, _round_rate(rate), self.noise, self.kernel, self.k)
 
     def __str__(self) -> str:
         return f"{self.selection}, rate {self.rate:g}"
@@ -66,17 +66,17 @@ class Setting:
         return f"{self.method} λ={self.noise:g} {self.kernel} k={self.k}"
 
 
-def nearest(rate: float) -> Setting:
+def nearest_setting(rate: float) -> Setting:
     """The usual way to retrieve."""
-    return Setting("nearest", _rounded(rate))
+    return Setting("nearest", _round_rate(rate))
 
 
-def usual(rate: float) -> Setting:
+def default_setting(rate: float) -> Setting:
     """What a `LocalModel` does that was not calibrated."""
-    return Setting("sift", _rounded(rate), 1.0, "linear", K)
+    return Setting("sift", _round_rate(rate), 1.0, "linear", DEFAULT_K)
 
 
-def selections(rate: float, grid: Grid, centres: Mapping[str, float]) -> list[Setting]:
+def sift_settings(rate: float, grid: Grid, centres: Mapping[str, float]) -> list[Setting]:
     """Every way to select by SIFT: the usual one first, then those near the λ that suits the kernel, with the usual k.
 
     ``centres``: kernel -> λ, where `siftlm.spread` would start.
@@ -85,12 +85,12 @@ def selections(rate: float, grid: Grid, centres: Mapping[str, float]) -> list[Se
     def distance(one: Setting) -> float:
         """In powers of ten of λ."""
         away = abs(math.log10((one.noise or 1.0) / centres.get(one.kernel or "", 1.0)))
-        return away + UNUSUAL_K * (one.k != K) + UNUSUAL_KERNEL * (one.kernel != "linear")
+        return away + UNUSUAL_K_PENALTY * (one.k != DEFAULT_K) + UNUSUAL_KERNEL_PENALTY * (one.kernel != "linear")
 
     found = [
         Setting("sift", rate, noise, kernel, k) for kernel in grid.kernels for noise in grid.noises for k in grid.ks
     ]
-    return sorted(found, key=lambda one: (one != usual(rate), distance(one)))
+    return sorted(found, key=lambda one: (one != default_setting(rate), distance(one)))
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Grid:
     ks: tuple[int, ...]
 
 
-def grid_of(
+def make_grid(
     rate: float,
     passages: int | None,
     *,
@@ -114,10 +114,12 @@ def grid_of(
 ) -> Grid:
     """What was asked for, or the usual around ``rate``; of the k beyond all passages only one is kept."""
     chosen = Grid(
-        _each("rates", rates if rates is not None else [_rounded(rate * factor) for factor in RATES]),
-        _each("noises", NOISES if noises is None else noises),
-        _names(KERNELS if kernel_names is None else kernel_names),
-        tuple(whole("each of ks", k) for k in _some("ks", KS if ks is None else ks)),
+        _check_numbers(
+            "rates", rates if rates is not None else [_round_rate(rate * factor) for factor in RATE_FACTORS]
+        ),
+        _check_numbers("noises", DEFAULT_NOISES if noises is None else noises),
+        _check_names(DEFAULT_KERNELS if kernel_names is None else kernel_names),
+        tuple(whole_number("each of ks", k) for k in _check_values("ks", DEFAULT_KS if ks is None else ks)),
     )
     if ks is not None or passages is None:
         return chosen
@@ -125,22 +127,22 @@ def grid_of(
     return Grid(chosen.rates, chosen.noises, chosen.kernels, tuple(k for k in chosen.ks if k not in enough[1:]))
 
 
-def _some(name: str, values: Sequence[Any]) -> Sequence[Any]:
+def _check_values(name: str, values: Sequence[Any]) -> Sequence[Any]:
     if isinstance(values, str) or not len(values):
         raise InvalidInput(f"{name} must be a list of at least one value, got {values!r}")
     return list(dict.fromkeys(values))
 
 
-def _each(name: str, values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(number(f"each of {name}", value, above=True) for value in _some(name, values))
+def _check_numbers(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(number(f"each of {name}", value, above=True) for value in _check_values(name, values))
 
 
-def _names(values: Sequence[str]) -> tuple[str, ...]:
-    for value in _some("kernels", values):
+def _check_names(values: Sequence[str]) -> tuple[str, ...]:
+    for value in _check_values("kernels", values):
         kernels.named(value)
-    return tuple(_some("kernels", values))
+    return tuple(_check_values("kernels", values))
 
 
-def _rounded(rate: float) -> float:
+def _round_rate(rate: float) -> float:
     """Two digits are what a grid can tell apart."""
     return float(f"{rate:.2g}")

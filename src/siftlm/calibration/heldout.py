@@ -9,20 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.errors import InvalidInput
-from siftlm.evaluation.overlap import giveaways
-from siftlm.local_asked import parted
+from siftlm.evaluation.overlap import leaked_rows
+from siftlm.local_asked import split_text
 from siftlm.memory import Memory
-from siftlm.memory.intake import embedded
-from siftlm.memory.searching import Searching
+from siftlm.memory.intake import embed_checked
+from siftlm.memory.searching import Searcher
 from siftlm.memory.snapshot import Snapshot
 from siftlm.types import Vectors
 
 # Characters of a text that is drawn: enough to embed one half and score the other, not so many that it takes long.
-SHORTEST, LARGEST = 100, 1500
+MIN_HELD_OUT_CHARACTERS, MAX_HELD_OUT_CHARACTERS = 100, 1500
 # Fewer texts say nothing.
-LEAST = 4
+MIN_TEXTS = 4
 # Passages that are tried before a part of the memory is given up.
-TRIES = 20
+MAX_DRAWS_PER_PART = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,51 +41,53 @@ class HeldOut:
     document: int | None = None
 
 
-def given(memory: Searching, texts: Sequence[str], mode: str) -> list[HeldOut]:
+def held_out_from_texts(memory: Searcher, texts: Sequence[str], mode: str) -> list[HeldOut]:
     """The caller's own."""
-    if isinstance(texts, str) or len(texts) < LEAST:
+    if isinstance(texts, str) or len(texts) < MIN_TEXTS:
         count = "one str" if isinstance(texts, str) else str(len(texts))
-        raise InvalidInput(f"texts must be a list of at least {LEAST} texts, got {count}; with fewer, chance decides")
-    cut = [parted(f"text {at}", text, mode) for at, text in enumerate(texts)]
-    vectors = _vectors(memory, [prompt for prompt, _, _ in cut])
-    for at, good in enumerate(_directed(vectors)):
+        raise InvalidInput(
+            f"texts must be a list of at least {MIN_TEXTS} texts, got {count}; with fewer, chance decides"
+        )
+    cut = [split_text(f"text {at}", text, mode) for at, text in enumerate(texts)]
+    vectors = _prompt_vectors(memory, [prompt for prompt, _, _ in cut])
+    for at, good in enumerate(_has_direction(vectors)):
         if not good:
             raise InvalidInput(f"text {at}: its prompt {cut[at][0][:40]!r} has no direction: its vector is zero")
     return [HeldOut(text, *cut[at], vectors[at]) for at, text in enumerate(texts)]
 
 
-def drawn(memory: Memory, count: int, seed: int, mode: str) -> list[HeldOut]:
+def draw_held_out(memory: Memory, count: int, seed: int, mode: str) -> list[HeldOut]:
     """One from each of ``count`` equal parts of the memory, in an order whose every beginning is spread over it."""
     generator = np.random.default_rng(seed)
     rows = memory.rows()
     found: list[tuple[str, list[int], int]] = []
     used: set[int] = set()
     with memory.snapshot() as snapshot:
-        for part in _spread(np.array_split(rows, min(count, max(1, len(rows))))):
-            for row in generator.permutation(part)[:TRIES].tolist():
+        for part in _bit_reversed(np.array_split(rows, min(count, max(1, len(rows))))):
+            for row in generator.permutation(part)[:MAX_DRAWS_PER_PART].tolist():
                 one = _text_at(snapshot, row, used, mode)
                 if one is not None:
                     found.append(one)
                     used.add(one[2])
                     break
-    cut = [parted("a passage", text, mode) for text, _, _ in found]
-    vectors = _vectors(memory, [prompt for prompt, _, _ in cut])
+    cut = [split_text("a passage", text, mode) for text, _, _ in found]
+    vectors = _prompt_vectors(memory, [prompt for prompt, _, _ in cut])
     usable = [
         HeldOut(text, *cut[at], vectors[at], tuple(own), document)
         for at, (text, own, document) in enumerate(found)
-        if _directed(vectors)[at]
+        if _has_direction(vectors)[at]
     ]
-    if len(usable) < LEAST:
+    if len(usable) < MIN_TEXTS:
         raise InvalidInput(
-            f"{memory.path}: only {len(usable)} documents of {SHORTEST} characters or more can be held out, and at "
-            f"least {LEAST} are needed: give texts=…, of the kind that the prompts will be"
+            f"{memory.path}: only {len(usable)} documents of {MIN_HELD_OUT_CHARACTERS} characters or more can be held "
+            f"out, and at least {MIN_TEXTS} are needed: give texts=…, of the kind that the prompts will be"
         )
     return usable
 
 
-def away_for(memory: Searching, held: HeldOut) -> list[int]:
+def excluded_rows(memory: Searcher, held: HeldOut) -> list[int]:
     """Rows that must not be learned from: the text's own document, and copies of the text or of either half."""
-    return sorted({*held.exclude, *giveaways(memory, (held.prompt, held.scored), held.text)})
+    return sorted({*held.exclude, *leaked_rows(memory, (held.prompt, held.scored), held.text)})
 
 
 def _text_at(snapshot: Snapshot, row: int, used: set[int], mode: str) -> tuple[str, list[int], int] | None:
@@ -96,21 +98,21 @@ def _text_at(snapshot: Snapshot, row: int, used: set[int], mode: str) -> tuple[s
     if document in used or any(near for _, _, near in places):
         return None
     at = [place for place, _, _ in places].index(row)
-    text = _joined(snapshot, places[at : at + 1 + LARGEST // SHORTEST])
-    while at and len(text) < LARGEST:
+    text = _join_passages(snapshot, places[at : at + 1 + MAX_HELD_OUT_CHARACTERS // MIN_HELD_OUT_CHARACTERS])
+    while at and len(text) < MAX_HELD_OUT_CHARACTERS:
         at -= 1
-        text = _joined(snapshot, places[at : at + 1 + LARGEST // SHORTEST])
-    text = text[:LARGEST]
-    if len(text) < SHORTEST:
+        text = _join_passages(snapshot, places[at : at + 1 + MAX_HELD_OUT_CHARACTERS // MIN_HELD_OUT_CHARACTERS])
+    text = text[:MAX_HELD_OUT_CHARACTERS]
+    if len(text) < MIN_HELD_OUT_CHARACTERS:
         return None
     try:
-        parted("a passage", text, mode)
+        split_text("a passage", text, mode)
     except InvalidInput:
         return None
     return text, [place for place, _, _ in places], document
 
 
-def _joined(snapshot: Snapshot, places: Sequence[tuple[int, int, bool]]) -> str:
+def _join_passages(snapshot: Snapshot, places: Sequence[tuple[int, int, bool]]) -> str:
     """Passages overlap; between them at most white space is missing."""
     text, end = "", places[0][1]
     for (_, start, _), part in zip(places, snapshot.texts([row for row, _, _ in places]), strict=True):
@@ -122,19 +124,19 @@ def _joined(snapshot: Snapshot, places: Sequence[tuple[int, int, bool]]) -> str:
     return text
 
 
-def _spread(pieces: Sequence[npt.NDArray[np.int64]]) -> list[npt.NDArray[np.int64]]:
+def _bit_reversed(pieces: Sequence[npt.NDArray[np.int64]]) -> list[npt.NDArray[np.int64]]:
     """In the order of the bits of their numbers, reversed: the first, the middle, the quarters, …"""
     bits = max(1, (len(pieces) - 1).bit_length())
     order = sorted(range(len(pieces)), key=lambda at: int(f"{at:0{bits}b}"[::-1], 2))
     return [pieces[at] for at in order]
 
 
-def _vectors(memory: Searching, texts: Sequence[str]) -> Vectors:
+def _prompt_vectors(memory: Searcher, texts: Sequence[str]) -> Vectors:
     if not texts:
         return np.zeros((0, memory.width), dtype=np.float32)
-    return embedded(memory.embedder, texts, memory.width, as_query=True)
+    return embed_checked(memory.embedder, texts, memory.width, as_query=True)
 
 
-def _directed(vectors: Vectors) -> list[bool]:
+def _has_direction(vectors: Vectors) -> list[bool]:
     found: list[bool] = (np.isfinite(vectors).all(axis=1) & (np.abs(vectors).max(axis=1, initial=0) > 0)).tolist()
     return found

@@ -10,45 +10,45 @@ from typing import Any
 from siftlm.errors import InvalidInput
 from siftlm.memory import disk
 
-NAME = "calibration.jsonl"
-FORMAT = 1
+LOG_FILE = "calibration.jsonl"
+LOG_FORMAT = 1
 
 
-class Log:
+class CalibrationLog:
     """What was found so far for one question. Another question, or ``again``, begins a new log."""
 
     def __init__(self, path: Path | None, question: Mapping[str, Any], *, again: bool = False) -> None:
         self._path = path
         # As it will be read: tuples become lists.
-        head = json.loads(json.dumps({"format": FORMAT, "question": question}))
+        head = json.loads(json.dumps({"format": LOG_FORMAT, "question": question}))
         self.records: list[dict[str, Any]] = []
         if path is None:
             return
-        known, size = _read(path)
+        known, size = _read_log(path)
         if known and known[0] == head and not again:
             self.records = known[1:]
-            with disk.refusals_named(path), open(path, "rb+") as file:
+            with disk.translate_write_errors(path), open(path, "rb+") as file:
                 file.truncate(size)  # without the line that a crash left unfinished
             return
-        with disk.refusals_named(path):
-            disk.replace(path, _line(head))
+        with disk.translate_write_errors(path):
+            disk.atomic_replace(path, _log_line(head))
 
     def add(self, **record: Any) -> dict[str, Any]:
         """Keep a result; returns it as it will be read."""
-        line = _line(record)
+        line = _log_line(record)
         if self._path is not None:
-            with disk.refusals_named(self._path), open(self._path, "ab") as file:
+            with disk.translate_write_errors(self._path), open(self._path, "ab") as file:
                 file.write(line)
         kept: dict[str, Any] = json.loads(line)
         self.records.append(kept)
         return kept
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
+def _log_line(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, ensure_ascii=False) + "\n").encode()
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+def _read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The whole lines, and how many bytes they take."""
     try:
         raw = path.read_bytes()

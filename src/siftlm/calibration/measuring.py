@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from siftlm.calibration.grid import Setting
-from siftlm.calibration.heldout import HeldOut, away_for
-from siftlm.calibration.log import Log
+from siftlm.calibration.heldout import HeldOut, excluded_rows
+from siftlm.calibration.log import CalibrationLog
 from siftlm.controller import Controller
 from siftlm.errors import Conflict, InvalidInput
-from siftlm.memory.searching import Searching
+from siftlm.memory.searching import Searcher
 from siftlm.types import FloatArray, Step
 
-POINTS = (1, 2, 5, 10, 20, 50)
+SCORE_POINTS = (1, 2, 5, 10, 20, 50)
 
 
 @dataclass(frozen=True)
-class Run:
+class Trial:
     """What came of one setting on one text."""
 
     setting: Setting
@@ -46,40 +46,38 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dumps``."""
-        return {
-            **asdict(self), "curve": [list(point) for point in self.curve.items()], "seconds": dict(self.seconds)
-        }  # fmt: skip
+        return {**asdict(self), "curve": [list(point) for point in self.curve.items()], "seconds": dict(self.seconds)}
 
     @classmethod
-    def of(cls, kept: Mapping[str, Any]) -> Run:
+    def of(cls, kept: Mapping[str, Any]) -> Trial:
         """From what `to_dict` gave."""
         lists = {name: tuple(kept[name]) for name in ("uncertainty", "rows")}
         curve = {int(step): float(value) for step, value in kept["curve"]}
         return cls(**{**kept, **lists, "curve": curve, "setting": Setting(**kept["setting"])})
 
 
-class Bench:
+class TrialRunner:
     """Runs settings on texts, and remembers."""
 
     def __init__(
         self,
         controller: Controller,
-        memory: Searching,
+        memory: Searcher,
         texts: Sequence[HeldOut],
-        log: Log,
-        after: Callable[[Bench], None] = lambda _: None,
+        log: CalibrationLog,
+        after: Callable[[TrialRunner], None] = lambda _: None,
     ) -> None:
-        _check(controller)
+        _check_one_step_per_text(controller)
         self.controller, self.memory, self.texts, self.log, self._after = controller, memory, texts, log, after
-        self.runs: dict[tuple[Setting, int], Run] = {}
+        self.runs: dict[tuple[Setting, int], Trial] = {}
         self.steps = 0
         """Taken since this bench was made; what the log knew takes none."""
-        self._all: list[Run] = []
+        self._all: list[Trial] = []
         self._bases: dict[int, float] = {}
-        self._away: dict[int, list[int]] = {}
+        self._excluded_rows: dict[int, list[int]] = {}
         for record in log.records:
             if "run" in record:
-                self._remember(Run.of(record["run"]))
+                self._remember(Trial.of(record["run"]))
 
     def warm_up(self) -> None:
         """The very first steps and scores take longer than all others, and would mislead whoever plans by them."""
@@ -89,11 +87,11 @@ class Bench:
                 tuner.learn([held.prompt] * 2)
             self.controller.likelihood(held.scored, after=held.before)
 
-    def run(self, setting: Setting, text: int, steps: int) -> Run:
+    def run(self, setting: Setting, text: int, steps: int) -> Trial:
         """The setting on the text, for that many steps at least."""
         known = self.runs.get((setting, text))
         if known is None or known.steps < steps:
-            known = Run.of(self.log.add(run=self._measured(setting, text, steps).to_dict())["run"])
+            known = Trial.of(self.log.add(run=self._measured(setting, text, steps).to_dict())["run"])
             self._remember(known)
             self._after(self)
         return known
@@ -101,7 +99,7 @@ class Bench:
     def percents(self, setting: Setting, texts: Sequence[int], steps: int) -> FloatArray:
         """(len(texts), points) in % of base, for the points up to ``steps``."""
         runs = [self.run(setting, text, steps) for text in texts]
-        return np.array([[run.percent(point) for point in points_to(steps)] for run in runs])
+        return np.array([[run.percent(point) for point in score_points(steps)] for run in runs])
 
     @property
     def seconds(self) -> float:
@@ -116,31 +114,31 @@ class Bench:
         return (
             clock["select"] / max(1, len(made))
             + clock["tune"] / max(1, sum(min(run.steps, len(run.rows)) for run in made)) * steps
-            + clock["score"] / max(1, points) * len(points_to(steps))
+            + clock["score"] / max(1, points) * len(score_points(steps))
         )
 
     # --- inside
 
-    def _remember(self, run: Run) -> None:
+    def _remember(self, run: Trial) -> None:
         self._all.append(run)
         self.runs[run.setting, run.text] = run
         self._bases[run.text] = run.base
 
-    def _measured(self, setting: Setting, text: int, steps: int) -> Run:
+    def _measured(self, setting: Setting, text: int, steps: int) -> Trial:
         held, clock = self.texts[text], {"select": 0.0, "tune": 0.0, "score": 0.0}
         began = time.perf_counter()
-        if text not in self._away:
-            self._away[text] = away_for(self.memory, held)
-        found = self.memory.search(held.vector, exclude=self._away[text], **setting.search(steps))
+        if text not in self._excluded_rows:
+            self._excluded_rows[text] = excluded_rows(self.memory, held)
+        found = self.memory.search(held.vector, exclude=self._excluded_rows[text], **setting.search(steps))
         rows = tuple(hit.row for hit in found)
         uncertainty = tuple(float(left) for left in found.selection.uncertainty)
         clock["select"] = time.perf_counter() - began
         base = self._base(text, clock)
-        curve = self._shared(setting, text, rows, steps)
+        curve = self._known_curve(setting, text, rows, steps)
         if curve is None:
             curve = self._learned(setting.rate, held, found.texts, steps, base, clock)
             self.steps += steps
-        return Run(setting, text, steps, base, curve, uncertainty, rows, clock)
+        return Trial(setting, text, steps, base, curve, uncertainty, rows, clock)
 
     def _base(self, text: int, clock: dict[str, float]) -> float:
         if text not in self._bases:
@@ -153,19 +151,21 @@ class Bench:
             self._bases[text] = base
         return self._bases[text]
 
-    def _shared(self, setting: Setting, text: int, rows: tuple[int, ...], steps: int) -> Mapping[int, float] | None:
+    def _known_curve(
+        self, setting: Setting, text: int, rows: tuple[int, ...], steps: int
+    ) -> Mapping[int, float] | None:
         """The same texts at the same rate were learned already, under another name."""
         for (other, where), run in self.runs.items():
             same = where == text and other.rate == setting.rate and run.steps >= steps
             if same and run.rows[: len(rows)] == rows and (len(rows) == steps or len(run.rows) == len(rows)):
-                return {point: run.curve[point] for point in points_to(steps)}
+                return {point: run.curve[point] for point in score_points(steps)}
         return None
 
     def _learned(
         self, rate: float, held: HeldOut, texts: Sequence[str], steps: int, base: float, clock: dict[str, float]
     ) -> Mapping[int, float]:
         """Like `LocalModel.score` with ``at=``, but for what is known already."""
-        points, curve, taken = points_to(steps), {}, 0
+        points, curve, taken = score_points(steps), {}, 0
 
         def score() -> float:
             began = time.perf_counter()
@@ -190,17 +190,17 @@ class Bench:
         return {point: curve.get(point, last) for point in points}
 
 
-def points_to(steps: int) -> tuple[int, ...]:
+def score_points(steps: int) -> tuple[int, ...]:
     """After how many steps is scored."""
-    return (*(point for point in POINTS if point < steps), steps)
+    return (*(point for point in SCORE_POINTS if point < steps), steps)
 
 
-def shorter(steps: int, most: int) -> int:
+def last_point_within(steps: int, most: int) -> int:
     """The last point up to ``most`` on the way to ``steps``."""
-    return max((point for point in points_to(steps) if point <= most), default=steps)
+    return max((point for point in score_points(steps) if point <= most), default=steps)
 
 
-def _check(controller: Controller) -> None:
+def _check_one_step_per_text(controller: Controller) -> None:
     """A curve over steps holds for every n only if step number n is on text number n."""
     known = controller.settings
     for name, plain in (("order", "picked"), ("passes", 1), ("windows", 1), ("repeats", "steps")):

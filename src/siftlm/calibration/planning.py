@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 # With fewer texts the first halving would be a lottery; with fewer settings it would not be worth it.
-FEWEST_TEXTS, FEWEST_SETTINGS = 2, 4
+MIN_TEXTS_PER_RUNG, MIN_SETTINGS_TO_HALVE = 2, 4
 
 
 @dataclass(frozen=True)
-class Rungs:
+class HalvingSchedule:
     """``settings`` begin on ``texts`` texts; then half as many go on with twice the texts, until ``keep`` are left."""
 
     settings: int
@@ -40,21 +40,21 @@ class Rungs:
         return total
 
 
-def affordable(
-    settings: int, keep: int, most: int, always: int, runs: float, *, fewest: int = FEWEST_SETTINGS
-) -> Rungs | None:
+def affordable_schedule(
+    settings: int, keep: int, most: int, always: int, runs: float, *, fewest: int = MIN_SETTINGS_TO_HALVE
+) -> HalvingSchedule | None:
     """The rungs that take at most so many ``runs``: as many texts as possible, then as many settings; or None.
 
     >>> affordable(46, keep=2, most=16, always=0, runs=60)
     Rungs(settings=14, texts=2, keep=2, most=16)
     """
-    least = min(FEWEST_TEXTS, most)
+    least = min(MIN_TEXTS_PER_RUNG, most)
     for texts in range(most, least - 1, -1):
-        found = Rungs(settings, texts, keep, most)
+        found = HalvingSchedule(settings, texts, keep, most)
         if found.runs(always) <= runs:
             return found
     for fewer in range(settings - 1, max(keep + 1, min(fewest, settings)) - 1, -1):
-        found = Rungs(fewer, least, keep, most)
+        found = HalvingSchedule(fewer, least, keep, most)
         if found.runs(always) <= runs:
             return found
     return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # The bootstrap is too sure of itself with fewer texts.
-MANY = 10
+MIN_TEXTS_FOR_INTERVAL = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Calibration:
         'sift, n=20, noise=0.3'
         """
         order = ("n", "noise", "kernel", "k", "rate", "adaptive", "decide")
-        known = [f"{name}={_short(self.settings[name])}" for name in order if self.settings.get(name) is not None]
+        known = [f"{name}={_shown_value(self.settings[name])}" for name in order if self.settings.get(name) is not None]
         return ", ".join([str(self.settings["method"]), *known])
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class Calibration:
                 lines.append(f"  the same as {name}")
                 continue
             low, high = other["interval"]
-            sure = "surely " if low * high > 0 and chosen["texts"] >= MANY else "perhaps "
+            sure = "surely " if low * high > 0 and chosen["texts"] >= MIN_TEXTS_FOR_INTERVAL else "perhaps "
             sure += "better" if other["mean"] < 0 else "worse"
             sure = sure if other["mean"] else "no different"
             lines.append(
@@ -96,5 +96,5 @@ class Calibration:
         return lines + [f"  {remark}" for remark in known["remarks"]]
 
 
-def _short(value: Any) -> str:
+def _shown_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,20 +10,20 @@ import numpy as np
 
 from siftlm.calibration import grid as grids
 from siftlm.calibration.grid import Grid, Setting
-from siftlm.calibration.heldout import LEAST
-from siftlm.calibration.measuring import POINTS, Bench, points_to, shorter
-from siftlm.calibration.planning import Rungs, affordable
+from siftlm.calibration.heldout import MIN_TEXTS
+from siftlm.calibration.measuring import SCORE_POINTS, TrialRunner, last_point_within, score_points
+from siftlm.calibration.planning import HalvingSchedule, affordable_schedule
 from siftlm.evaluation.statistics import mean
 
 # Steps that tell rates apart, and ways to select.
-FEW, SOME = 10, 20
+RATE_STEPS, SELECTION_STEPS = 10, 20
 # Of the time that is left, for each stage; the rest is for the confirmation, which needs at least half of all.
-SHARES = {"rates": 0.15, "selection": 0.4, "finer": 0.3}
-CONFIRMED, RESERVED, WORTH_CONFIRMING = 3, 0.5, 6
+STAGE_TIME_SHARES = {"rates": 0.15, "selection": 0.4, "finer": 0.3}
+FINALISTS, CONFIRMATION_TIME_SHARE, MIN_CONFIRMATION_TEXTS = 3, 0.5, 6
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchOutcome:
     """Who reached the confirmation."""
 
     finalists: tuple[Setting, ...]
@@ -37,54 +37,66 @@ class Found:
     """Had they no part in the choice?"""
 
 
-class Search:
+class CalibrationSearch:
     """Goes through the stages; every decision that depends on the clock is kept in the log, to be the same again."""
 
     def __init__(
-        self, bench: Bench, grid: Grid, rate: float, seconds: float | None, n: int | None, say: Callable[[str], None]
+        self,
+        bench: TrialRunner,
+        grid: Grid,
+        rate: float,
+        seconds: float | None,
+        n: int | None,
+        say: Callable[[str], None],
     ) -> None:
         self.bench, self.grid, self.rate, self.seconds, self.say = bench, grid, rate, seconds, say
         self.tried: list[dict[str, Any]] = []
         self._asked = n
         half = len(bench.texts) // 2
-        self.fresh = half >= LEAST
-        self.early = tuple(range(half if self.fresh else len(bench.texts)))
-        self.late: tuple[int, ...] = tuple(range(half, len(bench.texts))) if self.fresh else self.early
+        self.fresh = half >= MIN_TEXTS
+        self.choice_texts = tuple(range(half if self.fresh else len(bench.texts)))
+        self.confirmation_texts: tuple[int, ...] = (
+            tuple(range(half, len(bench.texts))) if self.fresh else self.choice_texts
+        )
 
-    def run(self, centres: Callable[[int], dict[str, float]]) -> Found:
+    def run(self, centres: Callable[[int], dict[str, float]]) -> SearchOutcome:
         """All stages; ``centres``: for n picks, where `siftlm.spread` would start for each kernel."""
-        usual = grids.usual(self.rate)
-        first = grids.nearest(self.rate)
+        usual = grids.default_setting(self.rate)
+        first = grids.nearest_setting(self.rate)
         self.say("calibrating: rates")
         self.bench.warm_up()
-        self.bench.run(first, self.early[0], min(FEW, self._asked or FEW))  # how fast is it?
+        self.bench.run(first, self.choice_texts[0], min(RATE_STEPS, self._asked or RATE_STEPS))  # how fast is it?
         steps = int(self._plan("steps", lambda: {"steps": self._steps()})["steps"])
-        few = shorter(steps, FEW)
-        neighbours = self._halved("rates", [grids.nearest(rate) for rate in self.grid.rates], 1, few)
+        few = last_point_within(steps, RATE_STEPS)
+        neighbours = self._halved("rates", [grids.nearest_setting(rate) for rate in self.grid.rates], 1, few)
         rate = (neighbours or [first])[0].rate
         self.say("calibrating: ways to select")
-        some = shorter(steps, SOME)
-        ways = grids.selections(rate, self.grid, centres(some))
-        best = self._halved("selection", ways, 2, some, few, always=grids.nearest(rate)) or ways[:1]
+        some = last_point_within(steps, SELECTION_STEPS)
+        ways = grids.sift_settings(rate, self.grid, centres(some))
+        best = self._halved("selection", ways, 2, some, few, always=grids.nearest_setting(rate)) or ways[:1]
         self.say("calibrating: finer rates")
-        finer = [(rate * grids.FINER), (rate / grids.FINER)]
+        finer = [(rate * grids.FINER_FACTOR), (rate / grids.FINER_FACTOR)]
         rivals = self._halved("finer", [*best, *(best[0].at(one) for one in finer)], 1, steps, share=0.5) or best
-        near = grids.nearest(rate)
+        near = grids.nearest_setting(rate)
         nears = self._halved("nearest", [near, *(near.at(one) for one in finer)], 1, steps, share=0.5) or [near]
         finalists = tuple(dict.fromkeys((rivals[0], nears[0], usual)))
         self.say("calibrating: confirming")
         texts = self._confirmed(finalists, steps)
-        return Found(finalists, nears[0], usual, steps, texts, self.fresh)
+        return SearchOutcome(finalists, nears[0], usual, steps, texts, self.fresh)
 
     # --- inside
 
     def _steps(self) -> int:
         """The most steps whose confirmation on a few texts leaves half of the time."""
         if self._asked is not None or self.seconds is None:
-            return self._asked or POINTS[-1]
-        runs = CONFIRMED * min(WORTH_CONFIRMING, len(self.late))
-        fits = [n for n in POINTS if n >= FEW and runs * self.bench.seconds_for(n) <= RESERVED * self.seconds]
-        return max(fits, default=FEW)
+            return self._asked or SCORE_POINTS[-1]
+        runs = FINALISTS * min(MIN_CONFIRMATION_TEXTS, len(self.confirmation_texts))
+        fits = [
+            n
+            for n in SCORE_POINTS
+            if n >= RATE_STEPS and runs * self.bench.seconds_for(n) <= CONFIRMATION_TIME_SHARE * self.seconds
+        ]
+        return max(fits, default=RATE_STEPS)
 
     def _halved(
         self,
@@ -108,12 +120,12 @@ class Search:
         if not plan["settings"]:
             return []
         steps = int(plan["steps"])
-        rungs = Rungs(int(plan["settings"]), int(plan["texts"]), keep, len(self.early))
+        rungs = HalvingSchedule(int(plan["settings"]), int(plan["texts"]), keep, len(self.choice_texts))
         alive = settings[: rungs.settings]
         rows: dict[Setting, dict[str, Any]] = {}
         for size, count in rungs.each():
             for setting in (*alive, *([always] if always else ())):
-                rows[setting] = self._row(stage, setting, self.early[:count], steps)
+                rows[setting] = self._row(stage, setting, self.choice_texts[:count], steps)
             alive = sorted(alive, key=lambda one: float(rows[one]["mean"]))
             alive = alive[: max(keep, -(-size // 2))]
         for setting in alive[:keep]:
@@ -134,28 +146,30 @@ class Search:
         """What the time allows, as it is kept in the log."""
         none = {"settings": 0, "texts": 0, "steps": steps}
         if self.seconds is None:
-            texts = max(2, len(self.early) // 4)
+            texts = max(2, len(self.choice_texts) // 4)
             return {"settings": count, "texts": texts, "steps": steps}
-        part = SHARES.get(stage, SHARES["finer"]) * share * self._left()
+        part = STAGE_TIME_SHARES.get(stage, STAGE_TIME_SHARES["finer"]) * share * self._left()
         fewest = min(count, 8)
         for n in dict.fromkeys((steps, fewer or steps)):
             runs = part / max(1e-9, self.bench.seconds_for(n))
             least = fewest if n != (fewer or steps) else keep + 1
-            found = affordable(count, keep, len(self.early), int(always is not None), runs, fewest=least)
+            found = affordable_schedule(
+                count, keep, len(self.choice_texts), int(always is not None), runs, fewest=least
+            )
             if found is not None:
                 return {"settings": found.settings, "texts": found.texts, "steps": n}
         return none
 
     def _confirmed(self, finalists: Sequence[Setting], steps: int) -> tuple[int, ...]:
         """Run the finalists on as many texts as there is time for."""
-        known, texts = self.bench.runs, self.late
-        for at, text in enumerate(self.late):
+        known, texts = self.bench.runs, self.confirmation_texts
+        for at, text in enumerate(self.confirmation_texts):
             there = all((one, text) in known and known[one, text].steps >= steps for one in finalists)
-            if at >= LEAST and not there and self._left() < len(finalists) * self.bench.seconds_for(steps):
+            if at >= MIN_TEXTS and not there and self._left() < len(finalists) * self.bench.seconds_for(steps):
                 break
             for setting in finalists:
                 self.bench.run(setting, text, steps)
-            texts = self.late[: at + 1]
+            texts = self.confirmation_texts[: at + 1]
         for setting in finalists:
             self.tried.append(self._row("confirm", setting, texts, steps))
         return texts
@@ -174,7 +188,7 @@ class Search:
             **{name: value for name, value in asdict(setting).items() if value is not None},
             "texts": len(texts),
             "steps": steps,
-            "best_steps": points_to(steps)[at],
+            "best_steps": score_points(steps)[at],
             **mean(percents[:, at]).to_dict(),
             "seconds": round(sum(sum(run.seconds.values()) for run in runs), 2),
             "kept": False,

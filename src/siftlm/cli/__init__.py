@@ -151,8 +151,26 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (index, search, info, delete, compact, verify, score, generate, chat, calibrate, evaluate, report,
-                    select, methods, spread, serve, keys, demo):  # fmt: skip
+    for command in (
+        index,
+        search,
+        info,
+        delete,
+        compact,
+        verify,
+        score,
+        generate,
+        chat,
+        calibrate,
+        evaluate,
+        report,
+        select,
+        methods,
+        spread,
+        serve,
+        keys,
+        demo,
+    ):
         command.add(commands)
     return top
 
@@ -199,8 +217,10 @@ def _complain(message: str) -> int:
     print(printable(f"siftlm: {' '.join(said.split()).replace(' )', ')')}", sys.stderr), file=sys.stderr)
     for line in pointed:  # a letter for a letter, or the caret would point elsewhere
         encoding = getattr(sys.stderr, "encoding", None) or "ascii"
-        print("".join(c if c.isprintable() else "?" for c in line).encode(encoding, "replace").decode(encoding),
-              file=sys.stderr)  # fmt: skip
+        print(
+            "".join(c if c.isprintable() else "?" for c in line).encode(encoding, "replace").decode(encoding),
+            file=sys.stderr,
+        )
     return 1
 
 

@@ -52,25 +52,48 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
     )
     parser.add_argument("folder", metavar="MEMORY", help="the memory, as siftlm index made it")
-    parser.add_argument("--minutes", type=_minutes, default=5.0, metavar="M|all",
-                        help="of work (default: 5); all: every setting on all texts")  # fmt: skip
-    parser.add_argument("-n", "--n", type=int, metavar="N", dest="n",
-                        help="the most steps for a prompt (default: 50, or fewer where time is short)")  # fmt: skip
-    parser.add_argument("--mode", choices=("split", "transductive"), default="split",
-                        help="split (default): half of a text is the prompt, the other half is scored; transductive: "
-                             "the scored text is the prompt")  # fmt: skip
+    parser.add_argument(
+        "--minutes",
+        type=_minutes,
+        default=5.0,
+        metavar="M|all",
+        help="of work (default: 5); all: every setting on all texts",
+    )
+    parser.add_argument(
+        "-n",
+        "--n",
+        type=int,
+        metavar="N",
+        dest="n",
+        help="the most steps for a prompt (default: 50, or fewer where time is short)",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("split", "transductive"),
+        default="split",
+        help="split (default): half of a text is the prompt, the other half is scored; transductive: "
+        "the scored text is the prompt",
+    )
 
     what = parser.add_argument_group("which texts")
-    what.add_argument("--texts", metavar="FILE", help='one text or {"text": …} a line (.jsonl), like the prompts to '
-                      "come; default: drawn from all over the memory")  # fmt: skip
+    what.add_argument(
+        "--texts",
+        metavar="FILE",
+        help='one text or {"text": …} a line (.jsonl), like the prompts to '
+        "come; default: drawn from all over the memory",
+    )
     what.add_argument("--count", type=int, metavar="N", help="draw so many (default: 48)")
     what.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (default: 0)")
 
     tried = parser.add_argument_group("what to try")
     tried.add_argument("--rates", type=_numbers, metavar="R,…", help="default: by the model's size")
     tried.add_argument("--noises", type=_numbers, metavar="λ,…", help="default: 0.1,0.3,1,3,10")
-    tried.add_argument("--kernels", type=_words, metavar="K,…",
-                       help=f"of {', '.join(settings.KERNELS)} (default: linear,power:4,centred)")  # fmt: skip
+    tried.add_argument(
+        "--kernels",
+        type=_words,
+        metavar="K,…",
+        help=f"of {', '.join(settings.KERNELS)} (default: linear,power:4,centred)",
+    )
     tried.add_argument("--ks", type=_wholes, metavar="K,…", help="choose among so many (default: 50,200,1000)")
 
     local.add_model(parser)
@@ -96,9 +119,17 @@ def run(arguments: argparse.Namespace) -> int:
         model = _model(arguments, memory)
         try:
             found = calibrate(
-                model, memory, texts=texts, minutes=arguments.minutes, mode=arguments.mode, seed=arguments.seed,
-                again=arguments.again, note=not arguments.no_note, progress=report, **given,
-            )  # fmt: skip
+                model,
+                memory,
+                texts=texts,
+                minutes=arguments.minutes,
+                mode=arguments.mode,
+                seed=arguments.seed,
+                again=arguments.again,
+                note=not arguments.no_note,
+                progress=report,
+                **given,
+            )
         except KeyboardInterrupt:
             if isinstance(report, watching.Line):
                 report.end()

@@ -187,9 +187,12 @@ class Talk:
         watched = sys.stderr is not None and sys.stderr.isatty()
         with local.explained():
             answer = generate.learned(
-                self._model, prompt, {**self._how, **self._learning}, watch=bool(self._changed.get("watch")),
+                self._model,
+                prompt,
+                {**self._how, **self._learning},
+                watch=bool(self._changed.get("watch")),
                 quiet=self._quiet or not watched,
-            )  # fmt: skip
+            )
         self._prompt, self._answer = prompt, answer
         self._print("\n".join(generate.spoken(answer.text, Terminal.of(sys.stdout))))
         for said in generate.remarks(answer):

@@ -54,8 +54,13 @@ def add(commands: Any) -> None:
         description="Build a memory, select, tune, answer, and compare; offline, in a minute.",
         epilog=EPILOG,
     )
-    parser.add_argument("name", nargs="?", choices=NAMES, metavar="NAME",
-                        help="picks: selection alone, or one of its examples: jordan, coffee")  # fmt: skip
+    parser.add_argument(
+        "name",
+        nargs="?",
+        choices=NAMES,
+        metavar="NAME",
+        help="picks: selection alone, or one of its examples: jordan, coffee",
+    )
     parser.add_argument("--into", default="siftlm-demo", metavar="FOLDER", help="where the memory and the report go")
     parser.add_argument("--model", default="siftlm-tiny", metavar="M", help="default: siftlm-tiny, which comes along")
     parser.add_argument("-n", type=_whole, default=20, metavar="N", help="texts to learn from (default: 20)")
@@ -217,13 +222,21 @@ class _Stage:
             for name, colour, mark, plain in (LOOK[method] for method in case.runs)
         )
         title = "bits per byte, in % of the base model's" if self._width >= LIVE else "bits per byte, % of base"
-        lines = [self._terminal.paint(title, "dim"), signs] if self._width < LIVE else [
-            self._terminal.paint(title, "dim") + "   " + signs
-        ]  # fmt: skip
+        lines = (
+            [self._terminal.paint(title, "dim"), signs]
+            if self._width < LIVE
+            else [self._terminal.paint(title, "dim") + "   " + signs]
+        )
         return lines + chart(
-            curves, self._terminal, width=max(10, min(56, self._width - (40 if self._width >= LIVE else 18))),
-            height=HEIGHT, x_name="steps", low=low, top=top, shown="{:.1f} %".format,
-        )  # fmt: skip
+            curves,
+            self._terminal,
+            width=max(10, min(56, self._width - (40 if self._width >= LIVE else 18))),
+            height=HEIGHT,
+            x_name="steps",
+            low=low,
+            top=top,
+            shown="{:.1f} %".format,
+        )
 
     def _texts(self, case: Case) -> list[str]:
         runs = case.runs

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from siftlm import sample
 from siftlm.errors import InvalidInput
 from siftlm.local import LocalModel
-from siftlm.local_asked import halves
+from siftlm.local_asked import split_in_half
 from siftlm.memory import Memory
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def held_out(count: int, seed: int) -> list[Document]:
 
 def learn(model: LocalModel, document: Document, n: int, watch: Callable[[Case, Run], None]) -> Case:
     """One text: base, nearest neighbour, SIFT, and SIFT's picks in the context. ``watch`` sees every step."""
-    prompt, scored = halves(document.text[:LENGTH])
+    prompt, scored = split_in_half(document.text[:LENGTH])
     controller = model.controller
 
     def bits(texts: tuple[str, ...] = ()) -> float:

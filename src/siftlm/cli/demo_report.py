@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from siftlm import __version__
 from siftlm.evaluation import pages
-from siftlm.evaluation.pages import Series, text
+from siftlm.evaluation.pages import Series, escape_html
 
 if TYPE_CHECKING:
     from siftlm.cli.demo_local import Case, Run
@@ -66,17 +66,17 @@ def write(cases: Sequence[Case], file: Path, model: Controller, *, passages: int
     )
     body = [
         "<h1>A model that learns for every prompt</h1>",
-        f'<p class="faint">{text(about)} Made by <code>siftlm demo</code>.</p>',
+        f'<p class="faint">{escape_html(about)} Made by <code>siftlm demo</code>.</p>',
         f"<p>{ABOUT}</p>",
-        *(f"<p class='finding'>{text(finding)}</p>" for finding in findings(cases)),
-        pages.table(HEAD, [row(case) for case in cases] + [means(cases)], [_best(case) for case in cases]),
+        *(f"<p class='finding'>{escape_html(finding)}</p>" for finding in findings(cases)),
+        pages.html_table(HEAD, [row(case) for case in cases] + [means(cases)], [_best(case) for case in cases]),
         f'<p class="faint">{LEGEND}</p>',
         _overview(cases),
         f'<p class="faint">{BELOW}</p>',
     ]
     for case in cases:
         body += _case(case)
-    file.write_text(pages.page("siftlm: a model that learns for every prompt", body), encoding="utf-8")
+    file.write_text(pages.html_page("siftlm: a model that learns for every prompt", body), encoding="utf-8")
     return file
 
 
@@ -118,12 +118,10 @@ def _overview(cases: Sequence[Case]) -> str:
         picks = min(len(run.uncertainty) for run, _ in runs)
         known = [statistics.fmean(100 * run.uncertainty[pick] for run, _ in runs) for pick in range(picks)]
         left.append(Series(name, list(enumerate(known)), COLOURS[method]))
-    return pages.beside(
-        pages.chart(bits, title="Bits per byte, mean of all texts", x_name="steps", y_name="% of base"),
-        pages.chart(
-            left, title="Uncertainty left, mean of all texts", x_name="picks", y_name="%", from_zero=True
-        ),
-    )  # fmt: skip
+    return pages.side_by_side(
+        pages.line_chart(bits, title="Bits per byte, mean of all texts", x_name="steps", y_name="% of base"),
+        pages.line_chart(left, title="Uncertainty left, mean of all texts", x_name="picks", y_name="%", from_zero=True),
+    )
 
 
 def _case(case: Case) -> list[str]:
@@ -137,19 +135,21 @@ def _case(case: Case) -> list[str]:
     chosen = {method: {hit.row for hit in run.found.hits} if run.found else set() for method, run in case.runs.items()}
     alone = {method: rows.difference(*(chosen[m] for m in chosen if m != method)) for method, rows in chosen.items()}
     return [
-        f"<h2>{text(case.kind)}: {text(case.name)}</h2>",
-        pages.beside(
-            pages.chart(bits, title="What the second half costs", x_name="steps", y_name="bits per byte"),
-            pages.chart(left, title="Uncertainty left about the prompt", x_name="picks", y_name="%", from_zero=True),
+        f"<h2>{escape_html(case.kind)}: {escape_html(case.name)}</h2>",
+        pages.side_by_side(
+            pages.line_chart(bits, title="What the second half costs", x_name="steps", y_name="bits per byte"),
+            pages.line_chart(
+                left, title="Uncertainty left about the prompt", x_name="picks", y_name="%", from_zero=True
+            ),
         ),
         "<h3>The prompt ends</h3>",
-        f"<pre>{text(_end(case.prompt))}</pre>",
-        pages.beside(
-            f"<h3>The base model goes on</h3><pre>{text(case.continuation)}</pre>",
-            f"<h3>After learning, it goes on</h3><pre>{text(case.runs['sift'].continuation)}</pre>",
-            f"<h3>How it really goes on</h3><pre>{text(case.scored[:140])} …</pre>",
+        f"<pre>{escape_html(_end(case.prompt))}</pre>",
+        pages.side_by_side(
+            f"<h3>The base model goes on</h3><pre>{escape_html(case.continuation)}</pre>",
+            f"<h3>After learning, it goes on</h3><pre>{escape_html(case.runs['sift'].continuation)}</pre>",
+            f"<h3>How it really goes on</h3><pre>{escape_html(case.scored[:140])} …</pre>",
         ),
-        pages.beside(*(_picks(run, alone[method]) for method, run in case.runs.items())),
+        pages.side_by_side(*(_picks(run, alone[method]) for method, run in case.runs.items())),
     ]
 
 
@@ -162,8 +162,10 @@ def _picks(run: Run, alone: set[int]) -> str:
         kind = "again" if hit.row in seen else f"own {COLOURS[run.method]}" if hit.row in alone else ""
         seen.add(hit.row)
         about = f"{hit.meta.get('name', '')}; cosine {hit.score:.2f}, {100 * run.uncertainty[place]:.0f} % left"
-        items.append(f'<li class="{kind}"><pre>{text(_short(hit.text))}</pre><small>{text(about)}</small></li>')
-    head = f"<h3>{text(NAMES[run.method])}: {text(picked(len(hits), len(seen), len(alone)))}</h3>"
+        items.append(
+            f'<li class="{kind}"><pre>{escape_html(_short(hit.text))}</pre><small>{escape_html(about)}</small></li>'
+        )
+    head = f"<h3>{escape_html(NAMES[run.method])}: {escape_html(picked(len(hits), len(seen), len(alone)))}</h3>"
     first = f'<ol class="picks">{"".join(items[:LISTED])}</ol>'
     if len(items) <= LISTED:
         return head + first

@@ -43,37 +43,65 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
     )
     parser.add_argument("--memory", required=True, metavar="MEMORY", dest="folder", help="as siftlm index made it")
-    parser.add_argument("--test", required=True, metavar="FILE",
-                        help="the texts: JSON lines, Parquet, CSV, a folder …; sample: what the sample memory holds "
-                             "out")  # fmt: skip
+    parser.add_argument(
+        "--test",
+        required=True,
+        metavar="FILE",
+        help="the texts: JSON lines, Parquet, CSV, a folder …; sample: what the sample memory holds out",
+    )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="of the run; begun there, or gone on with")
-    parser.add_argument("--methods", default="base,nn,sift", metavar="M,…",
-                        help="default: base,nn,sift; siftlm methods lists those of selection")  # fmt: skip
+    parser.add_argument(
+        "--methods",
+        default="base,nn,sift",
+        metavar="M,…",
+        help="default: base,nn,sift; siftlm methods lists those of selection",
+    )
 
     how = parser.add_argument_group("protocol")
     how.add_argument("--protocol", choices=("split", "prefix", "transductive"), default="split", help="see below")
     how.add_argument("-n", type=int, default=50, metavar="N", help="texts to learn from (default: 50)")
-    how.add_argument("--at", type=scoring.steps, default=(), metavar="N,…",
-                     help="score after so many steps (default: 1,2,5,10,20,50 up to N)")  # fmt: skip
+    how.add_argument(
+        "--at",
+        type=scoring.steps,
+        default=(),
+        metavar="N,…",
+        help="score after so many steps (default: 1,2,5,10,20,50 up to N)",
+    )
     how.add_argument("--prefix", type=int, default=500, metavar="N", help="characters (default: 500)")
-    how.add_argument("--copies", choices=("report", "exclude"), default="report",
-                     help="passages that give the scored text away: count those that were learned from (default), or "
-                          "keep them out")  # fmt: skip
+    how.add_argument(
+        "--copies",
+        choices=("report", "exclude"),
+        default="report",
+        help="passages that give the scored text away: count those that were learned from (default), or keep them out",
+    )
 
     which = parser.add_argument_group("which texts")
     which.add_argument("--per-domain", type=int, metavar="N", help="so many of each domain (default: all)")
-    which.add_argument("--skip", type=int, default=0, metavar="N",
-                       help="leave out the first N of each domain: those that settings were chosen on")  # fmt: skip
+    which.add_argument(
+        "--skip",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out the first N of each domain: those that settings were chosen on",
+    )
     which.add_argument("--longest", type=int, metavar="N", help="keep so many characters of a text")
-    which.add_argument("--domain", metavar="FIELD",
-                       help="that names the domain (default: pile_set_name, domain or subset)")  # fmt: skip
+    which.add_argument(
+        "--domain", metavar="FIELD", help="that names the domain (default: pile_set_name, domain or subset)"
+    )
     which.add_argument("--domains", metavar="NAME,…", help="only these")
     which.add_argument("--text", metavar="FIELD", help="that holds the text (default: text)")
     which.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: 0)")
 
     local.add_model(parser)
-    parser.add_argument("--set", action="append", default=[], type=settings.option, metavar="NAME=VALUE", dest="sets",
-                        help="a setting of tuning for all methods, such as clip=1; may be repeated")  # fmt: skip
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=settings.option,
+        metavar="NAME=VALUE",
+        dest="sets",
+        help="a setting of tuning for all methods, such as clip=1; may be repeated",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="one JSON object on one line")
     output.add_argument("--quiet", action="store_true", help="draw no progress")
@@ -83,22 +111,27 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, then say how far it is."""
     from siftlm.evaluation import Protocol, evaluate, read
-    from siftlm.evaluation.corpus import LeftOut
-    from siftlm.evaluation.identity import of_file
-    from siftlm.evaluation.methods import parse_all
+    from siftlm.evaluation.corpus import SkippedRecords
+    from siftlm.evaluation.identity import file_fingerprint
+    from siftlm.evaluation.methods import parse_methods
 
     protocol = Protocol(arguments.protocol, arguments.n, arguments.at, arguments.prefix, arguments.copies)
-    parse_all(arguments.methods)  # what is wrong with them is said before anything is read
+    parse_methods(arguments.methods)  # what is wrong with them is said before anything is read
     domains = None if arguments.domains is None else [name.strip() for name in arguments.domains.split(",")]
     fields = {} if arguments.text is None else {"text": arguments.text}
     cut: dict[str, Any] = {"domain": arguments.domain, "longest": arguments.longest, "seed": arguments.seed}
-    left_out = LeftOut()
+    left_out = SkippedRecords()
     texts = read(
-        arguments.test, per_domain=arguments.per_domain, skip=arguments.skip, domains=domains, left_out=left_out,
-        **cut, **fields,
-    )  # fmt: skip
+        arguments.test,
+        per_domain=arguments.per_domain,
+        skip=arguments.skip,
+        domains=domains,
+        left_out=left_out,
+        **cut,
+        **fields,
+    )
     # What finds the texts again, for siftlm report --show.
-    file = of_file(arguments.test)
+    file = file_fingerprint(arguments.test)
     contents = {"contents": file} if file else {}
     about = {"corpus": {"name": corpus_name(arguments.test), **contents, **cut, **fields}}
     model = local.opened(arguments, dict(arguments.sets))
@@ -106,9 +139,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with local.explained():
             done = evaluate(
-                model, texts, arguments.methods, into=arguments.out, protocol=protocol, about=about,
+                model,
+                texts,
+                arguments.methods,
+                into=arguments.out,
+                protocol=protocol,
+                about=about,
                 progress=report,
-            )  # fmt: skip
+            )
     except KeyboardInterrupt:
         if isinstance(report, watching.Line):
             report.end()

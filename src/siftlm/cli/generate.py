@@ -60,12 +60,23 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     """The flags of how to continue."""
     how = parser.add_argument_group("how to continue")
     how.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="at most so many (default: 100)")
-    how.add_argument("--temperature", type=float, default=0.0, metavar="T",
-                     help="0 (default) takes the likeliest token; 1 draws as the model says")  # fmt: skip
-    how.add_argument("--top-p", type=float, default=1.0, metavar="P",
-                     help="draw among the likeliest that together have this probability (default: 1)")  # fmt: skip
-    how.add_argument("--stop", action="append", default=[], metavar="TEXT",
-                     help="end before this text; may be repeated")  # fmt: skip
+    how.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 (default) takes the likeliest token; 1 draws as the model says",
+    )
+    how.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="draw among the likeliest that together have this probability (default: 1)",
+    )
+    how.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated"
+    )
     how.add_argument("--seed", type=int, default=0, metavar="S", help="of the drawing (default: 0)")
 
 

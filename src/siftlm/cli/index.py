@@ -48,12 +48,17 @@ def add(commands: Any) -> None:
         description="Read texts, embed them, and keep both in a folder that siftlm search looks through.",
         epilog=EPILOG,
     )
-    parser.add_argument("corpus", nargs="*", metavar="CORPUS",
-                        help="files, folders, or hf:NAME[:CONFIG] for a Hugging Face data set")  # fmt: skip
+    parser.add_argument(
+        "corpus", nargs="*", metavar="CORPUS", help="files, folders, or hf:NAME[:CONFIG] for a Hugging Face data set"
+    )
     parser.add_argument("--into", required=True, metavar="FOLDER", help="the memory's folder")
     parser.add_argument("--append", action="store_true", help="add to the memory that is there")
-    parser.add_argument("--bad", choices=("skip", "fail"), default="skip",
-                        help="records that cannot be used: count them (default), or stop at the first")  # fmt: skip
+    parser.add_argument(
+        "--bad",
+        choices=("skip", "fail"),
+        default="skip",
+        help="records that cannot be used: count them (default), or stop at the first",
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but what went wrong")
 
     data = parser.add_argument_group("what is where in the corpus")
@@ -69,24 +74,42 @@ def add(commands: Any) -> None:
 
     made = parser.add_argument_group("what the memory is to be (a new one)")
     made.add_argument("--embedder", metavar="NAME", help="what turns texts into vectors (default: hashing)")
-    made.add_argument("--embedder-option", action="append", default=[], type=settings.option, metavar="NAME=VALUE",
-                      help="a setting of the embedder, such as width=1024; may be repeated")  # fmt: skip
-    made.add_argument("--storage", choices=("float32", "float16", "int8"),
-                      help="of the vectors: exact (float32, the default), half the size, or a quarter")  # fmt: skip
-    made.add_argument("--passage-tokens", type=int, metavar="N",
-                      help="cut longer texts into passages of so many tokens (default: at most 256)")  # fmt: skip
+    made.add_argument(
+        "--embedder-option",
+        action="append",
+        default=[],
+        type=settings.option,
+        metavar="NAME=VALUE",
+        help="a setting of the embedder, such as width=1024; may be repeated",
+    )
+    made.add_argument(
+        "--storage",
+        choices=("float32", "float16", "int8"),
+        help="of the vectors: exact (float32, the default), half the size, or a quarter",
+    )
+    made.add_argument(
+        "--passage-tokens",
+        type=int,
+        metavar="N",
+        help="cut longer texts into passages of so many tokens (default: at most 256)",
+    )
     made.add_argument("--overlap", type=int, metavar="N", help="tokens that neighbouring passages share (default: N/8)")
     made.add_argument("--no-full-text", action="store_true", help="leave out the index of words (smaller, faster)")
-    made.add_argument("--near-duplicates", type=float, metavar="S",
-                      help="store a text that shares so much with another (0 to 1) only once")  # fmt: skip
-    made.add_argument("--faiss", choices=("flat", "ivf", "hnsw"),
-                      help="also build a FAISS index, for searches faster than a scan")  # fmt: skip
+    made.add_argument(
+        "--near-duplicates",
+        type=float,
+        metavar="S",
+        help="store a text that shares so much with another (0 to 1) only once",
+    )
+    made.add_argument(
+        "--faiss", choices=("flat", "ivf", "hnsw"), help="also build a FAISS index, for searches faster than a scan"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read everything in, then say what is there."""
-    from siftlm.memory.info import look
+    from siftlm.memory.info import collect_info
 
     _check(arguments)
     report = watching.reporter(quiet=arguments.quiet)
@@ -102,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
             print("siftlm: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     memory.close()
-    info = look(memory.path)
+    info = collect_info(memory.path)
     _tell(arguments, info, before)
     return 0 if info.passages else 1
 
@@ -123,10 +146,10 @@ def _check(arguments: argparse.Namespace) -> None:
 def _documents(arguments: argparse.Namespace) -> int | None:
     """How many are there before; None for a new memory."""
     from siftlm.errors import NotAMemory
-    from siftlm.memory.info import look
+    from siftlm.memory.info import collect_info
 
     try:
-        return look(Path(arguments.into)).documents
+        return collect_info(Path(arguments.into)).documents
     except NotAMemory:
         return None
 

@@ -34,24 +34,33 @@ def add(commands: Any) -> None:
     )
     actions = parser.add_subparsers(metavar="action", required=True)
 
-    adding = actions.add_parser("add", help="make a key and print it, once",
-                                description="Make a key and print it. It cannot be shown again.")  # fmt: skip
+    adding = actions.add_parser(
+        "add", help="make a key and print it, once", description="Make a key and print it. It cannot be shown again."
+    )
     _file(adding)
     adding.add_argument("name", metavar="NAME", help="whose it is; it stands in the log")
     adding.add_argument(
-        "--memory", action="append", default=[], type=_right, metavar="NAME=read|write",
+        "--memory",
+        action="append",
+        default=[],
+        type=_right,
+        metavar="NAME=read|write",
         help="what it may do to a memory; '*' speaks for those that are not named; may be repeated (default: '*=read')",
-    )  # fmt: skip
+    )
     adding.set_defaults(run=run_add)
 
-    listing = actions.add_parser("list", help="whose keys there are, since when, and what they may do",
-                                 description="Whose keys there are, since when, and what they may do.")  # fmt: skip
+    listing = actions.add_parser(
+        "list",
+        help="whose keys there are, since when, and what they may do",
+        description="Whose keys there are, since when, and what they may do.",
+    )
     _file(listing)
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
 
-    revoking = actions.add_parser("revoke", help="refuse a key from now on",
-                                  description="Refuse a key from the next request on.")  # fmt: skip
+    revoking = actions.add_parser(
+        "revoke", help="refuse a key from now on", description="Refuse a key from the next request on."
+    )
     _file(revoking)
     revoking.add_argument("name", metavar="NAME", help="whose key")
     revoking.set_defaults(run=run_revoke)
@@ -61,7 +70,7 @@ def run_add(arguments: argparse.Namespace) -> int:
     """The key goes to stdout, alone, so that it can be piped; the rest to stderr."""
     from siftlm.serving import keys
 
-    key = keys.add(arguments.file, arguments.name, dict(arguments.memory) or {keys.ALL: "read"})
+    key = keys.add_key(arguments.file, arguments.name, dict(arguments.memory) or {keys.ANY_MEMORY: "read"})
     print(key)
     if sys.stderr is not None:
         words = f"siftlm: this is the key of {arguments.name}; it cannot be shown again"
@@ -73,7 +82,7 @@ def run_list(arguments: argparse.Namespace) -> int:
     """A line a key."""
     from siftlm.serving import keys
 
-    found = keys.listed(arguments.file)
+    found = keys.list_keys(arguments.file)
     if arguments.json:
         print(json.dumps([{"name": key.name, "made": key.made, "memories": dict(key.memories)} for key in found]))
         return 0
@@ -88,7 +97,7 @@ def run_revoke(arguments: argparse.Namespace) -> int:
     """And say so."""
     from siftlm.serving import keys
 
-    keys.revoke(arguments.file, arguments.name)
+    keys.revoke_key(arguments.file, arguments.name)
     print(printable(f"{arguments.file}: the key of {arguments.name} is revoked", sys.stdout))
     return 0
 

@@ -16,8 +16,17 @@ if TYPE_CHECKING:
 
 MODEL = "siftlm-tiny"
 # Flags that are settings of a local model under their own names, when they are given.
-SEARCH = ("noise", "candidates", "where", "without_copies", "per_document", "replacement", "adaptive", "until",
-          "min_gain")  # fmt: skip
+SEARCH = (
+    "noise",
+    "candidates",
+    "where",
+    "without_copies",
+    "per_document",
+    "replacement",
+    "adaptive",
+    "until",
+    "min_gain",
+)
 OWN = ("n", "method", "use", "decide", "features")
 TUNING = ("rate", "order", "passes", "seconds", "tokens")
 # What belongs to the way of selecting and means nothing to another one that is put beside it.
@@ -32,17 +41,28 @@ What is not given comes from the memory's calibration for this model (siftlm inf
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Declare the flags that say which model."""
     who = parser.add_argument_group("the model")
-    who.add_argument("--model", default=MODEL, metavar="M",
-                     help=f"a folder, a name on the Hugging Face hub, or {MODEL} (the default)")  # fmt: skip
-    who.add_argument("--engine", choices=("auto", "full", "lora"),
-                     help="tune all weights, or adapters; auto (default): full below a billion parameters")  # fmt: skip
+    who.add_argument(
+        "--model",
+        default=MODEL,
+        metavar="M",
+        help=f"a folder, a name on the Hugging Face hub, or {MODEL} (the default)",
+    )
+    who.add_argument(
+        "--engine",
+        choices=("auto", "full", "lora"),
+        help="tune all weights, or adapters; auto (default): full below a billion parameters",
+    )
     who.add_argument("--rank", type=int, metavar="R", help="of --engine lora (default: 16)")
     who.add_argument("--alpha", type=float, metavar="A", help="of --engine lora (default: twice the rank)")
     who.add_argument("--targets", metavar="NAME,…", help="layers that get adapters (default: all linear ones)")
     who.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 … (default: CUDA where there is one)")
     who.add_argument("--dtype", metavar="T", help="of the weights: float32 (default), bfloat16 or float16")
-    who.add_argument("--context-tokens", type=int, metavar="N",
-                     help="read at most so many tokens at once (default: what the model was made for)")  # fmt: skip
+    who.add_argument(
+        "--context-tokens",
+        type=int,
+        metavar="N",
+        help="read at most so many tokens at once (default: what the model was made for)",
+    )
     who.add_argument("--embedder", metavar="NAME", help="where the memory's own has moved to, such as a folder")
 
 
@@ -51,42 +71,83 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     what = parser.add_argument_group("what to learn from")
     what.add_argument("-n", type=int, metavar="N", help="so many texts (default: 50)")
-    what.add_argument("--method", metavar="M", help="how to select them; see siftlm methods (default: sift); hullft: "
-                      "select and learn as HullFT does")  # fmt: skip
+    what.add_argument(
+        "--method",
+        metavar="M",
+        help="how to select them; see siftlm methods (default: sift); hullft: select and learn as HullFT does",
+    )
     what.add_argument("--noise", type=float, metavar="λ", help="small asks for variety (default: 1)")
-    what.add_argument("--k", type=settings.number_or_all, metavar="K|all",
-                      help="choose among so many nearest passages (default: 200), or among all")  # fmt: skip
+    what.add_argument(
+        "--k",
+        type=settings.number_or_all,
+        metavar="K|all",
+        help="choose among so many nearest passages (default: 200), or among all",
+    )
     what.add_argument("--kernel", metavar="K", help=f"what similar means: {', '.join(settings.KERNELS)}")
     what.add_argument("--candidates", choices=("vectors", "words", "both"), help="found by these (default: vectors)")
     what.add_argument("--where", metavar="EXPR", help="only from such documents: 'source = \"wiki\"'")
-    what.add_argument("--without-copies", nargs="?", const=True, type=settings.share, metavar="S",
-                      help="not from what shares 80 %% (or S) of the prompt's wording")  # fmt: skip
+    what.add_argument(
+        "--without-copies",
+        nargs="?",
+        const=True,
+        type=settings.share,
+        metavar="S",
+        help="not from what shares 80 %% (or S) of the prompt's wording",
+    )
     what.add_argument("--per-document", type=int, metavar="N", help="at most so many passages of one document")
-    what.add_argument("--replacement", type=settings.replacement, metavar="N|yes|no",
-                      help="may a text be learned again: never (default), always, or N times in all")  # fmt: skip
+    what.add_argument(
+        "--replacement",
+        type=settings.replacement,
+        metavar="N|yes|no",
+        help="may a text be learned again: never (default), always, or N times in all",
+    )
     what.add_argument("--adaptive", type=float, metavar="A", help="keep pick n only while σₙ ≤ 1 / (A n)")
     what.add_argument("--until", type=float, metavar="F", help="stop at this fraction of the first uncertainty")
     what.add_argument("--min-gain", type=float, metavar="F", help="stop when a pick takes less than this away")
-    what.add_argument("--option", action="append", default=[], type=settings.option, metavar="NAME=VALUE",
-                      help="a setting of the method's own; may be repeated")  # fmt: skip
+    what.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=settings.option,
+        metavar="NAME=VALUE",
+        help="a setting of the method's own; may be repeated",
+    )
 
-    what.add_argument("--features", choices=("gradients",),
-                      help="select by what the model would learn from each, not by the memory's vectors")  # fmt: skip
+    what.add_argument(
+        "--features",
+        choices=("gradients",),
+        help="select by what the model would learn from each, not by the memory's vectors",
+    )
 
     how = parser.add_argument_group("how to learn")
-    how.add_argument("--use", choices=("weights", "context", "both"),
-                     help="tune on the texts (default), put them before the prompt, or both")  # fmt: skip
+    how.add_argument(
+        "--use",
+        choices=("weights", "context", "both"),
+        help="tune on the texts (default), put them before the prompt, or both",
+    )
     how.add_argument("--rate", type=float, metavar="R", help="learning rate (default: by the model's size)")
     how.add_argument("--order", choices=("picked", "reversed"), help="most informative first (default), or last")
     how.add_argument("--passes", type=int, metavar="N", help="go over the texts so often (default: once)")
-    how.add_argument("--decide", type=float, metavar="F",
-                     help="tune only where the texts take at least this share of the uncertainty away")  # fmt: skip
-    how.add_argument("--watch", action="store_true",
-                     help="end when the prompt itself is foreseen worse, and take the best state")  # fmt: skip
+    how.add_argument(
+        "--decide",
+        type=float,
+        metavar="F",
+        help="tune only where the texts take at least this share of the uncertainty away",
+    )
+    how.add_argument(
+        "--watch", action="store_true", help="end when the prompt itself is foreseen worse, and take the best state"
+    )
     how.add_argument("--seconds", type=float, metavar="S", help="no step after so many seconds")
     how.add_argument("--tokens", type=int, metavar="N", help="no step beyond so many tokens")
-    how.add_argument("--set", action="append", default=[], type=settings.option, metavar="NAME=VALUE", dest="sets",
-                     help="any setting of tuning, such as clip=1; may be repeated")  # fmt: skip
+    how.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=settings.option,
+        metavar="NAME=VALUE",
+        dest="sets",
+        help="any setting of tuning, such as clip=1; may be repeated",
+    )
 
 
 def given(arguments: argparse.Namespace) -> dict[str, Any]:

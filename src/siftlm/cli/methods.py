@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     terminal = Terminal.of(sys.stdout)
     if arguments.name is not None:
-        method = registry.find(arguments.name)
+        method = registry.find_method(arguments.name)
         text = json.dumps(_record(method), indent=2) if arguments.json else "\n".join(_one(method, terminal))
     else:
         found, broken = _all()
@@ -66,7 +66,7 @@ def _look_up(name: str) -> Method | str:
     from siftlm.selection import registry
 
     try:
-        return registry.find(name)
+        return registry.find_method(name)
     except SiftlmError as error:
         return f"{name}: {' '.join(str(error).split())}"
 

@@ -47,9 +47,14 @@ def add(commands: Any) -> None:
     parser.add_argument("--weights", metavar="FILE", help="of domains, as JSON {domain: weight}; or pile")
     single = parser.add_argument_group("single texts")
     single.add_argument("--texts", metavar="MEMORY", help="of the run, to read the chosen passages from")
-    single.add_argument("--show", action="append", default=[], metavar="ID|worst|best",
-                        help="a page of what each method chose for this text, or for the one where --of lost or gained "
-                             "most against --against; may be repeated")  # fmt: skip
+    single.add_argument(
+        "--show",
+        action="append",
+        default=[],
+        metavar="ID|worst|best",
+        help="a page of what each method chose for this text, or for the one where --of lost or gained "
+        "most against --against; may be repeated",
+    )
     single.add_argument("--test", metavar="FILE", help="of the run, to show the text itself as well")
     single.add_argument("--of", metavar="M", help="see --show (default: sift)")
     output = parser.add_argument_group("output")
@@ -61,13 +66,13 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the report, then print its main table."""
     from siftlm.errors import InvalidInput
-    from siftlm.evaluation.labels import several
+    from siftlm.evaluation.labels import split_labels
     from siftlm.evaluation.report import report
     from siftlm.evaluation.writing import write
 
     if bool(arguments.show) != (arguments.texts is not None):
         raise InvalidInput("--show names a text and --texts the memory to read from; they go together")
-    methods = None if arguments.methods is None else several(arguments.methods)
+    methods = None if arguments.methods is None else split_labels(arguments.methods)
     if methods == []:
         raise InvalidInput("--methods names none; leave it out for all")
     found = report(arguments.runs, against=arguments.against, methods=methods, weights=arguments.weights)
@@ -93,11 +98,11 @@ def _shown(found: Any, arguments: argparse.Namespace) -> dict[str, str]:
     """The pages of single texts, made first: what is wrong with them is said before anything is written."""
     if not arguments.show:
         return {}
-    from siftlm.evaluation.passages import pages_of
+    from siftlm.evaluation.passages import passage_pages
     from siftlm.memory import Memory
 
     with Memory.open(arguments.texts) as memory:
-        return pages_of(
+        return passage_pages(
             found.results, memory, arguments.show, method=arguments.of, against=arguments.against, corpus=arguments.test
         )
 
@@ -117,10 +122,17 @@ def _record(found: Any, files: list[Path]) -> dict[str, Any]:
         "texts": len(found.results.texts),
         "left_out": found.results.left_out,
         "against": [
-            {"method": one.method, "percent": one.percent.to_dict(),
-             "against": one.against, **one.mean.to_dict(), "texts_won": round(one.texts_won, 4),
-             "domains_won": one.won, "domains": len(one.domains), "verdict": one.verdict}
+            {
+                "method": one.method,
+                "percent": one.percent.to_dict(),
+                "against": one.against,
+                **one.mean.to_dict(),
+                "texts_won": round(one.texts_won, 4),
+                "domains_won": one.won,
+                "domains": len(one.domains),
+                "verdict": one.verdict,
+            }
             for one in found.differences
         ],
         "files": [str(file) for file in files],
-    }  # fmt: skip
+    }

@@ -44,23 +44,30 @@ def add(commands: Any) -> None:
     # Not nargs="?": argparse would give it nothing when options stand between the two.
     parser.add_argument("text", metavar="[TEXT]", help="in quotes; - reads it from stdin").required = False
     parser.add_argument("--file", metavar="FILE", help="read the text from a file")
-    parser.add_argument("--texts", metavar="FILE", help='many: one text or {"text": …} a line (.jsonl); '
-                        "writes one JSON object for each, as soon as it is known")  # fmt: skip
-    parser.add_argument("--mode", choices=("split", "transductive"), default="split",
-                        help="split (default): the first half is the prompt, the second is scored; transductive: "
-                             "the scored text is the prompt")  # fmt: skip
+    parser.add_argument(
+        "--texts",
+        metavar="FILE",
+        help='many: one text or {"text": …} a line (.jsonl); writes one JSON object for each, as soon as it is known',
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("split", "transductive"),
+        default="split",
+        help="split (default): the first half is the prompt, the second is scored; transductive: "
+        "the scored text is the prompt",
+    )
 
     beside = parser.add_argument_group("what to put beside it")
-    beside.add_argument("--compare", metavar="M,…", help="other methods, with as many texts (default: nearest; none: "
-                        "no other)")  # fmt: skip
+    beside.add_argument(
+        "--compare", metavar="M,…", help="other methods, with as many texts (default: nearest; none: no other)"
+    )
     beside.add_argument("--context", action="store_true", help="the same texts in the prompt instead of the weights")
     beside.add_argument("--at", type=scoring.steps, default=(), metavar="N,…", help="also score after so many steps")
 
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="one JSON object on one line")
     output.add_argument("--why", action="store_true", help="with JSON: also the texts that were learned from")
-    output.add_argument("--out", metavar="FILE",
-                        help="of --texts: append there, and leave out what it holds already")  # fmt: skip
+    output.add_argument("--out", metavar="FILE", help="of --texts: append there, and leave out what it holds already")
     output.add_argument("--quiet", action="store_true", help="say nothing while learning")
     local.add(parser)
     parser.set_defaults(run=run)
@@ -76,8 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
     if len(texts) != 1:
         if not texts:
             raise InvalidInput("there is no text: give one in quotes, - for stdin, --file or --texts")
-        raise Conflict(" and ".join("the text" if one == "text" else f"--{one}" for one in texts[:2]) + " exclude "
-                       "each other")  # fmt: skip
+        raise Conflict(
+            " and ".join("the text" if one == "text" else f"--{one}" for one in texts[:2]) + " exclude each other"
+        )
     if arguments.out is not None and arguments.texts is None:
         raise Conflict("--out goes with --texts; for a single text redirect the output")
     if arguments.why and not (arguments.json or arguments.texts):
@@ -133,8 +141,9 @@ def _table(scored: Scored, terminal: Terminal) -> list[str]:
     return [*lines, "", *(line for said in _about(scored) for line in wrap(terminal.spell(said), terminal.limit))]
 
 
-def _row(name: str, value: float, percent: float, steps: str, seconds: str, names: int, length: int,
-         terminal: Terminal) -> str:  # fmt: skip
+def _row(
+    name: str, value: float, percent: float, steps: str, seconds: str, names: int, length: int, terminal: Terminal
+) -> str:
     row = f"{name:<{names}} {value:>10.3f} {percent:>10.1f} {steps:>6} {seconds:>8}"
     return (f"{row}  {bar(percent / 100, length, terminal)}" if length >= 8 else row).rstrip()
 

@@ -46,11 +46,19 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
         try:
             for task in left:
                 scored = scoring.score(
-                    model, task.text, plan, quiet=arguments.quiet or not _watched(),
+                    model,
+                    task.text,
+                    plan,
+                    quiet=arguments.quiet or not _watched(),
                     name=f"text {task.line} of {len(tasks)}, ",
-                )  # fmt: skip
-                record = {**task.known, "line": task.line, "sha256": task.sha256,
-                          **scored.to_dict(why=arguments.why), "asked": asked}  # fmt: skip
+                )
+                record = {
+                    **task.known,
+                    "line": task.line,
+                    "sha256": task.sha256,
+                    **scored.to_dict(why=arguments.why),
+                    "asked": asked,
+                }
                 stream.write(printable(json.dumps(record), stream) + "\n")
                 stream.flush()
                 records[task.line] = record
@@ -93,12 +101,22 @@ def _tasks(path: str, mode: str) -> Iterator[Task]:
 
 def _asked(arguments: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """What decides about the figures: those of two different questions do not belong into one file."""
-    model = {name: value for name in ("model", "engine", "rank", "alpha", "targets", "dtype", "context_tokens")
-             if (value := getattr(arguments, name)) is not None}  # fmt: skip
-    how = {"mode": plan.mode, "at": list(plan.at), "watch": plan.watch, "context": plan.context,
-           "compare": list(plan.compare)}  # fmt: skip
-    settings = {name: value if isinstance(value, (bool, int, float, str, list, type(None))) else repr(value)
-                for name, value in sorted({**plan.shared, **plan.own}.items())}  # fmt: skip
+    model = {
+        name: value
+        for name in ("model", "engine", "rank", "alpha", "targets", "dtype", "context_tokens")
+        if (value := getattr(arguments, name)) is not None
+    }
+    how = {
+        "mode": plan.mode,
+        "at": list(plan.at),
+        "watch": plan.watch,
+        "context": plan.context,
+        "compare": list(plan.compare),
+    }
+    settings = {
+        name: value if isinstance(value, (bool, int, float, str, list, type(None))) else repr(value)
+        for name, value in sorted({**plan.shared, **plan.own}.items())
+    }
     return {"memory": os.path.basename(os.path.abspath(arguments.folder)), **model, **how, "settings": settings}
 
 
@@ -120,8 +138,9 @@ def _done(path: str, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
         other = sorted(name for name in names if record["asked"].get(name) != asked.get(name))
         if other:
             was, now = (json.dumps(one.get(other[0])) for one in (record["asked"], asked))
-            raise Conflict(f"{where}: was asked for something else ({other[0]}: {was}, and now {now}); choose "
-                           "another --out")  # fmt: skip
+            raise Conflict(
+                f"{where}: was asked for something else ({other[0]}: {was}, and now {now}); choose another --out"
+            )
         found[record["sha256"]] = record
     return found
 

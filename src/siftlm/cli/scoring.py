@@ -61,8 +61,13 @@ class Scored:
 
     def to_dict(self, *, why: bool) -> dict[str, Any]:
         """Ready for ``json.dumps``; with the texts that were learned from, if somebody asks why."""
-        head = {"model": self.model, "mode": self.mode, "bytes": self.bytes, "tokens": self.tokens,
-                "base": self.main.to_dict()["base"]}  # fmt: skip
+        head = {
+            "model": self.model,
+            "mode": self.mode,
+            "bytes": self.bytes,
+            "tokens": self.tokens,
+            "base": self.main.to_dict()["base"],
+        }
         return {**head, "scores": {name: _record(one, why=why) for name, one in self.scores.items()}}
 
 
@@ -118,12 +123,12 @@ def _compared(asked: str | None, main: str) -> tuple[str, ...]:
 def check(text: str, mode: str) -> None:
     """Is there something to score?"""
     from siftlm.errors import InvalidInput
-    from siftlm.local_asked import halves
+    from siftlm.local_asked import split_in_half
 
     if not text.strip():
         raise InvalidInput("the text is empty")
     if mode == "split":
-        halves(text)
+        split_in_half(text)
 
 
 def score(model: LocalModel, text: str, plan: Plan, *, quiet: bool, name: str = "") -> Scored:

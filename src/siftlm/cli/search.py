@@ -64,21 +64,34 @@ def add(commands: Any) -> None:
     # Not nargs="?": argparse would give it nothing when options stand between the two.
     parser.add_argument("prompt", metavar="[PROMPT]", help="a text in quotes; - reads it from stdin").required = False
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file")
-    parser.add_argument("--prompts", metavar="FILE", help='many: one text or {"prompt": …} a line (.jsonl); '
-                        "prints one JSON object for each, on a line")  # fmt: skip
+    parser.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help='many: one text or {"prompt": …} a line (.jsonl); prints one JSON object for each, on a line',
+    )
     parser.add_argument("--query", metavar="FILE", help="the prompt's vectors instead, (d,) or (m, d), as .npy")
 
     parser.add_argument("--embedder", metavar="NAME", help="where the memory's own has moved to, such as a folder")
 
     what = parser.add_argument_group("what to choose among")
-    what.add_argument("--k", type=settings.number_or_all, metavar="K|all",
-                      help="so many nearest passages (default: 200), or the whole memory")  # fmt: skip
+    what.add_argument(
+        "--k",
+        type=settings.number_or_all,
+        metavar="K|all",
+        help="so many nearest passages (default: 200), or the whole memory",
+    )
     what.add_argument("--candidates", choices=("vectors", "words", "both"), help="found by these (default: vectors)")
     what.add_argument("--opposites", action="store_true", help="also among what points away from the prompt")
     what.add_argument("--where", metavar="EXPR", help="only such documents: 'source = \"wiki\" and year >= 2000'")
     what.add_argument("--exact", action="store_true", help="scan, even where there is a FAISS index")
-    what.add_argument("--without-copies", nargs="?", const=True, type=settings.share, metavar="S",
-                      help="leave out the prompt itself and what shares 80 %% (or S) of its wording")  # fmt: skip
+    what.add_argument(
+        "--without-copies",
+        nargs="?",
+        const=True,
+        type=settings.share,
+        metavar="S",
+        help="leave out the prompt itself and what shares 80 %% (or S) of its wording",
+    )
     what.add_argument("--per-document", type=int, metavar="N", help="at most so many passages of one document")
 
     how = parser.add_argument_group("how to choose")
@@ -87,12 +100,27 @@ def add(commands: Any) -> None:
     how.add_argument("--noise", type=float, metavar="λ", help="default: 1")
     how.add_argument("--kernel", metavar="K", help=f"what similar means: {', '.join(settings.KERNELS)}")
     how.add_argument("--residual", action="store_true", help="search anew at each step, for what is still lacking")
-    how.add_argument("--replacement", type=settings.replacement, metavar="N|yes|no",
-                     help="may a passage be picked again: always, never (default), or N times in all")  # fmt: skip
-    how.add_argument("--known", action="append", default=[], metavar="TEXT",
-                     help="a text that is known already, so that it is not told again; may be repeated")  # fmt: skip
-    how.add_argument("--option", action="append", default=[], type=settings.option, metavar="NAME=VALUE",
-                     help="a setting of the method's own; may be repeated")  # fmt: skip
+    how.add_argument(
+        "--replacement",
+        type=settings.replacement,
+        metavar="N|yes|no",
+        help="may a passage be picked again: always, never (default), or N times in all",
+    )
+    how.add_argument(
+        "--known",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a text that is known already, so that it is not told again; may be repeated",
+    )
+    how.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=settings.option,
+        metavar="NAME=VALUE",
+        help="a setting of the method's own; may be repeated",
+    )
 
     stop = parser.add_argument_group("when to stop before N")
     stop.add_argument("--adaptive", type=float, metavar="A", help="keep pick n only while σₙ ≤ 1 / (A n)")

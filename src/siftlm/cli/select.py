@@ -54,9 +54,13 @@ def add(commands: Any) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--candidates", required=True, metavar="FILE", help="(K, d) vectors to choose from")
     data.add_argument("--query", metavar="FILE", help="(d,) or (m, d) vectors of the prompt; some methods need none")
-    data.add_argument("--queries-are", choices=("targets", "prompts"), default="targets",
-                      help="what several rows of --query are: embeddings of one prompt (default), or prompts "
-                           "of their own, with one selection each, in their order")  # fmt: skip
+    data.add_argument(
+        "--queries-are",
+        choices=("targets", "prompts"),
+        default="targets",
+        help="what several rows of --query are: embeddings of one prompt (default), or prompts "
+        "of their own, with one selection each, in their order",
+    )
     data.add_argument("--texts", metavar="FILE", help="one text per candidate: lines, or 'text' in .jsonl")
     data.add_argument("--known", metavar="FILE", help="(j, d) vectors of texts that are known already")
 
@@ -66,13 +70,23 @@ def add(commands: Any) -> None:
     how.add_argument("--noise", type=float, metavar="λ", help="see siftlm spread (default: 0.01)")
     how.add_argument("--kernel", metavar="K", help=f"what similar means: {', '.join(settings.KERNELS)}")
     how.add_argument("--no-normalize", action="store_true", help="leave the vectors' lengths as they are")
-    how.add_argument("--option", action="append", default=[], type=settings.option, metavar="NAME=VALUE",
-                     help="a setting of the method's own, such as balance=0.3; may be repeated")  # fmt: skip
+    how.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=settings.option,
+        metavar="NAME=VALUE",
+        help="a setting of the method's own, such as balance=0.3; may be repeated",
+    )
     how.add_argument("--seed", type=int, metavar="S", help="of methods that involve chance (default: 0)")
 
     limits = parser.add_argument_group("limits and weights")
-    limits.add_argument("--replacement", type=settings.replacement, metavar="N|yes|no",
-                        help="may a candidate be picked again: always, never, or N times in all")  # fmt: skip
+    limits.add_argument(
+        "--replacement",
+        type=settings.replacement,
+        metavar="N|yes|no",
+        help="may a candidate be picked again: always, never, or N times in all",
+    )
     limits.add_argument("--exclude", metavar="FILE", help="indices that must not be picked, one a line, or .npy")
     limits.add_argument("--sources", metavar="FILE", help="one label per candidate, one a line")
     limits.add_argument("--source-cap", type=int, metavar="N", help="at most so many picks share a label")
@@ -80,8 +94,12 @@ def add(commands: Any) -> None:
     limits.add_argument("--budget", type=float, metavar="B", help="the picks' costs add up to no more")
     weight = limits.add_mutually_exclusive_group()
     weight.add_argument("--prior", metavar="FILE", help="one number per candidate that multiplies its gains")
-    weight.add_argument("--relevance-prior", type=float, metavar="POWER",
-                        help="multiply gains by similarity to the prompt, to this power")  # fmt: skip
+    weight.add_argument(
+        "--relevance-prior",
+        type=float,
+        metavar="POWER",
+        help="multiply gains by similarity to the prompt, to this power",
+    )
 
     stop = parser.add_argument_group("when to stop before N")
     stop.add_argument("--adaptive", type=float, metavar="A", help="keep pick n only while σₙ ≤ 1 / (A n)")
@@ -93,8 +111,9 @@ def add(commands: Any) -> None:
     output.add_argument("--json", action="store_true", help="one JSON object per selection, on one line")
     output.add_argument("--explain", action="store_true", help="say of each pick how relevant and how redundant it is")
     output.add_argument("--out", metavar="FILE", help="write there instead of printing, whole or not at all")
-    output.add_argument("--figure", metavar="FILE",
-                        help="also draw relevance against redundancy over λ (.png, .svg, .pdf)")  # fmt: skip
+    output.add_argument(
+        "--figure", metavar="FILE", help="also draw relevance against redundancy over λ (.png, .svg, .pdf)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -150,9 +169,18 @@ def _settings(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
 
 
 RESERVED = {
-    *PASSED_ON, "query", "candidates", "n", "kernel", "normalize", "known", "exclude", "sources", "costs",
+    *PASSED_ON,
+    "query",
+    "candidates",
+    "n",
+    "kernel",
+    "normalize",
+    "known",
+    "exclude",
+    "sources",
+    "costs",
     "prior",
-}  # fmt: skip
+}
 
 
 def _check(arguments: argparse.Namespace, query: npt.NDArray[Any] | None, *, several: bool) -> None:

@@ -52,38 +52,78 @@ def add(commands: Any) -> None:
         description="Serve a model that learns from a memory for every request and forgets, behind the OpenAI API.",
         epilog=EPILOG,
     )
-    parser.add_argument("--memory", action="append", required=True, metavar="[NAME=]FOLDER", dest="memories",
-                        help="what to learn from; may be repeated (without NAME: the folder's own)")  # fmt: skip
+    parser.add_argument(
+        "--memory",
+        action="append",
+        required=True,
+        metavar="[NAME=]FOLDER",
+        dest="memories",
+        help="what to learn from; may be repeated (without NAME: the folder's own)",
+    )
     where = parser.add_argument_group("where")
-    where.add_argument("--host", default="127.0.0.1", metavar="H",
-                       help="address to listen at (default: 127.0.0.1, this machine alone)")  # fmt: skip
+    where.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="address to listen at (default: 127.0.0.1, this machine alone)"
+    )
     where.add_argument(
         "--port", type=_whole(0, 65535), default=8000, metavar="P", help="(default: 8000; 0 takes a free one)"
     )
-    where.add_argument("--keys", metavar="FILE",
-                       help="who may ask: see siftlm keys; required where others can reach the host")  # fmt: skip
+    where.add_argument(
+        "--keys", metavar="FILE", help="who may ask: see siftlm keys; required where others can reach the host"
+    )
     where.add_argument("--open", action="store_true", help="let anybody who reaches the host ask, without a key")
     room = parser.add_argument_group("how much")
     room.add_argument("--slots", type=_whole(1), default=8, metavar="N", help="prompts that learn at once (default: 8)")
-    room.add_argument("--queue", type=_whole(1), default=64, metavar="N",
-                      help="requests that may wait; one more is told to come again (default: 64)")  # fmt: skip
-    room.add_argument("--cache", type=_whole(0), default=256, metavar="MIB",
-                      help="for adapters of requests that may come again (default: 256)")  # fmt: skip
-    room.add_argument("--seconds", type=_seconds(above=True), default=300.0, metavar="S",
-                      help="give up on a request after so long (default: 300)")  # fmt: skip
-    room.add_argument("--grace", type=_seconds(), default=30.0, metavar="S",
-                      help="at the end, time for what was accepted (default: 30)")  # fmt: skip
+    room.add_argument(
+        "--queue",
+        type=_whole(1),
+        default=64,
+        metavar="N",
+        help="requests that may wait; one more is told to come again (default: 64)",
+    )
+    room.add_argument(
+        "--cache",
+        type=_whole(0),
+        default=256,
+        metavar="MIB",
+        help="for adapters of requests that may come again (default: 256)",
+    )
+    room.add_argument(
+        "--seconds",
+        type=_seconds(above=True),
+        default=300.0,
+        metavar="S",
+        help="give up on a request after so long (default: 300)",
+    )
+    room.add_argument(
+        "--grace",
+        type=_seconds(),
+        default=30.0,
+        metavar="S",
+        help="at the end, time for what was accepted (default: 30)",
+    )
     other = parser.add_argument_group("another server speaks")
     other.add_argument("--vllm", metavar="URL", help="a vLLM that serves the same model: see below")
     other.add_argument("--vllm-folder", metavar="DIR", help="where adapters are handed over; vLLM must see it too")
-    other.add_argument("--vllm-adapters", type=_whole(1), default=32, metavar="N",
-                       help="adapters that it keeps at once, its --max-cpu-loras (default: 32)")  # fmt: skip
+    other.add_argument(
+        "--vllm-adapters",
+        type=_whole(1),
+        default=32,
+        metavar="N",
+        help="adapters that it keeps at once, its --max-cpu-loras (default: 32)",
+    )
     how = parser.add_argument_group("how to learn, unless a request says otherwise")
     how.add_argument("-n", type=int, metavar="N", help="texts (default: by the calibration, else 50)")
     how.add_argument("--noise", type=float, metavar="λ", help="small asks for variety (default: 1)")
     how.add_argument("--rate", type=float, metavar="R", help="learning rate (default: by the model's size)")
-    how.add_argument("--set", action="append", default=[], type=settings.option, metavar="NAME=VALUE", dest="sets",
-                     help="any other setting of the search or of tuning; may be repeated")  # fmt: skip
+    how.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=settings.option,
+        metavar="NAME=VALUE",
+        dest="sets",
+        help="any other setting of the search or of tuning; may be repeated",
+    )
     local.add_model(parser)
     parser.set_defaults(run=run)
 
@@ -98,13 +138,24 @@ def run(arguments: argparse.Namespace) -> int:
         wanted = {"n": arguments.n, "noise": arguments.noise, "rate": arguments.rate, **dict(arguments.sets)}
         with local.explained():
             serve(
-                arguments.model, memories, host=arguments.host, port=arguments.port, keys=arguments.keys,
-                anybody=arguments.open, slots=arguments.slots, queue=arguments.queue, cache=arguments.cache * 2**20,
-                seconds=arguments.seconds, grace=arguments.grace, vllm=arguments.vllm,
-                vllm_folder=arguments.vllm_folder, vllm_adapters=arguments.vllm_adapters, said=said,
+                arguments.model,
+                memories,
+                host=arguments.host,
+                port=arguments.port,
+                keys=arguments.keys,
+                anybody=arguments.open,
+                slots=arguments.slots,
+                queue=arguments.queue,
+                cache=arguments.cache * 2**20,
+                seconds=arguments.seconds,
+                grace=arguments.grace,
+                vllm=arguments.vllm,
+                vllm_folder=arguments.vllm_folder,
+                vllm_adapters=arguments.vllm_adapters,
+                said=said,
                 **{name: value for name, value in wanted.items() if value is not None},
                 **{**local.of_model(arguments), "engine": "lora"},
-            )  # fmt: skip
+            )
     finally:
         for memory in memories.values():
             memory.close()
@@ -136,8 +187,9 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
     def read(given: str) -> int:
         found = int(given) if re.fullmatch(r"-?[0-9]{1,12}", given) else None
         if found is None or found < least or (most is not None and found > most):
-            raise argparse.ArgumentTypeError(f"{given!r:.40} is no whole number from {least} "
-                                             + ("on" if most is None else f"to {most}"))  # fmt: skip
+            raise argparse.ArgumentTypeError(
+                f"{given!r:.40} is no whole number from {least} " + ("on" if most is None else f"to {most}")
+            )
         return found
 
     return read

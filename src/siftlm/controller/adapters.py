@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from siftlm.controller.checks import whole
-from siftlm.controller.engine import Adam, Copies
+from siftlm.controller.checks import whole_number
+from siftlm.controller.engine import Adam, TensorBackup
 from siftlm.controller.settings import Tuning
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
-NAME = "siftlm"
-RANK = 16
+ADAPTER_NAME = "siftlm"
+DEFAULT_RANK = 16
 
 
 class Adapters:
@@ -47,7 +47,7 @@ class Adapters:
             self._parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
             for p in self._parameters:
                 p.data = p.data.float()  # updates are too small for half precision
-            self._initial, self._best = Copies(self._parameters), Copies(self._parameters)
+            self._initial, self._best = TensorBackup(self._parameters), TensorBackup(self._parameters)
             self._initial.save()
             self._adam = Adam(self._parameters)
         finally:  # also where it was refused, or memory ran out, with some layers replaced already
@@ -62,7 +62,7 @@ class Adapters:
     def begin(self, settings: Tuning) -> None:
         for p in self._model.parameters():
             p.requires_grad_(False)
-        self._initial.put_back()
+        self._initial.restore()
         for p in self._parameters:
             p.grad = None  # an error may have left some
         self._adam.begin(settings)
@@ -80,10 +80,10 @@ class Adapters:
         self._best.save()
 
     def take_best(self) -> None:
-        self._best.put_back()
+        self._best.restore()
 
     def rewind(self) -> None:
-        self._initial.put_back()
+        self._initial.restore()
 
     def end(self) -> None:
         self._swap(out=True)
@@ -102,7 +102,7 @@ class Adapters:
     def save(self, folder: str | os.PathLike[str], base: str) -> Path:
         """The adapter as it is now, in PEFT's format; only while it is swapped in."""
         peft, safetensors = load("peft", "tune"), load("safetensors.torch", "tune")
-        weights = peft.get_peft_model_state_dict(self._model, adapter_name=NAME)
+        weights = peft.get_peft_model_state_dict(self._model, adapter_name=ADAPTER_NAME)
         into = Path(folder)
         into.mkdir(parents=True, exist_ok=True)
         config = copy.deepcopy(self.config)
@@ -118,7 +118,7 @@ class Adapters:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)  # every prompt starts from the same adapter
             try:
-                peft.inject_adapter_in_model(self.config, self._model, adapter_name=NAME)
+                peft.inject_adapter_in_model(self.config, self._model, adapter_name=ADAPTER_NAME)
             except (ValueError, TypeError, NotImplementedError) as error:
                 kind = type(self._model).__name__
                 raise InvalidInput(f"PEFT cannot put this adapter into {kind}: {error}") from error
@@ -142,14 +142,14 @@ class Adapters:
         if out:
             vars(self._model).pop("peft_config", None)
         else:
-            self._model.peft_config = {NAME: self.config}  # PEFT looks for it there
+            self._model.peft_config = {ADAPTER_NAME: self.config}  # PEFT looks for it there
 
 
-def lora(model: Any, *, rank: int = RANK, alpha: float | None = None, targets: Any = None) -> Any:
+def lora(model: Any, *, rank: int = DEFAULT_RANK, alpha: float | None = None, targets: Any = None) -> Any:
     """LoRA on all linear layers but the head, or on ``targets``; α is twice the rank unless given."""
     peft = load("peft", "tune")
-    most = max(_sides(model, targets), default=0)
-    if whole("rank", rank) > max(most, RANK) and most:
+    most = max(_adapted_matrix_sizes(model, targets), default=0)
+    if whole_number("rank", rank) > max(most, DEFAULT_RANK) and most:
         raise InvalidInput(f"rank must be at most {most}, the largest side of a layer that gets an adapter, got {rank}")
     conv = any(type(module).__name__ == "Conv1D" for module in model.modules())
     return peft.LoraConfig(
@@ -161,7 +161,7 @@ def lora(model: Any, *, rank: int = RANK, alpha: float | None = None, targets: A
     )
 
 
-def _sides(model: Any, targets: Any) -> Iterator[int]:
+def _adapted_matrix_sizes(model: Any, targets: Any) -> Iterator[int]:
     """Of the matrices that get an adapter, by PEFT's reading of ``targets``: a pattern, or how names end."""
     embedding = load("torch", "tune").nn.Embedding
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None

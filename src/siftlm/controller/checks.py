@@ -8,7 +8,7 @@ from typing import Any
 from siftlm.errors import InvalidInput
 
 
-def whole(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
+def whole_number(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
     """A whole number."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         reach = f"from {least} on" if most is None else f"from {least} to {most}"

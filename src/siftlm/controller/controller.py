@@ -12,32 +12,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from siftlm.controller import generating
-from siftlm.controller.adapters import RANK, Adapters, lora
-from siftlm.controller.checks import number, whole
-from siftlm.controller.engine import Engine, ordinary
+from siftlm.controller.adapters import DEFAULT_RANK, Adapters, lora
+from siftlm.controller.checks import number, whole_number
+from siftlm.controller.engine import Engine, normal_tensors
 from siftlm.controller.forward import span_nats
 from siftlm.controller.full import FullWeights
 from siftlm.controller.generating import Generated
-from siftlm.controller.interrupts import Whole, restoring
+from siftlm.controller.interrupts import UninterruptibleContext, restoring
 from siftlm.controller.loading import open_model
-from siftlm.controller.many import ManyTuner
-from siftlm.controller.preserving import preserved, random_preserved
-from siftlm.controller.putting_back import Unfinished
+from siftlm.controller.many import BatchTuner
+from siftlm.controller.preserving import preserved_model, preserved_random_state
+from siftlm.controller.putting_back import PendingRestores
 from siftlm.controller.settings import Tuning, rate_for
-from siftlm.controller.stacked import Stack, refuse_unstackable
-from siftlm.controller.tokens import Span, plain, spans_of, spelled, start_token
+from siftlm.controller.stacked import AdapterStack, refuse_unstackable
+from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids, unscored_likelihood
 from siftlm.controller.tuner import Tuner
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
 from siftlm.extras import load
 from siftlm.types import Likelihood
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 ENGINES = ("auto", "full", "lora")
 # From so many parameters on, ``auto`` takes adapters: a copy and two moments of every weight cost too much memory.
-LARGE = 1_000_000_000
+LORA_MIN_PARAMETERS = 1_000_000_000
 # Numbers of each tensor that make the fingerprint.
-LOOKED_AT = 1000
+FINGERPRINT_NUMBERS = 1000
 
 
 class Controller:
@@ -75,24 +75,24 @@ class Controller:
         if not isinstance(engine, str) and not hasattr(engine, "peft_type"):
             raise InvalidInput(f"engine must be one of {', '.join(ENGINES)}, or a config of PEFT, got {engine!r:.60}")
         if rank is not None:
-            whole("rank", rank)
+            whole_number("rank", rank)
         if alpha is not None:
             number("alpha", alpha, above=True)
         if engine != "lora" and not (rank is None and alpha is None and targets is None):
             raise Conflict(f"rank, alpha and targets are settings of engine='lora', and engine is {engine!r:.40}")
-        with ordinary():
+        with normal_tensors():
             loaded = open_model(model, tokenizer, device=device, dtype=dtype, context=context)
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.context = loaded.context
         self.parameters = sum(p.numel() for p in self.model.parameters())
         if engine == "auto":
-            engine = "full" if self.parameters < LARGE else "lora"
+            engine = "full" if self.parameters < LORA_MIN_PARAMETERS else "lora"
         self._engine_asked = (engine, rank, alpha, targets)
         self._engine: Engine | None = None
         self._lock = threading.RLock()
         self._tuner: Tuner | None = None
         self._many = False
-        self._unfinished = Unfinished()
+        self._unfinished = PendingRestores()
 
     @property
     def engine(self) -> Engine:
@@ -100,7 +100,7 @@ class Controller:
         with self._lock:
             if self._engine is None:
                 _ = self.fingerprint  # adapters will change what there is to be read
-                with ordinary():
+                with normal_tensors():
                     self._engine = self._made()
             return self._engine
 
@@ -111,7 +111,7 @@ class Controller:
         if kind == "full":
             return FullWeights(self.model)
         if kind == "lora":
-            kind = lora(self.model, rank=RANK if rank is None else rank, alpha=alpha, targets=targets)
+            kind = lora(self.model, rank=DEFAULT_RANK if rank is None else rank, alpha=alpha, targets=targets)
         return Adapters(self.model, kind, seed=self.settings.seed)
 
     @cached_property
@@ -120,7 +120,7 @@ class Controller:
         found = hashlib.blake2b(digest_size=8)
         for name, tensor in self.model.state_dict().items():
             flat = tensor.detach().reshape(-1)
-            some = flat[:: max(1, len(flat) // LOOKED_AT)]
+            some = flat[:: max(1, len(flat) // FINGERPRINT_NUMBERS)]
             found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             found.update(some.float().cpu().numpy().tobytes())
         return found.hexdigest()
@@ -144,7 +144,7 @@ class Controller:
         Other threads wait. The weights, buffers, modes and random state are those of the beginning afterwards.
         """
         settings = self.tuning_settings(**changes)
-        with self._lock, Whole(self._changed(settings)) as tuner:
+        with self._lock, UninterruptibleContext(self._changed(settings)) as tuner:
             yield tuner
 
     @contextmanager
@@ -153,7 +153,10 @@ class Controller:
             raise Conflict("the model is being tuned already: leave that block before entering another")
         self._unfinished.finish()
         engine = self.engine
-        with random_preserved(self.model, self._unfinished), preserved(self.model, self._unfinished) as weights:
+        with (
+            preserved_random_state(self.model, self._unfinished),
+            preserved_model(self.model, self._unfinished) as weights,
+        ):
             load("torch", "tune").manual_seed(settings.seed)
             tuner = Tuner(self.model, self.tokenizer, engine, settings, self.context)
             weights.append(engine.end)
@@ -166,7 +169,7 @@ class Controller:
                 self._tuner = None
 
     @restoring
-    def tuning_many(self, count: int, **changes: Any) -> Iterator[ManyTuner]:
+    def tuning_many(self, count: int, **changes: Any) -> Iterator[BatchTuner]:
         """`tuning` for ``count`` prompts at once, each with an adapter of its own; for LoRA.
 
         Results are those of one prompt at a time, up to rounding: to six digits in float32; in bfloat16 (see
@@ -174,26 +177,26 @@ class Controller:
         ``compile`` are not to be had here, so nothing is drawn from torch's random state, which other threads may use.
         """
         settings = self.tuning_settings(**changes)
-        whole("count", count)
+        whole_number("count", count)
         refuse_unstackable(settings)
-        with self._lock, Whole(self._changed_for_many(count, settings)) as tuner:
+        with self._lock, UninterruptibleContext(self._changed_for_many(count, settings)) as tuner:
             yield tuner
 
     @contextmanager
-    def _changed_for_many(self, count: int, settings: Tuning) -> Iterator[ManyTuner]:
+    def _changed_for_many(self, count: int, settings: Tuning) -> Iterator[BatchTuner]:
         if self._tuner is not None or self._many:
             raise Conflict("the model is being tuned already: leave that block before entering another")
         self._unfinished.finish()
-        with preserved(self.model, self._unfinished):
+        with preserved_model(self.model, self._unfinished):
             rules = Tuner(self.model, self.tokenizer, self.engine, settings, self.context)
-            stack = Stack(self.engine, count, rules.settings)
+            stack = AdapterStack(self.engine, count, rules.settings)
             for p in self.model.parameters():
                 p.requires_grad_(False)
             try:
                 self._many = True
                 self.model.eval()
                 with stack.attached():
-                    yield ManyTuner(self, stack, rules)
+                    yield BatchTuner(self, stack, rules)
             finally:
                 self._many = False
 
@@ -211,11 +214,11 @@ class Controller:
         """`likelihood` for many (text, after), in few forward passes."""
         fixed = self.context_of(texts) if texts else []
         start = start_token(self.tokenizer)
-        cut: list[tuple[Likelihood, list[Span]]] = []
+        cut: list[tuple[Likelihood, list[TokenSpan]]] = []
         for text, after in pairs:
-            ids = plain(self.tokenizer, text)
-            spans = spans_of(ids, self.context, start=start, before=plain(self.tokenizer, after), fixed=fixed)
-            cut.append((spelled(self.tokenizer, text, ids, sum(span.scored for span in spans)), spans))
+            ids = text_token_ids(self.tokenizer, text)
+            spans = spans_of(ids, self.context, start=start, before=text_token_ids(self.tokenizer, after), fixed=fixed)
+            cut.append((unscored_likelihood(self.tokenizer, text, ids, sum(span.scored for span in spans)), spans))
         vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
         nats = iter(self.evaluating(lambda: span_nats(self.model, [s for _, own in cut for s in own], vocabulary)))
         return [Likelihood(float(sum(next(nats) for _ in spans)), known.tokens, known.bytes) for known, spans in cut]
@@ -227,9 +230,9 @@ class Controller:
         room = self.context // 2 if room is None else room
         start = start_token(self.tokenizer)
         ids = [] if start is None else [start]
-        gap = plain(self.tokenizer, "\n\n")
+        gap = text_token_ids(self.tokenizer, "\n\n")
         for text in dict.fromkeys(texts):  # hearing a text twice tells nothing new in a context
-            ids.extend([*plain(self.tokenizer, text), *gap])
+            ids.extend([*text_token_ids(self.tokenizer, text), *gap])
             if len(ids) >= room:
                 break
         return ids[: max(room, 1)]
@@ -258,7 +261,7 @@ class Controller:
                 raise SiftlmError("the adapter is there while the model is tuned: call save_adapter inside the block")
             return self.engine.save(folder, self.name)
 
-    def evaluating(self, work: Callable[[], Made]) -> Made:
+    def evaluating(self, work: Callable[[], Result]) -> Result:
         """Without dropout, and back to the modes that there were."""
         with self._lock:
             self._unfinished.finish()

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from siftlm.controller.many_batches import Room, batches
+from siftlm.controller.many_batches import BatchBudget, batches
 from siftlm.extras import load
 
 if TYPE_CHECKING:
     from siftlm.controller.controller import Controller
-    from siftlm.controller.stacked import Stack
+    from siftlm.controller.stacked import AdapterStack
 
 
 @dataclass(eq=False)
-class Row:
+class DecodingRow:
     """One continuation."""
 
     ids: tuple[int, ...]
@@ -35,7 +35,7 @@ class Row:
     """Say how likely each token was, and these many likeliest."""
     echo: bool = False
     """Say that of the tokens that are read, too."""
-    read: tuple[Drawn, ...] = ()
+    read: tuple[SampledToken, ...] = ()
     """With ``echo``: the tokens behind the first."""
     made: int = 0
     source: Any = field(default=None, repr=False)
@@ -43,7 +43,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledToken:
     """A token, and what is known of it."""
 
     id: int
@@ -53,10 +53,10 @@ class Drawn:
 
 
 @dataclass(eq=False)
-class _Group:
+class _RowGroup:
     """Rows that go through the model together."""
 
-    rows: list[Row]
+    rows: list[DecodingRow]
     cache: Any
     mask: Any
     """(rows, tokens so far): 0 where there is padding."""
@@ -66,22 +66,22 @@ class _Group:
     """Of the rows' adapters, gathered once."""
 
 
-class Decoding:
+class BatchDecoder:
     """The rows under way."""
 
-    def __init__(self, controller: Controller, stack: Stack, room: Room) -> None:
+    def __init__(self, controller: Controller, stack: AdapterStack, room: BatchBudget) -> None:
         self._model, self._stack, self._room = controller.model, stack, room
         known = signature(self._model.forward).parameters
         self._placed, self._few = "position_ids" in known, "logits_to_keep" in known
-        self._groups: list[_Group] = []
+        self._groups: list[_RowGroup] = []
 
     def __len__(self) -> int:
         return sum(len(group.rows) for group in self._groups)
 
-    def join(self, rows: Sequence[Row]) -> list[tuple[Row, Drawn]]:
+    def join(self, rows: Sequence[DecodingRow]) -> list[tuple[DecodingRow, SampledToken]]:
         """Read what stands before them; the first token of each that is to be continued."""
         torch = load("torch", "tune")
-        found: list[tuple[Row, Drawn]] = []
+        found: list[tuple[DecodingRow, SampledToken]] = []
         with torch.inference_mode():
             for batch in batches([len(row.ids) for row in rows], self._room):
                 group, drawn = self._begun([rows[place] for place in batch])
@@ -91,17 +91,17 @@ class Decoding:
             self._unite()
         return found
 
-    def step(self) -> list[tuple[Row, Drawn]]:
+    def step(self) -> list[tuple[DecodingRow, SampledToken]]:
         """The next token of every row."""
         torch = load("torch", "tune")
-        found: list[tuple[Row, Drawn]] = []
+        found: list[tuple[DecodingRow, SampledToken]] = []
         with torch.inference_mode():
             for group in self._groups:
                 found += self._continued(group)
             self._keep(lambda row: row.made < row.most)
         return found
 
-    def leave(self, rows: Sequence[Row]) -> None:
+    def leave(self, rows: Sequence[DecodingRow]) -> None:
         """These are complete, or nobody waits for them."""
         gone = {id(row) for row in rows}
         if any(id(row) in gone for group in self._groups for row in group.rows):
@@ -110,7 +110,7 @@ class Decoding:
 
     # --- inside
 
-    def _begun(self, rows: Sequence[Row]) -> tuple[_Group, list[tuple[Row, Drawn]]]:
+    def _begun(self, rows: Sequence[DecodingRow]) -> tuple[_RowGroup, list[tuple[DecodingRow, SampledToken]]]:
         torch, transformers = load("torch", "tune"), load("transformers", "tune")
         device = self._stack.weights.device
         width = max(len(row.ids) for row in rows)
@@ -125,16 +125,16 @@ class Decoding:
         for place, row in enumerate(rows):
             if row.echo and row.top is not None:
                 scores = logits[place, width - len(row.ids) : -1]
-                row.read = tuple(_known(scores, list(row.ids[1:]), row.top))
+                row.read = tuple(_with_logprobs(scores, list(row.ids[1:]), row.top))
             if row.temperature:
                 row.source = torch.Generator(device).manual_seed(row.seed)
         going = [place for place, row in enumerate(rows) if row.most]
-        group = _Group(list(rows), cache, mask, ids[:, -1:], factors)
+        group = _RowGroup(list(rows), cache, mask, ids[:, -1:], factors)
         drawn = self._drawn(group, logits[:, -1], going) if going else []
-        _narrow(group, [place for place in going if rows[place].made < rows[place].most], self._stack)
+        _keep_rows(group, [place for place in going if rows[place].made < rows[place].most], self._stack)
         return group, drawn
 
-    def _continued(self, group: _Group) -> list[tuple[Row, Drawn]]:
+    def _continued(self, group: _RowGroup) -> list[tuple[DecodingRow, SampledToken]]:
         torch = load("torch", "tune")
         group.mask = torch.cat([group.mask, torch.ones_like(group.mask[:, :1])], dim=1)
         logits = self._logits(group.last, group.mask, group.cache, group.factors)
@@ -152,7 +152,7 @@ class Decoding:
                 input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **more
             ).logits.float()
 
-    def _drawn(self, group: _Group, scores: Any, places: Sequence[int]) -> list[tuple[Row, Drawn]]:
+    def _drawn(self, group: _RowGroup, scores: Any, places: Sequence[int]) -> list[tuple[DecodingRow, SampledToken]]:
         """The next token of these rows; each is what the row alone would have drawn."""
         torch = load("torch", "tune")
         likeliest = scores.argmax(dim=-1).tolist()
@@ -161,12 +161,12 @@ class Decoding:
             row = group.rows[place]
             token = likeliest[place]
             if row.temperature:
-                likely = torch.softmax(_warped(scores[place : place + 1], row), dim=-1)
+                likely = torch.softmax(_warped_logits(scores[place : place + 1], row), dim=-1)
                 if torch.isfinite(likely).all():  # what is odd about one row must not end the others
                     token = int(torch.multinomial(likely, 1, generator=row.source))
-            known = Drawn(token)
+            known = SampledToken(token)
             if row.top is not None:
-                (known,) = _known(scores[place : place + 1], [token], row.top)
+                (known,) = _with_logprobs(scores[place : place + 1], [token], row.top)
             row.made += 1
             found.append((row, known))
             likeliest[place] = token
@@ -177,12 +177,12 @@ class Decoding:
         for group in self._groups:
             places = [place for place, row in enumerate(group.rows) if wanted(row)]
             if len(places) < len(group.rows):
-                _narrow(group, places, self._stack)
+                _keep_rows(group, places, self._stack)
         self._groups = [group for group in self._groups if group.rows]
 
     def _unite(self) -> None:
         """One pass for all costs hardly more than one for some: the weights are read once."""
-        if len(self._groups) < 2 or not all(_mergeable(group.cache) for group in self._groups):
+        if len(self._groups) < 2 or not all(_is_mergeable_cache(group.cache) for group in self._groups):
             return
         torch = load("torch", "tune")
         widths = [group.mask.shape[1] for group in self._groups]
@@ -192,16 +192,16 @@ class Decoding:
         first = self._groups[0].cache
         for number, layer in enumerate(first.layers):
             own = [group.cache.layers[number] for group in self._groups]
-            layer.keys = torch.cat([_filled(one.keys, n) for one, n in zip(own, short, strict=True)])
-            layer.values = torch.cat([_filled(one.values, n) for one, n in zip(own, short, strict=True)])
+            layer.keys = torch.cat([_left_padded(one.keys, n) for one, n in zip(own, short, strict=True)])
+            layer.values = torch.cat([_left_padded(one.values, n) for one, n in zip(own, short, strict=True)])
         mask = torch.cat(
             [torch.nn.functional.pad(group.mask, (n, 0)) for group, n in zip(self._groups, short, strict=True)]
         )
         last = torch.cat([group.last for group in self._groups])
-        self._groups = [_Group(rows, first, mask, last, self._stack.factors([row.owner for row in rows]))]
+        self._groups = [_RowGroup(rows, first, mask, last, self._stack.factors([row.owner for row in rows]))]
 
 
-def _narrow(group: _Group, places: Sequence[int], stack: Stack) -> None:
+def _keep_rows(group: _RowGroup, places: Sequence[int], stack: AdapterStack) -> None:
     """Only these rows go on, without the padding that only others needed."""
     rows = [group.rows[place] for place in places]
     if not rows or group.cache is None:
@@ -214,26 +214,26 @@ def _narrow(group: _Group, places: Sequence[int], stack: Stack) -> None:
     group.cache.batch_select_indices(at)
     group.mask, group.last, group.rows = group.mask[at], group.last[at], rows
     spare = int((group.mask.cumsum(dim=1) == 0).sum(dim=1).min())
-    if spare and _mergeable(group.cache):
+    if spare and _is_mergeable_cache(group.cache):
         group.mask = group.mask[:, spare:]
         for layer in group.cache.layers:
             layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]
     group.factors = stack.factors([row.owner for row in rows])
 
 
-def _mergeable(cache: Any) -> bool:
+def _is_mergeable_cache(cache: Any) -> bool:
     """Is it keys and values of every token, and nothing else?"""
     plain = getattr(load("transformers.cache_utils", "tune"), "DynamicLayer", None)
     layers = getattr(cache, "layers", None)
     return layers is not None and plain is not None and all(type(layer) is plain for layer in layers)
 
 
-def _filled(states: Any, columns: int) -> Any:
+def _left_padded(states: Any, columns: int) -> Any:
     """(rows, heads, columns + tokens, width), zeros in front."""
     return load("torch", "tune").nn.functional.pad(states, (0, 0, columns, 0))
 
 
-def _warped(scores: Any, row: Row) -> Any:
+def _warped_logits(scores: Any, row: DecodingRow) -> Any:
     transformers = load("transformers", "tune")
     if row.temperature != 1.0:
         scores = transformers.TemperatureLogitsWarper(row.temperature)(None, scores)
@@ -242,7 +242,7 @@ def _warped(scores: Any, row: Row) -> Any:
     return scores
 
 
-def _known(scores: Any, ids: Sequence[int], top: int) -> list[Drawn]:
+def _with_logprobs(scores: Any, ids: Sequence[int], top: int) -> list[SampledToken]:
     """(n, vocabulary) scores, and the token that came at each: how likely it was, and what was likelier."""
     torch = load("torch", "tune")
     logprobs = torch.log_softmax(scores, dim=-1)
@@ -253,5 +253,5 @@ def _known(scores: Any, ids: Sequence[int], top: int) -> list[Drawn]:
     for token, its, places, values in zip(ids, own.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
         likely = dict(zip(places, values, strict=True))
         likely.setdefault(token, its)
-        found.append(Drawn(token, its, tuple(likely.items())))
+        found.append(SampledToken(token, its, tuple(likely.items())))
     return found

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
-from siftlm.controller.putting_back import each
+from siftlm.controller.putting_back import run_restores
 from siftlm.controller.settings import Tuning
 from siftlm.extras import load
 
@@ -44,7 +44,7 @@ class Engine(Protocol):
 
 
 @contextmanager
-def ordinary() -> Iterator[None]:
+def normal_tensors() -> Iterator[None]:
     """Inside, tensors are made and changed that outlive the call.
 
     What is made inside ``torch.inference_mode`` could never be changed outside of it again.
@@ -67,7 +67,7 @@ class Adam:
         """Fresh moments."""
         if not self._whole:
             self._optimiser.state.clear()
-        with ordinary():
+        with normal_tensors():
             for state in self._optimiser.state.values():
                 for value in state.values():
                     value.zero_()
@@ -79,12 +79,12 @@ class Adam:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._whole = False  # if memory runs out inside, some moments are there and some are not
-        with ordinary():
+        with normal_tensors():
             self._optimiser.step()
         self._whole = True
 
 
-class Copies:
+class TensorBackup:
     """Tensors and room for copies of them, which is made once and used for every prompt."""
 
     def __init__(self, tensors: Sequence[Any]) -> None:
@@ -96,19 +96,19 @@ class Copies:
         """As they are now."""
         torch = load("torch", "tune")
         self._saved = False
-        with ordinary():
+        with normal_tensors():
             if not self._copies:
                 self._copies = [tensor.detach().clone() for tensor in self._tensors]
             elif self._tensors:
                 torch._foreach_copy_(self._copies, [tensor.detach() for tensor in self._tensors])
         self._saved = True
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """As they were when they were saved; where saving failed, nothing was changed since."""
         if self._saved:
-            with ordinary():  # one by one: where memory runs out for one, the others are put back
-                each(partial(_copy, *pair) for pair in zip(self._tensors, self._copies, strict=True))
+            with normal_tensors():  # one by one: where memory runs out for one, the others are put back
+                run_restores(partial(_copy_tensors, *pair) for pair in zip(self._tensors, self._copies, strict=True))
 
 
-def _copy(into: Any, copied: Any) -> None:
+def _copy_tensors(into: Any, copied: Any) -> None:
     into.detach().copy_(copied)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from siftlm.controller.engine import Adam, Copies
+from siftlm.controller.engine import Adam, TensorBackup
 from siftlm.controller.settings import Tuning
 
 
@@ -17,8 +17,8 @@ class FullWeights:
         # Tied weights are one parameter here.
         self._parameters = [p for p in model.parameters() if p.is_floating_point()]
         others = [p for p in model.parameters() if not p.is_floating_point()]
-        self._before = Copies([*self._parameters, *others])
-        self._best = Copies(self._parameters)
+        self._before = TensorBackup([*self._parameters, *others])
+        self._best = TensorBackup(self._parameters)
         self._adam = Adam(self._parameters)
 
     def begin(self, settings: Tuning) -> None:
@@ -37,13 +37,13 @@ class FullWeights:
         self._best.save()
 
     def take_best(self) -> None:
-        self._best.put_back()
+        self._best.restore()
 
     def rewind(self) -> None:
-        self._before.put_back()
+        self._before.restore()
 
     def end(self) -> None:
-        self._before.put_back()
+        self._before.restore()
 
     def describe(self) -> dict[str, Any]:
         return {"engine": self.name, "trained": sum(p.numel() for p in self._parameters)}

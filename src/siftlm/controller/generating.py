@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from siftlm.controller.checks import number, whole
-from siftlm.controller.tokens import leading, plain, start_token
+from siftlm.controller.checks import number, whole_number
+from siftlm.controller.tokens import prefix_token_ids, start_token, text_token_ids
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 # Scores are divided by the temperature: below this they would be infinite.
-COLDEST = 1e-6
+MIN_TEMPERATURE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def generate(
     check_sampling(max_new_tokens, temperature, top_p, stops, controller.context)
     tokenizer, model = controller.tokenizer, controller.model
     device = next(model.parameters()).device
-    read, cut = reading(controller, prompt, fixed, max_new_tokens)
+    read, cut = prompt_token_ids(controller, prompt, fixed, max_new_tokens)
     row = torch.tensor([read], device=device)
-    ends = ends_of(controller)
+    ends = eos_token_ids(controller)
     config = transformers.GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
@@ -76,24 +76,24 @@ def generate(
     with (
         torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []),
         torch.inference_mode(),
-        as_asked(model),
+        neutral_generation_config(model),
     ):
         torch.manual_seed(seed)
-        made = model.generate(
-            input_ids=row, attention_mask=torch.ones_like(row), generation_config=config, **extra
-        )[0, len(read) :].tolist()  # fmt: skip
-    text = said(tokenizer, read[-1], made)
+        made = model.generate(input_ids=row, attention_mask=torch.ones_like(row), generation_config=config, **extra)[
+            0, len(read) :
+        ].tolist()
+    text = generated_text(tokenizer, read[-1], made)
     places = [text.find(one) for one in stops if one in text]
     stopped = "stop" if places else "end" if made and made[-1] in ends else "length"
     return Generated(text[: min(places)] if places else text, len(made), stopped, cut)
 
 
-def reading(controller: Controller, prompt: str, fixed: Sequence[int], most: int) -> tuple[list[int], int]:
+def prompt_token_ids(controller: Controller, prompt: str, fixed: Sequence[int], most: int) -> tuple[list[int], int]:
     """The tokens to continue with up to ``most``, and how many of the prompt's did not fit."""
-    ids = plain(controller.tokenizer, prompt)
+    ids = text_token_ids(controller.tokenizer, prompt)
     left = controller.context - most
     fixed = fixed[: max(left // 2, left - len(ids))]
-    head = [] if fixed else leading(controller.tokenizer)
+    head = [] if fixed else prefix_token_ids(controller.tokenizer)
     room = max(1, left - len(fixed) - len(head))
     start = start_token(controller.tokenizer)
     read = [*fixed, *head, *ids[-room:]]
@@ -102,7 +102,7 @@ def reading(controller: Controller, prompt: str, fixed: Sequence[int], most: int
     return read or [start or 0], max(0, len(ids) - room)
 
 
-def ends_of(controller: Controller) -> list[int]:
+def eos_token_ids(controller: Controller) -> list[int]:
     """Every token that ends a text: chat models have several, and the tokenizer knows of one."""
     known = getattr(controller.model.generation_config, "eos_token_id", None)
     several = list(known) if isinstance(known, (list, tuple)) else [known]
@@ -110,7 +110,7 @@ def ends_of(controller: Controller) -> list[int]:
 
 
 @contextmanager
-def as_asked(model: Any) -> Iterator[None]:
+def neutral_generation_config(model: Any) -> Iterator[None]:
     """Inside, nothing is added to what was asked for: models come with penalties and temperatures of their own."""
     before = model.generation_config
     model.generation_config = load("transformers", "tune").GenerationConfig()
@@ -120,7 +120,7 @@ def as_asked(model: Any) -> Iterator[None]:
         model.generation_config = before
 
 
-def said(tokenizer: Any, last: int, made: Sequence[int]) -> str:
+def generated_text(tokenizer: Any, last: int, made: Sequence[int]) -> str:
     """The tokens that were made, as text behind ``last``: by themselves some would lose the space they begin with."""
     before = tokenizer.decode([last], skip_special_tokens=True)
     whole = tokenizer.decode([last, *made], skip_special_tokens=True)
@@ -129,10 +129,10 @@ def said(tokenizer: Any, last: int, made: Sequence[int]) -> str:
 
 def check_sampling(most: Any, temperature: Any, top_p: Any, stops: Sequence[Any], context: int) -> None:
     """All that can be wrong with how to continue."""
-    whole("max_new_tokens", most, most=context - 1)
-    if 0 < number("temperature", temperature, below=100) < COLDEST:
+    whole_number("max_new_tokens", most, most=context - 1)
+    if 0 < number("temperature", temperature, below=100) < MIN_TEMPERATURE:
         raise InvalidInput(
-            f"temperature must be 0 (the likeliest token each time) or {COLDEST:g} or more, got {temperature!r}"
+            f"temperature must be 0 (the likeliest token each time) or {MIN_TEMPERATURE:g} or more, got {temperature!r}"
         )
     if number("top_p", top_p, above=True) > 1:
         raise InvalidInput(f"top_p must be above 0 and up to 1, got {top_p!r}")

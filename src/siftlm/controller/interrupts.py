@@ -17,11 +17,11 @@ from functools import wraps
 from types import FrameType, TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
-Given = ParamSpec("Given")
-Yielded = TypeVar("Yielded")
+Params = ParamSpec("Params")
+Entered = TypeVar("Entered")
 
 
-class _Shield:
+class _InterruptShield:
     """Stands before the handler of Ctrl-C, and holds back what arrives where ``protected`` says so."""
 
     def __init__(self, protected: Callable[[FrameType | None], bool]) -> None:
@@ -60,13 +60,13 @@ class _Shield:
             self._before(number, frame)
 
 
-class Outer(AbstractContextManager[Yielded], Generic[Yielded]):
-    """A context manager with a `Whole` inside: once it was entered, nothing comes before the end of that."""
+class RestoringContext(AbstractContextManager[Entered], Generic[Entered]):
+    """A context manager around a `UninterruptibleContext`: once entered, nothing comes before the end of that."""
 
-    def __init__(self, inner: AbstractContextManager[Yielded]) -> None:
+    def __init__(self, inner: AbstractContextManager[Entered]) -> None:
         self._inner = inner
 
-    def __enter__(self) -> Yielded:
+    def __enter__(self) -> Entered:
         try:
             return self._inner.__enter__()
         except BaseException as error:
@@ -79,14 +79,14 @@ class Outer(AbstractContextManager[Yielded], Generic[Yielded]):
         return self._inner.__exit__(kind, error, where)
 
 
-class Whole(Outer[Yielded]):
+class UninterruptibleContext(RestoringContext[Entered]):
     """A context manager whose beginning and end cannot be interrupted; the block can."""
 
-    def __init__(self, inner: AbstractContextManager[Yielded]) -> None:
+    def __init__(self, inner: AbstractContextManager[Entered]) -> None:
         super().__init__(inner)
-        self._shield = _Shield(_within)
+        self._shield = _InterruptShield(_in_protected_frame)
 
-    def __enter__(self) -> Yielded:
+    def __enter__(self) -> Entered:
         self._shield.up()
         try:
             value = self._inner.__enter__()
@@ -109,13 +109,13 @@ class Whole(Outer[Yielded]):
             self._shield.down()
 
 
-def restoring(make: Callable[Given, Iterator[Yielded]]) -> Callable[Given, AbstractContextManager[Yielded]]:
-    """``contextlib.contextmanager`` for a function with a `Whole` inside."""
+def restoring(make: Callable[Params, Iterator[Entered]]) -> Callable[Params, AbstractContextManager[Entered]]:
+    """``contextlib.contextmanager`` for a function with a `UninterruptibleContext` inside."""
     manager = contextmanager(make)
 
     @wraps(make)
-    def made(*args: Given.args, **kwargs: Given.kwargs) -> AbstractContextManager[Yielded]:
-        return Outer(manager(*args, **kwargs))
+    def made(*args: Params.args, **kwargs: Params.kwargs) -> AbstractContextManager[Entered]:
+        return RestoringContext(manager(*args, **kwargs))
 
     return made
 
@@ -123,7 +123,7 @@ def restoring(make: Callable[Given, Iterator[Yielded]]) -> Callable[Given, Abstr
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Inside, Ctrl-C waits."""
-    shield = _Shield(lambda _: True)
+    shield = _InterruptShield(lambda _: True)
     shield.up()
     try:
         yield
@@ -131,13 +131,16 @@ def uninterrupted() -> Iterator[None]:
         shield.down()
 
 
-_PROTECTED = frozenset(method.__code__ for method in (Outer.__exit__, Whole.__enter__, Whole.__exit__))
+_PROTECTED_CODE = frozenset(
+    method.__code__
+    for method in (RestoringContext.__exit__, UninterruptibleContext.__enter__, UninterruptibleContext.__exit__)
+)
 
 
-def _within(frame: FrameType | None) -> bool:
+def _in_protected_frame(frame: FrameType | None) -> bool:
     """Is a model being changed or put back in this frame, or in one that called it?"""
     while frame is not None:
-        if frame.f_code in _PROTECTED:
+        if frame.f_code in _PROTECTED_CODE:
             return True
         frame = frame.f_back
     return False

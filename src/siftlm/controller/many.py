@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siftlm.controller import many_generating
-from siftlm.controller.checks import whole
-from siftlm.controller.decoding import Decoding
-from siftlm.controller.forward import nats_together
+from siftlm.controller.checks import whole_number
+from siftlm.controller.decoding import BatchDecoder
+from siftlm.controller.forward import span_nats_in_one_pass
 from siftlm.controller.generating import Generated
-from siftlm.controller.many_batches import batches, room_on
-from siftlm.controller.many_learning import After, Course, Lesson
-from siftlm.controller.preserving import dropping
+from siftlm.controller.many_batches import batch_budget, batches
+from siftlm.controller.many_learning import AfterSteps, TuningBatch, TuningRun
+from siftlm.controller.preserving import training_mode
 from siftlm.controller.settings import Tuning
-from siftlm.controller.stacked import Stack, refuse_unstackable
-from siftlm.controller.tokens import Span, plain, spans_of, spelled, start_token
+from siftlm.controller.stacked import AdapterStack, refuse_unstackable
+from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids, unscored_likelihood
 from siftlm.controller.tuner import Tuner, Watch
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from siftlm.controller.controller import Controller
 
 
-class ManyTuner:
+class BatchTuner:
     """A controller while it is tuned for many prompts; `Controller.tuning_many` makes one.
 
     Prompts are known by their place, from 0. The controller itself stays the base model all the while.
     """
 
-    def __init__(self, controller: Controller, stack: Stack, rules: Tuner) -> None:
+    def __init__(self, controller: Controller, stack: AdapterStack, rules: Tuner) -> None:
         self._controller, self._stack, self._rules = controller, stack, rules
         self._vocabulary = int(controller.model.get_output_embeddings().weight.shape[0])
-        self._room = room_on(stack.weights.device, self._vocabulary, stack.total)
+        self._room = batch_budget(stack.weights.device, self._vocabulary, stack.total)
         self.settings = rules.settings
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class ManyTuner:
         texts: Sequence[Sequence[str]],
         *,
         watch: Sequence[str | Watch | None] | None = None,
-        after: After | None = None,
+        after: AfterSteps | None = None,
     ) -> list[Trace]:
         """`Tuner.learn` for every prompt: one step on each of its texts, in order.
 
@@ -68,7 +68,9 @@ class ManyTuner:
         for name, given in (("texts", texts), ("watch", watched)):
             if len(given) != len(self):
                 raise InvalidInput(f"{name} must have an entry for each of {len(self)} prompts, got {len(given)}")
-        courses = [Course(owner, self._rules.turns(own), watched[owner] is not None) for owner, own in enumerate(texts)]
+        courses = [
+            TuningRun(owner, self._rules.turns(own), watched[owner] is not None) for owner, own in enumerate(texts)
+        ]
         # Watched texts are cut into tokens once, not at each look.
         known = {owner: text for owner, text in enumerate(watched) if isinstance(text, str)}
 
@@ -85,8 +87,8 @@ class ManyTuner:
                     seen[owner] = look()
             return list(seen.values())
 
-        with dropping(self._controller.model, 0.0, self.settings.checkpointing):
-            lesson = Lesson(self._stack, self._rules, self._room, measure, after)
+        with training_mode(self._controller.model, 0.0, self.settings.checkpointing):
+            lesson = TuningBatch(self._stack, self._rules, self._room, measure, after)
             lesson.join(courses)
             while len(lesson):
                 lesson.round()
@@ -94,26 +96,26 @@ class ManyTuner:
 
     # --- for a server: prompts come and go
 
-    def lesson(self, settings: Tuning, after: After | None = None) -> Lesson:
+    def lesson(self, settings: Tuning, after: AfterSteps | None = None) -> TuningBatch:
         """Prompts that learn with these settings, joining and leaving; see `course`."""
         refuse_unstackable(settings)
         controller = self._controller
         rules = Tuner(controller.model, controller.tokenizer, controller.engine, settings, controller.context)
-        return Lesson(self._stack, rules, self._room, lambda owners: [math.inf] * len(owners), after)
+        return TuningBatch(self._stack, rules, self._room, lambda owners: [math.inf] * len(owners), after)
 
-    def course(self, lesson: Lesson, owner: int, texts: Sequence[str]) -> Course:
-        """For `Lesson.join`: one prompt, from the base model on, and what it is to learn."""
+    def course(self, lesson: TuningBatch, owner: int, texts: Sequence[str]) -> TuningRun:
+        """For `TuningBatch.join`: one prompt, from the base model on, and what it is to learn."""
         self._owners([owner], 1, "prompts")
         self._stack.begin(owner)
-        return Course(owner, lesson.rules.turns(texts), watched=False)
+        return TuningRun(owner, lesson.rules.turns(texts), watched=False)
 
-    def decoding(self) -> Decoding:
+    def decoder(self) -> BatchDecoder:
         """Prompts that are continued token by token, joining and leaving."""
-        return Decoding(self._controller, self._stack, self._room)
+        return BatchDecoder(self._controller, self._stack, self._room)
 
     def weights(self, owner: int) -> Any:
         """A copy of what one prompt has learned, for `put`."""
-        return self._stack.taken_out(owner)
+        return self._stack.export_weights(owner)
 
     def put(self, owner: int, weights: Any) -> None:
         """One prompt has learned this; None: nothing."""
@@ -144,14 +146,19 @@ class ManyTuner:
             raise InvalidInput(f"texts must have an entry for each of {len(pairs)} pairs, got {len(contexts)}")
         controller = self._controller
         start = start_token(controller.tokenizer)
-        cut: list[tuple[Likelihood, list[Span]]] = []
+        cut: list[tuple[Likelihood, list[TokenSpan]]] = []
         for (text, after), context in zip(pairs, contexts, strict=True):
-            ids = plain(controller.tokenizer, text)
+            ids = text_token_ids(controller.tokenizer, text)
             spans = spans_of(
-                ids, controller.context, start=start, before=plain(controller.tokenizer, after),
+                ids,
+                controller.context,
+                start=start,
+                before=text_token_ids(controller.tokenizer, after),
                 fixed=controller.context_of(context) if context else (),
-            )  # fmt: skip
-            cut.append((spelled(controller.tokenizer, text, ids, sum(span.scored for span in spans)), spans))
+            )
+            cut.append(
+                (unscored_likelihood(controller.tokenizer, text, ids, sum(span.scored for span in spans)), spans)
+            )
         rows = [(owner, span) for owner, (_, spans) in zip(whose, cut, strict=True) for span in spans]
         nats = iter(controller.evaluating(lambda: self._nats(rows)))
         return [Likelihood(float(sum(next(nats) for _ in spans)), known.tokens, known.bytes) for known, spans in cut]
@@ -180,7 +187,7 @@ class ManyTuner:
             raise InvalidInput(f"texts must have an entry for each of {len(prompts)} prompts, got {len(contexts)}")
         fixed = [self._controller.context_of(context) if context else [] for context in contexts]
         return self._controller.evaluating(
-            lambda: many_generating.generate(
+            lambda: many_generating.generate_batch(
                 self._controller, self._stack, self._room, prompts, whose, fixed, max_new_tokens, **sampling
             )
         )
@@ -202,14 +209,14 @@ class ManyTuner:
             said = "owners= says whose each is" if owners is None else f"{len(found)} owners"
             raise InvalidInput(f"{count} {what} for {len(self) if owners is None else len(found)} prompts: {said}")
         for owner in found:
-            whole("each of owners", owner, least=0, most=len(self) - 1)
+            whole_number("each of owners", owner, least=0, most=len(self) - 1)
         return found
 
-    def _nats(self, rows: Sequence[tuple[int, Span]]) -> FloatArray:
+    def _nats(self, rows: Sequence[tuple[int, TokenSpan]]) -> FloatArray:
         """(rows,) of each span's scored tokens."""
         torch = load("torch", "tune")
         found = np.zeros(len(rows))
         for batch in batches([len(span.ids) - 1 for _, span in rows], self._room):
             with torch.inference_mode(), self._stack.rows([rows[place][0] for place in batch]):
-                found[batch] = nats_together(self._controller.model, [rows[place][1] for place in batch])
+                found[batch] = span_nats_in_one_pass(self._controller.model, [rows[place][1] for place in batch])
         return found

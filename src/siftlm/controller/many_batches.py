@@ -10,15 +10,15 @@ from siftlm.extras import load
 
 # Bytes that a logit costs while it is learned from: itself, in full precision, its softmax, their gradients, and what
 # the layers below keep.
-LOGIT = 64
+BYTES_PER_LOGIT = 64
 # Logits, and weights of adapters beside those of the prompts themselves, that a batch may hold on a CPU.
-LOGITS, WEIGHTS = 2**26, 2**27
+MAX_TUNING_LOGITS, MAX_TUNING_WEIGHTS = 2**26, 2**27
 # A pass costs as much as so many tokens, however few it reads.
-PASS = {"cpu": 48, "cuda": 4096}
+PASS_OVERHEAD_TOKENS = {"cpu": 48, "cuda": 4096}
 
 
 @dataclass(frozen=True)
-class Room:
+class BatchBudget:
     """What one batch may hold."""
 
     tokens: int
@@ -27,16 +27,20 @@ class Room:
     """A pass costs as much as so many tokens of padding."""
 
 
-def room_on(device: Any, vocabulary: int, weights: int) -> Room:
+def batch_budget(device: Any, vocabulary: int, weights: int) -> BatchBudget:
     """For logits of ``vocabulary`` and adapters of so many weights."""
-    logits, held = LOGITS, WEIGHTS
+    logits, held = MAX_TUNING_LOGITS, MAX_TUNING_WEIGHTS
     if device.type == "cuda":
-        logits = load("torch", "tune").cuda.get_device_properties(device).total_memory // LOGIT
+        logits = load("torch", "tune").cuda.get_device_properties(device).total_memory // BYTES_PER_LOGIT
         held = logits // 2
-    return Room(max(1, logits // vocabulary), max(1, held // max(1, weights)), PASS.get(device.type, PASS["cuda"]))
+    return BatchBudget(
+        max(1, logits // vocabulary),
+        max(1, held // max(1, weights)),
+        PASS_OVERHEAD_TOKENS.get(device.type, PASS_OVERHEAD_TOKENS["cuda"]),
+    )
 
 
-def batches(lengths: Sequence[int], room: Room) -> list[list[int]]:
+def batches(lengths: Sequence[int], room: BatchBudget) -> list[list[int]]:
     """The cheapest cut of the rows, sorted by length: a batch costs ``overhead`` + rows · its longest.
 
     >>> batches([200, 10, 11, 190], Room(tokens=1000, rows=8, overhead=48))

@@ -14,27 +14,27 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from siftlm.controller.forward import casting
-from siftlm.controller.many_batches import Room, batches
-from siftlm.controller.plan import Planned
-from siftlm.controller.stacked import Stack
-from siftlm.controller.tokens import IGNORED, Window
-from siftlm.controller.tuner import GLANCE, Tuner
+from siftlm.controller.forward import autocast
+from siftlm.controller.many_batches import BatchBudget, batches
+from siftlm.controller.plan import PlannedStep
+from siftlm.controller.stacked import AdapterStack
+from siftlm.controller.tokens import IGNORE_INDEX, Window
+from siftlm.controller.tuner import DIVERGENCE_CHECK_TOKENS, Tuner
 from siftlm.extras import load
 from siftlm.types import Step, Trace
 
-After = Callable[[Mapping[int, Step]], None]
-Measure = Callable[[Sequence[int]], Sequence[float]]
+AfterSteps = Callable[[Mapping[int, Step]], None]
+MeasureRows = Callable[[Sequence[int]], Sequence[float]]
 """Prompts -> how well each does on what is watched for it: nats a token."""
 
 
 @dataclass
-class Course:
+class TuningRun:
     """How far one prompt has come."""
 
     owner: int
     """Its place among the prompts."""
-    turns: list[tuple[Planned, Window]]
+    turns: list[tuple[PlannedStep, Window]]
     watched: bool
     steps: list[Step] = field(default_factory=list)
     ended: str = ""
@@ -48,7 +48,7 @@ class Course:
     began: float = field(default_factory=time.monotonic)
 
     @property
-    def turn(self) -> Planned:
+    def turn(self) -> PlannedStep:
         """The next one."""
         return self.turns[len(self.steps)][0]
 
@@ -58,26 +58,28 @@ class Course:
         return self.turns[len(self.steps)][1]
 
 
-class Lesson:
+class TuningBatch:
     """Prompts that learn together; they may join while others are under way."""
 
-    def __init__(self, stack: Stack, rules: Tuner, room: Room, measure: Measure, after: After | None) -> None:
+    def __init__(
+        self, stack: AdapterStack, rules: Tuner, room: BatchBudget, measure: MeasureRows, after: AfterSteps | None
+    ) -> None:
         self._stack, self.rules, self._room = stack, rules, room
         self._measure, self._after = measure, after
         self._settings = rules.settings
-        self._courses: list[Course] = []
+        self._courses: list[TuningRun] = []
         self._best: Any = None
         self._kept = load("torch", "tune").empty_like(stack.weights) if self._settings.reuse > 1 else None
 
     def __len__(self) -> int:
         return len(self._courses)
 
-    def join(self, courses: Sequence[Course]) -> None:
+    def join(self, courses: Sequence[TuningRun]) -> None:
         """From now on they learn as well."""
         watched = [course for course in courses if course.watched]
         if watched and self._best is None:
             self._best = load("torch", "tune").empty_like(self._stack.weights)
-        for course, now in self._looked(watched):
+        for course, now in self._measure_runs(watched):
             course.best, course.watched = now, math.isfinite(now)
             self._best[course.owner] = self._stack.weights[course.owner]
         self._courses.extend(courses)
@@ -86,21 +88,21 @@ class Lesson:
         """This prompt learns no further; nobody waits for it."""
         self._courses = [course for course in self._courses if course.owner != owner]
 
-    def round(self) -> list[Course]:
+    def round(self) -> list[TuningRun]:
         """Everybody's next step. Returns those who have ended, each at its best state."""
-        learning = [course for course in self._courses if self._goes_on(course)]
+        learning = [course for course in self._courses if self._is_running(course)]
         reusing = [course for course in learning if course.turn.reuse]
         fresh = [course for course in learning if not course.turn.reuse]
         for batch in batches([len(course.window.ids) - 1 for course in fresh], self._room):
             self._step([fresh[place] for place in batch], reuse=False)
         if reusing:
             self._step(reusing, reuse=True)
-        ended = [course for course in self._courses if not self._goes_on(course)]
+        ended = [course for course in self._courses if not self._is_running(course)]
         self._courses = [course for course in self._courses if not course.ended]
         self._settle(ended)
         return ended
 
-    def trace(self, course: Course) -> Trace:
+    def trace(self, course: TuningRun) -> Trace:
         """Of one that has ended."""
         kept = 0 if course.ended == "diverged" else course.best_at if course.watched else len(course.steps)
         ended = course.ended
@@ -111,15 +113,15 @@ class Lesson:
 
     # --- inside
 
-    def _goes_on(self, course: Course) -> bool:
+    def _is_running(self, course: TuningRun) -> bool:
         if not course.ended:
             if len(course.steps) == len(course.turns):
                 course.ended = "done" if course.steps else "nothing"
             else:
-                course.ended = self.rules.spent(course.steps, course.window, course.began)
+                course.ended = self.rules.exhausted_budget(course.steps, course.window, course.began)
         return not course.ended
 
-    def _step(self, courses: Sequence[Course], *, reuse: bool) -> None:
+    def _step(self, courses: Sequence[TuningRun], *, reuse: bool) -> None:
         start = time.monotonic()
         owners = [course.owner for course in courses]
         if reuse and self._kept is not None:
@@ -130,7 +132,7 @@ class Lesson:
         fine = [row for row, course in enumerate(courses) if all(math.isfinite(one) for one in course.last)]
         self._stack.update([(owners[row], gradients[row], rates[row]) for row in fine], self._settings)
         share = (time.monotonic() - start) / len(courses)
-        taken: list[tuple[Course, Step]] = []
+        taken: list[tuple[TuningRun, Step]] = []
         for course, rate in zip(courses, rates, strict=True):
             loss, norm = course.last
             step = Step(course.turn.text, loss, course.window.learned, norm, rate, reused=reuse, seconds=share)
@@ -141,12 +143,12 @@ class Lesson:
                 self._stack.rewind(course.owner)
                 course.steps.append(step)
                 course.ended = "diverged"
-        self._watched(taken)
+        self._record_steps(taken)
         if self._after is not None and taken:
             self._after({course.owner: course.steps[-1] for course, _ in taken})
 
-    def _gradients(self, courses: Sequence[Course]) -> Any:
-        """(rows, total), clipped; loss and norm are left in `Course.last`."""
+    def _gradients(self, courses: Sequence[TuningRun]) -> Any:
+        """(rows, total), clipped; loss and norm are left in `TuningRun.last`."""
         torch = load("torch", "tune")
         owners = [course.owner for course in courses]
         with torch.inference_mode(False), torch.enable_grad(), self._through(owners) as weights:
@@ -167,13 +169,15 @@ class Lesson:
         device = self._stack.weights.device
         width = max(len(window.ids) for window in windows) - 1
         # Padding on the right: no token of a causal model sees what comes after it.
-        ids = torch.tensor([_padded(window.ids[:-1], width, 0) for window in windows], device=device)
-        labels = torch.tensor([_padded(window.labels[1:], width, IGNORED) for window in windows], device=device)
+        ids = torch.tensor([_right_padded(window.ids[:-1], width, 0) for window in windows], device=device)
+        labels = torch.tensor(
+            [_right_padded(window.labels[1:], width, IGNORE_INDEX) for window in windows], device=device
+        )
         learned = torch.tensor([float(window.learned) for window in windows], device=device)
-        with casting(device.type, self._settings.precision):
+        with autocast(device.type, self._settings.precision):
             logits = self.rules.model(input_ids=ids, use_cache=False).logits
         nats = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
         )
         return nats.view(len(windows), width).sum(dim=1) / learned
 
@@ -182,11 +186,11 @@ class Lesson:
         kind = None if precision == "float32" else getattr(load("torch", "tune"), precision)
         return self._stack.rows(owners, kind=kind)
 
-    def _watched(self, taken: Sequence[tuple[Course, Step]]) -> None:
+    def _record_steps(self, taken: Sequence[tuple[TuningRun, Step]]) -> None:
         """Record the steps, after a look at those whose time it is."""
         every = self._settings.watch_every
         due = [course for course, _ in taken if course.watched and (len(course.steps) + 1) % every == 0]
-        seen = {course.owner: now for course, now in self._looked(due)}
+        seen = {course.owner: now for course, now in self._measure_runs(due)}
         for course, step in taken:
             now = seen.get(course.owner)
             course.steps.append(replace(step, watched=now))
@@ -200,7 +204,7 @@ class Lesson:
             if course.missed >= self._settings.patience:
                 course.ended = "worse"
 
-    def _looked(self, courses: Sequence[Course]) -> list[tuple[Course, float]]:
+    def _measure_runs(self, courses: Sequence[TuningRun]) -> list[tuple[TuningRun, float]]:
         if not courses:
             return []
         start = time.monotonic()
@@ -209,7 +213,7 @@ class Lesson:
             course.clock["watch"] += (time.monotonic() - start) / len(courses)
         return list(zip(courses, seen, strict=True))
 
-    def _settle(self, ended: Sequence[Course]) -> None:
+    def _settle(self, ended: Sequence[TuningRun]) -> None:
         """Each at its best state."""
         # After a last step none follows that would notice where it led; a watch would.
         going = [course for course in ended if course.steps and not course.watched and course.ended != "diverged"]
@@ -223,7 +227,7 @@ class Lesson:
                 course.ended = "diverged"
         every = self._settings.watch_every
         watched = [course for course in ended if course.watched and course.ended != "diverged"]
-        for course, now in self._looked([course for course in watched if len(course.steps) % every]):
+        for course, now in self._measure_runs([course for course in watched if len(course.steps) % every]):
             if now < course.best:
                 course.best, course.best_at = now, len(course.steps)
                 self._best[course.owner] = self._stack.weights[course.owner]
@@ -231,10 +235,10 @@ class Lesson:
             if course.best_at < len(course.steps):
                 self._stack.weights[course.owner] = self._best[course.owner]
 
-    def _losses_now(self, courses: Sequence[Course]) -> list[float]:
+    def _losses_now(self, courses: Sequence[TuningRun]) -> list[float]:
         """Each on what it learned last."""
         torch = load("torch", "tune")
-        windows = [course.turns[len(course.steps) - 1][1].beginning(GLANCE) for course in courses]
+        windows = [course.turns[len(course.steps) - 1][1].beginning(DIVERGENCE_CHECK_TOKENS) for course in courses]
         found = [math.inf] * len(courses)
         self.rules.model.eval()
         with torch.inference_mode():
@@ -246,5 +250,5 @@ class Lesson:
         return found
 
 
-def _padded(ids: Sequence[int], width: int, filling: int) -> list[int]:
+def _right_padded(ids: Sequence[int], width: int, filling: int) -> list[int]:
     return [*ids, *[filling] * (width - len(ids))]

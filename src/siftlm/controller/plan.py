@@ -10,7 +10,7 @@ from siftlm.controller.settings import Tuning
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedStep:
     """One text's turn."""
 
     text: int
@@ -21,7 +21,7 @@ class Planned:
     """Take the gradient that is there."""
 
 
-def plan(texts: Sequence[str], settings: Tuning) -> list[Planned]:
+def plan_steps(texts: Sequence[str], settings: Tuning) -> list[PlannedStep]:
     """All turns, in order.
 
     >>> [turn.text for turn in plan(["a", "b", "a"], Tuning(repeats="grouped"))]
@@ -33,12 +33,12 @@ def plan(texts: Sequence[str], settings: Tuning) -> list[Planned]:
         places.reverse()
     counts = Counter(places)
     if settings.repeats == "steps":
-        once = [Planned(place) for place in places]
+        once = [PlannedStep(place) for place in places]
     elif settings.repeats == "scaled":
-        once = [Planned(place, scale=float(counts[place])) for place in dict.fromkeys(places)]
+        once = [PlannedStep(place, scale=float(counts[place])) for place in dict.fromkeys(places)]
     else:
         once = [
-            Planned(place, reuse=time % settings.reuse != 0)
+            PlannedStep(place, reuse=time % settings.reuse != 0)
             for place in dict.fromkeys(places)
             for time in range(counts[place])
         ]

@@ -9,18 +9,18 @@ from functools import partial
 from typing import Any
 
 from siftlm.controller.interrupts import uninterrupted
-from siftlm.controller.putting_back import PutBack, Unfinished
+from siftlm.controller.putting_back import PendingRestores, RestoreStep
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
-__all__ = ["dropping", "preserved", "random_preserved", "uninterrupted"]
+__all__ = ["preserved_model", "preserved_random_state", "training_mode", "uninterrupted"]
 
 # Rates that models keep as plain numbers and hand to a function, instead of having a layer for them.
-RATES = re.compile(r"dropout|layerdrop")
+DROPOUT_ATTRIBUTES = re.compile(r"dropout|layerdrop")
 
 
 @contextmanager
-def preserved(model: Any, unfinished: Unfinished) -> Iterator[list[PutBack]]:
+def preserved_model(model: Any, unfinished: PendingRestores) -> Iterator[list[RestoreStep]]:
     """All of the model; the weights by what is added to the list that this yields.
 
     What cannot be put back stays in ``unfinished``.
@@ -39,7 +39,7 @@ def preserved(model: Any, unfinished: Unfinished) -> Iterator[list[PutBack]]:
         for name, buffer in module._buffers.items()
     ]
     wanted = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    weights: list[PutBack] = []
+    weights: list[RestoreStep] = []
     try:
         for p, _, _ in wanted:
             p.grad = None
@@ -49,16 +49,16 @@ def preserved(model: Any, unfinished: Unfinished) -> Iterator[list[PutBack]]:
             unfinished.run(
                 [
                     *weights,
-                    *(partial(_attributes, *one) for one in attributes),
-                    *(partial(_hooks, *one) for one in hooks),
-                    *(partial(_flags, *one) for one in wanted),
-                    *(partial(_buffer, *one) for one in buffers),
+                    *(partial(_restore_attributes, *one) for one in attributes),
+                    *(partial(_restore_hooks, *one) for one in hooks),
+                    *(partial(_restore_grad, *one) for one in wanted),
+                    *(partial(_restore_buffer, *one) for one in buffers),
                 ]
             )
 
 
 @contextmanager
-def random_preserved(model: Any, unfinished: Unfinished) -> Iterator[None]:
+def preserved_random_state(model: Any, unfinished: PendingRestores) -> Iterator[None]:
     """Torch's random state on all devices of the model; only for those who draw from it, as all threads share it."""
     torch = load("torch", "tune")
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
@@ -76,23 +76,23 @@ def random_preserved(model: Any, unfinished: Unfinished) -> Iterator[None]:
             )
 
 
-def _attributes(module: Any, before: dict[str, Any]) -> None:
+def _restore_attributes(module: Any, before: dict[str, Any]) -> None:
     vars(module).clear()
     vars(module).update(before)
 
 
-def _hooks(hooked: dict[Any, Any], before: dict[Any, Any]) -> None:
+def _restore_hooks(hooked: dict[Any, Any], before: dict[Any, Any]) -> None:
     if hooked.keys() != before.keys():
         hooked.clear()
         hooked.update(before)
 
 
-def _flags(p: Any, required: bool, gradient: Any) -> None:
+def _restore_grad(p: Any, required: bool, gradient: Any) -> None:
     p.requires_grad_(required)
     p.grad = gradient
 
 
-def _buffer(module: Any, name: str, buffer: Any, value: Any) -> None:
+def _restore_buffer(module: Any, name: str, buffer: Any, value: Any) -> None:
     module._buffers[name] = buffer
     if buffer is not None:
         with load("torch", "tune").inference_mode():  # where each buffer may be changed, whichever mode made it
@@ -100,7 +100,7 @@ def _buffer(module: Any, name: str, buffer: Any, value: Any) -> None:
 
 
 @contextmanager
-def dropping(model: Any, rate: float, checkpointing: bool) -> Iterator[None]:
+def training_mode(model: Any, rate: float, checkpointing: bool) -> Iterator[None]:
     """All dropout at ``rate``; a model that learns without any stays in eval mode. Eval mode afterwards."""
     if not rate and not checkpointing:
         model.eval()
@@ -111,12 +111,12 @@ def dropping(model: Any, rate: float, checkpointing: bool) -> Iterator[None]:
     for module in model.modules():
         layer = isinstance(module, torch.nn.modules.dropout._DropoutNd)
         for name, value in vars(module).items():
-            rated = isinstance(value, float) and ((layer and name == "p") or RATES.search(name))
+            rated = isinstance(value, float) and ((layer and name == "p") or DROPOUT_ATTRIBUTES.search(name))
             if rated or name == "gradient_checkpointing":
                 before.append((module, name, value))
     try:
         if checkpointing:
-            _checkpoint(model)
+            _gradient_checkpointing(model)
         for module, name, value in before:
             if isinstance(value, float):
                 setattr(module, name, 0.0 if name == "layerdrop" else rate)
@@ -128,7 +128,7 @@ def dropping(model: Any, rate: float, checkpointing: bool) -> Iterator[None]:
         model.eval()
 
 
-def _checkpoint(model: Any) -> None:
+def _gradient_checkpointing(model: Any) -> None:
     # The older name warns from transformers 5.23 on.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     try:

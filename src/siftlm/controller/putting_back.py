@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterable
 from siftlm.controller.interrupts import uninterrupted
 from siftlm.errors import SiftlmError
 
-PutBack = Callable[[], object]
+RestoreStep = Callable[[], object]
 
 
-def each(work: Iterable[PutBack]) -> None:
+def run_restores(work: Iterable[RestoreStep]) -> None:
     """Do all of it, whatever becomes of the others; then raise the first error."""
-    Unfinished().run(work)
+    PendingRestores().run(work)
 
 
-class Unfinished:
+class PendingRestores:
     """What could not be put back: it is done before anything else is."""
 
     def __init__(self) -> None:
-        self._left: list[PutBack] = []
+        self._left: list[RestoreStep] = []
 
-    def run(self, work: Iterable[PutBack]) -> None:
+    def run(self, work: Iterable[RestoreStep]) -> None:
         """All of ``work``; what fails stays here, and the first error is raised at the end."""
-        failed = [(one, error) for one in work if (error := _failure(one)) is not None]
+        failed = [(one, error) for one in work if (error := _restore_error(one)) is not None]
         if failed:
             self._left.extend(one for one, _ in failed)
             raise failed[0][1]
@@ -43,7 +43,7 @@ class Unfinished:
             ) from error
 
 
-def _failure(one: PutBack) -> BaseException | None:
+def _restore_error(one: RestoreStep) -> BaseException | None:
     try:
         one()
     except BaseException as error:  # noqa: BLE001 (raised when the others have had their turn)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from siftlm.controller.checks import number, whole
+from siftlm.controller.checks import number, whole_number
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 
 ORDERS = ("picked", "reversed")
@@ -82,16 +82,16 @@ class Tuning:
             raise InvalidInput(f"betas must be two numbers, got {betas!r}")
         for beta in betas:
             number("each of betas", beta, below=1.0)
-        whole("seed", self.seed, least=0)
+        whole_number("seed", self.seed, least=0)
         for name in ("checkpointing", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidInput(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name in ("passes", "windows", "reuse", "watch_every", "patience"):
-            whole(name, getattr(self, name))
+            whole_number(name, getattr(self, name))
         # The first token of a window is not learned.
         for name, least in (("window", 2), ("tokens", 1)):
             if getattr(self, name) is not None:
-                whole(name, getattr(self, name), least=least)
+                whole_number(name, getattr(self, name), least=least)
         for name, known in (("order", ORDERS), ("repeats", REPEATS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise UnknownName(name, getattr(self, name), known)

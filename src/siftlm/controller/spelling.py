@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 # Tokens of the prompt that are looked at: enough to tell whether the first new one begins with a space.
-LOOKED_BACK = 8
-HALF = "\ufffd"
+DETOKENIZER_PREFIX_TOKENS = 8
+REPLACEMENT_CHARACTER = "\ufffd"
 """What a tokenizer writes for bytes that are not yet a character."""
 
 
-class Spelling:
+class Detokenizer:
     """The text of tokens that arrive one by one.
 
     A token alone would lose the space that it begins with, or be half a character; so it is spelled behind those before
@@ -20,7 +20,7 @@ class Spelling:
 
     def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids = list(before)[-LOOKED_BACK:]
+        self._ids = list(before)[-DETOKENIZER_PREFIX_TOKENS:]
         self._from, self._said = 0, len(self._ids)
 
     def add(self, token: int) -> str:
@@ -35,7 +35,7 @@ class Spelling:
     def _new(self, *, wait: bool) -> str:
         before = self._text(self._ids[self._from : self._said])
         now = self._text(self._ids[self._from :])
-        if wait and now.endswith(HALF):
+        if wait and now.endswith(REPLACEMENT_CHARACTER):
             return ""
         # Only what later tokens may still change is spelled again.
         self._from, self._said = self._said, len(self._ids)

@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siftlm.controller.adapters import NAME, Adapters
-from siftlm.controller.engine import Engine, ordinary
+from siftlm.controller.adapters import ADAPTER_NAME, Adapters
+from siftlm.controller.engine import Engine, normal_tensors
 from siftlm.controller.preserving import uninterrupted
 from siftlm.controller.settings import Tuning
 from siftlm.errors import Conflict
 from siftlm.extras import load
 
-Factors = list[tuple[Any, Any]]
+LoraFactors = list[tuple[Any, Any]]
 """For each layer A (rows, r, in) and B (rows, out, r)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class LoraLayer:
     """A linear layer of the base, and the two weights of the adapter on it."""
 
     name: str
@@ -38,13 +38,13 @@ class Layer:
     scale: float
 
 
-class Stack:
+class AdapterStack:
     """The weights of every prompt's adapter, their moments, and the place of each in the base model."""
 
     def __init__(self, engine: Engine, count: int, settings: Tuning) -> None:
-        self.engine, self.layers = stackable(engine)
+        self.engine, self.layers = stackable_layers(engine)
         self.engine.rewind()
-        with ordinary():
+        with normal_tensors():
             self._begin(count, settings)
 
     def _begin(self, count: int, settings: Tuning) -> None:
@@ -60,7 +60,7 @@ class Stack:
         self._taken = [torch.zeros((), device=self.initial.device) for _ in range(count)]
         self._fused = self.initial.device.type in ("cpu", "cuda")
         self._settings = settings
-        self._factors: Factors = []
+        self._factors: LoraFactors = []
         self._width = 0
         self._hooks: list[Any] = []
 
@@ -99,13 +99,13 @@ class Stack:
         with self.through(self._cut(leaf, kind)):
             yield leaf
 
-    def factors(self, owners: Sequence[int]) -> Factors:
+    def factors(self, owners: Sequence[int]) -> LoraFactors:
         """For `through`: what these prompts' adapters are now. Gathered once, they serve for many passes."""
         torch = load("torch", "tune")
         return self._cut(self.weights.detach()[torch.tensor(list(owners), device=self.weights.device)], None)
 
     @contextmanager
-    def through(self, factors: Factors) -> Iterator[None]:
+    def through(self, factors: LoraFactors) -> Iterator[None]:
         """Inside, row i of a batch passes through the i-th of these."""
         self._factors = factors
         try:
@@ -113,7 +113,7 @@ class Stack:
         finally:
             self._factors = []
 
-    def _cut(self, leaf: Any, kind: Any) -> Factors:
+    def _cut(self, leaf: Any, kind: Any) -> LoraFactors:
         # Cast and cut in one piece each: the gradient then arrives in one piece as well.
         pieces = (leaf if kind is None else leaf.to(kind)).split(self._sizes, dim=1)
         views = [piece.view(len(leaf), *shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
@@ -158,7 +158,7 @@ class Stack:
         """One step of AdamW for each (prompt, (total,) gradient, rate), as `siftlm.controller.engine.Adam` makes it."""
         adamw = load("torch.optim.adamw", "tune").adamw
         first, second = self._moments
-        with ordinary():
+        with normal_tensors():
             for rate in dict.fromkeys(rate for _, _, rate in steps):  # several only where repeats are scaled
                 own = [(owner, gradient) for owner, gradient, its in steps if its == rate]
                 adamw(
@@ -168,9 +168,15 @@ class Stack:
                     [second[owner] for owner, _ in own],
                     [],
                     [self._taken[owner] for owner, _ in own],
-                    fused=self._fused, amsgrad=False, beta1=settings.betas[0], beta2=settings.betas[1], lr=rate,
-                    weight_decay=settings.decay, eps=settings.epsilon, maximize=False,
-                )  # fmt: skip
+                    fused=self._fused,
+                    amsgrad=False,
+                    beta1=settings.betas[0],
+                    beta2=settings.betas[1],
+                    lr=rate,
+                    weight_decay=settings.decay,
+                    eps=settings.epsilon,
+                    maximize=False,
+                )
 
     def rewind(self, owner: int) -> None:
         """Back to where every prompt begins, which is the base model."""
@@ -178,19 +184,19 @@ class Stack:
 
     def begin(self, owner: int) -> None:
         """As if nobody had ever learned in this place."""
-        with ordinary():
+        with normal_tensors():
             self.rewind(owner)
             for moment in self._moments:
                 moment[owner] = 0
             self._taken[owner].zero_()
 
-    def taken_out(self, owner: int) -> Any:
+    def export_weights(self, owner: int) -> Any:
         """A copy of its weights, (total,), to be put in again by `put`; on the CPU, where there is room for many."""
         return self.weights[owner].detach().to("cpu", copy=True)
 
     def put(self, owner: int, weights: Any) -> None:
         """Its weights from now on."""
-        with ordinary():
+        with normal_tensors():
             self.weights[owner] = weights.to(self.weights.device)
 
     def finite(self, owners: Sequence[int]) -> list[bool]:
@@ -229,20 +235,20 @@ def can_stack(engine: Engine, settings: Tuning) -> bool:
     """May many prompts learn at once with these?"""
     try:
         refuse_unstackable(settings)
-        stackable(engine)
+        stackable_layers(engine)
     except Conflict:
         return False
     return True
 
 
-def stackable(engine: Engine) -> tuple[Adapters, list[Layer]]:
+def stackable_layers(engine: Engine) -> tuple[Adapters, list[LoraLayer]]:
     """The layers of a LoRA engine, or a `Conflict` that says why its adapters cannot be stacked."""
     if not isinstance(engine, Adapters) or engine.name != "lora":
         raise Conflict(
             f"many prompts at once share one frozen base, which the engine {engine.name!r} has not got: "
             f"take Controller(…, engine='lora'), or tune one prompt at a time"
         )
-    layers = [_layer(name, plain, adapted) for name, plain, adapted in engine.places()]
+    layers = [_lora_layer(name, plain, adapted) for name, plain, adapted in engine.places()]
     trained = {id(weight) for layer in layers for weight in (layer.down, layer.up)}
     if trained != {id(weight) for weight in engine.parameters()}:
         raise Conflict(
@@ -255,12 +261,14 @@ def stackable(engine: Engine) -> tuple[Adapters, list[Layer]]:
     return engine, layers
 
 
-def _layer(name: str, plain: Any, adapted: Any) -> Layer:
+def _lora_layer(name: str, plain: Any, adapted: Any) -> LoraLayer:
     torch = load("torch", "tune")
     down, up = (getattr(adapted, side, {}) for side in ("lora_A", "lora_B"))
-    if NAME not in down or not all(isinstance(side[NAME], torch.nn.Linear) for side in (down, up)):
+    if ADAPTER_NAME not in down or not all(isinstance(side[ADAPTER_NAME], torch.nn.Linear) for side in (down, up)):
         raise Conflict(f"the adapter on {name} is no LoRA on a linear layer: tune one prompt at a time")
     kinds = (getattr(adapted, "use_dora", {}), getattr(adapted, "lora_variant", {}))
-    if any(kind.get(NAME) for kind in kinds if hasattr(kind, "get")):
+    if any(kind.get(ADAPTER_NAME) for kind in kinds if hasattr(kind, "get")):
         raise Conflict(f"the adapter on {name} is a variant of LoRA (such as DoRA): tune one prompt at a time")
-    return Layer(name, plain, down[NAME].weight, up[NAME].weight, float(adapted.scaling[NAME]))
+    return LoraLayer(
+        name, plain, down[ADAPTER_NAME].weight, up[ADAPTER_NAME].weight, float(adapted.scaling[ADAPTER_NAME])
+    )

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from siftlm.controller.tokens import plain, start_token
+from siftlm.controller.tokens import start_token, text_token_ids
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
 # Letters, digits and scripts of many kinds: who can spell none of them can spell no text.
-PLAIN = "a b A C 0 1 . я 中"
-TRIED = 12
+SPELLING_PROBE = "a b A C 0 1 . я 中"
+CAUSALITY_PROBE_TOKENS = 12
 # How far rounding may move the logits before the last token, as a share of how far its own move. Causal models were
 # at 0 exactly, masked ones with random weights at 0.0007 to 0.002 in float32, and trained ones are far above.
-ROUNDING = {"torch.float32": 1e-4, "torch.float64": 1e-4}
-ROUNDING_OF_HALVES = 0.02
-LOAD_IT = "load it with transformers.AutoModelForCausalLM"
+CAUSALITY_TOLERANCES = {"torch.float32": 1e-4, "torch.float64": 1e-4}
+HALF_CAUSALITY_TOLERANCE = 0.02
+HEAD_ADVICE = "load it with transformers.AutoModelForCausalLM"
 
 
 def refuse_headless(name: str, model: Any) -> None:
     """It must give logits of the next token."""
     kind = type(model).__name__
     if not hasattr(model, "get_output_embeddings") or not hasattr(model, "config"):
-        raise InvalidInput(f"{name!r}: {kind} is no causal language model of transformers; {LOAD_IT}")
+        raise InvalidInput(f"{name!r}: {kind} is no causal language model of transformers; {HEAD_ADVICE}")
     if getattr(model.config, "is_encoder_decoder", False):
         raise InvalidInput(
             f"{name!r}: {kind} is an encoder with a decoder, and no causal language model: take one that continues "
             "its own input, such as gpt2"
         )
     if "ForMaskedLM" in kind:
-        raise _looks_ahead(name, kind)
+        raise _non_causal_error(name, kind)
     try:
         head = model.get_output_embeddings()
     except (NotImplementedError, AttributeError):
         head = None
     if getattr(head, "weight", None) is None:
-        raise InvalidInput(f"{name!r}: {kind} has no head that predicts tokens (no output embeddings); {LOAD_IT}")
+        raise InvalidInput(f"{name!r}: {kind} has no head that predicts tokens (no output embeddings); {HEAD_ADVICE}")
 
 
 def refuse_new_head(name: str, model: Any, missing: set[str]) -> None:
@@ -56,12 +56,12 @@ def refuse_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
             f"{name!r}: the tokenizer must be one of transformers, got {type(tokenizer).__name__}; "
             "transformers.AutoTokenizer.from_pretrained opens it"
         )
-    if not set(plain(tokenizer, PLAIN)) - {getattr(tokenizer, "unk_token_id", None)}:
+    if not set(text_token_ids(tokenizer, SPELLING_PROBE)) - {getattr(tokenizer, "unk_token_id", None)}:
         raise InvalidInput(
             f"{name!r}: its tokenizer of {len(tokenizer):,} tokens cannot spell a plain text; are the tokenizer's "
             "files (tokenizer.json or vocab.json) in the folder? Copy those of the model, or hand the tokenizer over"
         )
-    rows = _rows(model)
+    rows = _embedding_rows(model)
     vocabulary = tokenizer.get_vocab()
     if rows is None or max(vocabulary.values()) < rows:
         return
@@ -77,11 +77,11 @@ def refuse_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
         )
 
 
-def refuse_looking_ahead(name: str, model: Any, tokenizer: Any, context: int) -> None:
+def refuse_non_causal(name: str, model: Any, tokenizer: Any, context: int) -> None:
     """What it says about a token must not depend on later ones, or a text would be foreseen from itself."""
     torch = load("torch", "tune")
-    ids = plain(tokenizer, PLAIN)[: min(TRIED, context)]
-    others = [token for token in plain(tokenizer, PLAIN) if token != ids[-1]]
+    ids = text_token_ids(tokenizer, SPELLING_PROBE)[: min(CAUSALITY_PROBE_TOKENS, context)]
+    others = [token for token in text_token_ids(tokenizer, SPELLING_PROBE) if token != ids[-1]]
     if len(ids) < 2 or not others:
         return
     # In one batch, so that both are computed in the same way.
@@ -106,12 +106,12 @@ def refuse_looking_ahead(name: str, model: Any, tokenizer: Any, context: int) ->
             "tokens; a causal language model gives (texts, tokens, vocabulary)"
         )
     moved = (logits[0].float() - logits[1].float()).abs().amax(dim=1)
-    allowed = ROUNDING.get(str(next(model.parameters()).dtype), ROUNDING_OF_HALVES)
+    allowed = CAUSALITY_TOLERANCES.get(str(next(model.parameters()).dtype), HALF_CAUSALITY_TOLERANCE)
     if moved[:-1].max() > allowed * moved[-1]:
-        raise _looks_ahead(name, kind)
+        raise _non_causal_error(name, kind)
 
 
-def _looks_ahead(name: str, kind: str) -> InvalidInput:
+def _non_causal_error(name: str, kind: str) -> InvalidInput:
     return InvalidInput(
         f"{name!r}: {kind} is no causal language model: what it says about a token depends on later ones, as in a "
         "masked language model. Take a model that reads from left to right, such as gpt2 (a BERT that was trained so "
@@ -119,7 +119,7 @@ def _looks_ahead(name: str, kind: str) -> InvalidInput:
     )
 
 
-def _rows(model: Any) -> int | None:
+def _embedding_rows(model: Any) -> int | None:
     """How many tokens have an embedding, where that can be told."""
     try:
         weight = getattr(model.get_input_embeddings(), "weight", None)

@@ -10,7 +10,7 @@ from siftlm.errors import InvalidInput
 from siftlm.types import Likelihood
 
 # Not 0: cross entropy leaves out what is labelled so.
-IGNORED = -100
+IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Window:
     @property
     def learned(self) -> int:
         """How many tokens are predicted from those before them."""
-        return sum(label != IGNORED for label in self.labels[1:])
+        return sum(label != IGNORE_INDEX for label in self.labels[1:])
 
     def beginning(self, size: int) -> Window:
         """Its first tokens, where they have something to learn; else all of it."""
@@ -33,7 +33,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Span:
+class TokenSpan:
     """What a model reads at once when it scores: the last ``scored`` tokens are predicted."""
 
     ids: tuple[int, ...]
@@ -49,7 +49,7 @@ def start_token(tokenizer: Any) -> int | None:
     return None
 
 
-def plain(tokenizer: Any, text: str) -> list[int]:
+def text_token_ids(tokenizer: Any, text: str) -> list[int]:
     """The text alone, without special tokens."""
     if not isinstance(text, str):
         raise InvalidInput(f"a text must be a str, got {type(text).__name__}")
@@ -57,7 +57,7 @@ def plain(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"]) if readable else []
 
 
-def leading(tokenizer: Any) -> list[int]:
+def prefix_token_ids(tokenizer: Any) -> list[int]:
     """What the tokenizer itself puts before every text, which its model is used to: often nothing."""
     ids = list(tokenizer("", add_special_tokens=True)["input_ids"])
     return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
@@ -65,21 +65,21 @@ def leading(tokenizer: Any) -> list[int]:
 
 def windows_of(tokenizer: Any, text: str, size: int, most: int, completion: str | None = None) -> list[Window]:
     """The first ``most`` windows of ``size`` tokens that there is something to learn from."""
-    head = leading(tokenizer)
+    head = prefix_token_ids(tokenizer)
     at = text.find(completion) if completion is not None else -1
     if completion is not None and at >= 0:
         at += len(completion)
-        given, wanted = plain(tokenizer, text[:at]), plain(tokenizer, text[at:])
-        ids, labels = given + wanted, [IGNORED] * len(given) + wanted
+        given, wanted = text_token_ids(tokenizer, text[:at]), text_token_ids(tokenizer, text[at:])
+        ids, labels = given + wanted, [IGNORE_INDEX] * len(given) + wanted
     else:
-        ids = plain(tokenizer, text)
+        ids = text_token_ids(tokenizer, text)
         labels = ids
     room = max(1, size - len(head))
     found = []
     for start in range(0, len(ids), room):
         part = Window(
             tuple(head + ids[start : start + room]),
-            tuple([IGNORED] * len(head) + list(labels[start : start + room])),
+            tuple([IGNORE_INDEX] * len(head) + list(labels[start : start + room])),
         )
         if part.learned:
             found.append(part)
@@ -88,8 +88,9 @@ def windows_of(tokenizer: Any, text: str, size: int, most: int, completion: str 
     return found
 
 
-def spans_of(ids: Sequence[int], size: int, *, start: int | None, before: Sequence[int] = (), fixed: Sequence[int] = ()
-             ) -> list[Span]:  # fmt: skip
+def spans_of(
+    ids: Sequence[int], size: int, *, start: int | None, before: Sequence[int] = (), fixed: Sequence[int] = ()
+) -> list[TokenSpan]:
     """Consecutive spans that score every token of ``ids`` once.
 
     The first one begins with ``start`` (where there is one and nothing is ``before``); each later one with the last
@@ -114,19 +115,19 @@ def spans_of(ids: Sequence[int], size: int, *, start: int | None, before: Sequen
         take = size - (done if first else 1) + 1
         end = min(done + take, len(stream))
         begin = max(0, end - 1 - size)
-        spans.append(Span((*fixed, *stream[begin:end]), end - done))
+        spans.append(TokenSpan((*fixed, *stream[begin:end]), end - done))
         done, first = end, False
     return spans
 
 
-def spelled(tokenizer: Any, text: str, ids: Sequence[int], scored: int) -> Likelihood:
+def unscored_likelihood(tokenizer: Any, text: str, ids: Sequence[int], scored: int) -> Likelihood:
     """A `Likelihood` to fill in: how many bytes the scored tokens of ``text`` spell."""
     size = len(text.encode("utf-8", "replace"))
     # No start token: the first token was not scored, nor do its bytes count.
-    return Likelihood(0.0, scored, max(size - _bytes(tokenizer, text, ids[: len(ids) - scored]), 0))
+    return Likelihood(0.0, scored, max(size - _byte_length(tokenizer, text, ids[: len(ids) - scored]), 0))
 
 
-def _bytes(tokenizer: Any, text: str, ids: Sequence[int]) -> int:
+def _byte_length(tokenizer: Any, text: str, ids: Sequence[int]) -> int:
     """Of the beginning of ``text`` that these tokens spell."""
     decoded = tokenizer.decode(ids) if ids else ""
     if text.startswith(decoded):

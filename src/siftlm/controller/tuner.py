@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from siftlm.controller.engine import Engine
-from siftlm.controller.forward import loss_of, resolved
-from siftlm.controller.plan import Planned, plan
-from siftlm.controller.preserving import dropping
+from siftlm.controller.forward import resolve_precision, window_loss
+from siftlm.controller.plan import PlannedStep, plan_steps
+from siftlm.controller.preserving import training_mode
 from siftlm.controller.settings import Tuning
 from siftlm.controller.tokens import Window, windows_of
 from siftlm.errors import Conflict, InvalidInput
@@ -19,7 +19,7 @@ from siftlm.extras import load
 from siftlm.types import Step, Trace
 
 # Tokens that tell whether the last step has made the model go wild: a whole text would cost a third of a step.
-GLANCE = 32
+DIVERGENCE_CHECK_TOKENS = 32
 
 Watch = Callable[[], float]
 """How well the model does on what it is tuned for: nats a token, lower is better."""
@@ -38,7 +38,7 @@ class Tuner:
         device = next(model.parameters()).device
         self.model, self.engine = model, engine
         self.settings = replace(
-            settings, window=settings.window or context, precision=resolved(settings.precision, device.type)
+            settings, window=settings.window or context, precision=resolve_precision(settings.precision, device.type)
         )
         self._tokenizer, self._device = tokenizer, device
         self._run = load("torch", "tune").compile(model, dynamic=True) if settings.compile else model
@@ -58,17 +58,17 @@ class Tuner:
             watch: measured every so many steps; when it gets worse, the best state is taken.
             after: told of each step.
         """
-        with dropping(self.model, self.settings.dropout, self.settings.checkpointing):
+        with training_mode(self.model, self.settings.dropout, self.settings.checkpointing):
             return self._learn(texts, watch, after)
 
     def _learn(self, texts: Sequence[str], watch: Watch | None, after: Callable[[Step], None] | None) -> Trace:
         began = time.monotonic()
         clock = {"steps": 0.0, "watch": 0.0}
-        guard = _Watched(watch, self.settings, self.engine, clock)
+        guard = _EarlyStopping(watch, self.settings, self.engine, clock)
         steps: list[Step] = []
         ended, learned = "nothing", Window((), ())
         for turn, window in self.turns(texts):
-            ended = self.spent(steps, window, began)
+            ended = self.exhausted_budget(steps, window, began)
             if ended:
                 break
             start = time.monotonic()
@@ -96,7 +96,7 @@ class Tuner:
 
     # --- the rules, also where many prompts learn at once
 
-    def turns(self, texts: Sequence[str]) -> list[tuple[Planned, Window]]:
+    def turns(self, texts: Sequence[str]) -> list[tuple[PlannedStep, Window]]:
         """What is learned, window by window, in order."""
         if isinstance(texts, str):
             raise InvalidInput("texts must be a list of texts; for one text, put it into a list")
@@ -104,13 +104,16 @@ class Tuner:
             if not isinstance(text, str):
                 raise InvalidInput(f"text {place} must be a str, got {type(text).__name__}")
         cut: dict[int, list[Window]] = {}
-        turns: list[tuple[Planned, Window]] = []
-        for turn in plan(texts, self.settings):
+        turns: list[tuple[PlannedStep, Window]] = []
+        for turn in plan_steps(texts, self.settings):
             if turn.text not in cut:
                 cut[turn.text] = windows_of(
-                    self._tokenizer, texts[turn.text], self.settings.window or 0, self.settings.windows,
+                    self._tokenizer,
+                    texts[turn.text],
+                    self.settings.window or 0,
+                    self.settings.windows,
                     self.settings.completion,
-                )  # fmt: skip
+                )
             # A text without tokens has no window, and so no step.
             turns.extend((turn, window) for window in cut[turn.text])
         return turns
@@ -120,7 +123,7 @@ class Tuner:
         highest = self.settings.explode * math.log(max(2, self._vocabulary))
         return math.isfinite(step.loss) and math.isfinite(step.norm) and step.loss <= highest
 
-    def spent(self, steps: Sequence[Step], window: Window, began: float) -> str:
+    def exhausted_budget(self, steps: Sequence[Step], window: Window, began: float) -> str:
         """Which budget has no room for another step on ``window``; empty where all have."""
         settings = self.settings
         if settings.seconds is not None and time.monotonic() - began >= settings.seconds:
@@ -131,7 +134,7 @@ class Tuner:
 
     # --- inside
 
-    def _step(self, turn: Planned, window: Window) -> Step:
+    def _step(self, turn: PlannedStep, window: Window) -> Step:
         torch = load("torch", "tune")
         rate = float(self.settings.rate or 0.0) * turn.scale
         parameters = self.engine.parameters()
@@ -140,7 +143,7 @@ class Tuner:
             for p in parameters:
                 p.grad = None
             with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
-                loss = loss_of(self._run, window, self._device, self.settings.precision)
+                loss = window_loss(self._run, window, self._device, self.settings.precision)
                 loss.backward()
             gradients = [p.grad for p in parameters if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
@@ -155,7 +158,11 @@ class Tuner:
     def _loss_now(self, window: Window) -> float:
         self.model.eval()
         with load("torch", "tune").inference_mode():
-            return float(loss_of(self.model, window.beginning(GLANCE), self._device, self.settings.precision))
+            return float(
+                window_loss(
+                    self.model, window.beginning(DIVERGENCE_CHECK_TOKENS), self._device, self.settings.precision
+                )
+            )
 
     def _finite(self) -> bool:
         torch = load("torch", "tune")
@@ -169,7 +176,7 @@ class Tuner:
         return Trace(tuple(steps), ended, kept, {**self.settings.to_dict(), **self.engine.describe()}, dict(clock))
 
 
-class _Watched:
+class _EarlyStopping:
     """Keeps the best state, if anybody watches."""
 
     def __init__(self, watch: Watch | None, settings: Tuning, engine: Engine, clock: dict[str, float]) -> None:

@@ -24,6 +24,6 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[IntArray]:
         start += count
 
 
-def tokens_at_once(device: str) -> int:
+def default_batch_tokens(device: str) -> int:
     """A budget, padding included: on a processor more gains nothing, a graphics card must be kept busy."""
     return 4096 if device == "cpu" else 65_536

@@ -23,7 +23,7 @@ def encoder_embedder(
         "encoder",
         name,
         model,
-        mean,
+        mean_pooling,
         max_tokens=max_tokens,
         query_prefix=query_prefix,
         passage_prefix=passage_prefix,
@@ -33,7 +33,7 @@ def encoder_embedder(
     )
 
 
-def mean(states: Any, mask: Any) -> Any:
+def mean_pooling(states: Any, mask: Any) -> Any:
     """Σₜ hₜ / T."""
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(dim=1) / weights.sum(dim=1)

@@ -16,28 +16,28 @@ import numpy as np
 from siftlm.embedding.batching import batches
 from siftlm.embedding.checks import precision_checked, texts_checked, whole_number
 from siftlm.embedding.fingerprint import fingerprint
-from siftlm.embedding.gradients_layers import Layers, chosen, layers_checked
-from siftlm.embedding.gradients_passes import Gradients
-from siftlm.embedding.limits import Limits, limits_of, position_limit
-from siftlm.embedding.loading import device_or_best, in_float32, loaded
-from siftlm.embedding.tokenizing import fast, readable, spans
+from siftlm.embedding.gradients_layers import Layers, chosen_layers, layers_checked
+from siftlm.embedding.gradients_passes import GradientPasses
+from siftlm.embedding.limits import TokenLimits, position_limit, token_limits
+from siftlm.embedding.loading import device_or_best, load_quietly, needs_float32
+from siftlm.embedding.tokenizing import checked_fast_tokenizer, token_spans, without_surrogates
 from siftlm.embedding.weights import tokenizer_digest, weights_digest
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 from siftlm.types import IntArray, Vectors
 
 # Changes whenever the vectors of the same model and settings do.
-VERSION = 1
-WIDTH = 1024
+GRADIENTS_VERSION = 1
+DEFAULT_SKETCH_WIDTH = 1024
 
 
 @dataclass(frozen=True)
-class _Network:
+class _GradientNetwork:
     """What was loaded."""
 
     tokenizer: Any
-    gradients: Gradients
-    limits: Limits
+    gradients: GradientPasses
+    limits: TokenLimits
     digest: dict[str, Any] | None
     """Of a model that is loaded by name."""
 
@@ -66,7 +66,7 @@ class GradientEmbedder:
         model: Any,
         *,
         layers: Layers = "head",
-        width: int = WIDTH,
+        width: int = DEFAULT_SKETCH_WIDTH,
         seed: int = 0,
         max_tokens: int | None = None,
         precision: str | None = None,
@@ -83,13 +83,13 @@ class GradientEmbedder:
         if not isinstance(model, str) and tokenizer is None:
             raise InvalidInput("a model that is loaded already needs its tokenizer: GradientEmbedder(…, tokenizer=)")
         self._lock, self._turn = threading.Lock(), threading.Lock()
-        self._network: _Network | None = None
+        self._network: _GradientNetwork | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         given = {
             "layers": (self._layers, "head"),
-            "width": (self._width, WIDTH),
+            "width": (self._width, DEFAULT_SKETCH_WIDTH),
             "seed": (self._seed, 0),
             "max_tokens": (self._asked, None),
             "precision": (self._precision, None),
@@ -115,13 +115,13 @@ class GradientEmbedder:
     def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
         """(n, d) float32; zero for a text without tokens. Prompts and passages are treated alike."""
         del as_query
-        readables = [readable(text) for text in texts_checked(texts)]
+        readables = [without_surrogates(text) for text in texts_checked(texts)]
         network = self._ready()
-        ids = _read(network.tokenizer, readables, network.limits.text)
+        ids = _tuning_token_ids(network.tokenizer, readables, network.limits.text)
         lengths = [len(one) - 1 for one in ids]
         vectors = np.zeros((len(ids), self._width), dtype=np.float32)
         with self._turn:  # hooks belong to the model
-            for batch in batches(lengths, self._batch_tokens or _tokens_at_once(network.gradients.device.type)):
+            for batch in batches(lengths, self._batch_tokens or _default_batch_tokens(network.gradients.device.type)):
                 some = [int(place) for place in batch if lengths[place] > 0]
                 if some:
                     vectors[some] = network.gradients.of([ids[place] for place in some]).cpu().numpy()
@@ -129,18 +129,18 @@ class GradientEmbedder:
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """The model's own tokens."""
-        return spans(self._ready().tokenizer, texts_checked(texts))
+        return token_spans(self._ready().tokenizer, texts_checked(texts))
 
-    def _ready(self) -> _Network:
+    def _ready(self) -> _GradientNetwork:
         with self._lock:
             if self._network is None:
                 if isinstance(self._model, str):
-                    self._network = loaded(self._model, "hf", self._open)
+                    self._network = load_quietly(self._model, "hf", self._open)
                 else:
                     self._network = self._made(self._tokenizer, self._model)
             return self._network
 
-    def _open(self) -> _Network:
+    def _open(self) -> _GradientNetwork:
         transformers = load("transformers", "hf")
         tokenizer = transformers.AutoTokenizer.from_pretrained(self._model)
         device = device_or_best(self._device)
@@ -148,28 +148,28 @@ class GradientEmbedder:
         absent = sorted(info["missing_keys"])
         if absent:
             raise InvalidInput(f"the weights lack {len(absent)} of the model's tensors, such as {absent[0]}")
-        if in_float32(device, self._precision):
+        if needs_float32(device, self._precision):
             model = model.float()
         model = model.eval().to(device)
         for p in model.parameters():
             p.requires_grad_(False)
-        return self._made(fast(tokenizer, self._model), model, own=True)
+        return self._made(checked_fast_tokenizer(tokenizer, self._model), model, own=True)
 
-    def _made(self, tokenizer: Any, model: Any, *, own: bool = False) -> _Network:
+    def _made(self, tokenizer: Any, model: Any, *, own: bool = False) -> _GradientNetwork:
         if getattr(model, "get_output_embeddings", lambda: None)() is None or model.config.is_encoder_decoder:
             raise InvalidInput(f"{type(model).__name__} is no causal language model of transformers")
-        limits = limits_of(tokenizer, position_limit(model), {True: "", False: ""}, self._asked)
-        gradients = Gradients(model, chosen(model, self._layers), self._width, self._seed, self._precision)
-        return _Network(tokenizer, gradients, limits, self._digest(tokenizer, model, limits) if own else None)
+        limits = token_limits(tokenizer, position_limit(model), {True: "", False: ""}, self._asked)
+        gradients = GradientPasses(model, chosen_layers(model, self._layers), self._width, self._seed, self._precision)
+        return _GradientNetwork(tokenizer, gradients, limits, self._digest(tokenizer, model, limits) if own else None)
 
-    def _digest(self, tokenizer: Any, model: Any, limits: Limits) -> dict[str, Any]:
+    def _digest(self, tokenizer: Any, model: Any, limits: TokenLimits) -> dict[str, Any]:
         return {
-            "layers": [one.name for one in chosen(model, self._layers)],
+            "layers": [one.name for one in chosen_layers(model, self._layers)],
             "max_tokens": limits.text,
             "model": str(model.config.model_type),
             "seed": self._seed,
             "tokenizer": tokenizer_digest(tokenizer),
-            "version": VERSION,
+            "version": GRADIENTS_VERSION,
             "weights": weights_digest(model),
             "width": self._width,
         }
@@ -180,7 +180,7 @@ def gradients_embedder(
     model: str,
     *,
     layers: Layers = "head",
-    width: int = WIDTH,
+    width: int = DEFAULT_SKETCH_WIDTH,
     seed: int = 0,
     max_tokens: int | None = None,
     precision: str | None = None,
@@ -189,12 +189,19 @@ def gradients_embedder(
 ) -> GradientEmbedder:
     """The gradients of the model in the folder or hub repository ``model``."""
     return GradientEmbedder(
-        name, model, layers=layers, width=width, seed=seed, max_tokens=max_tokens, precision=precision, device=device,
+        name,
+        model,
+        layers=layers,
+        width=width,
+        seed=seed,
+        max_tokens=max_tokens,
+        precision=precision,
+        device=device,
         batch_tokens=batch_tokens,
-    )  # fmt: skip
+    )
 
 
-def _read(tokenizer: Any, texts: list[str], longest: int | None) -> list[list[int]]:
+def _tuning_token_ids(tokenizer: Any, texts: list[str], longest: int | None) -> list[list[int]]:
     """The tokens that tuning learns from, behind the one that the tokenizer puts first, if it does.
 
     A single token is read behind the one that begins or ends texts, or there would be nothing to predict.
@@ -202,15 +209,15 @@ def _read(tokenizer: Any, texts: list[str], longest: int | None) -> list[list[in
     if not texts:
         return []
     options = {"truncation": True, "max_length": longest} if longest is not None else {"truncation": False}
-    plain = tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, verbose=False, **options
-    )["input_ids"]  # fmt: skip
+    plain = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False, **options)[
+        "input_ids"
+    ]
     own = list(tokenizer("", add_special_tokens=True)["input_ids"])[:1]
     leading = own if own == [tokenizer.bos_token_id] else []
     starts = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if isinstance(token, int)][:1]
     return [(starts if len(ids) == 1 and not leading else leading) + list(ids) if ids else [] for ids in plain]
 
 
-def _tokens_at_once(device: str) -> int:
+def _default_batch_tokens(device: str) -> int:
     """A sketch of every token is held beside the activations."""
     return 4096 if device == "cpu" else 16_384

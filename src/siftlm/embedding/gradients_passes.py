@@ -10,29 +10,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from siftlm.embedding.gradients_layers import Linear
-from siftlm.embedding.gradients_sketch import Sketch, gathered
-from siftlm.embedding.transformer import casting
+from siftlm.embedding.gradients_layers import LinearLayer
+from siftlm.embedding.gradients_sketch import TensorSketch, from_frequency_domain
+from siftlm.embedding.transformer import autocast
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 
 # Logits that are held at once: on a processor as many as stay in its cache.
-LOGITS = {"cpu": 2**21, "other": 2**25}
+MAX_GRADIENT_LOGITS = {"cpu": 2**21, "other": 2**25}
 # No label: nothing is predicted there.
-NOTHING = -1
+NO_LABEL = -1
 
 
-class Gradients:
+class GradientPasses:
     """Sketched gradients of the mean loss of texts in some layers of a model."""
 
-    def __init__(self, model: Any, layers: Sequence[Linear], width: int, seed: int, precision: str | None) -> None:
+    def __init__(self, model: Any, layers: Sequence[LinearLayer], width: int, seed: int, precision: str | None) -> None:
         self._model, self._width, self._precision = model, width, precision
         self.device = next(model.parameters()).device
         self._head = model.get_output_embeddings()
         self._layers = list(layers)
         self._inner = [one for one in layers if one.module is not self._head]
         self._sketches = {
-            one.name: Sketch(one.name, one.outputs, one.inputs, width, seed, self.device) for one in layers
+            one.name: TensorSketch(one.name, one.outputs, one.inputs, width, seed, self.device) for one in layers
         }
         self._head_name = next((one.name for one in layers if one.module is self._head), None)
         self._vocabulary = int(self._head.weight.shape[0])
@@ -45,14 +45,14 @@ class Gradients:
         """(texts, width) of texts of two tokens or more: each token but the first is predicted from those before."""
         torch = load("torch", "hf")
         ids, labels = self._padded(texts)
-        rows, places = (labels != NOTHING).nonzero(as_tuple=True)
+        rows, places = (labels != NO_LABEL).nonzero(as_tuple=True)
         total = torch.zeros((len(texts), self._width // 2 + 1, 2), device=self.device)
-        with _frozen(self._model), self._watching() as seen, torch.set_grad_enabled(bool(self._inner)):
+        with _frozen_weights(self._model), self._watching() as seen, torch.set_grad_enabled(bool(self._inner)):
             states = self.states(ids)
-        if not _separable(seen, ids.shape):
+        if not _has_text_axis(seen, ids.shape):
             return torch.cat([self.of([text]) for text in texts])
         back = torch.zeros_like(states) if self._inner else None
-        at_once = max(1, LOGITS["cpu" if self.device.type == "cpu" else "other"] // self._vocabulary)
+        at_once = max(1, MAX_GRADIENT_LOGITS["cpu" if self.device.type == "cpu" else "other"] // self._vocabulary)
         for some in torch.arange(len(rows), device=self.device).split(at_once):
             where = rows[some], places[some]
             own = states.detach()[where]
@@ -63,12 +63,12 @@ class Gradients:
                 back[where] = onwards.to(back.dtype)
         if seen:
             self._further_back(total, (rows, places), states, back, seen)
-        counts = (labels != NOTHING).sum(dim=1, keepdim=True)
-        return gathered(total, self._width) / counts
+        counts = (labels != NO_LABEL).sum(dim=1, keepdim=True)
+        return from_frequency_domain(total, self._width) / counts
 
     def states(self, ids: Any) -> Any:
         """What the head reads."""
-        with casting(self.device.type, self._precision):
+        with autocast(self.device.type, self._precision):
             # Padding stands behind the text, where a causal model does not look, so there is no mask.
             return self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
@@ -80,14 +80,14 @@ class Gradients:
 
     def said(self, states: Any) -> Any:
         """The head's output."""
-        with casting(self.device.type, self._precision):
+        with autocast(self.device.type, self._precision):
             return self._head(states)
 
     def _of_loss(self, states: Any, labels: Any) -> tuple[Any, Any]:
         """The gradients of each token's loss in what the head says, and in what it reads if that is needed."""
         torch = load("torch", "hf")
         scale, cap = self._bends
-        with torch.set_grad_enabled(bool(self._inner)), _frozen(self._model):
+        with torch.set_grad_enabled(bool(self._inner)), _frozen_weights(self._model):
             states = states.detach().requires_grad_(bool(self._inner))
             said = self.said(states)
         with torch.no_grad():
@@ -118,7 +118,7 @@ class Gradients:
         """What is read and what is predicted, (texts, tokens) each; the last token is not read."""
         torch = load("torch", "hf")
         ids = torch.zeros((len(texts), max(len(text) for text in texts) - 1), dtype=torch.long)
-        labels = torch.full_like(ids, NOTHING)
+        labels = torch.full_like(ids, NO_LABEL)
         for row, text in enumerate(texts):
             ids[row, : len(text) - 1] = torch.tensor(text[:-1])
             labels[row, : len(text) - 1] = torch.tensor(text[1:])
@@ -128,7 +128,7 @@ class Gradients:
     def _watching(self) -> Iterator[list[tuple[str, Any, Any]]]:
         """(name, what it read, what it said) of each call of an inner layer."""
         seen: list[tuple[str, Any, Any]] = []
-        hooks = [one.module.register_forward_hook(_recorder(one.name, seen)) for one in self._inner]
+        hooks = [one.module.register_forward_hook(_recording_hook(one.name, seen)) for one in self._inner]
         try:
             yield seen
         finally:
@@ -136,7 +136,7 @@ class Gradients:
                 hook.remove()
 
 
-def _recorder(name: str, seen: list[tuple[str, Any, Any]]) -> Any:
+def _recording_hook(name: str, seen: list[tuple[str, Any, Any]]) -> Any:
     def record(module: Any, arguments: tuple[Any, ...], said: Any) -> Any:
         del module
         # The first layers that are watched begin the graph: nothing before them wants a gradient.
@@ -147,13 +147,13 @@ def _recorder(name: str, seen: list[tuple[str, Any, Any]]) -> Any:
     return record
 
 
-def _separable(seen: Sequence[tuple[str, Any, Any]], shape: Any) -> bool:
+def _has_text_axis(seen: Sequence[tuple[str, Any, Any]], shape: Any) -> bool:
     """Does every layer see (texts, tokens, …)? Experts, for one, get tokens that are sorted differently."""
     return shape[0] == 1 or all(read.shape[:-1] == shape for _, read, _ in seen)
 
 
 @contextmanager
-def _frozen(model: Any) -> Iterator[None]:
+def _frozen_weights(model: Any) -> Iterator[None]:
     """No weight wants a gradient, so nothing is kept for one."""
     wanted = [p for p in model.parameters() if p.requires_grad]
     for p in wanted:
@@ -165,14 +165,14 @@ def _frozen(model: Any) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def _check_head(gradients: Gradients) -> None:
+def _check_head(gradients: GradientPasses) -> None:
     """Some models do more between their last states and their logits than is known here."""
     torch = load("torch", "hf")
     model = gradients._model
     ids = torch.arange(min(8, int(model.get_input_embeddings().weight.shape[0])), device=gradients.device)[None]
     with torch.no_grad():
         ours = gradients.logits(gradients.said(gradients.states(ids)))
-        with casting(gradients.device.type, gradients._precision):
+        with autocast(gradients.device.type, gradients._precision):
             theirs = model(input_ids=ids, use_cache=False).logits.float()
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.std())):
         raise InvalidInput(

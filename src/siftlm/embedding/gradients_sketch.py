@@ -18,7 +18,7 @@ from siftlm.types import FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class SketchHash:
     """Buckets and signs of one side's coordinates: of each ``width`` consecutive ones no two share a bucket."""
 
     buckets: IntArray
@@ -28,7 +28,7 @@ class Side:
     width: int
 
 
-def side_of(key: str, size: int, width: int) -> Side:
+def sketch_hash(key: str, size: int, width: int) -> SketchHash:
     """Drawn from ``key``, the same ones on every machine.
 
     >>> side_of("an example", 5, 3).buckets.tolist()
@@ -39,13 +39,13 @@ def side_of(key: str, size: int, width: int) -> Side:
     places = np.frombuffer(words, dtype="<u8").reshape(chunks, width).argsort(axis=1, kind="stable")
     bits = np.frombuffer(hashlib.shake_256(f"signs {key}".encode()).digest(-(-size // 8)), dtype=np.uint8)
     signs: FloatArray = 1.0 - 2.0 * np.unpackbits(bits)[:size].astype(np.float64)
-    return Side(places.reshape(-1)[:size].astype(np.int64), signs, width)
+    return SketchHash(places.reshape(-1)[:size].astype(np.int64), signs, width)
 
 
-class Folding:
-    """A `Side` on a device: (tokens, n) -> (tokens, width)."""
+class CountSketch:
+    """A `SketchHash` on a device: (tokens, n) -> (tokens, width)."""
 
-    def __init__(self, side: Side, device: Any) -> None:
+    def __init__(self, side: SketchHash, device: Any) -> None:
         torch = load("torch", "hf")
         self._width = side.width
         self._signs = torch.tensor(side.signs, dtype=torch.float32, device=device)
@@ -72,12 +72,12 @@ class Folding:
         return found
 
 
-class Sketch:
+class TensorSketch:
     """The sketches of δ hᵀ for one layer, in the frequency domain, where convolving is multiplying."""
 
     def __init__(self, layer: str, outputs: int, inputs: int, width: int, seed: int, device: Any) -> None:
-        self._outputs = Folding(side_of(f"{seed} {layer} out", outputs, width), device)
-        self._inputs = Folding(side_of(f"{seed} {layer} in", inputs, width), device)
+        self._outputs = CountSketch(sketch_hash(f"{seed} {layer} out", outputs, width), device)
+        self._inputs = CountSketch(sketch_hash(f"{seed} {layer} in", inputs, width), device)
 
     def add(self, total: Any, rows: Any, deltas: Any, states: Any) -> None:
         """total[rows[t]] += the sketch of deltas[t] states[t]ᵀ; ``total`` is (texts, width // 2 + 1, 2)."""
@@ -86,7 +86,7 @@ class Sketch:
         total.index_add_(0, rows, torch.view_as_real(product))
 
 
-def gathered(total: Any, width: int) -> Any:
+def from_frequency_domain(total: Any, width: int) -> Any:
     """(texts, width) out of the frequency domain."""
     torch = load("torch", "hf")
     return torch.fft.irfft(torch.view_as_complex(total), n=width)

@@ -21,15 +21,15 @@ import numpy.typing as npt
 
 from siftlm.embedding.checks import texts_checked
 from siftlm.embedding.fingerprint import fingerprint
-from siftlm.embedding.hashing import hashed_word
+from siftlm.embedding.hashing import word_hash
 from siftlm.embedding.words import WORD_OR_SIGN, word_spans
 from siftlm.errors import Damaged, InvalidInput
 from siftlm.types import FloatArray, IntArray, Vectors
 
-SETTINGS, WEIGHTS, DIRECTIONS = "lexical.json", "weights.npy", "directions.npy"
-VERSION = 1
+SETTINGS_FILE, WEIGHTS_FILE, DIRECTIONS_FILE = "lexical.json", "weights.npy", "directions.npy"
+LEXICAL_VERSION = 1
 # Texts whose features are added up at once.
-TOGETHER = 64
+LEXICAL_BATCH_TEXTS = 64
 
 
 class LexicalEmbedder:
@@ -41,16 +41,21 @@ class LexicalEmbedder:
         self.name = name
         where = Path(folder)
         try:
-            known = json.loads((where / SETTINGS).read_text(encoding="utf-8"))
-            self._weights: FloatArray = np.load(where / WEIGHTS, allow_pickle=False).astype(np.float64)
-            self._directions: npt.NDArray[np.float16] = np.load(where / DIRECTIONS, mmap_mode="r", allow_pickle=False)
+            known = json.loads((where / SETTINGS_FILE).read_text(encoding="utf-8"))
+            self._weights: FloatArray = np.load(where / WEIGHTS_FILE, allow_pickle=False).astype(np.float64)
+            self._directions: npt.NDArray[np.float16] = np.load(
+                where / DIRECTIONS_FILE, mmap_mode="r", allow_pickle=False
+            )
         except FileNotFoundError as error:
             raise InvalidInput(
                 f"the folder {folder!r} holds no lexical embedder: {error.filename} is missing"
             ) from error
         except (OSError, ValueError, EOFError) as error:
             raise Damaged(f"the lexical embedder in {folder!r} cannot be read: {error}") from error
-        if known.get("version") != VERSION or self._directions.shape != (len(self._weights), known.get("width")):
+        if known.get("version") != LEXICAL_VERSION or self._directions.shape != (
+            len(self._weights),
+            known.get("width"),
+        ):
             raise Damaged(f"the lexical embedder in {folder!r} does not fit together: fit it again")
         self.width = int(known["width"])
         self._digest = str(known["digest"])
@@ -61,15 +66,15 @@ class LexicalEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint("lexical", {"version": VERSION, "digest": self._digest})
+        return fingerprint("lexical", {"version": LEXICAL_VERSION, "digest": self._digest})
 
     def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
         """(n, width) of unit length; zero for a text of nothing but space."""
         del as_query
         texts = texts_checked(texts)
         found = np.zeros((len(texts), self.width), dtype=np.float32)
-        for start in range(0, len(texts), TOGETHER):
-            found[start : start + TOGETHER] = self._embed_some(texts[start : start + TOGETHER])
+        for start in range(0, len(texts), LEXICAL_BATCH_TEXTS):
+            found[start : start + LEXICAL_BATCH_TEXTS] = self._embed_some(texts[start : start + LEXICAL_BATCH_TEXTS])
         return found
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
@@ -77,7 +82,7 @@ class LexicalEmbedder:
         return word_spans(texts_checked(texts))
 
     def _embed_some(self, texts: list[str]) -> FloatArray:
-        rows, places, values = weighed(texts, self._weights)
+        rows, places, values = weighted_word_counts(texts, self._weights)
         sums = np.zeros((len(texts), self.width))
         if len(rows):
             parts = self._directions[places].astype(np.float64) * values[:, None]
@@ -87,32 +92,32 @@ class LexicalEmbedder:
         # Words that nobody knows still must be somewhere, as signs must that are no words.
         for row in np.flatnonzero(~sums.any(axis=1)):
             if texts[row].strip():
-                sums[row, hashed_word("".join(texts[row].split())) % self.width] = 1.0
+                sums[row, word_hash("".join(texts[row].split())) % self.width] = 1.0
         lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
         unit: FloatArray = sums / np.where(lengths > 0, lengths, 1.0)[:, None]
         return unit
 
 
-def counted(texts: Sequence[str], buckets: int) -> tuple[IntArray, IntArray, FloatArray]:
+def hashed_word_counts(texts: Sequence[str], buckets: int) -> tuple[IntArray, IntArray, FloatArray]:
     """Rows, places and damped counts of the words of each text, in order of row and place."""
     words = [[word for word in WORD_OR_SIGN.findall(text.lower()) if word.isalnum()] for text in texts]
     rows = np.repeat(np.arange(len(texts)), [len(one) for one in words])
-    known = {word: hashed_word(word) % buckets for word in set().union(*words)} if words else {}
+    known = {word: word_hash(word) % buckets for word in set().union(*words)} if words else {}
     places = np.array([known[word] for one in words for word in one], dtype=np.int64)
     keys, counts = np.unique(rows * buckets + places, return_counts=True)
     rows, places = np.divmod(keys, buckets)
     return rows, places, 1 + np.log(counts)
 
 
-def weighed(texts: Sequence[str], weights: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-    """`counted` times the weight of each word, each text at unit length."""
-    rows, places, counts = counted(texts, len(weights))
+def weighted_word_counts(texts: Sequence[str], weights: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+    """`hashed_word_counts` times the weight of each word, each text at unit length."""
+    rows, places, counts = hashed_word_counts(texts, len(weights))
     values = counts * weights[places]
     lengths = np.sqrt(np.bincount(rows, values**2, minlength=len(texts)))
     return rows, places, values / np.where(lengths > 0, lengths, 1.0)[rows]
 
 
-def digest(*arrays: npt.NDArray[Any]) -> str:
+def lexical_digest(*arrays: npt.NDArray[Any]) -> str:
     """Of what the embedder is made of."""
     found = hashlib.sha256()
     for array in arrays:

@@ -8,11 +8,11 @@ from typing import Any
 from siftlm.errors import InvalidInput
 
 # Tokenizers without a limit say so with an absurdly large one.
-NO_LIMIT = 1_000_000
+NO_TOKENIZER_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True)
-class Limits:
+class TokenLimits:
     """In tokens."""
 
     text: int | None
@@ -27,20 +27,22 @@ class Limits:
         return None if self.text is None else self.text + self.special + self.prefixes[as_query]
 
 
-def limits_of(tokenizer: Any, positions: int | None, prefixes: dict[bool, str], asked: int | None) -> Limits:
+def token_limits(tokenizer: Any, positions: int | None, prefixes: dict[bool, str], asked: int | None) -> TokenLimits:
     """The smallest of what the positions, the tokenizer and the user allow."""
     taken = {
         which: len(tokenizer(prefix, add_special_tokens=False)["input_ids"]) if prefix else 0
         for which, prefix in prefixes.items()
     }
     special = tokenizer.num_special_tokens_to_add()
-    bounds = [bound for bound in (positions, tokenizer.model_max_length) if bound is not None and bound < NO_LIMIT]
+    bounds = [
+        bound for bound in (positions, tokenizer.model_max_length) if bound is not None and bound < NO_TOKENIZER_LIMIT
+    ]
     most = min(bounds) - special - max(taken.values()) if bounds else None
     if most is not None and most < 1:
         raise InvalidInput(f"the prefixes leave no room for a text: the model reads {min(bounds)} tokens")
     if most is not None and asked is not None and asked > most:
         raise InvalidInput(f"max_tokens = {asked} is more than the model can read: at most {most}")
-    return Limits(most if asked is None else asked, special, taken)
+    return TokenLimits(most if asked is None else asked, special, taken)
 
 
 def position_limit(model: Any) -> int | None:

@@ -13,18 +13,18 @@ from typing import Any, TypeVar
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.extras import load
 
-Loaded = TypeVar("Loaded")
+LoadedModelT = TypeVar("LoadedModelT")
 
 # What is silenced belongs to the whole process, so one model is loaded at a time.
-_ONE_AT_A_TIME = threading.Lock()
-_TALKATIVE = ("transformers", "sentence_transformers", "huggingface_hub")
+_LOADING_LOCK = threading.Lock()
+_NOISY_LOGGERS = ("transformers", "sentence_transformers", "huggingface_hub")
 
 
-def loaded(model: str, extra: str, open_it: Callable[[], Loaded]) -> Loaded:
+def load_quietly(model: str, extra: str, open_it: Callable[[], LoadedModelT]) -> LoadedModelT:
     """What ``open_it`` returns; its libraries' messages, bars and draws of random numbers leave no trace."""
     torch, _ = load("torch", extra), load("transformers", extra)
     try:
-        with _ONE_AT_A_TIME, _silence(), torch.random.fork_rng(devices=[]):
+        with _LOADING_LOCK, _silence_logging(), torch.random.fork_rng(devices=[]):
             return open_it()
     except SiftlmError:
         raise
@@ -41,7 +41,7 @@ def device_or_best(device: str | None) -> str:
     return "cuda" if load("torch", "hf").cuda.is_available() else "cpu"
 
 
-def in_float32(device: str, precision: str | None) -> bool:
+def needs_float32(device: str, precision: str | None) -> bool:
     """Whether weights that are stored in half precision are widened: always, where halves are slow."""
     return precision == "float32" or (precision is None and device == "cpu")
 
@@ -56,19 +56,19 @@ def _advice(model: str) -> str:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def _silence_logging() -> Iterator[None]:
     with ExitStack() as undo:
         undo.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        for name in _TALKATIVE:
+        for name in _NOISY_LOGGERS:
             logger = logging.getLogger(name)
             undo.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)
-        _hide_bars(undo)
+        _hide_progress_bars(undo)
         yield
 
 
-def _hide_bars(undo: ExitStack) -> None:
+def _hide_progress_bars(undo: ExitStack) -> None:
     talk: Any = load("transformers", "hf").utils.logging
     hub: Any = load("huggingface_hub", "hf").utils
     if talk.is_progress_bar_enabled():

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from siftlm.bundled import TINY, bundled
+from siftlm.bundled import TINY_MODEL, bundled_model
 from siftlm.embedding.encoder import encoder_embedder
 from siftlm.embedding.gradients import gradients_embedder
 from siftlm.embedding.hashing import HashingEmbedder
-from siftlm.embedding.lexical import SETTINGS, LexicalEmbedder
+from siftlm.embedding.lexical import SETTINGS_FILE, LexicalEmbedder
 from siftlm.embedding.precomputed import PrecomputedEmbedder
 from siftlm.embedding.protocol import Embedder
 from siftlm.embedding.sentences import SentencesEmbedder
@@ -21,17 +21,24 @@ from siftlm.embedding.states import states_embedder
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 
 # Of these there is one each.
-WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {"hashing": HashingEmbedder, "precomputed": PrecomputedEmbedder}
+EMBEDDERS_WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {
+    "hashing": HashingEmbedder,
+    "precomputed": PrecomputedEmbedder,
+}
 # ``kind:model``, where the model is a folder or a name on the Hugging Face hub.
-WITH_MODEL: dict[str, Callable[..., Embedder]] = {
+EMBEDDERS_WITH_MODEL: dict[str, Callable[..., Embedder]] = {
     "encoder": encoder_embedder,
     "gradients": gradients_embedder,
     "lexical": LexicalEmbedder,
     "sentences": SentencesEmbedder,
     "states": states_embedder,
 }
-KNOWN = (*WITHOUT_MODEL, *(f"{kind}:<model>" for kind in WITH_MODEL), "<folder or name on the Hugging Face hub>")
-ASKED_OF_AN_EMBEDDER = ("name", "settings", "fingerprint", "width", "max_tokens", "embed", "tokens")
+EMBEDDER_NAMES = (
+    *EMBEDDERS_WITHOUT_MODEL,
+    *(f"{kind}:<model>" for kind in EMBEDDERS_WITH_MODEL),
+    "<folder or name on the Hugging Face hub>",
+)
+EMBEDDER_MEMBERS = ("name", "settings", "fingerprint", "width", "max_tokens", "embed", "tokens")
 
 
 def embedder(name: str | Embedder, **settings: Any) -> Embedder:
@@ -51,49 +58,49 @@ def embedder(name: str | Embedder, **settings: Any) -> Embedder:
     siftlm.errors.UnknownName: unknown embedder 'hashng'; did you mean 'hashing'? ...
     """
     if not isinstance(name, (str, Path)):
-        return _checked(name, settings)
+        return _checked_embedder(name, settings)
     name = str(name)
-    if name in WITHOUT_MODEL:
-        return _made(name, WITHOUT_MODEL[name], settings)
+    if name in EMBEDDERS_WITHOUT_MODEL:
+        return _build_embedder(name, EMBEDDERS_WITHOUT_MODEL[name], settings)
     kind, _, model = name.partition(":")
-    if kind not in WITH_MODEL:
+    if kind not in EMBEDDERS_WITH_MODEL:
         kind, model = "", name
-    path = _folder(name, model)
+    path = _model_folder(name, model)
     where = model if path is None else str(path)
     # The bundled model keeps its name, since it lies elsewhere on every machine.
-    model = model if model == TINY else where
-    if not kind and path is not None and (path / SETTINGS).is_file():
+    model = model if model == TINY_MODEL else where
+    if not kind and path is not None and (path / SETTINGS_FILE).is_file():
         kind = "lexical"
-    kind_or_guess = kind or ("sentences" if _is_sentences(model, path) else "encoder")
-    make = partial(WITH_MODEL[kind_or_guess], f"{kind}:{model}" if kind else model, where)
-    return _made(kind_or_guess, make, settings)
+    kind_or_guess = kind or ("sentences" if _is_sentence_transformer(model, path) else "encoder")
+    make = partial(EMBEDDERS_WITH_MODEL[kind_or_guess], f"{kind}:{model}" if kind else model, where)
+    return _build_embedder(kind_or_guess, make, settings)
 
 
-def _folder(name: str, model: str) -> Path | None:
+def _model_folder(name: str, model: str) -> Path | None:
     """The absolute folder of a model, or ``None`` for a name that belongs to the hub."""
-    path = bundled() if model == TINY else Path(model).expanduser()
+    path = bundled_model() if model == TINY_MODEL else Path(model).expanduser()
     if model and path.is_dir():
-        if not any((path / file).is_file() for file in ("config.json", "modules.json", SETTINGS)):
+        if not any((path / file).is_file() for file in ("config.json", "modules.json", SETTINGS_FILE)):
             raise InvalidInput(
                 f"the folder {str(path)!r} holds no model: it has neither a config.json nor modules.json"
             )
         return path.resolve()
-    if model == TINY:
+    if model == TINY_MODEL:
         raise InvalidInput(f"embedder {name!r}: this installation of siftlm lacks the model that comes with it")
     if not model or path.exists() or model.startswith((".", "~", "/")) or model.count("/") > 1:
         raise InvalidInput(f"embedder {name!r}: {model!r} is no folder")
-    if "/" not in model and difflib.get_close_matches(model.lower(), WITHOUT_MODEL, n=1, cutoff=0.75):
-        raise UnknownName("embedder", name, KNOWN)
+    if "/" not in model and difflib.get_close_matches(model.lower(), EMBEDDERS_WITHOUT_MODEL, n=1, cutoff=0.75):
+        raise UnknownName("embedder", name, EMBEDDER_NAMES)
     return None
 
 
-def _is_sentences(model: str, path: Path | None) -> bool:
+def _is_sentence_transformer(model: str, path: Path | None) -> bool:
     if path is not None:
         return (path / "modules.json").is_file()
     return model.startswith("sentence-transformers/")
 
 
-def _made(kind: str, make: Callable[..., Embedder], settings: dict[str, Any]) -> Embedder:
+def _build_embedder(kind: str, make: Callable[..., Embedder], settings: dict[str, Any]) -> Embedder:
     parameters = inspect.signature(make).parameters.values()
     known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
     for name in settings:
@@ -105,10 +112,10 @@ def _made(kind: str, make: Callable[..., Embedder], settings: dict[str, Any]) ->
     return make(**settings)
 
 
-def _checked(given: Embedder, settings: dict[str, Any]) -> Embedder:
+def _checked_embedder(given: Embedder, settings: dict[str, Any]) -> Embedder:
     # Without evaluating anything: a property may load a model.
     nothing = object()
-    absent = [name for name in ASKED_OF_AN_EMBEDDER if inspect.getattr_static(given, name, nothing) is nothing]
+    absent = [name for name in EMBEDDER_MEMBERS if inspect.getattr_static(given, name, nothing) is nothing]
     if absent:
         raise InvalidInput(f"{type(given).__name__} is no embedder: it has no {', '.join(absent)}")
     if settings:

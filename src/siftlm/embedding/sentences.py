@@ -9,26 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.batching import batches, tokens_at_once
+from siftlm.embedding.batching import batches, default_batch_tokens
 from siftlm.embedding.checks import precision_checked, texts_checked, whole_number
 from siftlm.embedding.fingerprint import fingerprint
-from siftlm.embedding.limits import Limits, limits_of
-from siftlm.embedding.loading import device_or_best, in_float32, loaded
-from siftlm.embedding.tokenizing import fast, readable, spans
-from siftlm.embedding.transformer import casting
+from siftlm.embedding.limits import TokenLimits, token_limits
+from siftlm.embedding.loading import device_or_best, load_quietly, needs_float32
+from siftlm.embedding.tokenizing import checked_fast_tokenizer, token_spans, without_surrogates
+from siftlm.embedding.transformer import autocast
 from siftlm.embedding.weights import tokenizer_digest, weights_digest
 from siftlm.extras import load
 from siftlm.types import IntArray, Vectors
 
 
 @dataclass(frozen=True)
-class _Sentences:
+class _SentenceNetwork:
     """What was loaded."""
 
     model: Any
     tokenizer: Any
     width: int
-    limits: Limits
+    limits: TokenLimits
     prefixes: dict[bool, str]
     digest: dict[str, Any]
 
@@ -57,7 +57,7 @@ class SentencesEmbedder:
         self._precision = precision_checked(precision)
         self._batch_tokens = None if batch_tokens is None else whole_number("batch_tokens", batch_tokens)
         self._lock = threading.Lock()
-        self._loaded: _Sentences | None = None
+        self._loaded: _SentenceNetwork | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -85,12 +85,12 @@ class SentencesEmbedder:
     def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
         """(n, d) float32."""
         known = self._ready()
-        cut, lengths = self._cut([readable(text) for text in texts_checked(texts)], known)
+        cut, lengths = self._cut([without_surrogates(text) for text in texts_checked(texts)], known)
         vectors = np.zeros((len(cut), known.width), dtype=np.float32)
         extra = known.limits.special + known.limits.prefixes[as_query]
-        budget = self._batch_tokens or tokens_at_once(known.model.device.type)
+        budget = self._batch_tokens or default_batch_tokens(known.model.device.type)
         for batch in batches([length + extra for length in lengths], budget):
-            with casting(known.model.device.type, self._precision):
+            with autocast(known.model.device.type, self._precision):
                 vectors[batch] = known.model.encode(
                     [cut[place] for place in batch],
                     prompt=known.prefixes[as_query],
@@ -101,11 +101,11 @@ class SentencesEmbedder:
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """The model's own tokens."""
-        return spans(self._ready().tokenizer, texts_checked(texts))
+        return token_spans(self._ready().tokenizer, texts_checked(texts))
 
-    def _cut(self, texts: list[str], known: _Sentences) -> tuple[list[str], list[int]]:
+    def _cut(self, texts: list[str], known: _SentenceNetwork) -> tuple[list[str], list[int]]:
         """The texts as far as they are read, and their lengths in tokens."""
-        found, most = spans(known.tokenizer, texts), known.limits.text
+        found, most = token_spans(known.tokenizer, texts), known.limits.text
         lengths = [len(one) if most is None else min(len(one), most) for one in found]
         cut = [
             text if len(one) == length else text[: one[length - 1, 1]]
@@ -113,33 +113,33 @@ class SentencesEmbedder:
         ]
         return cut, lengths
 
-    def _ready(self) -> _Sentences:
+    def _ready(self) -> _SentenceNetwork:
         with self._lock:
             if self._loaded is None:
-                self._loaded = loaded(self._model, "embed", self._open)
+                self._loaded = load_quietly(self._model, "embed", self._open)
             return self._loaded
 
-    def _open(self) -> _Sentences:
+    def _open(self) -> _SentenceNetwork:
         library = load("sentence_transformers", "embed")
         device = device_or_best(self._device)
         model = library.SentenceTransformer(self._model, device=device).eval()
-        if in_float32(device, self._precision):
+        if needs_float32(device, self._precision):
             model = model.float()
-        tokenizer = fast(model.tokenizer, self._model)
+        tokenizer = checked_fast_tokenizer(model.tokenizer, self._model)
         prefixes = self._prefixes_of(model)
-        limits = limits_of(tokenizer, model.max_seq_length, prefixes, self._asked)
+        limits = token_limits(tokenizer, model.max_seq_length, prefixes, self._asked)
         if limits.text is not None:
             # Texts are cut before, by their own tokens; this makes room for prefixes and special tokens.
             model.max_seq_length = max(limits.with_prefix(which) or 0 for which in prefixes)
         width_of = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
         digest = {
             "max_tokens": limits.text,
-            "modules": [_module(module) for module in model],
+            "modules": [_module_description(module) for module in model],
             "prefixes": [prefixes[True], prefixes[False]],
             "tokenizer": tokenizer_digest(tokenizer),
             "weights": weights_digest(model),
         }
-        return _Sentences(model, tokenizer, int(width_of()), limits, prefixes, digest)
+        return _SentenceNetwork(model, tokenizer, int(width_of()), limits, prefixes, digest)
 
     def _prefixes_of(self, model: Any) -> dict[bool, str]:
         own = {name: prompt for name, prompt in model.prompts.items() if prompt}
@@ -152,7 +152,7 @@ class SentencesEmbedder:
         return {True: query, False: passage}
 
 
-def _module(module: Any) -> str:
+def _module_description(module: Any) -> str:
     """What a step of the model does, apart from its weights."""
     pooling = getattr(module, "get_pooling_mode_str", None)
     return f"{type(module).__name__} {pooling()}" if callable(pooling) else type(module).__name__

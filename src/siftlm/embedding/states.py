@@ -27,7 +27,7 @@ def states_embedder(
         "states",
         name,
         model,
-        later_weighs_more,
+        position_weighted_pooling,
         layer=layer,
         max_tokens=max_tokens,
         query_prefix=query_prefix,
@@ -38,7 +38,7 @@ def states_embedder(
     )
 
 
-def later_weighs_more(states: Any, mask: Any) -> Any:
+def position_weighted_pooling(states: Any, mask: Any) -> Any:
     """Σₜ t·hₜ / Σₜ t, where t counts from 1."""
     weights = (mask.cumsum(dim=1) * mask).unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(dim=1) / weights.sum(dim=1)

@@ -14,12 +14,12 @@ from siftlm.types import IntArray
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def readable(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """The text as a tokenizer can take it, of the same length."""
     return _LONE_SURROGATE.sub("\ufffd", text)
 
 
-def fast(tokenizer: Any, model: str) -> Any:
+def checked_fast_tokenizer(tokenizer: Any, model: str) -> Any:
     """The tokenizer, unless it cannot say where its tokens are."""
     if not getattr(tokenizer, "is_fast", False):
         raise InvalidInput(
@@ -38,11 +38,11 @@ def token_ids(tokenizer: Any, texts: list[str], longest: int | None) -> list[lis
     return found
 
 
-def spans(tokenizer: Any, texts: list[str]) -> list[IntArray]:
+def token_spans(tokenizer: Any, texts: list[str]) -> list[IntArray]:
     """For each text, (t, 2): where its tokens start and end, without special tokens and without a limit."""
     if not texts:
         return []
-    texts = [readable(text) for text in texts]
+    texts = [without_surrogates(text) for text in texts]
     found = tokenizer(
         texts,
         add_special_tokens=False,
@@ -51,10 +51,10 @@ def spans(tokenizer: Any, texts: list[str]) -> list[IntArray]:
         return_attention_mask=False,
         verbose=False,
     )["offset_mapping"]
-    return [_in_order(text, offsets) for text, offsets in zip(texts, found, strict=True)]
+    return [_ordered_spans(text, offsets) for text, offsets in zip(texts, found, strict=True)]
 
 
-def _in_order(text: str, offsets: list[tuple[int, int]]) -> IntArray:
+def _ordered_spans(text: str, offsets: list[tuple[int, int]]) -> IntArray:
     spans: IntArray = np.array(offsets, dtype=np.int64).reshape(-1, 2)
     # Some tokenizers cut spaces off their tokens' ends, so that a token of nothing but space has no width left. It
     # is read like any other, so it must be counted: it gets its last space back.

@@ -9,28 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.batching import batches, tokens_at_once
+from siftlm.embedding.batching import batches, default_batch_tokens
 from siftlm.embedding.checks import precision_checked, texts_checked, whole_number
 from siftlm.embedding.fingerprint import fingerprint
-from siftlm.embedding.limits import Limits, limits_of, position_limit
-from siftlm.embedding.loading import device_or_best, in_float32, loaded
-from siftlm.embedding.tokenizing import fast, readable, spans, token_ids
+from siftlm.embedding.limits import TokenLimits, position_limit, token_limits
+from siftlm.embedding.loading import device_or_best, load_quietly, needs_float32
+from siftlm.embedding.tokenizing import checked_fast_tokenizer, token_ids, token_spans, without_surrogates
 from siftlm.embedding.weights import tokenizer_digest, weights_digest
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 from siftlm.types import IntArray, Vectors
 
-Pool = Callable[[Any, Any], Any]
+Pooling = Callable[[Any, Any], Any]
 """(batch, tokens, d) states and the (batch, tokens) mask of what is no padding -> (batch, d)."""
 
 
 @dataclass(frozen=True)
-class _Network:
+class _TransformerNetwork:
     """What was loaded."""
 
     tokenizer: Any
     model: Any
-    limits: Limits
+    limits: TokenLimits
     digest: dict[str, Any]
 
 
@@ -45,7 +45,7 @@ class TransformerEmbedder:
         kind: str,
         name: str,
         model: str,
-        pool: Pool,
+        pool: Pooling,
         *,
         layer: int = -1,
         max_tokens: int | None = None,
@@ -62,7 +62,7 @@ class TransformerEmbedder:
         self._precision, self._device = precision_checked(precision), device
         self._batch_tokens = None if batch_tokens is None else whole_number("batch_tokens", batch_tokens)
         self._lock = threading.Lock()
-        self._network: _Network | None = None
+        self._network: _TransformerNetwork | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -91,12 +91,12 @@ class TransformerEmbedder:
     def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
         """(n, d) float32; zero for a text without tokens."""
         prefix = self._prefixes[as_query]
-        prefixed = [prefix + readable(text) for text in texts_checked(texts)]
+        prefixed = [prefix + without_surrogates(text) for text in texts_checked(texts)]
         network = self._ready()
         ids = token_ids(network.tokenizer, prefixed, network.limits.with_prefix(as_query))
         lengths = [len(one) for one in ids]
         vectors = np.zeros((len(ids), self.width), dtype=np.float32)
-        for batch in batches(lengths, self._batch_tokens or tokens_at_once(network.model.device.type)):
+        for batch in batches(lengths, self._batch_tokens or default_batch_tokens(network.model.device.type)):
             batch = np.array([place for place in batch if lengths[place]], dtype=np.int64)
             if len(batch):
                 vectors[batch] = self._run(network, [ids[place] for place in batch])
@@ -104,11 +104,11 @@ class TransformerEmbedder:
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """The model's own tokens."""
-        return spans(self._ready().tokenizer, texts_checked(texts))
+        return token_spans(self._ready().tokenizer, texts_checked(texts))
 
-    def _run(self, network: _Network, ids: list[list[int]]) -> Vectors:
+    def _run(self, network: _TransformerNetwork, ids: list[list[int]]) -> Vectors:
         torch, model = load("torch", "hf"), network.model
-        padded = torch.full((len(ids), len(ids[0])), _padding(network), dtype=torch.long)
+        padded = torch.full((len(ids), len(ids[0])), _padding_id(network), dtype=torch.long)
         mask = torch.zeros_like(padded)
         # On the right: a causal model then sees every token where it would be without padding.
         for row, one in enumerate(ids):
@@ -116,22 +116,22 @@ class TransformerEmbedder:
             mask[row, : len(one)] = 1
         padded, mask = padded.to(model.device), mask.to(model.device)
         last = self._layer == -1
-        with torch.inference_mode(), casting(model.device.type, self._precision):
+        with torch.inference_mode(), autocast(model.device.type, self._precision):
             out = model(input_ids=padded, attention_mask=mask, output_hidden_states=not last)
             states = out.last_hidden_state if last else out.hidden_states[self._layer]
         with torch.inference_mode():
             pooled: Vectors = self._pool(states.float(), mask).cpu().numpy()
         return pooled
 
-    def _ready(self) -> _Network:
+    def _ready(self) -> _TransformerNetwork:
         with self._lock:
             if self._network is None:
-                self._network = loaded(self._model, "hf", self._open)
+                self._network = load_quietly(self._model, "hf", self._open)
             return self._network
 
-    def _open(self) -> _Network:
+    def _open(self) -> _TransformerNetwork:
         transformers = load("transformers", "hf")
-        tokenizer = fast(transformers.AutoTokenizer.from_pretrained(self._model), self._model)
+        tokenizer = checked_fast_tokenizer(transformers.AutoTokenizer.from_pretrained(self._model), self._model)
         device = device_or_best(self._device)
         model, info = transformers.AutoModel.from_pretrained(self._model, output_loading_info=True)
         absent = sorted(name for name in info["missing_keys"] if "pooler." not in name)
@@ -143,8 +143,8 @@ class TransformerEmbedder:
         depth = int(config.num_hidden_layers)
         if not -depth - 1 <= self._layer <= depth:
             raise InvalidInput(f"layer {self._layer} of {self._model!r}: it has the layers 0 to {depth}")
-        prefixes = {which: readable(prefix) for which, prefix in self._prefixes.items()}
-        limits = limits_of(tokenizer, position_limit(model), prefixes, self._asked)
+        prefixes = {which: without_surrogates(prefix) for which, prefix in self._prefixes.items()}
+        limits = token_limits(tokenizer, position_limit(model), prefixes, self._asked)
         digest = {
             "layer": self._layer % (depth + 1),
             "max_tokens": limits.text,
@@ -153,19 +153,19 @@ class TransformerEmbedder:
             "tokenizer": tokenizer_digest(tokenizer),
             "weights": weights_digest(model),
         }
-        if in_float32(device, self._precision):
+        if needs_float32(device, self._precision):
             model = model.float()
-        return _Network(tokenizer, model.eval().to(device), limits, digest)
+        return _TransformerNetwork(tokenizer, model.eval().to(device), limits, digest)
 
 
-def casting(device: str, precision: str | None) -> Any:
+def autocast(device: str, precision: str | None) -> Any:
     """The context that computes in ``precision``."""
     torch = load("torch", "hf")
     half = precision in {"bfloat16", "float16"}
     return torch.autocast(device, dtype=getattr(torch, str(precision)) if half else None, enabled=half)
 
 
-def _padding(network: _Network) -> int:
+def _padding_id(network: _TransformerNetwork) -> int:
     for known in (network.tokenizer.pad_token_id, getattr(network.model.config, "pad_token_id", None)):
         if isinstance(known, int) and known >= 0:
             return known

@@ -10,10 +10,12 @@ import numpy as np
 from siftlm.extras import load
 
 # So many values of each tensor are looked at, evenly spread: training moves practically all of them.
-SAMPLE = 256
+DIGEST_SAMPLE_VALUES = 256
 
 # Texts on which tokenizers differ: case, accents, spaces, digits, code, other scripts.
-PROBE = "Hello hello HELLO naïve Straße 12345 3.14 don't\tx_1 = fooBar(y[0]);\n\n  日本語 привет مرحبا 😀 e\u0301 <b>"
+TOKENIZER_PROBE = (
+    "Hello hello HELLO naïve Straße 12345 3.14 don't\tx_1 = fooBar(y[0]);\n\n  日本語 привет مرحبا 😀 e\u0301 <b>"
+)
 
 
 def weights_digest(model: Any) -> str:
@@ -27,7 +29,7 @@ def weights_digest(model: Any) -> str:
         if "pooler." in name:
             continue
         flat = tensor.detach().reshape(-1)
-        step = max(1, flat.numel() // SAMPLE)
+        step = max(1, flat.numel() // DIGEST_SAMPLE_VALUES)
         values = flat[::step].to(device="cpu", dtype=torch.float32).numpy()
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(np.ascontiguousarray(values, dtype="<f4").tobytes())
@@ -39,5 +41,5 @@ def tokenizer_digest(tokenizer: Any) -> str:
     digest = hashlib.sha256()
     for token, number in sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])):
         digest.update(f"{number} {token}\n".encode("utf-8", "surrogatepass"))
-    digest.update(str(tokenizer(PROBE, verbose=False)["input_ids"]).encode())
+    digest.update(str(tokenizer(TOKENIZER_PROBE, verbose=False)["input_ids"]).encode())
     return digest.hexdigest()

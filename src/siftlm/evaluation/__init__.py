@@ -10,5 +10,6 @@ from siftlm.evaluation.corpus import Text, read
 from siftlm.evaluation.measured import Measured
 from siftlm.evaluation.protocol import Protocol
 from siftlm.evaluation.runner import Evaluation, evaluate
+from siftlm.evaluation.ways.registry import Baseline, Case, baseline
 
-__all__ = ["Evaluation", "Measured", "Protocol", "Text", "evaluate", "read"]
+__all__ = ["Baseline", "Case", "Evaluation", "Measured", "Protocol", "Text", "baseline", "evaluate", "read"]

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siftlm.evaluation.labels import BASE
+from siftlm.evaluation.labels import BASE_METHOD
 from siftlm.evaluation.results import Results
 from siftlm.evaluation.statistics import Draws, Mean, bits_per_byte, less, of_domain, over_domains
-from siftlm.evaluation.tables import Cell, Column, Table, lowest, shown
+from siftlm.evaluation.tables import Cell, Column, Table, format_cell, lowest_cells
 
-ALL, WEIGHTED = "all", "weighted"
-BETTER, WORSE, OPEN = "better", "worse", "not told apart"
+ALL_DOMAINS, WEIGHTED_DOMAINS = "all", "weighted"
+BETTER, WORSE, INCONCLUSIVE = "better", "worse", "not told apart"
 # With fewer texts the bootstrap's intervals are too narrow (by a tenth at five of a domain), so they decide nothing.
-FEWEST = 5
-REFERENCE = ("nn", "nearest")
+MIN_TEXTS_PER_DOMAIN = 5
+DEFAULT_REFERENCES = ("nn", "nearest")
 
 
 @dataclass(frozen=True)
@@ -45,26 +45,28 @@ class Difference:
     @property
     def verdict(self) -> str:
         """``better`` or ``worse`` only where the whole interval is on one side."""
-        return (OPEN, WORSE, BETTER)[self.mean.sign] if self.enough else OPEN
+        return (INCONCLUSIVE, WORSE, BETTER)[self.mean.sign] if self.enough else INCONCLUSIVE
 
     def sentence(self) -> str:
         """In words."""
-        figures = shown(self.mean, Column("", interval=True, signed=True))
-        said = {OPEN: "is not told apart from", BETTER: "is better than", WORSE: "is worse than"}[self.verdict]
+        figures = format_cell(self.mean, Column("", interval=True, signed=True))
+        said = {INCONCLUSIVE: "is not told apart from", BETTER: "is better than", WORSE: "is worse than"}[self.verdict]
         text = (
             f"{self.method} {said} {self.against}: {figures} % of base, lower on {100 * self.texts_won:.0f} % of the "
             f"texts and in {self.won} of {len(self.domains)} domains"
         )
         if self.weighted is not None:
-            text += f"; weighted {shown(self.weighted, Column('', interval=True, signed=True))}"
-        return text + ("" if self.enough else f"; too few texts to say (fewer than {FEWEST} in some domain)")
+            text += f"; weighted {format_cell(self.weighted, Column('', interval=True, signed=True))}"
+        return text + (
+            "" if self.enough else f"; too few texts to say (fewer than {MIN_TEXTS_PER_DOMAIN} in some domain)"
+        )
 
 
-def reference(found: Results, asked: str | None = None) -> str:
+def reference_method(found: Results, asked: str | None = None) -> str:
     """What methods are compared with: what was asked for, else the nearest neighbours, else the base model."""
     if asked is not None:
         return found.check(asked)
-    return next((name for name in REFERENCE if name in found.methods), BASE)
+    return next((name for name in DEFAULT_REFERENCES if name in found.methods), BASE_METHOD)
 
 
 def difference(
@@ -83,13 +85,13 @@ def difference(
         domains,
         sum(value.value < 0 for value in domains.values()),
         float(np.mean((one < other) + 0.5 * (one == other))),
-        enough(found),
+        has_enough_texts(found),
     )
 
 
-def enough(found: Results) -> bool:
+def has_enough_texts(found: Results) -> bool:
     """May an interval decide?"""
-    return min(found.domains.count(name) for name in found.names) >= FEWEST
+    return min(found.domains.count(name) for name in found.names) >= MIN_TEXTS_PER_DOMAIN
 
 
 def percent_table(found: Results, draws: Draws, caption: str, weights: Mapping[str, float] | None = None) -> Table:
@@ -99,16 +101,20 @@ def percent_table(found: Results, draws: Draws, caption: str, weights: Mapping[s
         (name, *(of_domain(figure, draws, name) for figure in figures), found.domains.count(name))
         for name in found.names
     ]
-    rows.append((ALL, *(over_domains(figure, draws) for figure in figures), len(found.texts)))
+    rows.append((ALL_DOMAINS, *(over_domains(figure, draws) for figure in figures), len(found.texts)))
     if weights is not None:
-        rows.append((WEIGHTED, *(over_domains(figure, draws, weights) for figure in figures), len(found.texts)))
-    said = f"Bits per byte in % of the base model's; {ALL}: mean over domains, each counts the same. "
-    said += f"{WEIGHTED.capitalize()}: by the weights given. " if weights is not None else ""
+        rows.append((WEIGHTED_DOMAINS, *(over_domains(figure, draws, weights) for figure in figures), len(found.texts)))
+    said = f"Bits per byte in % of the base model's; {ALL_DOMAINS}: mean over domains, each counts the same. "
+    said += f"{WEIGHTED_DOMAINS.capitalize()}: by the weights given. " if weights is not None else ""
     columns = (Column("domain"), *(Column(method) for method in found.others), Column("texts"))
     return Table(
-        "percent", "Bits per byte in % of base", f"{said}Bold: the least of a row, if less than the base model's. "
-        f"{caption}", columns, tuple(rows), lowest(rows, range(1, len(columns) - 1), below=100),
-    )  # fmt: skip
+        "percent",
+        "Bits per byte in % of base",
+        f"{said}Bold: the least of a row, if less than the base model's. {caption}",
+        columns,
+        tuple(rows),
+        lowest_cells(rows, range(1, len(columns) - 1), below=100),
+    )
 
 
 def absolute_table(found: Results, draws: Draws, caption: str, weights: Mapping[str, float] | None = None) -> Table:
@@ -119,14 +125,18 @@ def absolute_table(found: Results, draws: Draws, caption: str, weights: Mapping[
         size = int(found.bytes[draws.places[name]].sum())
         rows.append((name, *(of_domain(figure, draws, name) for figure in figures), size))
     total = int(found.bytes.sum())
-    rows.append((ALL, *(over_domains(figure, draws) for figure in figures), total))
+    rows.append((ALL_DOMAINS, *(over_domains(figure, draws) for figure in figures), total))
     if weights is not None:
-        rows.append((WEIGHTED, *(over_domains(figure, draws, weights) for figure in figures), total))
+        rows.append((WEIGHTED_DOMAINS, *(over_domains(figure, draws, weights) for figure in figures), total))
     columns = (Column("domain"), *(Column(method, 3) for method in found.methods), Column("bytes"))
     return Table(
-        "absolute", "Bits per byte", f"All bits of a domain over all its bytes; {ALL}: mean over domains. {caption}",
-        columns, tuple(rows), lowest(rows, range(1, len(columns) - 1)),
-    )  # fmt: skip
+        "absolute",
+        "Bits per byte",
+        f"All bits of a domain over all its bytes; {ALL_DOMAINS}: mean over domains. {caption}",
+        columns,
+        tuple(rows),
+        lowest_cells(rows, range(1, len(columns) - 1)),
+    )
 
 
 def difference_table(found: Results, differences: Sequence[Difference], draws: Draws, caption: str) -> Table:
@@ -137,11 +147,16 @@ def difference_table(found: Results, differences: Sequence[Difference], draws: D
     rows: list[tuple[Cell, ...]] = [(against, over_domains(found.percent(against), draws), *nothing, "reference")]
     rows += [
         (
-            one.method, one.percent, one.mean, *((one.weighted,) if weighted else ()), 100 * one.texts_won,
-            f"{one.won} of {len(one.domains)}", one.verdict,
+            one.method,
+            one.percent,
+            one.mean,
+            *((one.weighted,) if weighted else ()),
+            100 * one.texts_won,
+            f"{one.won} of {len(one.domains)}",
+            one.verdict,
         )
         for one in differences
-    ]  # fmt: skip
+    ]
     columns = [Column("method"), Column("% of base", interval=True)]
     columns += [Column(f"less {against}", interval=True, signed=True)]
     columns += [Column("weighted", interval=True, signed=True)] if weighted else []
@@ -151,7 +166,11 @@ def difference_table(found: Results, differences: Sequence[Difference], draws: D
         "below zero is better. Intervals: 95 %, by bootstrap over texts, in pairs and within domains. A method is "
         "called better or worse only where the whole interval says so"
     )
-    few = "" if all(one.enough for one in differences) else f", and here some domain has fewer than {FEWEST} texts"
+    few = (
+        ""
+        if all(one.enough for one in differences)
+        else f", and here some domain has fewer than {MIN_TEXTS_PER_DOMAIN} texts"
+    )
     return Table("differences", f"Against {against}", f"{said}{few}. {caption}", tuple(columns), tuple(rows))
 
 
@@ -162,18 +181,20 @@ def domain_table(differences: Sequence[Difference], caption: str) -> Table:
         (name, *(one.domains[name] for one in differences)) for name in differences[0].domains
     ]
     return Table(
-        "differences-by-domain", f"Against {against}, by domain",
+        "differences-by-domain",
+        f"Against {against}, by domain",
         f"Each method less {against}, in points of the base model's bits per byte. With so many intervals some lie "
         f"beside zero by chance: one in twenty of those that should not. {caption}",
-        (Column("domain"), *(Column(one.method, interval=True, signed=True) for one in differences)), tuple(rows),
-    )  # fmt: skip
+        (Column("domain"), *(Column(one.method, interval=True, signed=True) for one in differences)),
+        tuple(rows),
+    )
 
 
 def steps_table(found: Results, against: str, draws: Draws, caption: str) -> Table | None:
     """Every method less the reference after as many steps of both, where several were measured."""
     places = [point for point in found.points(against) if point]
     compared = [name for name in found.others if name != against and len(found.points(name)) > 1]
-    if against == BASE or len(places) < 2 or not compared:
+    if against == BASE_METHOD or len(places) < 2 or not compared:
         return None
 
     def gap(name: str, point: int) -> Cell:
@@ -183,9 +204,11 @@ def steps_table(found: Results, against: str, draws: Draws, caption: str) -> Tab
 
     rows: list[tuple[Cell, ...]] = [(name, *(gap(name, point) for point in places)) for name in compared]
     return Table(
-        "differences-by-steps", f"Against {against}, on the way",
+        "differences-by-steps",
+        f"Against {against}, on the way",
         f"Each method after so many steps, less {against} after as many, in points of the base model's bits per byte: "
         "below zero is better. Mean over domains; intervals: 95 %, in pairs. With so many intervals some lie beside "
         f"zero by chance, so choose a number of steps on other texts. {caption}",
-        (Column("steps:"), *(Column(f"{point:,}", interval=True, signed=True) for point in places)), tuple(rows),
-    )  # fmt: skip
+        (Column("steps:"), *(Column(f"{point:,}", interval=True, signed=True) for point in places)),
+        tuple(rows),
+    )

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from siftlm import sample
-from siftlm.controller.checks import whole
+from siftlm.controller.checks import whole_number
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.memory.reading import open_source
 
 # Where the domain is, in corpora made like the Pile; looked for unless another field is named.
-DOMAIN = ("pile_set_name", "domain", "subset")
+DOMAIN_FIELDS = ("pile_set_name", "domain", "subset")
 # Where no field tells, or one that is empty.
-NOWHERE = "no domain"
-SAMPLE = "sample"
-OF_SAMPLE = 20
+NO_DOMAIN = "no domain"
+SAMPLE_CORPUS = "sample"
+SAMPLE_TEXTS_PER_DOMAIN = 20
 # A shorter text has no two halves worth the name.
-SHORTEST = 40
+MIN_TEXT_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Text:
 
 
 @dataclass
-class LeftOut:
+class SkippedRecords:
     """Of a corpus, by `read`: what no text was made of."""
 
     unreadable: int = 0
@@ -51,7 +51,7 @@ class LeftOut:
     short: int = 0
     """Shorter than ``shortest``."""
 
-    def sentence(self, shortest: int = SHORTEST) -> str:
+    def sentence(self, shortest: int = MIN_TEXT_CHARACTERS) -> str:
         """In words; nothing if there is nothing."""
         parts = [f"{self.unreadable} could not be read ({self.problem})"] if self.unreadable else []
         if self.short:
@@ -66,10 +66,10 @@ def read(
     per_domain: int | None = None,
     skip: int = 0,
     longest: int | None = None,
-    shortest: int = SHORTEST,
+    shortest: int = MIN_TEXT_CHARACTERS,
     seed: int = 0,
     domains: Sequence[str] | None = None,
-    left_out: LeftOut | None = None,
+    left_out: SkippedRecords | None = None,
     **fields: Any,
 ) -> list[Text]:
     """The texts, domain by domain.
@@ -94,19 +94,19 @@ def read(
     """
     for name, value in (("per_domain", per_domain), ("longest", longest)):
         if value is not None:
-            whole(name, value)
-    whole("seed", seed, least=0)
-    whole("skip", skip, least=0)
+            whole_number(name, value)
+    whole_number("seed", seed, least=0)
+    whole_number("skip", skip, least=0)
     last = None if per_domain is None else skip + per_domain
-    whole("shortest", shortest, least=0)
+    whole_number("shortest", shortest, least=0)
     found: dict[str, dict[str, tuple[str, Text]]] = defaultdict(dict)
-    missed = left_out or LeftOut()
+    missed = left_out or SkippedRecords()
     for text, meta, place in _documents(corpus, fields, last, seed, missed):
         where = _domain(meta, domain)
-        kept = _cut(text, longest)
+        kept = _truncate(text, longest)
         if len(kept.strip()) >= max(shortest, 1):
-            one = Text(_digest(f"{where} {kept}"), kept, where)
-            lot = _digest(f"{seed} {_digest(text)}") if place is None else f"{place:012}"
+            one = Text(_text_id(f"{where} {kept}"), kept, where)
+            lot = _text_id(f"{seed} {_text_id(text)}") if place is None else f"{place:012}"
             # Of several that are the same when they are cut, the lot must not depend on which came first.
             if one.id not in found[where] or lot < found[where][one.id][0]:
                 found[where][one.id] = lot, one
@@ -126,13 +126,13 @@ def read(
 
 
 def _documents(
-    corpus: Any, fields: dict[str, Any], last: int | None, seed: int, missed: LeftOut
+    corpus: Any, fields: dict[str, Any], last: int | None, seed: int, missed: SkippedRecords
 ) -> Iterator[tuple[str, Mapping[str, Any], int | None]]:
     """Text, metadata, and its place in the lot where that was drawn already."""
-    if isinstance(corpus, str) and corpus == SAMPLE:
+    if isinstance(corpus, str) and corpus == SAMPLE_CORPUS:
         for kind in sample.KINDS:
             # Its own lot spreads over modules; a larger count begins with the smaller one's as well.
-            for place, one in enumerate(sample.prompts(kind, last or OF_SAMPLE, seed=seed)):
+            for place, one in enumerate(sample.prompts(kind, last or SAMPLE_TEXTS_PER_DOMAIN, seed=seed)):
                 yield one.text, {"domain": kind}, place
         return
     for record in open_source(corpus, **fields).read():
@@ -146,17 +146,17 @@ def _documents(
 def _domain(meta: Mapping[str, Any], name: str | None) -> str:
     if name is not None and name not in meta:
         raise InvalidInput(f"a text has no field {name!r} that names its domain; it has {', '.join(meta) or 'none'}")
-    given = (meta.get(known) for known in (DOMAIN if name is None else (name,)))
+    given = (meta.get(known) for known in (DOMAIN_FIELDS if name is None else (name,)))
     names = (str(one).strip() for one in given if one is not None)
-    return next(filter(None, names), NOWHERE)
+    return next(filter(None, names), NO_DOMAIN)
 
 
-def _cut(text: str, longest: int | None) -> str:
+def _truncate(text: str, longest: int | None) -> str:
     if longest is None or len(text) <= longest:
         return text
     end = next((at for at in range(longest, longest // 2, -1) if text[at].isspace()), longest)
     return text[:end]
 
 
-def _digest(text: str) -> str:
+def _text_id(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

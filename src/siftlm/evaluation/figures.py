@@ -14,13 +14,13 @@ from siftlm.evaluation.labels import split_noise
 from siftlm.evaluation.results import Results
 from siftlm.evaluation.statistics import Figure
 from siftlm.evaluation.tables import Cell, Column, Table
-from siftlm.memory.asked import NOISE
+from siftlm.memory.asked import DEFAULT_NOISE
 
-PERCENT = "% of base"
+PERCENT_LABEL = "% of base"
 # Points of a figure that still make a table.
-MOST_COLUMNS = 14
+MAX_TABLE_POINTS = 14
 # The share of its cells that must have a number.
-FILLED = 0.6
+MIN_FILLED_SHARE = 0.6
 Line = tuple[tuple[float, float], ...]
 
 
@@ -49,14 +49,14 @@ class Chart:
         places = sorted({x for line in self.lines.values() for x, _ in line})
         points = [(name, dict(line)) for name, line in self.lines.items()]
         filled = sum(len(known) for _, known in points)
-        if not 1 < len(places) <= MOST_COLUMNS or filled < FILLED * len(places) * len(points):
+        if not 1 < len(places) <= MAX_TABLE_POINTS or filled < MIN_FILLED_SHARE * len(places) * len(points):
             return None
         rows: list[tuple[Cell, ...]] = [(name, *(known.get(x) for x in places)) for name, known in points]
         columns = (Column(f"{self.x_name}:"), *(Column(f"{x:,g}") for x in places))
         return Table(self.name, self.title, f"In {self.y_name}. {self.caption}", columns, tuple(rows))
 
 
-def macro(found: Results, figure: Figure) -> float:
+def mean_over_domains(found: Results, figure: Figure) -> float:
     """The mean of a figure over domains."""
     where = np.array(found.domains)
     return float(np.mean([figure(np.flatnonzero(where == name)) for name in found.names]))
@@ -65,41 +65,58 @@ def macro(found: Results, figure: Figure) -> float:
 def against_steps(found: Results, caption: str) -> Chart:
     """Figure: the number of texts learned from."""
     lines = {
-        name: tuple((float(point), macro(found, found.percent(name, point))) for point in found.points(name))
+        name: tuple(
+            (float(point), mean_over_domains(found, found.percent(name, point))) for point in found.points(name)
+        )
         for name in found.others
     }
     return Chart(
-        "steps", "Bits per byte against steps",
+        "steps",
+        "Bits per byte against steps",
         f"Mean over domains after so many steps, each on one text; in the context, after so many texts. {caption}",
-        "steps", PERCENT, lines,
-    )  # fmt: skip
+        "steps",
+        PERCENT_LABEL,
+        lines,
+    )
 
 
 def against_tokens(found: Results, caption: str) -> Chart:
     """Figure: tokens learned from, the mean over texts."""
     lines = {
-        name: tuple((_tokens(found, name, point), macro(found, found.percent(name, point))) for point in points)
+        name: tuple(
+            (_tokens(found, name, point), mean_over_domains(found, found.percent(name, point))) for point in points
+        )
         for name in found.others
         if (points := found.points(name)) and any(one.learned for one in found.measured[name])
     }
     return Chart(
-        "tokens", "Bits per byte against tokens", "The same points over the tokens learned from until then, mean over "
-        f"texts. {caption}", "tokens learned", PERCENT, lines,
-    )  # fmt: skip
+        "tokens",
+        "Bits per byte against tokens",
+        f"The same points over the tokens learned from until then, mean over texts. {caption}",
+        "tokens learned",
+        PERCENT_LABEL,
+        lines,
+    )
 
 
 def against_seconds(found: Results, caption: str) -> Chart:
     """Figure: seconds of selecting and tuning."""
     lines = {
-        name: tuple((_seconds(found, name, point), macro(found, found.percent(name, point))) for point in points)
+        name: tuple(
+            (_seconds(found, name, point), mean_over_domains(found, found.percent(name, point))) for point in points
+        )
         for name in found.others
         if (points := found.points(name)) and any(one.learned and one.seconds for one in found.measured[name])
     }
     return Chart(
-        "seconds", "Bits per byte against seconds",
+        "seconds",
+        "Bits per byte against seconds",
         "Seconds for a text, mean over texts: all of the selection, and of the tuning a share in proportion to the "
-        f"tokens learned up to that step. Scoring is not counted. {caption}", "seconds", PERCENT, lines,
-    )  # fmt: skip
+        f"tokens learned up to that step. Scoring is not counted. {caption}",
+        "seconds",
+        PERCENT_LABEL,
+        lines,
+    )
 
 
 def over_noise(found: Results, caption: str) -> Chart | None:
@@ -109,13 +126,13 @@ def over_noise(found: Results, caption: str) -> Chart | None:
         plain, noise = split_noise(method)
         if noise is None:
             known = found.settings.get(method, {}).get("noise")
-            noise = float(known) if isinstance(known, (int, float)) else NOISE
-        groups.setdefault(plain, {}).setdefault(noise, macro(found, found.percent(method)))
+            noise = float(known) if isinstance(known, (int, float)) else DEFAULT_NOISE
+        groups.setdefault(plain, {}).setdefault(noise, mean_over_domains(found, found.percent(method)))
     lines = {name: tuple(sorted(values.items())) for name, values in groups.items() if len(values) > 1}
     if not lines:
         return None
-    said = f"Methods that differ in λ alone. A method whose λ is not named has λ = {NOISE:g}."
-    return Chart("noise", "Bits per byte against λ", f"{said} {caption}", "λ", PERCENT, lines, log=True)
+    said = f"Methods that differ in λ alone. A method whose λ is not named has λ = {DEFAULT_NOISE:g}."
+    return Chart("noise", "Bits per byte against λ", f"{said} {caption}", "λ", PERCENT_LABEL, lines, log=True)
 
 
 def over_memory(memories: Sequence[Results], caption: str) -> Chart | None:
@@ -128,7 +145,7 @@ def over_memory(memories: Sequence[Results], caption: str) -> Chart | None:
         ((size, one) for size, one in zip(sized, memories, strict=True) if size), key=lambda pair: pair[0]
     ):
         for method in one.others:
-            lines.setdefault(method, []).append((float(size), macro(one, one.percent(method))))
+            lines.setdefault(method, []).append((float(size), mean_over_domains(one, one.percent(method))))
     kept = {name: tuple(points) for name, points in lines.items() if len(points) > 1}
     said = f"Runs whose memories differ, on the {len(memories[0].texts)} texts that all of them have."
     if not kept:
@@ -138,7 +155,7 @@ def over_memory(memories: Sequence[Results], caption: str) -> Chart | None:
         "Bits per byte against the size of the memory",
         f"{said} {caption}",
         "passages",
-        PERCENT,
+        PERCENT_LABEL,
         kept,
         log=True,
     )

@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from siftlm.errors import Conflict, InvalidInput, Unwritable
-from siftlm.evaluation.identity import of_model
-from siftlm.evaluation.sound import is_record
+from siftlm.evaluation.identity import model_fingerprint
+from siftlm.evaluation.sound import is_valid_record
 from siftlm.memory import disk
 
-QUESTION, RECORDS, CLAIMS = "run.json", "records.jsonl", "claims"
-FORMAT = 1
+QUESTION_FILE, RECORDS_FILE, CLAIMS_FILE = "run.json", "records.jsonl", "claims"
+RUN_FORMAT = 1
 # Parts of a question that earlier versions did not write down.
-LATER = {"corpus.text", "corpus.contents"}
+OPTIONAL_QUESTION_FIELDS = {"corpus.text", "corpus.contents"}
 # Ways to hold a folder of records that is only read, as the study's are kept.
-COMPRESSED = RECORDS + ".gz"
+COMPRESSED_RECORDS_FILE = RECORDS_FILE + ".gz"
 
 
 class RunFolder:
@@ -42,33 +42,33 @@ class RunFolder:
         self.path = path
         self.records: dict[tuple[str, str], dict[str, Any]] = {}
         """(text, method) -> record."""
-        self.settled: set[str] = set()
+        self.recorded_settings: set[str] = set()
         """The methods whose settings some record has."""
-        self._look: Callable[[Mapping[str, Any]], None] | None = None
+        self._record_check: Callable[[Mapping[str, Any]], None] | None = None
         self._read_to = 0
         if path.exists() and not path.is_dir():
             raise Unwritable(f"{path}: is a file, and a run is a folder; give --out another name")
-        with disk.refusals_named(path):
+        with disk.translate_write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             # One file for all locks of this process: closing any other of the same name would lose them.
-            self._claims = open(path / CLAIMS, "ab+")  # noqa: SIM115 — until `close`
+            self._claims = open(path / CLAIMS_FILE, "ab+")  # noqa: SIM115 — until `close`
 
     @classmethod
     def begin(cls, path: str | os.PathLike[str], question: Mapping[str, Any]) -> RunFolder:
         """A new run, or the one that is there, if it asks the same."""
         folder = cls(Path(path))
-        asked = json.loads(json.dumps({"format": FORMAT, **question}))
-        with disk.refusals_named(folder.path):
+        asked = json.loads(json.dumps({"format": RUN_FORMAT, **question}))
+        with disk.translate_write_errors(folder.path):
             try:
-                with _locked(folder._claims, 0):
-                    if (folder.path / QUESTION).exists():
-                        _same(folder.path, question_of(folder.path), asked)
+                with _file_lock(folder._claims, 0):
+                    if (folder.path / QUESTION_FILE).exists():
+                        _check_same_question(folder.path, question_of(folder.path), asked)
                     else:
-                        disk.replace(folder.path / QUESTION, (json.dumps(asked, indent=1) + "\n").encode())
+                        disk.atomic_replace(folder.path / QUESTION_FILE, (json.dumps(asked, indent=1) + "\n").encode())
             except BaseException:
                 folder.close()
                 raise
-        folder.catch_up()
+        folder.refresh()
         return folder
 
     def close(self) -> None:
@@ -81,15 +81,15 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def look_at_each(self, look: Callable[[Mapping[str, Any]], None]) -> None:
+    def add_record_check(self, look: Callable[[Mapping[str, Any]], None]) -> None:
         """Show every record to ``look``, those that are to come as well; what it raises ends the reading."""
-        self._look = look
+        self._record_check = look
         for record in self.records.values():
             look(record)
 
-    def catch_up(self) -> None:
+    def refresh(self) -> None:
         """Read what came since, from other processes too."""
-        path = self.path / RECORDS
+        path = self.path / RECORDS_FILE
         if not path.exists():
             return
         with open(path, "rb") as file:
@@ -97,21 +97,25 @@ class RunFolder:
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._read_to += len(whole)
-        for record in _lines(whole):
-            if self._look is not None:
-                self._look(record)
+        for record in _parse_records(whole):
+            if self._record_check is not None:
+                self._record_check(record)
             self.records[record["text"], record["method"]] = record
             if "settings" in record:
-                self.settled.add(record["method"])
+                self.recorded_settings.add(record["method"])
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Keep a result; it is on disk when this returns."""
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        if not is_record(json.loads(text)):
+        if not is_valid_record(json.loads(text)):
             raise InvalidInput(f"method {record.get('method')!r} gave a result that nobody could read: {text:.200}")
         line = (text + "\n").encode()
-        with disk.refusals_named(self.path), _locked(self._claims, 0), open(self.path / RECORDS, "ab+") as file:
-            self.catch_up()  # nobody writes meanwhile: what `look_at_each` refuses is not there, and cannot come
+        with (
+            disk.translate_write_errors(self.path),
+            _file_lock(self._claims, 0),
+            open(self.path / RECORDS_FILE, "ab+") as file,
+        ):
+            self.refresh()  # nobody writes meanwhile: what `look_at_each` refuses is not there, and cannot come
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
@@ -119,57 +123,59 @@ class RunFolder:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self.catch_up()
+        self.refresh()
 
     @contextlib.contextmanager
-    def claimed(self, text: str, method: str) -> Iterator[bool]:
+    def claim(self, text: str, method: str) -> Iterator[bool]:
         """Hold the work on one method and text; False where another process has it or it is done."""
         place = int.from_bytes(hashlib.blake2b(f"{text} {method}".encode(), digest_size=7).digest(), "big") + 1
-        with _locked(self._claims, place, wait=False) as mine:
+        with _file_lock(self._claims, place, wait=False) as mine:
             if mine:
-                self.catch_up()
+                self.refresh()
             yield mine and (text, method) not in self.records
 
 
 def question_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a run asks."""
-    file = Path(path) / QUESTION
+    file = Path(path) / QUESTION_FILE
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InvalidInput(f"{path}: is no run: it has no {QUESTION}; `siftlm eval --out {path}` makes one") from error
+        raise InvalidInput(
+            f"{path}: is no run: it has no {QUESTION_FILE}; `siftlm eval --out {path}` makes one"
+        ) from error
     except (ValueError, OSError, RecursionError) as error:
         raise InvalidInput(f"{file}: cannot be read: {error}") from error
-    if not isinstance(known, dict) or known.get("format") != FORMAT:
-        raise InvalidInput(f"{file}: is not of format {FORMAT}, which this version of siftlm reads")
+    if not isinstance(known, dict) or known.get("format") != RUN_FORMAT:
+        raise InvalidInput(f"{file}: is not of format {RUN_FORMAT}, which this version of siftlm reads")
     return known
 
 
 def records_of(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """All results of a run, the last one of each method and text; ``records.jsonl.gz`` will do as well."""
-    plain, packed = Path(path) / RECORDS, Path(path) / COMPRESSED
+    plain, packed = Path(path) / RECORDS_FILE, Path(path) / COMPRESSED_RECORDS_FILE
     try:
         raw = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes()) if packed.exists() else b""
     except (OSError, EOFError) as error:
         raise InvalidInput(f"{path}: its records cannot be read: {error}") from error
-    return list({(record["text"], record["method"]): record for record in _lines(raw)}.values())
+    return list({(record["text"], record["method"]): record for record in _parse_records(raw)}.values())
 
 
-def _lines(raw: bytes) -> Iterator[dict[str, Any]]:
+def _parse_records(raw: bytes) -> Iterator[dict[str, Any]]:
     """The readable ones."""
     for line in raw.split(b"\n"):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if is_record(record):
+        if is_valid_record(record):
             yield record
 
 
-def _same(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    old, new = (_flat({**one, "model": of_model(one.get("model"))}) for one in (there, asked))
+def _check_same_question(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    old, new = (_flatten_question({**one, "model": model_fingerprint(one.get("model"))}) for one in (there, asked))
     # The version does not count: what it changed is seen in the settings.
-    for name in sorted({*old, *new} - {"siftlm"} - (LATER - (old.keys() & new.keys()))):
+    for name in sorted({*old, *new} - {"siftlm"} - (OPTIONAL_QUESTION_FIELDS - (old.keys() & new.keys()))):
         if old.get(name) != new.get(name):
             raise Conflict(
                 f"{path}: holds a run with {name}={_short(old.get(name))}, and this one has "
@@ -177,11 +183,13 @@ def _same(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> Non
             )
 
 
-def _flat(question: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def _flatten_question(question: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """``protocol.n`` and its like: what differs is to be named."""
     found: dict[str, Any] = {}
     for name, value in question.items():
-        found.update(_flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value})
+        found.update(
+            _flatten_question(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+        )
     return found
 
 
@@ -193,7 +201,7 @@ if sys.platform == "win32":
     import msvcrt
 
     @contextlib.contextmanager
-    def _locked(file: IO[bytes], place: int, *, wait: bool = True) -> Iterator[bool]:
+    def _file_lock(file: IO[bytes], place: int, *, wait: bool = True) -> Iterator[bool]:
         place %= 2**31 - 2  # two that share a place only wait for each other
         while True:
             try:
@@ -217,7 +225,7 @@ else:
     import fcntl
 
     @contextlib.contextmanager
-    def _locked(file: IO[bytes], place: int, *, wait: bool = True) -> Iterator[bool]:
+    def _file_lock(file: IO[bytes], place: int, *, wait: bool = True) -> Iterator[bool]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
         except OSError as error:

@@ -11,24 +11,26 @@ from typing import Any
 from siftlm.evaluation.protocol import Protocol
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.memory.searching import Searching
+from siftlm.memory.searching import Searcher
 
 # Passages that are looked at: all would take too long in a large memory.
-LOOKED_AT = 200
+FINGERPRINTED_PASSAGES = 200
 
 
-def of_memory(memory: Searching) -> dict[str, Any]:
+def memory_fingerprint(memory: Searcher) -> dict[str, Any]:
     """Ready for ``json.dumps``; without the folders of this machine."""
     if not isinstance(memory, Memory):
         return {"embedder": memory.embedder.name, "fingerprint": memory.embedder.fingerprint}
     known = memory.manifest
     return {
-        "passages": len(memory), "generation": known.generation, "embedder": bare(known.embedder),
+        "passages": len(memory),
+        "generation": known.generation,
+        "embedder": bare_name(known.embedder),
         "fingerprint": known.fingerprint,
-    }  # fmt: skip
+    }
 
 
-def bare(name: str) -> str:
+def bare_name(name: str) -> str:
     """The name of an embedder or of a model without the folder that it is in.
 
     >>> bare("lexical:/models/words"), bare("hashing"), bare("intfloat/e5-small-v2")
@@ -38,7 +40,7 @@ def bare(name: str) -> str:
     return f"{kind}{colon}{Path(model).name if Path(model).is_absolute() else model}"
 
 
-def of_model(model: Any) -> Any:
+def model_fingerprint(model: Any) -> Any:
     """What tells one from another: its weights, whatever it is called; the name where nothing is known of them.
 
     >>> of_model({"name": "a", "fingerprint": "f"}) == of_model({"name": "b", "fingerprint": "f"})
@@ -49,18 +51,18 @@ def of_model(model: Any) -> Any:
     return {key: value for key, value in model.items() if key != "name"}
 
 
-def contents_of(memory: Searching) -> str | None:
+def contents_fingerprint(memory: Searcher) -> str | None:
     """Of some of its passages, evenly spread: two memories made alike of different texts are told apart by it."""
     if not isinstance(memory, Memory):
         return None
     rows = memory.rows()
     found = hashlib.blake2b(digest_size=8)
-    for text in memory.texts(rows[:: max(1, len(rows) // LOOKED_AT)]):
+    for text in memory.texts(rows[:: max(1, len(rows) // FINGERPRINTED_PASSAGES)]):
         found.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
     return found.hexdigest()
 
 
-def of_file(path: str) -> str | None:
+def file_fingerprint(path: str) -> str | None:
     """Tells a file from another of its name; None where there is no file."""
     if not Path(path).is_file():
         return None
@@ -71,19 +73,19 @@ def of_file(path: str) -> str | None:
     return found.hexdigest()
 
 
-def question(model: LocalModel, protocol: Protocol, about: Mapping[str, Any]) -> dict[str, Any]:
+def run_question(model: LocalModel, protocol: Protocol, about: Mapping[str, Any]) -> dict[str, Any]:
     """What a run asks: two runs of the same question may be put together."""
     controller = model.controller
     return {
         "siftlm": version("siftlm"),
         "model": {
-            "name": bare(controller.name),
+            "name": bare_name(controller.name),
             "parameters": controller.parameters,
             "context": controller.context,
             "fingerprint": controller.fingerprint,
         },
         "engine": controller.engine.describe(),
-        "memory": {**of_memory(model.memory), "contents": contents_of(model.memory)},
+        "memory": {**memory_fingerprint(model.memory), "contents": contents_fingerprint(model.memory)},
         "protocol": protocol.to_dict(),
         **about,
     }

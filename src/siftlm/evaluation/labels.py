@@ -7,25 +7,25 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from siftlm.evaluation.identity import bare
+from siftlm.evaluation.identity import bare_name
 
 # As in `siftlm.evaluation.methods`: a plus may also be in a number or in the name of a file.
-SETTINGS = re.compile(r"\+(?=[a-z_]+=)")
+SETTINGS_SEPARATOR = re.compile(r"\+(?=[a-z_]+=)")
 # Between methods, and not inside of betas=(0.9,0.99).
-COMMA = re.compile(r",(?![^()\[\]{}]*[)\]}])")
-BASE, INTERPOLATION = "base", "interpolation"
+METHOD_SEPARATOR = re.compile(r",(?![^()\[\]{}]*[)\]}])")
+BASE_METHOD, INTERPOLATION_METHOD = "base", "interpolation"
 # The order of columns, where a name says nothing about it.
-FIRST = (BASE, "context", INTERPOLATION, "dynamic", "random", "tttlm", "nn", "nearest", "nn-f")
-LAST = ("sift", "sift-fast", "calibrated")
+FIRST_METHODS = (BASE_METHOD, "context", INTERPOLATION_METHOD, "dynamic", "random", "tttlm", "nn", "nearest", "nn-f")
+LAST_METHODS = ("sift", "sift-fast", "calibrated")
 
 
-def several(labels: str) -> list[str]:
+def split_labels(labels: str) -> list[str]:
     """Names with commas between them.
 
     >>> several("nn, sift+betas=(0.9,0.99),")
     ['nn', 'sift+betas=(0.9,0.99)']
     """
-    return [label.strip() for label in COMMA.split(labels) if label.strip()]
+    return [label.strip() for label in METHOD_SEPARATOR.split(labels) if label.strip()]
 
 
 def without_folder(method: str) -> str:
@@ -34,17 +34,17 @@ def without_folder(method: str) -> str:
     >>> without_folder("ways/mine.py+share=0.5"), without_folder("sift+noise=1")
     ('mine+share=0.5', 'sift+noise=1')
     """
-    name, *settings = SETTINGS.split(method)
+    name, *settings = SETTINGS_SEPARATOR.split(method)
     return "+".join([PurePath(name).stem, *settings]) if name.endswith(".py") else method
 
 
-def family(method: str) -> str:
+def method_name(method: str) -> str:
     """The name without settings.
 
     >>> family("sift+noise=0.1")
     'sift'
     """
-    return SETTINGS.split(method)[0]
+    return SETTINGS_SEPARATOR.split(method)[0]
 
 
 def split_noise(method: str) -> tuple[str, float | None]:
@@ -53,7 +53,7 @@ def split_noise(method: str) -> tuple[str, float | None]:
     >>> split_noise("sift+noise=1e+2+k=1000"), split_noise("sift")
     (('sift+k=1000', 100.0), ('sift', None))
     """
-    name, *settings = SETTINGS.split(method)
+    name, *settings = SETTINGS_SEPARATOR.split(method)
     named = [one for one in settings if one.startswith("noise=")]
     try:
         noise = float(named[0].removeprefix("noise="))
@@ -62,27 +62,31 @@ def split_noise(method: str) -> tuple[str, float | None]:
     return "+".join([name, *(one for one in settings if one not in named)]), noise
 
 
-def place_of(method: str) -> tuple[Any, ...]:
+def method_sort_key(method: str) -> tuple[Any, ...]:
     """Where a method stands: the plain ones first, SIFT last; settings by their numbers.
 
     >>> sorted(["sift+noise=10", "sift+noise=2", "mmr", "sift+noise=2+k=9", "sift", "nn", "base"], key=place_of)
     ['base', 'nn', 'mmr', 'sift', 'sift+noise=2', 'sift+noise=10', 'sift+noise=2+k=9']
     """
-    name = family(method)
-    place = FIRST.index(name) if name in FIRST else 50 + (LAST.index(name) + 1 if name in LAST else 0)
+    name = method_name(method)
+    place = (
+        FIRST_METHODS.index(name)
+        if name in FIRST_METHODS
+        else 50 + (LAST_METHODS.index(name) + 1 if name in LAST_METHODS else 0)
+    )
     plain, noise = split_noise(method)
-    return (place, name, _natural(plain), -1.0 if noise is None else noise, method)
+    return (place, name, _natural_key(plain), -1.0 if noise is None else noise, method)
 
 
-def _natural(text: str) -> tuple[tuple[str, float], ...]:
+def _natural_key(text: str) -> tuple[tuple[str, float], ...]:
     pieces = re.split(r"((?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
     return tuple((piece, 0.0) if at % 2 == 0 else ("", float(piece)) for at, piece in enumerate(pieces))
 
 
-def about(question: Mapping[str, Any]) -> dict[str, str]:
+def describe_question(question: Mapping[str, Any]) -> dict[str, str]:
     """The question in words, for captions; folders of a machine are left out."""
     model, memory, protocol = (question.get(name) or {} for name in ("model", "memory", "protocol"))
-    name = bare(str(model.get("name", "a model")))
+    name = bare_name(str(model.get("name", "a model")))
     size = model.get("parameters")
     words = {
         "model": name + (f" ({size:,} parameters, {_engine(question)})" if size else ""),
@@ -103,7 +107,7 @@ def _engine(question: Mapping[str, Any]) -> str:
 
 
 def _memory(memory: Mapping[str, Any]) -> str:
-    name = bare(str(memory.get("embedder", "?")))
+    name = bare_name(str(memory.get("embedder", "?")))
     return f"{memory['passages']:,} passages ({name})" if "passages" in memory else f"of vectors by {name}"
 
 

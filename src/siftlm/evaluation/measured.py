@@ -67,8 +67,8 @@ class Measured:
         plain = {name: value for name, value in asdict(self).items() if value not in ((), {}, 0) or name == "base"}
         return {
             **plain,
-            "base": _short(self.base),
-            "curve": [[point, _short(value)] for point, value in sorted(self.curve.items())],
+            "base": _rounded(self.base),
+            "curve": [[point, _rounded(value)] for point, value in sorted(self.curve.items())],
         }
 
     @classmethod
@@ -77,12 +77,12 @@ class Measured:
         known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
         for name in ("rows", "scores", "uncertainty", "learned", "losses"):
             known[name] = tuple(known.get(name, ()))
-        known["curve"] = {int(point): _number(value) for point, value in known["curve"]}
-        known["base"] = _number(known["base"])
+        known["curve"] = {int(point): _record_number(value) for point, value in known["curve"]}
+        known["base"] = _record_number(known["base"])
         return cls(**{"bytes": 0, "tokens": 0, **known})
 
 
-def of_score(score: Score, points: Sequence[int]) -> Measured:
+def measured_from_score(score: Score, points: Sequence[int]) -> Measured:
     """A `Score` as a record; where there were fewer texts than steps, the last state stands for all later points."""
     curve = {0: score.base, **dict(score.curve)}
     taken = len(score.trace.steps)
@@ -108,12 +108,12 @@ def of_score(score: Score, points: Sequence[int]) -> Measured:
     )
 
 
-def _short(value: float) -> float | None:
+def _rounded(value: float) -> float | None:
     """Nine digits are more than any result means."""
     return float(f"{value:.9g}") if math.isfinite(value) else None
 
 
-def _number(value: float | None) -> float:
+def _record_number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.copies import copied
-from siftlm.memory.searching import Searching
+from siftlm.memory.copies import copy_mask
+from siftlm.memory.searching import Searcher
 
 # Copies are looked for among so many neighbours of each part.
-AMONG = 200
+LEAK_SEARCH_NEIGHBOURS = 200
 
 
-def giveaways(memory: Searching, pieces: Sequence[str], *others: str) -> list[int]:
+def leaked_rows(memory: Searcher, pieces: Sequence[str], *others: str) -> list[int]:
     """Rows of passages that share most of their words with a piece (a prompt, what is scored) or with ``others``.
 
     They are looked for near each piece.
@@ -23,12 +23,12 @@ def giveaways(memory: Searching, pieces: Sequence[str], *others: str) -> list[in
     rows: set[int] = set()
     for piece in wanted:
         try:
-            near = memory.search(piece, AMONG, method="nearest", k=AMONG)
+            near = memory.search(piece, LEAK_SEARCH_NEIGHBOURS, method="nearest", k=LEAK_SEARCH_NEIGHBOURS)
         except InvalidInput:  # it may have no direction
             continue
         texts = near.texts
         copy = np.zeros(len(texts), dtype=bool)
         for other in dict.fromkeys((*wanted, *others)):
-            copy |= copied(other, texts)
+            copy |= copy_mask(other, texts)
         rows.update(near[at].row for at in np.flatnonzero(copy).tolist())
     return sorted(rows)

@@ -1,6 +1,6 @@
 """Web pages in one file: text, tables and line charts as inline SVG, for bright and dark screens, without scripts.
 
-Everything returns a string of HTML; ``text`` makes any string safe to be put into it.
+Everything returns a string of HTML; ``escape_html`` makes any string safe to be put into it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ PALETTE = """\
   --panel: #1b212b; --a: #fbbf24; --b: #22d3ee; --c: #c4b5fd; --d: #cbd5e1; --e: #4ade80;
   --f: #fb7185; --g: #93c5fd; --h: #fde047; } }
 """
-DRAWING = """\
+DRAWING_STYLE = """\
 svg text { fill: var(--faint); font: 12px system-ui, sans-serif; }
 svg .axis { stroke: var(--line); } svg polyline { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
 """
-STYLE = (
+PAGE_STYLE = (
     PALETTE
-    + DRAWING
+    + DRAWING_STYLE
     + """\
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; background: var(--paper); color: var(--ink);
@@ -58,7 +58,7 @@ svg { width: 100%; height: auto; display: block; }
 
 
 # Between two names, from line to line.
-LINE = 15.0
+LABEL_LINE_HEIGHT = 15.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Series:
     dashed: bool = False
 
 
-def text(given: object) -> str:
+def escape_html(given: object) -> str:
     """Safe in a page.
 
     >>> text("a < b")
@@ -82,31 +82,32 @@ def text(given: object) -> str:
     return html.escape(str(given))
 
 
-def page(title: str, body: Sequence[str]) -> str:
+def html_page(title: str, body: Sequence[str]) -> str:
     """A whole document."""
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f"<title>{text(title)}</title><style>{STYLE}</style>"
+    head += f"<title>{escape_html(title)}</title><style>{PAGE_STYLE}</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[int | None] = ()) -> str:
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[int | None] = ()) -> str:
     """Rows of text; ``best`` names the column of each row that is set in bold."""
-    lines = ["<tr>" + "".join(f"<th>{text(cell)}</th>" for cell in head) + "</tr>"]
+    lines = ["<tr>" + "".join(f"<th>{escape_html(cell)}</th>" for cell in head) + "</tr>"]
     for place, row in enumerate(rows):
         bold = best[place] if place < len(best) else None
         cells = (
-            f'<td class="best">{text(c)}</td>' if at == bold else f"<td>{text(c)}</td>" for at, c in enumerate(row)
+            f'<td class="best">{escape_html(c)}</td>' if at == bold else f"<td>{escape_html(c)}</td>"
+            for at, c in enumerate(row)
         )
         lines.append("<tr>" + "".join(cells) + "</tr>")
     return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
 
 
-def beside(*blocks: str) -> str:
+def side_by_side(*blocks: str) -> str:
     """Next to each other where there is room."""
     return '<div class="beside">' + "".join(f"<div>{block}</div>" for block in blocks) + "</div>"
 
 
-def chart(
+def line_chart(
     series: Sequence[Series],
     *,
     title: str,
@@ -123,22 +124,22 @@ def chart(
     if not points:
         return ""
     frame = _Frame(points, size, from_zero, max(len(one.name) for one in series))
-    feet = _powers(frame) if log else [(value, f"{value:g}") for value in frame.feet]
-    parts = [f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{text(title)}">']
+    feet = _log_ticks(frame) if log else [(value, f"{value:g}") for value in frame.feet]
+    parts = [f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape_html(title)}">']
     for value in frame.ticks:
         y = frame.y(value)
         parts.append(f'<line class="axis" x1="{frame.left}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{frame.left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
     foot = f'y="{frame.bottom + 18}" text-anchor="middle"'
     parts += [f'<text x="{frame.x(value):.1f}" {foot}>{name}</text>' for value, name in feet]
-    parts.append(f'<text x="{frame.right}" y="{size[1] - 4}" text-anchor="end">{text(x_name)}</text>')
-    parts.append(f'<text x="4" y="13">{text(y_name)}</text>')
-    parts += [_line(one, frame) for one in series]
-    parts += _names(series, frame)
-    return f"<figure><figcaption>{text(title)}</figcaption>{''.join(parts)}</svg></figure>"
+    parts.append(f'<text x="{frame.right}" y="{size[1] - 4}" text-anchor="end">{escape_html(x_name)}</text>')
+    parts.append(f'<text x="4" y="13">{escape_html(y_name)}</text>')
+    parts += [_polyline(one, frame) for one in series]
+    parts += _series_labels(series, frame)
+    return f"<figure><figcaption>{escape_html(title)}</figcaption>{''.join(parts)}</svg></figure>"
 
 
-def intervals(
+def interval_chart(
     rows: Sequence[tuple[str, float, float, float, str]], *, title: str, x_name: str, width: int = 720
 ) -> str:
     """(name, value, low, high, colour) one below the other: a dot and its interval, zero marked."""
@@ -149,7 +150,7 @@ def intervals(
     left, height = min(24 + 7 * max(len(row[0]) for row in rows), width // 2), 24 * len(rows) + 44
     frame = _Frame(ends, (width, height), from_zero=False, letters=0)
     frame.left, frame.right = left, width - 16
-    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{text(title)}">']
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape_html(title)}">']
     for value in frame.feet:
         x = f"{frame.x(value):.1f}"
         wide = ' style="stroke:var(--faint)"' if value == 0 else ""
@@ -157,21 +158,21 @@ def intervals(
         parts.append(f'<text x="{x}" y="{height - 20}" text-anchor="middle">{value:g}</text>')
     for place, (name, value, low, high, colour) in enumerate(rows):
         y, style = 20 + 24 * place, f"var(--{colour})"
-        parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{text(name)}</text>')
+        parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape_html(name)}</text>')
         parts.append(f'<polyline points="{frame.x(low):.1f},{y} {frame.x(high):.1f},{y}" style="stroke:{style}"/>')
         parts.append(f'<circle cx="{frame.x(value):.1f}" cy="{y}" r="4" style="fill:{style}"/>')
-    parts.append(f'<text x="{frame.right}" y="{height - 4}" text-anchor="end">{text(x_name)}</text>')
-    return f"<figure><figcaption>{text(title)}</figcaption>{''.join(parts)}</svg></figure>"
+    parts.append(f'<text x="{frame.right}" y="{height - 4}" text-anchor="end">{escape_html(x_name)}</text>')
+    return f"<figure><figcaption>{escape_html(title)}</figcaption>{''.join(parts)}</svg></figure>"
 
 
-def alone(drawn: str) -> str:
-    """The picture of a `chart` as a file of its own, for documents that show images."""
+def standalone_svg(drawn: str) -> str:
+    """The picture of a `line_chart` as a file of its own, for documents that show images."""
     picture = drawn[drawn.index("<svg") : drawn.index("</svg>") + len("</svg>")]
     head, rest = picture.split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{PALETTE}{DRAWING}</style>{rest}\n'
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{PALETTE}{DRAWING_STYLE}</style>{rest}\n'
 
 
-def _powers(frame: _Frame) -> list[tuple[float, str]]:
+def _log_ticks(frame: _Frame) -> list[tuple[float, str]]:
     """Where the powers of ten are, or the ends where there are fewer than two of them."""
     low, high = frame.reach
     whole = list(range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1))
@@ -180,7 +181,7 @@ def _powers(frame: _Frame) -> list[tuple[float, str]]:
     return [(at, f"{10**at:,.0f}" if 3 <= at < 9 else f"{10**at:.3g}") for at in feet]
 
 
-def _line(one: Series, frame: _Frame) -> str:
+def _polyline(one: Series, frame: _Frame) -> str:
     runs: list[list[str]] = [[]]
     for x, y in one.points:
         if math.isfinite(y):
@@ -192,23 +193,23 @@ def _line(one: Series, frame: _Frame) -> str:
     return "".join(f'<polyline points="{" ".join(run)}" {style}/>' for run in runs if run)
 
 
-def _names(series: Sequence[Series], frame: _Frame) -> list[str]:
+def _series_labels(series: Sequence[Series], frame: _Frame) -> list[str]:
     """At the ends of the lines, moved apart where they would lie on each other."""
-    ends = [(frame.y(last), one) for one in series if (last := _last(one)) is not None]
+    ends = [(frame.y(last), one) for one in series if (last := _last_point(one)) is not None]
     ends.sort(key=lambda pair: pair[0])
     places: list[float] = []
     for y, _ in ends:
-        places.append(max(y, places[-1] + LINE) if places else y)
-    above = frame.bottom + LINE
+        places.append(max(y, places[-1] + LABEL_LINE_HEIGHT) if places else y)
+    above = frame.bottom + LABEL_LINE_HEIGHT
     for at in reversed(range(len(places))):  # those that would stand below the picture push the others up
-        above = places[at] = min(places[at], above - LINE)
+        above = places[at] = min(places[at], above - LABEL_LINE_HEIGHT)
     return [
-        f'<text x="{frame.right + 6}" y="{y + 4:.1f}" style="fill:var(--{one.colour})">{text(one.name)}</text>'
+        f'<text x="{frame.right + 6}" y="{y + 4:.1f}" style="fill:var(--{one.colour})">{escape_html(one.name)}</text>'
         for y, (_, one) in zip(places, ends, strict=True)
     ]
 
 
-def _last(one: Series) -> float | None:
+def _last_point(one: Series) -> float | None:
     return next((y for _, y in reversed(one.points) if math.isfinite(y)), None)
 
 
@@ -222,13 +223,13 @@ class _Frame:
         self.left, self.right, self.top, self.bottom = 46, size[0] - room, 24, size[1] - 36
         xs, ys = [x for x, _ in points], [y for _, y in points]
         low, high = (0.0 if from_zero else min(ys)), max(ys)
-        step = _step((high - low) or abs(high) or 1.0, 5)
+        step = _tick_step((high - low) or abs(high) or 1.0, 5)
         self._low, self._high = math.floor(low / step) * step, math.ceil(high / step) * step
         if self._high == self._low:
             self._high += step
         self._x0, self._x1 = min(xs), max(max(xs), min(xs) + 1e-9)
         self.ticks = [self._low + step * at for at in range(round((self._high - self._low) / step) + 1)]
-        foot = _step(self._x1 - self._x0, 6)
+        foot = _tick_step(self._x1 - self._x0, 6)
         first = math.ceil(self._x0 / foot)
         self.feet = [foot * at for at in range(first, math.floor(self._x1 / foot + 1e-9) + 1)]
 
@@ -244,7 +245,7 @@ class _Frame:
         return self.bottom - (value - self._low) / (self._high - self._low) * (self.bottom - self.top)
 
 
-def _step(reach: float, count: int) -> float:
+def _tick_step(reach: float, count: int) -> float:
     """1, 2 or 5 times a power of ten, so that ``reach`` has about ``count`` of them.
 
     >>> _step(20, 5), _step(0.7, 5)

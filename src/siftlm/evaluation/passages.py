@@ -13,24 +13,24 @@ from typing import Any
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.evaluation import pages
-from siftlm.evaluation.comparison import reference
-from siftlm.evaluation.corpus import OF_SAMPLE, SAMPLE, read
-from siftlm.evaluation.foresight import left
-from siftlm.evaluation.identity import contents_of, of_memory
-from siftlm.evaluation.labels import BASE, about
+from siftlm.evaluation.comparison import reference_method
+from siftlm.evaluation.corpus import SAMPLE_CORPUS, SAMPLE_TEXTS_PER_DOMAIN, read
+from siftlm.evaluation.foresight import uncertainty_left
+from siftlm.evaluation.identity import contents_fingerprint, memory_fingerprint
+from siftlm.evaluation.labels import BASE_METHOD, describe_question
 from siftlm.evaluation.measured import Measured
-from siftlm.evaluation.pages import Series, text
+from siftlm.evaluation.pages import Series, escape_html
 from siftlm.evaluation.protocol import Protocol
 from siftlm.evaluation.results import Results
-from siftlm.evaluation.writing import chosen, colour_of
+from siftlm.evaluation.writing import colour_of, drawn_lines
 from siftlm.memory import Memory
 
 WORST, BEST = "worst", "best"
 # Of the picks of a method: how many are seen at once, and how many letters of each.
-LISTED, LETTERS = 5, 600
+SHOWN_PICKS, SHOWN_CHARACTERS = 5, 600
 
 
-def pages_of(
+def passage_pages(
     found: Results,
     memory: Memory,
     show: Sequence[str],
@@ -46,16 +46,18 @@ def pages_of(
         memory: that the run was made with; another one is refused.
         show: ids of texts; ``worst`` and ``best``: where ``method`` loses and gains most against the reference.
         method: left out, ``sift`` if it is there, else the last one.
-        against: see `siftlm.evaluation.comparison.reference`.
+        against: see `siftlm.evaluation.comparison.reference_method`.
         corpus: that the run was made on, to show the texts themselves; see `siftlm.evaluation.corpus.read`.
     """
-    _same(memory, found)
-    asked = dict.fromkeys(_text(found, one, method, against) for one in show)
+    _check_same_memory(memory, found)
+    asked = dict.fromkeys(_text_page_body(found, one, method, against) for one in show)
     texts = {} if corpus is None else _texts(found, corpus, asked)
     for one in asked if corpus is not None else ():
         if one not in texts:
             raise InvalidInput(f"text {one} of the run is not in the corpus {corpus!r:.80}; was it another one?")
-    return {f"texts/{_file(one)}.html": _page(found, memory, found.texts.index(one), texts.get(one)) for one in asked}
+    return {
+        f"texts/{_file_name(one)}.html": _page(found, memory, found.texts.index(one), texts.get(one)) for one in asked
+    }
 
 
 def _texts(found: Results, corpus: Any, wanted: Iterable[str]) -> dict[str, str]:
@@ -65,7 +67,7 @@ def _texts(found: Results, corpus: Any, wanted: Iterable[str]) -> dict[str, str]
     fields |= {"domain": how.get("domain"), "longest": how.get("longest"), "seed": how.get("seed") or 0}
     texts: dict[str, str] = {}
     # What the sample gives depends on how many are drawn of each kind; more begin with the fewer.
-    for count in (OF_SAMPLE, 50, 100, 200, 400) if corpus == SAMPLE else (None,):
+    for count in (SAMPLE_TEXTS_PER_DOMAIN, 50, 100, 200, 400) if corpus == SAMPLE_CORPUS else (None,):
         try:
             drawn = read(corpus, shortest=1, per_domain=count, **fields)
         except InvalidInput:
@@ -78,26 +80,27 @@ def _texts(found: Results, corpus: Any, wanted: Iterable[str]) -> dict[str, str]
     return texts
 
 
-def _shown(found: Results, whole: str) -> str:
+def _split_text(found: Results, whole: str) -> str:
     """The text, taken apart as the protocol does."""
     known = {name: value for name, value in (found.question.get("protocol") or {}).items() if name != "at"}
     parts = Protocol(**known).parts(whole)
     if not parts.before:
-        return f"<h3>The text</h3><pre>{text(parts.scored)}</pre>"
-    return pages.beside(
-        f"<h3>The prompt</h3><pre>{text(parts.prompt)}</pre>", f"<h3>What is scored</h3><pre>{text(parts.scored)}</pre>"
+        return f"<h3>The text</h3><pre>{escape_html(parts.scored)}</pre>"
+    return pages.side_by_side(
+        f"<h3>The prompt</h3><pre>{escape_html(parts.prompt)}</pre>",
+        f"<h3>What is scored</h3><pre>{escape_html(parts.scored)}</pre>",
     )
 
 
-def _file(name: str) -> str:
+def _file_name(name: str) -> str:
     """A record may hold any id; a file must stay in its folder."""
     return re.sub(r"[^0-9A-Za-z-]", "_", name)
 
 
-def _text(found: Results, asked: str, method: str | None, against: str | None) -> str:
+def _text_page_body(found: Results, asked: str, method: str | None, against: str | None) -> str:
     if asked in (WORST, BEST):
         one = found.check(method or ("sift" if "sift" in found.methods else found.methods[-1]))
-        other = reference(found, against)
+        other = reference_method(found, against)
         gaps = (found.tuned(one) - found.tuned(other)) / found.base
         return found.texts[int(gaps.argmax() if asked == WORST else gaps.argmin())]
     if asked not in found.texts:
@@ -108,9 +111,9 @@ def _text(found: Results, asked: str, method: str | None, against: str | None) -
     return asked
 
 
-def _same(memory: Memory, found: Results) -> None:
+def _check_same_memory(memory: Memory, found: Results) -> None:
     known = found.question.get("memory") or {}
-    here = {**of_memory(memory), "contents": contents_of(memory)}
+    here = {**memory_fingerprint(memory), "contents": contents_fingerprint(memory)}
     for name, value in here.items():
         if name in known and known[name] != value:
             raise Conflict(
@@ -121,39 +124,45 @@ def _same(memory: Memory, found: Results) -> None:
 
 def _page(found: Results, memory: Memory, at: int, whole: str | None) -> str:
     measured = {name: some[at] for name, some in found.measured.items()}
-    known = about(found.question)
+    known = describe_question(found.question)
     lines = {
         name: tuple((float(x), 100 * y / one.base) for x, y in sorted(one.curve.items()))
         for name, one in measured.items()
-        if name != BASE
+        if name != BASE_METHOD
     }
-    shown = chosen(lines)
+    shown = drawn_lines(lines)
     curves = [Series(name, line, colour_of(name, shown), dashed="+" in name) for name, line in shown.items()]
     head = ("method", "bits per byte", "% of base", "picks", "distinct", "uncertainty left, %")
     rows = [_row(name, one) for name, one in measured.items()]
     best = min(range(len(rows)), key=lambda place: list(measured.values())[place].tuned)
-    said = (
-        f"{found.domains[at]}, {measured[BASE].bytes:,} bytes scored. Protocol {known['protocol']}; {known['model']}; "
-    )
+    said = f"{found.domains[at]}, {measured[BASE_METHOD].bytes:,} bytes scored. "
+    said += f"Protocol {known['protocol']}; {known['model']}; "
     body = [
-        f"<h1>Text {text(found.texts[at])}</h1>",
-        f'<p class="faint">{text(said)}memory: {text(known["memory"])}.</p>',
-        pages.table(head, rows, [1 if place == best else None for place in range(len(rows))]),
-        pages.chart(
-            curves, title="Bits per byte against steps", x_name="steps", y_name="% of base",
+        f"<h1>Text {escape_html(found.texts[at])}</h1>",
+        f'<p class="faint">{escape_html(said)}memory: {escape_html(known["memory"])}.</p>',
+        pages.html_table(head, rows, [1 if place == best else None for place in range(len(rows))]),
+        pages.line_chart(
+            curves,
+            title="Bits per byte against steps",
+            x_name="steps",
+            y_name="% of base",
             size=(720, 320),
         ),
-        "" if whole is None else _shown(found, whole),
-        pages.beside(*(_picks(name, one, measured, memory) for name, one in measured.items() if one.rows)),
-    ]  # fmt: skip
-    return pages.page(f"siftlm: what was chosen for {found.texts[at]}", body)
+        "" if whole is None else _split_text(found, whole),
+        pages.side_by_side(*(_picks(name, one, measured, memory) for name, one in measured.items() if one.rows)),
+    ]
+    return pages.html_page(f"siftlm: what was chosen for {found.texts[at]}", body)
 
 
 def _row(name: str, one: Measured) -> tuple[str, ...]:
     return (
-        name, f"{one.tuned:.3f}", f"{one.percent:.1f}", str(len(one.rows)), str(len(set(one.rows))),
-        f"{100 * left(one):.0f}" if one.uncertainty else "–",
-    )  # fmt: skip
+        name,
+        f"{one.tuned:.3f}",
+        f"{one.percent:.1f}",
+        str(len(one.rows)),
+        str(len(set(one.rows))),
+        f"{100 * uncertainty_left(one):.0f}" if one.uncertainty else "–",
+    )
 
 
 def _picks(name: str, one: Measured, others: dict[str, Measured], memory: Memory) -> str:
@@ -173,18 +182,23 @@ def _picks(name: str, one: Measured, others: dict[str, Measured], memory: Memory
             facts.append(f"{100 * share:.0f} % left")
         facts += [] if row in elsewhere else ["no other method chose it"]
         facts += [f"time {seen[row]}"] if seen[row] > 1 else []
-        small = f"<small>{text(', '.join(facts))}</small>"
+        small = f"<small>{escape_html(', '.join(facts))}</small>"
         if seen[row] > 1:
             items.append(f'<li class="again">{small}</li>')
         else:
             items.append(
-                f'<li class="{"" if row in elsewhere else "own b"}"><pre>{text(_cut(texts[row]))}</pre>{small}</li>'
+                f'<li class="{"" if row in elsewhere else "own b"}">'
+                f"<pre>{escape_html(_excerpt(texts[row]))}</pre>{small}</li>"
             )
-    first = f'<ol class="picks">{"".join(items[:LISTED])}</ol>'
-    rest = f'<ol class="picks" start="{LISTED + 1}">{"".join(items[LISTED:])}</ol>'
-    more = f"<details><summary>and {len(items) - LISTED} more</summary>{rest}</details>" if len(items) > LISTED else ""
-    return f"<h3>{text(name)}: {one.percent:.1f} % of base</h3>{first}{more}"
+    first = f'<ol class="picks">{"".join(items[:SHOWN_PICKS])}</ol>'
+    rest = f'<ol class="picks" start="{SHOWN_PICKS + 1}">{"".join(items[SHOWN_PICKS:])}</ol>'
+    more = (
+        f"<details><summary>and {len(items) - SHOWN_PICKS} more</summary>{rest}</details>"
+        if len(items) > SHOWN_PICKS
+        else ""
+    )
+    return f"<h3>{escape_html(name)}: {one.percent:.1f} % of base</h3>{first}{more}"
 
 
-def _cut(passage: str) -> str:
-    return passage if len(passage) <= LETTERS else f"{passage[:LETTERS].rstrip()} …"
+def _excerpt(passage: str) -> str:
+    return passage if len(passage) <= SHOWN_CHARACTERS else f"{passage[:SHOWN_CHARACTERS].rstrip()} …"

@@ -10,18 +10,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from siftlm.controller.checks import whole
+from siftlm.controller.checks import whole_number
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.local_asked import halves
+from siftlm.local_asked import split_in_half
 
-PROTOCOLS = ("transductive", "split", "prefix")
-COPIES = ("report", "exclude")
-POINTS = (1, 2, 5, 10, 20, 50)
-PREFIX = 500
+PROTOCOL_NAMES = ("transductive", "split", "prefix")
+COPY_RULES = ("report", "exclude")
+DEFAULT_POINTS = (1, 2, 5, 10, 20, 50)
+DEFAULT_PREFIX_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
-class Parts:
+class TextParts:
     """A text, taken apart."""
 
     prompt: str
@@ -46,33 +46,33 @@ class Protocol:
     """Texts to learn from."""
     at: tuple[int, ...] = ()
     """Also score after these numbers of steps; without any, after 1, 2, 5, 10, 20 and 50."""
-    prefix: int = PREFIX
+    prefix: int = DEFAULT_PREFIX_CHARACTERS
     """Characters of the prompt, of ``prefix``."""
     copies: str = "report"
     """Passages of the memory that give the scored text away: ``report`` counts those that were picked, ``exclude``
     keeps them out of every search."""
 
     def __post_init__(self) -> None:
-        for name, value, known in (("protocol", self.name, PROTOCOLS), ("copies", self.copies, COPIES)):
+        for name, value, known in (("protocol", self.name, PROTOCOL_NAMES), ("copies", self.copies, COPY_RULES)):
             if value not in known:
                 raise UnknownName(name, value, known)
-        whole("n", self.n)
-        whole("prefix", self.prefix)
+        whole_number("n", self.n)
+        whole_number("prefix", self.prefix)
         for step in self.at:
-            if whole("each of at", step) > self.n:
+            if whole_number("each of at", step) > self.n:
                 raise InvalidInput(f"at={step}: there are only n={self.n} steps")
 
     @property
     def points(self) -> tuple[int, ...]:
         """After how many steps is scored; the last is ``n``."""
-        return tuple(sorted({*(self.at or (point for point in POINTS if point < self.n)), self.n}))
+        return tuple(sorted({*(self.at or (point for point in DEFAULT_POINTS if point < self.n)), self.n}))
 
-    def parts(self, text: str) -> Parts:
+    def parts(self, text: str) -> TextParts:
         """The text, taken apart."""
         if self.name == "transductive":
-            return Parts(text, text, "")
-        prompt, rest = halves(text) if self.name == "split" else _beginning(text, self.prefix)
-        return Parts(prompt, rest, prompt)
+            return TextParts(text, text, "")
+        prompt, rest = split_in_half(text) if self.name == "split" else _prefix_end(text, self.prefix)
+        return TextParts(prompt, rest, prompt)
 
     def fits(self, text: str) -> bool:
         """Has the text the parts that are needed?"""
@@ -88,7 +88,7 @@ class Protocol:
         return known if self.name == "prefix" else {key: value for key, value in known.items() if key != "prefix"}
 
 
-def _beginning(text: str, length: int) -> tuple[str, str]:
+def _prefix_end(text: str, length: int) -> tuple[str, str]:
     """Cut at the first white space from there on."""
     for at in range(length, len(text)):
         if text[at].isspace() and text[:at].strip() and text[at:].strip():

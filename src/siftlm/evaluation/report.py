@@ -16,11 +16,11 @@ import numpy as np
 from siftlm.evaluation import accounts, comparison, figures, foresight
 from siftlm.evaluation.comparison import Difference
 from siftlm.evaluation.figures import Chart
-from siftlm.evaluation.labels import INTERPOLATION, about, family
-from siftlm.evaluation.results import Results, common, gather
+from siftlm.evaluation.labels import INTERPOLATION_METHOD, describe_question, method_name
+from siftlm.evaluation.results import Results, gather, on_common_texts
 from siftlm.evaluation.statistics import Draws
 from siftlm.evaluation.tables import Table
-from siftlm.evaluation.weights import weights_of
+from siftlm.evaluation.weights import domain_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +65,10 @@ def report(
     """
     wanted = None if methods is None else [*methods, *([against] if against else [])]
     memories = gather(runs, wanted)
-    return compose(memories[0], memories, against=against, weights=weights)
+    return compose_report(memories[0], memories, against=against, weights=weights)
 
 
-def compose(
+def compose_report(
     found: Results,
     memories: Sequence[Results] = (),
     *,
@@ -76,27 +76,29 @@ def compose(
     weights: str | Mapping[str, float] | None = None,
 ) -> Report:
     """A report of results; ``memories``: of several memories, for a comparison of these."""
-    given = None if weights is None else weights_of(weights, found.names)
-    versus = comparison.reference(found, against)
+    given = None if weights is None else domain_weights(weights, found.names)
+    versus = comparison.reference_method(found, against)
     draws = found.draws()
     differences = tuple(
         comparison.difference(found, name, versus, draws, given) for name in found.methods if name != versus
     )
     note = caption(found)
     sections = (
-        ("By domain", _by_domain(found, draws, differences, note, given)),
-        ("On the way", (*_on_the_way(found, note), comparison.steps_table(found, versus, draws, note))),
-        ("Settings", _settings(found, memories, note)),
-        ("Uncertainty", _uncertainty(found, draws, note)),
-        ("What was picked, and what it cost", _accounts(found, draws, note, given)),
+        ("By domain", _domain_parts(found, draws, differences, note, given)),
+        ("On the way", (*_curve_parts(found, note), comparison.steps_table(found, versus, draws, note))),
+        ("Settings", _settings_parts(found, memories, note)),
+        ("Uncertainty", _uncertainty_parts(found, draws, note)),
+        ("What was picked, and what it cost", _cost_parts(found, draws, note, given)),
     )
     kept = tuple((head, tuple(one for one in parts if one is not None)) for head, parts in sections)
-    return Report(found, differences, _about(found, given), tuple((head, parts) for head, parts in kept if parts))
+    return Report(
+        found, differences, _describe_run(found, given), tuple((head, parts) for head, parts in kept if parts)
+    )
 
 
 def caption(found: Results, memory: str | None = None) -> str:
     """What stands below every table; ``memory``: in place of that of the results."""
-    known = about(found.question)
+    known = describe_question(found.question)
     corpus = f" of {known['corpus']}" if "corpus" in known else ""
     return (
         f"Protocol {known['protocol']}; {_count(len(found.texts), 'text')} in {_count(len(found.names), 'domain')}"
@@ -108,26 +110,26 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _about(found: Results, weights: Mapping[str, float] | None) -> tuple[str, ...]:
+def _describe_run(found: Results, weights: Mapping[str, float] | None) -> tuple[str, ...]:
     lines = [caption(found)]
     if found.left_out:
         lines.append(f"{_count(found.left_out, 'text')} left out, for which some method has no result yet.")
-    if any(family(name) == INTERPOLATION for name in found.methods):
+    if any(method_name(name) == INTERPOLATION_METHOD for name in found.methods):
         lines.append("The weight of an interpolation is, for each text, the one that is best on all other texts.")
     for name in found.others:
         broken = int((~np.isfinite(found.tuned(name))).sum())
         if broken:
             lines.append(f"{name}: {_count(broken, 'result')} that are no number; its means over them are none either.")
-    lines += _short_of_texts(found)
+    lines += _shortage_notes(found)
     if weights is not None:
         without = [name for name, weight in weights.items() if not weight]
         lines += [f"Without weight, and so not in the weighted mean: {', '.join(without)}."] if without else []
-    if about(found.question)["copies"] == "exclude":
+    if describe_question(found.question)["copies"] == "exclude":
         lines.append("Passages that give the scored text away were kept out of every search.")
     return tuple(lines)
 
 
-def _short_of_texts(found: Results) -> list[str]:
+def _shortage_notes(found: Results) -> list[str]:
     """Later points of these repeat an earlier one."""
     n = int((found.question.get("protocol") or {}).get("n", 0))
     lines = []
@@ -142,12 +144,12 @@ def _short_of_texts(found: Results) -> list[str]:
     return lines
 
 
-Parts = tuple[Table | Chart | None, ...]
+SectionParts = tuple[Table | Chart | None, ...]
 
 
-def _by_domain(
+def _domain_parts(
     found: Results, draws: Draws, differences: Sequence[Difference], note: str, weights: Mapping[str, float] | None
-) -> Parts:
+) -> SectionParts:
     absolute = comparison.absolute_table(found, draws, note, weights)
     if not found.others:
         return (absolute,)
@@ -159,14 +161,17 @@ def _by_domain(
     )
 
 
-def _on_the_way(found: Results, note: str) -> Parts:
-    made = (figures.against_steps(found, note), figures.against_tokens(found, note),
-            figures.against_seconds(found, note))  # fmt: skip
+def _curve_parts(found: Results, note: str) -> SectionParts:
+    made = (
+        figures.against_steps(found, note),
+        figures.against_tokens(found, note),
+        figures.against_seconds(found, note),
+    )
     return tuple(chart if chart.lines else None for chart in made)
 
 
-def _settings(found: Results, memories: Sequence[Results], note: str) -> Parts:
-    same = common(memories)
+def _settings_parts(found: Results, memories: Sequence[Results], note: str) -> SectionParts:
+    same = on_common_texts(memories)
     draws = same[0].draws() if same else None
     return (
         figures.over_noise(found, note),
@@ -175,7 +180,7 @@ def _settings(found: Results, memories: Sequence[Results], note: str) -> Parts:
     )
 
 
-def _uncertainty(found: Results, draws: Draws, note: str) -> Parts:
+def _uncertainty_parts(found: Results, draws: Draws, note: str) -> SectionParts:
     return (
         foresight.correlation_table(found, note),
         foresight.uncertainty_chart(found, note),
@@ -183,7 +188,7 @@ def _uncertainty(found: Results, draws: Draws, note: str) -> Parts:
     )
 
 
-def _accounts(found: Results, draws: Draws, note: str, weights: Mapping[str, float] | None) -> Parts:
+def _cost_parts(found: Results, draws: Draws, note: str, weights: Mapping[str, float] | None) -> SectionParts:
     return (
         accounts.context_table(found, draws, note, weights),
         accounts.picks_table(found, note),

@@ -17,15 +17,15 @@ import numpy as np
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.evaluation.folder import question_of, records_of
-from siftlm.evaluation.identity import of_model
-from siftlm.evaluation.labels import BASE, INTERPOLATION, family, place_of, without_folder
+from siftlm.evaluation.identity import model_fingerprint
+from siftlm.evaluation.labels import BASE_METHOD, INTERPOLATION_METHOD, method_name, method_sort_key, without_folder
 from siftlm.evaluation.measured import Measured
 from siftlm.evaluation.statistics import Draws, Figure, percent_of_base
-from siftlm.evaluation.ways.registry import FILE
+from siftlm.evaluation.ways.registry import BASELINE_FILE_SETTING
 from siftlm.types import FloatArray
 
 # Bits per byte of the base model that differ by less are the same; processors add in different orders.
-SAME_BASE = 1e-3
+BASE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Results:
     """Several methods on the same texts, with the same model, memory and protocol."""
 
     question: Mapping[str, Any]
-    """Of the run; see `siftlm.evaluation.runner.question`."""
+    """Of the run; see `siftlm.evaluation.runner.run_question`."""
     methods: tuple[str, ...]
     """In the order of the tables; ``base`` is always there."""
     texts: tuple[str, ...]
@@ -55,17 +55,17 @@ class Results:
     @property
     def others(self) -> tuple[str, ...]:
         """The methods without the base model."""
-        return tuple(one for one in self.methods if one != BASE)
+        return tuple(one for one in self.methods if one != BASE_METHOD)
 
     @property
     def bytes(self) -> FloatArray:
         """(texts,) of the scored texts."""
-        return np.array([one.bytes for one in self.measured[BASE]], dtype=np.float64)
+        return np.array([one.bytes for one in self.measured[BASE_METHOD]], dtype=np.float64)
 
     @property
     def base(self) -> FloatArray:
         """(texts,) bits per byte of the base model."""
-        return np.array([one.base for one in self.measured[BASE]])
+        return np.array([one.base for one in self.measured[BASE_METHOD]])
 
     def tuned(self, method: str, steps: int | None = None) -> FloatArray:
         """(texts,) bits per byte after so many steps, or at the end."""
@@ -121,12 +121,12 @@ def gather(paths: Sequence[str | os.PathLike[str]], methods: Sequence[str] | Non
     asked = [question_of(path) for path in paths]
     for path, question in zip(paths, asked, strict=True):
         for name in ("protocol", "model", "engine"):
-            if of_model(question.get(name)) != of_model(asked[0].get(name)):
+            if model_fingerprint(question.get(name)) != model_fingerprint(asked[0].get(name)):
                 raise Conflict(
-                    f"{path}: has {name}={_short(question.get(name))}, and {paths[0]} has "
-                    f"{_short(asked[0].get(name))}; one report is of one model and protocol"
+                    f"{path}: has {name}={_shown_value(question.get(name))}, and {paths[0]} has "
+                    f"{_shown_value(asked[0].get(name))}; one report is of one model and protocol"
                 )
-        _same_length(paths[0], asked[0], path, question)
+        _check_same_length(paths[0], asked[0], path, question)
         found = records_of(path)
         if not found:
             raise InvalidInput(f"{path}: holds no results yet; `siftlm eval --out {path}` makes them")
@@ -135,10 +135,10 @@ def gather(paths: Sequence[str | os.PathLike[str]], methods: Sequence[str] | Non
         groups[where] = _with_corpus(first, question), known
         for record in found:
             known.setdefault((record["text"], record["method"]), record)
-    return [of_records(known.values(), question, methods) for question, known in groups.values()]
+    return [results_from_records(known.values(), question, methods) for question, known in groups.values()]
 
 
-def _same_length(first: Any, one: Mapping[str, Any], path: Any, other: Mapping[str, Any]) -> None:
+def _check_same_length(first: Any, one: Mapping[str, Any], path: Any, other: Mapping[str, Any]) -> None:
     """What was cut elsewhere is another text, and as easy or hard as it is long."""
     known = [asked.get("corpus") or {} for asked in (one, other)]
     if all("longest" in corpus for corpus in known) and known[0]["longest"] != known[1]["longest"]:
@@ -158,7 +158,7 @@ def _with_corpus(question: Mapping[str, Any], other: Mapping[str, Any]) -> Mappi
     return {**question, "corpus": {**same, "name": " and ".join(name for name in names if name)}}
 
 
-def of_records(
+def results_from_records(
     records: Iterable[Mapping[str, Any]], question: Mapping[str, Any], methods: Sequence[str] | None = None
 ) -> Results:
     """Records of one memory, in any order."""
@@ -167,18 +167,18 @@ def of_records(
     for record in records:
         by_text.setdefault(record["text"], {})[record["method"]] = record
         if "settings" in record:
-            _same_settings(record, settings.setdefault(record["method"], record["settings"]))
-    there = {name for some in by_text.values() for name in some} | {BASE}
+            _check_same_settings(record, settings.setdefault(record["method"], record["settings"]))
+    there = {name for some in by_text.values() for name in some} | {BASE_METHOD}
     for name in there:
-        if family(name) == INTERPOLATION:
+        if method_name(name) == INTERPOLATION_METHOD:
             _choose_weights(by_text, name)
     # Records have the name of a file alone, and those of earlier versions its folders.
     methods = None if methods is None else [name if name in there else without_folder(name) for name in methods]
     for name in methods or ():
         if name not in there:
             raise UnknownName("method of this run", name, there)
-    kept = sorted({*methods, BASE} if methods else there, key=place_of)
-    wanted = {name for name in kept if name != BASE} or {BASE}
+    kept = sorted({*methods, BASE_METHOD} if methods else there, key=method_sort_key)
+    wanted = {name for name in kept if name != BASE_METHOD} or {BASE_METHOD}
     domains = {text: str(next(iter(some.values())).get("domain", "all")) for text, some in by_text.items()}
     common = sorted((text for text, some in by_text.items() if wanted <= set(some)), key=lambda t: (domains[t], t))
     if not common:
@@ -188,9 +188,14 @@ def of_records(
         )
     measured = {name: tuple(_measured(by_text[text], text, name) for text in common) for name in kept}
     return Results(
-        question, tuple(kept), tuple(common), tuple(domains[text] for text in common), measured,
-        {name: settings[name] for name in kept if name in settings}, len(by_text) - len(common),
-    )  # fmt: skip
+        question,
+        tuple(kept),
+        tuple(common),
+        tuple(domains[text] for text in common),
+        measured,
+        {name: settings[name] for name in kept if name in settings},
+        len(by_text) - len(common),
+    )
 
 
 def _choose_weights(by_text: dict[str, dict[str, Mapping[str, Any]]], method: str) -> None:
@@ -202,7 +207,7 @@ def _choose_weights(by_text: dict[str, dict[str, Mapping[str, Any]]], method: st
         by_text[text][method] = record
 
 
-def common(memories: Sequence[Results]) -> list[Results]:
+def on_common_texts(memories: Sequence[Results]) -> list[Results]:
     """Several memories on the texts that all of them have; nothing if that are none, or there is one memory only."""
     if len(memories) < 2:
         return []
@@ -221,7 +226,7 @@ def _measured(some: Mapping[str, Mapping[str, Any]], text: str, method: str) -> 
                 f"text {text}, method {given['method']}: base={value!r} is no number of bits per byte of the base "
                 "model; run siftlm eval on it again"
             )
-    if abs(base - common) > SAME_BASE * common:  # type: ignore[operator]  # both are numbers, see above
+    if abs(base - common) > BASE_TOLERANCE * common:  # type: ignore[operator]  # both are numbers, see above
         raise Conflict(
             f"text {text}: the base model needs {base:g} bits per byte where {given['method']} was measured, and "
             f"{common:g} where {first['method']} was; these results are of different models"
@@ -232,11 +237,11 @@ def _measured(some: Mapping[str, Mapping[str, Any]], text: str, method: str) -> 
     return one if one.curve else replace(one, curve={0: one.base})
 
 
-def _same_settings(record: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def _check_same_settings(record: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     given = record["settings"]
     for name in sorted({*known} & {*given}):  # another version may have more
         if known[name] != given[name]:
-            if name == FILE:
+            if name == BASELINE_FILE_SETTING:
                 raise Conflict(f"method {record['method']!r} is of two files that differ: measure one again")
             raise Conflict(
                 f"method {record['method']!r} was measured with {name}={known[name]!r} and with {name}={given[name]!r};"
@@ -244,5 +249,5 @@ def _same_settings(record: Mapping[str, Any], known: Mapping[str, Any]) -> None:
             )
 
 
-def _short(value: Any) -> str:
+def _shown_value(value: Any) -> str:
     return f"{value!r:.200}"

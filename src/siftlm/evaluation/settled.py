@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.errors import Conflict
-from siftlm.evaluation.ways.registry import FILE
+from siftlm.evaluation.ways.registry import BASELINE_FILE_SETTING
 
 
-def same_settings(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], None]:
+def settings_check(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], None]:
     """A look at one record: refused if it is of other settings than ours, wherever those came from.
 
     Args:
@@ -31,12 +31,14 @@ def same_settings(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> Call
             return
         for name in old.keys() & now.keys():  # another version may have more
             if old[name] != now[name]:
-                raise Conflict(f"{path}: holds results of {label} with {_change(label, name, old[name], now[name])}")
+                raise Conflict(
+                    f"{path}: holds results of {label} with {_describe_change(label, name, old[name], now[name])}"
+                )
 
     return look
 
 
-def _change(label: str, name: str, old: Any, now: Any) -> str:
-    if name == FILE:
+def _describe_change(label: str, name: str, old: Any, now: Any) -> str:
+    if name == BASELINE_FILE_SETTING:
         return f"another file than {label}'s is now: give --out another folder, or the file another name"
     return f"{name}={old!r}, and now it is {now!r}; give --out another folder, or write {label}+{name}=…"

@@ -11,8 +11,8 @@ import numpy as np
 from siftlm.errors import InvalidInput
 from siftlm.types import FloatArray, IntArray
 
-RESAMPLES = 2000
-ENDS = (0.025, 0.975)
+BOOTSTRAP_RESAMPLES = 2000
+INTERVAL_QUANTILES = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def mean(values: Sequence[float] | FloatArray, seed: int = 0) -> Mean:
     known = np.asarray(values, dtype=np.float64)
     if not len(known):
         raise InvalidInput("there are no values to take the mean of")
-    drawn = np.random.default_rng(seed).integers(0, len(known), size=(RESAMPLES, len(known)))
-    return _with_ends(float(known.mean()), known[drawn].mean(axis=1))
+    drawn = np.random.default_rng(seed).integers(0, len(known), size=(BOOTSTRAP_RESAMPLES, len(known)))
+    return _with_interval(float(known.mean()), known[drawn].mean(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Draws:
     """Domain -> (resamples, texts of the domain), drawn from them."""
 
     @classmethod
-    def of(cls, domains: Sequence[str], seed: int = 0, resamples: int = RESAMPLES) -> Draws:
+    def of(cls, domains: Sequence[str], seed: int = 0, resamples: int = BOOTSTRAP_RESAMPLES) -> Draws:
         """``domains``: of each text. Every domain keeps its number of texts in every resample."""
         known = np.asarray(domains)
         names = tuple(sorted(set(domains)))
@@ -98,7 +98,7 @@ def of_domain(figure: Figure, draws: Draws, domain: str) -> Mean:
     value = float(figure(draws.places[domain]))
     if len(draws.places[domain]) == 1:
         return Mean(value, math.nan, math.nan)
-    return _with_ends(value, figure(draws.drawn[domain]))
+    return _with_interval(value, figure(draws.drawn[domain]))
 
 
 def over_domains(figure: Figure, draws: Draws, weights: Mapping[str, float] | None = None) -> Mean:
@@ -111,7 +111,7 @@ def over_domains(figure: Figure, draws: Draws, weights: Mapping[str, float] | No
     if all(len(draws.places[name]) == 1 for name in shares):
         return Mean(value, math.nan, math.nan)
     again = sum((share * figure(draws.drawn[name]) for name, share in shares.items()), np.zeros(1))
-    return _with_ends(value, np.asarray(again))
+    return _with_interval(value, np.asarray(again))
 
 
 def less(one: Figure, other: Figure) -> Figure:
@@ -131,7 +131,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     return None if size == 0 else round(float(ranks[0] @ ranks[1]) / size, 12)
 
 
-def of_correlation(value: float, count: int) -> Mean:
+def correlation_interval(value: float, count: int) -> Mean:
     """A rank correlation of ``count`` pairs with its 95 % interval, after Bonett and Wright (2000).
 
     tanh(artanh ρ ± 1.96 √((1 + ρ²/2) / (n − 3)))
@@ -154,8 +154,8 @@ def _shares(domains: Sequence[str], weights: Mapping[str, float] | None) -> dict
     return {name: weight / total for name, weight in given.items() if weight > 0}
 
 
-def _with_ends(value: float, again: FloatArray) -> Mean:
-    low, high = np.quantile(again, ENDS)
+def _with_interval(value: float, again: FloatArray) -> Mean:
+    low, high = np.quantile(again, INTERVAL_QUANTILES)
     return Mean(value, float(low), float(high))
 
 

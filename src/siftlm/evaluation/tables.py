@@ -16,8 +16,8 @@ from siftlm.evaluation import pages
 from siftlm.evaluation.statistics import Mean
 
 Cell = str | int | float | Mean | None
-MINUS = "−"
-NOTHING = "–"
+MINUS_SIGN = "−"
+EMPTY_CELL = "–"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class Table:
 
     def written(self) -> list[list[str]]:
         """The cells as people read them."""
-        return [[shown(cell, column) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows]
+        return [
+            [format_cell(cell, column) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows
+        ]
 
     @property
     def head(self) -> list[str]:
@@ -55,7 +57,7 @@ class Table:
         return [column.name for column in self.columns]
 
 
-def shown(cell: Cell, column: Column) -> str:
+def format_cell(cell: Cell, column: Column) -> str:
     """One cell.
 
     >>> shown(Mean(-1.04, -1.8, -0.4), Column("", interval=True, signed=True))
@@ -66,55 +68,61 @@ def shown(cell: Cell, column: Column) -> str:
     ('1,234,567', '–', '+0.5')
     """
     if cell is None:
-        return NOTHING
+        return EMPTY_CELL
     if isinstance(cell, str):
         return cell
     if isinstance(cell, int):
-        return f"{cell:,}".replace("-", MINUS)
+        return f"{cell:,}".replace("-", MINUS_SIGN)
     value = cell.value if isinstance(cell, Mean) else cell
     if isinstance(cell, Mean) and column.interval and cell.sign:
         # An end that is not zero must not look like it: the verdict hangs on it.
         nearest = min(abs(cell.low), abs(cell.high))
         column = replace(column, digits=next((d for d in range(column.digits, 4) if round(nearest, d)), 4))
-    text = _number(value, column)
+    text = _format_number(value, column)
     if isinstance(cell, Mean) and column.interval and math.isfinite(value):
         known = math.isfinite(cell.low + cell.high)
-        text += f" [{_number(cell.low, column)}, {_number(cell.high, column)}]" if known else f" [{NOTHING}]"
+        text += (
+            f" [{_format_number(cell.low, column)}, {_format_number(cell.high, column)}]"
+            if known
+            else f" [{EMPTY_CELL}]"
+        )
     return text
 
 
-def _number(value: float, column: Column) -> str:
+def _format_number(value: float, column: Column) -> str:
     if not math.isfinite(value):
-        return NOTHING
+        return EMPTY_CELL
     text = f"{value:.{column.digits}f}"
     if float(text) == 0:
         return text.removeprefix("-")
-    return ("+" + text if column.signed and value > 0 else text).replace("-", MINUS)
+    return ("+" + text if column.signed and value > 0 else text).replace("-", MINUS_SIGN)
 
 
 def to_markdown(table: Table) -> str:
     """With its title and caption."""
     bold = set(table.best)
-    lines = ["| " + " | ".join(_escaped(name) for name in table.head) + " |"]
+    lines = ["| " + " | ".join(_escape_markdown(name) for name in table.head) + " |"]
     lines.append("|" + "|".join("---" if at == 0 else "---:" for at in range(len(table.columns))) + "|")
     for at, row in enumerate(table.written()):
-        cells = (f"**{_escaped(c)}**" if (at, place) in bold else _escaped(c) for place, c in enumerate(row))
+        cells = (
+            f"**{_escape_markdown(c)}**" if (at, place) in bold else _escape_markdown(c) for place, c in enumerate(row)
+        )
         lines.append("| " + " | ".join(cells) + " |")
-    return f"### {table.title}\n\n" + "\n".join(lines) + f"\n\n{_escaped(table.caption)}\n"
+    return f"### {table.title}\n\n" + "\n".join(lines) + f"\n\n{_escape_markdown(table.caption)}\n"
 
 
-def _escaped(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     """For Markdown: nothing in a name may become markup."""
     return re.sub(r"([\\|*_`<\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def to_html(table: Table) -> str:
-    """With its title and caption; for `siftlm.evaluation.pages.page`."""
+    """With its title and caption; for `siftlm.evaluation.pages.html_page`."""
     places = dict(table.best)  # one bold cell a row is all that a page can do
     best = [places.get(at) for at in range(len(table.rows))]
     return (
-        f"<h3>{pages.text(table.title)}</h3>{pages.table(table.head, table.written(), best)}"
-        f'<p class="faint">{pages.text(table.caption)}</p>'
+        f"<h3>{pages.escape_html(table.title)}</h3>{pages.html_table(table.head, table.written(), best)}"
+        f'<p class="faint">{pages.escape_html(table.caption)}</p>'
     )
 
 
@@ -130,51 +138,74 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         cells: list[str] = []
         for cell, wide in zip(row, spread, strict=True):
-            cells += _plain(cell, wide)
+            cells += _csv_cell(cell, wide)
         writer.writerow(cells)
     return made.getvalue()
 
 
-def _plain(cell: Cell, wide: bool) -> list[str]:
+def _csv_cell(cell: Cell, wide: bool) -> list[str]:
     if isinstance(cell, Mean):
-        return [_digits(cell.value), _digits(cell.low), _digits(cell.high)]
-    one = "" if cell is None else _digits(cell) if isinstance(cell, float) else str(cell)
+        return [_rounded_digits(cell.value), _rounded_digits(cell.low), _rounded_digits(cell.high)]
+    one = "" if cell is None else _rounded_digits(cell) if isinstance(cell, float) else str(cell)
     return [one, "", ""] if wide else [one]
 
 
-def _digits(value: float) -> str:
+def _rounded_digits(value: float) -> str:
     """Six digits: what is beyond them differs from one processor to the next."""
     return f"{value:.6g}" if math.isfinite(value) else ""
 
 
-LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "λ": r"$\lambda$", "α": r"$\alpha$", "σ": r"$\sigma$",
-    "−": "$-$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}", "×": r"$\times$", "≤": r"$\le$",
+LATEX_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "λ": r"$\lambda$",
+    "α": r"$\alpha$",
+    "σ": r"$\sigma$",
+    "−": "$-$",
+    "–": "--",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "×": r"$\times$",
+    "≤": r"$\le$",
     "|": r"\textbar{}",
-}  # fmt: skip
+}
 
 
 def to_latex(table: Table) -> str:
     """For ``\\usepackage{booktabs,graphicx}``; a table wider than the page is made as wide."""
     bold = set(table.best)
     lines = [
-        r"\begin{table}", r"\centering", r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        r"\begin{tabular}{l" + "r" * (len(table.columns) - 1) + "}", r"\toprule",
-        " & ".join(_latex(name) for name in table.head) + r" \\", r"\midrule",
-    ]  # fmt: skip
+        r"\begin{table}",
+        r"\centering",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        r"\begin{tabular}{l" + "r" * (len(table.columns) - 1) + "}",
+        r"\toprule",
+        " & ".join(_escape_latex(name) for name in table.head) + r" \\",
+        r"\midrule",
+    ]
     for at, row in enumerate(table.written()):
-        cells = (rf"\textbf{{{_latex(c)}}}" if (at, place) in bold else _latex(c) for place, c in enumerate(row))
+        cells = (
+            rf"\textbf{{{_escape_latex(c)}}}" if (at, place) in bold else _escape_latex(c)
+            for place, c in enumerate(row)
+        )
         line = " & ".join(cells) + r" \\"
         # After the end of a row these two would be read as its argument.
         lines.append(f"{{}}{line}" if line.startswith(("[", "*")) else line)
-    caption = _latex(f"{table.title}. {table.caption}")
+    caption = _escape_latex(f"{table.title}. {table.caption}")
     lines += [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{caption}}}", rf"\label{{tab:{table.name}}}"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
+def _escape_latex(text: str) -> str:
+    return "".join(LATEX_ESCAPES.get(letter, letter) for letter in " ".join(text.split()))
 
 
 def to_lines(table: Table, width: int | None = None) -> list[str]:
@@ -196,19 +227,19 @@ def to_lines(table: Table, width: int | None = None) -> list[str]:
     return lines
 
 
-def lowest(
+def lowest_cells(
     rows: Sequence[Sequence[Cell]], columns: Sequence[int], below: float = math.inf
 ) -> tuple[tuple[int, int], ...]:
     """The smallest figure of each row among some columns, where it is below a bound."""
     found = []
     for at, row in enumerate(rows):
-        values = {place: _value(row[place]) for place in columns}
+        values = {place: _cell_value(row[place]) for place in columns}
         best = min(values, key=lambda place: values[place], default=None)
         if best is not None and values[best] < below:
             found.append((at, best))
     return tuple(found)
 
 
-def _value(cell: Cell) -> float:
+def _cell_value(cell: Cell) -> float:
     value = cell.value if isinstance(cell, Mean) else cell
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.inf

@@ -12,23 +12,40 @@ from typing import Any
 from siftlm.errors import InvalidInput
 
 # Share of the Pile in percent, by `pile_set_name`: Gao et al. 2020, "The Pile", table 1, column "Weight".
-PILE: Mapping[str, float] = {
-    "Pile-CC": 18.11, "PubMed Central": 14.40, "Books3": 12.07, "OpenWebText2": 10.01, "ArXiv": 8.96, "Github": 7.59,
-    "FreeLaw": 6.12, "StackExchange": 5.13, "USPTO Backgrounds": 3.65, "PubMed Abstracts": 3.07,
-    "Gutenberg (PG-19)": 2.17, "OpenSubtitles": 1.55, "Wikipedia (en)": 1.53, "DM Mathematics": 1.24,
-    "Ubuntu IRC": 0.88, "BookCorpus2": 0.75, "EuroParl": 0.73, "HackerNews": 0.62, "YoutubeSubtitles": 0.60,
-    "PhilPapers": 0.38, "NIH ExPorter": 0.30, "Enron Emails": 0.14,
-}  # fmt: skip
-BUILT_IN = {"pile": PILE}
+PILE_WEIGHTS: Mapping[str, float] = {
+    "Pile-CC": 18.11,
+    "PubMed Central": 14.40,
+    "Books3": 12.07,
+    "OpenWebText2": 10.01,
+    "ArXiv": 8.96,
+    "Github": 7.59,
+    "FreeLaw": 6.12,
+    "StackExchange": 5.13,
+    "USPTO Backgrounds": 3.65,
+    "PubMed Abstracts": 3.07,
+    "Gutenberg (PG-19)": 2.17,
+    "OpenSubtitles": 1.55,
+    "Wikipedia (en)": 1.53,
+    "DM Mathematics": 1.24,
+    "Ubuntu IRC": 0.88,
+    "BookCorpus2": 0.75,
+    "EuroParl": 0.73,
+    "HackerNews": 0.62,
+    "YoutubeSubtitles": 0.60,
+    "PhilPapers": 0.38,
+    "NIH ExPorter": 0.30,
+    "Enron Emails": 0.14,
+}
+BUILT_IN_WEIGHTS = {"pile": PILE_WEIGHTS}
 
 
-def weights_of(given: str | os.PathLike[str] | Mapping[str, float], domains: Sequence[str]) -> dict[str, float]:
+def domain_weights(given: str | os.PathLike[str] | Mapping[str, float], domains: Sequence[str]) -> dict[str, float]:
     """A weight for each of ``domains``; one that the weights do not name counts for nothing.
 
     >>> weights_of("pile", ["Github", "ArXiv", "Recipes"])
     {'Github': 7.59, 'ArXiv': 8.96, 'Recipes': 0.0}
     """
-    known = given if isinstance(given, Mapping) else BUILT_IN.get(str(given)) or _read(Path(given))
+    known = given if isinstance(given, Mapping) else BUILT_IN_WEIGHTS.get(str(given)) or _read_weights(Path(given))
     for name, value in known.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise InvalidInput(f"weights: the weight of {name!r} is {value!r}; it must be a number from 0 on")
@@ -40,7 +57,7 @@ def weights_of(given: str | os.PathLike[str] | Mapping[str, float], domains: Seq
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_weights(path: Path) -> dict[str, Any]:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -11,19 +11,19 @@ import numpy.typing as npt
 
 from siftlm.errors import Conflict, UnknownName
 from siftlm.selection import Method, Problem, Steps, checks, select, select_many
-from siftlm.selection.registry import MethodFunction, find
+from siftlm.selection.registry import MethodFunction, find_method
 from siftlm.types import Selection
 
 # The variance left about the query (or about everything), below zero; by how much it fell; a mean cosine; the
 # method's own gain.
-Meaning = Literal["left", "left of all", "fall", "cosine", "gain"]
+ValueMeaning = Literal["left", "left of all", "fall", "cosine", "gain"]
 
 DEFAULT_LAMBDA = 0.01
 # activeft's own λ where its acquisition function has noise_std=None.
-UNSET_NOISE = 0.01
+DEFAULT_NOISE = 0.01
 
 # By class name, so that activeft need not be installed.
-CLASSES: dict[str, tuple[str, Meaning]] = {
+ACQUISITION_CLASSES: dict[str, tuple[str, ValueMeaning]] = {
     "VTL": ("sift", "left"),
     "LazyVTL": ("sift-fast", "fall"),
     "ITL": ("itl", "gain"),
@@ -38,25 +38,25 @@ CLASSES: dict[str, tuple[str, Meaning]] = {
     "MaxDist": ("max-dist", "gain"),
     "KMeansPP": ("k-means++", "gain"),
 }
-NAMES: dict[str, Meaning] = {
+METHOD_MEANINGS: dict[str, ValueMeaning] = {
     "sift": "left",
     "vtl": "left",
     "sift-fast": "fall",
     "undirected-vtl": "left of all",
 }
 # Methods that draw by lot.
-DRAWN = {"random", "k-means++"}
+RANDOM_METHODS = {"random", "k-means++"}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AcquisitionRecipe:
     """How to select, and what to report of it."""
 
     method: str | MethodFunction
     noise: float
-    meaning: Meaning
+    meaning: ValueMeaning
     once: bool = False
-    """Is ``method`` one that ranks once (see `ranked_once`)?"""
+    """Is ``method`` one that ranks once (see `rank_once`)?"""
     replacement: bool | None = None
 
     def select(self, queries: list[checks.RealArray], candidates: Any, n: int) -> list[Selection]:
@@ -65,7 +65,7 @@ class Recipe:
         settings: dict[str, Any] = {"method": self.method, "noise": self.noise, "normalize": False}
         if self.replacement is not None:
             settings["replacement"] = self.replacement
-        if self.method not in DRAWN:
+        if self.method not in RANDOM_METHODS:
             return select_many(queries, candidates, n, **settings)
         # Another draw for another query, and the same for the same one wherever it stands.
         sets = candidates if isinstance(candidates, list) else [candidates] * len(queries)
@@ -91,7 +91,7 @@ class Recipe:
         return numbers.astype(np.float32)
 
 
-def one_lambda(llambda: float | None, lambda_: float | None) -> float:
+def resolve_lambda(llambda: float | None, lambda_: float | None) -> float:
     """The λ that was given under either name."""
     if llambda is not None and lambda_ is not None and llambda != lambda_:
         raise Conflict(f"llambda={llambda} and lambda_={lambda_} are two names of one setting: give one of them")
@@ -99,32 +99,32 @@ def one_lambda(llambda: float | None, lambda_: float | None) -> float:
     return checks.number("llambda", DEFAULT_LAMBDA if given is None else given, above=0)
 
 
-def recipe_of(acquisition: Any, noise: float, *, fast: bool) -> Recipe:
+def acquisition_recipe(acquisition: Any, noise: float, *, fast: bool) -> AcquisitionRecipe:
     """The recipe for what was passed as ``acquisition_function``."""
     if acquisition is None:
-        return _recipe("LazyVTL" if fast else "VTL", noise, once=False)
+        return _recipe_by_name("LazyVTL" if fast else "VTL", noise, once=False)
     if isinstance(acquisition, str) or hasattr(acquisition, "method"):
-        return Recipe(acquisition, noise, NAMES.get(find(acquisition).name, "gain"))
+        return AcquisitionRecipe(acquisition, noise, METHOD_MEANINGS.get(find_method(acquisition).name, "gain"))
     # What else it holds (subsample, mini_batch_size, max_target_size, …) saves work at the price of
     # the exact answer, and is not needed here.
     own = getattr(acquisition, "noise_std", None)
-    noise = UNSET_NOISE if own is None else checks.number("noise_std", float(own), above=0) ** 2
-    return _recipe(type(acquisition).__name__, noise, once=getattr(acquisition, "force_nonsequential", False))
+    noise = DEFAULT_NOISE if own is None else checks.number("noise_std", float(own), above=0) ** 2
+    return _recipe_by_name(type(acquisition).__name__, noise, once=getattr(acquisition, "force_nonsequential", False))
 
 
-def _recipe(name: str, noise: float, *, once: bool) -> Recipe:
-    if name not in CLASSES:
-        raise UnknownName("acquisition function", name, CLASSES)
-    method, meaning = CLASSES[name]
+def _recipe_by_name(name: str, noise: float, *, once: bool) -> AcquisitionRecipe:
+    if name not in ACQUISITION_CLASSES:
+        raise UnknownName("acquisition function", name, ACQUISITION_CLASSES)
+    method, meaning = ACQUISITION_CLASSES[name]
     if once or name == "UncertaintySampling":
-        return Recipe(ranked_once(method), noise, meaning, once=True)
+        return AcquisitionRecipe(rank_once(method), noise, meaning, once=True)
     # activeft lets CTL repeat itself, siftlm only if asked.
-    return Recipe(method, noise, meaning, replacement=True if name == "CTL" else None)
+    return AcquisitionRecipe(method, noise, meaning, replacement=True if name == "CTL" else None)
 
 
-def ranked_once(name: str) -> MethodFunction:
+def rank_once(name: str) -> MethodFunction:
     """The method, blind to its own picks: the n largest of its first gains (``force_nonsequential``)."""
-    entry = find(name)
+    entry = find_method(name)
 
     def run(problem: Problem) -> Steps:
         gains = next(entry.run(problem)).copy()

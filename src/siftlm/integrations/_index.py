@@ -21,12 +21,12 @@ Ids: TypeAlias = npt.NDArray[np.int64]
 # faiss numbers its metrics; this one is the inner product, and the others that matter are distances.
 INNER_PRODUCT = 0
 # Kinds of faiss index whose ids are always 0 … ntotal − 1, so that all vectors can be read without a search.
-NUMBERED = {"IndexFlatCodes", "IndexHNSW"}
+SEQUENTIAL_ID_KINDS = {"IndexFlatCodes", "IndexHNSW"}
 # At most about this many inner products with an array are held at a time.
-PRODUCTS = 1 << 24
+MAX_INNER_PRODUCTS = 1 << 24
 
 
-class Found(NamedTuple):
+class FetchedCandidates(NamedTuple):
     """Candidates."""
 
     ids: Ids
@@ -36,13 +36,13 @@ class Found(NamedTuple):
     scores: Vectors
     """(k,) the best score of each for any of the query's embeddings or their opposites"""
 
-    def by_id(self) -> Found:
+    def by_id(self) -> FetchedCandidates:
         """The same, in the order of the ids."""
         order = np.argsort(self.ids)
-        return Found(self.ids[order], self.vectors[order], self.scores[order])
+        return FetchedCandidates(self.ids[order], self.vectors[order], self.scores[order])
 
 
-class _Searchable(Protocol):
+class _FaissLike(Protocol):
     """The part of a faiss index that is used."""
 
     d: int
@@ -52,15 +52,15 @@ class _Searchable(Protocol):
         """Scores (n, k), ids (n, k), vectors (n, k, d)"""
 
 
-class Index:
+class ActiveftIndex:
     """Any index, seen as a source of candidates."""
 
     def __init__(self, index: Any) -> None:
         if not all(hasattr(index, name) for name in ("d", "ntotal", "search")):
-            index = _Array(index)
+            index = _ArrayIndex(index)
         elif not hasattr(index, "search_and_reconstruct"):
-            index = _Reconstructing(index)
-        self._index: _Searchable = index
+            index = _ReconstructingIndex(index)
+        self._index: _FaissLike = index
         self.similarity = getattr(index, "metric_type", INNER_PRODUCT) == INNER_PRODUCT
 
     @property
@@ -73,17 +73,17 @@ class Index:
         """How many vectors it holds now."""
         return int(self._index.ntotal)
 
-    def everything(self) -> Found | None:
+    def everything(self) -> FetchedCandidates | None:
         """All vectors, where they can be had without a search."""
-        if isinstance(self._index, _Array):
+        if isinstance(self._index, _ArrayIndex):
             vectors = self._index.array
-        elif any(kind.__name__ in NUMBERED for kind in type(self._index).__mro__):
+        elif any(kind.__name__ in SEQUENTIAL_ID_KINDS for kind in type(self._index).__mro__):
             vectors = cast(Any, self._index).reconstruct_n(0, self.size)
         else:
             return None
-        return Found(np.arange(self.size, dtype=np.int64), vectors, np.zeros(self.size, np.float32))
+        return FetchedCandidates(np.arange(self.size, dtype=np.int64), vectors, np.zeros(self.size, np.float32))
 
-    def fetch(self, prompts: list[Vectors], k: int, *, opposite: bool) -> list[Found]:
+    def fetch(self, prompts: list[Vectors], k: int, *, opposite: bool) -> list[FetchedCandidates]:
         """The k nearest of every embedding (m, d) of a prompt, united."""
         rows = np.concatenate(prompts)
         answers = [self._search(rows, k)]
@@ -98,7 +98,7 @@ class Index:
             united = np.concatenate(keep)
             united = united[self._best(ids.ravel()[united], scores.ravel()[united])]
             rows_of, columns = np.divmod(united, ids.shape[1])
-            founds.append(Found(ids[rows_of, columns], vectors[rows_of, columns], scores[rows_of, columns]))
+            founds.append(FetchedCandidates(ids[rows_of, columns], vectors[rows_of, columns], scores[rows_of, columns]))
             start += len(prompt)
         return founds
 
@@ -118,11 +118,11 @@ class Index:
             if "reconstruct" not in str(error):
                 raise
             scores, ids = cast(Any, self._index).search(rows, k)
-            vectors = _by_id(ids, self.width, FaissIndex(self._index).vectors)
+            vectors = _vectors_by_id(ids, self.width, FaissIndex(self._index).vectors)
         return np.asarray(scores), np.asarray(ids, dtype=np.int64), np.asarray(vectors)
 
 
-class _Array:
+class _ArrayIndex:
     """A plain array, scanned by inner product."""
 
     def __init__(self, array: npt.ArrayLike) -> None:
@@ -130,13 +130,13 @@ class _Array:
         self.ntotal, self.d = self.array.shape
 
     def search_and_reconstruct(self, x: Vectors, k: int) -> tuple[Vectors, Ids, Vectors]:
-        index, step = NumpyIndex(self.array), max(1, PRODUCTS // self.ntotal)
+        index, step = NumpyIndex(self.array), max(1, MAX_INNER_PRODUCTS // self.ntotal)
         answers = [index.search(x[start : start + step], k) for start in range(0, len(x), step)]
         ids, scores = (np.concatenate(parts) for parts in zip(*answers, strict=True))
         return scores.astype(np.float32, copy=False), ids, self.array[ids].astype(np.float32, copy=False)
 
 
-class _Reconstructing:
+class _ReconstructingIndex:
     """An index that searches and gives back one vector at a time."""
 
     def __init__(self, index: Any) -> None:
@@ -153,13 +153,13 @@ class _Reconstructing:
 
     def search_and_reconstruct(self, x: Vectors, k: int) -> tuple[Vectors, Ids, Vectors]:
         scores, ids = self._index.search(x, k)
-        return scores, ids, _by_id(ids, self.d, self._give)
+        return scores, ids, _vectors_by_id(ids, self.d, self._give)
 
     def _give(self, ids: Ids) -> checks.RealArray:
         return np.stack([self._index.reconstruct(int(at)) for at in ids])
 
 
-def _by_id(ids: Ids, width: int, give: Callable[[Ids], checks.RealArray]) -> Vectors:
+def _vectors_by_id(ids: Ids, width: int, give: Callable[[Ids], checks.RealArray]) -> Vectors:
     """(n, k) -> (n, k, d); each vector is asked for once, and those of −1 are left NaN."""
     known, where = np.unique(ids, return_inverse=True)
     real = known >= 0

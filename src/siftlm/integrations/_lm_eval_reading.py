@@ -13,36 +13,36 @@ from typing import Any
 
 from siftlm.controller import Controller
 from siftlm.controller.generating import check_sampling
-from siftlm.controller.many_batches import batches, room_on
-from siftlm.controller.tokens import IGNORED, Span, leading, plain, spans_of, start_token
+from siftlm.controller.many_batches import batch_budget, batches
+from siftlm.controller.tokens import IGNORE_INDEX, TokenSpan, prefix_token_ids, spans_of, start_token, text_token_ids
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.extras import load
 
 # Rows that one pass may hold, where each may have an adapter of its own.
-ROWS = 16
+MAX_BATCH_ROWS = 16
 # Tokens of an answer where nobody says how many.
-LONGEST = 256
+DEFAULT_MAX_TOKENS = 256
 # Other names of max_gen_toks in tasks, as the harness takes them.
-LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+MAX_TOKENS_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)
-class Answer:
+class ContinuationScore:
     """How well a continuation is foreseen."""
 
     nats: float
     greedy: bool
     """Is every token of it the likeliest?"""
 
-    def __add__(self, other: Answer) -> Answer:
-        return Answer(self.nats + other.nats, self.greedy and other.greedy)
+    def __add__(self, other: ContinuationScore) -> ContinuationScore:
+        return ContinuationScore(self.nats + other.nats, self.greedy and other.greedy)
 
 
-NOTHING = Answer(0.0, True)
+EMPTY_SCORE = ContinuationScore(0.0, True)
 
 
 @dataclass(frozen=True)
-class Reader:
+class ContextTokenizer:
     """Tokens of a context and its continuation."""
 
     tokenizer: Any
@@ -64,13 +64,13 @@ class Reader:
         before = context.rstrip()
         continuation = context[len(before) :] + continuation
         if not before:
-            ids = plain(self.tokenizer, continuation)
+            ids = text_token_ids(self.tokenizer, continuation)
             # A text that brings its own start token needs no other.
             return (ids[:1], ids[1:]) if ids[:1] == [self.prefix] else ([self.prefix], ids)
         known, both = self._encode(before), self._encode(before + continuation)
         return known, both[len(known) :]
 
-    def spans(self, context: Sequence[int], continuation: Sequence[int], fixed: Sequence[int] = ()) -> list[Span]:
+    def spans(self, context: Sequence[int], continuation: Sequence[int], fixed: Sequence[int] = ()) -> list[TokenSpan]:
         """What is read to score the continuation: the end of the context where not all of it fits.
 
         A continuation that is itself too long is scored in consecutive windows.
@@ -82,22 +82,22 @@ class Reader:
         room = self.context - len(fixed)
         if len(continuation) <= room:
             read = [*context, *continuation][-(room + 1) :]
-            return [Span((*fixed, *read), len(continuation))]
+            return [TokenSpan((*fixed, *read), len(continuation))]
         return spans_of(continuation, self.context, start=None, before=context, fixed=fixed)
 
     def _encode(self, text: str) -> list[int]:
         start = start_token(self.tokenizer)
         written = self.tokenizer.decode([start]) if start is not None else ""
         if self.bos is None:
-            head = leading(self.tokenizer)
+            head = prefix_token_ids(self.tokenizer)
         else:
             head = [self.prefix] if self.bos else []
         if written and text.startswith(written):  # a chat template writes it out
             head = []
-        return [*head, *plain(self.tokenizer, text)]
+        return [*head, *text_token_ids(self.tokenizer, text)]
 
 
-def sampling(wanted: Mapping[str, Any], context: int) -> dict[str, Any]:
+def sampling_settings(wanted: Mapping[str, Any], context: int) -> dict[str, Any]:
     """The harness's settings of a generation as ours.
 
     >>> sampling({"until": ["\\n"], "do_sample": False, "temperature": 0.7, "max_gen_toks": 9}, 64)["temperature"]
@@ -105,35 +105,37 @@ def sampling(wanted: Mapping[str, Any], context: int) -> dict[str, Any]:
     """
     given = dict(wanted)
     until = given.pop("until", None) or []
-    lengths = [given.pop(name) for name in LENGTHS if name in given]
+    lengths = [given.pop(name) for name in MAX_TOKENS_NAMES if name in given]
     temperature = float(given.pop("temperature", 0.0))
     how: dict[str, Any] = {
         "stop": [one for one in ([until] if isinstance(until, str) else until) if one],
-        "max_new_tokens": int(lengths[0]) if lengths else min(LONGEST, context // 2),
+        "max_new_tokens": int(lengths[0]) if lengths else min(DEFAULT_MAX_TOKENS, context // 2),
         "temperature": 0.0 if given.pop("do_sample", None) is False else temperature,
         "top_p": float(given.pop("top_p", 1.0)),
     }
     if given:
-        raise UnknownName("setting of a generation", next(iter(given)), (*LENGTHS, "until", "do_sample", "temperature"))
+        raise UnknownName(
+            "setting of a generation", next(iter(given)), (*MAX_TOKENS_NAMES, "until", "do_sample", "temperature")
+        )
     check_sampling(how["max_new_tokens"], how["temperature"], how["top_p"], how["stop"], context)
     return how
 
 
-def answers(
+def score_spans(
     controller: Controller,
-    spans: Sequence[tuple[int, Span]],
+    spans: Sequence[tuple[int, TokenSpan]],
     rows: Callable[[Sequence[int]], AbstractContextManager[Any]],
-) -> list[Answer]:
+) -> list[ContinuationScore]:
     """Each (owner, span) by the model as the owner has tuned it; ``rows`` says to the model whose rows it reads."""
     vocabulary = int(controller.model.get_output_embeddings().weight.shape[0])
-    room = replace(room_on(next(controller.model.parameters()).device, vocabulary, 1), rows=ROWS)
-    found = [NOTHING] * len(spans)
+    room = replace(batch_budget(next(controller.model.parameters()).device, vocabulary, 1), rows=MAX_BATCH_ROWS)
+    found = [EMPTY_SCORE] * len(spans)
 
     def work() -> None:
         torch = load("torch", "tune")
         for batch in batches([len(span.ids) - 1 for _, span in spans], room):
             with torch.inference_mode(), rows([spans[place][0] for place in batch]):
-                seen = _together(controller.model, [spans[place][1] for place in batch])
+                seen = _score_batch(controller.model, [spans[place][1] for place in batch])
             for place, answer in zip(batch, seen, strict=True):
                 found[place] = answer
 
@@ -141,12 +143,12 @@ def answers(
     return found
 
 
-def _together(model: Any, spans: Sequence[Span]) -> list[Answer]:
+def _score_batch(model: Any, spans: Sequence[TokenSpan]) -> list[ContinuationScore]:
     torch = load("torch", "tune")
     device = next(model.parameters()).device
     lengths = [len(span.ids) - 1 for span in spans]
     ids = torch.zeros((len(spans), max(lengths)), dtype=torch.long)
-    labels = torch.full_like(ids, IGNORED)
+    labels = torch.full_like(ids, IGNORE_INDEX)
     # Padding on the right: no token of a causal model sees what comes after it.
     for row, (span, length) in enumerate(zip(spans, lengths, strict=True)):
         ids[row, :length] = torch.tensor(span.ids[:-1])
@@ -154,7 +156,7 @@ def _together(model: Any, spans: Sequence[Span]) -> list[Answer]:
     labels = labels.to(device)
     logits = model(input_ids=ids.to(device), use_cache=False).logits.float()
     nats = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-    )  # fmt: skip
-    greedy = ((logits.argmax(dim=-1) == labels) | (labels == IGNORED)).all(dim=1).tolist()
-    return [Answer(one, best) for one, best in zip(nats.double().sum(dim=1).tolist(), greedy, strict=True)]
+        logits.transpose(1, 2), labels, ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    greedy = ((logits.argmax(dim=-1) == labels) | (labels == IGNORE_INDEX)).all(dim=1).tolist()
+    return [ContinuationScore(one, best) for one, best in zip(nats.double().sum(dim=1).tolist(), greedy, strict=True)]

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.errors import Conflict, InvalidInput
-from siftlm.integrations._acquisition import one_lambda, recipe_of
-from siftlm.integrations._index import Found, Ids, Index, Vectors
+from siftlm.integrations._acquisition import acquisition_recipe, resolve_lambda
+from siftlm.integrations._index import ActiveftIndex, FetchedCandidates, Ids, Vectors
 from siftlm.selection import checks
 
 # At most about this many numbers are fetched from the index at a time.
@@ -36,7 +36,7 @@ class RetrievalTime(NamedTuple):
     """Time in the selection."""
 
 
-class Results(NamedTuple):
+class RetrievalResults(NamedTuple):
     """What a search returns: a plain tuple of four, with names. For a batch, each array has n in front."""
 
     values: npt.NDArray[np.float32]
@@ -100,15 +100,15 @@ class Retriever:
         self.also_query_opposite = checks.flag("also_query_opposite", also_query_opposite)
         self.only_faiss = checks.flag("only_faiss", only_faiss)
         self.device = device
-        self._index = Index(index)
+        self._index = ActiveftIndex(index)
         fast = checks.flag("fast", fast)
-        self._recipe = recipe_of(acquisition_function, one_lambda(llambda, lambda_), fast=fast)
+        self._recipe = acquisition_recipe(acquisition_function, resolve_lambda(llambda, lambda_), fast=fast)
         if fast and acquisition_function is not None:
             warnings.warn("fast is ignored, because acquisition_function is set", UserWarning, stacklevel=2)
 
     def search(
         self, query: npt.ArrayLike, N: int, K: int | None = None, mean_pooling: bool = False, threads: int = 1
-    ) -> Results:
+    ) -> RetrievalResults:
         """Select N texts for one query; see `batch_search`.
 
         Args:
@@ -116,7 +116,7 @@ class Retriever:
             N, K, mean_pooling, threads: as there.
         """
         values, indices, embeddings, seconds = self.batch_search([query], N, K, mean_pooling, threads)
-        return Results(values[0], indices[0], embeddings[0], seconds)
+        return RetrievalResults(values[0], indices[0], embeddings[0], seconds)
 
     def batch_search(
         self,
@@ -125,7 +125,7 @@ class Retriever:
         K: int | None = None,
         mean_pooling: bool = False,
         threads: int = 1,
-    ) -> Results:
+    ) -> RetrievalResults:
         """Select N texts for each query; the answers come in the order of the queries.
 
         Args:
@@ -144,10 +144,10 @@ class Retriever:
         K = size if K is None else min(checks.count("K", K, at_least=1), size)
         if self.also_query_opposite and not self._index.similarity:
             raise Conflict("the index measures distances, which have no opposite: pass also_query_opposite=False")
-        prompts = _prompts(queries, width)
+        prompts = _query_arrays(queries, width)
         if checks.flag("mean_pooling", mean_pooling):
             prompts = [prompt.mean(axis=0, keepdims=True) for prompt in prompts]
-        answers: list[_Answer] = []
+        answers: list[_QueryResult] = []
         fetching = selecting = 0.0
         began = time.perf_counter()
         for part, found in self._candidates(prompts, N, K):
@@ -155,7 +155,7 @@ class Retriever:
             fetching += fetched - began
             _check_enough(found, N, len(answers), f"K={K}, {size} in the index")
             if self.only_faiss:
-                answers += [_Answer(one.scores[:N], one.ids[:N], one.vectors[:N]) for one in found]
+                answers += [_QueryResult(one.scores[:N], one.ids[:N], one.vectors[:N]) for one in found]
             else:
                 answers += self._select(part, found, N, threads)
                 selecting += time.perf_counter() - fetched
@@ -164,29 +164,33 @@ class Retriever:
         embeddings = np.empty((len(prompts), N, width), np.float32)
         for at, answer in enumerate(answers):
             values[at], indices[at], embeddings[at] = answer
-        return Results(values, indices, embeddings, RetrievalTime(fetching, selecting))
+        return RetrievalResults(values, indices, embeddings, RetrievalTime(fetching, selecting))
 
-    def _candidates(self, prompts: list[Vectors], N: int, K: int) -> Iterator[tuple[list[Vectors], list[Found]]]:
-        """Prompts and the candidates of each; the very same ``Found`` for all if that is everything."""
+    def _candidates(
+        self, prompts: list[Vectors], N: int, K: int
+    ) -> Iterator[tuple[list[Vectors], list[FetchedCandidates]]]:
+        """Prompts and the candidates of each; the very same ``FetchedCandidates`` for all if that is everything."""
         if self.only_faiss:
             K = min(N, K)
         elif prompts and self._index.size == K and (everything := self._index.everything()) is not None:
             yield prompts, [everything] * len(prompts)
             return
-        for part in _parts(prompts, 2 * K * self._index.width):
+        for part in _fetch_batches(prompts, 2 * K * self._index.width):
             found = self._index.fetch(part, K, opposite=self.also_query_opposite)
             # The selection takes the smaller index among equals: let that be the smaller id.
             yield part, found if self.only_faiss else [one.by_id() for one in found]
 
-    def _select(self, prompts: list[Vectors], found: list[Found], N: int, threads: int) -> list[_Answer]:
+    def _select(
+        self, prompts: list[Vectors], found: list[FetchedCandidates], N: int, threads: int
+    ) -> list[_QueryResult]:
         recipe, shared = self._recipe, len({id(one) for one in found}) == 1
 
-        def run(rows: slice) -> list[_Answer]:
+        def run(rows: slice) -> list[_QueryResult]:
             mine = found[rows]
             candidates: Any = mine[0].vectors if shared else [one.vectors for one in mine]
             queries = [prompt[0] if len(prompt) == 1 else prompt for prompt in prompts[rows]]
             return [
-                _Answer(
+                _QueryResult(
                     recipe.values(picks, len(prompt), one.vectors),
                     one.ids[picks.indices],
                     one.vectors[picks.indices],
@@ -202,15 +206,15 @@ class Retriever:
             return [answer for part in pool.map(run, parts) for answer in part]
 
 
-class _Answer(NamedTuple):
-    """The part of `Results` that belongs to one query."""
+class _QueryResult(NamedTuple):
+    """The part of `RetrievalResults` that belongs to one query."""
 
     values: npt.NDArray[np.float32]
     indices: Ids
     embeddings: checks.RealArray
 
 
-def _prompts(queries: Any, width: int) -> list[Vectors]:
+def _query_arrays(queries: Any, width: int) -> list[Vectors]:
     """(m, d) for each query, contiguous float32."""
     if isinstance(queries, np.ndarray) and queries.dtype != object and queries.ndim not in (2, 3):
         raise InvalidInput(f"queries must be (n, d), (n, m, d) or a list, got shape {queries.shape}")
@@ -227,7 +231,7 @@ def _prompts(queries: Any, width: int) -> list[Vectors]:
     return prompts
 
 
-def _parts(prompts: list[Vectors], numbers_per_row: int) -> Iterator[list[Vectors]]:
+def _fetch_batches(prompts: list[Vectors], numbers_per_row: int) -> Iterator[list[Vectors]]:
     """As many prompts at a time as have candidates that fit into memory together."""
     part: list[Vectors] = []
     left = most = FETCH_NUMBERS // numbers_per_row
@@ -241,7 +245,7 @@ def _parts(prompts: list[Vectors], numbers_per_row: int) -> Iterator[list[Vector
         yield part
 
 
-def _check_enough(found: list[Found], N: int, first: int, where: str) -> None:
+def _check_enough(found: list[FetchedCandidates], N: int, first: int, where: str) -> None:
     for at, one in enumerate(found, start=first):
         if len(one.ids) < N:
             raise InvalidInput(f"N={N} is more than the {len(one.ids)} candidates of query {at} ({where})")

@@ -17,22 +17,28 @@ from typing import Any
 
 from siftlm.controller import Controller
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.evaluation.identity import of_memory
+from siftlm.evaluation.identity import memory_fingerprint
 from siftlm.extras import load
-from siftlm.integrations._lm_eval_reading import NOTHING, Answer, Reader, answers, sampling
+from siftlm.integrations._lm_eval_reading import (
+    EMPTY_SCORE,
+    ContextTokenizer,
+    ContinuationScore,
+    sampling_settings,
+    score_spans,
+)
 from siftlm.local import LocalModel
-from siftlm.local_many import Model, Task, learned_many
+from siftlm.local_many import PromptState, TunedModel, learned_many
 from siftlm.progress import Meter, reporter
 
-NAME = "siftlm"
-BASE = "base"
-ROLLING = ("untuned", "transductive")
+MODEL_NAME = "siftlm"
+BASE_METHOD = "base"
+ROLLING_MODES = ("untuned", "transductive")
 # Contexts that LoRA tunes at once, where nobody says how many.
-BATCH = 16
-OF_CONTROLLER = ("engine", "rank", "alpha", "targets", "device", "dtype", "context")
+DEFAULT_BATCH = 16
+BASE_MODEL_SETTINGS = ("engine", "rank", "alpha", "targets", "device", "dtype", "context")
 
 
-class Answers:
+class HarnessModel:
     """What the harness asks of a model. With the harness's own class below it, this is the model ``siftlm``.
 
     Args:
@@ -63,27 +69,29 @@ class Answers:
         **settings: Any,
     ) -> None:
         super().__init__()
-        if rolling is not None and rolling not in ROLLING:
-            raise UnknownName("rolling", rolling, ROLLING)
-        if memory is None and method != BASE:
-            raise InvalidInput(f"method={method!r} learns from a memory: memory=FOLDER, or method={BASE} for none")
-        self._method, self._rolling, self._batch = method, rolling, _batch(batch_size)
+        if rolling is not None and rolling not in ROLLING_MODES:
+            raise UnknownName("rolling", rolling, ROLLING_MODES)
+        if memory is None and method != BASE_METHOD:
+            raise InvalidInput(
+                f"method={method!r} learns from a memory: memory=FOLDER, or method={BASE_METHOD} for none"
+            )
+        self._method, self._rolling, self._batch = method, rolling, _batch_size(batch_size)
         self._local: LocalModel | None = None
         chosen: dict[str, Any] = {
             **({} if n is None else {"n": n}),
             **settings,
-            "device": _device(settings.get("device")),
+            "device": _device_or_cpu(settings.get("device")),
         }
         if memory is not None:
             # Also for the base model: a wrong setting is wrong whatever it is compared with.
-            local = LocalModel(model, memory, **{**({} if method == BASE else {"method": method}), **chosen})
-            self._local, self.controller = None if method == BASE else local, local.controller
+            local = LocalModel(model, memory, **{**({} if method == BASE_METHOD else {"method": method}), **chosen})
+            self._local, self.controller = None if method == BASE_METHOD else local, local.controller
         else:
             for name in chosen:
-                if name not in OF_CONTROLLER:
-                    raise UnknownName(f"setting of method={BASE!r} without a memory", name, OF_CONTROLLER)
+                if name not in BASE_MODEL_SETTINGS:
+                    raise UnknownName(f"setting of method={BASE_METHOD!r} without a memory", name, BASE_MODEL_SETTINGS)
             self.controller = model if isinstance(model, Controller) else Controller(model, **chosen)
-        self._reader = Reader(self.controller.tokenizer, self.controller.context, add_bos_token)
+        self._reader = ContextTokenizer(self.controller.tokenizer, self.controller.context, add_bos_token)
 
     # --- what the harness asks
 
@@ -92,9 +100,9 @@ class Answers:
 
         Texts are selected for the context alone, and requests of one context share one tuning.
         """
-        asked: dict[str, dict[str, Answer]] = defaultdict(dict)
+        asked: dict[str, dict[str, ContinuationScore]] = defaultdict(dict)
         for context, continuation in (request.args for request in requests):
-            asked[context][continuation] = NOTHING
+            asked[context][continuation] = EMPTY_SCORE
         meter = Meter("answering", "contexts", None if disable_tqdm else reporter(None), total=len(asked))
 
         def work(now: Any, tasks: Sequence[tuple[str, Sequence[str]]]) -> None:
@@ -140,7 +148,7 @@ class Answers:
         groups: dict[tuple[str, int], list[int]] = defaultdict(list)
         times: dict[str, int] = defaultdict(int)
         for place, (context, wanted) in enumerate(request.args for request in requests):
-            how = sampling(wanted, self.controller.context)
+            how = sampling_settings(wanted, self.controller.context)
             key = json.dumps(how, sort_keys=True)
             repeat = 0
             if how["temperature"]:  # asked again, it is to be drawn again
@@ -194,20 +202,29 @@ class Answers:
             raise InvalidInput(
                 f"the tokenizer of {self.controller.name!r} has no chat template: no --apply_chat_template"
             )
-        return str(tokenizer.apply_chat_template(
-            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        ))  # fmt: skip
+        return str(
+            tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
 
     def get_model_info(self) -> dict[str, Any]:
         """Written into the results, so that they say how they were made."""
         known = {
-            "model": self.controller.name, "parameters": self.controller.parameters,
-            "fingerprint": self.controller.fingerprint, "method": self._method, "rolling": self._rolling,
-        }  # fmt: skip
+            "model": self.controller.name,
+            "parameters": self.controller.parameters,
+            "fingerprint": self.controller.fingerprint,
+            "method": self._method,
+            "rolling": self._rolling,
+        }
         if self._local is not None:
-            settings = {name: value if _plain(value) else str(value) for name, value in self._local.settings().items()}
-            known |= {"memory": of_memory(self._local.memory), "settings": settings}
+            settings = {
+                name: value if _is_plain(value) else str(value) for name, value in self._local.settings().items()
+            }
+            known |= {"memory": memory_fingerprint(self._local.memory), "settings": settings}
         return {"siftlm": known}
 
     # --- inside
@@ -217,10 +234,10 @@ class Answers:
         # There is nothing to select for in white space.
         learn = [context for context in contexts if self._local is not None and context.strip()]
         rest = [context for context in contexts if self._local is None or not context.strip()]
-        for start in range(0, len(rest), BATCH):
-            work(None, [(context, ()) for context in rest[start : start + BATCH]])
+        for start in range(0, len(rest), DEFAULT_BATCH):
+            work(None, [(context, ()) for context in rest[start : start + DEFAULT_BATCH]])
 
-        def learned(now: Model, tasks: Sequence[Task]) -> None:
+        def learned(now: TunedModel, tasks: Sequence[PromptState]) -> None:
             # After a divergence the model is the base model, as in `LocalModel.score`.
             work(now, [(task.prompt, () if task.went.ended == "diverged" else task.context) for task in tasks])
 
@@ -228,7 +245,10 @@ class Answers:
             learned_many(self._local, learn, learned, self._batch, {})
 
     def _score(
-        self, now: Model | None, tasks: Sequence[tuple[str, Sequence[str]]], into: Mapping[str, dict[str, Answer]]
+        self,
+        now: TunedModel | None,
+        tasks: Sequence[tuple[str, Sequence[str]]],
+        into: Mapping[str, dict[str, ContinuationScore]],
     ) -> None:
         """Fill in the continuations of these contexts; task i is owner i of the model."""
         spans, whose = [], []
@@ -239,16 +259,14 @@ class Answers:
                     spans.append((owner, span))
                     whose.append((context, continuation))
         rows = now.rows if now is not None else lambda _: nullcontext()
-        for (context, continuation), answer in zip(whose, answers(self.controller, spans, rows), strict=True):
+        for (context, continuation), answer in zip(whose, score_spans(self.controller, spans, rows), strict=True):
             into[context][continuation] += answer
 
     def _generate(self, prompts: Sequence[str], how: Mapping[str, Any], disable_tqdm: bool) -> dict[str, str]:
         learn = [prompt for prompt in prompts if self._local is not None and prompt.strip()]
         found = {prompt: self.controller.generate(prompt, **how).text for prompt in prompts if prompt not in learn}
         if self._local is not None and learn:
-            made = self._local.generate_many(
-                learn, batch=self._batch, progress=False if disable_tqdm else None, **how
-            )  # fmt: skip
+            made = self._local.generate_many(learn, batch=self._batch, progress=False if disable_tqdm else None, **how)
             found |= {prompt: answer.text for prompt, answer in zip(learn, made, strict=True)}
         return found
 
@@ -263,15 +281,15 @@ class Answers:
 def model_class() -> Any:
     """The model, as a class of the harness."""
     below = load("lm_eval.api.model", "lm-eval").LM
-    return type("SiftLM", (Answers, below), {"__doc__": Answers.__doc__, "__module__": __name__})
+    return type("SiftLM", (HarnessModel, below), {"__doc__": HarnessModel.__doc__, "__module__": __name__})
 
 
 def register() -> None:
     """Make ``--model siftlm`` known to the harness in this process."""
     load("lm_eval.models", "lm-eval")  # or it would take ours for all that there are
     known = load("lm_eval.api.registry", "lm-eval").model_registry
-    if NAME not in known:
-        known.register(NAME, target=model_class())
+    if MODEL_NAME not in known:
+        known.register(MODEL_NAME, target=model_class())
 
 
 def main() -> None:
@@ -280,18 +298,18 @@ def main() -> None:
     load("lm_eval.__main__", "lm-eval").cli_evaluate()
 
 
-def _batch(asked: int | str | None) -> int:
+def _batch_size(asked: int | str | None) -> int:
     """The harness says 1 where nobody said anything."""
-    return BATCH if asked is None or str(asked) == "1" or str(asked).startswith("auto") else int(asked)
+    return DEFAULT_BATCH if asked is None or str(asked) == "1" or str(asked).startswith("auto") else int(asked)
 
 
-def _device(asked: str | None) -> str | None:
+def _device_or_cpu(asked: str | None) -> str | None:
     """The harness asks for CUDA where nobody asked for anything, and takes the CPU where there is none."""
     there = load("torch", "tune").cuda.is_available()
     return None if asked is not None and asked.startswith("cuda") and not there else asked
 
 
-def _plain(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     return isinstance(value, (str, int, float, bool, list, type(None)))
 
 

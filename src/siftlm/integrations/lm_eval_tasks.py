@@ -22,7 +22,7 @@ from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.evaluation import read
 
 # Beside the tasks: it finds their texts wherever the folder is, and where a task is named by its file, the model.
-LOADER = '''\
+LOADER_SOURCE = '''\
 """Loads the texts of the tasks in this folder, and makes `--model siftlm` known where siftlm is installed."""
 
 import contextlib
@@ -42,7 +42,7 @@ def load(file, **_):
     return {"test": datasets.Dataset.from_list([json.loads(line) for line in lines if line])}
 '''
 
-TASK = """\
+TASK_TEMPLATE = """\
 task: {task}
 custom_dataset: !function texts.load
 dataset_kwargs:
@@ -60,7 +60,7 @@ metadata:
 """
 
 # The mean of the domains: each counts the same, however many texts it has.
-GROUP = """\
+GROUP_TEMPLATE = """\
 group: {name}
 task: {tasks}
 aggregate_metric_list:
@@ -73,7 +73,7 @@ metadata:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenTasks:
     """A folder of tasks."""
 
     path: Path
@@ -84,7 +84,7 @@ class Written:
 
 def write_tasks(
     corpus: Any, into: str | os.PathLike[str], *, name: str = "local", domain: str | None = None, **settings: Any
-) -> Written:
+) -> WrittenTasks:
     """Write a folder of tasks, with a copy of the texts.
 
     Args:
@@ -106,18 +106,18 @@ def write_tasks(
     if len(by_task) < len({text.domain for text in texts}):
         raise InvalidInput("two domains differ only in signs that a task's name cannot have: rename one of them")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "texts.py").write_text(LOADER, encoding="utf-8")
+    (folder / "texts.py").write_text(LOADER_SOURCE, encoding="utf-8")
     for task, own in by_task.items():
         lines = "".join(json.dumps({"text": one}) + "\n" for one in own)
         (folder / f"{task}.jsonl").write_text(lines, encoding="utf-8")
-        (folder / f"{task}.yaml").write_text(TASK.format(task=task, file=f"{task}.jsonl"), encoding="utf-8")
+        (folder / f"{task}.yaml").write_text(TASK_TEMPLATE.format(task=task, file=f"{task}.jsonl"), encoding="utf-8")
     if len(by_task) > 1:
         # In a folder of its own: `--tasks FOLDER` takes every file beside the texts for a task.
         (folder / "group").mkdir()
         (folder / "group" / f"{name}.yaml").write_text(
-            GROUP.format(name=name, tasks=json.dumps(list(by_task))), encoding="utf-8"
+            GROUP_TEMPLATE.format(name=name, tasks=json.dumps(list(by_task))), encoding="utf-8"
         )
-    return Written(folder, tuple(by_task), len(texts))
+    return WrittenTasks(folder, tuple(by_task), len(texts))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,9 +132,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         made = write_tasks(
-            given.corpus, given.into, name=given.name, domain=given.domain, per_domain=given.per_domain,
+            given.corpus,
+            given.into,
+            name=given.name,
+            domain=given.domain,
+            per_domain=given.per_domain,
             longest=given.longest,
-        )  # fmt: skip
+        )
     except (SiftlmError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

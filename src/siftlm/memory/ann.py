@@ -26,16 +26,16 @@ from siftlm.errors import Damaged, MissingExtra
 from siftlm.memory import scan
 from siftlm.memory.manifest import Manifest
 from siftlm.memory.store import Neighbours
-from siftlm.memory.vectors import Form
+from siftlm.memory.vectors import VectorFormat
 from siftlm.types import BoolArray, IntArray, Vectors
 
-NAME, DESCRIPTION = "index.faiss", "index.json"
-FORMAT = 1
+INDEX_FILE, INDEX_DESCRIPTION_FILE = "index.faiss", "index.json"
+INDEX_FORMAT = 1
 # Larger files are checked in samples when they are loaded, so that opening stays quick; `verify` reads all of them.
-WHOLE = 64 << 20
-SAMPLES, SAMPLE = 64, 16 << 10
+FULL_CHECK_BYTES = 64 << 20
+CHECKSUM_SAMPLES, CHECKSUM_SAMPLE_BYTES = 64, 16 << 10
 # Where less than one of so many rows is allowed, a scan of those is as fast, and exact.
-SPARSE = 20
+INDEX_SPARSE_ROW_RATIO = 20
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class State:
     """Is the problem that its files are not what was written? Then drop it, or build it anew."""
 
 
-def state(folder: Path, known: Manifest, rows: int, *, thorough: bool = False) -> State | None:
+def index_state(folder: Path, known: Manifest, rows: int, *, thorough: bool = False) -> State | None:
     """What there is of an index in a generation's folder; None if there is none.
 
     Args:
@@ -85,13 +85,13 @@ def state(folder: Path, known: Manifest, rows: int, *, thorough: bool = False) -
         rows: that the memory has.
         thorough: read the whole file rather than samples.
     """
-    if not (folder / NAME).exists() and not (folder / DESCRIPTION).exists():
+    if not (folder / INDEX_FILE).exists() and not (folder / INDEX_DESCRIPTION_FILE).exists():
         return None
     described: Description | None = None
     problem, damaged = None, False
     try:
-        described = _described(folder)
-        _check(folder, described, known, rows, thorough=thorough)
+        described = _read_description(folder)
+        _check_index(folder, described, known, rows, thorough=thorough)
         extras.load("faiss", "faiss")
     except MissingExtra as error:
         problem = str(error)
@@ -102,10 +102,10 @@ def state(folder: Path, known: Manifest, rows: int, *, thorough: bool = False) -
     return State(described.kind, described.settings, described.rows, described.bytes, problem, damaged)
 
 
-def drop(folder: Path) -> bool:
+def drop_index(folder: Path) -> bool:
     """Take the index away; was there one? The description goes first: without it the rest is not looked at."""
     there = False
-    for name in (DESCRIPTION, NAME, f"{NAME}.new", f"{DESCRIPTION}.new"):
+    for name in (INDEX_DESCRIPTION_FILE, INDEX_FILE, f"{INDEX_FILE}.new", f"{INDEX_DESCRIPTION_FILE}.new"):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
             there = True
@@ -115,36 +115,36 @@ def drop(folder: Path) -> bool:
 # --- on disk
 
 
-def content_of(described: Description) -> bytes:
+def description_content(described: Description) -> bytes:
     """The file that describes an index."""
-    content: dict[str, Any] = {"format": FORMAT, **asdict(described)}
-    content["own_checksum"] = _own_checksum(content)
+    content: dict[str, Any] = {"format": INDEX_FORMAT, **asdict(described)}
+    content["own_checksum"] = _description_checksum(content)
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def _described(folder: Path) -> Description:
-    path = folder / DESCRIPTION
+def _read_description(folder: Path) -> Description:
+    path = folder / INDEX_DESCRIPTION_FILE
     try:
         content = json.loads(path.read_bytes())
         own = content.pop("own_checksum")
-        if own != _own_checksum(content):
+        if own != _description_checksum(content):
             raise Damaged(f"{path}: its checksum does not match: it was edited or damaged")
-        if content.pop("format") != FORMAT:
+        if content.pop("format") != INDEX_FORMAT:
             raise Damaged(f"{path}: is of another format; build the index anew")
         return Description(**content)
     except FileNotFoundError:
-        raise Damaged(f"{path}: is gone, so {NAME} was never finished; build the index anew") from None
+        raise Damaged(f"{path}: is gone, so {INDEX_FILE} was never finished; build the index anew") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path}: cannot be read: {error}") from error
 
 
-def _own_checksum(content: dict[str, Any]) -> int:
+def _description_checksum(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
-def _check(folder: Path, described: Description, known: Manifest, rows: int, *, thorough: bool) -> None:
+def _check_index(folder: Path, described: Description, known: Manifest, rows: int, *, thorough: bool) -> None:
     """Is it what was built, for the rows that are there?"""
-    path = folder / NAME
+    path = folder / INDEX_FILE
     if described.generation != known.generation:
         raise Damaged(f"{path}: was built for generation {described.generation}, not {known.generation}")
     if (described.width, described.storage) != (known.width, known.storage):
@@ -156,15 +156,17 @@ def _check(folder: Path, described: Description, known: Manifest, rows: int, *, 
             size = os.fstat(file.fileno()).st_size
             if size != described.bytes:
                 raise Damaged(f"{path}: has {size:,} bytes, and {described.bytes:,} were written")
-            whole = thorough or size <= WHOLE
-            found, expected = (checksum(file), described.checksum) if whole else (sample(file), described.sample)
+            whole = thorough or size <= FULL_CHECK_BYTES
+            found, expected = (
+                (file_checksum(file), described.checksum) if whole else (sampled_checksum(file), described.sample)
+            )
     except FileNotFoundError:
         raise Damaged(f"{path}: is gone") from None
     if found != expected:
         raise Damaged(f"{path}: its checksum does not match: it was damaged")
 
 
-def checksum(file: IO[bytes]) -> int:
+def file_checksum(file: IO[bytes]) -> int:
     """Of a whole file."""
     file.seek(0)
     found = 0
@@ -173,32 +175,32 @@ def checksum(file: IO[bytes]) -> int:
     return found
 
 
-def sample(file: IO[bytes]) -> int:
+def sampled_checksum(file: IO[bytes]) -> int:
     """Of parts of a file, its beginning and its end among them."""
     size = file.seek(0, os.SEEK_END)
     found = 0
-    for start in np.linspace(0, max(0, size - SAMPLE), SAMPLES).astype(np.int64).tolist():
+    for start in np.linspace(0, max(0, size - CHECKSUM_SAMPLE_BYTES), CHECKSUM_SAMPLES).astype(np.int64).tolist():
         file.seek(start)
-        found = zlib.crc32(file.read(SAMPLE), found)
+        found = zlib.crc32(file.read(CHECKSUM_SAMPLE_BYTES), found)
     return found
 
 
 # --- in use
 
 
-class Lazy:
+class LazyAnnIndex:
     """The index of one generation: loaded when it is first asked for, and again when it was built anew."""
 
     def __init__(self, folder: Path, known: Manifest) -> None:
         self._folder, self._known = folder, known
         self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
-        self._index: Index | None = None
+        self._index: AnnIndex | None = None
 
-    def current(self, rows: int) -> Index | None:
+    def current(self, rows: int) -> AnnIndex | None:
         """The index, if there is one that a memory of so many rows can use."""
         try:
-            found = (self._folder / DESCRIPTION).stat()
+            found = (self._folder / INDEX_DESCRIPTION_FILE).stat()
         except OSError:
             stamp = None
         else:
@@ -212,16 +214,16 @@ class Lazy:
         # A snapshot from before the index was built has fewer rows than it covers.
         return index if index is not None and index.described.rows <= rows else None
 
-    def _loaded(self) -> Index | None:
+    def _loaded(self) -> AnnIndex | None:
         try:
-            described = _described(self._folder)
-            _check(self._folder, described, self._known, described.rows, thorough=False)
-            return Index(self._folder / NAME, described)
+            described = _read_description(self._folder)
+            _check_index(self._folder, described, self._known, described.rows, thorough=False)
+            return AnnIndex(self._folder / INDEX_FILE, described)
         except (Damaged, MissingExtra, OSError, RuntimeError, MemoryError):
-            return None  # `state` says why
+            return None  # `index_state` says why
 
 
-class Index:
+class AnnIndex:
     """A FAISS index, open for any number of threads."""
 
     def __init__(self, path: Path, described: Description) -> None:
@@ -234,7 +236,7 @@ class Index:
         self._index = self._faiss.read_index(str(path), flag)
         found = (self._index.d, self._index.ntotal, self._index.metric_type)
         if found != (described.width, described.entries, self._faiss.METRIC_INNER_PRODUCT):
-            raise Damaged(f"{path}: does not hold what {DESCRIPTION} says")
+            raise Damaged(f"{path}: does not hold what {INDEX_DESCRIPTION_FILE} says")
         if described.kind == "ivf":
             # Its threads that read ahead would be started and ended for each search.
             lists = self._faiss.downcast_InvertedLists(self._index.invlists)
@@ -271,29 +273,29 @@ class Index:
 
 
 def nearest(
-    index: Index, stored: Vectors, form: Form, queries: Vectors, k: int, allowed: BoolArray | None
+    index: AnnIndex, stored: Vectors, form: VectorFormat, queries: Vectors, k: int, allowed: BoolArray | None
 ) -> list[Neighbours]:
     """As `scan.nearest`, with the index where it helps. There are k wherever so many rows are allowed."""
     covered = index.described.rows
     head, tail = (None, None) if allowed is None else (allowed[:covered], allowed[covered:])
     there = covered if head is None else int(np.count_nonzero(head))
-    if there * SPARSE < covered:
+    if there * INDEX_SPARSE_ROW_RATIO < covered:
         return scan.nearest(stored, form, queries, k, allowed)
     found = [
-        _scored(stored, form, query, ids, k)
+        _rescored(stored, form, query, ids, k)
         for query, ids in zip(queries, index.search(queries, k, head), strict=True)
-    ]  # fmt: skip
+    ]
     short = [at for at, one in enumerate(found) if len(one.ids) < min(k, there)]
     if short:
         for at, one in zip(short, scan.nearest(stored[:covered], form, queries[short], k, head), strict=True):
             found[at] = one
     if len(stored) > covered:
         later = scan.nearest(stored[covered:], form, queries, k, tail)
-        found = [_merged(one, more, covered, k) for one, more in zip(found, later, strict=True)]
+        found = [_merge_neighbours(one, more, covered, k) for one, more in zip(found, later, strict=True)]
     return found
 
 
-def _scored(stored: Vectors, form: Form, query: Vectors, ids: IntArray, k: int) -> Neighbours:
+def _rescored(stored: Vectors, form: VectorFormat, query: Vectors, ids: IntArray, k: int) -> Neighbours:
     """The k best by the memory's own vectors."""
     ids = np.sort(ids)
     scores = (form.decode(stored[ids]) @ query.astype(np.float32)).astype(np.float64)
@@ -301,7 +303,7 @@ def _scored(stored: Vectors, form: Form, query: Vectors, ids: IntArray, k: int) 
     return Neighbours(ids[order], scores[order])
 
 
-def _merged(one: Neighbours, later: Neighbours, first: int, k: int) -> Neighbours:
+def _merge_neighbours(one: Neighbours, later: Neighbours, first: int, k: int) -> Neighbours:
     ids = np.concatenate([one.ids, later.ids + first])
     scores = np.concatenate([one.scores, later.scores])
     order = np.argsort(-scores, kind="stable")[:k]

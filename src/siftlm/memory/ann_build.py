@@ -19,26 +19,26 @@ from siftlm.progress import Meter, Report
 from siftlm.types import IntArray, Vectors
 
 # Kind -> its settings, as FAISS names them.
-KINDS: dict[str, tuple[str, ...]] = {
+INDEX_SETTINGS: dict[str, tuple[str, ...]] = {
     "flat": (),
     "ivf": ("nlist", "nprobe"),
     "hnsw": ("M", "efConstruction", "efSearch"),
 }
 # Training sees so many vectors for each list, or for each quantizer, and never more than fit into so many bytes.
-A_LIST, A_QUANTIZER, TRAINING_BYTES = 64, 20_000, 512 << 20
+VECTORS_PER_LIST, VECTORS_PER_QUANTIZER, TRAINING_BYTES = 64, 20_000, 512 << 20
 # FAISS warns where a list has fewer vectors to learn from.
-ENOUGH = 39
+MIN_VECTORS_PER_LIST = 39
 # Passages that are added between two reports.
-AT_ONCE = 2048
-SEED = 1
+ADD_BATCH_ROWS = 2048
+TRAINING_SEED = 1
 
 
-def checked(kind: object, settings: Mapping[str, Any]) -> str:
+def check_index_settings(kind: object, settings: Mapping[str, Any]) -> str:
     """Can such an index be built? Raises before anybody waits for a lock."""
     extras.load("faiss", "faiss")
-    if kind not in KINDS:
-        raise UnknownName("kind of index", kind, KINDS)
-    known = KINDS[str(kind)]
+    if kind not in INDEX_SETTINGS:
+        raise UnknownName("kind of index", kind, INDEX_SETTINGS)
+    known = INDEX_SETTINGS[str(kind)]
     for name, value in settings.items():
         if name not in known:
             raise UnknownName(f"setting of a {kind} index", name, known)
@@ -49,31 +49,31 @@ def checked(kind: object, settings: Mapping[str, Any]) -> str:
     return str(kind)
 
 
-def fitting(settings: Mapping[str, int], passages: int) -> dict[str, int]:
+def settings_for_fewer(settings: Mapping[str, int], passages: int) -> dict[str, int]:
     """The settings of an index that is built again over fewer passages."""
     if "nlist" not in settings:
         return dict(settings)
-    return {**settings, "nlist": min(settings["nlist"], max(1, passages // ENOUGH))}
+    return {**settings, "nlist": min(settings["nlist"], max(1, passages // MIN_VECTORS_PER_LIST))}
 
 
-def build(writer: Writer, kind: str, settings: Mapping[str, Any], report: Report | None) -> Description:
+def build_index(writer: Writer, kind: str, settings: Mapping[str, Any], report: Report | None) -> Description:
     """Build it over the rows that live now; the old one answers until the new one is there."""
     dead = np.fromiter((row for (row,) in writer.connection.execute("SELECT row FROM dead")), np.int64)
     rows = np.setdiff1d(np.arange(writer.rows), dead, assume_unique=True)
     if not len(rows):
         raise InvalidInput(f"{writer.memory}: is empty: there is nothing to index")
-    stored = vectors.mapped(writer.folder / writer.form.file_name, writer.form, writer.rows)
-    chosen = _chosen(kind, settings, len(rows))
-    index = _trained(kind, chosen, writer.form, stored, rows, report)
-    filled = _filled(index, kind, writer, stored, rows, report)
-    return _put(filled, writer, kind, chosen, len(rows))
+    stored = vectors.map_vectors(writer.folder / writer.form.file_name, writer.form, writer.rows)
+    chosen = _resolved_settings(kind, settings, len(rows))
+    index = _train(kind, chosen, writer.form, stored, rows, report)
+    filled = _fill(index, kind, writer, stored, rows, report)
+    return _install_index(filled, writer, kind, chosen, len(rows))
 
 
-def _chosen(kind: str, settings: Mapping[str, Any], count: int) -> dict[str, int]:
+def _resolved_settings(kind: str, settings: Mapping[str, Any], count: int) -> dict[str, int]:
     """The settings that were given, and for the rest what suits so many rows."""
     chosen = {name: int(value) for name, value in settings.items()}
     if kind == "ivf":
-        chosen.setdefault("nlist", max(1, min(round(4 * count**0.5), count // ENOUGH)))
+        chosen.setdefault("nlist", max(1, min(round(4 * count**0.5), count // MIN_VECTORS_PER_LIST)))
         if chosen["nlist"] > count:
             raise InvalidInput(f"nlist={chosen['nlist']:,} is more lists than there are passages ({count:,})")
         chosen.setdefault("nprobe", max(8, chosen["nlist"] // 8))
@@ -83,7 +83,7 @@ def _chosen(kind: str, settings: Mapping[str, Any], count: int) -> dict[str, int
     return chosen
 
 
-def _empty(kind: str, chosen: Mapping[str, int], form: vectors.Form) -> Any:
+def _empty_index(kind: str, chosen: Mapping[str, int], form: vectors.VectorFormat) -> Any:
     """An index that keeps vectors as the memory does: whole, as halves, or in a byte a number.
 
     FAISS' bytes are not our int8 (a scale for each row), so they are only good for finding: the exact kind
@@ -93,9 +93,11 @@ def _empty(kind: str, chosen: Mapping[str, int], form: vectors.Form) -> Any:
     metric, width = faiss.METRIC_INNER_PRODUCT, form.width
     quantizer = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}.get(form.storage)
     if kind == "flat":
-        return faiss.IndexScalarQuantizer(width, quantizer, metric) if form.storage == "float16" else (
-            faiss.IndexFlatIP(width)
-        )  # fmt: skip
+        return (
+            faiss.IndexScalarQuantizer(width, quantizer, metric)
+            if form.storage == "float16"
+            else (faiss.IndexFlatIP(width))
+        )
     if kind == "ivf":
         coarse, lists = faiss.IndexFlatIP(width), chosen["nlist"]
         if quantizer is None:
@@ -103,38 +105,45 @@ def _empty(kind: str, chosen: Mapping[str, int], form: vectors.Form) -> Any:
         else:
             # The vectors themselves, not what is left of them after their list's centre: the scores need no repair.
             index = faiss.IndexIVFScalarQuantizer(coarse, width, lists, quantizer, metric, False)
-        index.cp.spherical, index.cp.seed, index.cp.min_points_per_centroid = True, SEED, 1
+        index.cp.spherical, index.cp.seed, index.cp.min_points_per_centroid = True, TRAINING_SEED, 1
         return index
     links = chosen["M"]
-    index = faiss.IndexHNSWFlat(width, links, metric) if quantizer is None else (
-        faiss.IndexHNSWSQ(width, quantizer, links, metric)
-    )  # fmt: skip
+    index = (
+        faiss.IndexHNSWFlat(width, links, metric)
+        if quantizer is None
+        else (faiss.IndexHNSWSQ(width, quantizer, links, metric))
+    )
     index.hnsw.efConstruction = chosen["efConstruction"]
     return index
 
 
-def _trained(
-    kind: str, chosen: Mapping[str, int], form: vectors.Form, stored: Vectors, rows: IntArray, report: Report | None
+def _train(
+    kind: str,
+    chosen: Mapping[str, int],
+    form: vectors.VectorFormat,
+    stored: Vectors,
+    rows: IntArray,
+    report: Report | None,
 ) -> Any:
-    index = _empty(kind, chosen, form)
+    index = _empty_index(kind, chosen, form)
     if not index.is_trained or kind == "ivf":
-        wanted = max(A_LIST * chosen.get("nlist", 0), A_QUANTIZER)
+        wanted = max(VECTORS_PER_LIST * chosen.get("nlist", 0), VECTORS_PER_QUANTIZER)
         size = min(len(rows), wanted, max(chosen.get("nlist", 1), TRAINING_BYTES // (4 * form.width)))
         meter = Meter("training", "passages", report, size)
-        some = rows if size == len(rows) else np.random.default_rng(SEED).choice(rows, size, replace=False)
+        some = rows if size == len(rows) else np.random.default_rng(TRAINING_SEED).choice(rows, size, replace=False)
         index.train(form.decode(stored[np.sort(some)]))
         meter.at(size)
         meter.finish()
     return index
 
 
-def _filled(index: Any, kind: str, writer: Writer, stored: Vectors, rows: IntArray, report: Report | None) -> Any:
+def _fill(index: Any, kind: str, writer: Writer, stored: Vectors, rows: IntArray, report: Report | None) -> Any:
     meter = Meter("indexing", "passages", report, len(rows))
     gaps = len(rows) < writer.rows
     # Deleted vectors are left out; then the rest need their numbers said, which only lists keep by themselves.
     into = extras.load("faiss", "faiss").IndexIDMap(index) if gaps and kind != "ivf" else index
-    for first in range(0, len(rows), AT_ONCE):
-        some = rows[first : first + AT_ONCE]
+    for first in range(0, len(rows), ADD_BATCH_ROWS):
+        some = rows[first : first + ADD_BATCH_ROWS]
         block = np.ascontiguousarray(writer.form.decode(stored[some]))
         if gaps:
             into.add_with_ids(block, some)
@@ -145,29 +154,36 @@ def _filled(index: Any, kind: str, writer: Writer, stored: Vectors, rows: IntArr
     return into
 
 
-def _put(index: Any, writer: Writer, kind: str, chosen: dict[str, int], entries: int) -> Description:
+def _install_index(index: Any, writer: Writer, kind: str, chosen: dict[str, int], entries: int) -> Description:
     """Write it beside the old one, then change the two; between them there is none."""
-    path = writer.folder / ann.NAME
-    new = path.with_name(f"{ann.NAME}.new")
+    path = writer.folder / ann.INDEX_FILE
+    new = path.with_name(f"{ann.INDEX_FILE}.new")
     try:
         with open(new, "w+b") as file:
-            _write(index, file)
+            _write_index(index, file)
             described = Description(
-                kind=kind, settings=chosen, generation=writer.manifest.generation, rows=writer.rows, entries=entries,
-                width=writer.form.width, storage=writer.form.storage, bytes=file.seek(0, os.SEEK_END),
-                checksum=ann.checksum(file), sample=ann.sample(file),
-            )  # fmt: skip
+                kind=kind,
+                settings=chosen,
+                generation=writer.manifest.generation,
+                rows=writer.rows,
+                entries=entries,
+                width=writer.form.width,
+                storage=writer.form.storage,
+                bytes=file.seek(0, os.SEEK_END),
+                checksum=ann.file_checksum(file),
+                sample=ann.sampled_checksum(file),
+            )
         with contextlib.suppress(FileNotFoundError):
-            (writer.folder / ann.DESCRIPTION).unlink()
+            (writer.folder / ann.INDEX_DESCRIPTION_FILE).unlink()
         os.replace(new, path)
-        disk.replace(writer.folder / ann.DESCRIPTION, ann.content_of(described))
+        disk.atomic_replace(writer.folder / ann.INDEX_DESCRIPTION_FILE, ann.description_content(described))
     except BaseException:
-        _without(new)
+        _unlink_if_exists(new)
         raise
     return described
 
 
-def _write(index: Any, file: IO[bytes]) -> None:
+def _write_index(index: Any, file: IO[bytes]) -> None:
     """Through Python's own file: FAISS' tells nobody when the disk refuses the last bytes."""
     faiss = extras.load("faiss", "faiss")
     refused: list[OSError] = []
@@ -189,6 +205,6 @@ def _write(index: Any, file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def _without(path: Path) -> None:
+def _unlink_if_exists(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()

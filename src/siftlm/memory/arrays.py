@@ -11,7 +11,7 @@ import numpy.typing as npt
 from siftlm.errors import InvalidInput
 from siftlm.memory import given, scan, vectors
 from siftlm.memory.store import Neighbours, Passage
-from siftlm.memory.vectors import Form
+from siftlm.memory.vectors import VectorFormat
 from siftlm.memory.where import Expression
 from siftlm.types import BoolArray, IntArray, Vectors
 
@@ -40,10 +40,10 @@ class ArrayStore:
         *,
         ids: Sequence[str] | None = None,
     ) -> None:
-        self._documents = given.Documents(texts, metadata, ids, vectors).some(0, len(texts))
-        self._vectors = _units(vectors)
+        self._documents = given.InputDocuments(texts, metadata, ids, vectors).some(0, len(texts))
+        self._vectors = _unit_vectors(vectors)
         self.width = self._vectors.shape[1]
-        self._form = Form("float32", self.width)
+        self._form = VectorFormat("float32", self.width)
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -72,9 +72,9 @@ class ArrayStore:
         return [Passage(one.text, one.meta, one.id) for one in (self._documents[int(row)] for row in ids)]
 
 
-def _units(given_vectors: npt.ArrayLike) -> Vectors:
+def _unit_vectors(given_vectors: npt.ArrayLike) -> Vectors:
     array = np.asarray(given_vectors)
-    found = vectors.unit(array)
+    found = vectors.unit_rows(array)
     if np.isnan(found).any():
         raise InvalidInput(f"vector {int(np.argmax(np.isnan(found).any(axis=1)))} is zero or not finite")
     return found

@@ -14,29 +14,29 @@ from siftlm.embedding.checks import whole_number
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.memory import copies
 from siftlm.memory.where import All, Expression, parse
-from siftlm.memory.where_sql import Sql
+from siftlm.memory.where_sql import SqlCondition
 from siftlm.types import IntArray, Vectors
 
-Where = Mapping[str, Any] | str | Expression | None
+FilterInput = Mapping[str, Any] | str | Expression | None
 # A prompt: its text, several texts, or (d,) or (m, d) vectors.
 Query = str | Sequence[str] | npt.NDArray[Any]
 
-CANDIDATES = ("vectors", "words", "both")
+CANDIDATE_SOURCES = ("vectors", "words", "both")
 # Methods whose gains are the same for x and −x, so that what points away from the prompt can win.
-EVEN = frozenset({"sift", "sift-fast", "vtl", "itl", "mm-itl", "noiseless-itl", "ctl", "eig"})
+SIGN_BLIND_METHODS = frozenset({"sift", "sift-fast", "vtl", "itl", "mm-itl", "noiseless-itl", "ctl", "eig"})
 # What a search at each step can be told besides; `siftlm.select_from` says what it means.
-RESIDUAL = frozenset(
+RESIDUAL_SETTINGS = frozenset(
     {"noise", "certify", "max_norm", "normalize", "replacement", "adaptive", "until", "min_gain", "at_least"}
 )
 # What has a value for each candidate, so that only the search itself can tell whether it fits.
-OF_EACH = frozenset({"costs", "prior", "sources", "probabilities"})
+PER_CANDIDATE_SETTINGS = frozenset({"costs", "prior", "sources", "probabilities"})
 # λ where nobody chose one: smaller ones, on embeddings as spread as those of sentence models, soon prefer what has
 # little to do with the prompt. `siftlm.spread` and trying a few say more about a given memory.
-NOISE = 1.0
+DEFAULT_NOISE = 1.0
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchRequest:
     """Everything about a search but the prompt, checked."""
 
     n: int
@@ -53,62 +53,62 @@ class Wanted:
     """For the selection."""
 
     @property
-    def of_each(self) -> bool:
+    def per_candidate(self) -> bool:
         """Is there a setting that has a value for each candidate?"""
-        return any(np.ndim(self.settings[name]) > 0 for name in OF_EACH & set(self.settings))
+        return any(np.ndim(self.settings[name]) > 0 for name in PER_CANDIDATE_SETTINGS & set(self.settings))
 
     @property
     def signs(self) -> tuple[float, ...]:
         """Is −q searched as well?"""
-        even = isinstance(self.method, str) and self.method in EVEN
+        even = isinstance(self.method, str) and self.method in SIGN_BLIND_METHODS
         return (1.0, -1.0) if self.opposites and even else (1.0,)
 
 
-def wanted(
+def search_request(
     n: int,
     *,
     method: Any,
     k: int | None,
     candidates: str,
     opposites: bool,
-    where: Where,
+    where: FilterInput,
     residual: bool,
     without_copies: bool | float,
     per_document: int | None,
     exclude: npt.ArrayLike | None,
     settings: dict[str, Any],
-) -> Wanted:
+) -> SearchRequest:
     """Check what was asked for."""
-    if candidates not in CANDIDATES:
-        raise InvalidInput(f"candidates must be one of {', '.join(CANDIDATES)}, got {candidates!r}")
+    if candidates not in CANDIDATE_SOURCES:
+        raise InvalidInput(f"candidates must be one of {', '.join(CANDIDATE_SOURCES)}, got {candidates!r}")
     if (k is None or residual) and candidates != "vectors":
         raise Conflict(f"candidates={candidates!r} needs a number of them: k=None and residual=True search by vectors")
     if residual and (k is None or method not in ("sift", "vtl") or per_document is not None):
         raise Conflict("residual=True is SIFT with a search at each step: it takes a k, and no other method or cap")
-    if residual and (foreign := sorted(set(settings) - RESIDUAL)):
-        raise Conflict(f"residual=True does not go with {foreign[0]}; it takes {', '.join(sorted(RESIDUAL))}")
+    if residual and (foreign := sorted(set(settings) - RESIDUAL_SETTINGS)):
+        raise Conflict(f"residual=True does not go with {foreign[0]}; it takes {', '.join(sorted(RESIDUAL_SETTINGS))}")
     if k is None and per_document is not None:
         raise Conflict("per_document needs a number of candidates: pass k=, not k=None")
     if without_copies is True:
-        without_copies = copies.THRESHOLD
-    n = _count("n", n)
-    return Wanted(
+        without_copies = copies.COPY_THRESHOLD
+    n = _positive_count("n", n)
+    return SearchRequest(
         n=n,
         method=method,
-        k=None if k is None else _count("k", k),
+        k=None if k is None else _positive_count("k", k),
         candidates=candidates,
         opposites=_flag("opposites", opposites),
-        where=filter_of(where),
+        where=parse_filter(where),
         residual=residual,
         without_copies=None if without_copies is False else _share("without_copies", without_copies),
-        per_document=None if per_document is None else min(n, _count("per_document", per_document)),
-        exclude=_rows(exclude),
+        per_document=None if per_document is None else min(n, _positive_count("per_document", per_document)),
+        exclude=_excluded_rows(exclude),
         settings=with_defaults(method, settings),
     )
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EmbeddedPrompt:
     """A prompt, embedded."""
 
     targets: Vectors
@@ -119,30 +119,30 @@ class Prompt:
 
 def with_defaults(method: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Hits are for reading unless somebody says otherwise: no text is worth reading twice."""
-    once = {"replacement": False} if isinstance(method, str) and method in EVEN else {}
-    return {"noise": NOISE, **once, **settings}
+    once = {"replacement": False} if isinstance(method, str) and method in SIGN_BLIND_METHODS else {}
+    return {"noise": DEFAULT_NOISE, **once, **settings}
 
 
-def filter_of(where: Where) -> Expression | None:
+def parse_filter(where: FilterInput) -> Expression | None:
     """None for one that everything meets."""
     parsed = parse(where)
     return None if parsed == All() else parsed
 
 
-def going(where: Where, numbers: Sequence[int] | None) -> Sql:
+def deletion_condition(where: FilterInput, numbers: Sequence[int] | None) -> SqlCondition:
     """Which documents a deletion means."""
-    some = filter_of(where)
+    some = parse_filter(where)
     if some is not None and numbers is not None:
         raise InvalidInput("delete needs a filter or numbers of documents, not both")
     if numbers is not None:
         found = [whole_number("each of numbers", number, 0) for number in numbers]
-        return Sql("(id IN (SELECT value FROM json_each(?)))", [json.dumps(found)])
+        return SqlCondition("(id IN (SELECT value FROM json_each(?)))", [json.dumps(found)])
     if some is None:
         raise InvalidInput("delete needs a filter; to delete everything, remove the memory's folder")
     return some.sql()
 
 
-def _count(name: str, value: Any) -> int:
+def _positive_count(name: str, value: Any) -> int:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise InvalidInput(f"{name} must be a whole number, got {value!r}")
     if value < 1:
@@ -162,7 +162,7 @@ def _share(name: str, value: Any) -> float:
     return float(value)
 
 
-def _rows(exclude: npt.ArrayLike | None) -> IntArray:
+def _excluded_rows(exclude: npt.ArrayLike | None) -> IntArray:
     try:
         rows = np.asarray([] if exclude is None else exclude)
     except ValueError as error:

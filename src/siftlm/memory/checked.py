@@ -19,20 +19,20 @@ from siftlm.memory.store import Neighbours, Passage, Store
 from siftlm.memory.where import Expression
 from siftlm.types import BoolArray, FloatArray, IntArray, Vectors
 
-METHODS = ("nearest", "vectors", "passages")
+REQUIRED_METHODS = ("nearest", "vectors", "passages")
 # Vectors this close to unit length are taken as they are, so that their products stay what the store scored.
-AS_UNIT = 1e-5
+UNIT_NORM_TOLERANCE = 1e-5
 # How far scores may be from cosines on average: what coarse quantisation does, and far less than a distance is off.
 SCORE_TOLERANCE = 0.1
 # So many entries of the first answer are looked at closely.
-TRIED = 16
+VERIFIED_ENTRIES = 16
 
 
-class Checked:
+class CheckedStore:
     """A `WholeStore` over any `Store`."""
 
     def __init__(self, store: Store) -> None:
-        missing = [name for name in METHODS if not callable(getattr(store, name, None))]
+        missing = [name for name in REQUIRED_METHODS if not callable(getattr(store, name, None))]
         if missing:
             raise InvalidInput(f"{type(store).__name__} is no Store: it has no method {', '.join(missing)}")
         self._store, self._name = store, type(store).__name__
@@ -47,7 +47,7 @@ class Checked:
         """Only where the store says so."""
         return getattr(self._store, "exact", False) is True
 
-    def scanning(self) -> Checked:
+    def scanning(self) -> CheckedStore:
         """The store itself, if it is exact; what else it could do, nobody knows."""
         if not self.exact:
             raise Conflict(f"{self._name} does not say that it is exact, which exact=True needs")
@@ -97,7 +97,7 @@ class Checked:
         at = next((at for at, one in enumerate(found) if len(one.ids)), None)
         if at is None:
             return
-        ids, scores = found[at].ids[:TRIED], found[at].scores[:TRIED]
+        ids, scores = found[at].ids[:VERIFIED_ENTRIES], found[at].scores[:VERIFIED_ENTRIES]
         near, turned = self.vectors(ids), self.vectors(ids[::-1])[::-1]
         if not np.allclose(near, turned, atol=1e-3):
             raise InvalidInput(f"{self._name}.vectors must return one row for each id, in the order of the ids")
@@ -122,9 +122,9 @@ class Checked:
         found = self._matrix("vectors", self._store.vectors(ids), len(ids), f"for {len(ids)} ids, in their order")
         with np.errstate(over="ignore", invalid="ignore"):
             off = np.abs(np.sqrt(np.einsum("ij,ij->i", found, found, dtype=np.float64)) - 1)
-        if (off < AS_UNIT).all():
+        if (off < UNIT_NORM_TOLERANCE).all():
             return found.astype(np.float32, copy=False)
-        scaled = vectors.unit(found)
+        scaled = vectors.unit_rows(found)
         if np.isnan(scaled).any():
             at = int(np.argmax(np.isnan(scaled).any(axis=1)))
             raise InvalidInput(f"{self._name}.vectors: the vector of id {ids[at]} is zero or not finite")

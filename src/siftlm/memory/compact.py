@@ -15,7 +15,7 @@ import numpy as np
 
 from siftlm.memory import database, disk, manifest, vectors
 from siftlm.memory.manifest import Manifest
-from siftlm.memory.writer import Writer, writing
+from siftlm.memory.writer import Writer, open_writer
 from siftlm.progress import Meter, Report
 from siftlm.types import IntArray
 
@@ -34,32 +34,32 @@ class Compacted:
 
 def compact(memory: Path, report: Report | None = None, *, wait: float = 0.0) -> Compacted:
     """Copy what lives, switch over, remove the rest. Rows get new numbers, documents keep theirs."""
-    with writing(memory, "compact", wait=wait) as writer:
-        before = _size(writer.folder)
-        counters = database.state(writer.connection)
+    with open_writer(memory, "compact", wait=wait) as writer:
+        before = _folder_bytes(writer.folder)
+        counters = database.read_state(writer.connection)
         if not counters["dead"] and not counters["removed"]:
             return Compacted(counters["rows"], 0, before, before)
         new = writer.manifest.next_generation()
         folder = new.folder(memory)
         shutil.rmtree(folder, ignore_errors=True)  # of a compaction that was killed
         try:
-            passages = _copy(writer, new, folder, report)
+            passages = _copy_generation(writer, new, folder, report)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        manifest.write(memory, new)
+        manifest.write_manifest(memory, new)
         # The old generation goes when the writer lets go of it.
-        return Compacted(passages, counters["dead"], before, _size(folder))
+        return Compacted(passages, counters["dead"], before, _folder_bytes(folder))
 
 
-def _copy(writer: Writer, new: Manifest, folder: Path, report: Report | None) -> int:
+def _copy_generation(writer: Writer, new: Manifest, folder: Path, report: Report | None) -> int:
     folder.mkdir()
-    database.create(folder, full_text=new.full_text)
+    database.create_database(folder, full_text=new.full_text)
     rows = np.fromiter((row for (row,) in writer.connection.execute("SELECT row FROM passages ORDER BY row")), np.int64)
     meter = Meter("compacting", "passages", report, len(rows))
     blocks = _copy_vectors(writer, folder, rows, meter)
     _copy_texts(writer, folder, rows, blocks)
-    fresh = database.writer(folder)
+    fresh = database.connect_writer(folder)
     try:
         if new.full_text:
             fresh.execute("INSERT INTO words (words) VALUES ('rebuild')")
@@ -74,13 +74,13 @@ def _copy(writer: Writer, new: Manifest, folder: Path, report: Report | None) ->
 
 def _copy_vectors(writer: Writer, folder: Path, rows: IntArray, meter: Meter) -> list[tuple[int, int, int]]:
     """As they are stored: nothing is rounded twice."""
-    stored = vectors.mapped(writer.folder / writer.form.file_name, writer.form, writer.rows)
+    stored = vectors.map_vectors(writer.folder / writer.form.file_name, writer.form, writer.rows)
     blocks = []
     with open(folder / writer.form.file_name, "xb") as file:
-        for start in range(0, len(rows), vectors.BLOCK):
-            block = stored[rows[start : start + vectors.BLOCK]]
-            file.write(vectors.raw(block))
-            blocks.append((start, len(block), vectors.checksum(block)))
+        for start in range(0, len(rows), vectors.BLOCK_ROWS):
+            block = stored[rows[start : start + vectors.BLOCK_ROWS]]
+            file.write(vectors.row_bytes_view(block))
+            blocks.append((start, len(block), vectors.rows_checksum(block)))
             meter.at(start + len(block))
         disk.sync_file(file)
     return blocks
@@ -88,7 +88,7 @@ def _copy_vectors(writer: Writer, folder: Path, rows: IntArray, meter: Meter) ->
 
 def _copy_texts(writer: Writer, folder: Path, rows: IntArray, blocks: list[tuple[int, int, int]]) -> None:
     run = writer.connection.execute
-    run("ATTACH DATABASE ? AS fresh", (str(folder / database.NAME),))
+    run("ATTACH DATABASE ? AS fresh", (str(folder / database.DATABASE_FILE),))
     try:
         run("PRAGMA fresh.synchronous = FULL")
         run("BEGIN IMMEDIATE")
@@ -97,10 +97,14 @@ def _copy_texts(writer: Writer, folder: Path, rows: IntArray, blocks: list[tuple
         moved = zip(rows.tolist(), range(len(rows)), strict=True)
         writer.connection.executemany("INSERT INTO moved VALUES (?, ?)", moved)
         run("INSERT INTO fresh.documents SELECT * FROM main.documents ORDER BY id")
-        run("INSERT INTO fresh.passages SELECT new, digest, text FROM main.passages "
-            "JOIN moved ON old = row ORDER BY new")  # fmt: skip
-        run("INSERT INTO fresh.places SELECT document, part, new, start, near FROM main.places "
-            "JOIN moved ON old = row ORDER BY document, part")  # fmt: skip
+        run(
+            "INSERT INTO fresh.passages SELECT new, digest, text FROM main.passages "
+            "JOIN moved ON old = row ORDER BY new"
+        )
+        run(
+            "INSERT INTO fresh.places SELECT document, part, new, start, near FROM main.places "
+            "JOIN moved ON old = row ORDER BY document, part"
+        )
         run("INSERT INTO fresh.bands SELECT key, new FROM main.bands JOIN moved ON old = row ORDER BY key, new")
         run("INSERT INTO fresh.inputs SELECT * FROM main.inputs")
         writer.connection.executemany("INSERT INTO fresh.blocks VALUES (?, ?, ?)", blocks)
@@ -115,10 +119,10 @@ def _copy_texts(writer: Writer, folder: Path, rows: IntArray, blocks: list[tuple
 
 
 def _copy_counters(connection: sqlite3.Connection, rows: int) -> None:
-    counters = database.state(connection) | {"rows": rows, "dead": 0, "removed": 0}
+    counters = database.read_state(connection) | {"rows": rows, "dead": 0, "removed": 0}
     counters["version"] += 1
     database.write_state(connection, counters, "fresh.state")
 
 
-def _size(folder: Path) -> int:
+def _folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())

@@ -10,10 +10,10 @@ from siftlm.errors import InvalidInput
 from siftlm.memory.near import shingles
 from siftlm.types import BoolArray
 
-THRESHOLD = 0.8
+COPY_THRESHOLD = 0.8
 
 
-def copied(prompt: str, texts: Sequence[str], threshold: float = THRESHOLD) -> BoolArray:
+def copy_mask(prompt: str, texts: Sequence[str], threshold: float = COPY_THRESHOLD) -> BoolArray:
     """(len(texts),) which of them share at least ``threshold`` of either side's runs of five words with the prompt.
 
     Counted is the larger of the share of the text's runs that the prompt has too, and of the prompt's that the text

@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 from siftlm.errors import Damaged, InvalidInput
 from siftlm.memory import disk
 
-NAME = "texts.sqlite"
+DATABASE_FILE = "texts.sqlite"
 # Parameters of one statement: SQLite's oldest limit is 999.
-MANY = 900
+MAX_SQL_PARAMETERS = 900
 # What SQLite says of a changed file, where it does not know that it was changed.
-DAMAGES = ("no such", "Could not decode", "malformed", "vtable constructor", "unsupported file format")
+DAMAGE_MESSAGES = ("no such", "Could not decode", "malformed", "vtable constructor", "unsupported file format")
 
 SCHEMA = """
 CREATE TABLE documents (id INTEGER PRIMARY KEY, key TEXT, meta TEXT, digest BLOB NOT NULL);
@@ -50,7 +50,7 @@ CREATE TABLE bands (key INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (key
 CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 COUNTERS = {"rows": 0, "version": 0, "next_document": 0, "dead": 0, "removed": 0}
-WORDS = """
+FULL_TEXT_SCHEMA = """
 CREATE VIRTUAL TABLE words USING fts5(
     text, content='passages', content_rowid='row', tokenize='unicode61 remove_diacritics 2'
 );
@@ -58,12 +58,12 @@ CREATE VIRTUAL TABLE vocabulary USING fts5vocab('words', 'row');
 """
 
 
-def digest(text: str) -> bytes:
+def text_digest(text: str) -> bytes:
     """What two equal texts share, and no others."""
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
-class Place(NamedTuple):
+class PassagePosition(NamedTuple):
     """Where a passage stands in its document."""
 
     start: int
@@ -72,7 +72,7 @@ class Place(NamedTuple):
     """Of the passage's text."""
 
 
-def record_digest(key: str | None, meta: str | None, places: Iterable[Place]) -> bytes:
+def record_digest(key: str | None, meta: str | None, places: Iterable[PassagePosition]) -> bytes:
     """Of a document with all that is known of it, so that `verify` can tell whether it is as it was written."""
     content = [b""]
     for text in (key, meta):
@@ -88,7 +88,7 @@ def record_digest(key: str | None, meta: str | None, places: Iterable[Place]) ->
 
 def input_digest(*values: str | int) -> bytes:
     """Of a row of ``inputs``."""
-    return digest("\0".join(str(value) for value in values))
+    return text_digest("\0".join(str(value) for value in values))
 
 
 def state_checksum(state: Mapping[str, int]) -> int:
@@ -103,9 +103,9 @@ def write_state(connection: sqlite3.Connection, state: Mapping[str, int], table:
     connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", full.items())
 
 
-def create(folder: Path, *, full_text: bool) -> None:
+def create_database(folder: Path, *, full_text: bool) -> None:
     """An empty database, safely on disk."""
-    path = folder / NAME
+    path = folder / DATABASE_FILE
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("PRAGMA page_size = 8192")
@@ -127,7 +127,7 @@ def create(folder: Path, *, full_text: bool) -> None:
 
 def _create_words(connection: sqlite3.Connection) -> None:
     try:
-        for statement in WORDS.split(";\n"):
+        for statement in FULL_TEXT_SCHEMA.split(";\n"):
             if statement.strip():
                 connection.execute(statement)
     except sqlite3.OperationalError as error:
@@ -138,9 +138,9 @@ def _create_words(connection: sqlite3.Connection) -> None:
         ) from error
 
 
-def writer(folder: Path) -> sqlite3.Connection:
+def connect_writer(folder: Path) -> sqlite3.Connection:
     """A connection that writes; transactions are begun and ended by hand."""
-    connection = _connect(folder, f"{(folder / NAME).resolve().as_uri()}?mode=rw")
+    connection = _connect(folder, f"{(folder / DATABASE_FILE).resolve().as_uri()}?mode=rw")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA cache_size = -65536")
@@ -148,12 +148,14 @@ def writer(folder: Path) -> sqlite3.Connection:
     return connection
 
 
-def reader(folder: Path) -> sqlite3.Connection:
+def connect_reader(folder: Path) -> sqlite3.Connection:
     """A connection that cannot write, not even where the folder itself cannot be written to."""
-    uri = (folder / NAME).resolve().as_uri()
-    if unwatched(folder) is not None:
+    uri = (folder / DATABASE_FILE).resolve().as_uri()
+    if connect_immutable(folder) is not None:
         return _connect(folder, f"{uri}?immutable=1")
-    with disk.refusals_named(folder / NAME):  # also who only reads writes a little: who reads what, for the writers
+    with disk.translate_write_errors(
+        folder / DATABASE_FILE
+    ):  # also who only reads writes a little: who reads what, for the writers
         connection = _connect(folder, f"{uri}?mode=rw")
     connection.execute("PRAGMA query_only = ON")
     connection.execute("PRAGMA cache_size = -16384")
@@ -161,24 +163,24 @@ def reader(folder: Path) -> sqlite3.Connection:
     return connection
 
 
-def unwatched(folder: Path) -> tuple[int, int] | None:
+def connect_immutable(folder: Path) -> tuple[int, int] | None:
     """Where nothing may be written beside the database, SQLite cannot notice that others write to it.
 
     Then these numbers, of a database without a journal, change with it; elsewhere they are None.
     """
-    if os.access(folder, os.W_OK) or (folder / f"{NAME}-wal").exists():
+    if os.access(folder, os.W_OK) or (folder / f"{DATABASE_FILE}-wal").exists():
         return None
     with contextlib.suppress(FileNotFoundError):
-        found = (folder / NAME).stat()
+        found = (folder / DATABASE_FILE).stat()
         return found.st_mtime_ns, found.st_size
     return None
 
 
 def _connect(folder: Path, uri: str) -> sqlite3.Connection:
-    path = folder / NAME
+    path = folder / DATABASE_FILE
     if not path.exists():
         raise Damaged(f"{path}: is gone")
-    with damage_named(path):
+    with translate_database_errors(path):
         # Each thread has a connection of its own; only closing may happen from another.
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, check_same_thread=False)
         try:
@@ -193,19 +195,19 @@ def _connect(folder: Path, uri: str) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def damage_named(path: Path) -> Iterator[None]:
+def translate_database_errors(path: Path) -> Iterator[None]:
     """Whatever SQLite says of a broken file, as `Damaged` with the file's name."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        if any(words in str(error) for words in DAMAGES):
+        if any(words in str(error) for words in DAMAGE_MESSAGES):
             raise Damaged(f"{path}: {error}: it is damaged, or not a memory's database") from error
         raise
     except sqlite3.DatabaseError as error:
         raise Damaged(f"{path}: {error}; siftlm verify says more") from error
 
 
-def state(connection: sqlite3.Connection) -> dict[str, int]:
+def read_state(connection: sqlite3.Connection) -> dict[str, int]:
     """All counters, which are as they were written."""
     found = dict(connection.execute("SELECT name, value FROM state"))
     if not all(isinstance(name, str) for name in found) or found.get("checksum") != state_checksum(found):
@@ -214,18 +216,18 @@ def state(connection: sqlite3.Connection) -> dict[str, int]:
     return found
 
 
-def chunks(values: Sequence[Any], size: int = MANY) -> Iterator[Sequence[Any]]:
+def parameter_chunks(values: Sequence[Any], size: int = MAX_SQL_PARAMETERS) -> Iterator[Sequence[Any]]:
     """Slices that fit into one statement."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
 
 
-def marks(count: int) -> str:
+def placeholders(count: int) -> str:
     """``?, ?, ?``: as many parameters."""
     return ", ".join("?" * count)
 
 
-def rows_in(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
+def select_in(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
     """The rows of a statement in which ``{}`` stands for the list of values, however many there are."""
-    for some in chunks(values):
-        yield from connection.execute(statement.format(marks(len(some))), list(some))
+    for some in parameter_chunks(values):
+        yield from connection.execute(statement.format(placeholders(len(some))), list(some))

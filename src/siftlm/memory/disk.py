@@ -13,30 +13,30 @@ from typing import IO
 from siftlm.errors import Unwritable
 
 # What the operating system says, and what SQLite does, where a write is refused.
-REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-REFUSALS = ("disk is full", "disk I/O error", "readonly database", "unable to open", "read-only")
+REFUSED_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+REFUSAL_MESSAGES = ("disk is full", "disk I/O error", "readonly database", "unable to open", "read-only")
 
 
 @contextlib.contextmanager
-def refusals_named(what: Path) -> Iterator[None]:
+def translate_write_errors(what: Path) -> Iterator[None]:
     """Turn whatever the system says of a refused write into `Unwritable`."""
     try:
         yield
     except Unwritable:
         raise
     except sqlite3.OperationalError as error:
-        if any(words in str(error) for words in REFUSALS):
+        if any(words in str(error) for words in REFUSAL_MESSAGES):
             raise Unwritable(f"{what}: cannot be written: {error}; what was there before is unchanged") from error
         raise
     except OSError as error:
         # Ours are OSErrors too, and say more already; and an input or a model may fail to be read meanwhile.
-        if not (error.errno in REFUSED or _is_about(what, error.filename)):
+        if not (error.errno in REFUSED_ERRNOS or _concerns_path(what, error.filename)):
             raise
         reason = error.strerror or str(error)
         raise Unwritable(f"{what}: cannot be written: {reason}; what was there before is unchanged") from error
 
 
-def _is_about(what: Path, name: object) -> bool:
+def _concerns_path(what: Path, name: object) -> bool:
     """Is this file the memory's, or a folder that it would stand in?"""
     if not isinstance(name, (str, os.PathLike)):
         return False
@@ -44,7 +44,7 @@ def _is_about(what: Path, name: object) -> bool:
     return path.is_relative_to(whole) or whole.is_relative_to(path)
 
 
-def replace(path: Path, content: bytes) -> None:
+def atomic_replace(path: Path, content: bytes) -> None:
     """Put ``content`` into ``path``, whole or not at all, whatever happens meanwhile."""
     new = path.with_name(path.name + ".new")
     with open(new, "wb") as file:

@@ -14,10 +14,10 @@ from siftlm.memory.asked import Query
 from siftlm.memory.snapshot import Snapshot
 from siftlm.types import Document, IntArray, Vectors
 
-NOTHING: Mapping[str, Any] = {}
+NO_METADATA: Mapping[str, Any] = {}
 
 
-def texts_of(query: Query) -> list[str] | None:
+def query_texts(query: Query) -> list[str] | None:
     """The prompt's texts, or None where it consists of vectors."""
     if isinstance(query, str):
         return [query]
@@ -35,13 +35,13 @@ def unit_targets(name: str, query: Any, width: int) -> Vectors:
     array = array[None, :] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != width or not len(array):
         raise InvalidInput(f"{name} must be a text, texts, or vectors of width {width}, got shape {array.shape}")
-    found = vectors.unit(array)
+    found = vectors.unit_rows(array)
     if np.isnan(found).any():
         raise InvalidInput(f"{name} has a vector that is zero or not finite")
     return found
 
 
-def rows_of(rows: npt.ArrayLike, snapshot: Snapshot) -> IntArray:
+def existing_rows(rows: npt.ArrayLike, snapshot: Snapshot) -> IntArray:
     """Rows that are there."""
     array = np.atleast_1d(_array("rows", rows))
     if not array.size:
@@ -57,7 +57,7 @@ def rows_of(rows: npt.ArrayLike, snapshot: Snapshot) -> IntArray:
     return array.astype(np.int64)
 
 
-class Documents:
+class InputDocuments:
     """What `Memory.add` was given, checked as a whole before the first of it is written."""
 
     def __init__(
@@ -70,16 +70,16 @@ class Documents:
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise InvalidInput(f"texts must be a list of strings, got {type(texts).__name__}")
         self._texts = texts
-        self._metadata = _beside("metadata", metadata, texts)
-        self._ids = _beside("ids", ids, texts)
+        self._metadata = _parallel_list("metadata", metadata, texts)
+        self._ids = _parallel_list("ids", ids, texts)
         self.vectors = None if vectors is None else _array("vectors", vectors)
         own = self.vectors
         if own is not None and (own.ndim != 2 or len(own) != len(texts) or own.dtype.kind not in "fiu"):
             raise InvalidInput(f"vectors must be ({len(texts)}, d) numbers, got {own.dtype} of shape {own.shape}")
         for name, items, wrong in (
-            ("texts", self._texts, _wrong_text),
-            ("metadata", self._metadata, _wrong_meta),
-            ("ids", self._ids, _wrong_id),
+            ("texts", self._texts, _text_problem),
+            ("metadata", self._metadata, _meta_problem),
+            ("ids", self._ids, _id_problem),
         ):
             for at, item in enumerate(items or ()):
                 if (complaint := wrong(item)) is not None:
@@ -96,12 +96,12 @@ class Documents:
         ids = nothing if self._ids is None else self._ids[start:end]
         own = nothing if self.vectors is None else self.vectors[start:end]
         return [
-            Document(text, NOTHING if meta is None else meta, key, vector)
+            Document(text, NO_METADATA if meta is None else meta, key, vector)
             for text, meta, key, vector in zip(texts, metas, ids, own, strict=True)
         ]
 
 
-def _beside(name: str, items: Any, texts: Sequence[str]) -> Sequence[Any] | None:
+def _parallel_list(name: str, items: Any, texts: Sequence[str]) -> Sequence[Any] | None:
     if items is None:
         return None
     if not isinstance(items, Sequence) or isinstance(items, str):
@@ -118,31 +118,31 @@ def _array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
         raise InvalidInput(f"{name} cannot be made into an array: {error}") from error
 
 
-def _wrong_text(text: object) -> str | None:
+def _text_problem(text: object) -> str | None:
     """What is wrong with a text, if anything is."""
     if not isinstance(text, str):
         return f"must be a string, got {type(text).__name__}"
     if not text or text.isspace():
         return "is empty"
-    return _half_a_character(text)
+    return _surrogate_problem(text)
 
 
-def _wrong_meta(meta: object) -> str | None:
+def _meta_problem(meta: object) -> str | None:
     # Most are dicts, and asking whether something is a mapping of any kind takes longer.
     if meta is None or type(meta) is dict or isinstance(meta, Mapping):
         return None
     return f"must be a dict, got {type(meta).__name__}"
 
 
-def _wrong_id(key: object) -> str | None:
+def _id_problem(key: object) -> str | None:
     if key is None:
         return None
     if not isinstance(key, str):
         return f"must be a string, got {key!r}"
-    return _half_a_character(key)
+    return _surrogate_problem(key)
 
 
-def _half_a_character(text: str) -> str | None:
+def _surrogate_problem(text: str) -> str | None:
     if text.isascii():
         return None
     try:

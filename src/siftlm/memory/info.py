@@ -17,9 +17,9 @@ from siftlm.memory.ann import State
 from siftlm.memory.where import Condition
 
 # Documents whose metadata are looked at, spread evenly over all.
-SAMPLE = 200
+SAMPLED_DOCUMENTS = 200
 # Different values that are shown of a field.
-EXAMPLES = 3
+EXAMPLES_PER_FIELD = 3
 
 
 @dataclass(frozen=True)
@@ -99,22 +99,25 @@ class Info:
         return {**asdict(self), "bytes": self.bytes}
 
 
-def look(memory: Path) -> Info:
+def collect_info(memory: Path) -> Info:
     """Everything, as it is at this moment."""
-    known = manifest.read(memory)
+    known = manifest.read_manifest(memory)
     try:
-        connection = database.reader(known.folder(memory))
+        connection = database.connect_reader(known.folder(memory))
     except Damaged:
-        moved = manifest.read(memory)
+        moved = manifest.read_manifest(memory)
         if moved.generation == known.generation:
             raise
         # A compaction has just moved the data.
-        known, connection = moved, database.reader(moved.folder(memory))
-    with contextlib.closing(connection), database.damage_named(known.folder(memory) / database.NAME):
+        known, connection = moved, database.connect_reader(moved.folder(memory))
+    with (
+        contextlib.closing(connection),
+        database.translate_database_errors(known.folder(memory) / database.DATABASE_FILE),
+    ):
         connection.execute("BEGIN")
         counts = _counts(connection)
         inputs = _inputs(connection)
-        state = database.state(connection)
+        state = database.read_state(connection)
         sampled, fields = _fields(connection, state["next_document"])
         connection.execute("COMMIT")
     return Info(
@@ -137,7 +140,7 @@ def look(memory: Path) -> Info:
         calibration={name: dict(record.get("settings", {})) for name, record in known.calibration.items()},
         files=_files(memory),
         inputs=inputs,
-        index=ann.state(known.folder(memory), known, state["rows"]),
+        index=ann.index_state(known.folder(memory), known, state["rows"]),
         sampled=sampled,
         fields=fields,
     )
@@ -161,7 +164,7 @@ def _files(memory: Path) -> dict[str, int]:
     sizes = {}
     for file in sorted(memory.rglob("*")):
         with contextlib.suppress(FileNotFoundError):  # a journal that a writer took away meanwhile
-            if file.is_file() and file.name != lock.NAME:
+            if file.is_file() and file.name != lock.LOCK_FILE:
                 sizes[file.relative_to(memory).as_posix()] = file.stat().st_size
     return sizes
 
@@ -177,22 +180,22 @@ def _inputs(connection: sqlite3.Connection) -> tuple[Input, ...]:
 def _fields(connection: sqlite3.Connection, documents: int) -> tuple[int, tuple[Field, ...]]:
     """How many documents were looked at, and the fields of their metadata, the most frequent first."""
     found: dict[str, Counter[str]] = {}
-    sample = list(_sample(connection, documents))
+    sample = list(_sample_metadata(connection, documents))
     for meta in sample:
-        for name, value in _leaves(json.loads(meta) if meta else {}):
+        for name, value in _flat_fields(json.loads(meta) if meta else {}):
             found.setdefault(name, Counter())[json.dumps(value, ensure_ascii=False)] += 1
     fields = [
-        Field(name, values.total(), tuple(json.loads(value) for value, _ in values.most_common(EXAMPLES)))
+        Field(name, values.total(), tuple(json.loads(value) for value, _ in values.most_common(EXAMPLES_PER_FIELD)))
         for name, values in found.items()
     ]
     return len(sample), tuple(sorted(fields, key=lambda field: -field.documents))
 
 
-def _sample(connection: sqlite3.Connection, documents: int) -> Iterator[str | None]:
+def _sample_metadata(connection: sqlite3.Connection, documents: int) -> Iterator[str | None]:
     """The metadata of documents spread over all numbers ever given; where one was deleted, of the next."""
     last = -1
-    for at in range(min(SAMPLE, documents)):
-        number = max(last + 1, at * documents // min(SAMPLE, documents))
+    for at in range(min(SAMPLED_DOCUMENTS, documents)):
+        number = max(last + 1, at * documents // min(SAMPLED_DOCUMENTS, documents))
         row = connection.execute("SELECT id, meta FROM documents WHERE id >= ? LIMIT 1", (number,)).fetchone()
         if row is None:
             return
@@ -200,11 +203,11 @@ def _sample(connection: sqlite3.Connection, documents: int) -> Iterator[str | No
         yield row[1]
 
 
-def _leaves(meta: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+def _flat_fields(meta: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Each field's name, spelled so that a filter understands it, and its value."""
     for key, value in meta.items():
         path = (*above, key)
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, path)
+            yield from _flat_fields(value, path)
         else:
             yield str(Condition(path, "exists", True)).removeprefix("exists "), value

@@ -18,20 +18,20 @@ from siftlm.embedding.protocol import Embedder
 from siftlm.errors import BadRecord, InvalidInput
 from siftlm.memory import database, vectors
 from siftlm.memory.reading import Record, Source
-from siftlm.memory.reading.fields import DEEPEST, too_deep
-from siftlm.memory.split import passages
-from siftlm.memory.writer import Entry, InputProgress, Part, Stand, Writer
+from siftlm.memory.reading.fields import MAX_METADATA_DEPTH, too_deep
+from siftlm.memory.split import split_passages
+from siftlm.memory.writer import InputProgress, PendingDocument, PendingPassage, StoredText, Writer
 from siftlm.progress import Meter, Report
 from siftlm.types import Document, Vectors
 
 # A batch should take about so many seconds: long enough to be worth a commit, short enough to lose.
-SECONDS = (2.0, 8.0)
+BATCH_SECONDS = (2.0, 8.0)
 # Characters of a batch: to begin with, and between what bounds.
-AT_FIRST, SMALLEST, LARGEST = 1 << 17, 1 << 14, 16 << 20
+INITIAL_BATCH_CHARACTERS, MIN_BATCH_CHARACTERS, MAX_BATCH_CHARACTERS = 1 << 17, 1 << 14, 16 << 20
 # Documents of a batch, however short they are.
-MOST = 4096
+MAX_BATCH_DOCUMENTS = 4096
 # Complaints that are kept with an input; the rest is counted.
-COMPLAINTS = 20
+KEPT_COMPLAINTS = 20
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ class Added:
             self.duplicates + other.duplicates,
             self.near_duplicates + other.near_duplicates,
             self.bad + other.bad,
-            (self.complaints + other.complaints)[:COMPLAINTS],
+            (self.complaints + other.complaints)[:KEPT_COMPLAINTS],
         )
 
 
 @dataclass
-class Batch:
+class IngestBatch:
     """Documents that are ready to be written."""
 
-    entries: list[Entry]
+    entries: list[PendingDocument]
     digests: list[list[bytes]]
     """Of each entry's parts."""
     texts: list[str]
@@ -74,12 +74,12 @@ class Batch:
     embedded: Vectors
     homes: dict[bytes, int]
     """Digest -> row, of texts that are there already."""
-    nearly: dict[bytes, Stand | bytes] = field(default_factory=dict)
+    nearly: dict[bytes, StoredText | bytes] = field(default_factory=dict)
     """Digest -> where the text is that is nearly the same; of a new text, its digest."""
     bands: dict[bytes, list[int]] = field(default_factory=dict)
 
 
-class Intake:
+class Ingester:
     """Turns documents into batches, and writes those."""
 
     def __init__(self, writer: Writer, embedder: Embedder) -> None:
@@ -87,10 +87,10 @@ class Intake:
         manifest = writer.manifest
         self._size, self._overlap = manifest.passage_tokens, manifest.overlap
 
-    def prepare(self, documents: Sequence[Document]) -> Batch:
+    def prepare(self, documents: Sequence[Document]) -> IngestBatch:
         """Everything that takes long; reads the database and writes nothing."""
         entries = self._entries(documents)
-        digests = [[database.digest(part.text) for part in entry.parts] for entry in entries]
+        digests = [[database.text_digest(part.text) for part in entry.parts] for entry in entries]
         first: dict[bytes, tuple[str, Vectors | None]] = {}
         for document, entry, own in zip(documents, entries, digests, strict=True):
             for part, digest in zip(entry.parts, own, strict=True):
@@ -99,7 +99,7 @@ class Intake:
         new = {digest: given for digest, given in first.items() if digest not in homes}
         nearly, bands = self._near(new)
         fresh = [(digest, *given) for digest, given in new.items() if digest not in nearly]
-        return Batch(
+        return IngestBatch(
             entries=entries,
             digests=digests,
             texts=[text for _, text, _ in fresh],
@@ -110,22 +110,22 @@ class Intake:
             bands=bands,
         )
 
-    def write(self, batch: Batch) -> Added:
+    def write(self, batch: IngestBatch) -> Added:
         """Inside a transaction."""
         writer = self._writer
         rows = writer.append(batch.texts, batch.text_digests, batch.embedded)
         homes = {**batch.homes, **dict(zip(batch.text_digests, rows, strict=True))}
-        near: dict[bytes, Stand] = {}
+        near: dict[bytes, StoredText] = {}
         for digest, target in batch.nearly.items():
-            near[digest] = Stand(homes[target], True, target) if isinstance(target, bytes) else target
-        places = [[near[d] if d in near else Stand(homes[d], False, d) for d in own] for own in batch.digests]
+            near[digest] = StoredText(homes[target], True, target) if isinstance(target, bytes) else target
+        places = [[near[d] if d in near else StoredText(homes[d], False, d) for d in own] for own in batch.digests]
         writer.place(batch.entries, places)
         writer.remember_bands({homes[digest]: keys for digest, keys in batch.bands.items()})
         passages_given = sum(len(own) for own in batch.digests)
         near_ones = sum(stand.near for own in places for stand in own)
         return Added(len(batch.entries), len(rows), passages_given - near_ones - len(rows), near_ones)
 
-    def _entries(self, documents: Sequence[Document]) -> list[Entry]:
+    def _entries(self, documents: Sequence[Document]) -> list[PendingDocument]:
         """Cut what is too long; a text has no more tokens than characters, so short ones are not counted."""
         long = [d.text for d in documents if d.vector is None and len(d.text) > self._size]
         tokens = iter(self._embedder.tokens(long) if long else [])
@@ -133,15 +133,17 @@ class Intake:
         for document in documents:
             text = document.text
             if document.vector is None and len(text) > self._size:
-                spans = passages(text, next(tokens), size=self._size, overlap=self._overlap)
-                parts = [Part(text[span.start : span.end], span.start) for span in spans]
+                spans = split_passages(text, next(tokens), size=self._size, overlap=self._overlap)
+                parts = [PendingPassage(text[span.start : span.end], span.start) for span in spans]
             else:
                 tail = text.lstrip()
-                parts = [Part(tail.rstrip(), len(text) - len(tail))]
-            entries.append(Entry(document.id, _meta_of(document) if document.meta else None, parts))
+                parts = [PendingPassage(tail.rstrip(), len(text) - len(tail))]
+            entries.append(PendingDocument(document.id, _meta_of(document) if document.meta else None, parts))
         return entries
 
-    def _near(self, new: Mapping[bytes, tuple[str, Any]]) -> tuple[dict[bytes, Stand | bytes], dict[bytes, list[int]]]:
+    def _near(
+        self, new: Mapping[bytes, tuple[str, Any]]
+    ) -> tuple[dict[bytes, StoredText | bytes], dict[bytes, list[int]]]:
         """Which of the new texts are nearly there already, in the database or earlier in the batch."""
         near, nearly, kept = self._writer.near, {}, {}
         if near is None or not new:
@@ -160,13 +162,13 @@ class Intake:
 
     def _nearest(
         self, text: str, keys: Sequence[int], holders: Mapping[int, list[bytes]], new: Mapping[bytes, tuple[str, Any]]
-    ) -> Stand | bytes | None:
+    ) -> StoredText | bytes | None:
         near = self._writer.near
         if near is None:
             return None
         for row, other in self._writer.banded(keys):
             if near.similarity(text, other) >= near.threshold:
-                return Stand(row, True, database.digest(other))
+                return StoredText(row, True, database.text_digest(other))
         for digest in dict.fromkeys(d for key in keys for d in holders.get(key, ())):
             if near.similarity(text, new[digest][0]) >= near.threshold:
                 return digest
@@ -177,19 +179,19 @@ class Intake:
         width = self._writer.manifest.width
         unknown = [at for at, vector in enumerate(given) if vector is None]
         if len(unknown) == len(texts):
-            found = embedded(self._embedder, texts, width)
+            found = embed_checked(self._embedder, texts, width)
         else:
-            found = np.stack([np.zeros(width) if vector is None else _of_width(vector, width) for vector in given])
+            found = np.stack([np.zeros(width) if vector is None else _check_width(vector, width) for vector in given])
             if unknown:
-                found[unknown] = embedded(self._embedder, [texts[at] for at in unknown], width)
-        scaled = vectors.unit(found)
+                found[unknown] = embed_checked(self._embedder, [texts[at] for at in unknown], width)
+        scaled = vectors.unit_rows(found)
         if np.isnan(scaled).any():
             at = int(np.argmax(np.isnan(scaled).any(axis=1)))
             raise InvalidInput(f"the vector of the text {texts[at][:60]!r} is zero or not finite: it has no direction")
         return scaled
 
 
-def embedded(embedder: Embedder, texts: Sequence[str], width: int, *, as_query: bool = False) -> Vectors:
+def embed_checked(embedder: Embedder, texts: Sequence[str], width: int, *, as_query: bool = False) -> Vectors:
     """What the embedder says, held to its promise."""
     found = np.asarray(embedder.embed(list(texts), as_query=as_query))
     if found.shape != (len(texts), width):
@@ -199,7 +201,7 @@ def embedded(embedder: Embedder, texts: Sequence[str], width: int, *, as_query: 
     return found
 
 
-def _of_width(vector: Vectors, width: int) -> Vectors:
+def _check_width(vector: Vectors, width: int) -> Vectors:
     found = np.asarray(vector)
     if found.shape != (width,):
         raise InvalidInput(f"a vector has shape {found.shape}, and the memory holds vectors of width {width}")
@@ -226,27 +228,27 @@ def meta_json(meta: Mapping[str, Any]) -> str | None:
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"metadata must be what JSON can hold: {error}") from error
     if deep:
-        raise InvalidInput(f"metadata is nested too deeply, in more than {DEEPEST} levels")
+        raise InvalidInput(f"metadata is nested too deeply, in more than {MAX_METADATA_DEPTH} levels")
     return text
 
 
-def read_in(
+def ingest_source(
     writer: Writer, embedder: Embedder, source: Source, recipe: str, *, fatal: bool, report: Report | None
 ) -> Added:
     """Take in a whole input, a commit every few seconds, from where the last attempt stopped."""
-    intake, progress = Intake(writer, embedder), writer.input_progress(recipe)
+    intake, progress = Ingester(writer, embedder), writer.input_progress(recipe)
     meter = Meter(f"reading {source.name}", source.unit, report, source.size)
     added = Added()
-    pace = _Pace()
+    pace = _BatchSizer()
     for records in _batches(source.read(progress.next), pace):
         began = time.monotonic()
-        records = [_with_direction(record) for record in records]
+        records = [_reject_zero_vector(record) for record in records]
         documents = [record.document for record in records if record.document is not None]
         wrong = [record for record in records if record.document is None]
         if wrong and fatal:
             raise BadRecord(f"{wrong[0].where}: {wrong[0].problem}")
         batch = intake.prepare(documents)
-        progress = _advanced(progress, records, wrong)
+        progress = _advance_progress(progress, records, wrong)
         with writer.transaction():
             added += intake.write(batch) + Added(bad=len(wrong), complaints=_complaints(wrong))
             writer.remember_input(recipe, source.name, progress)
@@ -258,51 +260,51 @@ def read_in(
     return added
 
 
-def _with_direction(record: Record) -> Record:
+def _reject_zero_vector(record: Record) -> Record:
     """A vector that is zero is the record's fault, and no reason to stop."""
     vector = None if record.document is None else record.document.vector
-    if vector is None or not np.isnan(vectors.unit(np.atleast_2d(vector))).any():
+    if vector is None or not np.isnan(vectors.unit_rows(np.atleast_2d(vector))).any():
         return record
     return replace(record, document=None, problem="the vector is zero or not finite: it has no direction")
 
 
 def _complaints(wrong: Sequence[Record]) -> tuple[str, ...]:
-    return tuple(f"{record.where}: {record.problem}" for record in wrong[:COMPLAINTS])
+    return tuple(f"{record.where}: {record.problem}" for record in wrong[:KEPT_COMPLAINTS])
 
 
-class _Pace:
+class _BatchSizer:
     """How many characters make a batch, learned from how long the last ones took.
 
     Characters, because they are what takes time: a hundred documents may be a hundred lines or a hundred books.
     """
 
     def __init__(self) -> None:
-        self.characters = AT_FIRST
+        self.characters = INITIAL_BATCH_CHARACTERS
 
     def took(self, seconds: float) -> None:
-        if seconds < SECONDS[0]:
-            self.characters = min(LARGEST, self.characters * 2)
-        elif seconds > SECONDS[1]:
-            self.characters = max(SMALLEST, self.characters // 2)
+        if seconds < BATCH_SECONDS[0]:
+            self.characters = min(MAX_BATCH_CHARACTERS, self.characters * 2)
+        elif seconds > BATCH_SECONDS[1]:
+            self.characters = max(MIN_BATCH_CHARACTERS, self.characters // 2)
 
 
-def _batches(records: Iterable[Record], pace: _Pace) -> Iterator[list[Record]]:
+def _batches(records: Iterable[Record], pace: _BatchSizer) -> Iterator[list[Record]]:
     batch: list[Record] = []
     characters = 0
     for record in records:
         batch.append(record)
         characters += len(record.document.text) if record.document is not None else 0
-        if characters >= pace.characters or len(batch) >= MOST:
+        if characters >= pace.characters or len(batch) >= MAX_BATCH_DOCUMENTS:
             yield batch
             batch, characters = [], 0
     if batch:
         yield batch
 
 
-def _advanced(progress: InputProgress, records: Sequence[Record], wrong: Sequence[Record]) -> InputProgress:
+def _advance_progress(progress: InputProgress, records: Sequence[Record], wrong: Sequence[Record]) -> InputProgress:
     return InputProgress(
         next=records[-1].number + 1,
         documents=progress.documents + len(records) - len(wrong),
         bad=progress.bad + len(wrong),
-        complaints=(progress.complaints + _complaints(wrong))[:COMPLAINTS],
+        complaints=(progress.complaints + _complaints(wrong))[:KEPT_COMPLAINTS],
     )

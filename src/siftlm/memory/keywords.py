@@ -12,8 +12,8 @@ from siftlm.errors import InvalidInput
 from siftlm.types import IntArray
 
 # Words in more passages than this share tell them apart too little to be worth the time they cost.
-COMMON = 0.3
-TOKENIZER = "unicode61 remove_diacritics 2"
+MAX_DOCUMENT_FREQUENCY = 0.3
+FTS5_TOKENIZER = "unicode61 remove_diacritics 2"
 """What the index that is asked must be made with."""
 
 
@@ -35,7 +35,7 @@ def match_query(
     counts = document_frequency(distinct) if distinct else {}
     # Python's sort keeps the order of the prompt among equals.
     known = sorted((term for term in distinct if counts.get(term, 0) > 0), key=lambda term: counts[term])
-    rare = [term for term in known if counts[term] <= COMMON * total]
+    rare = [term for term in known if counts[term] <= MAX_DOCUMENT_FREQUENCY * total]
     return " OR ".join('"' + term.replace('"', '""') + '"' for term in (rare or known)[:most]) or None
 
 
@@ -49,7 +49,7 @@ def terms(text: str) -> list[str]:
     ['creme', 'brulee', '2', 'it', 's', 'done']
     """
     with closing(sqlite3.connect(":memory:")) as scratch:
-        scratch.execute(f"CREATE VIRTUAL TABLE words USING fts5(text, tokenize='{TOKENIZER}')")
+        scratch.execute(f"CREATE VIRTUAL TABLE words USING fts5(text, tokenize='{FTS5_TOKENIZER}')")
         scratch.execute("CREATE VIRTUAL TABLE found USING fts5vocab('words', 'instance')")
         # Half a surrogate pair is no word, and SQLite cannot be told it.
         scratch.execute("INSERT INTO words VALUES (?)", (text.encode("utf-8", "replace").decode("utf-8"),))

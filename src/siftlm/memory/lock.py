@@ -16,13 +16,13 @@ from typing import IO
 
 from siftlm.errors import Locked
 
-NAME = "writer.lock"
+LOCK_FILE = "writer.lock"
 # Between two tries, in seconds.
-PAUSE = 0.05
+RETRY_SECONDS = 0.05
 
 
 @contextlib.contextmanager
-def writing(folder: Path, doing: str, *, wait: float = 0.0, name: str = NAME) -> Iterator[None]:
+def writer_lock(folder: Path, doing: str, *, wait: float = 0.0, name: str = LOCK_FILE) -> Iterator[None]:
     """Hold the folder's lock, or raise `Locked` with the words of whoever holds it.
 
     Args:
@@ -34,21 +34,23 @@ def writing(folder: Path, doing: str, *, wait: float = 0.0, name: str = NAME) ->
     path = folder / name
     with open(path, "a+", encoding="utf-8") as file:
         until = time.monotonic() + wait
-        while not _taken(file):
+        while not _try_lock(file):
             if time.monotonic() >= until:
-                raise Locked(f"{folder}: {_holder(file)}; one process writes at a time: wait for it, or end it")
-            time.sleep(PAUSE)
+                raise Locked(
+                    f"{folder}: {_describe_holder(file)}; one process writes at a time: wait for it, or end it"
+                )
+            time.sleep(RETRY_SECONDS)
         try:
-            _sign(file, doing)
+            _write_holder(file, doing)
             yield
         finally:
             # The file stays: removing it would let a third process lock a file that nobody else sees.
             with contextlib.suppress(OSError):
                 os.ftruncate(file.fileno(), 0)
-            _let_go(file)
+            _unlock(file)
 
 
-def _sign(file: IO[str], doing: str) -> None:
+def _write_holder(file: IO[str], doing: str) -> None:
     since = datetime.now(timezone.utc).isoformat(timespec="seconds")
     words = json.dumps({"process": os.getpid(), "host": socket.gethostname(), "doing": doing, "since": since})
     # On a full disk the lock still holds; it only cannot say who we are. Not through the file's buffer, which would
@@ -58,7 +60,7 @@ def _sign(file: IO[str], doing: str) -> None:
         os.write(file.fileno(), words.encode())
 
 
-def _holder(file: IO[str]) -> str:
+def _describe_holder(file: IO[str]) -> str:
     try:
         file.seek(0)
         held = json.loads(file.read())
@@ -70,7 +72,7 @@ def _holder(file: IO[str]) -> str:
 if sys.platform == "win32":
     import msvcrt
 
-    def _taken(file: IO[str]) -> bool:
+    def _try_lock(file: IO[str]) -> bool:
         try:
             file.seek(2**30)  # beyond what is written: Windows locks ranges, and others must read our words
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
@@ -78,14 +80,14 @@ if sys.platform == "win32":
             return False
         return True
 
-    def _let_go(file: IO[str]) -> None:
+    def _unlock(file: IO[str]) -> None:
         file.seek(2**30)
         msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
 
 else:
     import fcntl
 
-    def _taken(file: IO[str]) -> bool:
+    def _try_lock(file: IO[str]) -> bool:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -94,5 +96,5 @@ else:
             raise
         return True
 
-    def _let_go(file: IO[str]) -> None:
+    def _unlock(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)

@@ -18,14 +18,16 @@ from siftlm.memory import database, disk, lock, manifest, vectors
 from siftlm.memory.manifest import Manifest
 
 # Passages of so many tokens where neither the caller nor the embedder says otherwise.
-PASSAGE_TOKENS = 256
+DEFAULT_PASSAGE_TOKENS = 256
 # One of eight tokens of a passage is also in the next.
-OVERLAP = 8
+DEFAULT_OVERLAP_DIVISOR = 8
 # What a build leaves in a folder before there is a manifest, and nothing else.
-BEGUN = re.compile(rf"{manifest.GENERATION.pattern}|{re.escape(lock.NAME)}|{re.escape(manifest.NAME)}\.new")
+UNFINISHED_NAMES = re.compile(
+    rf"{manifest.GENERATION_NAME.pattern}|{re.escape(lock.LOCK_FILE)}|{re.escape(manifest.MANIFEST_FILE)}\.new"
+)
 
 
-def described(
+def new_manifest(
     embedder: Embedder,
     *,
     storage: str,
@@ -49,41 +51,41 @@ def described(
     )
 
 
-def begin(path: Path, wanted: Manifest) -> None:
+def create_folder(path: Path, wanted: Manifest) -> None:
     """Make the folder. Only with the manifest, which comes last, is it a memory."""
-    _check_none_there(path)
+    _check_no_memory(path)
     if path.exists() and not path.is_dir():
         raise NotAMemory(f"{path}: is a file, and a memory is a folder")
-    foreign = [name for name in os.listdir(path) if not BEGUN.fullmatch(name)] if path.exists() else []
+    foreign = [name for name in os.listdir(path) if not UNFINISHED_NAMES.fullmatch(name)] if path.exists() else []
     if foreign:
         raise Conflict(f"{path}: is not empty (it holds {foreign[0]!r}); choose another folder")
     path.mkdir(parents=True, exist_ok=True)
-    with lock.writing(path, "create"):
-        _check_none_there(path)  # another process may have made it while we were about to
+    with lock.writer_lock(path, "create"):
+        _check_no_memory(path)  # another process may have made it while we were about to
         folder = wanted.folder(path)
         if folder.exists():  # of an attempt that was killed before there was a manifest
             for file in folder.iterdir():
                 file.unlink()
         folder.mkdir(exist_ok=True)
-        database.create(folder, full_text=wanted.full_text)
-        form = vectors.Form(wanted.storage, wanted.width)
+        database.create_database(folder, full_text=wanted.full_text)
+        form = vectors.VectorFormat(wanted.storage, wanted.width)
         (folder / form.file_name).touch()
         disk.sync_folder(folder)
         disk.sync_folder(path)
-        manifest.write(path, _signed(wanted))
+        manifest.write_manifest(path, _stamped(wanted))
 
 
-def _check_none_there(path: Path) -> None:
-    if (path / manifest.NAME).exists():
+def _check_no_memory(path: Path) -> None:
+    if (path / manifest.MANIFEST_FILE).exists():
         raise Conflict(f"{path}: is a memory already; open it with Memory.open, or choose another folder")
 
 
-def _signed(wanted: Manifest) -> Manifest:
+def _stamped(wanted: Manifest) -> Manifest:
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return replace(wanted, created=now, made_by=f"siftlm {version('siftlm')}")
 
 
-def matching(made: Embedder, known: Manifest, path: Path) -> Embedder:
+def matching_embedder(made: Embedder, known: Manifest, path: Path) -> Embedder:
     """The embedder, if it is the memory's own."""
     if made.fingerprint == known.fingerprint and made.width == known.width:
         return made
@@ -96,7 +98,7 @@ def matching(made: Embedder, known: Manifest, path: Path) -> Embedder:
 
 def _passage_tokens(given: Any, made: Embedder) -> int:
     if given is None:
-        return min(PASSAGE_TOKENS, made.max_tokens or PASSAGE_TOKENS)
+        return min(DEFAULT_PASSAGE_TOKENS, made.max_tokens or DEFAULT_PASSAGE_TOKENS)
     if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
         raise InvalidInput(f"passage_tokens must be a whole number ≥ 1, got {given!r}")
     if made.max_tokens is not None and given > made.max_tokens:
@@ -109,7 +111,7 @@ def _passage_tokens(given: Any, made: Embedder) -> int:
 
 def _overlap(given: Any, size: int) -> int:
     if given is None:
-        return size // OVERLAP
+        return size // DEFAULT_OVERLAP_DIVISOR
     if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or not 0 <= given <= size // 2:
         raise InvalidInput(f"overlap must be a whole number from 0 to half of passage_tokens ({size}), got {given!r}")
     return int(given)

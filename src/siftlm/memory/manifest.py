@@ -12,11 +12,11 @@ from typing import Any
 from siftlm.errors import Damaged, NotAMemory
 from siftlm.memory import disk
 
-NAME = "manifest.json"
+MANIFEST_FILE = "manifest.json"
 # The folders of data, one of which counts.
-GENERATION = re.compile(r"g\d{4,}")
-FORMAT = 1
-METRIC = "cosine"
+GENERATION_NAME = re.compile(r"g\d{4,}")
+MANIFEST_FORMAT = 1
+SIMILARITY_METRIC = "cosine"
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Manifest:
     near_duplicates: float | None
     generation: int = 1
     """Which of the folders ``g0001``, ``g0002``, … holds the data; compaction makes the next."""
-    format: int = FORMAT
-    metric: str = METRIC
+    format: int = MANIFEST_FORMAT
+    metric: str = SIMILARITY_METRIC
     created: str = ""
     made_by: str = ""
     calibration: dict[str, Any] = field(default_factory=dict)
@@ -53,30 +53,32 @@ class Manifest:
         return replace(self, generation=self.generation + 1)
 
 
-def write(memory: Path, manifest: Manifest) -> None:
+def write_manifest(memory: Path, manifest: Manifest) -> None:
     """Make ``manifest`` the one that counts."""
     content = asdict(manifest)
-    content["checksum"] = _checksum(content)
-    disk.replace(memory / NAME, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    content["checksum"] = _manifest_checksum(content)
+    disk.atomic_replace(memory / MANIFEST_FILE, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read(memory: Path) -> Manifest:
+def read_manifest(memory: Path) -> Manifest:
     """The memory's manifest, or an error that says what is there instead."""
-    path = memory / NAME
+    path = memory / MANIFEST_FILE
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise NotAMemory(f"{memory}: {_instead(memory)}") from None
+        raise NotAMemory(f"{memory}: {_no_manifest_error(memory)}") from None
     except OSError as error:
         raise Damaged(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
         content = json.loads(raw)
         # The version decides what everything else means, so it is looked at before the checksum.
         version = content["format"]
-        if version != FORMAT:
-            raise NotAMemory(f"{path}: is of format {version}, and this siftlm reads {FORMAT}; {_advice(version)}")
+        if version != MANIFEST_FORMAT:
+            raise NotAMemory(
+                f"{path}: is of format {version}, and this siftlm reads {MANIFEST_FORMAT}; {_format_advice(version)}"
+            )
         expected = content.pop("checksum")
-        if expected != _checksum(content):
+        if expected != _manifest_checksum(content):
             raise Damaged(f"{path}: its checksum does not match: it was edited or damaged")
         return Manifest(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -85,20 +87,20 @@ def read(memory: Path) -> Manifest:
         raise Damaged(f"{path}: cannot be read: {error}") from error
 
 
-def _instead(memory: Path) -> str:
+def _no_manifest_error(memory: Path) -> str:
     if not memory.exists():
         return "there is no such folder; build a memory with Memory.build(…) or siftlm index"
     if not memory.is_dir():
         return "is a file, and a memory is a folder"
-    return f"holds no {NAME}, so it is no memory; build one with Memory.build(…) or siftlm index"
+    return f"holds no {MANIFEST_FILE}, so it is no memory; build one with Memory.build(…) or siftlm index"
 
 
-def _advice(version: object) -> str:
-    if isinstance(version, int) and version > FORMAT:
+def _format_advice(version: object) -> str:
+    if isinstance(version, int) and version > MANIFEST_FORMAT:
         return "install a newer siftlm"
     return "it cannot be brought up to date"
 
 
-def _checksum(content: dict[str, Any]) -> str:
+def _manifest_checksum(content: dict[str, Any]) -> str:
     plain = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return f"{zlib.crc32(plain.encode()):08x}"

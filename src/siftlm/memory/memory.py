@@ -24,16 +24,16 @@ from siftlm.errors import Conflict, InvalidInput, MissingExtra, SiftlmError, Unk
 from siftlm.memory import ann, ann_build, disk, given, intake, manifest, migrate, reading
 from siftlm.memory import writer as writing
 from siftlm.memory.ann import Description
-from siftlm.memory.asked import Where, filter_of, going
+from siftlm.memory.asked import FilterInput, deletion_condition, parse_filter
 from siftlm.memory.compact import Compacted, compact
-from siftlm.memory.info import Info, look
+from siftlm.memory.info import Info, collect_info
 from siftlm.memory.intake import Added
-from siftlm.memory.making import begin, described, matching
+from siftlm.memory.making import create_folder, matching_embedder, new_manifest
 from siftlm.memory.manifest import Manifest
-from siftlm.memory.readers import Readers
+from siftlm.memory.readers import SnapshotPool
 from siftlm.memory.redundancy import Redundancy
 from siftlm.memory.redundancy import redundancy as redundancy_of
-from siftlm.memory.searching import Searching
+from siftlm.memory.searching import Searcher
 from siftlm.memory.snapshot import Snapshot
 from siftlm.memory.store import Listed
 from siftlm.memory.verify import Verification, verify
@@ -42,10 +42,10 @@ from siftlm.progress import Report, reporter
 from siftlm.types import IntArray, Vectors
 
 # Documents that `Memory.add` embeds at a time.
-AT_ONCE = 4096
+EMBED_BATCH_DOCUMENTS = 4096
 
 
-class Memory(Searching):
+class Memory(Searcher):
     """Texts and their vectors on disk; `Memory.build`, `Memory.create` or `Memory.open` make one.
 
     Any number of processes and threads may search it while one at a time writes. A search sees the memory as
@@ -66,12 +66,12 @@ class Memory(Searching):
         self._path = Path(path).absolute()
         if migrate.outdated(self._path):
             migrate.upgrade(self._path)
-        self._readers = Readers(self._path)
+        self._readers = SnapshotPool(self._path)
         self._embedder: Embedder | None = None
         # Pickled along; one that was named is made again from its name.
         self._own_embedder = None if isinstance(embedder, str) else embedder
         if embedder is not None:
-            self._embedder = matching(make_embedder(embedder), self._readers.manifest, self._path)
+            self._embedder = matching_embedder(make_embedder(embedder), self._readers.manifest, self._path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), embedder=self._own_embedder), (self._path,)
@@ -115,13 +115,17 @@ class Memory(Searching):
                 stored again but counted with it. Left out, only equal texts are.
         """
         made = make_embedder(embedder)
-        wanted = described(
-            made, storage=storage, passage_tokens=passage_tokens, overlap=overlap, full_text=full_text,
+        wanted = new_manifest(
+            made,
+            storage=storage,
+            passage_tokens=passage_tokens,
+            overlap=overlap,
+            full_text=full_text,
             near_duplicates=near_duplicates,
-        )  # fmt: skip
+        )
         path = Path(into)
-        with disk.refusals_named(path):
-            begin(path, wanted)
+        with disk.translate_write_errors(path):
+            create_folder(path, wanted)
         memory = cls(path, embedder=made)
         memory._own_embedder = None if isinstance(embedder, str) else embedder
         return memory
@@ -153,20 +157,24 @@ class Memory(Searching):
             progress: draw it (``True``), don't (``False``), hand it to a function, or draw it where a person
                 is watching (left out).
         """
-        source = _opened(corpus, reading_settings)
+        source = _open_corpus(corpus, reading_settings)
         made = make_embedder(embedder)
         path = Path(into)
         settings: dict[str, Any] = {
-            "embedder": made, "storage": storage, "passage_tokens": passage_tokens, "overlap": overlap,
-            "full_text": full_text, "near_duplicates": near_duplicates,
-        }  # fmt: skip
-        if (path / manifest.NAME).exists():
+            "embedder": made,
+            "storage": storage,
+            "passage_tokens": passage_tokens,
+            "overlap": overlap,
+            "full_text": full_text,
+            "near_duplicates": near_duplicates,
+        }
+        if (path / manifest.MANIFEST_FILE).exists():
             memory = cls.open(path, embedder=made)
             memory._check_same_build(source, settings)
         else:
             memory = cls.create(path, **settings)
         memory._own_embedder = None if isinstance(embedder, str) else embedder
-        memory._read_in(source, _recipe(source), bad=bad, progress=progress)
+        memory._read_in(source, _source_recipe(source), bad=bad, progress=progress)
         return memory
 
     # --- what is in it
@@ -186,7 +194,9 @@ class Memory(Searching):
         """Made from the manifest, unless it was given."""
         if self._embedder is None:
             known = self._readers.manifest
-            self._embedder = matching(make_embedder(known.embedder, **known.embedder_settings), known, self._path)
+            self._embedder = matching_embedder(
+                make_embedder(known.embedder, **known.embedder_settings), known, self._path
+            )
         return self._embedder
 
     def __len__(self) -> int:
@@ -200,12 +210,12 @@ class Memory(Searching):
 
     def info(self) -> Info:
         """Counts, sizes, settings, inputs, and what the metadata of a sample of its documents look like."""
-        return look(self._path)
+        return collect_info(self._path)
 
-    def rows(self, where: Where = None) -> IntArray:
+    def rows(self, where: FilterInput = None) -> IntArray:
         """The rows of all passages, or of those that meet a filter, in ascending order."""
         with self._readers.snapshot() as snapshot:
-            allowed = snapshot.allowed(filter_of(where))
+            allowed = snapshot.allowed(parse_filter(where))
             return np.arange(snapshot.view.rows) if allowed is None else np.flatnonzero(allowed)
 
     @property
@@ -223,12 +233,12 @@ class Memory(Searching):
     def texts(self, rows: npt.ArrayLike) -> list[str]:
         """Of these rows, in their order."""
         with self._readers.snapshot() as snapshot:
-            return snapshot.texts(given.rows_of(rows, snapshot).tolist())
+            return snapshot.texts(given.existing_rows(rows, snapshot).tolist())
 
     def vectors(self, rows: npt.ArrayLike) -> Vectors:
         """(len(rows), d) float32, of unit length."""
         with self._readers.snapshot() as snapshot:
-            return snapshot.vectors(given.rows_of(rows, snapshot))
+            return snapshot.vectors(given.existing_rows(rows, snapshot))
 
     def redundancy(
         self,
@@ -262,7 +272,7 @@ class Memory(Searching):
         with self._readers.snapshot() as snapshot:
             yield snapshot
 
-    # --- searching: search and search_many, as `Searching` has them
+    # --- searching: search and search_many, as `Searcher` has them
 
     @property
     def width(self) -> int:
@@ -292,16 +302,16 @@ class Memory(Searching):
             vectors: (len(texts), d), where they are known already; the texts are then not cut.
             wait: seconds to wait while another process writes.
         """
-        documents = given.Documents(texts, metadata, ids, vectors)
+        documents = given.InputDocuments(texts, metadata, ids, vectors)
         added = Added()
         if not len(documents):
             return added
         embedder = self._writing_embedder(documents.vectors is None)
-        with writing.writing(self._path, "add", wait=wait) as writer:
-            taking = intake.Intake(writer, embedder)
+        with writing.open_writer(self._path, "add", wait=wait) as writer:
+            taking = intake.Ingester(writer, embedder)
             with writer.transaction():
-                for start in range(0, len(documents), AT_ONCE):
-                    added += taking.write(taking.prepare(documents.some(start, start + AT_ONCE)))
+                for start in range(0, len(documents), EMBED_BATCH_DOCUMENTS):
+                    added += taking.write(taking.prepare(documents.some(start, start + EMBED_BATCH_DOCUMENTS)))
         return added
 
     def ingest(
@@ -324,20 +334,20 @@ class Memory(Searching):
             wait: seconds to wait while another process writes.
             **reading_settings: see `siftlm.memory.reading.open_source`.
         """
-        source = _opened(corpus, reading_settings)
-        recipe = _recipe(source)
-        if not _known_again(source):
+        source = _open_corpus(corpus, reading_settings)
+        recipe = _source_recipe(source)
+        if not _is_resumable(source):
             recipe = f"{recipe} {uuid.uuid4().hex}"
         return self._read_in(source, recipe, bad=bad, progress=progress, wait=wait)
 
-    def delete(self, where: Where = None, *, numbers: Sequence[int] | None = None, wait: float = 0.0) -> Deleted:
+    def delete(self, where: FilterInput = None, *, numbers: Sequence[int] | None = None, wait: float = 0.0) -> Deleted:
         """Delete the documents that meet a filter, or those of these numbers (see `documents`), which all have one.
 
         From now on no search finds them. A text that other documents share stays until the last of them is
         gone. What was deleted leaves the disk with the next `compact`.
         """
-        sql = going(where, numbers)
-        with writing.writing(self._path, "delete", wait=wait) as writer, writer.transaction():
+        sql = deletion_condition(where, numbers)
+        with writing.open_writer(self._path, "delete", wait=wait) as writer, writer.transaction():
             return writer.delete(sql.condition, sql.parameters)
 
     def compact(self, *, progress: bool | Report | None = None, wait: float = 0.0) -> Compacted:
@@ -348,12 +358,12 @@ class Memory(Searching):
         """
         known = self._readers.manifest
         with self._readers.snapshot() as snapshot:
-            index = ann.state(known.folder(self._path), known, snapshot.view.rows)
+            index = ann.index_state(known.folder(self._path), known, snapshot.view.rows)
         done = compact(self._path, reporter(progress), wait=wait)
         moved = self._readers.manifest.generation != known.generation
         if moved and index is not None and index.kind is not None and done.passages:
             with contextlib.suppress(MissingExtra):  # without FAISS nobody misses the index
-                fitting = ann_build.fitting(index.settings, done.passages)
+                fitting = ann_build.settings_for_fewer(index.settings, done.passages)
                 self.build_index(index.kind, progress=progress, wait=wait, **fitting)
         return done
 
@@ -374,14 +384,14 @@ class Memory(Searching):
             **settings: as FAISS names them: ``nlist`` and ``nprobe``, or ``M``, ``efConstruction`` and
                 ``efSearch``; what is left out suits the number of passages.
         """
-        checked = ann_build.checked(kind, settings)
-        with writing.writing(self._path, "build an index", wait=wait) as writer:
-            return ann_build.build(writer, checked, settings, reporter(progress))
+        checked = ann_build.check_index_settings(kind, settings)
+        with writing.open_writer(self._path, "build an index", wait=wait) as writer:
+            return ann_build.build_index(writer, checked, settings, reporter(progress))
 
     def drop_index(self, *, wait: float = 0.0) -> bool:
         """Remove the index, if there is one: was there?"""
-        with writing.writing(self._path, "drop the index", wait=wait) as writer:
-            return ann.drop(writer.folder)
+        with writing.open_writer(self._path, "drop the index", wait=wait) as writer:
+            return ann.drop_index(writer.folder)
 
     def note_calibration(self, name: str, record: Mapping[str, Any], *, wait: float = 0.0) -> None:
         """Write down what `siftlm.calibrate` found for a model; what was known of that model is replaced.
@@ -395,9 +405,9 @@ class Memory(Searching):
             kept = json.loads(json.dumps(dict(record), allow_nan=False))
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"the calibration of {name!r} cannot be written down as JSON: {error}") from error
-        with writing.writing(self._path, "note a calibration", wait=wait) as writer:
+        with writing.open_writer(self._path, "note a calibration", wait=wait) as writer:
             known = writer.manifest
-            manifest.write(self._path, replace(known, calibration={**known.calibration, name: kept}))
+            manifest.write_manifest(self._path, replace(known, calibration={**known.calibration, name: kept}))
 
     def verify(self, *, progress: bool | Report | None = None) -> Verification:
         """Look at every text, document and vector: is it what was written?"""
@@ -417,19 +427,21 @@ class Memory(Searching):
 
     def _writing_embedder(self, needed: bool) -> Embedder:
         # Where all vectors are given, the model need not be there.
-        return self.embedder if needed or self._embedder is not None else _Given(self._readers.manifest)
+        return self.embedder if needed or self._embedder is not None else _SuppliedVectors(self._readers.manifest)
 
     def _read_in(
         self, source: reading.Source, recipe: str, *, bad: str, progress: bool | Report | None, wait: float = 0.0
     ) -> Added:
         if bad not in ("skip", "fail"):
             raise InvalidInput(f"bad must be 'skip' or 'fail', got {bad!r}")
-        with writing.writing(self._path, f"reading {source.name}", wait=wait) as writer:
-            return intake.read_in(writer, self.embedder, source, recipe, fatal=bad == "fail", report=reporter(progress))
+        with writing.open_writer(self._path, f"reading {source.name}", wait=wait) as writer:
+            return intake.ingest_source(
+                writer, self.embedder, source, recipe, fatal=bad == "fail", report=reporter(progress)
+            )
 
     def _check_same_build(self, source: reading.Source, settings: Mapping[str, Any]) -> None:
         """Is this the call that the memory came from? Then it goes on, or is done already."""
-        known, asked = self._readers.manifest, described(**settings)
+        known, asked = self._readers.manifest, new_manifest(**settings)
         for name in ("storage", "passage_tokens", "overlap", "full_text", "near_duplicates"):
             if getattr(known, name) != getattr(asked, name):
                 raise Conflict(
@@ -437,7 +449,7 @@ class Memory(Searching):
                 )
         with self._readers.snapshot() as snapshot:
             inputs = snapshot.inputs()
-        if inputs and _recipe(source) not in inputs:
+        if inputs and _source_recipe(source) not in inputs:
             names = ", ".join(sorted(inputs.values()))
             raise Conflict(
                 f"{self._path}: already holds {names}; this is another input, or the same after a change (a file is "
@@ -446,7 +458,7 @@ class Memory(Searching):
             )
 
 
-def _opened(corpus: Any, settings: Mapping[str, Any]) -> reading.Source:
+def _open_corpus(corpus: Any, settings: Mapping[str, Any]) -> reading.Source:
     known = [name for name in inspect.signature(reading.open_source).parameters if name != "corpus"]
     for name in settings:
         if name not in known:
@@ -454,16 +466,16 @@ def _opened(corpus: Any, settings: Mapping[str, Any]) -> reading.Source:
     return reading.open_source(corpus, **settings)
 
 
-def _known_again(source: reading.Source) -> bool:
+def _is_resumable(source: reading.Source) -> bool:
     """Is the next call with the same input seen to be that?"""
     return all(part.get("resumable", True) for part in source.identity()["parts"])
 
 
-def _recipe(source: reading.Source) -> str:
+def _source_recipe(source: reading.Source) -> str:
     return json.dumps(source.identity(), sort_keys=True, ensure_ascii=False)
 
 
-class _Given:
+class _SuppliedVectors:
     """Stands in for the embedder where every text comes with its vector."""
 
     def __init__(self, known: Manifest) -> None:

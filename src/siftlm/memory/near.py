@@ -21,16 +21,16 @@ import numpy.typing as npt
 from siftlm.errors import InvalidInput
 from siftlm.types import IntArray
 
-SHINGLE = 5
-VALUES = 128
-_AT_A_TIME = 256
-_FOUND = 0.98
+SHINGLE_WORDS = 5
+MINHASH_VALUES = 128
+_TEXTS_PER_BLOCK = 256
+_MIN_RECALL = 0.98
 
 # Scripts without spaces count letter by letter: Thai, Lao, kana and Han.
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 # The same for ASCII, several times faster.
-_ASCII = {at: chr(at).lower() if chr(at).isalnum() else " " for at in range(128)}
+_ASCII_FOLD = {at: chr(at).lower() if chr(at).isalnum() else " " for at in range(128)}
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -47,21 +47,21 @@ class Shingles:
 
 def shingles(texts: Sequence[str]) -> Shingles:
     """Every run of five words. A shorter text is one shingle, equal only to that of a text of the same words."""
-    split = [_words(text) for text in texts]
+    split = [_shingle_words(text) for text in texts]
     lengths = np.array([len(words) for words in split], dtype=np.int64)
     together = [word for words in split for word in words]
     if not together:
         return Shingles(np.empty(0, dtype=np.uint64), np.zeros(1, dtype=np.int64))
-    number = _Numbers()
+    number = _WordNumbers()
     numbers = np.fromiter(map(number.__getitem__, together), dtype=np.int64, count=len(together))
     hashed = np.array([_hash(word) for word in number], dtype=np.uint64)[numbers]
-    runs = np.zeros(len(hashed) - SHINGLE + 1, dtype=np.uint64)
-    for offset, factor in enumerate(_stream(0, SHINGLE)):
+    runs = np.zeros(len(hashed) - SHINGLE_WORDS + 1, dtype=np.uint64)
+    for offset, factor in enumerate(_random_stream(0, SHINGLE_WORDS)):
         runs += hashed[offset : offset + len(runs)] * factor
     whole = np.ones(len(runs), dtype=bool)
     borders = np.cumsum(lengths)[:-1]
-    whole[(borders[:, None] - np.arange(1, SHINGLE)).ravel()] = False
-    return Shingles(_mixed(runs[whole]), np.concatenate([[0], np.cumsum(lengths - SHINGLE + 1)]))
+    whole[(borders[:, None] - np.arange(1, SHINGLE_WORDS)).ravel()] = False
+    return Shingles(_mix_bits(runs[whole]), np.concatenate([[0], np.cumsum(lengths - SHINGLE_WORDS + 1)]))
 
 
 def similarity(a: str, b: str) -> float:
@@ -94,21 +94,21 @@ class Near:
         if not 0 <= seed < 2**63:
             raise InvalidInput(f"seed must be an integer from 0 to 2^63 - 1, got {seed!r}")
         self.threshold, self.seed = float(threshold), int(seed)
-        self.rows = _rows(self.threshold)
-        self.count = VALUES // self.rows
+        self.rows = _rows_per_band(self.threshold)
+        self.count = MINHASH_VALUES // self.rows
         """b, the number of keys a text has."""
-        stream = _stream(self.seed + 1, 2 * VALUES)
-        self._factors, self._shifts = stream[:VALUES] | np.uint64(1), stream[VALUES:]
-        self._weights = _stream(self.seed + 2, self.rows)
+        stream = _random_stream(self.seed + 1, 2 * MINHASH_VALUES)
+        self._factors, self._shifts = stream[:MINHASH_VALUES] | np.uint64(1), stream[MINHASH_VALUES:]
+        self._weights = _random_stream(self.seed + 2, self.rows)
 
     def bands(self, texts: Sequence[str]) -> IntArray:
         """(n, b) keys of 64 bits, the same on every machine; a band's keys never equal another band's but by chance."""
-        parts = [self._bands(texts[at : at + _AT_A_TIME]) for at in range(0, len(texts), _AT_A_TIME)]
+        parts = [self._bands(texts[at : at + _TEXTS_PER_BLOCK]) for at in range(0, len(texts), _TEXTS_PER_BLOCK)]
         return np.concatenate(parts) if parts else np.empty((0, self.count), dtype=np.int64)
 
     def chance(self, similarity: float) -> float:
         """How probably two texts of this similarity share a key."""
-        return float(_chance(similarity, self.rows))
+        return float(_match_probability(similarity, self.rows))
 
     def similarity(self, a: str, b: str) -> float:
         """As the function of this name."""
@@ -124,34 +124,36 @@ class Near:
             permuted += self._shifts[at]
             np.minimum.reduceat(permuted, found.starts[:-1], out=smallest[:, at])
         # Mixed before they are added up, so that a band is more than a sum of its values.
-        bundles = (_mixed(smallest).reshape(len(texts), self.count, self.rows) * self._weights).sum(axis=2)
-        return _mixed(bundles + np.arange(self.count, dtype=np.uint64)).view(np.int64)
+        bundles = (_mix_bits(smallest).reshape(len(texts), self.count, self.rows) * self._weights).sum(axis=2)
+        return _mix_bits(bundles + np.arange(self.count, dtype=np.uint64)).view(np.int64)
 
 
-def _chance(similarity: Any, rows: int) -> Any:
-    return 1 - (1 - similarity**rows) ** (VALUES // rows)
+def _match_probability(similarity: Any, rows: int) -> Any:
+    return 1 - (1 - similarity**rows) ** (MINHASH_VALUES // rows)
 
 
-def _rows(threshold: float) -> int:
+def _rows_per_band(threshold: float) -> int:
     """The most selective that still finds nearly all pairs well above the threshold.
 
     More rows find less of everything. "Well above" is a tenth, or halfway to identical where there is no room.
     """
     above = min(threshold + 0.1, (threshold + 1) / 2)
-    return max(rows for rows in range(1, VALUES + 1) if rows == 1 or _chance(above, rows) >= _FOUND)
+    return max(
+        rows for rows in range(1, MINHASH_VALUES + 1) if rows == 1 or _match_probability(above, rows) >= _MIN_RECALL
+    )
 
 
-def _words(text: str) -> list[str]:
+def _shingle_words(text: str) -> list[str]:
     """At least five, filled up with what no text holds as a word."""
     if text.isascii():
-        words = text.translate(_ASCII).split()
+        words = text.translate(_ASCII_FOLD).split()
     else:
         words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     words = words or ["\0" + text.strip()]
-    return words + [""] * (SHINGLE - len(words))
+    return words + [""] * (SHINGLE_WORDS - len(words))
 
 
-class _Numbers(dict[str, int]):
+class _WordNumbers(dict[str, int]):
     """Counts words up as they are first asked for."""
 
     def __missing__(self, word: str) -> int:
@@ -163,7 +165,7 @@ def _hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _mixed(numbers: Hashes) -> Hashes:
+def _mix_bits(numbers: Hashes) -> Hashes:
     """Every bit of the input changes every bit of the output (the last step of splitmix64)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -171,7 +173,7 @@ def _mixed(numbers: Hashes) -> Hashes:
     return mixed
 
 
-def _stream(seed: int, count: int) -> Hashes:
+def _random_stream(seed: int, count: int) -> Hashes:
     """Random numbers that no version of numpy changes (splitmix64)."""
-    start = _mixed(np.array([seed], dtype=np.uint64))
-    return _mixed(start + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    start = _mix_bits(np.array([seed], dtype=np.uint64))
+    return _mix_bits(start + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))

@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import InvalidInput, WrongEmbedder
-from siftlm.memory.checked import Checked
-from siftlm.memory.searching import Searching
+from siftlm.memory.checked import CheckedStore
+from siftlm.memory.searching import Searcher
 from siftlm.memory.store import Store, WholeStore
 
 
-class Outside(Searching):
+class Outside(Searcher):
     """Searches any `Store` as a `Memory` searches itself: the same methods, the same results.
 
     What a store lacks (full-text search, all vectors at once) is a `Conflict` once it is asked for.
@@ -31,7 +31,7 @@ class Outside(Searching):
     """
 
     def __init__(self, store: Store, embedder: str | Embedder | None) -> None:
-        self._checked = Checked(store)
+        self._checked = CheckedStore(store)
         self._embedder = None if embedder is None else make_embedder(embedder)
         if self._embedder is not None and self._embedder.width != self.width:
             raise WrongEmbedder(

@@ -13,26 +13,26 @@ from pathlib import Path
 from siftlm.errors import Damaged
 from siftlm.memory import database, manifest
 from siftlm.memory.manifest import Manifest
-from siftlm.memory.snapshot import Snapshot, View, refreshed
+from siftlm.memory.snapshot import Snapshot, SnapshotView, refresh_view
 
 # A compaction may move the data while we look for them; twice in a row is already unlikely.
-TRIES = 5
+SNAPSHOT_ATTEMPTS = 5
 
 
-class Readers:
+class SnapshotPool:
     """Gives snapshots of one memory to any number of threads."""
 
     def __init__(self, memory: Path) -> None:
         self._memory = memory
-        self._manifest = manifest.read(memory)
+        self._manifest = manifest.read_manifest(memory)
         self._stamp = self._stamp_now()
-        self._seen: tuple[Manifest, View] | None = None
+        self._seen: tuple[Manifest, SnapshotView] | None = None
         self._own = threading.local()
         self._all: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._lock = threading.Lock()
         # sqlite3 complains about connections that nobody closed.
         self._process = os.getpid()
-        weakref.finalize(self, _close_all, self._all, self._process)
+        weakref.finalize(self, _close_connections, self._all, self._process)
 
     @property
     def manifest(self) -> Manifest:
@@ -40,7 +40,7 @@ class Readers:
         stamp = self._stamp_now()
         with self._lock:
             if stamp != self._stamp:
-                self._manifest, self._stamp = manifest.read(self._memory), stamp
+                self._manifest, self._stamp = manifest.read_manifest(self._memory), stamp
             return self._manifest
 
     @contextlib.contextmanager
@@ -54,7 +54,7 @@ class Readers:
         own = self._own
         own.snapshot = snapshot
         try:
-            with database.damage_named(snapshot.manifest.folder(self._memory) / database.NAME):
+            with database.translate_database_errors(snapshot.manifest.folder(self._memory) / database.DATABASE_FILE):
                 yield snapshot
         finally:
             own.snapshot = None
@@ -62,7 +62,7 @@ class Readers:
 
     def _begun(self) -> Snapshot:
         """Of the generation that counts, which a compaction may replace while we open its files."""
-        for _ in range(TRIES):
+        for _ in range(SNAPSHOT_ATTEMPTS):
             current = self.manifest
             try:
                 return self._snapshot_of(current)
@@ -72,15 +72,15 @@ class Readers:
         return self._snapshot_of(self.manifest)
 
     def _snapshot_of(self, current: Manifest) -> Snapshot:
-        path = current.folder(self._memory) / database.NAME
+        path = current.folder(self._memory) / database.DATABASE_FILE
         connection = self._connection(current)
-        with database.damage_named(path):
+        with database.translate_database_errors(path):
             connection.execute("BEGIN")
             try:
                 seen = self._seen
                 # A manifest that was read anew may be that of another memory in the old one's place.
                 known = seen[1] if seen is not None and seen[0] is current else None
-                view = refreshed(known, current, self._memory, connection)
+                view = refresh_view(known, current, self._memory, connection)
                 self._seen = (current, view)
             except BaseException:
                 connection.execute("ROLLBACK")
@@ -90,13 +90,13 @@ class Readers:
     def close(self) -> None:
         """Let go of all files; the next snapshot opens them again."""
         with self._lock:
-            _close_all(self._all, os.getpid())
+            _close_connections(self._all, os.getpid())
             self._all.clear()
             self._own, self._seen = threading.local(), None
 
     def _connection(self, current: Manifest) -> sqlite3.Connection:
         own, folder = self._own, current.folder(self._memory)
-        stamp = database.unwatched(folder)
+        stamp = database.connect_immutable(folder)
         # A connection must not be taken through a fork: its locks belong to the parent.
         if getattr(own, "manifest", None) is not current or own.process != os.getpid() or own.stamp != stamp:
             old = getattr(own, "connection", None)
@@ -105,7 +105,7 @@ class Readers:
                 with self._lock:
                     self._all[:] = [(thread, one) for thread, one in self._all if one is not old]
                 old.close()
-            own.connection = database.reader(folder)
+            own.connection = database.connect_reader(folder)
             own.manifest, own.process, own.stamp = current, os.getpid(), stamp
             self._keep(own.connection)
         connection: sqlite3.Connection = own.connection
@@ -123,14 +123,14 @@ class Readers:
 
     def _stamp_now(self) -> tuple[int, int, int]:
         try:
-            found = (self._memory / manifest.NAME).stat()
+            found = (self._memory / manifest.MANIFEST_FILE).stat()
         except FileNotFoundError:
-            manifest.read(self._memory)  # which says what is there instead
+            manifest.read_manifest(self._memory)  # which says what is there instead
             raise
         return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _close_all(connections: list[tuple[threading.Thread, sqlite3.Connection]], process: int) -> None:
+def _close_connections(connections: list[tuple[threading.Thread, sqlite3.Connection]], process: int) -> None:
     for _, connection in connections if process == os.getpid() else ():
         with contextlib.suppress(sqlite3.Error):
             connection.close()

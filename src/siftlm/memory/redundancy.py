@@ -19,15 +19,15 @@ from siftlm.progress import Meter, Report
 from siftlm.types import FloatArray, IntArray, Vectors
 
 # Cosines that are held at a time: 32 MiB of float32.
-AT_ONCE = 8 << 20
+MAX_BLOCK_COSINES = 8 << 20
 # Random pairs that are compared; all of them, where there are fewer.
-PAIRS = 100_000
+MAX_RANDOM_PAIRS = 100_000
 # Groups that are shown, passages of each, characters of each, and texts that are read at a time.
-GROUPS, SHOWN, SNIPPET, READ = 3, 3, 120, 1000
+SHOWN_GROUPS, SHOWN_GROUP_PASSAGES, SNIPPET_CHARACTERS, READ_BATCH_TEXTS = 3, 3, 120, 1000
 # From which shares on near-copies count as common, or as rare.
-COMMON, RARE = 0.2, 0.01
+COMMON_COPY_SHARE, RARE_COPY_SHARE = 0.2, 0.01
 # Below so many passages a sample says little.
-ENOUGH = 1000
+MIN_SAMPLE_PASSAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def redundancy(
     rng = np.random.default_rng(seed)
     size = min(sample, len(rows))
     chosen: IntArray = np.sort(rng.choice(rows, size, replace=False)) if size else np.zeros(0, dtype=np.int64)
-    units = vectors.unit(store.vectors(chosen))
-    counts, nearest = _compared(units, threshold, Meter("comparing", "passages", report, total=size))
+    units = vectors.unit_rows(store.vectors(chosen))
+    counts, nearest = _count_near_copies(units, threshold, Meter("comparing", "passages", report, total=size))
     pairs = _pairs(units, rng)
     mean_pair, median_pair = _mean_and_median(pairs)
     mean_nearest, median_nearest = _mean_and_median(nearest)
@@ -146,12 +146,12 @@ def _check(sample: Any, neighbours: Any, threshold: Any, seed: Any) -> None:
         raise InvalidInput(f"threshold must be a cosine from -1 to below 1, got {threshold!r}")
 
 
-def _compared(units: Vectors, threshold: float, meter: Meter) -> tuple[IntArray, FloatArray]:
+def _count_near_copies(units: Vectors, threshold: float, meter: Meter) -> tuple[IntArray, FloatArray]:
     """For each: how many others are above the threshold, and the cosine of the nearest other."""
     size = len(units)
     counts = np.zeros(size, dtype=np.int64)
     nearest: FloatArray = np.full(size, np.nan)
-    step = max(1, AT_ONCE // max(1, size))
+    step = max(1, MAX_BLOCK_COSINES // max(1, size))
     for first in range(0, size if size > 1 else 0, step):
         cosines = units[first : first + step] @ units.T
         own = np.arange(len(cosines))
@@ -168,13 +168,13 @@ def _pairs(units: Vectors, rng: np.random.Generator) -> FloatArray:
     size = len(units)
     if size < 2:
         return np.zeros(0)
-    if size * (size - 1) // 2 <= PAIRS:
+    if size * (size - 1) // 2 <= MAX_RANDOM_PAIRS:
         left, right = np.triu_indices(size, k=1)
     else:
-        left = rng.integers(size, size=PAIRS)
-        right = (left + rng.integers(1, size, size=PAIRS)) % size
+        left = rng.integers(size, size=MAX_RANDOM_PAIRS)
+        right = (left + rng.integers(1, size, size=MAX_RANDOM_PAIRS)) % size
     found: FloatArray = np.empty(len(left))
-    step = max(1, AT_ONCE // (2 * units.shape[1]))
+    step = max(1, MAX_BLOCK_COSINES // (2 * units.shape[1]))
     for at in range(0, len(left), step):
         some = slice(at, at + step)
         found[some] = np.einsum("ij,ij->i", units[left[some]], units[right[some]])
@@ -197,8 +197,8 @@ def _spread(counts: IntArray) -> dict[str, float]:
 
 def _copies(store: Store, rows: IntArray) -> float:
     given = 0
-    for at in range(0, len(rows), READ):
-        given += sum(passage.copies for passage in store.passages(rows[at : at + READ].tolist(), None))
+    for at in range(0, len(rows), READ_BATCH_TEXTS):
+        given += sum(passage.copies for passage in store.passages(rows[at : at + READ_BATCH_TEXTS].tolist(), None))
     return (given - len(rows)) / given if given else 0.0
 
 
@@ -207,7 +207,7 @@ def _groups(store: Store, rows: IntArray, units: Vectors, counts: IntArray, thre
     groups: list[Group] = []
     free = np.ones(len(rows), dtype=np.bool_)
     for centre in np.argsort(-counts, kind="stable"):
-        if len(groups) == GROUPS or not counts[centre]:
+        if len(groups) == SHOWN_GROUPS or not counts[centre]:
             break
         if not free[centre]:
             continue
@@ -215,15 +215,19 @@ def _groups(store: Store, rows: IntArray, units: Vectors, counts: IntArray, thre
         cosines[centre] = np.inf
         near = np.flatnonzero(cosines > threshold)
         free[near] = False
-        shown = near[np.argsort(-cosines[near], kind="stable")][:SHOWN]
+        shown = near[np.argsort(-cosines[near], kind="stable")][:SHOWN_GROUP_PASSAGES]
         texts = [passage.text for passage in store.passages(rows[shown].tolist(), None)]
         groups.append(Group(len(near), tuple(rows[shown].tolist()), tuple(map(_snippet, texts))))
     return tuple(groups)
 
 
 def _snippet(text: str) -> str:
-    line = " ".join(text[: 4 * SNIPPET].split())
-    return line if len(line) <= SNIPPET and len(text) <= 4 * SNIPPET else line[: SNIPPET - 1] + "…"
+    line = " ".join(text[: 4 * SNIPPET_CHARACTERS].split())
+    return (
+        line
+        if len(line) <= SNIPPET_CHARACTERS and len(text) <= 4 * SNIPPET_CHARACTERS
+        else line[: SNIPPET_CHARACTERS - 1] + "…"
+    )
 
 
 def _advice(size: int, passages: int, share: float, neighbours: int, threshold: float, median_pair: float) -> str:
@@ -243,13 +247,15 @@ def _advice(size: int, passages: int, share: float, neighbours: int, threshold: 
     whole = f" Among all {passages:,}, a passage has about {passages / size:.0f} times as many." * (
         passages >= 2 * size > 0
     )
-    unsure = f" {size:,} passages are few, though, and more of them would have more neighbours." * (size < ENOUGH)
+    unsure = f" {size:,} passages are few, though, and more of them would have more neighbours." * (
+        size < MIN_SAMPLE_PASSAGES
+    )
     several = f"{neighbours} or more others above {threshold:g} in a sample of {size:,}"
-    if share >= COMMON:
+    if share >= COMMON_COPY_SHARE:
         said = (
             f"Diversity will matter: {share:.0%} of the passages have {several}; nearest neighbours will often repeat."
         )
-    elif share >= RARE:
+    elif share >= RARE_COPY_SHARE:
         said = f"Diversity will matter for some prompts: {share:.1%} of the passages have {several}."
     else:
         said = (

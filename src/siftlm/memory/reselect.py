@@ -15,19 +15,19 @@ import numpy as np
 from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.memory import given
-from siftlm.memory.asked import Wanted, wanted
+from siftlm.memory.asked import SearchRequest, search_request
 from siftlm.memory.found import Found, Hit
-from siftlm.memory.search import within_cap
-from siftlm.memory.searching import Searching
-from siftlm.memory.vectors import unit
+from siftlm.memory.search import picks_within_cap
+from siftlm.memory.searching import Searcher
+from siftlm.memory.vectors import unit_rows
 from siftlm.types import Selection, Vectors
 
 Features = Callable[[Sequence[str]], Vectors]
 """Texts -> (n, d)."""
 
 
-def reselect(
-    memory: Searching,
+def rerank(
+    memory: Searcher,
     prompt: str,
     n: int,
     features: Features,
@@ -44,35 +44,51 @@ def reselect(
     exact: bool = False,
     **settings: Any,
 ) -> Found:
-    """`Searching.search`, but what is selected among the k nearest is selected by ``features``.
+    """`Searcher.search`, but what is selected among the k nearest is selected by ``features``.
 
     The hits' scores are cosines of features, too. ``known`` may be texts.
     """
-    k = _near(k, residual, opposites)
-    want = wanted(
-        n, method=method, k=k, candidates=candidates, opposites=False, where=where, residual=False,
-        without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
-    )  # fmt: skip
+    k = _nearest_settings(k, residual, opposites)
+    want = search_request(
+        n,
+        method=method,
+        k=k,
+        candidates=candidates,
+        opposites=False,
+        where=where,
+        residual=False,
+        without_copies=without_copies,
+        per_document=per_document,
+        exclude=exclude,
+        settings=settings,
+    )
     near = memory.search(
-        prompt, k, method="nearest", k=k, candidates=candidates, where=where, without_copies=without_copies,
-        exclude=exclude, exact=exact,
-    )  # fmt: skip
+        prompt,
+        k,
+        method="nearest",
+        k=k,
+        candidates=candidates,
+        where=where,
+        without_copies=without_copies,
+        exclude=exclude,
+        exact=exact,
+    )
     began = time.perf_counter()
-    known = _known(settings.get("known"))
-    made = unit(np.asarray(features([prompt, *known, *near.texts])))
+    known = _embed_known_texts(settings.get("known"))
+    made = unit_rows(np.asarray(features([prompt, *known, *near.texts])))
     if np.isnan(made[0]).any():
         raise InvalidInput(f"the prompt {prompt[:60]!r} has no direction: its features are zero or not finite")
     learned, rest = made[1 : 1 + len(known)], made[1 + len(known) :]
     there = np.flatnonzero(~np.isnan(rest).any(axis=1))
     hits, vectors = [near[int(at)] for at in there], rest[there]
     taken = time.perf_counter()
-    chosen = _chosen(made[0], vectors, hits, learned[~np.isnan(learned).any(axis=1)], want)
+    chosen = _select_reranked(made[0], vectors, hits, learned[~np.isnan(learned).any(axis=1)], want)
     seconds = {**near.seconds, "features": taken - began, "select": time.perf_counter() - taken}
-    return Found(_picked(hits, vectors @ made[0], chosen), _rows(chosen, hits), len(hits), seconds)
+    return Found(_reranked_hits(hits, vectors @ made[0], chosen), _with_memory_rows(chosen, hits), len(hits), seconds)
 
 
-def check(
-    memory: Searching,
+def check_rerank(
+    memory: Searcher,
     n: int,
     *,
     k: int | None = 200,
@@ -82,26 +98,28 @@ def check(
     kernel: Any = None,  # noqa: ARG001 (it may be made for features, and of those there are none yet)
     **settings: Any,
 ) -> None:
-    """Raise what `reselect` would raise for these settings, whatever the prompt is, without searching."""
-    k = _near(k, residual, opposites)
-    _known(known)
+    """Raise what `rerank` would raise for these settings, whatever the prompt is, without searching."""
+    k = _nearest_settings(k, residual, opposites)
+    _embed_known_texts(known)
     memory.check(n, k=k, **settings)
 
 
-def _near(k: int | None, residual: bool, opposites: bool) -> int:
+def _nearest_settings(k: int | None, residual: bool, opposites: bool) -> int:
     if k is None or residual or opposites:
         raise Conflict("features are computed for the k nearest: k=None, residual=True and opposites=True do not apply")
     return k
 
 
-def _known(known: Any) -> list[str]:
-    texts = [] if known is None or not len(known) else given.texts_of(known)
+def _embed_known_texts(known: Any) -> list[str]:
+    texts = [] if known is None or not len(known) else given.query_texts(known)
     if texts is None:
         raise Conflict("known must be texts where features are used: vectors of the memory's embedder mean nothing")
     return list(texts)
 
 
-def _chosen(query: Vectors, vectors: Vectors, hits: Sequence[Hit], known: Vectors, want: Wanted) -> Selection:
+def _select_reranked(
+    query: Vectors, vectors: Vectors, hits: Sequence[Hit], known: Vectors, want: SearchRequest
+) -> Selection:
     settings = {**want.settings, "method": want.method}
     settings.pop("known", None)
     if not hits:
@@ -121,11 +139,11 @@ def _chosen(query: Vectors, vectors: Vectors, hits: Sequence[Hit], known: Vector
     if want.per_document is not None:
         documents = [hit.document for hit in hits]
         settings.update(sources=documents, source_cap=want.per_document)
-        n = within_cap(n, documents, want.per_document)
+        n = picks_within_cap(n, documents, want.per_document)
     return choosing.select(query, vectors, n, **settings)
 
 
-def _picked(hits: Sequence[Hit], cosines: Vectors, chosen: Selection) -> tuple[Hit, ...]:
+def _reranked_hits(hits: Sequence[Hit], cosines: Vectors, chosen: Selection) -> tuple[Hit, ...]:
     return tuple(
         replace(
             hits[int(place)],
@@ -137,7 +155,7 @@ def _picked(hits: Sequence[Hit], cosines: Vectors, chosen: Selection) -> tuple[H
     )
 
 
-def _rows(chosen: Selection, hits: Sequence[Hit]) -> Selection:
+def _with_memory_rows(chosen: Selection, hits: Sequence[Hit]) -> Selection:
     """With the memory's rows for indices."""
     rows = np.array([hit.row for hit in hits], dtype=np.int64)
     return replace(chosen, indices=rows[chosen.indices])

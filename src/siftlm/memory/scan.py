@@ -12,21 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.memory.store import Neighbours
-from siftlm.memory.vectors import Best, Form
+from siftlm.memory.vectors import TopK, VectorFormat
 from siftlm.types import BoolArray, IntArray, Vectors
 
 # Decoded rows that are multiplied at a time, in bytes: what was decoded must still be in the processor's cache, and
 # what needs no decoding is best read in longer runs: the threads of BLAS wait for each other after each.
-DECODED, MAPPED = 1 << 20, 16 << 20
+DECODED_BLOCK_BYTES, MAPPED_BLOCK_BYTES = 1 << 20, 16 << 20
 # Scores that are kept before the best are taken from them.
-SCORES = 2 << 20
+MAX_KEPT_SCORES = 2 << 20
 # BLAS multiplies a matrix by so few vectors faster one after the other.
-FEW = 4
+MAX_SEPARATE_QUERIES = 4
 # Where less than one of so many rows is allowed, only those are read.
-SPARSE = 8
+SPARSE_ROW_RATIO = 8
 
 
-def nearest(stored: Vectors, form: Form, queries: Vectors, k: int, allowed: BoolArray | None) -> list[Neighbours]:
+def nearest(
+    stored: Vectors, form: VectorFormat, queries: Vectors, k: int, allowed: BoolArray | None
+) -> list[Neighbours]:
     """The k rows with the largest inner product with each query (b, d); equal ones go to the smaller row.
 
     Args:
@@ -36,13 +38,13 @@ def nearest(stored: Vectors, form: Form, queries: Vectors, k: int, allowed: Bool
         k: if there are fewer rows, all of them are found.
         allowed: which rows may be found; None for all.
     """
-    shared = _shared(queries)
-    best = Best(len(queries), k)
+    shared = _distinct_queries(queries)
+    best = TopK(len(queries), k)
     rows = None
-    if allowed is not None and np.count_nonzero(allowed) * SPARSE < len(allowed):
+    if allowed is not None and np.count_nonzero(allowed) * SPARSE_ROW_RATIO < len(allowed):
         rows, allowed = np.flatnonzero(allowed), None
     count = len(stored) if rows is None else len(rows)
-    step = max(1, SCORES // max(1, len(shared.directions)))
+    step = max(1, MAX_KEPT_SCORES // max(1, len(shared.directions)))
     for first in range(0, count, step):
         some = stored[first : first + step] if rows is None else stored[rows[first : first + step]]
         scores = _products(some, form, shared.directions)
@@ -62,7 +64,7 @@ def nearest(stored: Vectors, form: Form, queries: Vectors, k: int, allowed: Bool
     return found if rows is None else [Neighbours(rows[one.ids], one.scores) for one in found]
 
 
-class _Shared(NamedTuple):
+class _DistinctQueries(NamedTuple):
     """Queries as directions with a sign, each direction once."""
 
     directions: Vectors
@@ -73,7 +75,7 @@ class _Shared(NamedTuple):
     """(b,) does the query point the other way?"""
 
 
-def _shared(queries: Vectors) -> _Shared:
+def _distinct_queries(queries: Vectors) -> _DistinctQueries:
     # Adding zero makes −0 a 0, so that equal numbers are equal bytes.
     wide = np.ascontiguousarray(queries, dtype=np.float32) + np.float32(0)
     seen: dict[bytes, int] = {}
@@ -90,19 +92,19 @@ def _shared(queries: Vectors) -> _Shared:
             continue
         seen[key] = direction[at] = len(firsts)
         firsts.append(at)
-    return _Shared(wide[firsts], direction, opposite)
+    return _DistinctQueries(wide[firsts], direction, opposite)
 
 
-def _products(rows: Vectors, form: Form, directions: Vectors) -> npt.NDArray[np.float32]:
+def _products(rows: Vectors, form: VectorFormat, directions: Vectors) -> npt.NDArray[np.float32]:
     """(m, d) directions -> (m, len(rows)) inner products."""
     found = np.empty((len(directions), len(rows)), dtype=np.float32)
-    step = max(1, (MAPPED if form.storage == "float32" else DECODED) // (4 * form.width))
+    step = max(1, (MAPPED_BLOCK_BYTES if form.storage == "float32" else DECODED_BLOCK_BYTES) // (4 * form.width))
     if form.storage == "float32" and len(directions) == 1:
         step = max(1, len(rows))  # nothing is read twice, so there is nothing to keep in the cache
     for first in range(0, len(rows), step):
         block = form.decode(rows[first : first + step])
         into = found[:, first : first + step]
-        if len(directions) > FEW:
+        if len(directions) > MAX_SEPARATE_QUERIES:
             np.matmul(directions, block.T, out=into)
         else:
             for direction, own in zip(directions, into, strict=True):

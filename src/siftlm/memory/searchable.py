@@ -12,7 +12,7 @@ from siftlm.memory.where import Expression
 from siftlm.types import IntArray, Vectors
 
 
-class Searchable:
+class StoreIndex:
     """A `siftlm.selection.Index` over those of a store that meet a filter, however many they are."""
 
     def __init__(self, store: WholeStore, where: Expression | None) -> None:
@@ -35,7 +35,7 @@ class Searchable:
         return self._store.vectors(ids)
 
 
-class Counted(Searchable):
+class SizedStoreIndex(StoreIndex):
     """One whose size is known, so that nobody asks it for more than there are."""
 
     def __init__(self, store: WholeStore, where: Expression | None, size: int) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import InvalidInput
 from siftlm.memory import given, intake, search, vectors
-from siftlm.memory.asked import Prompt, Query, Where, wanted
+from siftlm.memory.asked import EmbeddedPrompt, FilterInput, Query, search_request
 from siftlm.memory.found import Found
 from siftlm.memory.store import WholeStore
 from siftlm.types import Vectors
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from siftlm.selection import Method
 
 
-class Searching(ABC):
+class Searcher(ABC):
     """`search` and `search_many`, over a store that the class opens for each call."""
 
     @property
@@ -50,7 +50,7 @@ class Searching(ABC):
         k: int | None = 200,
         candidates: str = "vectors",
         opposites: bool = False,
-        where: Where = None,
+        where: FilterInput = None,
         residual: bool = False,
         without_copies: bool | float = False,
         per_document: int | None = None,
@@ -83,10 +83,19 @@ class Searching(ABC):
                 False, since hits are for reading. For training, where hearing a text twice can be worth more
                 than hearing another, pass ``replacement=True``.
         """
-        want = wanted(
-            n, method=method, k=k, candidates=candidates, opposites=opposites, where=where, residual=residual,
-            without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
-        )  # fmt: skip
+        want = search_request(
+            n,
+            method=method,
+            k=k,
+            candidates=candidates,
+            opposites=opposites,
+            where=where,
+            residual=residual,
+            without_copies=without_copies,
+            per_document=per_document,
+            exclude=exclude,
+            settings=settings,
+        )
         began = time.perf_counter()
         self._embed_known(want.settings)
         prompt = self._prompts([query])[0]
@@ -103,7 +112,7 @@ class Searching(ABC):
         k: int | None = 200,
         candidates: str = "vectors",
         opposites: bool = False,
-        where: Where = None,
+        where: FilterInput = None,
         residual: bool = False,
         without_copies: bool | float = False,
         per_document: int | None = None,
@@ -112,10 +121,19 @@ class Searching(ABC):
         **settings: Any,
     ) -> list[Found]:
         """`search` for many prompts, in their order; embedding, scans and selection are shared."""
-        want = wanted(
-            n, method=method, k=k, candidates=candidates, opposites=opposites, where=where, residual=residual,
-            without_copies=without_copies, per_document=per_document, exclude=exclude, settings=settings,
-        )  # fmt: skip
+        want = search_request(
+            n,
+            method=method,
+            k=k,
+            candidates=candidates,
+            opposites=opposites,
+            where=where,
+            residual=residual,
+            without_copies=without_copies,
+            per_document=per_document,
+            exclude=exclude,
+            settings=settings,
+        )
         if isinstance(queries, str) or not isinstance(queries, (Sequence, np.ndarray)):
             raise InvalidInput("queries must be a list of prompts; for one prompt use search")
         self._embed_known(want.settings)
@@ -128,29 +146,29 @@ class Searching(ABC):
 
         A setting that has a value for each candidate, such as ``costs``, is only known to fit when there are some.
         """
-        asked = signature(Searching.search).bind(self, "", n, **settings)
+        asked = signature(Searcher.search).bind(self, "", n, **settings)
         asked.apply_defaults()
         how = {name: value for name, value in asked.arguments.items() if name not in ("self", "query", "exact")}
-        want = wanted(**how)
-        if want.of_each:
+        want = search_request(**how)
+        if want.per_candidate:
             return
         known = want.settings.get("known")
-        if known is not None and given.texts_of(known) is not None:
+        if known is not None and given.query_texts(known) is not None:
             del want.settings["known"]  # any texts can be embedded
-        search.trial(Prompt(np.eye(1, self.width, dtype=np.float32), None), want)
+        search.dry_run_selection(EmbeddedPrompt(np.eye(1, self.width, dtype=np.float32), None), want)
 
     def _embed_known(self, settings: dict[str, Any]) -> None:
         """Texts that are known already become vectors; vectors may be given as well."""
-        texts = given.texts_of(settings["known"]) if settings.get("known") is not None else None
+        texts = given.query_texts(settings["known"]) if settings.get("known") is not None else None
         if texts is not None:
-            settings["known"] = intake.embedded(self.embedder, texts, self.width)
+            settings["known"] = intake.embed_checked(self.embedder, texts, self.width)
 
-    def _prompts(self, queries: Sequence[Query]) -> list[Prompt]:
+    def _prompts(self, queries: Sequence[Query]) -> list[EmbeddedPrompt]:
         """Embed all texts of all prompts in one call."""
         texts: list[str] = []
         made: list[tuple[slice, str] | Vectors] = []
         for at, query in enumerate(queries):
-            own = given.texts_of(query)
+            own = given.query_texts(query)
             if own is None:
                 made.append(given.unit_targets(f"query {at}", query, self.width))
             else:
@@ -158,8 +176,11 @@ class Searching(ABC):
                 texts.extend(own)
         found: Vectors = np.empty((0, self.width), dtype=np.float32)
         if texts:
-            found = vectors.unit(intake.embedded(self.embedder, texts, self.width, as_query=True))
+            found = vectors.unit_rows(intake.embed_checked(self.embedder, texts, self.width, as_query=True))
             if np.isnan(found).any():
                 at = int(np.argmax(np.isnan(found).any(axis=1)))
                 raise InvalidInput(f"the prompt {texts[at][:60]!r} has no direction: its vector is zero or not finite")
-        return [Prompt(one, None) if isinstance(one, np.ndarray) else Prompt(found[one[0]], one[1]) for one in made]
+        return [
+            EmbeddedPrompt(one, None) if isinstance(one, np.ndarray) else EmbeddedPrompt(found[one[0]], one[1])
+            for one in made
+        ]

@@ -18,15 +18,15 @@ from siftlm.memory import ann, database, keywords, scan, vectors
 from siftlm.memory.manifest import Manifest
 from siftlm.memory.store import Listed, Neighbours, Passage
 from siftlm.memory.where import Expression
-from siftlm.memory.where_sql import Sql
+from siftlm.memory.where_sql import SqlCondition
 from siftlm.types import BoolArray, IntArray, Vectors
 
 # Filters whose rows are remembered between searches of an unchanged memory.
-FILTERS = 16
+CACHED_FILTERS = 16
 
 
 @dataclass
-class View:
+class SnapshotView:
     """What stays the same between two changes of a memory, kept from search to search."""
 
     generation: int
@@ -38,7 +38,7 @@ class View:
     """The newest deletion that ``alive`` knows."""
     alive: BoolArray | None
     """(rows,) or None while nothing was deleted."""
-    index: ann.Lazy
+    index: ann.LazyAnnIndex
     """Of this generation."""
     allowed: OrderedDict[str, BoolArray] = field(default_factory=OrderedDict)
     """Filter -> (rows,) which passages meet it."""
@@ -46,18 +46,20 @@ class View:
     """int8 only: all vectors decoded, once somebody asked for everything."""
 
 
-def refreshed(view: View | None, manifest: Manifest, memory: Path, connection: sqlite3.Connection) -> View:
+def refresh_view(
+    view: SnapshotView | None, manifest: Manifest, memory: Path, connection: sqlite3.Connection
+) -> SnapshotView:
     """The view of this moment: the old one if nothing has changed, else with what is new."""
-    state = database.state(connection)
+    state = database.read_state(connection)
     version, rows = state["version"], state["rows"]
     same = view is not None and view.generation == manifest.generation
-    form = vectors.Form(manifest.storage, manifest.width)
+    form = vectors.VectorFormat(manifest.storage, manifest.width)
     path = manifest.folder(memory) / form.file_name
     if view is not None and same and view.version == version:
         with contextlib.suppress(FileNotFoundError):  # what is mapped stays readable where only the name is gone
-            vectors.refuse_cut(path, form, rows)
+            vectors.check_file_length(path, form, rows)
         return view
-    stored = vectors.mapped(path, form, rows)
+    stored = vectors.map_vectors(path, form, rows)
     last, alive = (view.last_dead, view.alive) if view is not None and same else (0, None)
     dead = connection.execute("SELECT seq, row FROM dead WHERE seq > ? ORDER BY seq", (last,)).fetchall()
     if dead or alive is not None:
@@ -66,21 +68,21 @@ def refreshed(view: View | None, manifest: Manifest, memory: Path, connection: s
             mask[: len(alive)] = alive
         if dead:
             if not all(isinstance(row, int) and 0 <= row < rows for _, row in dead):
-                raise Damaged(f"{manifest.folder(memory) / database.NAME}: names rows that were never written")
+                raise Damaged(f"{manifest.folder(memory) / database.DATABASE_FILE}: names rows that were never written")
             mask[[row for _, row in dead]], last = False, dead[-1][0]
         alive = mask
-    index = view.index if view is not None and same else ann.Lazy(manifest.folder(memory), manifest)
-    return View(manifest.generation, version, rows, stored, last, alive, index)
+    index = view.index if view is not None and same else ann.LazyAnnIndex(manifest.folder(memory), manifest)
+    return SnapshotView(manifest.generation, version, rows, stored, last, alive, index)
 
 
 class Snapshot:
     """A `Store` over one moment of a memory, inside a read transaction."""
 
     def __init__(
-        self, manifest: Manifest, connection: sqlite3.Connection, view: View, *, use_index: bool = True
+        self, manifest: Manifest, connection: sqlite3.Connection, view: SnapshotView, *, use_index: bool = True
     ) -> None:
         self.manifest, self._connection, self.view, self._use_index = manifest, connection, view, use_index
-        self._form = vectors.Form(manifest.storage, manifest.width)
+        self._form = vectors.VectorFormat(manifest.storage, manifest.width)
 
     def end(self) -> None:
         """From now on nothing may be read from it."""
@@ -112,7 +114,7 @@ class Snapshot:
             return scan.nearest(stored, self._form, queries, k, allowed)
         return ann.nearest(index, stored, self._form, queries, k, allowed)
 
-    def _index(self) -> ann.Index | None:
+    def _index(self) -> ann.AnnIndex | None:
         return self.view.index.current(self.view.rows) if self._use_index else None
 
     def scanning(self) -> Snapshot:
@@ -129,9 +131,9 @@ class Snapshot:
             return self.view.stored
         if self.view.ready is None:
             ready = np.empty((self.view.rows, self.width), dtype=np.float32)
-            for first in range(0, self.view.rows, vectors.BLOCK):
-                ready[first : first + vectors.BLOCK] = self._form.decode(
-                    self.view.stored[first : first + vectors.BLOCK]
+            for first in range(0, self.view.rows, vectors.BLOCK_ROWS):
+                ready[first : first + vectors.BLOCK_ROWS] = self._form.decode(
+                    self.view.stored[first : first + vectors.BLOCK_ROWS]
                 )
             self.view.ready = ready
         return self.view.ready
@@ -160,7 +162,7 @@ class Snapshot:
             mask &= alive
         self.view.allowed[key] = mask
         with contextlib.suppress(KeyError):
-            while len(self.view.allowed) > FILTERS:
+            while len(self.view.allowed) > CACHED_FILTERS:
                 self.view.allowed.popitem(last=False)
         return mask
 
@@ -205,7 +207,7 @@ class Snapshot:
         """Of rows, in their order."""
         wanted = [int(row) for row in ids]
         statement = "SELECT row, text FROM passages WHERE row IN ({})"
-        there = dict(database.rows_in(self._connection, statement, wanted))
+        there = dict(database.select_in(self._connection, statement, wanted))
         self._check_there(wanted, there)
         return [there[row] for row in wanted]
 
@@ -227,23 +229,23 @@ class Snapshot:
 
     def _homes(self, rows: Sequence[int], where: Expression | None) -> dict[int, tuple[Any, ...]]:
         """Row -> (row, document, part, start, key, meta) of the first document that holds it and meets the filter."""
-        sql = Sql("1", []) if where is None else where.sql()
+        sql = SqlCondition("1", []) if where is None else where.sql()
         found: dict[int, tuple[Any, ...]] = {}
-        for some in database.chunks(rows, 400):
+        for some in database.parameter_chunks(rows, 400):
             statement = (
                 "SELECT row, document, part, start, key, meta FROM places JOIN documents ON id = document "
-                f"WHERE row IN ({database.marks(len(some))}) AND ({sql.condition}) ORDER BY near, document, part"
+                f"WHERE row IN ({database.placeholders(len(some))}) AND ({sql.condition}) ORDER BY near, document, part"
             )
             for home in self._connection.execute(statement, [*some, *sql.parameters]):
                 found.setdefault(home[0], home)
         return found
 
     def _of_places(self, what: str, rows: Sequence[int], rest: str) -> list[tuple[Any, ...]]:
-        return list(database.rows_in(self._connection, f"SELECT {what} FROM places WHERE row IN ({{}}) {rest}", rows))
+        return list(database.select_in(self._connection, f"SELECT {what} FROM places WHERE row IN ({{}}) {rest}", rows))
 
     def _parts(self, documents: Sequence[int]) -> dict[int, int]:
         statement = "SELECT document, MAX(part) + 1 FROM places WHERE document IN ({}) GROUP BY document"
-        return dict(database.rows_in(self._connection, statement, list(dict.fromkeys(documents))))
+        return dict(database.select_in(self._connection, statement, list(dict.fromkeys(documents))))
 
     def _passage(self, text: str, home: tuple[Any, ...], copies: int, parts: dict[int, int]) -> Passage:
         _, document, part, start, key, meta = home
@@ -278,14 +280,16 @@ class Snapshot:
         try:
             found: dict[str, Any] = json.loads(text)
         except ValueError as error:
-            raise Damaged(f"{database.NAME}: the metadata of document {document} is no JSON: {error}") from error
+            raise Damaged(
+                f"{database.DATABASE_FILE}: the metadata of document {document} is no JSON: {error}"
+            ) from error
         return found
 
     def _check_written(self, first: int, last: int) -> None:
         if first < 0 or last >= self.view.rows:
-            raise Damaged(f"{database.NAME}: names rows that were never written; siftlm verify says more")
+            raise Damaged(f"{database.DATABASE_FILE}: names rows that were never written; siftlm verify says more")
 
     def _check_there(self, wanted: Sequence[int], there: dict[int, Any]) -> None:
         missing = next((row for row in wanted if row not in there), None)
         if missing is not None:
-            raise Damaged(f"{database.NAME}: row {missing} has a vector and no text; siftlm verify says more")
+            raise Damaged(f"{database.DATABASE_FILE}: row {missing} has a vector and no text; siftlm verify says more")

@@ -11,7 +11,7 @@ from siftlm.errors import InvalidInput
 from siftlm.types import IntArray
 
 # Where to cut, best first; the next passage may begin at any place within the white space.
-_BREAKS = tuple(
+_BREAK_PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?P<cut>\n[^\S\n]*\n\s*)",  # blank line
@@ -21,18 +21,18 @@ _BREAKS = tuple(
     )
 )
 # Characters about a place that are looked at when it is judged.
-_AROUND = 16
+_CONTEXT_CHARACTERS = 16
 
 
 @dataclass(frozen=True)
-class Span:
+class PassageSpan:
     """A passage of a text, ``text[start:end]``, in characters."""
 
     start: int
     end: int
 
 
-def passages(text: str, tokens: IntArray, *, size: int, overlap: int) -> list[Span]:
+def split_passages(text: str, tokens: IntArray, *, size: int, overlap: int) -> list[PassageSpan]:
     """Cut a text into passages of at most ``size`` tokens, of which neighbours share at most ``overlap``.
 
     ``tokens`` is (t, 2), where each token starts and ends (`siftlm.embedding.Embedder.tokens`). A cut is moved back, by
@@ -52,15 +52,15 @@ def passages(text: str, tokens: IntArray, *, size: int, overlap: int) -> list[Sp
     if size < 1 or not 0 <= overlap < size:
         raise InvalidInput(f"size={size} and overlap={overlap}: size must be at least 1, overlap from 0 to size - 1")
     tokens = np.asarray(tokens, dtype=np.int64).reshape(-1, 2)
-    whole = _stripped(text, 0, len(text))
+    whole = _strip_span(text, 0, len(text))
     if whole is None:
         return []
     if len(tokens) <= size:
         return [whole]
-    return _Cutter(text, tokens, size, overlap).spans()
+    return _PassageSplitter(text, tokens, size, overlap).spans()
 
 
-class _Cutter:
+class _PassageSplitter:
     """A text whose tokens are grouped into units between which it can be cut.
 
     A unit runs from the start of its first token to the start of the next unit, so that units hold the whole text. It
@@ -77,13 +77,13 @@ class _Cutter:
         self._places = np.concatenate(([0], starts[inner], [len(text)]))
         self._units = len(inner) + 1
 
-    def spans(self) -> list[Span]:
+    def spans(self) -> list[PassageSpan]:
         """One window after the other; ``covered`` units are in the passages so far."""
-        spans: list[Span] = []
+        spans: list[PassageSpan] = []
         begin, covered = self._past_blank(0), 0
         while begin < self._units:
             end = self._end(begin, covered)
-            span = _stripped(self._text, int(self._places[begin]), int(self._places[end]))
+            span = _strip_span(self._text, int(self._places[begin]), int(self._places[end]))
             while end > begin and self._blank(end - 1):
                 end -= 1
             rest = self._past_blank(max(end, covered))
@@ -120,9 +120,9 @@ class _Cutter:
         """The unit from ``low`` to ``high`` that begins at the best break, or the one furthest on the wished side."""
         start, stop = int(self._places[low]), int(self._places[high])
         # What makes a place a break may stand on either side of it.
-        for pattern in _BREAKS:
+        for pattern in _BREAK_PATTERNS:
             found = None
-            for match in pattern.finditer(self._text, max(start - _AROUND, 0), stop + _AROUND):
+            for match in pattern.finditer(self._text, max(start - _CONTEXT_CHARACTERS, 0), stop + _CONTEXT_CHARACTERS):
                 unit = min(int(np.searchsorted(self._places, match.end("cut"), side="right")) - 1, high)
                 if low <= unit and self._places[unit] >= match.start("cut"):
                     found = unit
@@ -147,11 +147,11 @@ class _Cutter:
         return unit
 
 
-def _stripped(text: str, start: int, end: int) -> Span | None:
+def _strip_span(text: str, start: int, end: int) -> PassageSpan | None:
     """The part of ``text[start:end]`` without the white space around it."""
     part = text[start:end]
     inside = part.strip()
     if not inside:
         return None
     start += len(part) - len(part.lstrip())
-    return Span(start, start + len(inside))
+    return PassageSpan(start, start + len(inside))

@@ -19,17 +19,17 @@ from siftlm.errors import Damaged, InvalidInput
 from siftlm.types import FloatArray, IntArray, Vectors
 
 STORAGES = ("float32", "float16", "int8")
-SUFFIX = {"float32": "f32", "float16": "f16", "int8": "i8"}
+STORAGE_SUFFIXES = {"float32": "f32", "float16": "f16", "int8": "i8"}
 # The sign bit of a float32, and where the other 15 bits of a half come to lie in it.
-SIGN_AND_HALF = np.int32(0x0FFFE000 - 2**31)
+FLOAT16_BITS_MASK = np.int32(0x0FFFE000 - 2**31)
 # Squared lengths this close to 1 are unit, as far as float32 can tell.
-UNIT = 1e-6
+SQUARED_NORM_TOLERANCE = 1e-6
 # Rows that are decoded, checked or copied at a time.
-BLOCK = 16384
+BLOCK_ROWS = 16384
 
 
 @dataclass(frozen=True)
-class Form:
+class VectorFormat:
     """How a unit vector is written down.
 
     int8 keeps one scale a row: code = round(127 x / max|x|), and the scale brings the codes back to unit length.
@@ -53,7 +53,7 @@ class Form:
     @property
     def file_name(self) -> str:
         """Says what is in it."""
-        return f"vectors.{SUFFIX[self.storage]}"
+        return f"vectors.{STORAGE_SUFFIXES[self.storage]}"
 
     def encode(self, vectors: Vectors) -> Vectors:
         """(n, d) unit vectors -> rows as they are stored."""
@@ -69,7 +69,7 @@ class Form:
     def decode(self, rows: Vectors) -> Vectors:
         """Rows as they are stored -> (n, d) float32."""
         if self.storage == "float16":
-            return _widened(rows)
+            return _float16_to_float32(rows)
         if self.storage == "float32":
             return rows.astype(np.float32, copy=False)
         found: Vectors = rows["codes"].astype(np.float32)
@@ -77,7 +77,7 @@ class Form:
         return found
 
 
-def _widened(halves: Vectors) -> Vectors:
+def _float16_to_float32(halves: Vectors) -> Vectors:
     """float16 -> float32, several times faster than numpy converts, for finite numbers.
 
     A half's exponent and fraction, moved into a float32's places, read as the number times 2⁻¹¹²: the difference
@@ -85,16 +85,19 @@ def _widened(halves: Vectors) -> Vectors:
     """
     bits = halves.view("<i2").astype(np.int32)
     np.left_shift(bits, 13, out=bits)
-    np.bitwise_and(bits, SIGN_AND_HALF, out=bits)
+    np.bitwise_and(bits, FLOAT16_BITS_MASK, out=bits)
     found = bits.view(np.float32)
     np.multiply(found, np.float32(2.0**112), out=found)
     return found
 
 
-def unit(vectors: Vectors) -> Vectors:
+def unit_rows(vectors: Vectors) -> Vectors:
     """(n, d) float32 at unit length; rows without a direction become NaN, for the caller to find."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if vectors.dtype == np.float32 and (np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1) <= UNIT).all():
+        if (
+            vectors.dtype == np.float32
+            and (np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1) <= SQUARED_NORM_TOLERANCE).all()
+        ):
             return vectors
         wide = vectors.astype(np.float64)
         length = np.sqrt(np.einsum("ij,ij->i", wide, wide))
@@ -103,10 +106,10 @@ def unit(vectors: Vectors) -> Vectors:
     return scaled
 
 
-class Appender:
+class VectorAppender:
     """The writer's hand on the file: rows go to the end, and are safe after ``sync``."""
 
-    def __init__(self, path: Path, form: Form, rows: int) -> None:
+    def __init__(self, path: Path, form: VectorFormat, rows: int) -> None:
         """``rows`` are those that the database names; whatever is beyond them is cut off."""
         self._form, self._rows = form, rows
         self._file: IO[bytes] = open(path, "r+b")  # noqa: SIM115  closed by close()
@@ -120,7 +123,7 @@ class Appender:
     def append(self, vectors: Vectors) -> int:
         """Write (n, d) unit vectors; returns the checksum of their bytes."""
         encoded = self._form.encode(vectors)
-        content = raw(encoded)
+        content = row_bytes_view(encoded)
         self._file.write(content)
         self._rows += len(vectors)
         return zlib.crc32(content)
@@ -135,13 +138,13 @@ class Appender:
         self._file.close()
 
 
-def mapped(path: Path, form: Form, rows: int) -> Vectors:
+def map_vectors(path: Path, form: VectorFormat, rows: int) -> Vectors:
     """The first ``rows`` rows, mapped: (n, d) floats, or (n,) records for int8."""
     shape: tuple[int, ...] = (rows,) if form.storage == "int8" else (rows, form.width)
     if not rows:
         return np.empty(shape, dtype=form.dtype)
     try:
-        refuse_cut(path, form, rows)
+        check_file_length(path, form, rows)
         found: Vectors = np.memmap(path, dtype=form.dtype, mode="r", shape=shape)
     except FileNotFoundError as error:
         raise Damaged(f"{path}: is gone") from error
@@ -149,27 +152,27 @@ def mapped(path: Path, form: Form, rows: int) -> Vectors:
     return found.view(np.ndarray)
 
 
-def refuse_cut(path: Path, form: Form, rows: int) -> None:
+def check_file_length(path: Path, form: VectorFormat, rows: int) -> None:
     """Raise where the file is too short: a process that reads what is mapped and no longer there is killed."""
     size = path.stat().st_size
     if size < rows * form.row_bytes:
         raise Damaged(f"{path}: has {size:,} bytes, but its {rows:,} rows need {rows * form.row_bytes:,}")
 
 
-def checksum(rows: Vectors) -> int:
-    """Of mapped rows, as `Appender.append` returned it."""
+def rows_checksum(rows: Vectors) -> int:
+    """Of mapped rows, as `VectorAppender.append` returned it."""
     found = 0
-    for start in range(0, len(rows), BLOCK):
-        found = zlib.crc32(raw(rows[start : start + BLOCK]), found)
+    for start in range(0, len(rows), BLOCK_ROWS):
+        found = zlib.crc32(row_bytes_view(rows[start : start + BLOCK_ROWS]), found)
     return found
 
 
-def raw(rows: Vectors) -> Any:
+def row_bytes_view(rows: Vectors) -> Any:
     """The rows' bytes, without a copy where they lie in order already."""
     return np.ascontiguousarray(rows).view(np.uint8).reshape(-1)
 
 
-class Best:
+class TopK:
     """The k best scores of each of several queries, over blocks of rows in ascending order."""
 
     def __init__(self, queries: int, k: int) -> None:

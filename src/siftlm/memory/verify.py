@@ -18,8 +18,8 @@ from siftlm.memory.near import Near
 from siftlm.progress import Meter, Report
 
 # So many problems of one kind are named; the rest is counted.
-NAMED = 5
-AT_ONCE = 2000
+MAX_NAMED_PROBLEMS = 5
+READ_BATCH_ROWS = 2000
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class Verification:
 
 def verify(memory: Path, report: Report | None = None) -> Verification:
     """Look at everything. Other processes may go on reading and writing meanwhile."""
-    look = _Look(memory, report)
+    look = _ProblemCollector(memory, report)
     try:
-        known = manifest.read(memory)
+        known = manifest.read_manifest(memory)
     except Damaged as error:
         look.problem(str(error))
         return look.result()
     folder = known.folder(memory)
-    path = folder / database.NAME
+    path = folder / database.DATABASE_FILE
     try:
-        connection = database.reader(folder)
+        connection = database.connect_reader(folder)
     except (Damaged, sqlite3.Error) as error:
         look.problem(str(error) if isinstance(error, Damaged) else f"{path}: {error}")
         return look.result()
     try:
         connection.execute("BEGIN")
-        data = _Data(known, folder, path, connection)
+        data = _MemoryData(known, folder, path, connection)
         for check in (_structure, _rows, _vectors, _passages, _documents, _bands, _inputs, _index):
             look.attempt(check, data)
         connection.execute("COMMIT")
@@ -69,7 +69,7 @@ def verify(memory: Path, report: Report | None = None) -> Verification:
     return look.result()
 
 
-class _Data(NamedTuple):
+class _MemoryData(NamedTuple):
     """What is looked at."""
 
     known: Manifest
@@ -79,7 +79,7 @@ class _Data(NamedTuple):
     connection: sqlite3.Connection
 
 
-class _Look:
+class _ProblemCollector:
     """Collects what is found."""
 
     def __init__(self, memory: Path, report: Report | None) -> None:
@@ -93,15 +93,15 @@ class _Look:
 
     def problems(self, path: Path, found: list[str], what: str) -> None:
         """Several of one kind."""
-        for words in found[:NAMED]:
+        for words in found[:MAX_NAMED_PROBLEMS]:
             self.problem(f"{path}: {words}")
-        if len(found) > NAMED:
-            self.problem(f"{path}: {len(found) - NAMED:,} more {what}")
+        if len(found) > MAX_NAMED_PROBLEMS:
+            self.problem(f"{path}: {len(found) - MAX_NAMED_PROBLEMS:,} more {what}")
 
     def note(self, words: str) -> None:
         self._notes.append(words)
 
-    def attempt(self, check: Callable[[_Look, _Data], None], data: _Data) -> None:
+    def attempt(self, check: Callable[[_ProblemCollector, _MemoryData], None], data: _MemoryData) -> None:
         """A damaged database may stop any check; the others may still have something to say."""
         try:
             check(self, data)
@@ -114,17 +114,17 @@ class _Look:
         return Verification(self.checked, tuple(dict.fromkeys(self._problems)), tuple(self._notes))
 
 
-def _structure(look: _Look, data: _Data) -> None:
+def _structure(look: _ProblemCollector, data: _MemoryData) -> None:
     """SQLite's own check: pages, indexes, order."""
     answers = [row[0] for row in data.connection.execute("PRAGMA integrity_check(10)")]
     if answers != ["ok"]:
         look.problems(data.path, [str(answer) for answer in answers], "complaints of SQLite")
-    database.state(data.connection)  # which has a checksum of its own
+    database.read_state(data.connection)  # which has a checksum of its own
 
 
-def _rows(look: _Look, data: _Data) -> None:
+def _rows(look: _ProblemCollector, data: _MemoryData) -> None:
     """Each row is a passage or dead, and there are as many as were counted."""
-    path, state = data.path, database.state(data.connection)
+    path, state = data.path, database.read_state(data.connection)
 
     def count(statement: str) -> int:
         return int(data.connection.execute(statement).fetchone()[0])
@@ -147,10 +147,10 @@ def _rows(look: _Look, data: _Data) -> None:
         look.problem(f"{path}: documents are numbered beyond what was counted")
 
 
-def _vectors(look: _Look, data: _Data) -> None:
+def _vectors(look: _ProblemCollector, data: _MemoryData) -> None:
     """Every byte of every row, against the checksum of the block it was appended with."""
-    form = vectors.Form(data.known.storage, data.known.width)
-    path, rows = data.folder / form.file_name, database.state(data.connection)["rows"]
+    form = vectors.VectorFormat(data.known.storage, data.known.width)
+    path, rows = data.folder / form.file_name, database.read_state(data.connection)["rows"]
     blocks = data.connection.execute("SELECT first, rows, checksum FROM blocks ORDER BY first").fetchall()
     expected = 0
     for first, count, _ in blocks:
@@ -160,13 +160,13 @@ def _vectors(look: _Look, data: _Data) -> None:
     if expected != rows:
         look.problem(f"{data.path}: {rows:,} rows were counted, and {expected:,} have checksums")
     try:
-        stored = vectors.mapped(path, form, rows)
+        stored = vectors.map_vectors(path, form, rows)
     except Damaged as error:
         look.problem(str(error))
         return
     meter = Meter("vectors", "rows", look.report, rows)
     for first, count, checksum in blocks:
-        if vectors.checksum(stored[first : first + count]) != checksum:
+        if vectors.rows_checksum(stored[first : first + count]) != checksum:
             look.problem(f"{path}: rows {first:,} to {first + count - 1:,} are not what was written")
         meter.at(first + count)
     meter.finish()
@@ -176,13 +176,13 @@ def _vectors(look: _Look, data: _Data) -> None:
         look.note(f"{path}: {extra:,} bytes of an interrupted write at the end; the next writer cuts them off")
 
 
-def _passages(look: _Look, data: _Data) -> None:
+def _passages(look: _ProblemCollector, data: _MemoryData) -> None:
     """Every text, against its digest."""
     wrong, total, size = [], 0, 0
     meter = Meter("texts", "passages", look.report)
     for row, digest, text in data.connection.execute("SELECT row, digest, text FROM passages ORDER BY row"):
         total, size = total + 1, size + len(text)
-        if database.digest(text) != digest:
+        if database.text_digest(text) != digest:
             wrong.append(f"the text of row {row} is not what was written")
         meter.at(total)
     meter.finish()
@@ -190,7 +190,7 @@ def _passages(look: _Look, data: _Data) -> None:
     look.problems(data.path, wrong, "such texts")
 
 
-def _documents(look: _Look, data: _Data) -> None:
+def _documents(look: _ProblemCollector, data: _MemoryData) -> None:
     """Every document, its metadata and where its passages stand, against its digest."""
     wrong, total = [], 0
     statement = (
@@ -198,10 +198,10 @@ def _documents(look: _Look, data: _Data) -> None:
         "passages.digest FROM documents LEFT JOIN places ON places.document = documents.id "
         "LEFT JOIN passages ON passages.row = places.row ORDER BY documents.id, places.part"
     )
-    for number, parts in _grouped(data.connection.execute(statement)):
+    for number, parts in _group_rows(data.connection.execute(statement)):
         total += 1
         _, key, meta, digest = parts[0][:4]
-        held = [database.Place(*part[5:]) for part in parts if part[4] is not None]
+        held = [database.PassagePosition(*part[5:]) for part in parts if part[4] is not None]
         broken = not held or any(place.digest is None for place in held)
         if broken or database.record_digest(key, meta, held) != digest:
             wrong.append(f"document {number} is not what was written")
@@ -214,23 +214,23 @@ def _documents(look: _Look, data: _Data) -> None:
     look.problems(data.path, lost, "such documents")
 
 
-def _grouped(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+def _group_rows(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
     for number, group in groupby(rows, key=itemgetter(0)):
         yield number, list(group)
 
 
-def _bands(look: _Look, data: _Data) -> None:
+def _bands(look: _ProblemCollector, data: _MemoryData) -> None:
     """The keys by which near-duplicates are found, made again from the texts."""
     if data.known.near_duplicates is None:
         return
     near, wrong = Near(data.known.near_duplicates), []
     cursor = data.connection.execute("SELECT row, text FROM passages ORDER BY row")
     total = 0
-    while some := cursor.fetchmany(AT_ONCE):
+    while some := cursor.fetchmany(READ_BATCH_ROWS):
         keys = near.bands([text for _, text in some]).tolist()
         for (row, _), own in zip(some, keys, strict=True):
             total += len(set(own))
-            statement = f"SELECT COUNT(*) FROM bands WHERE row = ? AND key IN ({database.marks(len(own))})"
+            statement = f"SELECT COUNT(*) FROM bands WHERE row = ? AND key IN ({database.placeholders(len(own))})"
             if data.connection.execute(statement, [row, *own]).fetchone()[0] != len(set(own)):
                 wrong.append(f"the near-duplicate keys of row {row} are not what was written")
     if data.connection.execute("SELECT COUNT(*) FROM bands").fetchone()[0] != total:
@@ -238,7 +238,7 @@ def _bands(look: _Look, data: _Data) -> None:
     look.problems(data.path, wrong, "such rows")
 
 
-def _inputs(look: _Look, data: _Data) -> None:
+def _inputs(look: _ProblemCollector, data: _MemoryData) -> None:
     """How far each input was read, against its digest; an unfinished one is worth a note."""
     columns = "recipe, name, next, finished, documents, bad, complaints, digest"
     for row in data.connection.execute(f"SELECT {columns} FROM inputs"):
@@ -248,22 +248,22 @@ def _inputs(look: _Look, data: _Data) -> None:
             look.note(f"{row[1]}: was read up to record {row[2]:,} and not to its end; the same build goes on there")
 
 
-def _index(look: _Look, data: _Data) -> None:
+def _index(look: _ProblemCollector, data: _MemoryData) -> None:
     """Every byte of the index, if there is one. Searches scan where it is damaged."""
-    state = ann.state(data.folder, data.known, database.state(data.connection)["rows"], thorough=True)
+    state = ann.index_state(data.folder, data.known, database.read_state(data.connection)["rows"], thorough=True)
     if state is None or not state.damaged:
         return
-    unfinished = not (data.folder / ann.DESCRIPTION).exists()
+    unfinished = not (data.folder / ann.INDEX_DESCRIPTION_FILE).exists()
     (look.note if unfinished else look.problem)(str(state.problem))
 
 
-def _words(look: _Look, known: Manifest, folder: Path) -> None:
+def _words(look: _ProblemCollector, known: Manifest, folder: Path) -> None:
     """FTS5's own check, which wants to be asked by a writer."""
     if not known.full_text:
         return
-    path = folder / database.NAME
+    path = folder / database.DATABASE_FILE
     try:
-        with writer.writing(look.memory, "verify") as writing:
+        with writer.open_writer(look.memory, "verify") as writing:
             if writing.folder != folder:
                 return
             writing.connection.execute("BEGIN IMMEDIATE")
@@ -284,6 +284,6 @@ def _words(look: _Look, known: Manifest, folder: Path) -> None:
         look.problem(f"{path}: the full-text index does not match the texts: {error}")
 
 
-def _leftovers(look: _Look, known: Manifest) -> None:
+def _leftovers(look: _ProblemCollector, known: Manifest) -> None:
     for name in writer.stray_generations(look.memory, known):
         look.note(f"{look.memory / name}: was left by an interrupted compaction; the next writer removes it")

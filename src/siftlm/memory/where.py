@@ -40,18 +40,18 @@ import numpy as np
 
 from siftlm.errors import InvalidInput
 from siftlm.memory import where_text
-from siftlm.memory.where_sql import Sql, ask_field, ask_id, joined, negated
+from siftlm.memory.where_sql import SqlCondition, field_condition, id_condition, join_conditions, negate
 
-MOST_CONDITIONS = 500
-MOST_VALUES = 10_000
+MAX_CONDITIONS = 500
+MAX_VALUES = 10_000
 # The stack of SQLite's parser holds 100.
-DEEPEST = 16
-LONGEST_PATH = 16
+MAX_FILTER_DEPTH = 16
+MAX_PATH_STEPS = 16
 
-_OPPOSITE = {"!=": "=", "not-in": "in"}
-_ORDERS = ("<", "<=", ">", ">=")
-_TEXTS = ("contains", "starts", "ends")
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+_NEGATED_OPERATORS = {"!=": "=", "not-in": "in"}
+_ORDER_OPERATORS = ("<", "<=", ">", ">=")
+_TEXT_OPERATORS = ("contains", "starts", "ends")
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "=": compare.eq,
     "in": compare.eq,
     "<": compare.lt,
@@ -63,7 +63,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "ends": str.endswith,
 }
 _QUOTED_KEY = r'"(?:[^"\\]|\\.)*"'
-_STEP = re.compile(rf'({_QUOTED_KEY}|[^".][^.]*)(\.(?=.)|\Z)', re.DOTALL)
+_PATH_STEP = re.compile(rf'({_QUOTED_KEY}|[^".][^.]*)(\.(?=.)|\Z)', re.DOTALL)
 
 
 class Expression(ABC):
@@ -74,7 +74,7 @@ class Expression(ABC):
         """Is a document with this metadata and id meant?"""
 
     @abstractmethod
-    def sql(self, meta: str = "meta", id: str = "key") -> Sql:  # noqa: A002
+    def sql(self, meta: str = "meta", id: str = "key") -> SqlCondition:  # noqa: A002
         """The same question for SQLite, of a column of JSON objects (NULL is an empty one) and a TEXT column of ids.
 
         The names of the columns come from the program, never from a user; qualify them where tables are joined.
@@ -90,8 +90,10 @@ class All(Expression):
     def matches(self, meta: Mapping[str, Any], id: str | None = None) -> bool:  # noqa: A002
         return all(part.matches(meta, id) for part in self.parts)
 
-    def sql(self, meta: str = "meta", id: str = "key") -> Sql:  # noqa: A002
-        return joined("AND", [part.sql(meta, id) for part in self.parts]) if self.parts else Sql("1", [])
+    def sql(self, meta: str = "meta", id: str = "key") -> SqlCondition:  # noqa: A002
+        return (
+            join_conditions("AND", [part.sql(meta, id) for part in self.parts]) if self.parts else SqlCondition("1", [])
+        )
 
     def __str__(self) -> str:
         return " and ".join(map(_enclosed, self.parts))
@@ -106,8 +108,8 @@ class Either(Expression):
     def matches(self, meta: Mapping[str, Any], id: str | None = None) -> bool:  # noqa: A002
         return any(part.matches(meta, id) for part in self.parts)
 
-    def sql(self, meta: str = "meta", id: str = "key") -> Sql:  # noqa: A002
-        return joined("OR", [part.sql(meta, id) for part in self.parts])
+    def sql(self, meta: str = "meta", id: str = "key") -> SqlCondition:  # noqa: A002
+        return join_conditions("OR", [part.sql(meta, id) for part in self.parts])
 
     def __str__(self) -> str:
         return " or ".join(map(_enclosed, self.parts))
@@ -122,8 +124,8 @@ class Not(Expression):
     def matches(self, meta: Mapping[str, Any], id: str | None = None) -> bool:  # noqa: A002
         return not self.part.matches(meta, id)
 
-    def sql(self, meta: str = "meta", id: str = "key") -> Sql:  # noqa: A002
-        return negated(self.part.sql(meta, id))
+    def sql(self, meta: str = "meta", id: str = "key") -> SqlCondition:  # noqa: A002
+        return negate(self.part.sql(meta, id))
 
     def __str__(self) -> str:
         return f"not {_enclosed(self.part)}"
@@ -143,24 +145,24 @@ class Condition(Expression):
         found = _look_up(meta, self.path) if self.path else id
         if self.operator == "exists":
             return found is not None
-        check = _COMPARE[_OPPOSITE.get(self.operator, self.operator)]
+        check = _COMPARISONS[_NEGATED_OPERATORS.get(self.operator, self.operator)]
         some = any(
             _kind(value) == _kind(wanted) and check(_narrow(value), wanted)
             for value in (found if isinstance(found, (list, tuple)) else [found])
             for wanted in (self.value if isinstance(self.value, tuple) else [self.value])
         )
-        return some != (self.operator in _OPPOSITE)
+        return some != (self.operator in _NEGATED_OPERATORS)
 
-    def sql(self, meta: str = "meta", id: str = "key") -> Sql:  # noqa: A002
-        operator = _OPPOSITE.get(self.operator, self.operator)
+    def sql(self, meta: str = "meta", id: str = "key") -> SqlCondition:  # noqa: A002
+        operator = _NEGATED_OPERATORS.get(self.operator, self.operator)
         if self.path:
-            test = ask_field(self.path, operator, self.value, meta)
+            test = field_condition(self.path, operator, self.value, meta)
         else:
-            test = ask_id(operator, self.value, id)
-        return negated(test) if self.operator in _OPPOSITE else test
+            test = id_condition(operator, self.value, id)
+        return negate(test) if self.operator in _NEGATED_OPERATORS else test
 
     def __str__(self) -> str:
-        path = ".".join(map(_spelled, self.path)) if self.path else "@id"
+        path = ".".join(map(_quoted_step, self.path)) if self.path else "@id"
         if self.operator == "exists":
             return f"exists {path}"
         return f"{path} {self.operator.replace('-', ' ')} {json.dumps(self.value, ensure_ascii=False)}"
@@ -180,21 +182,21 @@ def parse(where: Mapping[str, Any] | str | Expression | None) -> Expression:
     if isinstance(where, Expression):
         return where
     if isinstance(where, str):
-        where = where_text.read(where)
+        where = where_text.parse_text(where)
     if where is None or where == {}:
         return All()
     expression = _of_dict(where, 1)
     conditions = sum(1 for _ in _conditions(expression))
-    if conditions > MOST_CONDITIONS:
-        raise InvalidInput(f"where has {conditions:,} conditions, more than {MOST_CONDITIONS}; use in for many values")
+    if conditions > MAX_CONDITIONS:
+        raise InvalidInput(f"where has {conditions:,} conditions, more than {MAX_CONDITIONS}; use in for many values")
     return expression
 
 
 def _of_dict(where: Any, depth: int) -> Expression:
     if not isinstance(where, Mapping) or not where:
         raise InvalidInput(f"where: expected a dict such as {{'source': 'wiki'}}, not {_short(where)}")
-    if depth > DEEPEST:
-        raise InvalidInput(f"where is nested more than {DEEPEST} deep")
+    if depth > MAX_FILTER_DEPTH:
+        raise InvalidInput(f"where is nested more than {MAX_FILTER_DEPTH} deep")
     return _all([_of_entry(key, value, depth) for key, value in where.items()])
 
 
@@ -221,19 +223,19 @@ def _condition(key: str, path: tuple[str, ...], operator: Any, value: Any) -> Ex
         there = Condition(path, "exists", True)
         return there if value else Not(there)
     if operator in ("in", "not-in"):
-        if not isinstance(value, (list, tuple)) or len(value) > MOST_VALUES:
-            raise InvalidInput(f"where: {operator!r} of {key!r} needs a list of at most {MOST_VALUES:,} values")
+        if not isinstance(value, (list, tuple)) or len(value) > MAX_VALUES:
+            raise InvalidInput(f"where: {operator!r} of {key!r} needs a list of at most {MAX_VALUES:,} values")
         return Condition(path, operator, tuple(_scalar(key, one) for one in value))
-    if operator not in (*_COMPARE, *_OPPOSITE):
-        known = " ".join([*_COMPARE, *_OPPOSITE, "exists"])
+    if operator not in (*_COMPARISONS, *_NEGATED_OPERATORS):
+        known = " ".join([*_COMPARISONS, *_NEGATED_OPERATORS, "exists"])
         raise InvalidInput(
             f"where: {key!r} has the unknown operator {_short(operator)}; known are {known}. "
             f"For a nested field write {f'{key}.{operator}'!r}"
         )
     wanted = _scalar(key, value)
-    if operator in _TEXTS and not isinstance(wanted, str):
+    if operator in _TEXT_OPERATORS and not isinstance(wanted, str):
         raise InvalidInput(f"where: {operator!r} of {key!r} needs a string, not {_short(value)}")
-    if operator in _ORDERS and isinstance(wanted, bool):
+    if operator in _ORDER_OPERATORS and isinstance(wanted, bool):
         raise InvalidInput(f"where: {operator!r} of {key!r} needs a number or a string, not {wanted}")
     return Condition(path, operator, wanted)
 
@@ -245,7 +247,7 @@ def _scalar(key: str, value: Any) -> Any:
     if value is None:
         raise InvalidInput(f"where: nothing equals null; ask for {{{key!r}: {{'exists': False}}}}")
     if isinstance(value, str):
-        return _clean(str(value))
+        return _storable_text(str(value))
     if isinstance(value, bool):
         return value
     if isinstance(value, (int, float)):
@@ -263,7 +265,7 @@ def _path(key: Any) -> tuple[str, ...]:
     path: list[str] = []
     at = 0
     while at < len(key) or not path:
-        step = _STEP.match(key, at)
+        step = _PATH_STEP.match(key, at)
         if step is None:
             raise InvalidInput(
                 f"where: {_short(key)} is no field; a key that is empty, holds a dot or begins with a quote is "
@@ -271,28 +273,28 @@ def _path(key: Any) -> tuple[str, ...]:
             )
         path.append(_unquoted(step[1]))
         at = step.end()
-    if len(path) > LONGEST_PATH:
-        raise InvalidInput(f"where: the field {_short(key)} is nested more than {LONGEST_PATH} deep")
+    if len(path) > MAX_PATH_STEPS:
+        raise InvalidInput(f"where: the field {_short(key)} is nested more than {MAX_PATH_STEPS} deep")
     return tuple(path)
 
 
 def _unquoted(step: str) -> str:
     if not step.startswith('"'):
-        return _clean(step)
+        return _storable_text(step)
     try:
-        return _clean(str(json.loads(step, strict=False)))
+        return _storable_text(str(json.loads(step, strict=False)))
     except ValueError as error:
         raise InvalidInput(f"where: in the field {_short(step)}: {error}") from None
 
 
-def _clean(text: str) -> str:
+def _storable_text(text: str) -> str:
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise InvalidInput(f"where: {_short(text)} holds a NUL or half of a surrogate pair, which no store can hold")
     return text
 
 
-def _spelled(key: str) -> str:
-    bare = where_text.BARE_KEY.fullmatch(key) and key.lower() not in where_text.RESERVED and key != "@id"
+def _quoted_step(key: str) -> str:
+    bare = where_text.BARE_KEY.fullmatch(key) and key.lower() not in where_text.RESERVED_WORDS and key != "@id"
     return key if bare else json.dumps(key, ensure_ascii=False)
 
 

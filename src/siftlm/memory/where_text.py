@@ -8,34 +8,34 @@ from typing import Any, NoReturn
 
 from siftlm.errors import InvalidInput
 
-LONGEST = 1_000_000
+MAX_FILTER_CHARACTERS = 1_000_000
 # Far beyond what an expression may mean, and far below what Python's stack holds.
-_DEEPEST = 60
-_SHOWN = 30
+_MAX_PARSER_DEPTH = 60
+_SHOWN_CHARACTERS = 30
 
-RESERVED = frozenset(["and", "or", "not", "in", "contains", "starts", "ends", "exists", "true", "false", "null"])
+RESERVED_WORDS = frozenset(["and", "or", "not", "in", "contains", "starts", "ends", "exists", "true", "false", "null"])
 BARE_KEY = re.compile(r"[\w$:/#@-]+")
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-_STEP = rf"(?:{_QUOTED}|{BARE_KEY.pattern})"
-_FIELD = re.compile(rf"{_STEP}(?:\.{_STEP})*", re.DOTALL)
+_STEP_PATTERN = rf"(?:{_QUOTED}|{BARE_KEY.pattern})"
+_FIELD = re.compile(rf"{_STEP_PATTERN}(?:\.{_STEP_PATTERN})*", re.DOTALL)
 _STRING = re.compile(rf"{_QUOTED}|'(?:[^'\\]|\\.)*'", re.DOTALL)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])", re.ASCII)
 _SIGN = re.compile(r"!=|<=|>=|=|<|>")
 _SPACE = re.compile(r"\s*")
 
 
-def read(text: str) -> dict[str, Any]:
+def parse_text(text: str) -> dict[str, Any]:
     """The dict that means the same; empty for an empty string.
 
     >>> read("year >= 2000 and not exists draft")
     {'and': [{'year': {'>=': 2000}}, {'not': {'draft': {'exists': True}}}]}
     """
-    if len(text) > LONGEST:
-        raise InvalidInput(f"where has {len(text):,} characters; at most {LONGEST:,} are read")
-    return _Reader(text).read()
+    if len(text) > MAX_FILTER_CHARACTERS:
+        raise InvalidInput(f"where has {len(text):,} characters; at most {MAX_FILTER_CHARACTERS:,} are read")
+    return _FilterParser(text).read()
 
 
-class _Reader:
+class _FilterParser:
     """Recursive descent: a method for each rule, each leaving `_at` behind what it read and the spaces after it."""
 
     def __init__(self, text: str) -> None:
@@ -64,7 +64,7 @@ class _Reader:
 
     def _one(self) -> dict[str, Any]:
         self._depth += 1
-        if self._depth > _DEEPEST:
+        if self._depth > _MAX_PARSER_DEPTH:
             self._fail("nested too deeply")
         try:
             if self._word("not"):
@@ -97,7 +97,7 @@ class _Reader:
 
     def _field(self) -> str:
         word = BARE_KEY.match(self._text, self._at)
-        if word and word[0].lower() in RESERVED:
+        if word and word[0].lower() in RESERVED_WORDS:
             self._fail(f'expected a field; if one is called {word[0]}, write "{word[0]}"')
         field = self._take(_FIELD)
         if field is None:
@@ -165,8 +165,8 @@ class _Reader:
 
     def _fail(self, problem: str, at: int | None = None) -> NoReturn:
         at = self._at if at is None else at
-        first = max(0, at - _SHOWN)
-        line = re.sub(r"\s", " ", self._text[first : at + _SHOWN])
+        first = max(0, at - _SHOWN_CHARACTERS)
+        line = re.sub(r"\s", " ", self._text[first : at + _SHOWN_CHARACTERS])
         raise InvalidInput(f"where, column {at + 1}: {problem}\n  {line}\n  {' ' * (at - first)}^")
 
 

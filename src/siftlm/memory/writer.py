@@ -15,33 +15,33 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from siftlm.memory import database, disk, lock, vectors
-from siftlm.memory.manifest import GENERATION, Manifest, read
+from siftlm.memory.manifest import GENERATION_NAME, Manifest, read_manifest
 from siftlm.memory.near import Near
 from siftlm.types import Vectors
 
 # Texts that are looked at together.
-AT_ONCE = 2000
+LOOKUP_BATCH_TEXTS = 2000
 # Milliseconds that the emptying of the journal waits for readers; what stays in it, the next writer moves.
-PATIENCE = 200
+CHECKPOINT_TIMEOUT_MS = 200
 
 
-class Part(NamedTuple):
+class PendingPassage(NamedTuple):
     """A passage on its way in: its text, and where it begins in its document."""
 
     text: str
     start: int = 0
 
 
-class Entry(NamedTuple):
+class PendingDocument(NamedTuple):
     """A document on its way in, cut into passages."""
 
     key: str | None
     meta: str | None
     """JSON."""
-    parts: Sequence[Part]
+    parts: Sequence[PendingPassage]
 
 
-class Stand(NamedTuple):
+class StoredText(NamedTuple):
     """Where a part's text is kept."""
 
     row: int
@@ -66,10 +66,10 @@ class Writer:
     def __init__(self, memory: Path, manifest: Manifest, connection: sqlite3.Connection) -> None:
         self.memory, self.manifest, self.connection = memory, manifest, connection
         self.folder = manifest.folder(memory)
-        self.form = vectors.Form(manifest.storage, manifest.width)
+        self.form = vectors.VectorFormat(manifest.storage, manifest.width)
         self.near = None if manifest.near_duplicates is None else Near(manifest.near_duplicates)
-        self._state = database.state(connection)
-        self._appender = vectors.Appender(self.folder / self.form.file_name, self.form, self._state["rows"])
+        self._state = database.read_state(connection)
+        self._appender = vectors.VectorAppender(self.folder / self.form.file_name, self.form, self._state["rows"])
 
     @property
     def rows(self) -> int:
@@ -90,21 +90,21 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
-            self._go_on()
+            self._continue_transaction()
             raise
 
-    def _go_on(self) -> None:
+    def _continue_transaction(self) -> None:
         """From what the database says: where an interrupt came after the commit, the rows count and must stay."""
         with contextlib.suppress(OSError):
             self._appender.close()
         with contextlib.suppress(OSError, sqlite3.Error):
-            self._state = database.state(self.connection)
-            self._appender = vectors.Appender(self.folder / self.form.file_name, self.form, self._state["rows"])
+            self._state = database.read_state(self.connection)
+            self._appender = vectors.VectorAppender(self.folder / self.form.file_name, self.form, self._state["rows"])
 
     def known(self, digests: Sequence[bytes]) -> dict[bytes, int]:
         """Which of these texts are there already: digest -> row."""
         statement = "SELECT digest, row FROM passages WHERE digest IN ({})"
-        return dict(database.rows_in(self.connection, statement, digests))
+        return dict(database.select_in(self.connection, statement, digests))
 
     def append(self, texts: Sequence[str], digests: Sequence[bytes], embedded: Vectors) -> list[int]:
         """New passages with their unit vectors (n, d); returns their rows."""
@@ -120,12 +120,12 @@ class Writer:
         self._state["rows"] += len(texts)
         return rows
 
-    def place(self, entries: Sequence[Entry], places: Sequence[Sequence[Stand]]) -> None:
+    def place(self, entries: Sequence[PendingDocument], places: Sequence[Sequence[StoredText]]) -> None:
         """Write the documents down, and for each of their parts the row that holds its text."""
         documents, held = [], []
         for number, (entry, own) in enumerate(zip(entries, places, strict=True), self._state["next_document"]):
             stands = [
-                database.Place(part.start, int(stand.near), stand.digest)
+                database.PassagePosition(part.start, int(stand.near), stand.digest)
                 for part, stand in zip(entry.parts, own, strict=True)
             ]
             documents.append((number, entry.key, entry.meta, database.record_digest(entry.key, entry.meta, stands)))
@@ -143,7 +143,7 @@ class Writer:
     def banded(self, keys: Sequence[int]) -> Iterator[tuple[int, str]]:
         """Rows, with their texts, that share one of these keys."""
         statement = "SELECT row, text FROM passages WHERE row IN (SELECT row FROM bands WHERE key IN ({}))"
-        return iter(database.rows_in(self.connection, statement, keys))
+        return iter(database.select_in(self.connection, statement, keys))
 
     def input_progress(self, recipe: str) -> InputProgress:
         """How far this input was read before."""
@@ -155,8 +155,15 @@ class Writer:
 
     def remember_input(self, recipe: str, name: str, progress: InputProgress) -> None:
         """How far an input was read, in the same transaction as what was read."""
-        row = (recipe, name, progress.next, int(progress.finished), progress.documents, progress.bad,
-               json.dumps(progress.complaints, ensure_ascii=False))  # fmt: skip
+        row = (
+            recipe,
+            name,
+            progress.next,
+            int(progress.finished),
+            progress.documents,
+            progress.bad,
+            json.dumps(progress.complaints, ensure_ascii=False),
+        )
         self.connection.execute(
             "INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, database.input_digest(*row))
         )
@@ -179,13 +186,13 @@ class Writer:
         run("DELETE FROM places WHERE row IN touched")
         placeless = "NOT EXISTS (SELECT 1 FROM places WHERE document = documents.id)"
         documents += run(f"DELETE FROM documents WHERE id IN going AND {placeless}").rowcount
-        self._sign_again()
+        self._update_digests()
         passages = self._forget_passages()
         self._state["dead"] += passages
         self._state["removed"] += documents
         return Deleted(documents, passages)
 
-    def _sign_again(self) -> None:
+    def _update_digests(self) -> None:
         """The documents that lost a part of theirs and are still there."""
         going = [row[0] for row in self.connection.execute("SELECT id FROM documents WHERE id IN going")]
         for number in going:
@@ -194,15 +201,14 @@ class Writer:
                 "SELECT start, near, digest FROM places JOIN passages USING (row) WHERE document = ? ORDER BY part",
                 (number,),
             )
-            digest = database.record_digest(key, meta, (database.Place(*place) for place in held))
+            digest = database.record_digest(key, meta, (database.PassagePosition(*place) for place in held))
             self.connection.execute("UPDATE documents SET digest = ? WHERE id = ?", (digest, number))
 
     def _forget_passages(self) -> int:
         """Take the touched rows out of the passages and of all that is made from them."""
         run = self.connection.execute
         if self.manifest.full_text:
-            run("INSERT INTO words (words, rowid, text) "
-                "SELECT 'delete', row, text FROM passages WHERE row IN touched")  # fmt: skip
+            run("INSERT INTO words (words, rowid, text) SELECT 'delete', row, text FROM passages WHERE row IN touched")
         if self.near is not None:
             self._forget_bands(self.near)
         run("INSERT INTO dead (row) SELECT row FROM touched ORDER BY row")
@@ -211,7 +217,7 @@ class Writer:
     def _forget_bands(self, near: Near) -> None:
         """Found through the texts' own keys: an index of rows would cost more than it saves."""
         gone = self.connection.execute("SELECT row, text FROM passages WHERE row IN touched")
-        while some := gone.fetchmany(AT_ONCE):
+        while some := gone.fetchmany(LOOKUP_BATCH_TEXTS):
             keys = near.bands([text for _, text in some]).tolist()
             pairs = [(key, row) for (row, _), own in zip(some, keys, strict=True) for key in own]
             self.connection.executemany("DELETE FROM bands WHERE key = ? AND row = ?", pairs)
@@ -220,7 +226,7 @@ class Writer:
         """Let go of the files; what was committed moves from the journal into the database itself."""
         self._appender.close()
         with contextlib.suppress(sqlite3.Error):  # a reader may hold it back, and that is no matter
-            self.connection.execute(f"PRAGMA busy_timeout = {PATIENCE}")
+            self.connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MS}")
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.connection.close()
 
@@ -239,16 +245,16 @@ class InputProgress:
 
 
 @contextlib.contextmanager
-def writing(memory: Path, doing: str, *, wait: float = 0.0) -> Iterator[Writer]:
+def open_writer(memory: Path, doing: str, *, wait: float = 0.0) -> Iterator[Writer]:
     """Be the one writer of a memory for a while.
 
     The manifest is read under the lock: another writer may have changed it meanwhile.
     """
-    with disk.refusals_named(memory), lock.writing(memory, doing, wait=wait):
-        manifest = read(memory)
+    with disk.translate_write_errors(memory), lock.writer_lock(memory, doing, wait=wait):
+        manifest = read_manifest(memory)
         folder = manifest.folder(memory)
-        with database.damage_named(folder / database.NAME):
-            connection = database.writer(folder)
+        with database.translate_database_errors(folder / database.DATABASE_FILE):
+            connection = database.connect_writer(folder)
             try:
                 writer = Writer(memory, manifest, connection)
             except BaseException:
@@ -258,17 +264,17 @@ def writing(memory: Path, doing: str, *, wait: float = 0.0) -> Iterator[Writer]:
                 yield writer
             finally:
                 writer.close()
-                _tidy(memory)
+                _remove_stray_generations(memory)
 
 
 def stray_generations(memory: Path, manifest: Manifest) -> list[str]:
     """Folders of data that do not count: begun and never finished, or replaced and not yet removed."""
     current = manifest.folder(memory).name
     names = (path.name for path in memory.iterdir() if path.is_dir())
-    return sorted(name for name in names if GENERATION.fullmatch(name) and name != current)
+    return sorted(name for name in names if GENERATION_NAME.fullmatch(name) and name != current)
 
 
-def _tidy(memory: Path) -> None:
+def _remove_stray_generations(memory: Path) -> None:
     """Remove what does not count: what was deleted must not live on in a folder that nobody reads."""
-    for name in stray_generations(memory, read(memory)):
+    for name in stray_generations(memory, read_manifest(memory)):
         shutil.rmtree(memory / name, ignore_errors=True)

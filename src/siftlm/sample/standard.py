@@ -12,9 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 # Tests, programs that happen to be installed with the library, and texts that are data.
-LEFT_OUT = frozenset({
-    "__phello__", "_bundled", "idle_test", "idlelib", "lib2to3", "pydoc_data", "test", "tests", "turtledemo",
-})  # fmt: skip
+LEFT_OUT = frozenset(
+    {
+        "__phello__",
+        "_bundled",
+        "idle_test",
+        "idlelib",
+        "lib2to3",
+        "pydoc_data",
+        "test",
+        "tests",
+        "turtledemo",
+    }
+)
 
 
 @dataclass(frozen=True)

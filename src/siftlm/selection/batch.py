@@ -18,15 +18,15 @@ from siftlm.selection.ties import Ties, ties_of
 from siftlm.types import FloatArray, IntArray
 
 # Cholesky rows of a group of prompts should stay in the processor's cache.
-ROWS_BYTES = 4 << 20
+ROW_GROUP_BYTES = 4 << 20
 # What a scan keeps of each candidate for each prompt only has to fit into memory: it is worked off in blocks.
-SCAN_BYTES = 1 << 30
+SCAN_GROUP_BYTES = 1 << 30
 # Candidates of a block, for one prompt; of several prompts' blocks together.
-BLOCK = 1 << 16
+SCAN_BLOCK_CANDIDATES = 1 << 16
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchPicks:
     """The picks of B prompts."""
 
     indices: IntArray
@@ -36,7 +36,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Limits:
+class PickLimits:
     """What may be picked."""
 
     excluded: IntArray | None = None
@@ -45,7 +45,7 @@ class Limits:
     """May each candidate be picked only once?"""
 
 
-def sift_shared(space: FeatureSpace, n: int, noise: float, limits: Limits) -> Batch:
+def sift_shared(space: FeatureSpace, n: int, noise: float, limits: PickLimits) -> BatchPicks:
     """One set of candidates for all prompts; the space's targets are the prompts, one each."""
     check_noise(space, noise)
     prompts, size = space.targets, space.size
@@ -53,13 +53,15 @@ def sift_shared(space: FeatureSpace, n: int, noise: float, limits: Limits) -> Ba
     space.expect(prompts * n)
     ties = [ties_of(space, noise)] * prompts
     if n > space.width or size > CANDIDATES_PER_FEATURE * space.width:
-        many = _groups(prompts, 8 * size * 3, SCAN_BYTES)
-        return _join([_scan(space, cross[group], n, noise, ties, limits) for group in many])
-    groups = _groups(prompts, 8 * size * n, ROWS_BYTES)
-    return _join([_rows(cross[g], diagonal, lambda i, _: space.rows(i), g, n, noise, ties, limits) for g in groups])
+        many = _prompt_groups(prompts, 8 * size * 3, SCAN_GROUP_BYTES)
+        return _join_picks([_pick_by_scan(space, cross[group], n, noise, ties, limits) for group in many])
+    groups = _prompt_groups(prompts, 8 * size * n, ROW_GROUP_BYTES)
+    return _join_picks(
+        [_pick_by_rows(cross[g], diagonal, lambda i, _: space.rows(i), g, n, noise, ties, limits) for g in groups]
+    )
 
 
-def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float, limits: Limits) -> Batch:
+def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float, limits: PickLimits) -> BatchPicks:
     """A set of K candidates for each prompt, all of the same K and one target each."""
 
     def products(indices: IntArray, group: slice) -> RealArray:
@@ -72,20 +74,20 @@ def sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float, limits: 
     cross = np.concatenate([space.cross() for space in spaces])
     diagonal = np.stack([space.diagonal() for space in spaces])
     ties = [ties_of(space, noise) for space in spaces]
-    groups = _groups(len(spaces), 8 * size * n, ROWS_BYTES)
-    return _join([_rows(cross[g], diagonal[g], products, g, n, noise, ties[g], limits) for g in groups])
+    groups = _prompt_groups(len(spaces), 8 * size * n, ROW_GROUP_BYTES)
+    return _join_picks([_pick_by_rows(cross[g], diagonal[g], products, g, n, noise, ties[g], limits) for g in groups])
 
 
-def _groups(prompts: int, bytes_each: int, most: int) -> list[slice]:
+def _prompt_groups(prompts: int, bytes_each: int, most: int) -> list[slice]:
     step = max(1, most // bytes_each)
     return [slice(start, min(start + step, prompts)) for start in range(0, prompts, step)]
 
 
-def _join(parts: list[Batch]) -> Batch:
-    return Batch(np.concatenate([p.indices for p in parts]), np.concatenate([p.gains for p in parts]))
+def _join_picks(parts: list[BatchPicks]) -> BatchPicks:
+    return BatchPicks(np.concatenate([p.indices for p in parts]), np.concatenate([p.gains for p in parts]))
 
 
-def _rows(
+def _pick_by_rows(
     cross: FloatArray,
     diagonal: FloatArray,
     products: Callable[[IntArray, slice], RealArray],
@@ -93,15 +95,15 @@ def _rows(
     n: int,
     noise: float,
     ties: Sequence[Ties],
-    limits: Limits,
-) -> Batch:
+    limits: PickLimits,
+) -> BatchPicks:
     """``RowPosterior`` with a prompt axis."""
     count, size = cross.shape
     cross, noisy = cross.copy(), np.broadcast_to(diagonal + noise, cross.shape).copy()
     rows, scratch, each = np.empty((count, n, size)), np.empty_like(cross), np.arange(count)
-    picks = _Picks(count, n, ties, limits)
+    picks = _BatchPicker(count, n, ties, limits)
     for step in range(n):
-        index = picks.take(step, _scored(cross, noisy, scratch))
+        index = picks.take(step, _score_gains(cross, noisy, scratch))
         if step == n - 1:
             break
         row = rows[:, step]
@@ -109,27 +111,27 @@ def _rows(
         if step:
             past = rows[:, :step]
             row -= np.matmul(past[each, :, index][:, None, :], past)[:, 0]
-        _advance(cross, noisy, row, scratch, each, index, noise)
+        _condition_on_picks(cross, noisy, row, scratch, each, index, noise)
     return picks.done()
 
 
-def _scan(
+def _pick_by_scan(
     space: FeatureSpace,
     cross: FloatArray,
     n: int,
     noise: float,
     ties: Sequence[Ties],
-    limits: Limits,
-) -> Batch:
+    limits: PickLimits,
+) -> BatchPicks:
     """``FeaturePosterior`` with a prompt axis: the prompts share one scan, a matrix–matrix product.
 
     A block of candidates is multiplied, conditioned and scored before the next, while it is in the cache.
     """
     count, size = cross.shape
     cross, noisy = cross.copy(), np.broadcast_to(space.diagonal() + noise, cross.shape).copy()
-    gains = _scored(cross, noisy, np.empty_like(cross))
+    gains = _score_gains(cross, noisy, np.empty_like(cross))
     white, each = np.empty((count, n, space.width)), np.arange(count)
-    picks, block = _Picks(count, n, ties, limits), max(1024, BLOCK // count)
+    picks, block = _BatchPicker(count, n, ties, limits), max(1024, SCAN_BLOCK_CANDIDATES // count)
     for step in range(n):
         index = picks.take(step, gains)
         if step == n - 1:
@@ -148,18 +150,18 @@ def _scan(
             np.multiply(row, row, out=row)
             noisy[:, part] -= row
             np.maximum(noisy[:, part], noise, out=noisy[:, part])
-            _scored(cross[:, part], noisy[:, part], gains[:, part])
+            _score_gains(cross[:, part], noisy[:, part], gains[:, part])
     return picks.done()
 
 
-def _scored(cross: FloatArray, noisy: FloatArray, gains: FloatArray) -> FloatArray:
+def _score_gains(cross: FloatArray, noisy: FloatArray, gains: FloatArray) -> FloatArray:
     """cross² / noisy"""
     np.multiply(cross, cross, out=gains)
     np.divide(gains, noisy, out=gains)
     return gains
 
 
-def _advance(
+def _condition_on_picks(
     cross: FloatArray,
     noisy: FloatArray,
     row: FloatArray,
@@ -179,10 +181,10 @@ def _advance(
     np.maximum(noisy, noise, out=noisy)
 
 
-class _Picks:
+class _BatchPicker:
     """Chooses for every prompt, by the same tie rule as ``Rules``, and keeps the record."""
 
-    def __init__(self, count: int, n: int, ties: Sequence[Ties], limits: Limits) -> None:
+    def __init__(self, count: int, n: int, ties: Sequence[Ties], limits: PickLimits) -> None:
         self._limits = limits
         self._indices = np.empty((count, n), dtype=np.int64)
         self._gains = np.empty((count, n))
@@ -205,6 +207,6 @@ class _Picks:
         self._gains[:, step] = gains[self._each, index]
         return index
 
-    def done(self) -> Batch:
+    def done(self) -> BatchPicks:
         """The record."""
-        return Batch(self._indices, self._gains)
+        return BatchPicks(self._indices, self._gains)

@@ -14,7 +14,7 @@ from siftlm.selection.space import FeatureSpace, Space
 from siftlm.types import FloatArray, IntArray
 
 
-class _Seen(NamedTuple):
+class _CandidateState(NamedTuple):
     """One candidate, and what it takes to condition on it."""
 
     item: int
@@ -22,12 +22,12 @@ class _Seen(NamedTuple):
     past: FloatArray
 
 
-class _Form(Protocol):
-    def look(self, index: int) -> _Seen: ...
+class _BeliefForm(Protocol):
+    def look(self, index: int) -> _CandidateState: ...
 
     def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]: ...
 
-    def observe(self, seen: _Seen) -> None: ...
+    def observe(self, seen: _CandidateState) -> None: ...
 
 
 class Belief:
@@ -35,14 +35,16 @@ class Belief:
 
     def __init__(self, space: Space, noise: float) -> None:
         self.noise = noise
-        self._form: _Form = _Features(space, noise) if isinstance(space, FeatureSpace) else _Pairs(space, noise)
-        self._last: _Seen | None = None
+        self._form: _BeliefForm = (
+            _FeatureForm(space, noise) if isinstance(space, FeatureSpace) else _KernelForm(space, noise)
+        )
+        self._last: _CandidateState | None = None
 
     def look(self, index: int) -> Look:
         """One candidate, as seen now."""
         return self._see(index).look
 
-    def _see(self, index: int) -> _Seen:
+    def _see(self, index: int) -> _CandidateState:
         # Who looks usually picks next, so one look is kept.
         if self._last is None or self._last.item != index:
             self._last = self._form.look(index)
@@ -60,7 +62,7 @@ class Belief:
         self._last = None
 
 
-class _Features:
+class _FeatureForm:
     """By P = (I + X_nᵀX_n/λ)⁻¹ of the feature space, as `FeaturePosterior`: O(min(n, d) d) a look."""
 
     def __init__(self, space: FeatureSpace, noise: float) -> None:
@@ -68,24 +70,24 @@ class _Features:
         self._residual = space.target_vectors.copy()
         self._projection = Projection(space.width)
 
-    def look(self, index: int) -> _Seen:
+    def look(self, index: int) -> _CandidateState:
         vector = self._space.vector(index)
         direction = self._projection.apply(vector)
         noisy = max(0.0, float(vector @ direction)) + self._noise
-        return _Seen(index, look_of(self._residual @ vector, noisy, len(self._residual)), direction)
+        return _CandidateState(index, look_of(self._residual @ vector, noisy, len(self._residual)), direction)
 
     def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
         vectors = self._space.gather(indices).T
         variance: FloatArray = np.einsum("db,db->b", vectors, self._projection.apply(vectors))
         return self._residual @ vectors, variance
 
-    def observe(self, seen: _Seen) -> None:
+    def observe(self, seen: _CandidateState) -> None:
         white = seen.past / seen.look.noisy**0.5
         self._residual -= np.outer(seen.look.cross / seen.look.noisy**0.5, white)
         self._projection.lose(white)
 
 
-class _Pairs:
+class _KernelForm:
     """By L⁻¹, with L Lᵀ = K_n + λI, for kernels that only compare pairs: O(n²) a look."""
 
     def __init__(self, space: Space, noise: float) -> None:
@@ -94,12 +96,12 @@ class _Pairs:
         self._inverse: FloatArray = np.zeros((16, 16))
         self._white: FloatArray = np.zeros((16, space.targets))  # that inverse times k(X_n, x*)
 
-    def look(self, index: int) -> _Seen:
+    def look(self, index: int) -> _CandidateState:
         here = np.array([index], dtype=np.int64)
         own = float(self._space.among(here, here)[0, 0])
         past, cross = self._whiten(here)
         noisy = max(0.0, own - float(past[:, 0] @ past[:, 0])) + self._noise
-        return _Seen(index, look_of(cross[:, 0], noisy, len(cross)), past[:, 0])
+        return _CandidateState(index, look_of(cross[:, 0], noisy, len(cross)), past[:, 0])
 
     def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
         past, cross = self._whiten(indices)
@@ -110,7 +112,7 @@ class _Pairs:
         past = self._inverse[:n, :n] @ self._space.among(self._picked[:n], indices)
         return past, self._space.cross_to(indices) - self._white[:n].T @ past
 
-    def observe(self, seen: _Seen) -> None:
+    def observe(self, seen: _CandidateState) -> None:
         n, root = self._count, seen.look.noisy**0.5
         if n == len(self._picked):
             self._picked = np.pad(self._picked, (0, n))

@@ -25,12 +25,12 @@ import numpy as np
 from siftlm.types import FloatArray
 
 # Fractions of P's smallest eigenvalue that are tried as θ.
-FRACTIONS = (0.0, 0.3, 0.6, 0.8, 0.9, 0.97, 0.995)
+EIGENVALUE_FRACTIONS = (0.0, 0.3, 0.6, 0.8, 0.9, 0.97, 0.995)
 # Relative room for the rounding of everything here, which is float64.
-ROOM = 1e-7
+ROUNDING_MARGIN = 1e-7
 
 
-def reach(scores: FloatArray, length: FloatArray, rounding: float) -> float:
+def hidden_square(scores: FloatArray, length: FloatArray, rounding: float) -> float:
     """s² = Σ_i τ_i² for what a search left out.
 
     ``scores`` (2, m, k) are the products with ±q_i / |q_i|; ``length`` (m,) is |q_i|. What is left out scores
@@ -56,7 +56,7 @@ def hidden_gain(
     """An upper bound on the gain of every hidden vector.
 
     Args:
-        square: s², from `reach`.
+        square: s², from `hidden_square`.
         residual: (m, d) Q.
         targets: (m, m) the targets' posterior covariance.
         picked: (n, d) the vectors picked so far, repeats included; ``None`` tries θ = 0 alone.
@@ -64,15 +64,15 @@ def hidden_gain(
         shortest: r, no vector is shorter; 0 if nothing is known.
         gain: if given, the answer need only be right about being at most this, which can save the spectrum.
     """
-    leftover = _largest(targets) + 1e-13 * float(np.square(residual).sum())
-    best = _gain(square, leftover, 0.0, noise)
-    if picked is not None and shortest > 0 and _matters(gain, best, square, leftover, picked, noise, len(residual)):
-        for theta, rho in _metrics(residual, picked, noise):
-            best = min(best, _gain(square, rho, theta * shortest**2, noise))
-    return best / len(residual) * (1 + ROOM)
+    leftover = _largest_eigenvalue(targets) + 1e-13 * float(np.square(residual).sum())
+    best = _gain_bound(square, leftover, 0.0, noise)
+    if picked is not None and shortest > 0 and _can_decide(gain, best, square, leftover, picked, noise, len(residual)):
+        for theta, rho in _theta_bounds(residual, picked, noise):
+            best = min(best, _gain_bound(square, rho, theta * shortest**2, noise))
+    return best / len(residual) * (1 + ROUNDING_MARGIN)
 
 
-def _matters(
+def _can_decide(
     gain: float | None,
     bound: float,
     square: float,
@@ -85,16 +85,16 @@ def _matters(
     if gain is None:
         return True
     largest = float(np.einsum("nd,nd->n", picked, picked).max(initial=0.0))
-    hoped = _gain(square, leftover, noise / (noise + largest), noise) / (1 + ROOM)
-    return hoped <= gain * targets < bound * (1 + ROOM)
+    hoped = _gain_bound(square, leftover, noise / (noise + largest), noise) / (1 + ROUNDING_MARGIN)
+    return hoped <= gain * targets < bound * (1 + ROUNDING_MARGIN)
 
 
-def _gain(square: float, rho: float, kept: float, noise: float) -> float:
+def _gain_bound(square: float, rho: float, kept: float, noise: float) -> float:
     """t / (kept + t/ρ + λ) at t = s²"""
     return square / (kept + (square / rho if rho > 0 else 0.0) + noise)
 
 
-def _metrics(residual: FloatArray, picked: FloatArray, noise: float) -> list[tuple[float, float]]:
+def _theta_bounds(residual: FloatArray, picked: FloatArray, noise: float) -> list[tuple[float, float]]:
     """Pairs θ, ρ_θ, from the eigenvalues of P in the span of the picks; P is the identity outside of it."""
     values, vectors = np.linalg.eigh(picked @ picked.T) if len(picked) else (np.zeros(0), np.zeros((0, 0)))
     largest = float(values.max(initial=0.0))
@@ -106,12 +106,12 @@ def _metrics(residual: FloatArray, picked: FloatArray, noise: float) -> list[tup
     rest_eigen = noise / (noise + 1e-10 * largest)
     smallest = min(rest_eigen, noise / (noise + largest))
     return [
-        (theta, _largest((along / (eigen - theta)) @ along.T + rest / (rest_eigen - theta)))
-        for theta in (fraction * smallest for fraction in FRACTIONS[1:])
+        (theta, _largest_eigenvalue((along / (eigen - theta)) @ along.T + rest / (rest_eigen - theta)))
+        for theta in (fraction * smallest for fraction in EIGENVALUE_FRACTIONS[1:])
     ]
 
 
-def _largest(matrix: FloatArray) -> float:
+def _largest_eigenvalue(matrix: FloatArray) -> float:
     """The largest eigenvalue of a symmetric matrix, never below 0."""
     top = matrix[0, 0] if len(matrix) == 1 else np.linalg.eigvalsh(matrix)[-1]
     return max(0.0, float(top))

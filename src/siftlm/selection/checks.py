@@ -14,8 +14,8 @@ from siftlm.types import BoolArray, FloatArray, IntArray
 # Real vectors; float16 is read but never computed in.
 RealArray = npt.NDArray[Any]
 # Squared lengths beyond these leave float64 no room for products: of directions, and of lengths that count.
-SHORTEST, LONGEST = 1e-280, 1e280
-LARGEST = 1e140
+MIN_SQUARED_NORM, MAX_SQUARED_NORM = 1e-280, 1e280
+MAX_KERNEL_DIAGONAL = 1e140
 
 
 def as_array(name: str, value: object) -> npt.NDArray[Any]:
@@ -55,7 +55,7 @@ def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool
 
 
 # Squared lengths up to here raise none of the questions that `squared_norms` asks.
-SAFE = 1e30
+SAFE_SQUARED_NORM = 1e30
 
 
 def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
@@ -66,27 +66,27 @@ def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         if array.dtype == np.float16:
-            squared = np.concatenate([_squares(block.astype(np.float32)) for block in blocks(array)])
+            squared = np.concatenate([_row_squares(block.astype(np.float32)) for block in blocks(array)])
         else:
-            squared = _squares(array)
-        if squared.size and float(squared.min()) >= 1e-30 and float(squared.max()) <= SAFE:
+            squared = _row_squares(array)
+        if squared.size and float(squared.min()) >= 1e-30 and float(squared.max()) <= SAFE_SQUARED_NORM:
             return squared  # as nearly always; a NaN would have failed the comparison
         suspicious = ~np.isfinite(squared) | (squared < 1e-30)
         if suspicious.any():
             # Either really bad, or too long or short to be squared in its own precision.
             rows = np.flatnonzero(suspicious)
-            squared[rows] = _squares(array[rows].astype(np.float64))
+            squared[rows] = _row_squares(array[rows].astype(np.float64))
     finite = np.isfinite(squared)
     if not finite.all():
         row = int(np.argmin(finite))
         column = np.flatnonzero(~np.isfinite(array[row]))
         where = f"column {column[0]} is {array[row, column[0]]}" if column.size else "its length overflows float64"
         raise InvalidInput(f"{name} row {row} is not finite: {where}")
-    if (squared > LONGEST).any():
+    if (squared > MAX_SQUARED_NORM).any():
         row = int(np.argmax(squared))
         length = f"length {np.sqrt(squared[row]):g}"
         raise InvalidInput(f"{name} row {row} has {length}: products with it overflow float64")
-    if not zero_ok and (squared < SHORTEST).any():
+    if not zero_ok and (squared < MIN_SQUARED_NORM).any():
         row = int(np.argmin(squared))
         what = "is too short for float64" if array[row].any() else "is all zeros"
         what += " and has no direction"
@@ -94,16 +94,16 @@ def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
     return squared
 
 
-def countable(name: str, squared: FloatArray) -> FloatArray:
+def within_product_range(name: str, squared: FloatArray) -> FloatArray:
     """``squared``, the k(x, x) of each row, none so large that the squares of products overflow."""
-    if squared.size and squared.max() > LARGEST:
+    if squared.size and squared.max() > MAX_KERNEL_DIAGONAL:
         row = int(np.argmax(squared))
         own = f"k(x, x) = {squared[row]:g}"
         raise InvalidInput(f"{name} row {row} has {own}: its products overflow when squared; rescale")
     return squared
 
 
-def _squares(array: RealArray) -> FloatArray:
+def _row_squares(array: RealArray) -> FloatArray:
     squared: FloatArray = np.einsum("ij,ij->i", array, array).astype(np.float64)
     return squared
 

@@ -25,10 +25,10 @@ from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.spaces import space_of
 from siftlm.types import FloatArray, IntArray
 
-Rows = Callable[[IntArray], checks.RealArray]
-NOISES: FloatArray = np.logspace(-6, 4, 81).astype(np.float64)  # times the mean k(x, x)
+RowsOf = Callable[[IntArray], checks.RealArray]
+SPREAD_NOISES: FloatArray = np.logspace(-6, 4, 81).astype(np.float64)  # times the mean k(x, x)
 # A candidate this similar to a prompt is the prompt itself.
-ITSELF = 1 - 1e-6
+SAME_TEXT_SIMILARITY = 1 - 1e-6
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def spread(
     if len(vectors) < 3:
         raise InvalidInput(f"the spread of {len(vectors)} candidates says nothing; give at least 3")
     checks.squared_norms("candidates", vectors, zero_ok=not normalize)
-    vectors = _sample(vectors, checks.count("most", most, at_least=3), generator)
+    vectors = _sample_rows(vectors, checks.count("most", most, at_least=3), generator)
     sample = checks.count("sample", sample, at_least=1)
     prompts = vectors if queries is None else checks.matrix("queries", queries, width=vectors.shape[1])
     chosen = np.sort(generator.choice(len(prompts), size=min(sample, len(prompts)), replace=False))
@@ -123,12 +123,12 @@ def spread(
     length = np.sqrt(diagonal)
     prompt_length = np.sqrt(np.maximum(np.diagonal(space.target_gram()), 1e-300))
     unit = np.outer(prompt_length, np.where(length > 0, length, np.inf))
-    cross[cross > ITSELF * unit] = 0.0  # a text is not its own neighbour
+    cross[cross > SAME_TEXT_SIMILARITY * unit] = 0.0  # a text is not its own neighbour
     n = min(n, len(vectors) - 1)
-    noises: FloatArray = NOISES * (float(diagonal.mean()) or 1.0)
-    low, high = _range(noises, _worth_more(space.rows, diagonal, cross, noises), n, len(vectors))
+    noises: FloatArray = SPREAD_NOISES * (float(diagonal.mean()) or 1.0)
+    low, high = _noise_range(noises, _median_beating_repeat(space.rows, diagonal, cross, noises), n, len(vectors))
     relevance = np.sort(np.abs(cross) / unit, axis=1)
-    pairs = _pairs(space.rows, length, generator)
+    pairs = _random_pair_similarities(space.rows, length, generator)
     return Spread(
         candidates=len(vectors),
         width=vectors.shape[1],
@@ -144,13 +144,13 @@ def spread(
     )
 
 
-def _sample(vectors: checks.RealArray, most: int, generator: np.random.Generator) -> checks.RealArray:
+def _sample_rows(vectors: checks.RealArray, most: int, generator: np.random.Generator) -> checks.RealArray:
     if len(vectors) <= most:
         return vectors
     return vectors[np.sort(generator.choice(len(vectors), size=most, replace=False))]
 
 
-def _range(noises: FloatArray, worth: FloatArray, n: int, size: int) -> tuple[float, float]:
+def _noise_range(noises: FloatArray, worth: FloatArray, n: int, size: int) -> tuple[float, float]:
     """The least λ that leaves no crowd, and the largest that leaves n; NaN where no λ leaves n."""
     enough = np.flatnonzero(worth >= n)
     if not enough.size:
@@ -160,7 +160,7 @@ def _range(noises: FloatArray, worth: FloatArray, n: int, size: int) -> tuple[fl
     return min(low, high), max(low, high)
 
 
-def _worth_more(rows: Rows, diagonal: FloatArray, cross: FloatArray, noises: FloatArray) -> FloatArray:
+def _median_beating_repeat(rows: RowsOf, diagonal: FloatArray, cross: FloatArray, noises: FloatArray) -> FloatArray:
     """(len(noises),) the median prompt's number of candidates that beat a repeat of its nearest."""
     nearest = np.argmax(np.abs(cross), axis=1)
     counts = np.empty((len(cross), len(noises)))
@@ -176,7 +176,7 @@ def _worth_more(rows: Rows, diagonal: FloatArray, cross: FloatArray, noises: Flo
     return middle
 
 
-def _pairs(rows: Rows, length: FloatArray, generator: np.random.Generator) -> FloatArray:
+def _random_pair_similarities(rows: RowsOf, length: FloatArray, generator: np.random.Generator) -> FloatArray:
     """Similarities of random pairs of different candidates."""
     size = len(length)
     left = np.sort(generator.choice(size, size=min(256, size), replace=False))

@@ -33,8 +33,8 @@ class GramEvidence:
         gram, cross = self.gram[self.known :, self.known :], self.cross[:, self.known :]
         own = np.sqrt(np.maximum(np.diagonal(gram), 0))
         prompt = np.sqrt(np.maximum(np.diagonal(self.targets), 0))
-        relevance = np.abs(_scaled(cross, prompt, own)).max(axis=0, initial=0.0)
-        similar = np.abs(_scaled(gram, own, own))
+        relevance = np.abs(_similarities(cross, prompt, own)).max(axis=0, initial=0.0)
+        similar = np.abs(_similarities(gram, own, own))
         overlap = np.array([similar[:n, n].max(initial=0.0) for n in range(len(similar))])
         return Explanation(
             indices=selection.indices,
@@ -91,7 +91,7 @@ class VectorEvidence:
         return gram.explain(selection, texts)
 
 
-def _scaled(products: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
+def _similarities(products: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
     """Products as similarities: 1 for equal texts; 0 where something has no length."""
     own = np.outer(left, right)
     scaled: FloatArray = np.divide(products, own, out=np.zeros_like(products), where=own > 0)

@@ -17,8 +17,8 @@ from siftlm.selection.front import select
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.types import FloatArray, Selection
 
-NOISES = tuple(float(noise) for noise in np.logspace(-3, 2, 21))
-DRAWS = 8
+FIGURE_NOISES = tuple(float(noise) for noise in np.logspace(-3, 2, 21))
+RANDOM_DRAWS = 8
 INK, QUIET = "#1f2933", "#7b8794"
 NEAREST, RANDOM = "#d1495b", "#7b8794"
 
@@ -33,7 +33,7 @@ class TradeOff:
     """Mean over the picks, the first left out, of the largest similarity to an earlier pick."""
 
 
-Reference = tuple[TradeOff, str, str, str]
+ReferencePoint = tuple[TradeOff, str, str, str]
 """A point to compare with: where, its name, its marker, its colour."""
 
 
@@ -54,7 +54,7 @@ def relevance_redundancy(
     candidates: npt.ArrayLike,
     n: int = 10,
     *,
-    noises: Sequence[float] = NOISES,
+    noises: Sequence[float] = FIGURE_NOISES,
     kernel: KernelFunction | FeatureKernel | None = None,
     normalize: bool = True,
     seed: int = 0,
@@ -87,22 +87,22 @@ def relevance_redundancy(
     noises = sorted(float(noise) for noise in noises)
     curve = [point(noise=noise) for noise in noises]
     nearest = point(method="nearest")
-    draws = [point(method="random", seed=seed + draw) for draw in range(DRAWS)]
+    draws = [point(method="random", seed=seed + draw) for draw in range(RANDOM_DRAWS)]
     lot = TradeOff(
         float(np.mean([d.relevance for d in draws])),
         float(np.mean([d.redundancy for d in draws])),
     )
     references = [(nearest, "nearest neighbours", "D", NEAREST), (lot, "random", "s", RANDOM)]
     axes = figure.add_subplot()
-    _frame(axes, n)
-    _curve(axes, curve, noises)
+    _style_axes(axes, n)
+    _draw_curve(axes, curve, noises)
     for at, _, marker, colour in references:
-        _reference(axes, at, marker, colour)
-    _label(figure, axes, curve, noises, references)
+        _draw_reference(axes, at, marker, colour)
+    _place_labels(figure, axes, curve, noises, references)
     return figure
 
 
-def _frame(axes: Any, n: int) -> None:
+def _style_axes(axes: Any, n: int) -> None:
     axes.set_xlabel("redundancy: mean similarity to the closest earlier pick", color=INK)
     axes.set_ylabel("relevance: mean similarity to the prompt", color=INK)
     axes.set_title(f"What λ trades, {n} picks", loc="left", color=INK, fontsize=12, fontweight="bold", pad=12)
@@ -115,22 +115,22 @@ def _frame(axes: Any, n: int) -> None:
     axes.margins(0.12)
 
 
-def _curve(axes: Any, curve: Sequence[TradeOff], noises: Sequence[float]) -> None:
+def _draw_curve(axes: Any, curve: Sequence[TradeOff], noises: Sequence[float]) -> None:
     x, y = [p.redundancy for p in curve], [p.relevance for p in curve]
     axes.plot(x, y, color="#9fb3c8", linewidth=1.6, zorder=2)
     axes.scatter(x, y, c=np.log10(noises), cmap="viridis_r", s=46, edgecolors="white", linewidths=1.0, zorder=3)
 
 
-def _reference(axes: Any, at: TradeOff, marker: str, colour: str) -> None:
+def _draw_reference(axes: Any, at: TradeOff, marker: str, colour: str) -> None:
     axes.scatter([at.redundancy], [at.relevance], marker=marker, s=64, color=colour, edgecolors="white", zorder=4)
 
 
-def _label(
+def _place_labels(
     figure: Any,
     axes: Any,
     curve: Sequence[TradeOff],
     noises: Sequence[float],
-    references: Sequence[Reference],
+    references: Sequence[ReferencePoint],
 ) -> None:
     """Write the names of the references, and λ along the curve, where they cover as little as possible."""
     figure.draw_without_rendering()  # the layout is final only now
@@ -138,25 +138,35 @@ def _label(
     line = axes.transData.transform([(p.redundancy, p.relevance) for p in curve]) / scale
     marks = axes.transData.transform([(at.redundancy, at.relevance) for at, *_ in references]) / scale
     frame = np.array(axes.bbox.extents).reshape(2, 2) / scale
-    page = _Page(np.concatenate([_along(line), *(_around(mark) for mark in (*marks, *line))]), frame)
+    page = _LabelLayout(
+        np.concatenate([_points_along(line), *(_points_around(mark) for mark in (*marks, *line))]), frame
+    )
     halo = extras.load("matplotlib.patheffects", "plot").withStroke(linewidth=3, foreground="white")
 
     def write(text: str, point: TradeOff, spot: FloatArray, size: float, **style: Any) -> None:
         offset = page.place(spot, len(text) * size * (0.68 if "fontweight" in style else 0.6), size) - spot
         axes.annotate(
-            text, (point.redundancy, point.relevance), xytext=tuple(offset), textcoords="offset points",
-            ha="center", va="center_baseline", fontsize=size, zorder=5, path_effects=[halo], in_layout=False,
+            text,
+            (point.redundancy, point.relevance),
+            xytext=tuple(offset),
+            textcoords="offset points",
+            ha="center",
+            va="center_baseline",
+            fontsize=size,
+            zorder=5,
+            path_effects=[halo],
+            in_layout=False,
             **style,
-        )  # fmt: skip
+        )
 
     for (point, name, _, colour), mark in zip(references, marks, strict=True):
         write(name, point, mark, 10.0, color=colour, fontweight="bold")
-    for number, (low, high, at) in enumerate(_marked(noises, line)):
+    for number, (low, high, at) in enumerate(_curve_labels(noises, line)):
         text = f"{low:g}" if low == high else f"{low:g} … {high:g}"
         write(text if number else f"λ = {text}", curve[at], line[at], 9.0, color=INK)
 
 
-def _marked(noises: Sequence[float], line: FloatArray) -> list[tuple[float, float, int]]:
+def _curve_labels(noises: Sequence[float], line: FloatArray) -> list[tuple[float, float, int]]:
     """What stands along the curve: whole powers of ten, if there are any; equal points share one label."""
     whole = [at for at, noise in enumerate(noises) if abs(np.log10(noise) - round(np.log10(noise))) < 1e-9]
     marked: list[tuple[float, float, int]] = []
@@ -168,7 +178,7 @@ def _marked(noises: Sequence[float], line: FloatArray) -> list[tuple[float, floa
     return marked
 
 
-def _along(line: FloatArray) -> FloatArray:
+def _points_along(line: FloatArray) -> FloatArray:
     """Points every few units along a line."""
     pieces = [line[:1]]
     for start, end in itertools.pairwise(line):
@@ -177,14 +187,14 @@ def _along(line: FloatArray) -> FloatArray:
     return np.concatenate(pieces)
 
 
-def _around(mark: FloatArray) -> FloatArray:
+def _points_around(mark: FloatArray) -> FloatArray:
     """Points that stand for the area of a mark."""
     turns = np.linspace(0, 2 * np.pi, 8, endpoint=False)
     ring: FloatArray = mark + 4.0 * np.stack([np.cos(turns), np.sin(turns)], axis=1)
     return ring
 
 
-class _Page:
+class _LabelLayout:
     """What is drawn already, in points; finds free places for labels."""
 
     def __init__(self, drawn: FloatArray, frame: FloatArray) -> None:

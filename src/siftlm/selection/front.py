@@ -13,11 +13,11 @@ from siftlm.selection import checks, greedy
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.pairs import Gram, GramSpace
 from siftlm.selection.problem import Problem
-from siftlm.selection.registry import Method, MethodFunction, find
-from siftlm.selection.rules import Rules
+from siftlm.selection.registry import Method, MethodFunction, find_method
+from siftlm.selection.rules import PickRules
 from siftlm.selection.space import Space, unit_rows
 from siftlm.selection.spaces import space_of
-from siftlm.selection.stopping import Stopping
+from siftlm.selection.stopping import StoppingRules
 from siftlm.selection.ties import ties_of
 from siftlm.types import BoolArray, FloatArray, Selection
 
@@ -84,10 +84,10 @@ def select(
     >>> select(prompt, texts, n=2, method="sift").indices.tolist()      # one of each
     [1, 2]
     """
-    entry = find(method)
+    entry = find_method(method)
     noise = checks.number("noise", noise, above=0)
     normalize, seed = checks.flag("normalize", normalize), checks.count("seed", seed, at_least=0)
-    stopping = Stopping(
+    stopping = StoppingRules(
         adaptive=None if adaptive is None else checks.number("adaptive", adaptive, above=0),
         until=None if until is None else checks.fraction("until", until),
         min_gain=None if min_gain is None else checks.fraction("min_gain", min_gain),
@@ -102,14 +102,14 @@ def select(
         space, probabilities = _vector_space(
             entry, query, vectors, known=known, kernel=kernel, normalize=normalize, noise=noise
         )
-    _check_method(entry, space, options, weighted=_given(prior, costs), stopping=stopping)
-    if entry.whole and _given(prior, costs, sources, replacement):
+    _check_method(entry, space, options, weighted=_any_given(prior, costs), stopping=stopping)
+    if entry.whole and _any_given(prior, costs, sources, replacement):
         raise Conflict(
             f"method {entry.name!r} decides on all picks at once: prior, costs, sources, replacement don't apply"
         )
-    cap = _cap(entry, replacement)
-    blocked = _blocked(exclude, size, space.size)
-    n = how_many(
+    cap = _max_repeats(entry, replacement)
+    blocked = _excluded_mask(exclude, size, space.size)
+    n = pick_count(
         n,
         size if blocked is None else int((~blocked).sum()),
         cap,
@@ -130,18 +130,20 @@ def select(
         raise Conflict("budget needs costs: one number per candidate, such as its tokens")
     if (source_cap is None) != (sources is None):
         raise Conflict("sources and source_cap go together: labels, and how many picks may share one")
-    problem.rules = Rules(
+    problem.rules = PickRules(
         space.size,
         cap=cap,
         blocked=blocked,
-        sources=None if sources is None else _padded(checks.labels("sources", sources, size), space.size, -1),
+        sources=None if sources is None else _padded_for_known(checks.labels("sources", sources, size), space.size, -1),
         source_cap=None if source_cap is None else checks.count("source_cap", source_cap, at_least=1),
-        prior=None if prior is None else _padded(_prior(prior, problem, size), space.size, 0),
-        costs=None if costs is None else _padded(checks.per_item("costs", costs, size, positive=True), space.size, 1),
+        prior=None if prior is None else _padded_for_known(_prior_weights(prior, problem, size), space.size, 0),
+        costs=None
+        if costs is None
+        else _padded_for_known(checks.per_item("costs", costs, size, positive=True), space.size, 1),
         budget=None if budget is None else checks.number("budget", budget, above=0),
         ties=ties_of(space, noise),
     )
-    found = greedy.run(problem, entry.run(problem, **options), n, stopping, range(size, space.size))
+    found = greedy.greedy_select(problem, entry.run(problem, **options), n, stopping, range(size, space.size))
     return Selection(
         indices=found.indices,
         gains=found.gains,
@@ -168,7 +170,7 @@ def _vector_space(
     width = vectors.shape[1]
     probabilities = None
     if entry.reads == "probabilities":
-        if _given(query, known, kernel):
+        if _any_given(query, known, kernel):
             raise Conflict(f"method {entry.name!r} reads softmax outputs: query, known and kernel mean nothing to it")
         probabilities, normalize = checks.probabilities("candidates", vectors), False
     targets = np.zeros((0, width)) if query is None else checks.matrix("query", query, width=width)
@@ -194,7 +196,7 @@ def _given_space(
     """The space whose inner products are all given."""
     if entry.reads == "probabilities":
         raise Conflict(f"method {entry.name!r} reads softmax outputs, not a Gram matrix")
-    if _given(known, kernel):
+    if _any_given(known, kernel):
         raise Conflict("a Gram matrix already holds the kernel's values: kernel and known don't apply")
     size = len(gram.values)
     cross = np.zeros((0, size)) if query is None else checks.finite_matrix("query", query, shape=(None, size))
@@ -214,7 +216,9 @@ def _given_space(
     return GramSpace(gram.values, cross, targets)
 
 
-def _check_method(entry: Method, space: Space, options: dict[str, Any], *, weighted: bool, stopping: Stopping) -> None:
+def _check_method(
+    entry: Method, space: Space, options: dict[str, Any], *, weighted: bool, stopping: StoppingRules
+) -> None:
     """Does everything that was asked for mean something to this method?"""
     for name in options:
         if name not in entry.options:
@@ -228,7 +232,7 @@ def _check_method(entry: Method, space: Space, options: dict[str, Any], *, weigh
         raise Conflict("adaptive, until and min_gain follow the uncertainty about a query, and there is none")
 
 
-def _blocked(exclude: npt.ArrayLike | None, size: int, total: int) -> BoolArray | None:
+def _excluded_mask(exclude: npt.ArrayLike | None, size: int, total: int) -> BoolArray | None:
     """(total,) what may never be picked: what is excluded, and the known items behind the candidates."""
     if exclude is None and size == total:
         return None
@@ -238,12 +242,12 @@ def _blocked(exclude: npt.ArrayLike | None, size: int, total: int) -> BoolArray 
     return blocked
 
 
-def _given(*values: object) -> bool:
+def _any_given(*values: object) -> bool:
     """Was any of them given?"""
     return any(value is not None for value in values)
 
 
-def _cap(entry: Method, replacement: bool | int | None) -> int | None:
+def _max_repeats(entry: Method, replacement: bool | int | None) -> int | None:
     """How often one candidate may be picked; ``None`` for no limit."""
     if replacement is None:
         replacement = entry.repeats
@@ -252,7 +256,9 @@ def _cap(entry: Method, replacement: bool | int | None) -> int | None:
     return checks.count("replacement", replacement, at_least=1)
 
 
-def how_many(n: int | None, available: int, cap: int | None, *, replacement: bool | int | None, budgeted: bool) -> int:
+def pick_count(
+    n: int | None, available: int, cap: int | None, *, replacement: bool | int | None, budgeted: bool
+) -> int:
     """n, checked against what there is to pick from."""
     if available == 0:
         raise InvalidInput("exclude leaves no candidate to pick from")
@@ -272,7 +278,7 @@ def how_many(n: int | None, available: int, cap: int | None, *, replacement: boo
     return n
 
 
-def _prior(prior: Prior, problem: Problem, size: int) -> FloatArray:
+def _prior_weights(prior: Prior, problem: Problem, size: int) -> FloatArray:
     if callable(prior):
         if not problem.space.targets:
             raise Conflict("a prior on relevance needs a query")
@@ -280,7 +286,7 @@ def _prior(prior: Prior, problem: Problem, size: int) -> FloatArray:
     return checks.per_item("prior", prior, size, positive=False)
 
 
-def _padded(values: npt.NDArray[Any], size: int, fill: float) -> npt.NDArray[Any]:
+def _padded_for_known(values: npt.NDArray[Any], size: int, fill: float) -> npt.NDArray[Any]:
     """Known items follow the candidates in the space; they are never picked, so any value will do for them."""
     if len(values) == size:
         return values

@@ -12,13 +12,13 @@ from siftlm.selection.belief import Belief
 from siftlm.selection.posterior import smallest_noise
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps
-from siftlm.selection.rules import NOTHING
-from siftlm.selection.stopping import Stopping
+from siftlm.selection.rules import NO_PICK
+from siftlm.selection.stopping import StoppingRules
 from siftlm.types import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
-class Run:
+class GreedyResult:
     """What the loop found; the front door makes a Selection of it."""
 
     indices: IntArray
@@ -27,13 +27,15 @@ class Run:
     stopped: str
 
 
-def run(problem: Problem, steps: Steps, n: int, stopping: Stopping, known: Sequence[int] = ()) -> Run:
+def greedy_select(
+    problem: Problem, steps: Steps, n: int, stopping: StoppingRules, known: Sequence[int] = ()
+) -> GreedyResult:
     """Pick until ``n``, a stopping rule, the budget or the candidates end it.
 
     ``known`` are rows of the space that count as picked before the first pick. After the last pick nothing
     more is computed.
     """
-    steps = _guarded(steps, problem)
+    steps = _checked_steps(steps, problem)
     gains = next(steps)
     made = problem.posterior_in_use
     # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare.
@@ -46,14 +48,14 @@ def run(problem: Problem, steps: Steps, n: int, stopping: Stopping, known: Seque
         gains = steps.send(index)
     indices: list[int] = []
     values: list[float] = []
-    trace = [_positive(first)]
+    trace = [_nonnegative(first)]
     stopped, rules, may_stop = "n", problem.rules, stopping.active
     while len(indices) < n:
         index = rules.choose(gains)
-        if index == NOTHING:
+        if index == NO_PICK:
             stopped = "budget" if rules.out_of_budget else "exhausted"
             break
-        after = _positive(trace[-1] - belief.look(index).drop)
+        after = _nonnegative(trace[-1] - belief.look(index).drop)
         if may_stop and (reason := stopping.refuses(len(indices), trace[-1], after)):
             stopped = reason
             break
@@ -69,10 +71,10 @@ def run(problem: Problem, steps: Steps, n: int, stopping: Stopping, known: Seque
                 belief.observe(index)
             gains = steps.send(index)
     steps.close()
-    return Run(np.array(indices, dtype=np.int64), np.array(values), np.array(trace), stopped)
+    return GreedyResult(np.array(indices, dtype=np.int64), np.array(values), np.array(trace), stopped)
 
 
-def _guarded(steps: Steps, problem: Problem) -> Steps:
+def _checked_steps(steps: Steps, problem: Problem) -> Steps:
     """The same gains, checked to be one number for each candidate: a method may come from anywhere."""
     index: int | None = None
     while True:
@@ -95,6 +97,6 @@ def _first_uncertainty(problem: Problem) -> float:
     return problem.space.target_trace() / targets if targets else float("nan")
 
 
-def _positive(variance: float) -> float:
+def _nonnegative(variance: float) -> float:
     """Rounding can take a variance below zero; a variance cannot be. NaN (no prompt) stays NaN."""
     return 0.0 if variance < 0 else variance

@@ -139,7 +139,7 @@ class FaissIndex:
             found: RealArray = core.reconstruct_batch(np.ascontiguousarray(keys))
         except RuntimeError as error:
             raise InvalidInput(
-                f"{type(core).__name__} cannot give vectors back, which selection needs: {_first_line(error)}"
+                f"{type(core).__name__} cannot give vectors back, which selection needs: {_first_error_line(error)}"
             ) from error
         return found
 
@@ -173,5 +173,5 @@ class FaissIndex:
             raise InvalidInput(f"{type(self._index).__name__} is empty")
 
 
-def _first_line(error: Exception) -> str:
+def _first_error_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]

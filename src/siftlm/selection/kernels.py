@@ -22,7 +22,7 @@ from siftlm.selection import checks
 Vectors = npt.NDArray[Any]
 KernelFunction = Callable[[Vectors, Vectors], Vectors]
 # What `named` reads.
-NAMES = ("linear", "centred", "power:P", "plus-constant:C")
+KERNEL_NAMES = ("linear", "centred", "power:P", "plus-constant:C")
 
 
 @runtime_checkable
@@ -201,7 +201,7 @@ def named(name: str) -> KernelFunction | FeatureKernel:
         raise InvalidInput(f"kernel {name!r}: {error}") from error
     except ValueError as error:
         raise InvalidInput(f"kernel {name!r} needs a number: power:4 or plus-constant:1") from error
-    raise UnknownName("kernel", name, NAMES)
+    raise UnknownName("kernel", name, KERNEL_NAMES)
 
 
 def named_prior(name: str) -> Relevance:

@@ -12,18 +12,18 @@ import numpy.typing as npt
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.selection import checks
-from siftlm.selection.batch import Batch, Limits, sift_separate, sift_shared
-from siftlm.selection.front import how_many, select
+from siftlm.selection.batch import BatchPicks, PickLimits, sift_separate, sift_shared
+from siftlm.selection.front import pick_count, select
 from siftlm.selection.pairs import Gram
-from siftlm.selection.registry import find
+from siftlm.selection.registry import find_method
 from siftlm.selection.space import FeatureSpace
 from siftlm.types import FloatArray, Selection
 
 # What the shared engines understand; any other setting is worked off prompt by prompt.
-PLAIN = {"method", "noise", "normalize", "seed"}
-PLAIN_SHARED = PLAIN | {"exclude"}
+BATCHED_SETTINGS = {"method", "noise", "normalize", "seed"}
+BATCHED_SHARED_SETTINGS = BATCHED_SETTINGS | {"exclude"}
 # What any method takes; all else must be a setting of the method's own.
-COMMON = {p.name for p in inspect.signature(select).parameters.values() if p.kind is p.KEYWORD_ONLY}
+COMMON_SETTINGS = {p.name for p in inspect.signature(select).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
 def select_many(
@@ -44,23 +44,25 @@ def select_many(
     >>> [s.indices.tolist() for s in select_many([[1, 0.1, 0], [0, 0.1, 1]], texts, n=2)]
     [[0, 1], [2, 1]]
     """
-    prompts = _items("queries", queries)
-    shared = not _one_each(candidates)
+    prompts = _checked_list("queries", queries)
+    shared = not _is_one_set_each(candidates)
     if not prompts:
         return []
     _check_names(settings)
-    plain = _plain(settings, shared=shared) and all(np.ndim(prompt) == 1 for prompt in prompts)
+    plain = _is_batched(settings, shared=shared) and all(np.ndim(prompt) == 1 for prompt in prompts)
     if shared and plain and not isinstance(candidates, Gram):
-        return _shared(prompts, candidates, _checked(n, settings))
-    sets = [candidates] * len(prompts) if shared else _items("candidates", candidates)
+        return _select_shared(prompts, candidates, _checked_settings(n, settings))
+    sets = [candidates] * len(prompts) if shared else _checked_list("candidates", candidates)
     if len(sets) != len(prompts):
         raise InvalidInput(f"{len(prompts)} queries but {len(sets)} sets of candidates")
     if not shared and plain:
-        return _separate(prompts, sets, _checked(n, settings))
-    return [_one(at, prompt, own, n, settings) for at, (prompt, own) in enumerate(zip(prompts, sets, strict=True))]
+        return _select_separate(prompts, sets, _checked_settings(n, settings))
+    return [
+        _select_one(at, prompt, own, n, settings) for at, (prompt, own) in enumerate(zip(prompts, sets, strict=True))
+    ]
 
 
-def _one(at: int, prompt: Any, candidates: Any, n: int | None, settings: dict[str, Any]) -> Selection:
+def _select_one(at: int, prompt: Any, candidates: Any, n: int | None, settings: dict[str, Any]) -> Selection:
     try:
         return select(prompt, candidates, n, **settings)
     except UnknownName:
@@ -72,21 +74,24 @@ def _one(at: int, prompt: Any, candidates: Any, n: int | None, settings: dict[st
 
 def _check_names(settings: dict[str, Any]) -> None:
     """Is there such a method, and does each setting belong to it? ``None`` is no excuse."""
-    entry = find(settings.get("method", "sift"))
+    entry = find_method(settings.get("method", "sift"))
     for name in settings:
-        if name not in COMMON and name not in entry.options:
+        if name not in COMMON_SETTINGS and name not in entry.options:
             own = ", ".join(entry.options) or "none"
             raise InvalidInput(f"method {entry.name!r} has no setting {name!r}; its own are: {own}")
 
 
-def _plain(settings: dict[str, Any], *, shared: bool) -> bool:
+def _is_batched(settings: dict[str, Any], *, shared: bool) -> bool:
     given = {name for name, value in settings.items() if value is not None}
     if settings.get("replacement") is False:
         given.discard("replacement")
-    return given <= (PLAIN_SHARED if shared else PLAIN) and settings.get("method", "sift") in ("sift", "vtl")
+    return given <= (BATCHED_SHARED_SETTINGS if shared else BATCHED_SETTINGS) and settings.get("method", "sift") in (
+        "sift",
+        "vtl",
+    )
 
 
-def _items(name: str, value: Any) -> list[Any]:
+def _checked_list(name: str, value: Any) -> list[Any]:
     if isinstance(value, np.ndarray) and value.ndim not in (2, 3):
         raise InvalidInput(f"{name} must be (B, d), (B, m, d) or a list, got shape {value.shape}")
     try:
@@ -95,7 +100,7 @@ def _items(name: str, value: Any) -> list[Any]:
         raise InvalidInput(f"{name} must be an array or a list, got {type(value).__name__}") from error
 
 
-def _one_each(candidates: Any) -> bool:
+def _is_one_set_each(candidates: Any) -> bool:
     """Is this one set of candidates for each prompt, rather than one set for all?"""
     if isinstance(candidates, Gram):
         return False
@@ -109,7 +114,7 @@ def _one_each(candidates: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class _Plain:
+class _BatchSettings:
     """The settings that the shared engine understands, checked."""
 
     n: int | None
@@ -120,37 +125,37 @@ class _Plain:
     exclude: npt.ArrayLike | None
 
     def count(self, size: int) -> int:
-        return how_many(self.n, size, 1 if self.once else None, replacement=None, budgeted=False)
+        return pick_count(self.n, size, 1 if self.once else None, replacement=None, budgeted=False)
 
-    def limits(self, size: int) -> Limits:
+    def limits(self, size: int) -> PickLimits:
         excluded = None if self.exclude is None else np.unique(checks.item_indices("exclude", self.exclude, size))
-        return Limits(excluded, self.once)
+        return PickLimits(excluded, self.once)
 
 
-def _checked(n: int | None, settings: dict[str, Any]) -> _Plain:
+def _checked_settings(n: int | None, settings: dict[str, Any]) -> _BatchSettings:
     noise = checks.number("noise", settings.get("noise", 0.01), above=0)
     checks.count("seed", settings.get("seed", 0), at_least=0)
     normalize = checks.flag("normalize", settings.get("normalize", True))
     once = settings.get("replacement") is False
-    return _Plain(n, settings.get("method", "sift"), noise, normalize, once, settings.get("exclude"))
+    return _BatchSettings(n, settings.get("method", "sift"), noise, normalize, once, settings.get("exclude"))
 
 
-def _shared(prompts: list[Any], candidates: Any, plain: _Plain) -> list[Selection]:
+def _select_shared(prompts: list[Any], candidates: Any, plain: _BatchSettings) -> list[Selection]:
     vectors = checks.matrix("candidates", candidates)
-    targets = np.concatenate([_vector(at, p, vectors.shape[1]) for at, p in enumerate(prompts)])
+    targets = np.concatenate([_query_vector(at, p, vectors.shape[1]) for at, p in enumerate(prompts)])
     space = FeatureSpace(vectors, targets, normalize=plain.normalize, noise=plain.noise)
     limits = plain.limits(space.size)
     n = plain.count(space.size - (0 if limits.excluded is None else len(limits.excluded)))
     found = sift_shared(space, n, plain.noise, limits)
-    return [_result(found, b, space, space.target_vectors[b : b + 1], plain) for b in range(len(prompts))]
+    return [_to_selection(found, b, space, space.target_vectors[b : b + 1], plain) for b in range(len(prompts))]
 
 
-def _separate(prompts: list[Any], sets: list[Any], plain: _Plain) -> list[Selection]:
+def _select_separate(prompts: list[Any], sets: list[Any], plain: _BatchSettings) -> list[Selection]:
     """Sets of equal size go together."""
     spaces: list[FeatureSpace] = []
     for at, (prompt, own) in enumerate(zip(prompts, sets, strict=True)):
         vectors = checks.matrix(f"candidates of prompt {at}", own)
-        target = _vector(at, prompt, vectors.shape[1])
+        target = _query_vector(at, prompt, vectors.shape[1])
         try:
             spaces.append(FeatureSpace(vectors, target, normalize=plain.normalize, noise=plain.noise))
         except InvalidInput as error:
@@ -161,15 +166,17 @@ def _separate(prompts: list[Any], sets: list[Any], plain: _Plain) -> list[Select
         group = [spaces[at] for at in members]
         found = sift_separate(group, plain.count(size), plain.noise, plain.limits(size))
         for b, at in enumerate(members):
-            answers[at] = _result(found, b, group[b], group[b].target_vectors, plain)
+            answers[at] = _to_selection(found, b, group[b], group[b].target_vectors, plain)
     return [answers[at] for at in range(len(prompts))]
 
 
-def _vector(at: int, prompt: Any, width: int) -> checks.RealArray:
+def _query_vector(at: int, prompt: Any, width: int) -> checks.RealArray:
     return checks.matrix(f"query of prompt {at}", prompt, width=width)
 
 
-def _result(found: Batch, b: int, space: FeatureSpace, target: FloatArray, plain: _Plain) -> Selection:
+def _to_selection(
+    found: BatchPicks, b: int, space: FeatureSpace, target: FloatArray, plain: _BatchSettings
+) -> Selection:
     indices, gains = found.indices[b].copy(), found.gains[b].copy()
     # With one target, a gain is the fall in uncertainty.
     left = float(target[0] @ target[0]) - np.concatenate([[0.0], np.cumsum(gains)])

@@ -7,7 +7,7 @@ import numpy as np
 from siftlm.types import FloatArray
 
 
-def explained(cross: FloatArray, targets: FloatArray, noise: float) -> FloatArray:
+def explained_variance(cross: FloatArray, targets: FloatArray, noise: float) -> FloatArray:
     """(K,) aᵀ (T + λI)⁻¹ a: how much of each candidate's variance the targets would explain.
 
     ``cross`` (m, K) holds the columns a, ``targets`` (m, m) is T, positive semi-definite up to rounding.
@@ -19,7 +19,7 @@ def explained(cross: FloatArray, targets: FloatArray, noise: float) -> FloatArra
     return total
 
 
-def information(part: FloatArray, variance: FloatArray, noise: float) -> FloatArray:
+def mutual_information(part: FloatArray, variance: FloatArray, noise: float) -> FloatArray:
     """½ log((v + λ) / (v + λ − part)), in nats: what an observation shares with what explains ``part`` of v.
 
     No part is larger than the whole, so it is cut at v, and the logarithm stays finite.

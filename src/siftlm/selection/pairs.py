@@ -35,7 +35,7 @@ class KernelSpace:
         if diagonal.min() < -1e-9 * np.abs(diagonal).max():  # less is rounding
             row = int(np.argmin(diagonal))
             raise InvalidInput(f"kernel(x, x) of candidates row {row} is {diagonal[row]:g}; a kernel is never below 0")
-        return checks.countable("candidates", np.maximum(diagonal, 0))
+        return checks.within_product_range("candidates", np.maximum(diagonal, 0))
 
     def _call(self, x: FloatArray, y: FloatArray) -> FloatArray:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
@@ -107,11 +107,11 @@ class Gram:
     """
 
     def __init__(self, values: npt.ArrayLike, targets: npt.ArrayLike | None = None) -> None:
-        self.values = _gram("gram", values)
-        self.targets = None if targets is None else _gram("targets", targets)
+        self.values = _checked_gram("gram", values)
+        self.targets = None if targets is None else _checked_gram("targets", targets)
 
 
-def _gram(name: str, value: npt.ArrayLike) -> FloatArray:
+def _checked_gram(name: str, value: npt.ArrayLike) -> FloatArray:
     gram = checks.finite_matrix(name, value, shape=(None, None))
     if gram.shape[0] != gram.shape[1]:
         raise InvalidInput(f"{name} must be square, got shape {gram.shape}")
@@ -119,7 +119,7 @@ def _gram(name: str, value: npt.ArrayLike) -> FloatArray:
     if (diagonal < 0).any():
         row = int(np.argmin(diagonal))
         raise InvalidInput(f"{name}[{row}, {row}] is {diagonal[row]:g}; a kernel's diagonal is never below 0")
-    checks.countable(name, diagonal)
+    checks.within_product_range(name, diagonal)
     difference = np.abs(gram - gram.T)
     if difference.max() > 1e-6 * float(diagonal.max()):
         row, column = (int(at) for at in np.unravel_index(int(difference.argmax()), gram.shape))

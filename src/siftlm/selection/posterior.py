@@ -37,8 +37,8 @@ CANDIDATES_PER_FEATURE = 6
 # P is recomputed from the picks themselves this often, before its rounding errors can add up.
 REFRESH_EVERY = 2048
 # Candidates are updated so many at a time: a block's numbers stay in the processor's cache from scan to update.
-BLOCK = 4096
-EVERYTHING = slice(None)
+UPDATE_BLOCK_CANDIDATES = 4096
+ALL_CANDIDATES = slice(None)
 
 
 class Look(NamedTuple):
@@ -67,7 +67,7 @@ def check_noise(space: Space, noise: float) -> None:
 
 
 # No candidate has been looked at since the last pick; who looks usually picks next, so one look is kept.
-NOBODY: tuple[int, Look] = (-1, Look(np.zeros(0), 0.0, 0.0))
+NO_LOOK: tuple[int, Look] = (-1, Look(np.zeros(0), 0.0, 0.0))
 
 
 def look_of(cross: FloatArray, noisy: float, targets: int) -> Look:
@@ -105,7 +105,7 @@ class Posterior(Protocol):
         """Condition on it."""
 
 
-class _Common:
+class _PosteriorArrays:
     """The part that both forms share: the arrays over candidates and their update by one row."""
 
     def __init__(self, space: Space, noise: float, cross: RealArray) -> None:
@@ -148,8 +148,8 @@ class _Common:
         else:
             if self._energy is None:
                 self._energy = np.empty(len(gain))
-                for start in range(0, len(gain), BLOCK):
-                    self._add_up(slice(start, start + BLOCK))
+                for start in range(0, len(gain), UPDATE_BLOCK_CANDIDATES):
+                    self._add_up(slice(start, start + UPDATE_BLOCK_CANDIDATES))
             np.divide(self._energy, self.noisy, out=gain)
             gain *= 1 / max(1, targets)
         return gain
@@ -160,10 +160,10 @@ class _Common:
             part = self.cross[:, block]
             self._energy[block] = np.einsum("mk,mk->k", part, part)
 
-    def _update(self, row: RealArray, look: Look, block: slice = EVERYTHING) -> None:
+    def _update(self, row: RealArray, look: Look, block: slice = ALL_CANDIDATES) -> None:
         """``row`` is k_n(x_i, x) / sqrt(k_n(x_i, x_i) + λ) for the candidates of the block."""
         root, scratch, cross, noisy = look.noisy**0.5, self._scratch, self.cross, self.noisy
-        if block is not EVERYTHING:
+        if block is not ALL_CANDIDATES:
             scratch, cross, noisy = scratch[block], cross[:, block], noisy[block]
         if len(cross) == 1:
             np.multiply(row, float(look.cross[0]) / root, out=scratch)
@@ -178,7 +178,7 @@ class _Common:
             np.maximum(noisy, self.noise, out=noisy)
 
 
-class RowPosterior(_Common):
+class RowPosterior(_PosteriorArrays):
     """One row of the Cholesky factor a pick, over all candidates."""
 
     def __init__(self, space: Space, noise: float, expected: int) -> None:
@@ -186,7 +186,7 @@ class RowPosterior(_Common):
         space.expect(expected)
         self._rows: FloatArray = np.empty((max(1, min(expected, 1024)), space.size))
         self._count = 0
-        self._last = NOBODY
+        self._last = NO_LOOK
 
     def look(self, index: int) -> Look:
         if self._last[0] != index:
@@ -197,7 +197,7 @@ class RowPosterior(_Common):
         if self._count == len(self._rows):
             self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
         look, past, row = self.look(index), self._rows[: self._count], self._rows[self._count]
-        self._last = NOBODY
+        self._last = NO_LOOK
         product = self._space.row(index)
         if self._count:
             past[:, index].dot(past, out=self._scratch)
@@ -240,7 +240,7 @@ class Projection:
         self._count += 1
 
 
-class FeaturePosterior(_Common):
+class FeaturePosterior(_PosteriorArrays):
     """The posterior in feature space: one scan a pick, nothing kept per pick once there are d of them."""
 
     _space: FeatureSpace
@@ -279,8 +279,8 @@ class FeaturePosterior(_Common):
         self._residual -= np.outer(look.cross / look.noisy**0.5, white)
         self._projection.lose(white)
         self._picked.append(index)
-        for start in range(0, self._space.size, BLOCK):
-            block = slice(start, start + BLOCK)
+        for start in range(0, self._space.size, UPDATE_BLOCK_CANDIDATES):
+            block = slice(start, start + UPDATE_BLOCK_CANDIDATES)
             self._update(self._space.scan(white, block), look, block)
         self._seen.append((look.cross, look.noisy))
         if self._projection.matrix is not None and len(self._picked) % REFRESH_EVERY == 0:
@@ -303,17 +303,17 @@ class FeaturePosterior(_Common):
     def _refresh(self) -> None:
         """Everything anew from the picks: P = BᵀB with B = √λ L⁻¹ and L Lᵀ = λI + X_nᵀX_n."""
         space = self._space
-        picked = space.gather(picks(self._picked))
+        picked = space.gather(picks_array(self._picked))
         factor = np.linalg.cholesky(picked.T @ picked + self.noise * np.eye(self._width))
         root = self.noise**0.5 * np.linalg.inv(factor)
         self._projection.matrix = matrix = root.T @ root
-        for start in range(0, space.size, BLOCK):
-            block = slice(start, start + BLOCK)
+        for start in range(0, space.size, UPDATE_BLOCK_CANDIDATES):
+            block = slice(start, start + UPDATE_BLOCK_CANDIDATES)
             whitened = space.scan(root.T, block)
             self.noisy[block] = np.einsum("ij,ij->i", whitened, whitened) + self.noise
         self._residual = self._prompt @ matrix
-        for start in range(0, space.size, BLOCK):
-            block = slice(start, start + BLOCK)
+        for start in range(0, space.size, UPDATE_BLOCK_CANDIDATES):
+            block = slice(start, start + UPDATE_BLOCK_CANDIDATES)
             self.cross[:, block] = space.scan(self._residual.T, block).T
             self._add_up(block)
 
@@ -329,6 +329,6 @@ def posterior_of(space: Space, noise: float, expected: int, *, trace_only: bool 
     return RowPosterior(space, noise, expected)
 
 
-def picks(indices: list[int]) -> IntArray:
+def picks_array(indices: list[int]) -> IntArray:
     """A list of picks as the array that results carry."""
     return np.array(indices, dtype=np.int64)

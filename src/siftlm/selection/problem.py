@@ -9,7 +9,7 @@ import numpy as np
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.selection.belief import Belief
 from siftlm.selection.posterior import Posterior, check_noise, posterior_of
-from siftlm.selection.rules import Rules
+from siftlm.selection.rules import PickRules
 from siftlm.selection.space import FeatureSpace, Space
 from siftlm.types import FloatArray
 
@@ -31,7 +31,7 @@ class Problem:
     """A method that searches only a part appends, per pick, whether it is provably that of a full search."""
     known: int = 0
     """How many of the space's last rows are known items: sent to the method before its first pick."""
-    rules: Rules = field(init=False)
+    rules: PickRules = field(init=False)
     """What may be picked; ``rules.choose(gains)`` is what the loop will do with the gains."""
     posterior_in_use: Posterior | Belief | None = field(default=None, init=False)
     """What `posterior` or `belief` made; the loop reads the uncertainty from it."""
@@ -84,12 +84,12 @@ class Problem:
     def similarity(self) -> FloatArray:
         """(m, K) k(x*, x) / sqrt(k(x*, x*) k(x, x))"""
         own = np.sqrt(np.outer(np.diagonal(self.space.target_gram()), self.space.diagonal()))
-        return _scaled(self.space.cross(), own)
+        return _cosines(self.space.cross(), own)
 
     def similarity_to(self, index: int) -> FloatArray:
         """(K,) k(x_index, x) / sqrt(k(x_index, x_index) k(x, x))"""
         diagonal = self.space.diagonal()
-        return _scaled(self.space.row(index).astype(np.float64), np.sqrt(diagonal * diagonal[index]))
+        return _cosines(self.space.row(index).astype(np.float64), np.sqrt(diagonal * diagonal[index]))
 
     def generator(self) -> np.random.Generator:
         """The source of chance of this selection."""
@@ -101,7 +101,7 @@ class Problem:
         size = self.space.size
         length = np.sqrt(self.space.diagonal())
         gram = self.space.rows(np.arange(size, dtype=np.int64)).astype(np.float64)
-        return _scaled(gram, np.outer(length, length))
+        return _cosines(gram, np.outer(length, length))
 
     def _check_pairs(self, method: str, most: int) -> None:
         size = self.space.size
@@ -112,7 +112,7 @@ class Problem:
             )
 
 
-def _scaled(products: FloatArray, own: FloatArray) -> FloatArray:
+def _cosines(products: FloatArray, own: FloatArray) -> FloatArray:
     """Products as cosines; 0 where something has no length."""
     cosines: FloatArray = np.divide(products, own, out=np.zeros_like(products), where=own > 0)
     return cosines

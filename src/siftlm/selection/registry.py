@@ -31,7 +31,7 @@ from siftlm.types import FloatArray
 
 Steps = Generator[FloatArray, int, None]
 MethodFunction = Callable[..., Steps]
-GROUP = "siftlm.methods"
+METHODS_ENTRY_POINT_GROUP = "siftlm.methods"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Method:
         return (inspect.getdoc(self.run) or "").split("\n")[0]
 
 
-_BUILT_IN: dict[str, Method] = {}
+_BUILT_IN_METHODS: dict[str, Method] = {}
 
 
 def method(
@@ -83,15 +83,15 @@ def method(
         entry = Method(name, summary, run, targeted, repeats, signed, reads, whole)
         run.method = entry  # type: ignore[attr-defined]
         if run.__module__.startswith("siftlm."):
-            _BUILT_IN[name] = entry
+            _BUILT_IN_METHODS[name] = entry
         return run
 
     return declare
 
 
 @functools.cache
-def _added() -> dict[str, Any]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def _entry_points() -> dict[str, Any]:
+    return {entry.name: entry for entry in entry_points(group=METHODS_ENTRY_POINT_GROUP)}
 
 
 def methods() -> tuple[str, ...]:
@@ -102,32 +102,32 @@ def methods() -> tuple[str, ...]:
     """
     from siftlm.selection import family  # noqa: F401  # its modules declare themselves when imported
 
-    return tuple(sorted({*_BUILT_IN, *_added()}))
+    return tuple(sorted({*_BUILT_IN_METHODS, *_entry_points()}))
 
 
-def find(name: object) -> Method:
+def find_method(name: object) -> Method:
     """The method of this name, or `UnknownName` with the closest one."""
     known = methods()
     if isinstance(name, str):
-        if name in _BUILT_IN:
-            return _BUILT_IN[name]
-        if name in _added():
-            return of_function(_loaded(name))
+        if name in _BUILT_IN_METHODS:
+            return _BUILT_IN_METHODS[name]
+        if name in _entry_points():
+            return method_of(_load_entry_point(name))
     elif callable(name):
-        return of_function(name)
+        return method_of(name)
     raise UnknownName("method", name, known)
 
 
-def _loaded(name: str) -> object:
+def _load_entry_point(name: str) -> object:
     try:
-        return _added()[name].load()
+        return _entry_points()[name].load()
     except SiftlmError:
         raise
     except Exception as error:  # it is another package's code
         raise InvalidInput(f"method {name!r} of another package cannot be loaded: {error!r}") from error
 
 
-def of_function(run: object) -> Method:
+def method_of(run: object) -> Method:
     """The method that a function was declared to be."""
     entry = getattr(run, "method", None)
     if not isinstance(entry, Method):

@@ -18,17 +18,17 @@ from siftlm.selection.indexes import Index
 from siftlm.selection.posterior import FeaturePosterior
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps
-from siftlm.selection.rules import NOTHING, Rules
-from siftlm.selection.source import Answer, Source
+from siftlm.selection.rules import NO_PICK, PickRules
+from siftlm.selection.source import CheckedIndex, IndexResult
 from siftlm.selection.space import FeatureSpace, unit_rows
-from siftlm.selection.stopping import Stopping
+from siftlm.selection.stopping import StoppingRules
 from siftlm.selection.ties import ties_of
 from siftlm.types import FloatArray, IntArray, Selection
 
 # Beyond this many picks their spectrum costs more than it adds to the certificate.
-MOST_PICKS = 256
+MAX_CERTIFIED_PICKS = 256
 # Doublings that no index survives: k as it is asked for is then beyond any int64 count of vectors.
-UNLIMITED = 48
+UNLIMITED_DOUBLINGS = 48
 
 
 def select_from(
@@ -84,32 +84,34 @@ def select_from(
     ([0, 2], [True, True])
     """
     noise, normalize = checks.number("noise", noise, above=0), checks.flag("normalize", normalize)
-    stopping = Stopping(
+    stopping = StoppingRules(
         adaptive=None if adaptive is None else checks.number("adaptive", adaptive, above=0),
         until=None if until is None else checks.fraction("until", until),
         min_gain=None if min_gain is None else checks.fraction("min_gain", min_gain),
         at_least=checks.count("at_least", at_least, at_least=0),
     )
     targets = unit_rows("query", checks.matrix("query", query), normalize=normalize)
-    source = Source(
+    source = CheckedIndex(
         index,
         targets.shape[1],
         max_norm=None if max_norm is None else checks.number("max_norm", max_norm, above=0),
-        excluded=_ids(exclude),
+        excluded=_excluded_ids(exclude),
     )
-    n = _how_many(n, source, replacement)
-    doublings = _doublings(certify)
+    n = _pick_count(n, source, replacement)
+    doublings = _max_doublings(certify)
     k = checks.count("k", k, at_least=1)
     first = source.search(targets, k)
     if not first.ids.size:
         raise InvalidInput("the index returned nothing for the query: it is empty")
-    pool = _Pool(first.ids, source.vectors(first.ids), targets, noise)
+    pool = _CandidatePool(first.ids, source.vectors(first.ids), targets, noise)
     problem = Problem(space=pool, expected=n, noise=noise)
     blocked = source.excludes(first.ids)
-    problem.rules = Rules(pool.size, cap=_cap(replacement), blocked=blocked, ties=ties_of(pool, noise), names=pool.ids)
+    problem.rules = PickRules(
+        pool.size, cap=_max_vector_repeats(replacement), blocked=blocked, ties=ties_of(pool, noise), names=pool.ids
+    )
     problem.posterior_in_use = posterior = FeaturePosterior(pool, noise)
-    steps = _Steps(problem, pool, posterior, source, k, doublings)
-    found = greedy.run(problem, steps.run(first), n, stopping)
+    steps = _IndexSearch(problem, pool, posterior, source, k, doublings)
+    found = greedy.greedy_select(problem, steps.run(first), n, stopping)
     if not len(found.indices) and found.stopped == "exhausted":
         raise InvalidInput("exclude leaves nothing to pick from")
     return Selection(
@@ -124,7 +126,7 @@ def select_from(
     )
 
 
-class _Pool(FeatureSpace):
+class _CandidatePool(FeatureSpace):
     """The candidates seen so far, in the order of their arrival; float64."""
 
     def __init__(self, ids: IntArray, vectors: FloatArray, targets: FloatArray, noise: float) -> None:
@@ -155,15 +157,15 @@ class _Pool(FeatureSpace):
         self._order = np.argsort(self.ids)
 
 
-class _Steps:
+class _IndexSearch:
     """The method as the loop sees it: search, take in, certify; again with twice the k where wanted."""
 
     def __init__(
         self,
         problem: Problem,
-        pool: _Pool,
+        pool: _CandidatePool,
         posterior: FeaturePosterior,
-        source: Source,
+        source: CheckedIndex,
         k: int,
         doublings: int,
     ) -> None:
@@ -172,7 +174,7 @@ class _Steps:
         self._picked: list[int] = []
         self.certified: list[bool] = []
 
-    def run(self, answer: Answer) -> Steps:
+    def run(self, answer: IndexResult) -> Steps:
         """``answer`` is that of the first search, which the pool was made from."""
         while True:
             index = yield self._look_around(answer)
@@ -180,30 +182,30 @@ class _Steps:
             self._picked.append(index)
             answer = self._source.search(self._posterior.residual, self._k)
 
-    def _look_around(self, answer: Answer) -> FloatArray:
+    def _look_around(self, answer: IndexResult) -> FloatArray:
         """Gains of the pool (K,), grown until the pick is certified or enough was asked."""
         k = self._k
-        for doubling in range(UNLIMITED + 1):
+        for doubling in range(UNLIMITED_DOUBLINGS + 1):
             self._take_in(answer)
             gains = self._posterior.trace_gain()
             best = self._problem.rules.choose(gains)
-            certified = best != NOTHING and self._proves(answer, float(gains[best]))
+            certified = best != NO_PICK and self._proves(answer, float(gains[best]))
             # With nothing to pick in the pool, there is no choice but to ask for more.
-            if certified or answer.short or (best != NOTHING and doubling >= self._doublings):
+            if certified or answer.short or (best != NO_PICK and doubling >= self._doublings):
                 break
             k *= 2
             answer = self._source.search(self._posterior.residual, k)
         self.certified.append(certified)
         return gains
 
-    def _take_in(self, answer: Answer) -> None:
+    def _take_in(self, answer: IndexResult) -> None:
         ids = self._pool.unknown(answer.ids)
         if len(ids):
             self._pool.append(ids, self._source.vectors(ids))
             self._posterior.extend()
             self._problem.rules.grow(self._pool.ids, self._source.excludes(ids))
 
-    def _proves(self, answer: Answer, gain: float) -> bool:
+    def _proves(self, answer: IndexResult, gain: float) -> bool:
         """Is no vector that was left out worth more than this gain?"""
         source = self._source
         if not source.exact or not self._scores_are_products(answer):
@@ -212,16 +214,16 @@ class _Steps:
             return True  # nothing was left out
         picked = np.array(self._picked, dtype=np.int64)
         return gain >= certificate.hidden_gain(
-            certificate.reach(answer.scores, answer.length, source.rounding),
+            certificate.hidden_square(answer.scores, answer.length, source.rounding),
             self._posterior.residual,
             self._posterior.targets,
-            self._pool.gather(picked) if len(picked) <= MOST_PICKS else None,
+            self._pool.gather(picked) if len(picked) <= MAX_CERTIFIED_PICKS else None,
             self._problem.noise,
             source.shortest,
             gain=gain,
         )
 
-    def _scores_are_products(self, answer: Answer) -> bool:
+    def _scores_are_products(self, answer: IndexResult) -> bool:
         """Are the scores what the vectors say? An index that scores otherwise bounds nothing."""
         signs = np.array([1.0, -1.0])[:, None]
         for target, length in enumerate(answer.length):
@@ -234,7 +236,7 @@ class _Steps:
         return True
 
 
-def _ids(exclude: npt.ArrayLike | None) -> IntArray:
+def _excluded_ids(exclude: npt.ArrayLike | None) -> IntArray:
     """Ids to exclude; −1 is none."""
     ids = np.asarray([] if exclude is None else exclude)
     if ids.size == 0:
@@ -247,21 +249,21 @@ def _ids(exclude: npt.ArrayLike | None) -> IntArray:
     return distinct
 
 
-def _cap(replacement: bool | int | None) -> int | None:
+def _max_vector_repeats(replacement: bool | int | None) -> int | None:
     """How often one vector may be picked; ``None`` for no limit."""
     if replacement is None or isinstance(replacement, (bool, np.bool_)):
         return 1 if replacement is not None and not replacement else None
     return checks.count("replacement", replacement, at_least=1)
 
 
-def _doublings(certify: bool | int) -> int:
+def _max_doublings(certify: bool | int) -> int:
     """How often k may be doubled in one step for the sake of the certificate."""
     if isinstance(certify, (bool, np.bool_)):
-        return UNLIMITED if certify else 0
-    return min(UNLIMITED, checks.count("certify", certify, at_least=0))
+        return UNLIMITED_DOUBLINGS if certify else 0
+    return min(UNLIMITED_DOUBLINGS, checks.count("certify", certify, at_least=0))
 
 
-def _how_many(n: int | None, source: Source, replacement: bool | int | None) -> int:
+def _pick_count(n: int | None, source: CheckedIndex, replacement: bool | int | None) -> int:
     if n is None:
         return 50 if source.size is None else max(1, min(50, source.size - source.excluded_count))
     n = checks.count("n", n, at_least=1)

@@ -12,10 +12,10 @@ from siftlm.errors import InvalidInput
 from siftlm.selection.ties import Ties
 from siftlm.types import BoolArray, FloatArray, IntArray
 
-NOTHING = -1
+NO_PICK = -1
 
 
-class Rules:
+class PickRules:
     """The limits of one selection; knows what has been picked so far."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Rules:
         self._size = size
 
     def choose(self, gains: FloatArray) -> int:
-        """The index of the best allowed candidate, or ``NOTHING``. Ties go to the smaller index (or name)."""
+        """The index of the best allowed candidate, or ``NO_PICK``. Ties go to the smaller index (or name)."""
         if self._free and self._prior is None and self._costs is None:
             return self._first_best(gains)
         with np.errstate(over="ignore"):  # an enormous weight may make a score infinite: the best there is
@@ -58,7 +58,7 @@ class Rules:
         if forbidden is not None:
             scores[forbidden] = -np.inf
         best = self._first_best(scores)
-        return NOTHING if forbidden is not None and forbidden[best] else best
+        return NO_PICK if forbidden is not None and forbidden[best] else best
 
     def _first_best(self, scores: FloatArray) -> int:
         best = int(scores.argmax())

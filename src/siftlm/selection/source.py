@@ -15,7 +15,7 @@ from siftlm.types import BoolArray, FloatArray, IntArray
 UNIT_TOLERANCE = 1e-3
 
 
-class Answer(NamedTuple):
+class IndexResult(NamedTuple):
     """What a search for ±q_i returned."""
 
     ids: IntArray
@@ -30,11 +30,11 @@ class Answer(NamedTuple):
     """Did any search return fewer than k?"""
 
 
-class Source:
+class CheckedIndex:
     """The index, with everything that is checked about what comes back from it."""
 
     def __init__(self, index: Index, width: int, *, max_norm: float | None, excluded: IntArray) -> None:
-        self._index, self._width, self._excluded = _checked(index), width, excluded
+        self._index, self._width, self._excluded = _checked_index(index), width, excluded
         self._unit = max_norm is None
         self.longest = 1 + UNIT_TOLERANCE if max_norm is None else max_norm
         self.shortest = 1 - UNIT_TOLERANCE if max_norm is None else 0.0
@@ -57,7 +57,7 @@ class Source:
         """(len(ids),) which are excluded?"""
         return np.isin(ids, self._excluded)
 
-    def search(self, residual: FloatArray, k: int) -> Answer:
+    def search(self, residual: FloatArray, k: int) -> IndexResult:
         """The best k for +q and −q of every target, in one call."""
         if self.size is not None and k >= self.size:
             k = self.size + 1  # one more than there are: the answer is short, and so known to be complete
@@ -76,7 +76,7 @@ class Source:
             at = tuple(np.argwhere(there & ~np.isfinite(scores))[0])
             raise InvalidInput(f"index.search returned the score {scores[at]} for id {ids[at]}")
         shape = (2, len(unit), ids.shape[1])
-        return Answer(
+        return IndexResult(
             ids=np.unique(ids[there]).astype(np.int64),
             table=np.where(there, ids, -1).astype(np.int64).reshape(shape),
             scores=np.where(there, scores, np.inf).reshape(shape),
@@ -99,7 +99,7 @@ class Source:
         return vectors
 
 
-def _checked(index: Any) -> Index:
+def _checked_index(index: Any) -> Index:
     """``index``, if it has the methods of one; or how to make one of it."""
     if callable(getattr(index, "search", None)):
         if callable(getattr(index, "vectors", None)):

@@ -21,13 +21,13 @@ from siftlm.selection.explain import Evidence, VectorEvidence
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 # Below this ratio of λ to the kernel's size, float32 products would blur the decision.
-FLOAT32_NOISE = 1e-3
+MIN_FLOAT32_NOISE = 1e-3
 # Up to this many bytes, a float64 copy of the candidates is cheaper than converting block by block.
-COPY_BYTES = 1 << 28
+MAX_COPY_BYTES = 1 << 28
 # A Gram matrix of this many candidates is still cheap to hold.
-GRAM_CANDIDATES = 4096
+MAX_GRAM_CANDIDATES = 4096
 # Candidates that are converted or decomposed at a time.
-BLOCK = 16384
+CONVERSION_BLOCK_ROWS = 16384
 
 
 class Space(Protocol):
@@ -86,29 +86,33 @@ class FeatureSpace:
         self._target_vectors: FloatArray | None = unit_rows("query", targets, normalize=normalize)
         squared = checks.squared_norms("candidates", vectors, zero_ok=not normalize)
         scale = 1.0 if normalize else float(squared.mean())
-        exact = vectors.dtype == np.float64 or noise < FLOAT32_NOISE * scale or not _fits_float32(squared)
+        exact = vectors.dtype == np.float64 or noise < MIN_FLOAT32_NOISE * scale or not _fits_float32(squared)
         if not normalize:
-            checks.countable("candidates", squared)
-            asked = checks.countable("query", _squares(self.target_vectors))
+            checks.within_product_range("candidates", squared)
+            asked = checks.within_product_range("query", _block_squares(self.target_vectors))
             exact = exact or not _fits_float32(asked)
         self._scan_type = np.float64 if exact else np.float32
         self.rounding = float(np.finfo(self._scan_type).eps)
         if exact and vectors.dtype != np.float64:
             # The check above squared in the vectors' own precision, which is no longer enough.
-            squared = np.concatenate([_squares(block) for block in checks.blocks(vectors)])
+            squared = np.concatenate([_block_squares(block) for block in checks.blocks(vectors)])
         # Vectors that are already unit, within the rounding of a scan, need no correction.
         slack = 16 * self.rounding
         unit = not normalize or (float(squared.min()) >= 1 - slack and float(squared.max()) <= 1 + slack)
         self._inverse_length = None if unit else 1 / np.sqrt(squared)
         self._diagonal = np.ones(self.size) if normalize else squared
-        if vectors.dtype != self._scan_type and vectors.size * 8 <= COPY_BYTES:
+        if vectors.dtype != self._scan_type and vectors.size * 8 <= MAX_COPY_BYTES:
             vectors = vectors.astype(self._scan_type)
         self.vectors = vectors
         self._gram: RealArray | None = None
 
     def expect(self, rows: int) -> None:
         """Announce how many rows will be asked for: if many, all products at once cost less (measured: K ≤ 5 n)."""
-        if self._gram is None and self.size <= min(5 * rows, GRAM_CANDIDATES) and self.vectors.dtype == self._scan_type:
+        if (
+            self._gram is None
+            and self.size <= min(5 * rows, MAX_GRAM_CANDIDATES)
+            and self.vectors.dtype == self._scan_type
+        ):
             self._gram = self.vectors @ self.vectors.T
             if self._inverse_length is not None:
                 self._gram = self._gram * np.outer(self._inverse_length, self._inverse_length)
@@ -169,8 +173,8 @@ class FeatureSpace:
         if len(vectors) == 1:
             return self.scan(vectors[0])[None, :].astype(dtype, copy=False)
         products = np.empty((len(vectors), self.size), dtype=dtype)
-        for start in range(0, self.size, BLOCK):
-            block = slice(start, start + BLOCK)
+        for start in range(0, self.size, CONVERSION_BLOCK_ROWS):
+            block = slice(start, start + CONVERSION_BLOCK_ROWS)
             products[:, block] = self.scan(vectors.T, block).T
         return products
 
@@ -216,11 +220,11 @@ class FeatureSpace:
         Unlike a square root of that sum, it is as exact as the targets themselves.
         """
         root: FloatArray = np.zeros((0, self.width))
-        for start in range(0, self.targets, BLOCK):
+        for start in range(0, self.targets, CONVERSION_BLOCK_ROWS):
             if self._target_vectors is not None:
-                block = self._target_vectors[start : start + BLOCK]
+                block = self._target_vectors[start : start + CONVERSION_BLOCK_ROWS]
             else:
-                block = self.gather(np.arange(start, min(start + BLOCK, self.targets)))
+                block = self.gather(np.arange(start, min(start + CONVERSION_BLOCK_ROWS, self.targets)))
             upper: FloatArray = np.asarray(np.linalg.qr(np.vstack([root, block]), mode="r"), dtype=np.float64)
             root = upper
         return root
@@ -246,7 +250,7 @@ def same_vectors(vector: FloatArray, others: FloatArray, within: float) -> BoolA
     return alike | opposite
 
 
-def _squares(block: RealArray) -> FloatArray:
+def _block_squares(block: RealArray) -> FloatArray:
     wide = block.astype(np.float64)
     squares: FloatArray = np.einsum("ij,ij->i", wide, wide)
     return squares

@@ -8,7 +8,7 @@ from siftlm.errors import InvalidInput
 from siftlm.selection.checks import RealArray
 from siftlm.selection.kernels import FeatureKernel, KernelFunction, Linear
 from siftlm.selection.pairs import KernelSpace
-from siftlm.selection.space import COPY_BYTES, FeatureSpace, Space, unit_rows
+from siftlm.selection.space import MAX_COPY_BYTES, FeatureSpace, Space, unit_rows
 
 
 def space_of(
@@ -30,7 +30,7 @@ def space_of(
         candidates = unit_rows("candidates", vectors, normalize=normalize)
         prompt = unit_rows("query", targets, normalize=normalize)
         features = kernel.features(candidates, candidates[:own])
-        if features.size * 8 > COPY_BYTES:
+        if features.size * 8 > MAX_COPY_BYTES:
             features = features.astype(np.float32)
         return FeatureSpace(features, kernel.features(prompt, candidates[:own]), normalize=False, noise=noise)
     if not callable(kernel):

@@ -7,7 +7,7 @@ from math import sqrt
 
 
 @dataclass(frozen=True)
-class Stopping:
+class StoppingRules:
     """Three rules, each optional; all are asked before the work for the next pick is done.
 
     ``adaptive`` is the published rule with parameter α: keep pick n only while σ_n ≤ 1 / (α n), where σ_n² is

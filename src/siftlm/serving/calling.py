@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from siftlm.serving.refusals import TooLate
-from siftlm.serving.running import LATER, HungUp, Made, Receive, Works
+from siftlm.serving.refusals import DeadlineExceeded
+from siftlm.serving.running import DEADLINE_MARGIN_SECONDS, ClientDisconnected, EngineProtocol, Receive, ResultT
 
 
-async def called(
-    engine: Works, work: Callable[[], Made], receive: Receive | None = None, deadline: float | None = None
-) -> Made:
+async def call_engine(
+    engine: EngineProtocol, work: Callable[[], ResultT], receive: Receive | None = None, deadline: float | None = None
+) -> ResultT:
     """What the work returns on the model's thread.
 
     Where it still waits for its turn when the client hangs up, its time is up or the caller no longer listens, it is
@@ -22,20 +22,20 @@ async def called(
     coming = asyncio.wrap_future(engine.call(work))
     waited_for: set[asyncio.Future[Any]] = {coming}
     if receive is not None:
-        waited_for.add(asyncio.ensure_future(_gone(receive)))
-    left = None if deadline is None else max(0.0, deadline + LATER - time.monotonic())
+        waited_for.add(asyncio.ensure_future(_disconnected(receive)))
+    left = None if deadline is None else max(0.0, deadline + DEADLINE_MARGIN_SECONDS - time.monotonic())
     try:
         done, _ = await asyncio.wait(waited_for, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if coming in done:
             return coming.result()
         if done:
-            raise HungUp
-        raise TooLate("the answer was not there in time")
+            raise ClientDisconnected
+        raise DeadlineExceeded("the answer was not there in time")
     finally:
         for future in waited_for:
             future.cancel()
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 
-class Counts(Protocol):
+class Metrics(Protocol):
     """Who keeps count; see `siftlm.serving.metrics`."""
 
     def finished(self, mode: str, seconds: Mapping[str, float]) -> None:
@@ -25,7 +25,7 @@ class Counts(Protocol):
         """Tokens were made."""
 
 
-class Uncounted:
+class NoMetrics:
     """Counts nothing."""
 
     def finished(self, mode: str, seconds: Mapping[str, float]) -> None: ...

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 # Seconds that clients have to read that the server has shut down, before their connections are cut.
-TO_READ = 0.5
+DISCONNECT_DELAY_SECONDS = 0.5
 # Seconds beyond all of this after which uvicorn itself cuts off what is still there.
-LATER = 5
-TICK = 0.05
+UVICORN_MARGIN_SECONDS = 5
+POLL_SECONDS = 0.05
 
 
-class Ending:
+class GracefulShutdown:
     """How a server of uvicorn ends.
 
     Args:
@@ -25,10 +25,10 @@ class Ending:
     """
 
     def __init__(self, server: Any, grace: float, told: Callable[[float], None]) -> None:
-        self._server, self._grace, self._told = server, grace, told
+        self._server, self._grace, self._on_end = server, grace, told
         self._until = math.inf
         self._handle, self._shutdown = server.handle_exit, server.shutdown
-        server.handle_exit, server.shutdown = self.signalled, self._to_the_end
+        server.handle_exit, server.shutdown = self.signalled, self._shutdown_and_watch
 
     @property
     def asked(self) -> bool:
@@ -44,7 +44,7 @@ class Ending:
         """Take nothing more in; what was accepted has so many seconds, or the grace. From any thread."""
         self._until = min(self._until, time.monotonic() + (self._grace if seconds is None else seconds))
         self._server.should_exit = True
-        self._told(self.left)
+        self._on_end(self.left)
 
     def signalled(self, number: int, frame: Any) -> None:
         """The same for a signal; the second one leaves no time."""
@@ -54,22 +54,22 @@ class Ending:
             self._handle(number, frame)
         self.end(None if first else 0.0)
 
-    async def _to_the_end(self, sockets: Any = None) -> None:
-        watching = asyncio.ensure_future(self._give_up())
+    async def _shutdown_and_watch(self, sockets: Any = None) -> None:
+        watching = asyncio.ensure_future(self._cancel_when_due())
         try:
             await self._shutdown(sockets)
         finally:
             watching.cancel()
 
-    async def _give_up(self) -> None:
+    async def _cancel_when_due(self) -> None:
         """Once it is time each request is cancelled, which `Guard` answers, and who does not read that is cut off."""
         while self.left:
-            await asyncio.sleep(min(TICK, self.left))
+            await asyncio.sleep(min(POLL_SECONDS, self.left))
         self._cancel()
-        await asyncio.sleep(TO_READ)
+        await asyncio.sleep(DISCONNECT_DELAY_SECONDS)
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
-        await asyncio.sleep(TICK)  # they hear of it
+        await asyncio.sleep(POLL_SECONDS)  # they hear of it
         self._cancel()
 
     def _cancel(self) -> None:

@@ -1,4 +1,4 @@
-"""The one thread that owns the model. Read `Engine._turn` first: admit, learn, speak, and again.
+"""The one thread that owns the model. Read `ServingEngine._turn` first: admit, learn, speak, and again.
 
 Prompts that wait are searched for together, learn together whoever came first, and speak together; each passes through
 an adapter of its own. Who is done makes room for the next; nobody waits for a batch to end.
@@ -16,36 +16,36 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from siftlm.controller import Controller
-from siftlm.controller.checks import whole
-from siftlm.controller.many import ManyTuner
-from siftlm.controller.stacked import stackable
+from siftlm.controller.checks import whole_number
+from siftlm.controller.many import BatchTuner
+from siftlm.controller.stacked import stackable_layers
 from siftlm.errors import InvalidInput
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.serving.counting import Counts, Uncounted
-from siftlm.serving.freeing import give_back_memory
-from siftlm.serving.jobs import Deliver, Job
-from siftlm.serving.learning import Learning
-from siftlm.serving.places import Places
-from siftlm.serving.refusals import Busy, Closing, TooLate
-from siftlm.serving.remembering import Remembering
-from siftlm.serving.speaking import Speaking
-from siftlm.serving.task import Task
+from siftlm.serving.counting import Metrics, NoMetrics
+from siftlm.serving.freeing import trim_memory
+from siftlm.serving.jobs import EventCallback, Job
+from siftlm.serving.learning import TuningQueue
+from siftlm.serving.places import AdapterSlots
+from siftlm.serving.refusals import DeadlineExceeded, QueueFull, ShuttingDown
+from siftlm.serving.remembering import AdapterCache
+from siftlm.serving.speaking import DecodeQueue
+from siftlm.serving.task import ServedRequest
 
-Made = TypeVar("Made")
+ResultT = TypeVar("ResultT")
 logger = logging.getLogger(__name__)
 
 MIB = 2**20
 # Rows that speak at once, for each prompt that may learn: those of the base model cost no adapter.
-ROWS = 4
+ROWS_PER_SLOT = 4
 # Seconds after which somebody who was refused may come again, until we know how long a request takes.
-AGAIN = 5
+DEFAULT_RETRY_SECONDS = 5
 # Seconds without work after which memory is given back to the system.
-RESTED = 2.0
+IDLE_TRIM_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class State:
+class EngineState:
     """How busy the engine is."""
 
     waiting: int
@@ -59,10 +59,10 @@ class State:
     closing: bool
 
 
-class Ticket:
+class RequestHandle:
     """What somebody who has submitted a job holds in the hand."""
 
-    def __init__(self, task: Task, wake: Callable[[], None]) -> None:
+    def __init__(self, task: ServedRequest, wake: Callable[[], None]) -> None:
         self._task, self._wake = task, wake
 
     def cancel(self) -> None:
@@ -71,7 +71,7 @@ class Ticket:
         self._wake()
 
 
-class Engine:
+class ServingEngine:
     """A model that learns for many requests at once.
 
     Args:
@@ -92,52 +92,56 @@ class Engine:
         slots: int = 8,
         queue: int = 64,
         cache: int = 256 * MIB,
-        count: Counts | None = None,
+        count: Metrics | None = None,
         **settings: Any,
     ) -> None:
         if not controller.adapters:
             raise InvalidInput("a server needs adapters, for requests share the weights: Controller(…, engine='lora')")
-        stackable(controller.engine)
-        whole("slots", slots)
-        whole("queue", queue)
+        stackable_layers(controller.engine)
+        whole_number("slots", slots)
+        whole_number("queue", queue)
         self.controller, self.memories = controller, dict(memories)
         self.models = {name: LocalModel(controller, memory, **settings) for name, memory in memories.items()}
-        self.count: Counts = count or Uncounted()
+        self.count: Metrics = count or NoMetrics()
         self._slots, self._queue = slots, queue
-        self._remembering = Remembering(whole("cache", cache, least=0))
-        self._waiting: deque[Task] = deque()
-        self._inside: list[Task] = []  # admitted, and not done
+        self._remembering = AdapterCache(whole_number("cache", cache, least=0))
+        self._waiting: deque[ServedRequest] = deque()
+        self._inside: list[ServedRequest] = []  # admitted, and not done
         self._calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._ready, self._closing, self._until = False, False, float("inf")
         self._tidy = True  # has memory been given back since something was asked?
-        self._usual = 0.0  # seconds that a request takes
+        self._mean_seconds = 0.0  # seconds that a request takes
         self._busy: tuple[int, int] = (0, 0)
         self._thread = threading.Thread(target=self._run, name="siftlm-engine", daemon=True)
         self._thread.start()
 
     # --- from any thread
 
-    def submit(self, job: Job, deliver: Deliver) -> Ticket:
-        """Take a job in, or raise `Busy` or `Closing`. Events are handed to ``deliver`` by the engine's thread."""
-        task = Task(job, deliver)
+    def submit(self, job: Job, deliver: EventCallback) -> RequestHandle:
+        """Take a job in, or raise `QueueFull` or `ShuttingDown`. The engine's thread hands events to ``deliver``."""
+        task = ServedRequest(job, deliver)
         with self._changed:
             if self._closing:
-                raise Closing("the server is shutting down: ask again in a moment, or ask another")
+                raise ShuttingDown("the server is shutting down: ask again in a moment, or ask another")
             if len(self._waiting) >= self._queue:
                 self.count.refused()
-                again = max(1, round(self._usual * len(self._waiting) / self._slots)) if self._usual else AGAIN
-                raise Busy(
+                again = (
+                    max(1, round(self._mean_seconds * len(self._waiting) / self._slots))
+                    if self._mean_seconds
+                    else DEFAULT_RETRY_SECONDS
+                )
+                raise QueueFull(
                     f"{len(self._waiting)} requests are waiting already: ask again in {again} s", retry_after=again
                 )
             self._waiting.append(task)
             self._tidy = False
             self._changed.notify()
-        return Ticket(task, self._wake)
+        return RequestHandle(task, self._wake)
 
-    def call(self, work: Callable[[], Made]) -> Future[Made]:
+    def call(self, work: Callable[[], ResultT]) -> Future[ResultT]:
         """Run something between two steps, with the base model; it must be quick."""
-        future: Future[Made] = Future()
+        future: Future[ResultT] = Future()
 
         def run() -> None:
             if not future.set_running_or_notify_cancel():
@@ -149,23 +153,29 @@ class Engine:
 
         with self._changed:
             if self._closing:
-                raise Closing("the server is shutting down")
+                raise ShuttingDown("the server is shutting down")
             if len(self._calls) >= self._queue:
                 self.count.refused()
-                raise Busy(f"{len(self._calls)} requests are waiting already: ask again soon", retry_after=1)
+                raise QueueFull(f"{len(self._calls)} requests are waiting already: ask again soon", retry_after=1)
             self._calls.append(run)
             self._tidy = False
             self._changed.notify()
         return future
 
     @property
-    def state(self) -> State:
+    def state(self) -> EngineState:
         """At this moment."""
         learning, speaking = self._busy
-        return State(
-            len(self._waiting), learning, speaking, self._slots, len(self._remembering), self._remembering.bytes,
-            self._ready, self._closing,
-        )  # fmt: skip
+        return EngineState(
+            len(self._waiting),
+            learning,
+            speaking,
+            self._slots,
+            len(self._remembering),
+            self._remembering.bytes,
+            self._ready,
+            self._closing,
+        )
 
     def end(self, grace: float = 30.0) -> None:
         """Take nothing more in; what was accepted has ``grace`` seconds, or what an earlier call left it."""
@@ -197,30 +207,30 @@ class Engine:
             self._ready = False
             self._end()
 
-    def _begin(self, many: ManyTuner) -> None:
-        self._places = Places(self._slots)
-        self._learning = Learning(self, many, self._places, self._remembering)
-        self._speaking = Speaking(self.controller, many.decoding(), self.count)
+    def _begin(self, many: BatchTuner) -> None:
+        self._places = AdapterSlots(self._slots)
+        self._learning = TuningQueue(self, many, self._places, self._remembering)
+        self._decoding = DecodeQueue(self.controller, many.decoder(), self.count)
 
-    def _turn(self, many: ManyTuner) -> bool:
+    def _turn(self, many: BatchTuner) -> bool:
         """One round of everything; False when it is time to end."""
         self._call_one()
         try:
             self._sweep()
             began = time.monotonic()
             ready = self._learning.admit(self._admitted()) + self._learning.round()
-            self._finish(self._speaking.join(self._still_wanted(ready)))
+            self._finish(self._decoding.join(self._still_wanted(ready)))
             # Who speaks gets as much time as who learns: a step of learning may take as long as many tokens.
             until = 2 * time.monotonic() - began
-            while len(self._speaking):
-                self._finish(self._speaking.step())
+            while len(self._decoding):
+                self._finish(self._decoding.step())
                 if time.monotonic() >= until:
                     break
         except Exception as error:  # noqa: BLE001 (the requests that it met end with it; the server goes on)
             self._fail_all(error)
             self._begin(many)
         self._inside = [task for task in self._inside if not (task.over or task.finished)]
-        self._busy = len(self._learning), len(self._speaking)
+        self._busy = len(self._learning), len(self._decoding)
         return self._rest()
 
     def _rest(self) -> bool:
@@ -230,11 +240,11 @@ class Engine:
                 return True
             if self._closing:
                 return False
-            woken = self._changed.wait(None if self._tidy else RESTED)
+            woken = self._changed.wait(None if self._tidy else IDLE_TRIM_SECONDS)
             rested = not (woken or self._tidy or self._calls or self._waiting)
             self._tidy = self._tidy or rested
         if rested:
-            give_back_memory()
+            trim_memory()
         return True
 
     def _call_one(self) -> bool:
@@ -245,14 +255,14 @@ class Engine:
             call()
         return call is not None
 
-    def _admitted(self) -> list[Task]:
+    def _admitted(self) -> list[ServedRequest]:
         """Those who wait and for whom there is room, in their order; the base model's need no place to learn."""
-        found: list[Task] = []
-        rows = ROWS * self._slots - len(self._speaking) - self._learning.rows
+        found: list[ServedRequest] = []
+        rows = ROWS_PER_SLOT * self._slots - len(self._decoding) - self._learning.rows
         places = self._places.free
         with self._changed:
             for task in list(self._waiting):
-                if task.job.choices > rows and (found or len(self._speaking) or len(self._learning)):
+                if task.job.choices > rows and (found or len(self._decoding) or len(self._learning)):
                     break
                 needs = 0 if task.job.mode.memory is None else 1
                 if needs > places:
@@ -264,13 +274,13 @@ class Engine:
         self._inside += found
         return found
 
-    def _still_wanted(self, tasks: Sequence[Task]) -> list[Task]:
+    def _still_wanted(self, tasks: Sequence[ServedRequest]) -> list[ServedRequest]:
         for task in tasks:
             if task.over:
                 self._places.leave(task.place)
         return [task for task in tasks if not task.over]
 
-    def _finish(self, tasks: Sequence[Task]) -> None:
+    def _finish(self, tasks: Sequence[ServedRequest]) -> None:
         """Let go of those who have said everything."""
         for task in tasks:
             self._places.leave(task.place)
@@ -278,13 +288,13 @@ class Engine:
             if task.job.export is None:  # else it goes on elsewhere
                 self.count.finished(task.job.mode.name, took)
             whole = sum(took.values())
-            self._usual = 0.8 * self._usual + 0.2 * whole if self._usual else whole
+            self._mean_seconds = 0.8 * self._mean_seconds + 0.2 * whole if self._mean_seconds else whole
 
     def _sweep(self) -> None:
         """Those who have hung up, or whose time is up, are not worked for any more."""
         now = time.monotonic()
         if now > self._until:
-            raise Closing("the server has shut down before this request was done")
+            raise ShuttingDown("the server has shut down before this request was done")
         with self._changed:
             waiting = [task for task in self._waiting if self._over(task, now)]
             for task in waiting:
@@ -292,21 +302,21 @@ class Engine:
         for task in self._learning.tasks():
             if self._over(task, now):
                 self._learning.leave(task)
-        for task in self._speaking.tasks():
+        for task in self._decoding.tasks():
             if self._over(task, now):
-                self._speaking.leave(task)
+                self._decoding.leave(task)
                 self._places.leave(task.place)
 
-    def _over(self, task: Task, now: float) -> bool:
+    def _over(self, task: ServedRequest, now: float) -> bool:
         if task.cancelled:
             task.failed = True
         elif task.job.deadline is not None and now > task.job.deadline:
-            task.fail(TooLate("the time of this request was up before its answer was there"))
+            task.fail(DeadlineExceeded("the time of this request was up before its answer was there"))
         return task.over
 
     def _fail_all(self, error: Exception) -> None:
         with self._changed:
-            waiting = list(self._waiting) if isinstance(error, Closing) else []
+            waiting = list(self._waiting) if isinstance(error, ShuttingDown) else []
             for task in waiting:
                 self._waiting.remove(task)
         # Also those who stood between learning and speaking when it happened.
@@ -319,6 +329,6 @@ class Engine:
             self._closing = True  # whatever ended the thread
             left, self._waiting = list(self._waiting), deque()
         for task in left:
-            task.fail(Closing("the server has shut down"))
+            task.fail(ShuttingDown("the server has shut down"))
         while self._call_one():
             pass

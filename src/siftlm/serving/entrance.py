@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from siftlm.serving.failures import answer
-from siftlm.serving.guard import Application, Message, Receive, Send
+from siftlm.serving.failures import json_response
+from siftlm.serving.guard import ASGIApp, Message, Receive, Send
 from siftlm.serving.refusals import NotReady
 
 
-class Entrance:
+class SwappableApp:
     """Every request goes to ``app``, which may be exchanged at any time."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         await self.app(scope, receive, send)
 
 
-async def while_loading(scope: Message, receive: Receive, send: Send) -> None:
+async def loading_app(scope: Message, receive: Receive, send: Send) -> None:
     """``/health`` is 200, for a process that loads is alive; anything else has to come again."""
     if scope["path"] != "/health" or scope["method"] != "GET":
         raise NotReady("the model is being loaded: ask again in a few seconds")
-    await answer({"status": "alive"})(scope, receive, send)
+    await json_response({"status": "alive"})(scope, receive, send)

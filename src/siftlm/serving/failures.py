@@ -13,21 +13,21 @@ from fastapi.responses import Response
 
 from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, SiftlmError, Unwritable
 from siftlm.extras import load
-from siftlm.serving.refusals import Occupied, Refused
-from siftlm.serving.running import HungUp
+from siftlm.serving.refusals import MemoryLocked, ServingError
+from siftlm.serving.running import ClientDisconnected
 
 logger = logging.getLogger(__name__)
-CLIENT_HAS_GONE = 499  # as proxies log it; nobody reads it
+CLIENT_CLOSED_REQUEST = 499  # as proxies log it; nobody reads it
 # Of errors that are about values, these are not about the request's, and name folders.
-INSIDE = (NotAMemory, BadRecord)
+MEMORY_ERRORS = (NotAMemory, BadRecord)
 
 
-def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """JSON, in which no number is infinite."""
-    return Response(encoded(content), status, headers, media_type="application/json")
+    return Response(encode_json(content), status, headers, media_type="application/json")
 
 
-def encoded(content: Any) -> bytes:
+def encode_json(content: Any) -> bytes:
     """As JSON, in UTF-8; what is no number becomes null.
 
     >>> encoded({"gain": float("nan"), "n": 2})
@@ -36,54 +36,54 @@ def encoded(content: Any) -> bytes:
     try:
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except ValueError:
-        text = json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(_nonfinite_to_null(content), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.encode("utf-8", "replace")
 
 
-def _finite(content: Any) -> Any:
+def _nonfinite_to_null(content: Any) -> Any:
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, dict):
-        return {name: _finite(value) for name, value in content.items()}
+        return {name: _nonfinite_to_null(value) for name, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
+        return [_nonfinite_to_null(value) for value in content]
     return content
 
 
-def worded(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+def error_body(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
     """An error as OpenAI has it."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def refusal(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+def error_parts(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, body, headers) that answer an error."""
-    if isinstance(error, Refused):
+    if isinstance(error, ServingError):
         headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
         if error.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return error.status, worded(str(error), error.type, error.code, error.param), headers
+        return error.status, error_body(str(error), error.type, error.code, error.param), headers
     if isinstance(error, Locked):
         logger.warning("a change has to wait: %s", error)
-        return refusal(Occupied("the memory is being written by somebody else; try again soon"))
-    if isinstance(error, (*INSIDE, Damaged, Unwritable)):
+        return error_parts(MemoryLocked("the memory is being written by somebody else; try again soon"))
+    if isinstance(error, (*MEMORY_ERRORS, Damaged, Unwritable)):
         logger.error("%s", error)
         said = "the memory cannot be read or written; the server's log says why"
-        return 500, worded(said, "server_error", "memory_fails"), {}
+        return 500, error_body(said, "server_error", "memory_fails"), {}
     if isinstance(error, InvalidInput):
-        return 400, worded(str(error), "invalid_request_error", "invalid_value"), {}
+        return 400, error_body(str(error), "invalid_request_error", "invalid_value"), {}
     logger.error("a request failed", exc_info=error)
-    return 500, worded("the server failed; its log says why", "server_error", "internal_error"), {}
+    return 500, error_body("the server failed; its log says why", "server_error", "internal_error"), {}
 
 
-def add_failures(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Let every error leave in OpenAI's shape."""
 
     async def refused(_: Request, error: Exception) -> Response:
-        status, body, headers = refusal(error)
-        return answer(body, status, headers)
+        status, body, headers = error_parts(error)
+        return json_response(body, status, headers)
 
     async def gone(_: Request, __: Exception) -> Response:
-        return Response(status_code=CLIENT_HAS_GONE)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     async def not_served(request: Request, error: StarletteHTTPException) -> Response:
         status, path = error.status_code, request.url.path
@@ -93,16 +93,16 @@ def add_failures(app: FastAPI) -> None:
         }.get(status, str(error.detail))
         code = {404: "not_found", 405: "method_not_allowed"}.get(status)
         kind = "invalid_request_error" if status < 500 else "server_error"
-        return answer(worded(message, kind, code), status, dict(error.headers or {}))
+        return json_response(error_body(message, kind, code), status, dict(error.headers or {}))
 
     async def wrong(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None
         message = f"{param or 'the body'}: {first['msg']}"
-        return answer(worded(message, "invalid_request_error", "invalid_value", param), 400)
+        return json_response(error_body(message, "invalid_request_error", "invalid_value", param), 400)
 
     app.add_exception_handler(SiftlmError, refused)
-    app.add_exception_handler(HungUp, gone)
+    app.add_exception_handler(ClientDisconnected, gone)
     app.add_exception_handler(load("starlette.requests", "serve").ClientDisconnect, gone)  # before its body was there
     app.add_exception_handler(StarletteHTTPException, not_served)
     app.add_exception_handler(RequestValidationError, wrong)

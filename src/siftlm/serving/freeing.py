@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 
-def give_back_memory() -> bool:
+def trim_memory() -> bool:
     """What the C library keeps between blocks in use, where it is glibc; it keeps as much as it ever needed otherwise.
 
     A tenth of a second, so for quiet moments. Was there any?

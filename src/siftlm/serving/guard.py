@@ -7,42 +7,42 @@ import re
 from collections.abc import Awaitable, Callable, Container
 from typing import Any, Protocol
 
-from siftlm.serving.failures import answer, encoded, refusal
-from siftlm.serving.refusals import BadRequest, Closing, NotAllowed
+from siftlm.serving.failures import encode_json, error_parts, json_response
+from siftlm.serving.refusals import BadRequest, NotAllowed, ShuttingDown
 
-PORT = re.compile(r":[0-9]+$")
-EVENTS = b"text/event-stream"
+PORT_SUFFIX = re.compile(r":[0-9]+$")
+EVENT_STREAM_PREFIX = b"text/event-stream"
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Count = Callable[[Message, int], None]
+ResponseCallback = Callable[[Message, int], None]
 """Told of the scope of a request, and of the status that it was answered with."""
 
 
-class TooLarge(BadRequest):
+class BodyTooLarge(BadRequest):
     """The body is larger than the limit."""
 
     status = 413
     code = "body_too_large"
 
 
-class Application(Protocol):
+class ASGIApp(Protocol):
     """As ASGI has it."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None: ...
 
 
-class Guard:
+class GuardMiddleware:
     """Lets requests through to the application, and answers where that fails."""
 
-    def __init__(self, app: Application, most: int, count: Count, hosts: Container[str] | None = None) -> None:
+    def __init__(self, app: ASGIApp, most: int, count: ResponseCallback, hosts: Container[str] | None = None) -> None:
         self._app, self._most, self._count, self._hosts = app, most, count, hosts
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        read, said = 0, Said(send)
+        read, said = 0, ResponseTracker(send)
 
         async def limited() -> Message:
             nonlocal read
@@ -54,7 +54,7 @@ class Guard:
 
         try:
             self._check_host(scope)
-            if self._said_length(scope) > self._most:
+            if self._declared_length(scope) > self._most:
                 raise self._too_large()
             await self._app(scope, limited, said)
         except asyncio.CancelledError:  # nothing but the end of the server does that
@@ -62,8 +62,8 @@ class Guard:
         except Exception as error:
             if said.status:  # what was begun can only be broken off
                 raise
-            status, body, headers = refusal(error)
-            await answer(body, status, headers)(scope, receive, said)
+            status, body, headers = error_parts(error)
+            await json_response(body, status, headers)(scope, receive, said)
         finally:
             if said.status:
                 self._count(scope, said.status)
@@ -73,25 +73,26 @@ class Guard:
         if self._hosts is None:
             return
         said = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-        name = said.rpartition(":")[0] if PORT.search(said) else said
+        name = said.rpartition(":")[0] if PORT_SUFFIX.search(said) else said
         if name.strip("[]").lower() not in self._hosts:
             raise NotAllowed(
                 f"this server is asked as {said[:80]!r}, and listens without keys for this machine alone: ask it as "
-                "localhost, or give it keys (siftlm serve --keys)", known=True,
-            )  # fmt: skip
+                "localhost, or give it keys (siftlm serve --keys)",
+                known=True,
+            )
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body must be up to {self._most} bytes")
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body must be up to {self._most} bytes")
 
     @staticmethod
-    def _said_length(scope: Message) -> int:
+    def _declared_length(scope: Message) -> int:
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit():
                 return int(value[:20])
         return 0
 
 
-class Said:
+class ResponseTracker:
     """What was sent of one answer."""
 
     def __init__(self, send: Send) -> None:
@@ -105,7 +106,7 @@ class Said:
         if message["type"] == "http.response.start":
             self._begun = True
             self._events = any(
-                name.lower() == b"content-type" and value.startswith(EVENTS)
+                name.lower() == b"content-type" and value.startswith(EVENT_STREAM_PREFIX)
                 for name, value in message.get("headers", ())
             )
         else:
@@ -113,11 +114,11 @@ class Said:
 
     async def break_off(self, scope: Message, receive: Receive) -> None:
         """Say that the server shuts down, in a way that fits what was said before."""
-        status, body, headers = refusal(Closing("the server has shut down before this request was done"))
+        status, body, headers = error_parts(ShuttingDown("the server has shut down before this request was done"))
         if not self.status:
-            await answer(body, status, headers)(scope, receive, self)
+            await json_response(body, status, headers)(scope, receive, self)
         elif self._events and self._begun and not self._done:
-            await self({"type": "http.response.body", "body": b"data: " + encoded(body) + b"\n\n"})
+            await self({"type": "http.response.body", "body": b"data: " + encode_json(body) + b"\n\n"})
         elif not self._done:  # half a document: nothing fits, and the connection will be cut
             while (await receive())["type"] != "http.disconnect":
                 pass

@@ -19,22 +19,22 @@ from typing import Any
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
 from siftlm.extras import load
 from siftlm.memory import Memory
-from siftlm.serving.answerable import refuse_silent
-from siftlm.serving.ending import LATER, TO_READ, Ending
+from siftlm.serving.answerable import check_searchable
+from siftlm.serving.ending import DISCONNECT_DELAY_SECONDS, UVICORN_MARGIN_SECONDS, GracefulShutdown
 from siftlm.serving.engine import MIB
-from siftlm.serving.loading import Engines
-from siftlm.serving.modes import Modes
+from siftlm.serving.loading import EngineLifecycle
+from siftlm.serving.modes import ModeParser
 from siftlm.serving.quiet import log_config
-from siftlm.serving.refusals import Closing
+from siftlm.serving.refusals import ShuttingDown
 
 # Connections that wait to be taken; as uvicorn has it.
-BACKLOG = 2048
+LISTEN_BACKLOG = 2048
 # Seconds for a thread that has nothing more to do.
-MOMENT = 0.2
+THREAD_EXIT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Opened:
+class ServerHandle:
     """A server that listens as soon as it runs."""
 
     url: str
@@ -42,7 +42,7 @@ class Opened:
     """Answer requests, until it is to end."""
     load: Callable[[], bool]
     """Load the model meanwhile, from another thread; True once requests are taken, False if it is to end before."""
-    ending: Ending
+    ending: GracefulShutdown
     close: Callable[[float], bool]
     """Wait so many seconds for the engine; False if it still computes what nobody waits for. The block's end waits."""
 
@@ -54,11 +54,11 @@ def serve(model: Any, memories: Mapping[str, Memory], *, said: Callable[[str], N
     the end, the whole process ends then and there, with status 0.
 
     Args:
-        model, memories, **how: see `opened`.
+        model, memories, **how: see `open_server`.
         said: told where it listens, once requests are taken.
     """
     failed: list[BaseException] = []
-    with opened(model, memories, **how) as server, told_to_end(server.ending.signalled):
+    with open_server(model, memories, **how) as server, capture_signals(server.ending.signalled):
 
         def load() -> None:
             try:
@@ -71,14 +71,14 @@ def serve(model: Any, memories: Mapping[str, Memory], *, said: Callable[[str], N
         loading = threading.Thread(target=load, name="siftlm-loading", daemon=True)
         loading.start()
         server.run()
-        loading.join(MOMENT)
+        loading.join(THREAD_EXIT_SECONDS)
         if failed:
             raise failed[0]
-        if loading.is_alive() or not server.close(MOMENT):
-            _leave()
+        if loading.is_alive() or not server.close(THREAD_EXIT_SECONDS):
+            _exit_process()
 
 
-def _leave() -> None:
+def _exit_process() -> None:
     """Python would wait for the thread that computes, or pull the ground from under it."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -87,7 +87,7 @@ def _leave() -> None:
 
 
 @contextmanager
-def told_to_end(signalled: Callable[[int, Any], None]) -> Iterator[None]:
+def capture_signals(signalled: Callable[[int, Any], None]) -> Iterator[None]:
     """Signals that come before or after uvicorn listens to them are meant for us, too.
 
     And uvicorn raises those that have ended it once more, which would end us before everything is tidy.
@@ -101,13 +101,13 @@ def told_to_end(signalled: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 @contextmanager
-def served(model: Any, memories: Mapping[str, Memory], *, port: int = 0, **how: Any) -> Iterator[str]:
+def background_server(model: Any, memories: Mapping[str, Memory], *, port: int = 0, **how: Any) -> Iterator[str]:
     """A server in this process, beside whatever else it does: its address. It ends with the block.
 
     Args:
-        model, memories, port, **how: see `opened`; any free port unless one is named.
+        model, memories, port, **how: see `open_server`; any free port unless one is named.
     """
-    with opened(model, memories, port=port, **how) as server:
+    with open_server(model, memories, port=port, **how) as server:
         thread = threading.Thread(target=server.run, name="siftlm-http", daemon=True)
         thread.start()
         try:
@@ -120,7 +120,7 @@ def served(model: Any, memories: Mapping[str, Memory], *, port: int = 0, **how: 
 
 
 @contextmanager
-def opened(
+def open_server(
     model: Any,
     memories: Mapping[str, Memory],
     *,
@@ -137,7 +137,7 @@ def opened(
     vllm_folder: str | os.PathLike[str] | None = None,
     vllm_adapters: int = 32,
     **settings: Any,
-) -> Iterator[Opened]:
+) -> Iterator[ServerHandle]:
     """A server that has its port, and is to be run and loaded.
 
     Args:
@@ -146,7 +146,7 @@ def opened(
         host, port: where to listen.
         keys: the file of who may ask; see `siftlm.serving.keys`.
         anybody: listen without keys where others can reach the host.
-        slots, queue, cache: see `siftlm.serving.engine.Engine`.
+        slots, queue, cache: see `siftlm.serving.engine.ServingEngine`.
         seconds: that a request may take.
         grace: seconds that accepted requests have at the end.
         vllm: the address of a vLLM that continues the prompts; here they only learn. It is asked with the key in the
@@ -158,45 +158,56 @@ def opened(
     uvicorn = load("uvicorn", "serve")
     load("fastapi", "serve")
     from siftlm.serving.app import create_app
-    from siftlm.serving.entrance import Entrance, while_loading
-    from siftlm.serving.guard import Guard
-    from siftlm.serving.keys import Keys
-    from siftlm.serving.limits import Limits
-    from siftlm.serving.metrics import Counts, route_of
+    from siftlm.serving.entrance import SwappableApp, loading_app
+    from siftlm.serving.guard import GuardMiddleware
+    from siftlm.serving.keys import ApiKeys
+    from siftlm.serving.limits import RequestLimits
+    from siftlm.serving.metrics import PrometheusMetrics, route_template
 
-    if keys is None and not anybody and not loopback(host):
+    if keys is None and not anybody and not is_loopback(host):
         raise Conflict(
             f"--host {host} can be reached by others: say who may ask with --keys FILE (siftlm keys add FILE NAME), or "
             f"let anybody ask with --open"
         )
     if (vllm is None) != (vllm_folder is None):
         raise Conflict("--vllm URL and --vllm-folder DIR belong together: vLLM reads the adapters from that folder")
-    known = None if keys is None else Keys.read(Path(keys))
-    count = Counts()
+    known = None if keys is None else ApiKeys.read(Path(keys))
+    count = PrometheusMetrics()
     settings = {"engine": "lora", **settings}
     # Without keys, what a browser of this machine is made to ask by a page of another site must be refused.
-    hosts = {"localhost", "127.0.0.1", "::1", host} if known is None and loopback(host) else None
-    limits = Limits(seconds=seconds, prompts=min(Limits.prompts, queue))
+    hosts = {"localhost", "127.0.0.1", "::1", host} if known is None and is_loopback(host) else None
+    limits = RequestLimits(seconds=seconds, prompts=min(RequestLimits.prompts, queue))
     relay = None if vllm is None or vllm_folder is None else (vllm, vllm_folder, vllm_adapters)
     room = {"slots": slots, "queue": queue, "cache": cache, "count": count}
-    made = Engines()
-    entrance = Entrance(
-        Guard(while_loading, limits.body, lambda scope, status: count.answered(route_of(scope), status, None), hosts)
+    made = EngineLifecycle()
+    entrance = SwappableApp(
+        GuardMiddleware(
+            loading_app, limits.body, lambda scope, status: count.answered(route_template(scope), status, None), hosts
+        )
     )
-    server = uvicorn.Server(uvicorn.Config(
-        entrance, interface="asgi3", lifespan="off", log_level="warning", access_log=False, ws="none",
-        log_config=log_config(), timeout_keep_alive=30, timeout_graceful_shutdown=math.ceil(grace + TO_READ + LATER),
-    ))  # fmt: skip
-    ending = Ending(server, grace, made.end)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            entrance,
+            interface="asgi3",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            ws="none",
+            log_config=log_config(),
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=math.ceil(grace + DISCONNECT_DELAY_SECONDS + UVICORN_MARGIN_SECONDS),
+        )
+    )
+    ending = GracefulShutdown(server, grace, made.end)
 
     def opening() -> bool:
         engine = made.open(model, memories, relay=relay, room=room, **settings)
-        refuse_silent(engine.models)
-        modes = Modes(engine.controller.name, engine.models)
+        check_searchable(engine.models)
+        modes = ModeParser(engine.controller.name, engine.models)
         app = create_app(engine, modes, keys=known, limits=limits, count=count, hosts=hosts)
         while not (engine.state.ready and server.started):
             if ending.asked or engine.state.closing:
-                raise Closing("the engine has ended before it was ready; the log says why")
+                raise ShuttingDown("the engine has ended before it was ready; the log says why")
             time.sleep(0.01)
         entrance.app = app
         return True
@@ -209,7 +220,7 @@ def opened(
                 return False
             raise
 
-    with bound(host, port) as listening:
+    with bind_socket(host, port) as listening:
 
         def run() -> None:
             try:
@@ -221,12 +232,12 @@ def opened(
             return made.close(ending.left, patience)
 
         try:
-            yield Opened(address(host, listening.getsockname()[1]), run, loading, ending, close)
+            yield ServerHandle(server_url(host, listening.getsockname()[1]), run, loading, ending, close)
         finally:
             close()
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """Listening, before the model is loaded: a port that is taken is said at once, and who comes early waits."""
     if not 0 <= port < 2**16:
         raise InvalidInput(f"port must be a whole number from 0 to 65535, got {port!r}")
@@ -236,7 +247,7 @@ def bound(host: str, port: int) -> socket.socket:
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(place)
-            made.listen(BACKLOG)
+            made.listen(LISTEN_BACKLOG)
         except BaseException:
             made.close()
             raise
@@ -245,7 +256,7 @@ def bound(host: str, port: int) -> socket.socket:
     return made
 
 
-def loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Can only this machine reach it?"""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -253,7 +264,7 @@ def loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def address(host: str, port: int) -> str:
+def server_url(host: str, port: int) -> str:
     """As a browser wants it.
 
     >>> address("::1", 8000)

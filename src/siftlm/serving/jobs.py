@@ -24,7 +24,7 @@ class Mode:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How one choice is drawn."""
 
     max_tokens: int = 16
@@ -47,7 +47,7 @@ class Job:
     learn_for: str
     """The prompt as the memory reads it."""
     mode: Mode
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     choices: int = 1
     echo: bool = False
     """Also say the prompt, and with ``sampling.top`` how likely each of its tokens was."""
@@ -98,7 +98,7 @@ class Stepped:
 
 
 @dataclass(frozen=True)
-class Learned:
+class Tuned:
     """The model is ready for this prompt."""
 
     trace: Trace
@@ -108,14 +108,14 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Read:
+class PromptRead:
     """With ``echo``: the prompt's tokens."""
 
     tokens: tuple[Token, ...]
 
 
 @dataclass(frozen=True)
-class Said:
+class ChoiceDelta:
     """More of one choice."""
 
     choice: int
@@ -125,7 +125,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Ended:
+class ChoiceEnded:
     """One choice is complete."""
 
     choice: int
@@ -151,6 +151,6 @@ class Failed:
     """A `siftlm.errors.SiftlmError` where the request is to blame or its time was up (`TooLate`)."""
 
 
-Event = Selected | Stepped | Learned | Read | Said | Ended | Finished | Failed
-Deliver = Callable[[Event], None]
+Event = Selected | Stepped | Tuned | PromptRead | ChoiceDelta | ChoiceEnded | Finished | Failed
+EventCallback = Callable[[Event], None]
 """Called by the engine's thread: it must return at once and never raise."""

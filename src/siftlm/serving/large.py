@@ -5,39 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from siftlm.serving.failures import encoded
+from siftlm.serving.failures import encode_json
 
-AT_ONCE = 64
+ITEMS_PER_PART = 64
 """Entries of a list."""
-DEEP = 4
+MAX_SPLIT_DEPTH = 4
 """Levels that are taken apart: answer, choices, one choice, its log-likelihoods."""
 
 
-def in_parts(content: Any) -> bytes:
-    """As `siftlm.serving.failures.encoded`, in many small steps.
+def encode_json_in_parts(content: Any) -> bytes:
+    """As `siftlm.serving.failures.encode_json`, in many small steps.
 
     >>> in_parts({"a": [1, 2], "b": {}})
     b'{"a":[1,2],"b":{}}'
     """
-    return b"".join(_parts(content, DEEP))
+    return b"".join(_json_parts(content, MAX_SPLIT_DEPTH))
 
 
-def _parts(content: Any, deep: int) -> Iterator[bytes]:
+def _json_parts(content: Any, deep: int) -> Iterator[bytes]:
     if isinstance(content, dict) and deep:
         yield b"{"
         for at, (name, value) in enumerate(content.items()):
-            yield (b"," if at else b"") + encoded(name) + b":"
-            yield from _parts(value, deep - 1)
+            yield (b"," if at else b"") + encode_json(name) + b":"
+            yield from _json_parts(value, deep - 1)
         yield b"}"
     elif isinstance(content, list) and deep and isinstance(next(iter(content), None), (dict, list)):
         yield b"["
         for at, value in enumerate(content):
             yield b"," if at else b""
-            yield from _parts(value, deep - 1)
+            yield from _json_parts(value, deep - 1)
         yield b"]"
-    elif isinstance(content, list) and len(content) > AT_ONCE:
-        for start in range(0, len(content), AT_ONCE):
-            yield (b"," if start else b"[") + encoded(content[start : start + AT_ONCE])[1:-1]
+    elif isinstance(content, list) and len(content) > ITEMS_PER_PART:
+        for start in range(0, len(content), ITEMS_PER_PART):
+            yield (b"," if start else b"[") + encode_json(content[start : start + ITEMS_PER_PART])[1:-1]
         yield b"]"
     else:
-        yield encoded(content)
+        yield encode_json(content)

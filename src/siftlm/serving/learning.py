@@ -8,66 +8,68 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from siftlm.controller.many import ManyTuner
-from siftlm.controller.many_learning import Course, Lesson
+from siftlm.controller.many import BatchTuner
+from siftlm.controller.many_learning import TuningBatch, TuningRun
 from siftlm.controller.settings import Tuning
 from siftlm.local import LocalModel
-from siftlm.local_many import Task as Selection
+from siftlm.local_many import PromptState as Selection
 from siftlm.local_many import selected_many
 from siftlm.memory import Memory
 from siftlm.serving import jobs
-from siftlm.serving.counting import Counts
-from siftlm.serving.places import Place, Places
-from siftlm.serving.remembering import Kept, Key, Remembering
-from siftlm.serving.task import Task
+from siftlm.serving.counting import Metrics
+from siftlm.serving.places import AdapterSlot, AdapterSlots
+from siftlm.serving.remembering import AdapterCache, AdapterKey, CachedTuning
+from siftlm.serving.task import ServedRequest
 from siftlm.types import Step
 
 
-class World(Protocol):
+class EngineResources(Protocol):
     """What of the engine is needed here."""
 
     models: dict[str, LocalModel]
     memories: dict[str, Memory]
-    count: Counts
+    count: Metrics
 
 
 @dataclass(eq=False)
-class Pupil:
+class TuningRequest:
     """One prompt that learns, for everybody who asked for just that."""
 
-    place: Place
-    tasks: list[Task]
+    place: AdapterSlot
+    tasks: list[ServedRequest]
     selection: Selection
-    course: Course
-    lesson: Lesson
+    course: TuningRun
+    lesson: TuningBatch
 
 
-class Learning:
+class TuningQueue:
     """Only the engine's thread uses it."""
 
-    def __init__(self, world: World, many: ManyTuner, places: Places, remembering: Remembering) -> None:
-        self._world, self._many = world, many
+    def __init__(
+        self, world: EngineResources, many: BatchTuner, places: AdapterSlots, remembering: AdapterCache
+    ) -> None:
+        self._engine, self._many = world, many
         self._places, self._remembering = places, remembering
-        self._pupils: dict[int, Pupil] = {}
-        self._lessons: dict[str, Lesson] = {}
+        self._requests: dict[int, TuningRequest] = {}
+        self._lessons: dict[str, TuningBatch] = {}
         self._versions: dict[str, str] = {}
 
     def __len__(self) -> int:
-        return len(self._pupils)
+        return len(self._requests)
 
     @property
     def rows(self) -> int:
         """Choices that will be spoken when all have learned."""
         return sum(task.job.choices for task in self.tasks())
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[ServedRequest]:
         """All for whom something is being learned."""
-        return [task for pupil in self._pupils.values() for task in pupil.tasks]
+        return [task for pupil in self._requests.values() for task in pupil.tasks]
 
-    def admit(self, tasks: Sequence[Task]) -> list[Task]:
+    def admit(self, tasks: Sequence[ServedRequest]) -> list[ServedRequest]:
         """Those who may speak at once; for the others learning begins."""
-        ready: list[Task] = []
-        new: dict[Key, list[Task]] = defaultdict(list)
+        ready: list[ServedRequest] = []
+        new: dict[AdapterKey, list[ServedRequest]] = defaultdict(list)
         for task in tasks:
             task.passed("queue")
             if task.job.mode.memory is None:
@@ -84,48 +86,48 @@ class Learning:
             ready += self._begin(key, new[key], selection)
         return ready
 
-    def round(self) -> list[Task]:
+    def round(self) -> list[ServedRequest]:
         """One step for everybody; those who have learned enough."""
-        ready: list[Task] = []
+        ready: list[ServedRequest] = []
         for settings, lesson in list(self._lessons.items()):
             for course in lesson.round():
-                ready += self._learned(self._pupils.pop(course.owner))
+                ready += self._learned(self._requests.pop(course.owner))
             if not len(lesson):
                 del self._lessons[settings]
         return ready
 
-    def leave(self, task: Task) -> None:
+    def leave(self, task: ServedRequest) -> None:
         """Nobody waits for it; who is left alone learns no further."""
-        for number, pupil in list(self._pupils.items()):
+        for number, pupil in list(self._requests.items()):
             if task in pupil.tasks:
                 pupil.tasks.remove(task)
                 self._places.leave(pupil.place)
                 if not pupil.tasks:
                     pupil.lesson.leave(number)
-                    del self._pupils[number]
+                    del self._requests[number]
 
     # --- inside
 
-    def _key(self, job: jobs.Job) -> Key:
+    def _key(self, job: jobs.Job) -> AdapterKey:
         name = job.mode.memory or ""
-        version = self._world.memories[name].version
+        version = self._engine.memories[name].version
         if self._versions.get(name) != version:
             self._remembering.forget(name, version)
             self._versions[name] = version
-        settings = self._world.models[name].settings(**job.mode.settings)
-        return Key(name, version, job.learn_for, json.dumps(settings, sort_keys=True, default=str), job.asker)
+        settings = self._engine.models[name].settings(**job.mode.settings)
+        return AdapterKey(name, version, job.learn_for, json.dumps(settings, sort_keys=True, default=str), job.asker)
 
-    def _keep(self, key: Key, kept: Kept) -> None:
+    def _keep(self, key: AdapterKey, kept: CachedTuning) -> None:
         """Unless the memory has changed meanwhile, and what was learned from may no longer be there."""
-        if self._world.memories[key.memory].version == key.version:
+        if self._engine.memories[key.memory].version == key.version:
             self._remembering.keep(key, kept)
 
-    def _known(self, key: Key, task: Task, ready: list[Task]) -> bool:
+    def _known(self, key: AdapterKey, task: ServedRequest, ready: list[ServedRequest]) -> bool:
         """Has somebody asked for this before, or does so now?"""
         place = self._places.share(key)
-        pupil = None if place is None else self._pupils.get(place.number)
+        pupil = None if place is None else self._requests.get(place.number)
         kept = place.kept if place is not None else self._remembering.find(key)
-        self._world.count.cache(pupil is not None or kept is not None)
+        self._engine.count.cache(pupil is not None or kept is not None)
         if place is None and kept is not None and kept.weights is not None:
             place = self._places.take(key, kept)
             self._many.put(place.number, kept.weights)
@@ -137,14 +139,14 @@ class Learning:
             ready.append(self._ready(task, kept))
         return pupil is not None or kept is not None
 
-    def _selected(self, new: Mapping[Key, Sequence[Task]]) -> dict[Key, Selection]:
+    def _selected(self, new: Mapping[AdapterKey, Sequence[ServedRequest]]) -> dict[AdapterKey, Selection]:
         """One search for all who ask in the same way."""
-        groups: dict[tuple[str, str], list[Key]] = defaultdict(list)
+        groups: dict[tuple[str, str], list[AdapterKey]] = defaultdict(list)
         for key in new:
             groups[key.memory, key.settings].append(key)
-        found: dict[Key, Selection] = {}
+        found: dict[AdapterKey, Selection] = {}
         for (memory, _), keys in groups.items():
-            model, settings = self._world.models[memory], new[keys[0]][0].job.mode.settings
+            model, settings = self._engine.models[memory], new[keys[0]][0].job.mode.settings
             try:
                 made = selected_many(model, [key.prompt for key in keys], settings)
                 found.update(zip(keys, made, strict=True))
@@ -153,24 +155,24 @@ class Learning:
                     found.update(self._selected_alone(key, new[key]))
         return found
 
-    def _selected_alone(self, key: Key, tasks: Sequence[Task]) -> dict[Key, Selection]:
+    def _selected_alone(self, key: AdapterKey, tasks: Sequence[ServedRequest]) -> dict[AdapterKey, Selection]:
         try:
-            return {key: selected_many(self._world.models[key.memory], [key.prompt], tasks[0].job.mode.settings)[0]}
+            return {key: selected_many(self._engine.models[key.memory], [key.prompt], tasks[0].job.mode.settings)[0]}
         except Exception as error:  # noqa: BLE001 (told to who asked for it)
             for task in tasks:
                 task.fail(error)
         return {}
 
-    def _begin(self, key: Key, tasks: list[Task], selection: Selection) -> list[Task]:
+    def _begin(self, key: AdapterKey, tasks: list[ServedRequest], selection: Selection) -> list[ServedRequest]:
         if selection.trace is not None:  # the texts are its context, or not worth learning from
-            kept = Kept(selection.found, selection.trace, selection.context)
+            kept = CachedTuning(selection.found, selection.trace, selection.context)
             self._keep(key, kept)
             return [self._ready(task, kept, cached=False) for task in tasks]
         place = self._places.take(key)
         place.users = len(tasks)
-        lesson = self._lesson(self._world.models[key.memory].tuning_settings(**tasks[0].job.mode.settings))
+        lesson = self._lesson(self._engine.models[key.memory].tuning_settings(**tasks[0].job.mode.settings))
         course = self._many.course(lesson, place.number, selection.found.texts)
-        self._pupils[place.number] = Pupil(place, tasks, selection, course, lesson)
+        self._requests[place.number] = TuningRequest(place, tasks, selection, course, lesson)
         for task in tasks:
             task.place = place
             task.passed("select")
@@ -178,7 +180,7 @@ class Learning:
         lesson.join([course])
         return []
 
-    def _lesson(self, settings: Tuning) -> Lesson:
+    def _lesson(self, settings: Tuning) -> TuningBatch:
         name = json.dumps(settings.to_dict(), sort_keys=True)
         if name not in self._lessons:
             self._lessons[name] = self._many.lesson(settings, after=self._stepped)
@@ -186,36 +188,36 @@ class Learning:
 
     def _stepped(self, steps: Mapping[int, Step]) -> None:
         for owner, step in steps.items():
-            pupil = self._pupils[owner]
+            pupil = self._requests[owner]
             event = jobs.Stepped(step, len(pupil.course.steps), len(pupil.course.turns))
             for task in pupil.tasks:
                 task.tell(event)
 
-    def _learned(self, pupil: Pupil) -> list[Task]:
+    def _learned(self, pupil: TuningRequest) -> list[ServedRequest]:
         trace = pupil.lesson.trace(pupil.course)
         nothing = trace.ended in ("diverged", "nothing")
         weights = None if nothing else self._many.weights(pupil.place.number)
         context = () if trace.ended == "diverged" else pupil.selection.context
-        kept = Kept(pupil.selection.found, trace, context, weights)
+        kept = CachedTuning(pupil.selection.found, trace, context, weights)
         pupil.place.kept = kept
         self._keep(pupil.place.key, kept)
-        self._world.count.learned(len(trace.steps), sum(step.tokens for step in trace.steps))
+        self._engine.count.learned(len(trace.steps), sum(step.tokens for step in trace.steps))
         for task in pupil.tasks:
             task.passed("learn")
             task.context = context
             self._export(task)
-            task.tell(jobs.Learned(trace, context))
+            task.tell(jobs.Tuned(trace, context))
         return pupil.tasks
 
-    def _ready(self, task: Task, kept: Kept, *, cached: bool = True) -> Task:
+    def _ready(self, task: ServedRequest, kept: CachedTuning, *, cached: bool = True) -> ServedRequest:
         task.context = kept.context
         task.passed("select")
         task.tell(jobs.Selected(kept.found, cached=cached))
         self._export(task)
-        task.tell(jobs.Learned(kept.trace, kept.context))
+        task.tell(jobs.Tuned(kept.trace, kept.context))
         return task
 
-    def _export(self, task: Task) -> None:
+    def _export(self, task: ServedRequest) -> None:
         """What was learned, for who speaks through it elsewhere; where the folder is, it is complete."""
         place, export = task.place, task.job.export
         if export is None or place is None or place.kept is None or place.kept.weights is None:

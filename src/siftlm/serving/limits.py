@@ -7,7 +7,7 @@ from typing import ClassVar
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What a request may cost at most; beyond it there is an error that says so."""
 
     body: int = 8 * 2**20

@@ -10,17 +10,17 @@ from typing import Any
 
 from siftlm.controller import Controller
 from siftlm.memory import Memory
-from siftlm.serving.engine import Engine
+from siftlm.serving.engine import ServingEngine
 from siftlm.serving.vllm import Relay
 
-OF_CONTROLLER = ("tokenizer", "engine", "rank", "alpha", "targets", "device", "dtype", "context")
+CONTROLLER_SETTINGS = ("tokenizer", "engine", "rank", "alpha", "targets", "device", "dtype", "context")
 
 
-class Engines:
+class EngineLifecycle:
     """The engine, and what hands over to another server; one thread makes them, another may end them meanwhile."""
 
     def __init__(self) -> None:
-        self._engine: Engine | None = None
+        self._engine: ServingEngine | None = None
         self._relay: Relay | None = None
 
     def open(
@@ -31,19 +31,19 @@ class Engines:
         room: Mapping[str, Any],
         relay: tuple[str, str | os.PathLike[str], int] | None = None,
         **settings: Any,
-    ) -> Engine | Relay:
+    ) -> ServingEngine | Relay:
         """What is to be asked.
 
         Args:
             model: as for `siftlm.controller.Controller`, or one.
             memories: by name.
-            room: of `Engine`: ``slots``, ``queue``, ``cache``, ``count``.
+            room: of `ServingEngine`: ``slots``, ``queue``, ``cache``, ``count``.
             relay: address, folder and number of adapters of a vLLM that continues the prompts.
             **settings: of the controller and of `siftlm.LocalModel`.
         """
-        own = {name: settings.pop(name) for name in OF_CONTROLLER if name in settings}
-        controller = model if isinstance(model, Controller) else loaded(model, own)
-        self._engine = Engine(controller, memories, **room, **settings)
+        own = {name: settings.pop(name) for name in CONTROLLER_SETTINGS if name in settings}
+        controller = model if isinstance(model, Controller) else load_controller(model, own)
+        self._engine = ServingEngine(controller, memories, **room, **settings)
         if relay is None:
             return self._engine
         url, folder, most = relay
@@ -74,7 +74,7 @@ class Engines:
         return not closing.is_alive()
 
 
-def loaded(model: Any, settings: Mapping[str, Any]) -> Controller:
+def load_controller(model: Any, settings: Mapping[str, Any]) -> Controller:
     """Made in a thread that ends then, and takes its helpers along.
 
     Each thread that computes with torch keeps helpers of its own. Were those of the main thread there beside the

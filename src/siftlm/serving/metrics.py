@@ -14,14 +14,14 @@ from siftlm import recipes
 from siftlm.extras import load
 from siftlm.selection import methods
 from siftlm.serving.keys import Caller
-from siftlm.serving.modes import ALIASES, AUTO, BASE, CONTEXT, OFFERED
+from siftlm.serving.modes import AUTO_MODE, BASE_MODE, CONTEXT_MODE, LISTED_MODES, METHOD_ALIASES
 
-OTHER = "other"
-STAGES = ("queue", "select", "learn", "generate", "whole")
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+OTHER_LABEL = "other"
+TIMED_STAGES = ("queue", "select", "learn", "generate", "whole")
+BUCKET_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 # What has two names is counted under the one that models are named with.
-OFTENER = {name: alias for alias, name in ALIASES.items()}
-NUMBER = re.compile(r"-[0-9]+\Z")
+ALIAS_OF_METHOD = {name: alias for alias, name in METHOD_ALIASES.items()}
+NUMBER_SUFFIX = re.compile(r"-[0-9]+\Z")
 # Of `engine.state()`, by the name of the gauge; read when somebody asks.
 GAUGES = {
     "waiting": "Requests in the queue",
@@ -35,12 +35,12 @@ GAUGES = {
 }
 
 
-class Counts:
+class PrometheusMetrics:
     """Counters and histograms of one server, in a registry of its own."""
 
     def __init__(self, *, known: Collection[str] | None = None) -> None:
         client = load("prometheus_client", "serve")
-        self._known = frozenset(_modes() if known is None else known)
+        self._known = frozenset(_known_modes() if known is None else known)
         self.registry = own = client.CollectorRegistry()
         client.ProcessCollector(registry=own)
         client.Info("siftlm", "Of this server", registry=own).info({"version": version("siftlm")})
@@ -48,9 +48,12 @@ class Counts:
             "siftlm_requests", "Requests that were answered", ["route", "mode", "status"], registry=own
         )
         self._seconds = client.Histogram(
-            "siftlm_seconds", "Where the time of a finished request went", ["mode", "stage"], buckets=SECONDS,
+            "siftlm_seconds",
+            "Where the time of a finished request went",
+            ["mode", "stage"],
+            buckets=BUCKET_SECONDS,
             registry=own,
-        )  # fmt: skip
+        )
         self._tokens = client.Counter("siftlm_tokens", "Tokens", ["kind"], registry=own)
         self._steps = client.Counter("siftlm_steps", "Gradient steps that were taken", registry=own)
         self._cache = client.Counter("siftlm_cache", "Adapters that were looked for", ["result"], registry=own)
@@ -63,8 +66,8 @@ class Counts:
     # --- what HTTP tells
 
     def answered(self, route: str | None, status: int, mode: str | None = None) -> None:
-        """``route`` is the template that matched, as `route_of` finds it, never the path itself."""
-        self._requests.labels(route or OTHER, "" if mode is None else self.folded(mode), str(int(status))).inc()
+        """``route`` is the template that matched, as `route_template` finds it, never the path itself."""
+        self._requests.labels(route or OTHER_LABEL, "" if mode is None else self.folded(mode), str(int(status))).inc()
 
     def read(self, tokens: int) -> None:
         """Tokens of a prompt."""
@@ -75,7 +78,7 @@ class Counts:
     def finished(self, mode: str, seconds: Mapping[str, float]) -> None:
         """A request is; ``whole``, where it is not said, is the sum of the others."""
         folded = self.folded(mode)
-        told = {stage: float(seconds[stage]) for stage in STAGES if stage in seconds}
+        told = {stage: float(seconds[stage]) for stage in TIMED_STAGES if stage in seconds}
         told.setdefault("whole", sum(told.values()))
         for stage, value in told.items():
             self._seconds.labels(folded, stage).observe(value)
@@ -106,13 +109,13 @@ class Counts:
         >>> [counts.folded(mode) for mode in ("sift-50", "base", "nearest-5", "mm-itl-5", "what-ever-5")]
         ['sift', 'base', 'nn', 'mm-itl', 'other']
         """
-        name = NUMBER.sub("", mode)
-        name = OFTENER.get(name, name)
-        return name if name in self._known else OTHER
+        name = NUMBER_SUFFIX.sub("", mode)
+        name = ALIAS_OF_METHOD.get(name, name)
+        return name if name in self._known else OTHER_LABEL
 
     def watch(self, state: Callable[[], Any]) -> None:
         """Also show what the engine is doing: ``state`` is asked once each time somebody looks."""
-        self.registry.register(_Watching(state))
+        self.registry.register(_EngineCollector(state))
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """Everything, in the format that is asked for, and that format's name."""
@@ -121,11 +124,18 @@ class Counts:
         return encode(self.registry), content_type
 
 
-def _modes() -> set[str]:
-    return {*methods(), *recipes.RECIPES, BASE, AUTO, CONTEXT, *(NUMBER.sub("", mode) for mode in OFFERED)}
+def _known_modes() -> set[str]:
+    return {
+        *methods(),
+        *recipes.RECIPES,
+        BASE_MODE,
+        AUTO_MODE,
+        CONTEXT_MODE,
+        *(NUMBER_SUFFIX.sub("", mode) for mode in LISTED_MODES),
+    }
 
 
-class _Watching:
+class _EngineCollector:
     """Gauges that are read when they are asked for."""
 
     def __init__(self, state: Callable[[], Any]) -> None:
@@ -146,12 +156,12 @@ class _Watching:
                 yield self._gauge(f"siftlm_{name}", words, value=float(value))
 
 
-def route_of(scope: Mapping[str, Any]) -> str:
+def route_template(scope: Mapping[str, Any]) -> str:
     """The template that a request matched, of its ASGI scope after it was answered: ``/v1/documents/{id}``."""
-    return str(getattr(scope.get("route"), "path", None) or OTHER)
+    return str(getattr(scope.get("route"), "path", None) or OTHER_LABEL)
 
 
-def routes(count: Counts, allowed: Callable[..., Caller]) -> Any:
+def routes(count: PrometheusMetrics, allowed: Callable[..., Caller]) -> Any:
     """The router: GET /metrics, for everybody who has a key."""
     fastapi = load("fastapi", "serve")
     router = fastapi.APIRouter(dependencies=[fastapi.Depends(allowed)])

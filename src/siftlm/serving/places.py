@@ -4,46 +4,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from siftlm.serving.remembering import Kept, Key
+from siftlm.serving.remembering import AdapterKey, CachedTuning
 
 
 @dataclass(eq=False)
-class Place:
+class AdapterSlot:
     """One of them, taken."""
 
     number: int
-    key: Key
+    key: AdapterKey
     users: int = 1
-    kept: Kept | None = None
+    kept: CachedTuning | None = None
     """What is there, once it has been learned."""
 
 
-class Places:
+class AdapterSlots:
     """Who asks the same as somebody who is there already shares the place. Only the engine's thread uses it."""
 
     def __init__(self, count: int) -> None:
         self._free = list(range(count, 0, -1))
-        self._taken: dict[Key, Place] = {}
+        self._taken: dict[AdapterKey, AdapterSlot] = {}
 
     @property
     def free(self) -> int:
         """How many."""
         return len(self._free)
 
-    def take(self, key: Key, kept: Kept | None = None) -> Place:
+    def take(self, key: AdapterKey, kept: CachedTuning | None = None) -> AdapterSlot:
         """A free one; there must be one."""
-        place = Place(self._free.pop(), key, kept=kept)
+        place = AdapterSlot(self._free.pop(), key, kept=kept)
         self._taken[key] = place
         return place
 
-    def share(self, key: Key) -> Place | None:
+    def share(self, key: AdapterKey) -> AdapterSlot | None:
         """The place of somebody who asks the same."""
         place = self._taken.get(key)
         if place is not None:
             place.users += 1
         return place
 
-    def leave(self, place: Place | None) -> None:
+    def leave(self, place: AdapterSlot | None) -> None:
         """The last who leaves frees it."""
         if place is None or self._taken.get(place.key) is not place:
             return

@@ -10,11 +10,11 @@ from siftlm.errors import InvalidInput
 from siftlm.types import FloatArray, Vectors
 
 # Lengths that are nothing but rounding.
-NOTHING = 1e-9
+ROUNDING_LENGTH = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Plane:
+class PlaneProjection:
     """Where each of them is; near points may be far from each other in all the directions that a plane lacks."""
 
     candidates: FloatArray
@@ -25,7 +25,7 @@ class Plane:
     """The share of the variance that the plane shows, 0 to 1."""
 
 
-def plane(candidates: Vectors, prompt: Vectors) -> Plane:
+def project_to_plane(candidates: Vectors, prompt: Vectors) -> PlaneProjection:
     """The first two principal axes of the candidates (K, d) and the prompt (d,).
 
     X = U S Vᵀ, centred; the points are X V₂. The prompt lies to the right of the centre and above it, so a picture
@@ -47,18 +47,18 @@ def plane(candidates: Vectors, prompt: Vectors) -> Plane:
     _, lengths, axes = np.linalg.svd(points, full_matrices=False)
     drawn = np.zeros((len(points), 2))
     for at in range(min(2, len(axes))):
-        if lengths[at] > NOTHING:
-            drawn[:, at] = points @ axes[at] * _sign(axes[at], points[-1])
+        if lengths[at] > ROUNDING_LENGTH:
+            drawn[:, at] = points @ axes[at] * _axis_sign(axes[at], points[-1])
     placed = np.empty((len(given), 2))
     placed[order] = drawn[:-1]
     squares = lengths**2
     total = float(squares.sum())
-    return Plane(placed, drawn[-1], float(squares[:2].sum()) / total if total > NOTHING**2 else 1.0)
+    return PlaneProjection(placed, drawn[-1], float(squares[:2].sum()) / total if total > ROUNDING_LENGTH**2 else 1.0)
 
 
-def _sign(axis: FloatArray, prompt: FloatArray) -> float:
+def _axis_sign(axis: FloatArray, prompt: FloatArray) -> float:
     """Which end of an axis is the positive one."""
     along = float(axis @ prompt)
-    if abs(along) <= NOTHING:  # the prompt cannot tell
+    if abs(along) <= ROUNDING_LENGTH:  # the prompt cannot tell
         along = float(axis[np.argmax(np.abs(axis))])
     return -1.0 if along < 0 else 1.0

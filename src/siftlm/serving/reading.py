@@ -11,27 +11,27 @@ from functools import cached_property
 from typing import Any
 
 from siftlm.controller import Controller
-from siftlm.controller.tokens import leading, plain, start_token
+from siftlm.controller.tokens import prefix_token_ids, start_token, text_token_ids
 from siftlm.errors import InvalidInput
-from siftlm.serving.chat import Conversation, conversation
-from siftlm.serving.fields import fields
-from siftlm.serving.jobs import Job, Mode, Sampling
-from siftlm.serving.limits import Limits
-from siftlm.serving.modes import Modes, Needs
+from siftlm.serving.chat import Conversation, tokenize_messages
+from siftlm.serving.fields import parse_fields
+from siftlm.serving.jobs import Job, Mode, SamplingParams
+from siftlm.serving.limits import RequestLimits
+from siftlm.serving.modes import AccessCheck, ModeParser
 from siftlm.serving.refusals import BadRequest
-from siftlm.serving.schemas import CHAT, COMPLETION, NEUTRAL
+from siftlm.serving.schemas import CHAT_SCHEMA, COMPLETION_SCHEMA, NEUTRAL_VALUES
 from siftlm.serving.sizes import check_items, check_texts
 
 # Fields of ``siftlm`` that are about the answer; all others are settings of the model.
-OURS = ("prompt", "return", "events")
+RESPONSE_OPTIONS = ("prompt", "return", "events")
 # A draw among the likeliest tokens with no probability at all is the likeliest token.
-LEAST = 1e-9
+MIN_TOP_P = 1e-9
 # Below this the likeliest token is drawn all the same, and what the model says, divided by it, is no number any more.
-COLDEST = 1e-6
+MIN_TEMPERATURE = 1e-6
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedRequest:
     """A request for an answer."""
 
     model: str
@@ -49,41 +49,42 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ParsedPrompt:
     """A prompt as the model reads it, and as the memory does."""
 
     ids: tuple[int, ...]
     learn_for: str
 
 
-class Reader:
+class RequestParser:
     """Turns bodies into jobs for one model. Its methods may take a while: they belong into a thread."""
 
-    def __init__(self, controller: Controller, modes: Modes, limits: Limits) -> None:
+    def __init__(self, controller: Controller, modes: ModeParser, limits: RequestLimits) -> None:
         # A tokenizer is set up for every call, and calls that want it otherwise disturb each other. This one is ours,
         # and set up here once and for all.
         self.tokenizer, self.context = copy.deepcopy(controller.tokenizer), controller.context
-        plain(self.tokenizer, "a text")
+        text_token_ids(self.tokenizer, "a text")
         self._model = controller.model
         self._modes, self.limits = modes, limits
 
-    def completion(self, body: Any, needs: Needs = lambda *_: None) -> Asked:
-        """Of ``/v1/completions``; ``needs``: see `Modes.parse`."""
+    def completion(self, body: Any, needs: AccessCheck = lambda *_: None) -> ParsedRequest:
+        """Of ``/v1/completions``; ``needs``: see `ModeParser.parse`."""
         check_items(body, "stop", self.limits.stops, "texts")
         self._check_prompts(body)
-        given = fields(body, COMPLETION)
+        given = parse_fields(body, COMPLETION_SCHEMA)
         _refuse_unsupported(given)
         if given["best_of"] not in {None, given["n"]}:
-            raise BadRequest("best_of is not supported; ask for n choices, and choose", param="best_of",
-                             code="unsupported_parameter")  # fmt: skip
+            raise BadRequest(
+                "best_of is not supported; ask for n choices, and choose", param="best_of", code="unsupported_parameter"
+            )
         prompts = self._prompts(given["prompt"])
         return self._asked(given, prompts, given["max_tokens"], given["logprobs"], needs, echo=bool(given["echo"]))
 
-    def chat(self, body: Any, needs: Needs = lambda *_: None) -> Asked:
-        """Of ``/v1/chat/completions``; ``needs``: see `Modes.parse`."""
+    def chat(self, body: Any, needs: AccessCheck = lambda *_: None) -> ParsedRequest:
+        """Of ``/v1/chat/completions``; ``needs``: see `ModeParser.parse`."""
         check_items(body, "messages", self.limits.messages, "messages")
         check_items(body, "stop", self.limits.stops, "texts")
-        given = fields(body, CHAT)
+        given = parse_fields(body, CHAT_SCHEMA)
         _refuse_unsupported(given)
         if given["top_logprobs"] is not None and not given["logprobs"]:
             raise BadRequest("top_logprobs is only said with logprobs: true", param="top_logprobs")
@@ -92,19 +93,20 @@ class Reader:
         if most is None:
             most = given["max_tokens"]
         if most is None:  # as much as there is room for
-            room = self.limits.entries // (given["n"] * _told_of_each(top))
+            room = self.limits.entries // (given["n"] * _entries_per_token(top))
             most = max(1, min(self.context - len(read.ids), room))
-        return self._asked(given, [Prompt(read.ids, read.learn_for)], most, top, needs, stops=read.stops,
-                           chat=True)  # fmt: skip
+        return self._asked(
+            given, [ParsedPrompt(read.ids, read.learn_for)], most, top, needs, stops=read.stops, chat=True
+        )
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
         """A conversation as the model reads it."""
         self._check_length(sum(len(str(one.get("content") or "")) for one in messages), chat=True)
-        return conversation(self.tokenizer, messages)
+        return tokenize_messages(self.tokenizer, messages)
 
     def tokens(self, text: str, *, special: bool = True) -> list[int]:
         """Of a text; with ``special`` also what stands before every text."""
-        return [*(leading(self.tokenizer) if special else ()), *plain(self.tokenizer, text)]
+        return [*(prefix_token_ids(self.tokenizer) if special else ()), *text_token_ids(self.tokenizer, text)]
 
     def text(self, ids: Sequence[int], *, special: bool = True) -> str:
         """That the tokens spell; ``special`` tokens as they are written."""
@@ -116,8 +118,9 @@ class Reader:
         if wrong is not None:
             raise BadRequest(
                 f"{name}[{wrong}] is {ids[wrong]}, and the model knows the tokens 0 to {self.vocabulary - 1}",
-                param=name, code="invalid_value",
-            )  # fmt: skip
+                param=name,
+                code="invalid_value",
+            )
 
     @cached_property
     def vocabulary(self) -> int:
@@ -138,21 +141,19 @@ class Reader:
         check_items(body, "prompt", self.limits.prompts, "prompts")
         self._check_room(max(len(one) if isinstance(one, list) else 0 for one in prompt), 0, chat=False)
 
-    def _prompts(self, given: Any) -> list[Prompt]:
+    def _prompts(self, given: Any) -> list[ParsedPrompt]:
         several = isinstance(given, list) and not isinstance(given[0], int)
         prompts = given if several else [given]
-        return [
-            self._prompt(one, f"prompt[{at}]" if several else "prompt") for at, one in enumerate(prompts)
-        ]  # fmt: skip
+        return [self._prompt(one, f"prompt[{at}]" if several else "prompt") for at, one in enumerate(prompts)]
 
-    def _prompt(self, given: str | list[int], name: str) -> Prompt:
+    def _prompt(self, given: str | list[int], name: str) -> ParsedPrompt:
         if isinstance(given, str):
             self._check_length(len(given), chat=False)
             ids, learn_for = self.tokens(given), given
         else:
             self.check_tokens(given, name)
             ids, learn_for = given, self.text(given, special=False)
-        return Prompt(tuple(ids or self._start(name)), learn_for)
+        return ParsedPrompt(tuple(ids or self._start(name)), learn_for)
 
     def _start(self, name: str) -> list[int]:
         start = start_token(self.tokenizer)
@@ -163,15 +164,15 @@ class Reader:
     def _asked(
         self,
         given: Mapping[str, Any],
-        prompts: Sequence[Prompt],
+        prompts: Sequence[ParsedPrompt],
         most: int,
         top: int | None,
-        needs: Needs,
+        needs: AccessCheck,
         *,
         stops: tuple[str, ...] = (),
         echo: bool = False,
         chat: bool = False,
-    ) -> Asked:
+    ) -> ParsedRequest:
         for prompt in prompts:
             self._check_room(len(prompt.ids), most, chat)
         self._check_answer(sum(most + len(one.ids) * echo for one in prompts), given["n"], top, chat)
@@ -183,19 +184,33 @@ class Reader:
         for prompt in prompts:
             learn_for = prompt.learn_for if ours.get("prompt") is None else ours["prompt"]
             if mode.memory is not None and not learn_for.strip():
-                raise BadRequest("the prompt is empty, so there is nothing to learn for; siftlm.prompt may say what "
-                                 "else to learn for", param="messages" if chat else "prompt")  # fmt: skip
-            sampling = Sampling(
-                most, _warmth(given["temperature"]), max(given["top_p"], LEAST), (*self._stops(given["stop"]), *stops),
-                _seed(given["seed"]), top,
-            )  # fmt: skip
+                raise BadRequest(
+                    "the prompt is empty, so there is nothing to learn for; siftlm.prompt may say what "
+                    "else to learn for",
+                    param="messages" if chat else "prompt",
+                )
+            sampling = SamplingParams(
+                most,
+                _temperature(given["temperature"]),
+                max(given["top_p"], MIN_TOP_P),
+                (*self._stops(given["stop"]), *stops),
+                _seed(given["seed"]),
+                top,
+            )
             jobs.append(Job(prompt.ids, learn_for, mode, sampling, given["n"], echo, deadline))
         stream, options = bool(given["stream"]), given["stream_options"] or {}
-        return Asked(given["model"], tuple(jobs), chat, stream, bool(options.get("include_usage")),
-                     frozenset(ours.get("return") or ()), bool(ours.get("events")))  # fmt: skip
+        return ParsedRequest(
+            given["model"],
+            tuple(jobs),
+            chat,
+            stream,
+            bool(options.get("include_usage")),
+            frozenset(ours.get("return") or ()),
+            bool(ours.get("events")),
+        )
 
-    def _mode(self, model: str, ours: Mapping[str, Any], needs: Needs) -> Mode:
-        settings = {name: value for name, value in ours.items() if name not in OURS and value is not None}
+    def _mode(self, model: str, ours: Mapping[str, Any], needs: AccessCheck) -> Mode:
+        settings = {name: value for name, value in ours.items() if name not in RESPONSE_OPTIONS and value is not None}
         try:
             return self._modes.parse(model, settings, needs)
         except InvalidInput as error:
@@ -216,9 +231,10 @@ class Reader:
         if characters > self.context * self._longest:
             raise BadRequest(
                 f"This model's maximum context length is {self.context} tokens, and your prompt has {characters} "
-                "characters. Please reduce its length.", param="messages" if chat else "prompt",
+                "characters. Please reduce its length.",
+                param="messages" if chat else "prompt",
                 code="context_length_exceeded",
-            )  # fmt: skip
+            )
 
     def _check_room(self, read: int, most: int, chat: bool) -> None:
         if read + most <= self.context:
@@ -238,31 +254,32 @@ class Reader:
         raise BadRequest(message, param="messages" if chat else "prompt", code="context_length_exceeded")
 
     def _check_answer(self, tokens: int, choices: int, top: int | None, chat: bool) -> None:
-        entries = tokens * choices * _told_of_each(top)
+        entries = tokens * choices * _entries_per_token(top)
         if entries > self.limits.entries:
             raise BadRequest(
                 f"the answer could have {entries} entries ({tokens} tokens × n {choices} × "
-                f"{'top_' if chat else ''}logprobs + 1 = {_told_of_each(top)}), and up to {self.limits.entries} are "
-                "said to one request: ask for fewer prompts, tokens, choices or logprobs",
-                param="messages" if chat else "prompt", code="answer_too_large",
-            )  # fmt: skip
+                f"{'top_' if chat else ''}logprobs + 1 = {_entries_per_token(top)}), and up to {self.limits.entries} "
+                "are said to one request: ask for fewer prompts, tokens, choices or logprobs",
+                param="messages" if chat else "prompt",
+                code="answer_too_large",
+            )
 
 
-def _told_of_each(top: int | None) -> int:
+def _entries_per_token(top: int | None) -> int:
     """What is said of a token: itself, and the likeliest ones."""
     return (top or 0) + 1
 
 
 def _refuse_unsupported(given: Mapping[str, Any]) -> None:
-    for name, neutral in NEUTRAL.items():
+    for name, neutral in NEUTRAL_VALUES.items():
         value = given.get(name)
         if value is not None and value not in neutral:
             raise BadRequest(f"{name} is not supported by this server", param=name, code="unsupported_parameter")
 
 
-def _warmth(given: float) -> float:
+def _temperature(given: float) -> float:
     """The temperature; 0 for one so low that the likeliest token is drawn whatever happens."""
-    return 0.0 if given < COLDEST else float(given)
+    return 0.0 if given < MIN_TEMPERATURE else float(given)
 
 
 def _seed(given: int | None) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from siftlm.errors import SiftlmError
 
 
-class Refused(SiftlmError):
+class ServingError(SiftlmError):
     """The root; ``type`` and ``code`` are OpenAI's words."""
 
     status = 500
@@ -33,14 +33,14 @@ class Refused(SiftlmError):
             self.code = code
 
 
-class BadRequest(Refused):
+class BadRequest(ServingError):
     """Something in the request is wrong."""
 
     status = 400
     type = "invalid_request_error"
 
 
-class Unknown(Refused):
+class NotFound(ServingError):
     """No such thing."""
 
     status = 404
@@ -48,7 +48,7 @@ class Unknown(Refused):
     code = "not_found"
 
 
-class NotAllowed(Refused):
+class NotAllowed(ServingError):
     """No key, or one that may not do this."""
 
     status = 401
@@ -61,7 +61,7 @@ class NotAllowed(Refused):
             self.status, self.type, self.code = 403, "permission_error", "not_allowed"
 
 
-class Busy(Refused):
+class QueueFull(ServingError):
     """The queue is full."""
 
     status = 429
@@ -73,21 +73,21 @@ class Busy(Refused):
         self.retry_after = retry_after
 
 
-class BadGateway(Refused):
+class BadGateway(ServingError):
     """vLLM is not there, or does not do what it was asked."""
 
     status = 502
     code = "backend_failed"
 
 
-class Closing(Refused):
+class ShuttingDown(ServingError):
     """The server is shutting down."""
 
     status = 503
     code = "shutting_down"
 
 
-class NotReady(Refused):
+class NotReady(ServingError):
     """The model is being loaded."""
 
     status = 503
@@ -95,7 +95,7 @@ class NotReady(Refused):
     retry_after = 5
 
 
-class Occupied(Refused):
+class MemoryLocked(ServingError):
     """Somebody else writes to the memory."""
 
     status = 503
@@ -103,7 +103,7 @@ class Occupied(Refused):
     retry_after = 2
 
 
-class TooLate(Refused):
+class DeadlineExceeded(ServingError):
     """The time of the request was up."""
 
     status = 504

@@ -11,26 +11,26 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siftlm.controller.decoding import Drawn
+from siftlm.controller.decoding import SampledToken
 from siftlm.serving import jobs
 from siftlm.serving.refusals import BadGateway
-from siftlm.serving.saying import Saying, read, reads
-from siftlm.serving.shelf import Adapter
-from siftlm.serving.vllm_client import Answered, Call, Hung, drawn_of
+from siftlm.serving.saying import ChoiceWriter, prompt_event, prompt_with_context
+from siftlm.serving.shelf import StoredAdapter
+from siftlm.serving.vllm_client import CallAborted, VllmCall, VllmError, drawn_tokens
 
 if TYPE_CHECKING:
     from siftlm.serving.vllm import Relay
 
 
-class Relayed:
+class RelayedRequest:
     """One job: `heard` from the engine until it has learned, then `_begin`, and `_speak` for each choice."""
 
-    def __init__(self, relay: Relay, job: jobs.Job, deliver: jobs.Deliver) -> None:
+    def __init__(self, relay: Relay, job: jobs.Job, deliver: jobs.EventCallback) -> None:
         self._relay, self._job, self._deliver = relay, job, deliver
         self._lock = threading.RLock()
         self._over = False
-        self._adapter: Adapter | None = None
-        self._calls: set[Call] = set()
+        self._adapter: StoredAdapter | None = None
+        self._calls: set[VllmCall] = set()
         self._left = job.choices
         self._ids: tuple[int, ...] = job.ids
         self._seconds: dict[str, float] = {}
@@ -55,9 +55,9 @@ class Relayed:
         """What the engine says."""
         if isinstance(event, jobs.Failed):
             self.fail(event.error)
-        elif isinstance(event, (jobs.Selected, jobs.Stepped, jobs.Learned)):
+        elif isinstance(event, (jobs.Selected, jobs.Stepped, jobs.Tuned)):
             self._tell(event)
-            if isinstance(event, jobs.Learned):
+            if isinstance(event, jobs.Tuned):
                 self._guarded(partial(self._put_before, event.context))
         elif isinstance(event, jobs.Finished):
             self._seconds, self._since = dict(event.seconds), time.monotonic()
@@ -67,7 +67,7 @@ class Relayed:
             self._later(self._begin)
 
     def _put_before(self, context: tuple[str, ...]) -> None:
-        self._ids = reads(self._relay.controller, self._job, context)
+        self._ids = prompt_with_context(self._relay.controller, self._job, context)
 
     # --- threads of the pool
 
@@ -76,43 +76,43 @@ class Relayed:
             self._relay.shelf.load(self._adapter)
         job = self._job
         if self._measured:  # how likely the prompt was is told before anything is said behind it
-            self._speak(0)
+            self._generate(0)
             return
         if job.echo:
-            self._tell(read(self._relay.tokenizer, job))
+            self._tell(prompt_event(self._relay.tokenizer, job))
         for choice in range(job.choices):
-            self._later(partial(self._speak, choice))
+            self._later(partial(self._generate, choice))
 
     @property
     def _measured(self) -> bool:
         """Is it to be said how likely the prompt was?"""
         return self._job.echo and self._job.sampling.top is not None
 
-    def _speak(self, choice: int) -> None:
+    def _generate(self, choice: int) -> None:
         job, relay, echo = self._job, self._relay, self._measured and choice == 0
-        saying = Saying(relay.tokenizer, job, choice, relay.ends)
+        saying = ChoiceWriter(relay.tokenizer, job, choice, relay.ends)
         if job.sampling.max_tokens or echo:
             with closing(self._drawn(choice, echo=echo)) as drawn:
                 tokens = self._behind_prompt(drawn) if echo else drawn
                 if job.sampling.max_tokens:
-                    self._say(saying, tokens)
+                    self._write_choice(saying, tokens)
                 else:
                     next(tokens, None)
         if not saying.over:
             self._tell(saying.end("length"))
         self._done()
 
-    def _behind_prompt(self, drawn: Iterator[Drawn | str]) -> Iterator[Drawn | str]:
+    def _behind_prompt(self, drawn: Iterator[SampledToken | str]) -> Iterator[SampledToken | str]:
         """vLLM says all that it reads, also the texts before the prompt; it is told, and the other choices begin."""
-        known = [one for one in islice(drawn, len(self._ids)) if isinstance(one, Drawn)]
+        known = [one for one in islice(drawn, len(self._ids)) if isinstance(one, SampledToken)]
         if len(known) < len(self._ids):
             raise BadGateway("vLLM does not say how likely the tokens of the prompt are (echo with logprobs)")
-        self._tell(read(self._relay.tokenizer, self._job, known[1:]))
+        self._tell(prompt_event(self._relay.tokenizer, self._job, known[1:]))
         for choice in range(1, self._job.choices):
-            self._later(partial(self._speak, choice))
+            self._later(partial(self._generate, choice))
         yield from drawn
 
-    def _say(self, saying: Saying, tokens: Iterator[Drawn | str]) -> None:
+    def _write_choice(self, saying: ChoiceWriter, tokens: Iterator[SampledToken | str]) -> None:
         for one in tokens:
             if isinstance(one, str):  # by a stop text that we write otherwise
                 self._tell(*saying.break_off(one))
@@ -123,21 +123,21 @@ class Relayed:
                 return
         raise BadGateway("vLLM ended before the answer was complete")
 
-    def _drawn(self, choice: int, *, echo: bool) -> Generator[Drawn | str]:
+    def _drawn(self, choice: int, *, echo: bool) -> Generator[SampledToken | str]:
         """Tokens as they come, and why there are no more: ``stop`` or ``length``."""
         adapter, until = self._adapter, self._job.deadline
         for again in (False, True):
             call = self._relay.client.call("/v1/completions", until)
             with self._lock:
                 if self._over:
-                    raise Hung
+                    raise CallAborted
                 self._calls.add(call)
             try:
                 call.send(self._body(choice, echo=echo))
                 for chunk in call.events():
-                    yield from drawn_of(chunk, measured=self._job.sampling.top is not None)
+                    yield from drawn_tokens(chunk, measured=self._job.sampling.top is not None)
                 return
-            except Answered as error:
+            except VllmError as error:
                 if again or adapter is None or error.status != 404 or not error.spoken:
                     raise BadGateway(f"vLLM did not continue the prompt: {error.message}") from error
             finally:
@@ -150,14 +150,24 @@ class Relayed:
         how, adapter = self._job.sampling, self._adapter
         return {
             "model": self._relay.base if adapter is None else adapter.name,
-            "prompt": list(self._ids), "max_tokens": how.max_tokens, "n": 1, "stream": True, "echo": echo,
-            "temperature": how.temperature, "top_p": how.top_p, "seed": (how.seed + choice) % 2**63,
+            "prompt": list(self._ids),
+            "max_tokens": how.max_tokens,
+            "n": 1,
+            "stream": True,
+            "echo": echo,
+            "temperature": how.temperature,
+            "top_p": how.top_p,
+            "seed": (how.seed + choice) % 2**63,
             # The model's own generation_config.json is not to add to what was asked for.
-            "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
-            "stop": list(how.stop), "stop_token_ids": list(self._relay.ends),
+            "top_k": -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "stop": list(how.stop),
+            "stop_token_ids": list(self._relay.ends),
             # Tokens come by their numbers only where logprobs are asked for.
-            "logprobs": 0 if how.top is None else max(1, how.top), "return_tokens_as_token_ids": True,
-        }  # fmt: skip
+            "logprobs": 0 if how.top is None else max(1, how.top),
+            "return_tokens_as_token_ids": True,
+        }
 
     # --- any thread
 
@@ -206,7 +216,7 @@ class Relayed:
         """Whatever goes wrong is told to who asked."""
         try:
             work()
-        except Hung:
+        except CallAborted:
             pass
         except Exception as error:  # noqa: BLE001 (one request's failure is not another's)
             self.fail(error)

@@ -11,7 +11,7 @@ from siftlm.types import Trace
 
 
 @dataclass(frozen=True)
-class Key:
+class AdapterKey:
     """Requests with equal keys would learn the same."""
 
     memory: str
@@ -25,7 +25,7 @@ class Key:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class CachedTuning:
     """What one of them learned."""
 
     found: Found
@@ -42,25 +42,25 @@ class Kept:
         return own + sum(len(hit.text) * 2 + 500 for hit in self.found)
 
 
-class Remembering:
+class AdapterCache:
     """At most so many bytes. Only the engine's thread uses it."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._kept: OrderedDict[Key, Kept] = OrderedDict()
+        self._kept: OrderedDict[AdapterKey, CachedTuning] = OrderedDict()
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def find(self, key: Key) -> Kept | None:
+    def find(self, key: AdapterKey) -> CachedTuning | None:
         """And it counts as used."""
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
         return kept
 
-    def keep(self, key: Key, kept: Kept) -> None:
+    def keep(self, key: AdapterKey, kept: CachedTuning) -> None:
         """Unless it alone is larger than the limit."""
         if kept.bytes > self._limit:
             return
@@ -75,7 +75,7 @@ class Remembering:
         for key in [key for key in self._kept if key.memory == memory and key.version != version]:
             self._drop(key)
 
-    def _drop(self, key: Key) -> None:
+    def _drop(self, key: AdapterKey) -> None:
         kept = self._kept.pop(key, None)
         if kept is not None:
             self.bytes -= kept.bytes

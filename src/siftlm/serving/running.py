@@ -12,23 +12,23 @@ from typing import Any, Protocol, TypeVar
 from siftlm.controller import Controller
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.serving.jobs import Deliver, Event, Failed, Finished, Job
-from siftlm.serving.refusals import TooLate
+from siftlm.serving.jobs import Event, EventCallback, Failed, Finished, Job
+from siftlm.serving.refusals import DeadlineExceeded
 
-Made = TypeVar("Made")
+ResultT = TypeVar("ResultT")
 Receive = Callable[[], Awaitable[Any]]
 # The engine itself ends what is too late; should it hang, the client is told so many seconds later.
-LATER = 2.0
+DEADLINE_MARGIN_SECONDS = 2.0
 
 
-class Ticket(Protocol):
+class Handle(Protocol):
     """A job that was accepted."""
 
     def cancel(self) -> None:
         """Nobody waits for it any more; harmless when it has finished."""
 
 
-class Works(Protocol):
+class EngineProtocol(Protocol):
     """What HTTP needs of the engine."""
 
     @property
@@ -43,10 +43,10 @@ class Works(Protocol):
     def models(self) -> Mapping[str, LocalModel]:
         """One a memory."""
 
-    def submit(self, job: Job, deliver: Deliver) -> Ticket:
+    def submit(self, job: Job, deliver: EventCallback) -> Handle:
         """Accept a job, or raise `Busy` or `Closing`."""
 
-    def call(self, work: Callable[[], Made]) -> Future[Made]:
+    def call(self, work: Callable[[], ResultT]) -> Future[ResultT]:
         """Run something on the model's thread."""
 
     @property
@@ -54,19 +54,21 @@ class Works(Protocol):
         """``ready``, ``closing`` and what `siftlm.serving.metrics` shows."""
 
 
-class HungUp(Exception):
+class ClientDisconnected(Exception):
     """The client has gone."""
 
 
-async def events(engine: Works, jobs: Sequence[Job], receive: Receive) -> AsyncGenerator[tuple[int, Event], None]:
+async def stream_events(
+    engine: EngineProtocol, jobs: Sequence[Job], receive: Receive
+) -> AsyncGenerator[tuple[int, Event], None]:
     """What comes of the jobs, as (place, event), until all have finished.
 
     The first failure is raised. However it ends - a failure, a client that hangs up, a deadline, a caller that no
     longer listens - jobs that are still running are cancelled.
     """
     loop = asyncio.get_running_loop()
-    told: asyncio.Queue[tuple[int, Event] | HungUp] = asyncio.Queue()
-    tickets: list[Ticket] = []
+    told: asyncio.Queue[tuple[int, Event] | ClientDisconnected] = asyncio.Queue()
+    tickets: list[Handle] = []
 
     def deliver(place: int, event: Event) -> None:
         if not loop.is_closed():
@@ -78,7 +80,7 @@ async def events(engine: Works, jobs: Sequence[Job], receive: Receive) -> AsyncG
         # At once, and not only when the answer is next written: a model that learns is silent for long.
         for ticket in tickets:
             ticket.cancel()
-        told.put_nowait(HungUp())
+        told.put_nowait(ClientDisconnected())
 
     listening = asyncio.ensure_future(listen())
     try:
@@ -86,8 +88,8 @@ async def events(engine: Works, jobs: Sequence[Job], receive: Receive) -> AsyncG
             tickets.append(engine.submit(job, partial(deliver, place)))
         left = len(jobs)
         while left:
-            item = await _before(told.get(), jobs[0].deadline)
-            if isinstance(item, HungUp):
+            item = await _wait_until(told.get(), jobs[0].deadline)
+            if isinstance(item, ClientDisconnected):
                 raise item
             if isinstance(item[1], Failed):
                 raise item[1].error
@@ -99,8 +101,10 @@ async def events(engine: Works, jobs: Sequence[Job], receive: Receive) -> AsyncG
             ticket.cancel()
 
 
-async def _before(coming: Awaitable[Made], deadline: float | None) -> Made:
+async def _wait_until(coming: Awaitable[ResultT], deadline: float | None) -> ResultT:
     try:
-        return await asyncio.wait_for(coming, None if deadline is None else deadline + LATER - time.monotonic())
+        return await asyncio.wait_for(
+            coming, None if deadline is None else deadline + DEADLINE_MARGIN_SECONDS - time.monotonic()
+        )
     except asyncio.TimeoutError as error:
-        raise TooLate("the answer was not there in time") from error
+        raise DeadlineExceeded("the answer was not there in time") from error

@@ -5,50 +5,56 @@ from __future__ import annotations
 from typing import Any
 
 from siftlm.serving.fields import Schema
-from siftlm.serving.limits import Limits
+from siftlm.serving.limits import RequestLimits
 
 TEXT: Schema = {"type": "string"}
-SWITCH: Schema = {"type": "boolean", "default": False}
+BOOLEAN: Schema = {"type": "boolean", "default": False}
 COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
-TOKENS: Schema = {"type": "array", "items": COUNT, "title": "a list of token ids"}
+TOKEN_IDS: Schema = {"type": "array", "items": COUNT, "title": "a list of token ids"}
 # 64 bits with a sign, as OpenAI has it.
 SEED: Schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
 
 MODEL: Schema = {
-    **TEXT, "title": "the name of a model, such as NAME for the model as it is or NAME:sift-50 to learn from 50 texts",
-}  # fmt: skip
+    **TEXT,
+    "title": "the name of a model, such as NAME for the model as it is or NAME:sift-50 to learn from 50 texts",
+}
 PROMPT: Schema = {
     "anyOf": [
-        TEXT, {"type": "array", "items": TEXT, "minItems": 1}, {**TOKENS, "minItems": 1},
-        {"type": "array", "items": TOKENS, "minItems": 1},
+        TEXT,
+        {"type": "array", "items": TEXT, "minItems": 1},
+        {**TOKEN_IDS, "minItems": 1},
+        {"type": "array", "items": TOKEN_IDS, "minItems": 1},
     ],
     "title": "a string, a list of strings, a list of token ids, or a list of such lists",
-}  # fmt: skip
+}
 STOP: Schema = {
     "anyOf": [{**TEXT, "minLength": 1}, {"type": "array", "items": {**TEXT, "minLength": 1}}],
     "title": "a string or a list of strings, each with something in it",
-}  # fmt: skip
+}
 SIFTLM: Schema = {
     "type": "object",
     "title": "an object: settings such as method and n, and what to say about it",
     "properties": {
-        "method": TEXT, "memory": TEXT, "use": TEXT, "kernel": TEXT,
+        "method": TEXT,
+        "memory": TEXT,
+        "use": TEXT,
+        "kernel": TEXT,
         "prompt": {**TEXT, "title": "the text to learn for, where that is not the prompt"},
         "return": {"type": "array", "items": {"type": "string", "enum": ["selection", "steps", "timings"]}},
-        "events": {**SWITCH, "title": "true to be told of every step while the answer is streamed"},
+        "events": {**BOOLEAN, "title": "true to be told of every step while the answer is streamed"},
     },
-}  # fmt: skip
+}
 
 # What completions and chats have in common.
-_DRAWING: dict[str, Schema] = {
+_SAMPLING_FIELDS: dict[str, Schema] = {
     "model": MODEL,
     "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1.0},
     "top_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 1.0},
-    "n": {"type": "integer", "minimum": 1, "maximum": Limits.choices, "default": 1},
+    "n": {"type": "integer", "minimum": 1, "maximum": RequestLimits.choices, "default": 1},
     "stop": STOP,
     "seed": SEED,
-    "stream": SWITCH,
-    "stream_options": {"type": "object", "properties": {"include_usage": SWITCH}},
+    "stream": BOOLEAN,
+    "stream_options": {"type": "object", "properties": {"include_usage": BOOLEAN}},
     "siftlm": SIFTLM,
     # Known, and only taken where they change nothing: see NEUTRAL.
     "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
@@ -59,16 +65,16 @@ _DRAWING: dict[str, Schema] = {
     "repetition_penalty": {"type": "number", "exclusiveMinimum": 0},
 }
 # Which of its tools a model is to call: a word, or an object that names one.
-CHOICE: Schema = {"anyOf": [TEXT, {"type": "object"}], "title": "a string or an object"}
-COMPLETION: Schema = {
+TOOL_CHOICE: Schema = {"anyOf": [TEXT, {"type": "object"}], "title": "a string or an object"}
+COMPLETION_SCHEMA: Schema = {
     "type": "object",
     "required": ["model", "prompt"],
     "properties": {
-        **_DRAWING,
+        **_SAMPLING_FIELDS,
         "prompt": PROMPT,
         "max_tokens": {**COUNT, "default": 16},
         "logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
-        "echo": SWITCH,
+        "echo": BOOLEAN,
         "best_of": {"type": "integer", "minimum": 0},
         "suffix": TEXT,
     },
@@ -80,38 +86,48 @@ MESSAGE: Schema = {
         "role": {**TEXT, "enum": ["system", "developer", "user", "assistant", "tool", "function"]},
         "content": {
             "anyOf": [TEXT, {"type": "array", "items": {"type": "object", "properties": {"type": TEXT, "text": TEXT}}}],
-            "title": "a string, or a list of parts such as {\"type\": \"text\", \"text\": \"…\"}",
+            "title": 'a string, or a list of parts such as {"type": "text", "text": "…"}',
         },
     },
-}  # fmt: skip
+}
 MESSAGES: Schema = {"type": "array", "items": MESSAGE, "minItems": 1, "title": "a list of messages"}
-CHAT: Schema = {
+CHAT_SCHEMA: Schema = {
     "type": "object",
     "required": ["model", "messages"],
     "properties": {
-        **_DRAWING,
+        **_SAMPLING_FIELDS,
         "messages": MESSAGES,
         "max_tokens": COUNT,
         "max_completion_tokens": COUNT,
-        "logprobs": SWITCH,
+        "logprobs": BOOLEAN,
         "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
         "tools": {"type": "array"},
-        "tool_choice": CHOICE,
+        "tool_choice": TOOL_CHOICE,
         "functions": {"type": "array"},
-        "function_call": CHOICE,
+        "function_call": TOOL_CHOICE,
         "modalities": {"type": "array", "items": TEXT},
         "audio": {"type": "object"},
         "response_format": {"type": "object", "properties": {"type": TEXT}},
     },
 }
 # What each of these may be without meaning anything; else the answer would not be what was asked for.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "presence_penalty": (0,), "frequency_penalty": (0,), "logit_bias": ({},), "suffix": ("",), "tools": ([],),
-    "functions": ([],), "response_format": ({"type": "text"},), "tool_choice": ("none", "auto"),
-    "function_call": ("none", "auto"), "modalities": (["text"],), "audio": (), "top_k": (-1, 0), "min_p": (0,),
+NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "suffix": ("",),
+    "tools": ([],),
+    "functions": ([],),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "top_k": (-1, 0),
+    "min_p": (0,),
     "repetition_penalty": (1,),
-}  # fmt: skip
-EMBEDDINGS: Schema = {
+}
+EMBEDDINGS_SCHEMA: Schema = {
     "type": "object",
     "required": ["model", "input"],
     "properties": {
@@ -124,18 +140,18 @@ EMBEDDINGS: Schema = {
         "dimensions": {"type": "integer", "minimum": 1},
         "siftlm": {"type": "object", "properties": {"memory": TEXT}},
     },
-}  # fmt: skip
-TOKENIZE: Schema = {
+}
+TOKENIZE_SCHEMA: Schema = {
     "type": "object",
     "properties": {
         "prompt": TEXT,
         "messages": {**MESSAGES, "title": "a list of messages, in place of prompt"},
         "add_special_tokens": {"type": "boolean", "default": True},
-        "return_token_strs": SWITCH,
+        "return_token_strs": BOOLEAN,
     },
 }
-DETOKENIZE: Schema = {"type": "object", "required": ["tokens"], "properties": {"tokens": TOKENS}}
-ERROR: Schema = {
+DETOKENIZE_SCHEMA: Schema = {"type": "object", "required": ["tokens"], "properties": {"tokens": TOKEN_IDS}}
+ERROR_SCHEMA: Schema = {
     "type": "object",
     "required": ["error"],
     "properties": {
@@ -143,15 +159,17 @@ ERROR: Schema = {
             "type": "object",
             "required": ["message", "type", "param", "code"],
             "properties": {
-                "message": TEXT, "type": TEXT, "param": {"type": ["string", "null"]},
+                "message": TEXT,
+                "type": TEXT,
+                "param": {"type": ["string", "null"]},
                 "code": {"type": ["string", "null"]},
             },
         }
     },
-}  # fmt: skip
+}
 
 
-def shown(schema: Schema) -> dict[str, Any]:
+def openapi_body(schema: Schema) -> dict[str, Any]:
     """A body for the description of the API: null is as good as nothing where a field is not required."""
     needed = schema.get("required", ())
     properties = {

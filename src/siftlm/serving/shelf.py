@@ -15,7 +15,7 @@ from typing import Protocol
 from siftlm.errors import SiftlmError
 
 
-class Loads(Protocol):
+class AdapterLoader(Protocol):
     """Who speaks through them."""
 
     def load(self, name: str, folder: str, rank: int) -> None:
@@ -26,7 +26,7 @@ class Loads(Protocol):
 
 
 @dataclass(eq=False)
-class Adapter:
+class StoredAdapter:
     """One of them."""
 
     name: str
@@ -37,7 +37,7 @@ class Adapter:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Shelf:
+class AdapterFolder:
     """From any thread.
 
     Args:
@@ -47,7 +47,7 @@ class Shelf:
         rank: of all of them.
     """
 
-    def __init__(self, loads: Loads, folder: str | os.PathLike[str], *, most: int, rank: int) -> None:
+    def __init__(self, loads: AdapterLoader, folder: str | os.PathLike[str], *, most: int, rank: int) -> None:
         self._loads, self._most, self._rank = loads, most, rank
         self._run = f"siftlm-{secrets.token_hex(4)}"
         self.folder = Path(folder).resolve() / self._run
@@ -55,31 +55,31 @@ class Shelf:
             self.folder.mkdir(parents=True)
         except OSError as error:
             raise SiftlmError(f"no adapters can be written to {folder}: {error.strerror or error}") from error
-        self._kept: OrderedDict[Hashable, Adapter] = OrderedDict()
+        self._kept: OrderedDict[Hashable, StoredAdapter] = OrderedDict()
         self._lock = threading.Lock()
         self._made = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def hold(self, key: Hashable) -> Adapter:
+    def hold(self, key: Hashable) -> StoredAdapter:
         """The adapter of this key, which stays until it is released; its folder is there if somebody has filled it."""
         with self._lock:
             adapter = self._kept.get(key)
             if adapter is None:
                 self._made += 1
                 name = f"{self._run}-{self._made}"
-                adapter = self._kept[key] = Adapter(name, self.folder / name)
+                adapter = self._kept[key] = StoredAdapter(name, self.folder / name)
             self._kept.move_to_end(key)
             adapter.users += 1
             return adapter
 
-    def release(self, adapter: Adapter) -> None:
+    def release(self, adapter: StoredAdapter) -> None:
         """It is not needed for now."""
         with self._lock:
             adapter.users -= 1
 
-    def load(self, adapter: Adapter, *, again: bool = False) -> None:
+    def load(self, adapter: StoredAdapter, *, again: bool = False) -> None:
         """Make sure that it can be spoken through; ``again``: the other server may have forgotten it."""
         self._tidy()
         with adapter.lock:
@@ -100,7 +100,7 @@ class Shelf:
     # --- inside
 
     def _tidy(self) -> None:
-        gone: list[Adapter] = []
+        gone: list[StoredAdapter] = []
         with self._lock:
             for key, adapter in list(self._kept.items()):
                 if len(self._kept) <= self._most:
@@ -110,7 +110,7 @@ class Shelf:
         for adapter in gone:
             self._drop(adapter)
 
-    def _drop(self, adapter: Adapter, *, there: bool = True) -> bool:
+    def _drop(self, adapter: StoredAdapter, *, there: bool = True) -> bool:
         """Is the other server there?"""
         with adapter.lock:
             if adapter.loaded and there:

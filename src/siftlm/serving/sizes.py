@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from siftlm.serving.limits import Limits
+from siftlm.serving.limits import RequestLimits
 from siftlm.serving.refusals import BadRequest
 
 
@@ -21,7 +21,7 @@ def check_items(body: Any, name: str, most: int, called: str) -> None:
         raise BadRequest(f"{name} must be up to {most} {called}, got {len(found)}", param=name, code="too_many_items")
 
 
-def check_texts(name: str, texts: Iterable[str], limits: Limits) -> None:
+def check_texts(name: str, texts: Iterable[str], limits: RequestLimits) -> None:
     """Refuse texts that would be read for minutes."""
     lengths = [len(one) for one in texts]
     if max(lengths, default=0) > limits.text:

@@ -6,17 +6,17 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from siftlm.serving.jobs import Deliver, Event, Failed, Finished, Job
-from siftlm.serving.places import Place
+from siftlm.serving.jobs import Event, EventCallback, Failed, Finished, Job
+from siftlm.serving.places import AdapterSlot
 
 
 @dataclass(eq=False)
-class Task:
+class ServedRequest:
     """Only the engine's thread touches it, but for ``cancelled``."""
 
     job: Job
-    deliver: Deliver
-    place: Place | None = None
+    deliver: EventCallback
+    place: AdapterSlot | None = None
     """Where what it learned is; None: it speaks as the base model."""
     context: tuple[str, ...] = ()
     """Texts to be put before its prompt."""

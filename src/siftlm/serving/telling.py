@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class Telling:
+class StopTexts:
     """One choice's text on its way out.
 
     >>> telling = Telling(["END"])

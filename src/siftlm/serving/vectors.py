@@ -14,59 +14,61 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from siftlm.embedding.protocol import Embedder
-from siftlm.memory.vectors import unit
-from siftlm.serving.bodies import body_of
-from siftlm.serving.calling import called
-from siftlm.serving.fields import fields
+from siftlm.memory.vectors import unit_rows
+from siftlm.serving.bodies import read_body
+from siftlm.serving.calling import call_engine
+from siftlm.serving.fields import parse_fields
 from siftlm.serving.keys import Caller
-from siftlm.serving.large import in_parts
-from siftlm.serving.limits import Limits
-from siftlm.serving.modes import Modes
-from siftlm.serving.refusals import BadRequest, Unknown
-from siftlm.serving.running import Works
-from siftlm.serving.schemas import EMBEDDINGS, shown
+from siftlm.serving.large import encode_json_in_parts
+from siftlm.serving.limits import RequestLimits
+from siftlm.serving.modes import ModeParser
+from siftlm.serving.refusals import BadRequest, NotFound
+from siftlm.serving.running import EngineProtocol
+from siftlm.serving.schemas import EMBEDDINGS_SCHEMA, openapi_body
 from siftlm.serving.sizes import check_items, check_texts
 from siftlm.types import Vectors
 
 # Texts that are embedded without a pause: the model's thread has others to serve.
-AT_ONCE = 32
+EMBED_BATCH_TEXTS = 32
 
 
-def routes(engine: Works, modes: Modes, allowed: Callable[..., Caller], limits: Limits) -> APIRouter:
+def routes(
+    engine: EngineProtocol, modes: ModeParser, allowed: Callable[..., Caller], limits: RequestLimits
+) -> APIRouter:
     """The router."""
     router, who = APIRouter(tags=["openai"]), Depends(allowed)
 
     async def embeddings(request: Request, caller: Caller = who) -> Response:
         """Vectors by a memory's embedder, of unit length as OpenAI's are."""
-        given, texts = await body_of(request, partial(_read, limits))
-        name = _memory(engine, modes, given["model"], (given["siftlm"] or {}).get("memory"), caller)
+        given, texts = await read_body(request, partial(_parse_body, limits))
+        name = _find_memory(engine, modes, given["model"], (given["siftlm"] or {}).get("memory"), caller)
         embedder = engine.memories[name].embedder
         if given["dimensions"] not in {None, embedder.width}:
             raise BadRequest(f"the vectors of {embedder.name} have {embedder.width} dimensions", param="dimensions")
         deadline, vectors, read = time.monotonic() + limits.seconds, [], 0
-        for start in range(0, len(texts), AT_ONCE):
-            part = texts[start : start + AT_ONCE]
-            made, tokens = await called(engine, partial(_embedded, embedder, part), request.receive, deadline)
+        for start in range(0, len(texts), EMBED_BATCH_TEXTS):
+            part = texts[start : start + EMBED_BATCH_TEXTS]
+            made, tokens = await call_engine(engine, partial(_embed, embedder, part), request.receive, deadline)
             vectors += list(made)
             read += tokens
-        return Response(await asyncio.to_thread(_said, given, vectors, read), media_type="application/json")
+        return Response(await asyncio.to_thread(_response_json, given, vectors, read), media_type="application/json")
 
     router.add_api_route(
-        "/v1/embeddings", embeddings, methods=["POST"], openapi_extra={"requestBody": shown(EMBEDDINGS)}
+        "/v1/embeddings", embeddings, methods=["POST"], openapi_extra={"requestBody": openapi_body(EMBEDDINGS_SCHEMA)}
     )
     return router
 
 
-def _read(limits: Limits, body: Any) -> tuple[dict[str, Any], list[str]]:
+def _parse_body(limits: RequestLimits, body: Any) -> tuple[dict[str, Any], list[str]]:
     """(fields, texts)."""
     check_items(body, "input", limits.inputs, "texts")
-    given = fields(body, EMBEDDINGS)
+    given = parse_fields(body, EMBEDDINGS_SCHEMA)
     texts = [given["input"]] if isinstance(given["input"], str) else given["input"]
     check_texts("input", texts, limits)
     return given, texts
 
 
-def _memory(engine: Works, modes: Modes, model: str, asked: str | None, caller: Caller) -> str:
+def _find_memory(engine: EngineProtocol, modes: ModeParser, model: str, asked: str | None, caller: Caller) -> str:
     """Whose embedder it is: that of the memory that is named, of the model's, or of the embedder's own name."""
     if asked is None:
         made_by = [name for name in modes.memories if engine.memories[name].embedder.name == model]
@@ -78,23 +80,23 @@ def _memory(engine: Works, modes: Modes, model: str, asked: str | None, caller: 
     found = next(iter(modes.memories), "") if asked is None else asked
     caller.reads(found, asked is not None)
     if found not in engine.memories:
-        raise Unknown(f"there is no memory {found!r:.60}", param="siftlm.memory", code="memory_not_found")
+        raise NotFound(f"there is no memory {found!r:.60}", param="siftlm.memory", code="memory_not_found")
     return found
 
 
-def _embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[Vectors, int]:
+def _embed(embedder: Embedder, texts: Sequence[str]) -> tuple[Vectors, int]:
     """(vectors, how many tokens were read)."""
     most = embedder.max_tokens
     lengths = [len(one) if most is None else min(len(one), most) for one in embedder.tokens(texts)]
     # Of unit length, as OpenAI's are and as the memory compares them.
-    return np.nan_to_num(unit(np.asarray(embedder.embed(texts), dtype=np.float32))), sum(lengths)
+    return np.nan_to_num(unit_rows(np.asarray(embedder.embed(texts), dtype=np.float32))), sum(lengths)
 
 
-def _said(given: Mapping[str, Any], vectors: Sequence[Any], read: int) -> bytes:
+def _response_json(given: Mapping[str, Any], vectors: Sequence[Any], read: int) -> bytes:
     shape = _base64 if given["encoding_format"] == "base64" else _floats
     data = [{"object": "embedding", "index": at, "embedding": shape(one)} for at, one in enumerate(vectors)]
     usage = {"prompt_tokens": read, "total_tokens": read}
-    return in_parts({"object": "list", "data": data, "model": given["model"], "usage": usage})
+    return encode_json_in_parts({"object": "list", "data": data, "model": given["model"], "usage": usage})
 
 
 def _floats(vector: Any) -> list[float]:

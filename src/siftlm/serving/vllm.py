@@ -1,6 +1,6 @@
 """A running vLLM speaks for the engine: here prompts learn, there they are continued, through the adapter they learned.
 
-For who asks, `Relay` is an engine. `siftlm.serving.relayed.Relayed` is one job's way through both.
+For who asks, `Relay` is an engine. `siftlm.serving.relayed.RelayedRequest` is one job's way through both.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
-from siftlm.controller.checks import whole
-from siftlm.controller.generating import ends_of
+from siftlm.controller.checks import whole_number
+from siftlm.controller.generating import eos_token_ids
 from siftlm.serving import jobs
-from siftlm.serving.engine import AGAIN, Engine, State
-from siftlm.serving.refusals import BadGateway, Busy, Closing
-from siftlm.serving.relayed import Relayed
-from siftlm.serving.shelf import Shelf
-from siftlm.serving.vllm_client import Client
+from siftlm.serving.engine import DEFAULT_RETRY_SECONDS, EngineState, ServingEngine
+from siftlm.serving.refusals import BadGateway, QueueFull, ShuttingDown
+from siftlm.serving.relayed import RelayedRequest
+from siftlm.serving.shelf import AdapterFolder
+from siftlm.serving.vllm_client import VllmClient
 
-Made = TypeVar("Made")
+ResultT = TypeVar("ResultT")
 
 
 class Relay:
@@ -42,7 +42,7 @@ class Relay:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ServingEngine,
         url: str,
         folder: str | os.PathLike[str],
         *,
@@ -52,11 +52,11 @@ class Relay:
         queue: int = 64,
         patience: float = 120.0,
     ) -> None:
-        whole("most", most)
-        whole("streams", streams)
+        whole_number("most", most)
+        whole_number("streams", streams)
         self.engine, self.controller, self.count = engine, engine.controller, engine.count
         self.memories, self.models = engine.memories, engine.models
-        self.client = Client(url, key, patience=patience)
+        self.client = VllmClient(url, key, patience=patience)
         served = self.client.served(self.controller.name)
         self.base = served.name
         reach = self.controller.context
@@ -66,69 +66,70 @@ class Relay:
                 f"--max-model-len {reach}, or this server with --context-tokens {served.context}"
             )
         rank = int(engine.call(lambda: self.controller.engine.describe()["r"]).result())
-        self.client.refuse_rigid(rank)
-        self.shelf = Shelf(self.client, folder, most=most, rank=rank)
+        self.client.check_runtime_adapters(rank)
+        self.shelf = AdapterFolder(self.client, folder, most=most, rank=rank)
         # A tokenizer sets itself up for every call, and the engine's thread uses its own.
         self.tokenizer = copy.deepcopy(self.controller.tokenizer)
-        self.ends = ends_of(self.controller)
+        self.ends = eos_token_ids(self.controller)
         self.pool = ThreadPoolExecutor(streams, thread_name_prefix="siftlm-vllm")
         self._streams, self._room = streams, streams + queue
         self._changed = threading.Condition()
-        self._handed: set[Relayed] = set()
+        self._handed: set[RelayedRequest] = set()
 
-    def submit(self, job: jobs.Job, deliver: jobs.Deliver) -> Ticket:
-        """As `Engine.submit`; events come from several threads, one after another."""
+    def submit(self, job: jobs.Job, deliver: jobs.EventCallback) -> RelayHandle:
+        """As `ServingEngine.submit`; events come from several threads, one after another."""
         if len(self._handed) >= self._room:
             self.count.refused()
-            raise Busy(f"{self._room} requests are with vLLM already: ask again in {AGAIN} s", retry_after=AGAIN)
-        relayed = Relayed(self, job, deliver)
-        here = replace(
-            job, sampling=replace(job.sampling, max_tokens=0), choices=1, echo=False, export=relayed.export
-        )  # fmt: skip
-        return Ticket(self.engine.submit(here, relayed.heard).cancel, relayed)
+            raise QueueFull(
+                f"{self._room} requests are with vLLM already: ask again in {DEFAULT_RETRY_SECONDS} s",
+                retry_after=DEFAULT_RETRY_SECONDS,
+            )
+        relayed = RelayedRequest(self, job, deliver)
+        here = replace(job, sampling=replace(job.sampling, max_tokens=0), choices=1, echo=False, export=relayed.export)
+        return RelayHandle(self.engine.submit(here, relayed.heard).cancel, relayed)
 
-    def call(self, work: Callable[[], Made]) -> Future[Made]:
-        """As `Engine.call`."""
+    def call(self, work: Callable[[], ResultT]) -> Future[ResultT]:
+        """As `ServingEngine.call`."""
         return self.engine.call(work)
 
     @property
-    def state(self) -> State:
-        """As `Engine.state`; who waits for vLLM waits, and who is with it speaks."""
+    def state(self) -> EngineState:
+        """As `ServingEngine.state`; who waits for vLLM waits, and who is with it speaks."""
         with self._changed:
             own, handed = self.engine.state, list(self._handed)
         speaking = sum(relayed.speaking for relayed in handed)
         return replace(own, waiting=own.waiting + sum(not one.speaking for one in handed), speaking=speaking)
 
     def close(self, grace: float = 30.0) -> None:
-        """As `Engine.close`; vLLM forgets the adapters, and their folders go."""
+        """As `ServingEngine.close`; vLLM forgets the adapters, and their folders go."""
         until = time.monotonic() + grace
         self.engine.close(grace)
         with self._changed:
             self._changed.wait_for(lambda: not self._handed, max(0.0, until - time.monotonic()))
             left = list(self._handed)
         for relayed in left:
-            relayed.fail(Closing("the server has shut down before this request was done"))
+            relayed.fail(ShuttingDown("the server has shut down before this request was done"))
         self.pool.shutdown()
         self.shelf.clear()
 
-    # --- for `Relayed`
+    # --- for `RelayedRequest`
 
-    def take(self, relayed: Relayed) -> None:
+    def take(self, relayed: RelayedRequest) -> None:
         """It has learned, and is not done."""
         with self._changed:
             self._handed.add(relayed)
 
-    def drop(self, relayed: Relayed) -> None:
+    def drop(self, relayed: RelayedRequest) -> None:
         """It is done."""
         with self._changed:
             self._handed.discard(relayed)
             self._changed.notify_all()
 
 
-class Ticket:
+class RelayHandle:
     """What somebody who has submitted a job holds in the hand."""
 
-    def __init__(self, forget: Callable[[], None], relayed: Relayed) -> None:
+    def __init__(self, forget: Callable[[], None], relayed: RelayedRequest) -> None:
         self._forget, self._relayed = forget, relayed
 
     def cancel(self) -> None:

@@ -17,23 +17,23 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from siftlm.controller.decoding import Drawn
+from siftlm.controller.decoding import SampledToken
 from siftlm.errors import InvalidInput
-from siftlm.serving.refusals import BadGateway, TooLate
+from siftlm.serving.refusals import BadGateway, DeadlineExceeded
 
 logger = logging.getLogger(__name__)
 # Seconds that it may take to be connected, and for an adapter to be loaded.
-CONNECT, ADMIN = 10.0, 60.0
-TOKEN = "token_id:"
-FIELDS = ("tokens", "token_logprobs", "top_logprobs")
-NEEDED = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve … --enable-lora --max-lora-rank {rank}"
+CONNECT_SECONDS, ADMIN_SECONDS = 10.0, 60.0
+TOKEN_ID_PREFIX = "token_id:"
+LOGPROB_FIELDS = ("tokens", "token_logprobs", "top_logprobs")
+VLLM_COMMAND = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve … --enable-lora --max-lora-rank {rank}"
 
 
-class Hung(Exception):
+class CallAborted(Exception):
     """We hung up ourselves."""
 
 
-class Answered(Exception):
+class VllmError(Exception):
     """vLLM said no."""
 
     def __init__(self, status: int, message: str, *, spoken: bool) -> None:
@@ -44,7 +44,7 @@ class Answered(Exception):
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """What a vLLM serves."""
 
     name: str
@@ -52,7 +52,7 @@ class Served:
     """The most tokens that it reads at once."""
 
 
-class Call:
+class VllmCall:
     """One request and its answer, which another thread may break off with `break_off`."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Call:
     ) -> None:
         parts = urlsplit(url)
         made = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = made(parts.hostname or "", parts.port, timeout=CONNECT)
+        self._connection = made(parts.hostname or "", parts.port, timeout=CONNECT_SECONDS)
         self._path, self._key = parts.path + path, key
         self._patience, self._until = patience, until
         self._socket: socket.socket | None = None
@@ -69,12 +69,12 @@ class Call:
         self._starting = starting
 
     def send(self, body: Mapping[str, Any] | None) -> None:
-        """Ask, and wait for the head of the answer; `Answered` where it is not 200."""
+        """Ask, and wait for the head of the answer; `VllmError` where it is not 200."""
         with self._explained():
             self._connection.connect()
             self._socket = self._connection.sock  # http.client forgets it when the answer begins
             if self._closed:
-                raise Hung
+                raise CallAborted
             self._wait()
             headers = {"Content-Type": "application/json"}
             if self._key is not None:
@@ -83,7 +83,7 @@ class Call:
             self._connection.request("GET" if body is None else "POST", self._path, content, headers)
             self._answer = self._connection.getresponse()
             if self._answer.status != 200:
-                raise _answered(self._answer.status, self._answer.read())
+                raise _vllm_error(self._answer.status, self._answer.read())
 
     def read(self) -> bytes:
         """All of the answer."""
@@ -102,13 +102,13 @@ class Call:
                 content = line[5:].strip()
                 if content == b"[DONE]":
                     return
-                found = _parsed(content)
+                found = _parse_response(content)
                 if not isinstance(found, dict) or "choices" not in found:
-                    raise Answered(500, _message(found), spoken=True)
+                    raise VllmError(500, _error_message(found), spoken=True)
                 yield found
 
     def break_off(self) -> None:
-        """From another thread: who waits for the answer gets `Hung`."""
+        """From another thread: who waits for the answer gets `CallAborted`."""
         self._closed = True
         if self._socket is not None:
             with suppress(OSError):
@@ -136,9 +136,9 @@ class Call:
             yield
         except (OSError, http.client.HTTPException) as error:
             if self._closed:
-                raise Hung from error
+                raise CallAborted from error
             if self._until is not None and time.monotonic() >= self._until - 0.01:
-                raise TooLate("the time of this request was up before its answer was there") from error
+                raise DeadlineExceeded("the time of this request was up before its answer was there") from error
             if self._socket is None:
                 raise self._broken("vLLM cannot be reached", error) from error
             if isinstance(error, TimeoutError):
@@ -147,14 +147,14 @@ class Call:
 
     def _broken(self, said: str, error: Exception | None = None) -> Exception:
         if self._closed:
-            return Hung()
+            return CallAborted()
         if self._starting:  # nobody is asking yet, and who starts the server wants to know all of it
             return BadGateway(f"{said}: {error}")
         logger.error("%s: %s", said, error)
         return BadGateway(said)
 
 
-class Client:
+class VllmClient:
     """A vLLM.
 
     Args:
@@ -174,100 +174,100 @@ class Client:
         self.url = url.rstrip("/").removesuffix("/v1")
         self._key, self._patience = key, patience
 
-    def served(self, prefer: str = "") -> Served:
+    def served(self, prefer: str = "") -> ServedModel:
         """Its base model; where it has several names, ``prefer`` is taken if it is one of them."""
         try:
             found = self._asked("/v1/models", starting=True)["data"]
             cards = [card for card in found if card.get("parent") is None]
             card = next((card for card in cards if card["id"] == prefer), cards[0])
-            return Served(str(card["id"]), card.get("max_model_len"))
-        except Answered as error:
+            return ServedModel(str(card["id"]), card.get("max_model_len"))
+        except VllmError as error:
             raise BadGateway(f"vLLM does not say which models it serves: {error.message}") from error
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise BadGateway("what is at the address of vLLM does not answer /v1/models as vLLM does") from error
 
-    def refuse_rigid(self, rank: int) -> None:
+    def check_runtime_adapters(self, rank: int) -> None:
         """Raise where it takes no adapters while it runs."""
         try:
             self._asked("/v1/unload_lora_adapter", {"lora_name": "siftlm-none"}, starting=True)
-        except Answered as error:
+        except VllmError as error:
             if error.spoken and error.status in (400, 404):
                 return  # it knows the route, and no such adapter
-            raise _rigid(error, rank) from error
+            raise _adapters_refused(error, rank) from error
 
     def load(self, name: str, folder: str, rank: int) -> None:
         """From now on ``name`` is a model of its own; harmless when it is already."""
         try:
             self._asked("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
-        except Answered as error:
+        except VllmError as error:
             if "already been loaded" not in error.message:  # as when we gave up too early, and it did not
                 logger.error("vLLM did not load %s: %s", folder, error.message)
-                raise _rigid(error, rank, folder) from error
+                raise _adapters_refused(error, rank, folder) from error
 
     def unload(self, name: str) -> bool:
         """Forget the adapter; False where nobody answers."""
         try:
             self._asked("/v1/unload_lora_adapter", {"lora_name": name})
-        except Answered as error:  # it has begun anew since
+        except VllmError as error:  # it has begun anew since
             logger.warning("vLLM did not unload %s: %s", name, error.message)
-        except (BadGateway, TooLate):
+        except (BadGateway, DeadlineExceeded):
             return False
         return True
 
-    def call(self, path: str, until: float | None = None) -> Call:
+    def call(self, path: str, until: float | None = None) -> VllmCall:
         """A request that can be broken off."""
-        return Call(self.url, self._key, path, self._patience, until)
+        return VllmCall(self.url, self._key, path, self._patience, until)
 
     def _asked(self, path: str, body: Mapping[str, Any] | None = None, *, starting: bool = False) -> Any:
-        call = Call(self.url, self._key, path, min(self._patience, ADMIN), None, starting=starting)
+        call = VllmCall(self.url, self._key, path, min(self._patience, ADMIN_SECONDS), None, starting=starting)
         try:
             call.send(body)
-            return _parsed(call.read())
+            return _parse_response(call.read())
         finally:
             call.close()
 
 
-def _rigid(error: Answered, rank: int, folder: str = "") -> BadGateway:
-    needed = NEEDED.format(rank=rank)
+def _adapters_refused(error: VllmError, rank: int, folder: str = "") -> BadGateway:
+    needed = VLLM_COMMAND.format(rank=rank)
     if not error.spoken:
         return BadGateway(f"vLLM takes no adapters while it runs; it must be started so: {needed}")
     said = error.message.replace(folder, "FOLDER") if folder else error.message  # clients learn no paths
     return BadGateway(f"vLLM does not take the adapter: {said}; it must be started so: {needed}, and see the folder")
 
 
-def _answered(status: int, content: bytes) -> Answered:
-    found = _parsed(content)
+def _vllm_error(status: int, content: bytes) -> VllmError:
+    found = _parse_response(content)
     # {"error": {…}} is vLLM's, older ones say {"object": "error", "message": …}; {"detail": …} is: no such route.
     spoken = isinstance(found, dict) and ("error" in found or "message" in found)
-    return Answered(status, _message(found) or f"HTTP status {status}", spoken=spoken)
+    return VllmError(status, _error_message(found) or f"HTTP status {status}", spoken=spoken)
 
 
-def _message(found: Any) -> str:
+def _error_message(found: Any) -> str:
     for _ in range(2):
         if isinstance(found, dict):
             found = next((found[name] for name in ("error", "message", "detail") if name in found), "")
     return str(found)[:500]
 
 
-def _parsed(content: bytes) -> Any:
+def _parse_response(content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError:  # an answer of load_lora_adapter is plain text
         return content.decode("utf-8", "replace")
 
 
-def drawn_of(chunk: Mapping[str, Any], *, measured: bool) -> Iterator[Drawn | str]:
+def drawn_tokens(chunk: Mapping[str, Any], *, measured: bool) -> Iterator[SampledToken | str]:
     """The tokens of a chunk, and at the end why there are no more; ``measured``: with how likely they were."""
     for choice in chunk["choices"]:
         told = choice.get("logprobs") or {}
-        for name, logprob, top in zip(*(told.get(field) or () for field in FIELDS), strict=True):
+        for name, logprob, top in zip(*(told.get(field) or () for field in LOGPROB_FIELDS), strict=True):
             if not measured:
-                yield Drawn(_number(name))
+                yield SampledToken(_token_id(name))
                 continue
             likely = sorted(
-                ((_number(token), value) for token, value in (top or {}).items()), key=lambda known: -known[1]
+                ((_token_id(token), value) for token, value in (top or {}).items()), key=lambda known: -known[1]
             )
-            yield Drawn(_number(name), logprob, tuple(likely))
+            yield SampledToken(_token_id(name), logprob, tuple(likely))
         reason = choice.get("finish_reason")
         if reason in ("stop", "length"):
             yield str(reason)
@@ -275,7 +275,7 @@ def drawn_of(chunk: Mapping[str, Any], *, measured: bool) -> Iterator[Drawn | st
             raise BadGateway(f"vLLM ended the answer: {reason}")
 
 
-def _number(name: str) -> int:
-    if not name.startswith(TOKEN):
+def _token_id(name: str) -> int:
+    if not name.startswith(TOKEN_ID_PREFIX):
         raise BadGateway("vLLM does not say the numbers of tokens (return_tokens_as_token_ids): it is too old")
-    return int(name[len(TOKEN) :])
+    return int(name[len(TOKEN_ID_PREFIX) :])

@@ -9,44 +9,47 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from siftlm.serving.bodies import body_of
-from siftlm.serving.failures import answer
-from siftlm.serving.fields import fields
+from siftlm.serving.bodies import read_body
+from siftlm.serving.failures import json_response
+from siftlm.serving.fields import parse_fields
 from siftlm.serving.keys import Caller
-from siftlm.serving.reading import Reader
+from siftlm.serving.reading import RequestParser
 from siftlm.serving.refusals import BadRequest
-from siftlm.serving.schemas import DETOKENIZE, TOKENIZE, shown
+from siftlm.serving.schemas import DETOKENIZE_SCHEMA, TOKENIZE_SCHEMA, openapi_body
 from siftlm.serving.sizes import check_items, check_texts
 
-SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
-def routes(reader: Reader, allowed: Callable[..., Caller]) -> APIRouter:
+def routes(reader: RequestParser, allowed: Callable[..., Caller]) -> APIRouter:
     """The router."""
     router = APIRouter(tags=["tokens"], dependencies=[Depends(allowed)])
 
     async def tokenizer_info() -> Response:
         """Special tokens, and the template of conversations."""
-        return answer(_info(reader))
+        return json_response(_tokenizer_info(reader))
 
     async def tokenize(request: Request) -> Response:
         """A text, or a conversation, as token ids."""
-        return answer(await body_of(request, partial(_tokens, reader), slow=True))
+        return json_response(await read_body(request, partial(_tokenize, reader), slow=True))
 
     async def detokenize(request: Request) -> Response:
         """Token ids as text, with special tokens as they are written."""
-        return answer(await body_of(request, partial(_text, reader), slow=True))
+        return json_response(await read_body(request, partial(_detokenize, reader), slow=True))
 
     router.add_api_route("/tokenizer_info", tokenizer_info, methods=["GET"])
-    for path, handle, schema in (("/tokenize", tokenize, TOKENIZE), ("/detokenize", detokenize, DETOKENIZE)):
-        router.add_api_route(path, handle, methods=["POST"], openapi_extra={"requestBody": shown(schema)})
+    for path, handle, schema in (
+        ("/tokenize", tokenize, TOKENIZE_SCHEMA),
+        ("/detokenize", detokenize, DETOKENIZE_SCHEMA),
+    ):
+        router.add_api_route(path, handle, methods=["POST"], openapi_extra={"requestBody": openapi_body(schema)})
     return router
 
 
-def _info(reader: Reader) -> dict[str, Any]:
+def _tokenizer_info(reader: RequestParser) -> dict[str, Any]:
     tokenizer = reader.tokenizer
     known: dict[str, Any] = {"tokenizer_class": type(tokenizer).__name__, "model_max_length": reader.context}
-    for name in SPECIAL:
+    for name in SPECIAL_TOKENS:
         token = getattr(tokenizer, name, None)
         known[name] = None if token is None else str(token)
     template = getattr(tokenizer, "chat_template", None)
@@ -54,16 +57,16 @@ def _info(reader: Reader) -> dict[str, Any]:
     return known
 
 
-def _text(reader: Reader, body: Any) -> dict[str, Any]:
+def _detokenize(reader: RequestParser, body: Any) -> dict[str, Any]:
     check_items(body, "tokens", reader.limits.ids, "token ids")
-    ids = fields(body, DETOKENIZE)["tokens"]
+    ids = parse_fields(body, DETOKENIZE_SCHEMA)["tokens"]
     reader.check_tokens(ids, "tokens")
     return {"prompt": reader.text(ids)}
 
 
-def _tokens(reader: Reader, body: Any) -> dict[str, Any]:
+def _tokenize(reader: RequestParser, body: Any) -> dict[str, Any]:
     check_items(body, "messages", reader.limits.messages, "messages")
-    given = fields(body, TOKENIZE)
+    given = parse_fields(body, TOKENIZE_SCHEMA)
     if (given["prompt"] is None) == (given["messages"] is None):
         raise BadRequest("you must provide either prompt or messages", param="prompt")
     if given["messages"] is not None:

@@ -114,9 +114,15 @@ def test_bad_vectors_are_told():
     vectors = [[1, 2], [1.5, 2], [1, 2, 3], [1, None], "no", [], [[1, 2]], [math.nan, 1], [1e300, 1], None, "[3, 4]"]
     records = read([{"text": "a", "v": vector} for vector in vectors], vector="v")
     told = [
-        "has 3 numbers, the first one of this input had 2", "not a list of numbers", "a string that holds no JSON",
-        "not a list", "not a list", "NaN", "too large for float32", "has no vector",
-    ]  # fmt: skip
+        "has 3 numbers, the first one of this input had 2",
+        "not a list of numbers",
+        "a string that holds no JSON",
+        "not a list",
+        "not a list",
+        "NaN",
+        "too large for float32",
+        "has no vector",
+    ]
     assert [record.document is not None for record in records] == [True] * 2 + [False] * 8 + [True]
     for record, problem in zip(records[2:10], told, strict=True):
         assert problem in record.problem

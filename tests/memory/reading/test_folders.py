@@ -28,20 +28,37 @@ def texts(source, start=0):
 @pytest.fixture
 def project(tmp_path):
     files = {
-        "README.md": "# Read me\n", "src/b.py": "b = 1\r\n", "src/a.py": "\ufeffa = 1", "src/deep/c.rs": "fn c() {}",
-        "Makefile": "all:", "table.csv": "x,y\n1,2", ".git/config": "no", "src/.hidden.py": "no",
-        "src/__pycache__/a.pyc": "no", "logo.png": b"\x89PNG\0\0", "latin.txt": b"caf\xe9", "empty.txt": " \n",
+        "README.md": "# Read me\n",
+        "src/b.py": "b = 1\r\n",
+        "src/a.py": "\ufeffa = 1",
+        "src/deep/c.rs": "fn c() {}",
+        "Makefile": "all:",
+        "table.csv": "x,y\n1,2",
+        ".git/config": "no",
+        "src/.hidden.py": "no",
+        "src/__pycache__/a.pyc": "no",
+        "logo.png": b"\x89PNG\0\0",
+        "latin.txt": b"caf\xe9",
+        "empty.txt": " \n",
         "notes.txt.gz": gzip.compress(b"packed"),
-    }  # fmt: skip
+    }
     return fill(tmp_path / "project", files)
 
 
 def test_a_folder_is_a_text_a_file(project):
     records = {record.where[len(str(project)) + 1 :]: record for record in open_source(project).read()}
     assert list(records) == [
-        "Makefile", "README.md", "empty.txt", "latin.txt", "logo.png", "notes.txt.gz", "src/a.py", "src/b.py",
-        "src/deep/c.rs", "table.csv",
-    ]  # fmt: skip
+        "Makefile",
+        "README.md",
+        "empty.txt",
+        "latin.txt",
+        "logo.png",
+        "notes.txt.gz",
+        "src/a.py",
+        "src/b.py",
+        "src/deep/c.rs",
+        "table.csv",
+    ]
     assert {name: record.problem for name, record in records.items() if record.problem} == {
         "empty.txt": "'text' is only white space",
         "latin.txt": "latin.txt is not UTF-8 at byte 4",
@@ -135,9 +152,15 @@ def shards(tmp_path):
 
     folder = fill(
         tmp_path / "shards",
-        {"b/01.jsonl": lines("c", "", "d"), "a.jsonl.gz": gzip.compress(lines("a", "b")), "README.md": "about",
-         "_SUCCESS": "", "dataset_infos.json": "{}", "stats.json": "{}"},
-    )  # fmt: skip
+        {
+            "b/01.jsonl": lines("c", "", "d"),
+            "a.jsonl.gz": gzip.compress(lines("a", "b")),
+            "README.md": "about",
+            "_SUCCESS": "",
+            "dataset_infos.json": "{}",
+            "stats.json": "{}",
+        },
+    )
     pq.write_table(pa.table({"text": ["e", "f"]}), folder / "c.parquet")
     return folder
 

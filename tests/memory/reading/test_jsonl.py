@@ -143,11 +143,12 @@ def test_a_packed_name_with_other_content_is_told(tmp_path):
 
 
 lines = st.lists(
-    st.one_of(st.sampled_from([b"", b" ", b"\r", b"{}", b"nonsense", b'{"text": "a\\n"}']), st.text(max_size=5).map(
-        lambda text: json.dumps({"text": text}).encode()
-    )),
+    st.one_of(
+        st.sampled_from([b"", b" ", b"\r", b"{}", b"nonsense", b'{"text": "a\\n"}']),
+        st.text(max_size=5).map(lambda text: json.dumps({"text": text}).encode()),
+    ),
     max_size=30,
-)  # fmt: skip
+)
 
 
 @given(lines, st.integers(0, 35), st.sampled_from([".jsonl", ".jsonl.gz", ".jsonl.zst"]))

@@ -94,9 +94,14 @@ def table(tmp_path):
         for n in range(20)
     ]
     schema = pa.schema(
-        [("text", pa.large_string()), ("n", pa.int32()), ("when", pa.timestamp("ns", "UTC")),
-         ("tags", pa.list_(pa.string())), ("v", pa.list_(pa.float32(), 2))]
-    )  # fmt: skip
+        [
+            ("text", pa.large_string()),
+            ("n", pa.int32()),
+            ("when", pa.timestamp("ns", "UTC")),
+            ("tags", pa.list_(pa.string())),
+            ("v", pa.list_(pa.float32(), 2)),
+        ]
+    )
     path = tmp_path / "a.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=6)
     return path

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siftlm.memory.reading.webpage import page
+from siftlm.memory.reading.webpage import extract_page
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,12 @@ from siftlm.memory.reading.webpage import page
     ],
 )
 def test_text(html, text):
-    assert page(html).text == text
+    assert extract_page(html).text == text
 
 
 def test_title():
-    assert page("<html><head><title> A\n &amp; B </title></head><body>x").title == "A & B"
-    assert page("x").title is None
+    assert extract_page("<html><head><title> A\n &amp; B </title></head><body>x").title == "A & B"
+    assert extract_page("x").title is None
 
 
 @given(
@@ -44,7 +44,7 @@ def test_title():
     )
 )
 def test_no_page_is_refused_and_none_invents_text(pieces):
-    text = page("".join(pieces)).text
+    text = extract_page("".join(pieces)).text
     assert text == text.strip()
     assert text.count("word") <= pieces.count("word")
     assert not set(text) - set("word <-\n")

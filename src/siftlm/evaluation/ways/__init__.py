@@ -12,6 +12,6 @@ Every method of selection is a way already: it chooses what is learned from. A f
 """
 
 from siftlm.evaluation.measured import Measured
-from siftlm.evaluation.ways.registry import Case, Way, find, names, way
+from siftlm.evaluation.ways.registry import Baseline, Case, baseline, baseline_names, find_baseline
 
-__all__ = ["Case", "Measured", "Way", "find", "names", "way"]
+__all__ = ["Baseline", "Case", "Measured", "baseline", "baseline_names", "find_baseline"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from siftlm.evaluation.measured import Measured
-from siftlm.evaluation.ways.registry import Case, way
+from siftlm.evaluation.ways.registry import Case, baseline
 
 
-@way("base", "the model as it is")
+@baseline("base", "the model as it is")
 def base(case: Case) -> Measured:
     """What everything is measured by; also tells whether the model is put back: it must never change within a run."""
     began = time.perf_counter()

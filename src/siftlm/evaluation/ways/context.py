@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 from siftlm.evaluation.measured import Measured
-from siftlm.evaluation.ways.registry import Case, way
+from siftlm.evaluation.ways.registry import Case, baseline
 
 
-@way("context", "what SIFT selects, in the context instead of in the weights; the best stay where not all fit")
+@baseline("context", "what SIFT selects, in the context instead of in the weights; the best stay where not all fit")
 def context(case: Case, **settings: Any) -> Measured:
     """A point of the curve has so many texts before the prompt, as many of them as fit into half of the context."""
     controller = case.model.controller

@@ -10,69 +10,83 @@ from typing import Any
 import numpy as np
 
 from siftlm.controller.forward import token_nats
-from siftlm.controller.tokens import plain, spans_of, start_token
+from siftlm.controller.tokens import spans_of, start_token, text_token_ids
 from siftlm.errors import InvalidInput
 from siftlm.evaluation.measured import Measured
-from siftlm.evaluation.ways.registry import Case, way
+from siftlm.evaluation.ways.registry import Case, baseline
 from siftlm.types import FloatArray, IntArray
 
 # Of the selected texts; 0 is the base model.
-WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
-DEFAULT = 0.1
+MIXTURE_WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+DEFAULT_MIXTURE_WEIGHT = 0.1
 # So many tokens are spread over the whole vocabulary, so that no token is impossible.
-SMOOTH = 1.0
+SMOOTHING_TOKENS = 1.0
 
 
-@way("interpolation", "the model mixed with how often what SIFT selects has each token; no tuning")
+@baseline("interpolation", "the model mixed with how often what SIFT selects has each token; no tuning")
 def interpolation(case: Case, **settings: Any) -> Measured:
     """p(token) = (1 − w) p_model(token) + w p_texts(token), with p_texts(v) = (count(v) + 1/V) / (tokens + 1).
 
     The curve has w = 0.1, fixed, after so many texts. Which w is best is chosen on *other* texts, which one text alone
-    cannot know: so ``extra`` has the nats of this text for each of `WEIGHTS`, and `at_chosen_weight` does the rest.
+    cannot know: so ``extra`` has the nats of this text for each of `MIXTURE_WEIGHTS`, and `at_chosen_weight` does the
+    rest.
     """
     controller = case.model.controller
     found = case.model.select(case.prompt, n=case.points[-1], exclude=list(case.exclude), **settings)
     began = time.perf_counter()
     base = controller.likelihood(case.scored, after=case.before)
     tokenizer, vocabulary = controller.tokenizer, int(controller.model.get_output_embeddings().weight.shape[0])
-    ids = plain(tokenizer, case.scored)
+    ids = text_token_ids(tokenizer, case.scored)
     spans = spans_of(
-        ids, controller.context, start=start_token(tokenizer), before=plain(tokenizer, case.before)
-    )  # fmt: skip
+        ids, controller.context, start=start_token(tokenizer), before=text_token_ids(tokenizer, case.before)
+    )
     nats = controller.evaluating(lambda: token_nats(controller.model, spans, vocabulary))
     surprise = np.concatenate([np.zeros(0), *nats])
     wanted = np.array([token for span in spans for token in span.ids[-span.scored :]], dtype=np.int64)
-    read = [plain(tokenizer, text) for text in found.texts]
+    read = [text_token_ids(tokenizer, text) for text in found.texts]
 
     def bits(count: int, weight: float) -> float:
-        return _mixed(surprise, frequency(read[:count], wanted, vocabulary), weight) / math.log(2) / base.bytes
+        return (
+            _mixture_nats(surprise, token_frequencies(read[:count], wanted, vocabulary), weight)
+            / math.log(2)
+            / base.bytes
+        )
 
-    curve = {point: bits(point, DEFAULT) for point in case.points} if base.bytes else {}
-    grid = frequency(read, wanted, vocabulary)
+    curve = {point: bits(point, DEFAULT_MIXTURE_WEIGHT) for point in case.points} if base.bytes else {}
+    grid = token_frequencies(read, wanted, vocabulary)
     return Measured(
-        base.bits_per_byte, {0: base.bits_per_byte, **curve}, base.bytes, base.tokens,
-        rows=tuple(hit.row for hit in found), scores=tuple(round(hit.score, 5) for hit in found),
-        uncertainty=tuple(float(f"{left:.6g}") for left in found.selection.uncertainty), considered=found.considered,
+        base.bits_per_byte,
+        {0: base.bits_per_byte, **curve},
+        base.bytes,
+        base.tokens,
+        rows=tuple(hit.row for hit in found),
+        scores=tuple(round(hit.score, 5) for hit in found),
+        uncertainty=tuple(float(f"{left:.6g}") for left in found.selection.uncertainty),
+        considered=found.considered,
         seconds={
-            "select": round(sum(found.seconds.values()), 4), "tune": 0.0,
+            "select": round(sum(found.seconds.values()), 4),
+            "tune": 0.0,
             "score": round(time.perf_counter() - began, 4),
         },
-        extra={"weights": list(WEIGHTS), "nats": [float(f"{_mixed(surprise, grid, w):.9g}") for w in WEIGHTS]},
-    )  # fmt: skip
+        extra={
+            "weights": list(MIXTURE_WEIGHTS),
+            "nats": [float(f"{_mixture_nats(surprise, grid, w):.9g}") for w in MIXTURE_WEIGHTS],
+        },
+    )
 
 
-def frequency(texts: Sequence[Sequence[int]], wanted: IntArray, vocabulary: int) -> FloatArray:
+def token_frequencies(texts: Sequence[Sequence[int]], wanted: IntArray, vocabulary: int) -> FloatArray:
     """(len(wanted),) p_texts of each of these tokens.
 
     >>> frequency([[1, 1], [2]], np.array([1, 3]), vocabulary=4).tolist()
     [0.5625, 0.0625]
     """
     counts = np.bincount([token for text in texts for token in text], minlength=vocabulary)
-    shares: FloatArray = (counts[wanted] + SMOOTH / vocabulary) / (counts.sum() + SMOOTH)
+    shares: FloatArray = (counts[wanted] + SMOOTHING_TOKENS / vocabulary) / (counts.sum() + SMOOTHING_TOKENS)
     return shares
 
 
-def chosen_weight(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def held_out_weights(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """For each text the weight that is best on all *other* texts together; 0.1 where there is no other.
 
     Args:
@@ -90,14 +104,14 @@ def chosen_weight(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         raise InvalidInput("records of interpolation with different weights: they are not of one method")
     nats = np.array([one["extra"]["nats"] for one in records], dtype=np.float64)
     if len(records) == 1:
-        return {str(records[0]["text"]): DEFAULT}
+        return {str(records[0]["text"]): DEFAULT_MIXTURE_WEIGHT}
     others = nats.sum(axis=0) - nats
     return {str(one["text"]): weights[place] for one, place in zip(records, others.argmin(axis=1), strict=True)}
 
 
 def at_chosen_weight(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The same records, each at the weight that was chosen on the other texts: what a table prints."""
-    chosen, made = chosen_weight(records), []
+    chosen, made = held_out_weights(records), []
     for one in records:
         known, weight = one["extra"], chosen[str(one["text"])]
         nats = known["nats"][known["weights"].index(weight)]
@@ -107,7 +121,7 @@ def at_chosen_weight(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     return made
 
 
-def _mixed(surprise: FloatArray, shares: FloatArray, weight: float) -> float:
+def _mixture_nats(surprise: FloatArray, shares: FloatArray, weight: float) -> float:
     """Nats of all tokens; in logarithms, for a model may find a token all but impossible."""
     if not weight:
         return float(surprise.sum())

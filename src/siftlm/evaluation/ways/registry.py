@@ -17,9 +17,9 @@ from siftlm.errors import InvalidInput, SiftlmError, UnknownName
 from siftlm.evaluation.measured import Measured
 from siftlm.local import LocalModel
 
-GROUP = "siftlm.ways"
+ENTRY_POINT_GROUP = "siftlm.baselines"
 # Under which a method's settings have the digest of the file that it is in.
-FILE = "way_file"
+BASELINE_FILE_SETTING = "way_file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +39,16 @@ class Case:
     domain: str = ""
 
 
-Run = Callable[..., Measured]
+BaselineFunction = Callable[..., Measured]
 
 
 @dataclass(frozen=True)
-class Way:
+class Baseline:
     """A function and what is to be known of it."""
 
     name: str
     summary: str
-    run: Run
+    run: BaselineFunction
     digest: str = ""
     """Of the caller's file that it is in."""
 
@@ -61,23 +61,23 @@ class Way:
         return {one.name: one.default for one in own}
 
 
-_BUILT_IN: dict[str, Way] = {}
+_BUILT_IN_BASELINES: dict[str, Baseline] = {}
 
 
-def way(name: str, summary: str) -> Callable[[Run], Run]:
+def baseline(name: str, summary: str) -> Callable[[BaselineFunction], BaselineFunction]:
     """Declare a function to be a way."""
 
-    def declare(run: Run) -> Run:
-        entry = Way(name, summary, run)
+    def declare(run: BaselineFunction) -> BaselineFunction:
+        entry = Baseline(name, summary, run)
         run.way = entry  # type: ignore[attr-defined]
         if run.__module__.startswith("siftlm."):
-            _BUILT_IN[name] = entry
+            _BUILT_IN_BASELINES[name] = entry
         return run
 
     return declare
 
 
-def names() -> tuple[str, ...]:
+def baseline_names() -> tuple[str, ...]:
     """Of all ways but the methods of selection.
 
     >>> "base" in names() and "context" in names()
@@ -86,41 +86,41 @@ def names() -> tuple[str, ...]:
     # They declare themselves.
     from siftlm.evaluation.ways import base, context, dynamic, interpolation, tttlm  # noqa: F401
 
-    return tuple(sorted({*_BUILT_IN, *_added()}))
+    return tuple(sorted({*_BUILT_IN_BASELINES, *_installed_baselines()}))
 
 
-def find(name: str) -> Way | None:
+def find_baseline(name: str) -> Baseline | None:
     """The way of this name or in this file; None where there is none."""
     if name.endswith(".py"):
-        return _in_file(name)
-    if name not in names():
+        return _baseline_in_file(name)
+    if name not in baseline_names():
         return None
-    return _BUILT_IN[name] if name in _BUILT_IN else _of(name, _loaded(name))
+    return _BUILT_IN_BASELINES[name] if name in _BUILT_IN_BASELINES else _baseline_of(name, _load_installed(name))
 
 
 @functools.cache
-def _added() -> dict[str, Any]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def _installed_baselines() -> dict[str, Any]:
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
 
 
-def _loaded(name: str) -> Any:
+def _load_installed(name: str) -> Any:
     try:
-        return _added()[name].load()
+        return _installed_baselines()[name].load()
     except SiftlmError:
         raise
     except Exception as error:  # it is another package's code
         raise InvalidInput(f"way {name!r} of another package cannot be loaded: {error!r}") from error
 
 
-def _in_file(path: str) -> Way:
+def _baseline_in_file(path: str) -> Baseline:
     try:
-        return _in_source(path, Path(path).read_bytes())
+        return _baseline_in_source(path, Path(path).read_bytes())
     except OSError as error:
         raise InvalidInput(f"{path}: there is no such file to read a way from") from error
 
 
 @functools.cache
-def _in_source(path: str, source: bytes) -> Way:
+def _baseline_in_source(path: str, source: bytes) -> Baseline:
     """Of exactly these bytes: neither a file that was changed since nor what Python kept of it counts."""
     spec = importlib.util.spec_from_file_location(f"siftlm_way_{Path(path).stem}", path)
     if spec is None or not isinstance(spec.loader, SourceLoader):
@@ -132,15 +132,17 @@ def _in_source(path: str, source: bytes) -> Way:
         raise
     except Exception as error:  # it is the caller's code
         raise InvalidInput(f"{path}: cannot be loaded: {error!r}") from error
-    found = [one.way for one in vars(module).values() if isinstance(getattr(one, "way", None), Way)]
+    found = [one.way for one in vars(module).values() if isinstance(getattr(one, "way", None), Baseline)]
     if len(found) != 1:
-        raise InvalidInput(f"{path}: holds {len(found)} ways; it must hold one, a function with @way(name, summary)")
+        raise InvalidInput(
+            f"{path}: holds {len(found)} baselines; it must hold one, a function with @baseline(name, …)"
+        )
     digest = hashlib.blake2b(source, digest_size=8).hexdigest()
-    return replace(_of(path, found[0].run), digest=digest)
+    return replace(_baseline_of(path, found[0].run), digest=digest)
 
 
-def _of(name: str, run: Any) -> Way:
+def _baseline_of(name: str, run: Any) -> Baseline:
     entry = getattr(run, "way", None)
-    if not isinstance(entry, Way):
-        raise UnknownName("way", name, names())
+    if not isinstance(entry, Baseline):
+        raise UnknownName("way", name, baseline_names())
     return entry

@@ -10,16 +10,16 @@ from weakref import WeakKeyDictionary
 
 from siftlm.controller import Controller
 from siftlm.controller.checks import number
-from siftlm.controller.tokens import plain
+from siftlm.controller.tokens import text_token_ids
 from siftlm.errors import Conflict
 from siftlm.evaluation.measured import Measured
-from siftlm.evaluation.ways.registry import Case, way
+from siftlm.evaluation.ways.registry import Case, baseline
 from siftlm.extras import load
 from siftlm.local import LocalModel
 
 
 @dataclass
-class _Running:
+class _OptimizerState:
     """An optimiser that is never reset, and how many texts it has seen."""
 
     optimiser: Any
@@ -27,10 +27,10 @@ class _Running:
 
 
 # Of each run, domain and setting. Every call of `evaluate` makes a `LocalModel` of its own, and they go with it.
-_RUNNING: WeakKeyDictionary[LocalModel, dict[tuple[Any, ...], _Running]] = WeakKeyDictionary()
+_OPTIMIZER_STATES: WeakKeyDictionary[LocalModel, dict[tuple[Any, ...], _OptimizerState]] = WeakKeyDictionary()
 
 
-@way("tttlm", "nearest neighbours as in the published script: its moments leak from text to text")
+@baseline("tttlm", "nearest neighbours as in the published script: its moments leak from text to text")
 def tttlm(case: Case, rate: float = 2e-5, decay: float = 0.01, clip: float = 1.0) -> Measured:
     """AdamW on the neighbours in order of increasing distance; each is learned whole, one step for each context of it.
 
@@ -54,7 +54,7 @@ def tttlm(case: Case, rate: float = 2e-5, decay: float = 0.01, clip: float = 1.0
         raise Conflict("tttlm tunes all weights, as published, and this model has adapters: --engine full")
     number("rate", rate, above=True)
     number("clip", clip, above=True)
-    running = _running(case, rate, number("decay", decay))
+    running = _optimizer_state(case, rate, number("decay", decay))
     found = case.model.select(case.prompt, n=n, method="nearest", exclude=list(case.exclude))
     began = time.perf_counter()
     base = controller.likelihood(case.scored, after=case.before)
@@ -64,7 +64,7 @@ def tttlm(case: Case, rate: float = 2e-5, decay: float = 0.01, clip: float = 1.0
         for count, text in enumerate(found.texts, 1):
             began = time.perf_counter()
             for ids in _windows(controller, text):
-                losses.append(_step(controller.model, running.optimiser, ids, clip))
+                losses.append(_gradient_step(controller.model, running.optimiser, ids, clip))
                 learned.append(len(ids) - 1)
             seconds["tune"] += time.perf_counter() - began
             if count in case.points or count == len(found.texts):
@@ -77,32 +77,40 @@ def tttlm(case: Case, rate: float = 2e-5, decay: float = 0.01, clip: float = 1.0
     if not found.texts:
         curve.update(dict.fromkeys(case.points, base.bits_per_byte))
     return Measured(
-        base.bits_per_byte, curve, base.bytes, base.tokens,
-        rows=tuple(hit.row for hit in found), scores=tuple(round(hit.score, 5) for hit in found),
-        considered=found.considered, ended="done" if learned else "nothing", kept=len(learned), learned=tuple(learned),
+        base.bits_per_byte,
+        curve,
+        base.bytes,
+        base.tokens,
+        rows=tuple(hit.row for hit in found),
+        scores=tuple(round(hit.score, 5) for hit in found),
+        considered=found.considered,
+        ended="done" if learned else "nothing",
+        kept=len(learned),
+        learned=tuple(learned),
         losses=tuple(float(f"{one:.5g}") if math.isfinite(one) else None for one in losses),
-        seconds={name: round(value, 4) for name, value in seconds.items()}, extra={"order": running.texts - 1},
-    )  # fmt: skip
+        seconds={name: round(value, 4) for name, value in seconds.items()},
+        extra={"order": running.texts - 1},
+    )
 
 
-def _running(case: Case, rate: float, decay: float) -> _Running:
+def _optimizer_state(case: Case, rate: float, decay: float) -> _OptimizerState:
     torch = load("torch", "tune")
-    own = _RUNNING.setdefault(case.model, {})
+    own = _OPTIMIZER_STATES.setdefault(case.model, {})
     key = (case.domain, rate, decay)
     if key not in own:
         parameters = [p for p in case.model.controller.model.parameters() if p.is_floating_point()]
-        own[key] = _Running(torch.optim.AdamW(parameters, lr=rate, eps=1e-8, weight_decay=decay))
+        own[key] = _OptimizerState(torch.optim.AdamW(parameters, lr=rate, eps=1e-8, weight_decay=decay))
     return own[key]
 
 
 def _windows(controller: Controller, text: str) -> list[list[int]]:
     """All of the text, a context at a time, without special tokens."""
-    ids = plain(controller.tokenizer, text)
+    ids = text_token_ids(controller.tokenizer, text)
     cut = [ids[start : start + controller.context] for start in range(0, len(ids), controller.context)]
     return [window for window in cut if len(window) > 1]
 
 
-def _step(model: Any, optimiser: Any, ids: list[int], clip: float) -> float:
+def _gradient_step(model: Any, optimiser: Any, ids: list[int], clip: float) -> float:
     torch = load("torch", "tune")
     model.train()
     optimiser.zero_grad()

@@ -17,7 +17,7 @@ class VectorFile:
     """An array of (n, d) numbers; a file of it is mapped, not loaded."""
 
     def __init__(self, vectors: str | os.PathLike[str] | Vectors, folder: Path | None) -> None:
-        self._path = None if isinstance(vectors, np.ndarray) else _find(Path(vectors), folder)
+        self._path = None if isinstance(vectors, np.ndarray) else _find_vector_file(Path(vectors), folder)
         self.name = "the array of vectors" if self._path is None else str(self._path)
         self._array: Vectors = vectors if isinstance(vectors, np.ndarray) else self._map()
         if self._array.ndim != 2 or self._array.dtype.kind not in "fiu":
@@ -51,7 +51,7 @@ class VectorFile:
         return array
 
 
-def _find(path: Path, folder: Path | None) -> Path:
+def _find_vector_file(path: Path, folder: Path | None) -> Path:
     for place in (path, *([folder / path] if folder is not None else [])):
         if place.is_file():
             return place

@@ -11,31 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.reading.fields import Fields
-from siftlm.memory.reading.listing import file_identity, shown
-from siftlm.memory.reading.parts import Row, Skip
-from siftlm.memory.reading.stream import Broken, ByteStream
+from siftlm.memory.reading.fields import FieldMapping
+from siftlm.memory.reading.listing import file_identity, printable_path
+from siftlm.memory.reading.parts import RawRecord, SkipCounter
+from siftlm.memory.reading.stream import BrokenStream, ByteStream
 
 # A quote that is never closed takes the rest of the file with it, at most so many characters.
-_LONGEST = 1 << 28
+_MAX_RECORD_CHARACTERS = 1 << 28
 
 
-class Delimited:
+class DelimitedFile:
     """One file of CSV (``","``) or TSV (``"\\t"``), plain or packed. All values are strings."""
 
     unit = "bytes"
 
-    def __init__(self, path: Path, delimiter: str, fields: Fields) -> None:
+    def __init__(self, path: Path, delimiter: str, fields: FieldMapping) -> None:
         self._path, self._delimiter, self._fields = path, delimiter, fields
-        self.name = shown(path)
+        self.name = printable_path(path)
         self.size = path.stat().st_size
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "csv" if self._delimiter == "," else "tsv", **file_identity(self._path)}
 
-    def rows(self, skip: Skip) -> Iterator[Row]:
+    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
         stream = ByteStream(self._path)
-        lines = _Lines(stream)
+        lines = _CountedLines(stream)
         names: list[str] | None = None
         try:
             while (line := lines.next()) is not None:
@@ -47,15 +47,15 @@ class Delimited:
                     names = self._names(values, problem, began)
                 elif not skip.one():
                     yield self._row(names, values, problem, began, stream.position)
-        except Broken as broken:
+        except BrokenStream as broken:
             if not skip.one():
                 where = f"{self.name}:{lines.number + 1}"
-                yield Row(where, problem=f"{shown(self._path.name)} {broken}", position=stream.position)
+                yield RawRecord(where, problem=f"{printable_path(self._path.name)} {broken}", position=stream.position)
 
-    def _values(self, line: str, lines: _Lines) -> tuple[str | None, list[str]]:
+    def _values(self, line: str, lines: _CountedLines) -> tuple[str | None, list[str]]:
         try:
             return None, split_record(line, self._delimiter, lines)
-        except _Malformed as malformed:
+        except _MalformedRecord as malformed:
             return str(malformed), []
 
     def _names(self, values: list[str], problem: str | None, line: int) -> list[str]:
@@ -68,22 +68,22 @@ class Delimited:
         self._fields.check_columns(values, where)
         return values
 
-    def _row(self, names: list[str], values: list[str], problem: str | None, line: int, position: int) -> Row:
+    def _row(self, names: list[str], values: list[str], problem: str | None, line: int, position: int) -> RawRecord:
         if problem is None and len(values) != len(names):
             problem = f"has {len(values)} fields, there are {len(names)} columns"
-        if problem is None and any(_foreign(value) for value in values):
+        if problem is None and any(_has_invalid_bytes(value) for value in values):
             problem = "not UTF-8"
         where = f"{self.name}:{line}"
         if problem is not None:
-            return Row(where, problem=problem, position=position)
-        return Row(where, dict(zip(names, values, strict=True)), None, position)
+            return RawRecord(where, problem=problem, position=position)
+        return RawRecord(where, dict(zip(names, values, strict=True)), None, position)
 
 
-class _Malformed(Exception):
+class _MalformedRecord(Exception):
     """A record whose quotes are wrong."""
 
 
-class _Lines:
+class _CountedLines:
     """Lines as text, counted. Bytes that are not UTF-8 stay visible as lone surrogates."""
 
     def __init__(self, stream: ByteStream) -> None:
@@ -124,9 +124,9 @@ def _quoted(line: str, at: int, lines: Any) -> tuple[str, str, int]:
         if quote < 0:
             pieces.append(line[at:] + "\n")
             length += len(pieces[-1])
-            following = lines.next() if length <= _LONGEST else None
+            following = lines.next() if length <= _MAX_RECORD_CHARACTERS else None
             if following is None:
-                raise _Malformed("a quote is opened here and never closed")
+                raise _MalformedRecord("a quote is opened here and never closed")
             line, at = following, 0
         elif line.startswith('"', quote + 1):
             pieces.append(line[at : quote + 1])
@@ -136,7 +136,7 @@ def _quoted(line: str, at: int, lines: Any) -> tuple[str, str, int]:
             return "".join(pieces), line, quote + 1
 
 
-def _foreign(value: str) -> bool:
+def _has_invalid_bytes(value: str) -> bool:
     if value.isascii():
         return False
     try:

@@ -18,15 +18,15 @@ from siftlm.types import Document, Vectors
 
 _ABSENT = object()
 # Levels of metadata: far more than anybody means, and far fewer than whoever writes or reads JSON can follow.
-DEEPEST = 50
+MAX_METADATA_DEPTH = 50
 
 
-class Unusable(Exception):
+class UnusableRecord(Exception):
     """This record cannot become a document; the message says why."""
 
 
 @dataclass(frozen=True)
-class Fields:
+class FieldMapping:
     """What the caller calls things. A dot goes one level down: ``"a.b"`` is ``record["a"]["b"]``."""
 
     text: str = "text"
@@ -36,7 +36,7 @@ class Fields:
     """The fields to keep; ``None`` keeps all that are left (see `_everything_else`)."""
 
     def document(self, value: Any, width: int | None = None) -> Document:
-        """The document of a record, or `Unusable`; ``width`` is what its vector must have, where that is known.
+        """The document of a record, or `UnusableRecord`; ``width`` is what its vector must have, where that is known.
 
         >>> Fields(id="name").document({"text": "Hello", "name": 7, "meta": {"source": "web"}, "year": 2020})
         Document(text='Hello', meta={'year': 2020, 'source': 'web'}, id='7', vector=None)
@@ -46,16 +46,16 @@ class Fields:
         if isinstance(value, str):
             return Document(usable_text(value))
         if not isinstance(value, Mapping):
-            raise Unusable(f"a record is a text or an object with fields; this is {_kind(value)}")
+            raise UnusableRecord(f"a record is a text or an object with fields; this is {_kind(value)}")
         text = _look_up(value, self.text)
         if text is _ABSENT:
-            raise Unusable(f"has no field {self.text!r}")
+            raise UnusableRecord(f"has no field {self.text!r}")
         name = None if self.id is None else _look_up(value, self.id)
         if name is _ABSENT or (name is None and self.id is not None):
-            raise Unusable(f"has no id: field {self.id!r} is missing or null")
+            raise UnusableRecord(f"has no id: field {self.id!r} is missing or null")
         numbers = None if self.vector is None else _look_up(value, self.vector)
         if numbers is _ABSENT or (numbers is None and self.vector is not None):
-            raise Unusable(f"has no vector: field {self.vector!r} is missing or null")
+            raise UnusableRecord(f"has no vector: field {self.vector!r} is missing or null")
         return Document(
             usable_text(text, self.text),
             _usable_meta(self._metadata(value)),
@@ -65,7 +65,7 @@ class Fields:
 
     def _checked(self, given: Document, width: int | None) -> Document:
         if not isinstance(given.meta, Mapping):
-            raise Unusable(f"the metadata is {_kind(given.meta)}, not a mapping")
+            raise UnusableRecord(f"the metadata is {_kind(given.meta)}, not a mapping")
         name = given.meta.get(self.id) if given.id is None and self.id is not None else given.id
         meta = given.meta if self.meta is None else {key: given.meta[key] for key in self.meta if key in given.meta}
         vector = None if given.vector is None else usable_vector(given.vector, width)
@@ -121,33 +121,33 @@ class Fields:
 
 
 def usable_text(text: Any, field: str = "text") -> str:
-    """The text itself, or `Unusable`."""
+    """The text itself, or `UnusableRecord`."""
     if not isinstance(text, str):
-        raise Unusable(f"{field!r} is {_kind(text)}, not a string")
+        raise UnusableRecord(f"{field!r} is {_kind(text)}, not a string")
     if not text or text.isspace():
-        raise Unusable(f"{field!r} is {'only white space' if text else 'empty'}")
+        raise UnusableRecord(f"{field!r} is {'only white space' if text else 'empty'}")
     return _storable(text, field)
 
 
 def usable_vector(numbers: Any, width: int | None = None) -> Vectors:
-    """(d,) float32, or `Unusable`."""
+    """(d,) float32, or `UnusableRecord`."""
     if isinstance(numbers, str):
         try:
             numbers = json.loads(numbers)
         except ValueError:
-            raise Unusable("the vector is a string that holds no JSON list of numbers") from None
+            raise UnusableRecord("the vector is a string that holds no JSON list of numbers") from None
     try:
         array = np.asarray(numbers)
     except (ValueError, TypeError):
         array = np.asarray("ragged")
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "fiu":
-        raise Unusable("the vector is not a list of numbers")
+        raise UnusableRecord("the vector is not a list of numbers")
     with np.errstate(over="ignore"):
         vector: Vectors = array.astype(np.float32)
     if width is not None and len(vector) != width:
-        raise Unusable(f"the vector has {len(vector)} numbers, the first one of this input had {width}")
+        raise UnusableRecord(f"the vector has {len(vector)} numbers, the first one of this input had {width}")
     if not np.isfinite(vector).all():
-        raise Unusable("the vector holds NaN, infinity or a number too large for float32")
+        raise UnusableRecord("the vector holds NaN, infinity or a number too large for float32")
     return vector
 
 
@@ -155,26 +155,28 @@ def _usable_id(name: Any) -> str | None:
     if name is None or type(name) is str:
         return None if name is None else _storable(name, "id")
     if isinstance(name, (bool, np.bool_)) or not isinstance(name, (str, int, np.integer, uuid.UUID)):
-        raise Unusable(f"the id is {_kind(name)}, not a string or a whole number")
+        raise UnusableRecord(f"the id is {_kind(name)}, not a string or a whole number")
     return _storable(str(name), "id")
 
 
 def _usable_meta(meta: Mapping[Any, Any]) -> dict[str, Any]:
     if not isinstance(meta, Mapping):
-        raise Unusable(f"the metadata is {_kind(meta)}, not a mapping")
+        raise UnusableRecord(f"the metadata is {_kind(meta)}, not a mapping")
     try:
-        found = {key if type(key) is str and key.isascii() else _key(key): _plain(meta[key], key) for key in meta}
+        found = {
+            key if type(key) is str and key.isascii() else _json_key(key): _json_value(meta[key], key) for key in meta
+        }
     except RecursionError:
         found = None
     if found is None or too_deep(found):
-        raise Unusable(f"the metadata is nested too deeply, in more than {DEEPEST} levels")
+        raise UnusableRecord(f"the metadata is nested too deeply, in more than {MAX_METADATA_DEPTH} levels")
     return found
 
 
 def too_deep(meta: Mapping[str, Any]) -> bool:
-    """Is a value in more than `DEEPEST` levels of objects and lists? It must not contain itself."""
+    """Is a value in more than `MAX_METADATA_DEPTH` levels of objects and lists? It must not contain itself."""
     level: list[Any] = [meta]
-    for _ in range(DEEPEST + 1):
+    for _ in range(MAX_METADATA_DEPTH + 1):
         level = [
             inner
             for value in level
@@ -186,7 +188,7 @@ def too_deep(meta: Mapping[str, Any]) -> bool:
     return True
 
 
-def _plain(value: Any, field: Any) -> Any:
+def _json_value(value: Any, field: Any) -> Any:
     """What JSON can hold of it: numbers that are not finite become null, dates become ISO strings."""
     if value is None or isinstance(value, (bool, int)):
         return value if value is None or type(value) in (bool, int) else int(value)
@@ -196,7 +198,7 @@ def _plain(value: Any, field: Any) -> Any:
         value = value.item()
         if isinstance(value, np.generic):
             raise _unknown(value, field)
-        return _plain(value, field)
+        return _json_value(value, field)
     if isinstance(value, (float, decimal.Decimal)):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, (datetime.date, datetime.time)):
@@ -206,20 +208,22 @@ def _plain(value: Any, field: Any) -> Any:
     if isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, Mapping):
-        return {_key(key): _plain(inner, field) for key, inner in value.items()}
+        return {_json_key(key): _json_value(inner, field) for key, inner in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist(), field)
+        return _json_value(value.tolist(), field)
     if isinstance(value, (list, tuple, set, frozenset)):
         items = value if isinstance(value, (list, tuple)) else sorted(value, key=repr)
-        return [_plain(inner, field) for inner in items]
+        return [_json_value(inner, field) for inner in items]
     raise _unknown(value, field)
 
 
-def _unknown(value: Any, field: Any) -> Unusable:
-    return Unusable(f"meta {field!r} is {_kind(value)}, which JSON cannot hold; say with meta= which fields to keep")
+def _unknown(value: Any, field: Any) -> UnusableRecord:
+    return UnusableRecord(
+        f"meta {field!r} is {_kind(value)}, which JSON cannot hold; say with meta= which fields to keep"
+    )
 
 
-def _key(key: Any) -> str:
+def _json_key(key: Any) -> str:
     return _storable(str(key), "a name in meta")
 
 
@@ -230,7 +234,7 @@ def _storable(text: str, field: str) -> str:
         except UnicodeEncodeError as error:
             found = f"U+{ord(text[error.start]):04X}"
             message = f"{field!r} holds half of a surrogate pair ({found} at character {error.start}), which is no text"
-            raise Unusable(message) from None
+            raise UnusableRecord(message) from None
     return text
 
 

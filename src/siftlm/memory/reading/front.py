@@ -12,24 +12,34 @@ import numpy as np
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.memory.reading import huggingface
 from siftlm.memory.reading.beside import VectorFile
-from siftlm.memory.reading.delimited import Delimited
-from siftlm.memory.reading.fields import Fields
-from siftlm.memory.reading.iterable import InMemory
-from siftlm.memory.reading.jsonl import JsonLines
-from siftlm.memory.reading.listing import Listed, shown, walk
+from siftlm.memory.reading.delimited import DelimitedFile
+from siftlm.memory.reading.fields import FieldMapping
+from siftlm.memory.reading.iterable import IterablePart
+from siftlm.memory.reading.jsonl import JsonLinesFile
+from siftlm.memory.reading.listing import FolderFile, printable_path, walk_files
 from siftlm.memory.reading.parquet import Parquet
-from siftlm.memory.reading.parts import Part, Reader
+from siftlm.memory.reading.parts import RecordReader, SourcePart
 from siftlm.memory.reading.record import Source
-from siftlm.memory.reading.shards import Shards
-from siftlm.memory.reading.textfile import LANGUAGES, TextFile, TextFolder, suffix_of
+from siftlm.memory.reading.shards import ShardedFiles
+from siftlm.memory.reading.textfile import LANGUAGE_BY_SUFFIX, TextFile, TextFolder, suffix_of
 from siftlm.types import Document, Vectors
 
 FORMATS = ("csv", "jsonl", "parquet", "text", "tsv")
 # Among other files of a folder, those of the first kind are data for certain; the others may be a project's own.
-_SHARDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-_DATA = {**_SHARDS, ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+_SHARD_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_DATA_SUFFIXES = {**_SHARD_SUFFIXES, ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 # What lies beside the shards of a data set without being part of it.
-_ABOUT = ("readme", "license", "licence", "dataset_info", "dataset_infos", "changelog", "citation", "copying", "notice")
+_COMPANION_FILE_STEMS = (
+    "readme",
+    "license",
+    "licence",
+    "dataset_info",
+    "dataset_infos",
+    "changelog",
+    "citation",
+    "copying",
+    "notice",
+)
 
 
 def open_source(
@@ -75,21 +85,21 @@ def open_source(
         raise UnknownName("format", format, FORMATS)
     keep = [meta] if isinstance(meta, str) else None if meta is None else list(meta)
     apart = _is_array(vector)
-    fields = Fields(text, id, None if apart or vector is None else str(vector), keep)
-    opening = _Opening(fields, format, split, glob, largest)
+    fields = FieldMapping(text, id, None if apart or vector is None else str(vector), keep)
+    opening = _SourceOpener(fields, format, split, glob, largest)
     parts = opening.parts(corpus)
     beside = VectorFile(vector, _folder_of(corpus)) if apart and vector is not None else None
     settings = {"text": text, "meta": keep, "id": id, "vector": fields.vector, "format": format, "largest": largest}
-    return Reader(parts, fields, beside, settings)
+    return RecordReader(parts, fields, beside, settings)
 
 
-class _Opening:
+class _SourceOpener:
     """What was asked for, while the corpus is taken apart."""
 
-    def __init__(self, fields: Fields, format_: str | None, split: str, glob: str | None, largest: int) -> None:
+    def __init__(self, fields: FieldMapping, format_: str | None, split: str, glob: str | None, largest: int) -> None:
         self._fields, self._format, self._split, self._glob, self._largest = fields, format_, split, glob, largest
 
-    def parts(self, corpus: Any) -> list[Part]:
+    def parts(self, corpus: Any) -> list[SourcePart]:
         """The parts of a corpus, at least one."""
         if _is_named(corpus) or huggingface.is_dataset(corpus):
             return [self._part(corpus)]
@@ -102,9 +112,9 @@ class _Opening:
             return [self._part(each) for each in corpus]
         if self._format is not None or self._glob is not None:
             raise Conflict("format= and glob= are for files; this corpus is an iterable")
-        return [InMemory(corpus)]
+        return [IterablePart(corpus)]
 
-    def _part(self, corpus: Any) -> Part:
+    def _part(self, corpus: Any) -> SourcePart:
         if huggingface.is_dataset(corpus):
             return huggingface.from_object(corpus, self._split, self._fields)
         if not _is_named(corpus):
@@ -119,63 +129,63 @@ class _Opening:
                 return self._folder(path)
             if path.is_file():
                 with open(path, "rb"):
-                    return self._file(path, self._format or _DATA.get(suffix_of(path.name), "text"))
+                    return self._file(path, self._format or _DATA_SUFFIXES.get(suffix_of(path.name), "text"))
         except (OSError, ValueError) as error:
             if isinstance(error, InvalidInput):
                 raise
-            raise InvalidInput(f"{shown(path)!r:.200} cannot be opened: {error}") from error
-        raise InvalidInput(f"there is no file or folder {shown(path)!r:.200}")
+            raise InvalidInput(f"{printable_path(path)!r:.200} cannot be opened: {error}") from error
+        raise InvalidInput(f"there is no file or folder {printable_path(path)!r:.200}")
 
-    def _file(self, path: Path, form: str) -> Part:
+    def _file(self, path: Path, form: str) -> SourcePart:
         if self._glob is not None:
-            raise Conflict(f"glob={self._glob!r} chooses files of a folder; {shown(path)} is a file")
+            raise Conflict(f"glob={self._glob!r} chooses files of a folder; {printable_path(path)} is a file")
         return self._read_as(path, form)
 
-    def _read_as(self, path: Path, form: str) -> Part:
+    def _read_as(self, path: Path, form: str) -> SourcePart:
         if form == "jsonl":
-            return JsonLines(path)
+            return JsonLinesFile(path)
         if form == "parquet":
             return Parquet(path, self._fields)
         if form == "text":
             return TextFile(path, self._largest)
-        return Delimited(path, "," if form == "csv" else "\t", self._fields)
+        return DelimitedFile(path, "," if form == "csv" else "\t", self._fields)
 
-    def _folder(self, path: Path) -> Part:
+    def _folder(self, path: Path) -> SourcePart:
         if self._format is None and self._glob is None and huggingface.is_saved(path):
             return huggingface.from_disk(path, self._split, self._fields)
-        form, known = self._format, _DATA
+        form, known = self._format, _DATA_SUFFIXES
         if form is None:
-            seen = _Seen.of(walk(path, self._glob))
+            seen = _FirstFiles.of(walk_files(path, self._glob))
             if not seen.files:
                 raise self._empty(path)
             if seen.shard is not None and seen.text is not None:
                 raise InvalidInput(
-                    f"{shown(path)} holds data ({seen.shard}) and texts ({seen.text}); say which with "
+                    f"{printable_path(path)} holds data ({seen.shard}) and texts ({seen.text}); say which with "
                     "glob='*.jsonl' or the like, or format='text' to take every file as a text"
                 )
             if seen.text is None and seen.data is not None:
-                known = _SHARDS if seen.shard is not None else _DATA
+                known = _SHARD_SUFFIXES if seen.shard is not None else _DATA_SUFFIXES
             else:
                 form = "text"
         if form == "text":
             return TextFolder(path, self._glob, self._largest)
         files = [
             self._read_as(file.path, form or known[suffix_of(file.name)])
-            for file in walk(path, self._glob)
-            if form is not None or (suffix_of(file.name) in known and not _is_about(file))
+            for file in walk_files(path, self._glob)
+            if form is not None or (suffix_of(file.name) in known and not _is_companion_file(file))
         ]
         if not files:
             raise InvalidInput(
-                f"{shown(path)} holds no files to read" + (f" like {self._glob!r}" if self._glob else "")
+                f"{printable_path(path)} holds no files to read" + (f" like {self._glob!r}" if self._glob else "")
             )
-        return Shards(path, self._glob, files)
+        return ShardedFiles(path, self._glob, files)
 
     def _empty(self, path: Path) -> InvalidInput:
         like = "" if self._glob is None else f" like {self._glob!r}"
-        return InvalidInput(f"{shown(path)} holds no files{like} to read")
+        return InvalidInput(f"{printable_path(path)} holds no files{like} to read")
 
 
-class _Seen:
+class _FirstFiles:
     """The first file of each kind that a folder holds, which decides what the folder is."""
 
     def __init__(self) -> None:
@@ -185,25 +195,25 @@ class _Seen:
         self.text: str | None = None
 
     @classmethod
-    def of(cls, listing: Iterable[Listed]) -> _Seen:
+    def of(cls, listing: Iterable[FolderFile]) -> _FirstFiles:
         """What a listing holds."""
         seen = cls()
         for file in listing:
             seen.files += 1
             suffix = suffix_of(file.name)
-            if _is_about(file):
+            if _is_companion_file(file):
                 continue
-            if suffix in _SHARDS:
+            if suffix in _SHARD_SUFFIXES:
                 seen.shard = seen.shard or file.name
-            if suffix in _DATA:
+            if suffix in _DATA_SUFFIXES:
                 seen.data = seen.data or file.name
-            elif suffix in LANGUAGES:
+            elif suffix in LANGUAGE_BY_SUFFIX:
                 seen.text = seen.text or file.name
         return seen
 
 
-def _is_about(file: Listed) -> bool:
-    return file.path.name.lower().split(".")[0] in _ABOUT
+def _is_companion_file(file: FolderFile) -> bool:
+    return file.path.name.lower().split(".")[0] in _COMPANION_FILE_STEMS
 
 
 def _is_named(corpus: Any) -> bool:
@@ -215,7 +225,7 @@ def _is_input(first: Any) -> bool:
         return True
     if not isinstance(first, str) or len(first) > 4096 or "\n" in first or "\0" in first:
         return False
-    return first.startswith("hf:") or os.path.exists(first) or (suffix_of(first) in _DATA and " " not in first)
+    return first.startswith("hf:") or os.path.exists(first) or (suffix_of(first) in _DATA_SUFFIXES and " " not in first)
 
 
 def _is_array(vector: Any) -> bool:

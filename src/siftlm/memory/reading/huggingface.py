@@ -8,19 +8,19 @@ from typing import Any
 
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.extras import load
-from siftlm.memory.reading.fields import Fields
-from siftlm.memory.reading.listing import folder_identity, shown
-from siftlm.memory.reading.parts import Row, Skip
+from siftlm.memory.reading.fields import FieldMapping
+from siftlm.memory.reading.listing import folder_identity, printable_path
+from siftlm.memory.reading.parts import RawRecord, SkipCounter
 
-_BATCH = 64
+_DATASET_BATCH_ROWS = 64
 
 
-class Loaded:
+class LoadedDataset:
     """A ``datasets.Dataset``: any row can be had at once."""
 
     unit = "records"
 
-    def __init__(self, dataset: Any, name: str, fields: Fields, identity: Mapping[str, Any]) -> None:
+    def __init__(self, dataset: Any, name: str, fields: FieldMapping, identity: Mapping[str, Any]) -> None:
         fields.check_columns(dataset.column_names, name)
         self._dataset, self.name, self._identity = dataset.with_format(None), name, dict(identity)
         self.size: int | None = dataset.num_rows
@@ -29,17 +29,17 @@ class Loaded:
         fingerprint = getattr(self._dataset, "_fingerprint", None)
         return {"kind": "dataset", **self._identity, "rows": self.size, "fingerprint": fingerprint}
 
-    def rows(self, skip: Skip) -> Iterator[Row]:
+    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
         length = self.size or 0
         first = min(skip.left, length)
         skip.block(first)
-        for begin in range(first, length, _BATCH):
-            columns = self._dataset[begin : begin + _BATCH]
+        for begin in range(first, length, _DATASET_BATCH_ROWS):
+            columns = self._dataset[begin : begin + _DATASET_BATCH_ROWS]
             for at, values in enumerate(zip(*columns.values(), strict=True), begin):
-                yield Row(f"{self.name}: row {at + 1}", dict(zip(columns, values, strict=True)), None, at + 1)
+                yield RawRecord(f"{self.name}: row {at + 1}", dict(zip(columns, values, strict=True)), None, at + 1)
 
 
-class Streamed:
+class StreamedDataset:
     """A ``datasets.IterableDataset``, or what the hub calls by a name: read from the front."""
 
     unit = "records"
@@ -53,18 +53,18 @@ class Streamed:
         version = str(self._dataset.info.version) if self._dataset.info.version is not None else None
         return {"kind": "stream", **self._identity, "version": version}
 
-    def rows(self, skip: Skip) -> Iterator[Row]:
+    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
         first, skip.left = skip.left, 0
         dataset = self._dataset.skip(first) if first else self._dataset
         at = first
         try:
             for at, value in enumerate(dataset, first + 1):
-                yield Row(f"{self.name}: row {at}", value, None, at)
+                yield RawRecord(f"{self.name}: row {at}", value, None, at)
         except Exception as error:  # whatever the library, the hub or the network says
             raise InvalidInput(f"{self.name} cannot be read after row {at}: {error}") from error
 
 
-def from_hub(corpus: str, split: str, fields: Fields) -> Loaded | Streamed:
+def from_hub(corpus: str, split: str, fields: FieldMapping) -> LoadedDataset | StreamedDataset:
     """``hf:name`` or ``hf:name:config``, as a stream: nothing is downloaded ahead of being read."""
     datasets = load("datasets", "datasets")
     name, _, config = corpus.removeprefix("hf:").partition(":")
@@ -82,14 +82,14 @@ def is_saved(folder: Path) -> bool:
     )
 
 
-def from_disk(folder: Path, split: str, fields: Fields) -> Loaded | Streamed:
+def from_disk(folder: Path, split: str, fields: FieldMapping) -> LoadedDataset | StreamedDataset:
     """A folder written by ``save_to_disk``."""
     datasets = load("datasets", "datasets")
     try:
         dataset = datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever the library says of a damaged folder
-        raise InvalidInput(f"{shown(folder)} cannot be opened as a saved data set: {error}") from error
-    return from_object(dataset, split, fields, shown(folder), folder_identity(folder))
+        raise InvalidInput(f"{printable_path(folder)} cannot be opened as a saved data set: {error}") from error
+    return from_object(dataset, split, fields, printable_path(folder), folder_identity(folder))
 
 
 def is_dataset(corpus: Any) -> bool:
@@ -98,8 +98,8 @@ def is_dataset(corpus: Any) -> bool:
 
 
 def from_object(
-    dataset: Any, split: str, fields: Fields, name: str | None = None, identity: Mapping[str, Any] | None = None
-) -> Loaded | Streamed:
+    dataset: Any, split: str, fields: FieldMapping, name: str | None = None, identity: Mapping[str, Any] | None = None
+) -> LoadedDataset | StreamedDataset:
     """Any of the library's own objects; of several splits, the one asked for."""
     if isinstance(dataset, dict):
         if split not in dataset:
@@ -110,5 +110,5 @@ def from_object(
     if identity is None:
         identity = {"name": name, "config": dataset.info.config_name, "split": str(dataset.split)}
     if hasattr(dataset, "num_rows"):
-        return Loaded(dataset, name, fields, identity)
-    return Streamed(dataset, name, identity)
+        return LoadedDataset(dataset, name, fields, identity)
+    return StreamedDataset(dataset, name, identity)

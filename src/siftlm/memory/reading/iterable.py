@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.reading.parts import Row, Skip
+from siftlm.memory.reading.parts import RawRecord, SkipCounter
 from siftlm.types import Document
 
 
-class InMemory:
+class IterablePart:
     """Texts, mappings of fields or documents.
 
     A list is known again by what is in it. Whether anything else gives the same the next time cannot be told.
@@ -37,11 +37,11 @@ class InMemory:
     def _digest(self) -> str:
         found = hashlib.blake2b(digest_size=16)
         for item in self._items:
-            plain = repr(item) if isinstance(item, str) else _spelled(item)
+            plain = repr(item) if isinstance(item, str) else _canonical_json(item)
             found.update(f"{len(plain)}:{plain}".encode())
         return found.hexdigest()
 
-    def rows(self, skip: Skip) -> Iterator[Row]:
+    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
         if self._once and self._read:
             raise InvalidInput("an iterator can be read only once; pass a list, or open it anew")
         self._read = True
@@ -53,17 +53,17 @@ class InMemory:
             first, items = 0, self._items
         for at, item in enumerate(items, first + 1):
             if not skip.one():
-                yield Row(f"item {at}", item, None, at)
+                yield RawRecord(f"item {at}", item, None, at)
 
 
-def _spelled(item: Any) -> str:
+def _canonical_json(item: Any) -> str:
     try:
-        return json.dumps(item, default=_plain)
+        return json.dumps(item, default=_canonical_value)
     except (TypeError, ValueError, RecursionError):  # it will be a bad record, and may be the same one again
         return repr(item)
 
 
-def _plain(value: Any) -> Any:
+def _canonical_value(value: Any) -> Any:
     """What JSON cannot hold, as something that it can; equal values give equal things."""
     if isinstance(value, np.ndarray):
         return [str(value.dtype), value.shape, hashlib.blake2b(value.tobytes()).hexdigest()]

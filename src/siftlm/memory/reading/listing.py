@@ -14,13 +14,13 @@ from siftlm.errors import InvalidInput
 from siftlm.memory import lock, manifest
 
 # Never what a person means by the texts of a folder.
-_LEFT_OUT = frozenset({"__pycache__", "node_modules"})
+_SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
 # What a memory's folder holds, from the first moment of its making on: one of these, and a folder of data.
-_OF_A_MEMORY = {lock.NAME, manifest.NAME}
+_MEMORY_FILES = {lock.LOCK_FILE, manifest.MANIFEST_FILE}
 
 
 @dataclass(frozen=True)
-class Listed:
+class FolderFile:
     """A file of a folder."""
 
     path: Path
@@ -30,13 +30,13 @@ class Listed:
     mtime_ns: int
 
 
-def walk(folder: Path, glob: str | None = None) -> Iterator[Listed]:
+def walk_files(folder: Path, glob: str | None = None) -> Iterator[FolderFile]:
     """The files below a folder, one folder at a time and sorted by name.
 
     Hidden ones are left out. Links to files are followed, those to folders are not, since they may lead in a circle.
     """
-    wanted = None if glob is None else re.compile(_expression(glob))
-    for file in _walk(folder, ""):
+    wanted = None if glob is None else re.compile(_glob_regex(glob))
+    for file in _walk_folder(folder, ""):
         if wanted is None or wanted.fullmatch(file.name):
             yield file
 
@@ -50,43 +50,43 @@ def file_identity(path: Path) -> dict[str, Any]:
 def folder_identity(folder: Path, glob: str | None = None) -> dict[str, Any]:
     """What changes when a file of the folder does, or is added, removed or renamed."""
     digest, files, size = hashlib.sha256(), 0, 0
-    for file in walk(folder, glob):
+    for file in walk_files(folder, glob):
         line = f"{file.name}\0{file.bytes}\0{file.mtime_ns}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
         files, size = files + 1, size + file.bytes
     return {"path": str(folder.resolve()), "files": files, "bytes": size, "listing": digest.hexdigest()}
 
 
-def shown(path: str | os.PathLike[str]) -> str:
+def printable_path(path: str | os.PathLike[str]) -> str:
     """A path that can be printed and stored, whatever bytes are in its name."""
     return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[Listed]:
+def _walk_folder(folder: Path, prefix: str) -> Iterator[FolderFile]:
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise InvalidInput(f"{shown(folder)} cannot be listed: {error.strerror or error}") from error
+        raise InvalidInput(f"{printable_path(folder)} cannot be listed: {error.strerror or error}") from error
     for entry in entries:
-        if entry.name.startswith(".") or entry.name in _LEFT_OUT:
+        if entry.name.startswith(".") or entry.name in _SKIPPED_FOLDERS:
             continue
         if entry.is_dir(follow_symlinks=False):
             if _is_memory(entry.path):
                 continue  # such as the one that this folder is being read into
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
+            yield from _walk_folder(Path(entry.path), f"{prefix}{entry.name}/")
         elif entry.is_file():
             status = entry.stat()
-            yield Listed(Path(entry.path), prefix + entry.name, status.st_size, status.st_mtime_ns)
+            yield FolderFile(Path(entry.path), prefix + entry.name, status.st_size, status.st_mtime_ns)
 
 
 def _is_memory(folder: str) -> bool:
     """Does siftlm keep its own data there?"""
     names = set(os.listdir(folder))
-    return bool(names & _OF_A_MEMORY) and any(manifest.GENERATION.fullmatch(name) for name in names)
+    return bool(names & _MEMORY_FILES) and any(manifest.GENERATION_NAME.fullmatch(name) for name in names)
 
 
-def _expression(glob: str) -> str:
+def _glob_regex(glob: str) -> str:
     r"""As a regular expression: ``*`` stays within a name, ``**/`` is any folders, and a pattern without a slash is
     for the file's own name.
 
@@ -98,10 +98,10 @@ def _expression(glob: str) -> str:
     pattern = glob if "/" in glob else f"**/{glob}"
     pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\])", str(PurePosixPath(pattern)))
     known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "(?s:" + "".join(known.get(piece) or _literal(piece) for piece in pieces) + ")"
+    return "(?s:" + "".join(known.get(piece) or _regex_literal(piece) for piece in pieces) + ")"
 
 
-def _literal(piece: str) -> str:
+def _regex_literal(piece: str) -> str:
     if len(piece) > 2 and piece[0] == "[" and piece[-1] == "]":
         negated = piece[1] == "!"
         inside = piece[2 if negated else 1 : -1].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.extras import load
-from siftlm.memory.reading.fields import Fields
-from siftlm.memory.reading.listing import file_identity, shown
-from siftlm.memory.reading.parts import Row, Skip
+from siftlm.memory.reading.fields import FieldMapping
+from siftlm.memory.reading.listing import file_identity, printable_path
+from siftlm.memory.reading.parts import RawRecord, SkipCounter
 
 # Few rows, since each may be a long text.
-_BATCH = 256
+_PARQUET_BATCH_ROWS = 256
 
 
 class Parquet:
@@ -20,15 +20,15 @@ class Parquet:
 
     unit = "bytes"
 
-    def __init__(self, path: Path, fields: Fields) -> None:
+    def __init__(self, path: Path, fields: FieldMapping) -> None:
         self._path, self._fields = path, fields
-        self.name = shown(path)
+        self.name = printable_path(path)
         self.size = path.stat().st_size
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "parquet", **file_identity(self._path)}
 
-    def rows(self, skip: Skip) -> Iterator[Row]:
+    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
         """A row group that cannot be read is as many bad rows as it has, so that numbers stay what they are."""
         arrow, parquet = load("pyarrow", "memory"), load("pyarrow.parquet", "memory")
         try:
@@ -36,8 +36,8 @@ class Parquet:
             file = parquet.ParquetFile(self._path, pre_buffer=False)
         except (arrow.ArrowException, OSError) as error:
             if not skip.one():
-                problem = f"{shown(self._path.name)} is not a sound Parquet file: {_brief(error)}"
-                yield Row(self.name, problem=problem, position=self.size)
+                problem = f"{printable_path(self._path.name)} is not a sound Parquet file: {_short_error(error)}"
+                yield RawRecord(self.name, problem=problem, position=self.size)
             return
         with file:
             self._fields.check_columns(file.schema_arrow.names, self.name)
@@ -50,13 +50,13 @@ class Parquet:
                 first += length
 
     def _group(
-        self, file: Any, group: int, columns: list[str] | None, first: int, length: int, skip: Skip
-    ) -> Iterator[Row]:
+        self, file: Any, group: int, columns: list[str] | None, first: int, length: int, skip: SkipCounter
+    ) -> Iterator[RawRecord]:
         arrow = load("pyarrow", "memory")
         done, total = 0, max(file.metadata.num_rows, 1)
         problem = None
         try:
-            for batch in file.iter_batches(_BATCH, row_groups=[group], columns=columns):
+            for batch in file.iter_batches(_PARQUET_BATCH_ROWS, row_groups=[group], columns=columns):
                 if skip.block(batch.num_rows):
                     done += batch.num_rows
                     continue
@@ -66,14 +66,14 @@ class Parquet:
                         at = first + done
                         where, position = f"{self.name}: row {at}", self.size * at // total
                         if isinstance(value, str):
-                            yield Row(where, problem=value, position=position)
+                            yield RawRecord(where, problem=value, position=position)
                         else:
-                            yield Row(where, value, None, position)
+                            yield RawRecord(where, value, None, position)
         except (arrow.ArrowException, OSError) as error:
-            problem = f"row group {group} of {shown(self._path.name)} cannot be read: {_brief(error)}"
+            problem = f"row group {group} of {printable_path(self._path.name)} cannot be read: {_short_error(error)}"
         for at in range(first + done + 1, first + length + 1):
             if not skip.one():
-                yield Row(f"{self.name}: row {at}", problem=problem, position=self.size * at // total)
+                yield RawRecord(f"{self.name}: row {at}", problem=problem, position=self.size * at // total)
 
     def _values(self, batch: Any) -> list[dict[str, Any] | str]:
         """The rows as mappings; a text in place of one says why it cannot be had."""
@@ -88,10 +88,10 @@ class Parquet:
                 # Numbers stay an array rather than a list of Python's numbers.
                 columns.append([_numbers(entry) for entry in column])
             else:
-                columns.append(_plain(column))
+                columns.append(_plain_values(column))
         rows: list[dict[str, Any] | str] = []
         for values in zip(*columns, strict=True):
-            wrong = next((value for value in values if isinstance(value, _Unreadable)), None)
+            wrong = next((value for value in values if isinstance(value, _UnreadableValue)), None)
             rows.append(str(wrong) if wrong is not None else dict(zip(names, values, strict=True)))
         return rows
 
@@ -104,32 +104,32 @@ class Parquet:
         return [name for name in names if name in top]
 
 
-class _Unreadable(str):
+class _UnreadableValue(str):
     """Stands for a value that cannot be had, and says why."""
 
     __slots__ = ()
 
 
-def _plain(column: Any) -> list[Any]:
+def _plain_values(column: Any) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
     except ValueError:  # bytes that are not UTF-8, dates out of range: find out which rows
-        return [_one(entry) for entry in column]
+        return [_entry_value(entry) for entry in column]
     return values
 
 
-def _one(entry: Any) -> Any:
+def _entry_value(entry: Any) -> Any:
     try:
         return entry.as_py()
     except UnicodeDecodeError:
-        return _Unreadable("not UTF-8")
+        return _UnreadableValue("not UTF-8")
     except ValueError as error:
-        return _Unreadable(f"a value that cannot be read: {error}")
+        return _UnreadableValue(f"a value that cannot be read: {error}")
 
 
 def _numbers(entry: Any) -> Any:
     return None if not entry.is_valid else entry.values.to_numpy(zero_copy_only=False)
 
 
-def _brief(error: BaseException) -> str:
+def _short_error(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

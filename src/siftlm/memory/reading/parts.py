@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 from siftlm.errors import InvalidInput
 from siftlm.memory.reading.beside import VectorFile
-from siftlm.memory.reading.fields import Fields, Unusable
+from siftlm.memory.reading.fields import FieldMapping, UnusableRecord
 from siftlm.memory.reading.record import Record
 from siftlm.types import Document
 
 
 @dataclass(frozen=True)
-class Row:
+class RawRecord:
     """What stands at one place of an input, before anybody looked for its text."""
 
     where: str
@@ -26,7 +26,7 @@ class Row:
 
 
 @dataclass
-class Skip:
+class SkipCounter:
     """How many rows are still to be passed over; a part counts it down."""
 
     left: int
@@ -46,7 +46,7 @@ class Skip:
         return True
 
 
-class Part(Protocol):
+class SourcePart(Protocol):
     """One file, folder, data set or iterable: one kind of input knows how to walk through its rows."""
 
     @property
@@ -55,7 +55,7 @@ class Part(Protocol):
 
     @property
     def size(self) -> int | None:
-        """In the unit of `Row.position`."""
+        """In the unit of `RawRecord.position`."""
 
     @property
     def unit(self) -> str:
@@ -64,14 +64,16 @@ class Part(Protocol):
     def identity(self) -> dict[str, Any]:
         """As `Source.identity`, without what the fields are called."""
 
-    def rows(self, skip: Skip) -> Iterator[Row]:
+    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
         """All rows in order, less the first ``skip.left``, which are passed over as cheaply as can be."""
 
 
-class Reader:
+class RecordReader:
     """The `Source` of every kind of input: its parts one after the other, as numbered records."""
 
-    def __init__(self, parts: Sequence[Part], fields: Fields, beside: VectorFile | None, settings: Mapping[str, Any]):
+    def __init__(
+        self, parts: Sequence[SourcePart], fields: FieldMapping, beside: VectorFile | None, settings: Mapping[str, Any]
+    ):
         self._parts, self._fields, self._beside, self._settings = parts, fields, beside, dict(settings)
         # Sizes can only be added up where all are known and count the same thing; else whole parts are counted.
         self._alike = all(part.size is not None and part.unit == parts[0].unit for part in parts)
@@ -103,7 +105,7 @@ class Reader:
     def _records(self, start: int) -> Iterator[Record]:
         # The first vector of the input sets the width, wherever reading begins.
         width = self._first_width() if start and self._fields.vector is not None else None
-        number, skip, unchecked = start, Skip(start), start == 0
+        number, skip, unchecked = start, SkipCounter(start), start == 0
         for before, part in self._offsets():
             for row in part.rows(skip):
                 if unchecked and isinstance(row.value, Mapping):
@@ -117,7 +119,7 @@ class Reader:
         if self._beside is not None and not skip.left:
             self._beside.check_end(number)
 
-    def _record(self, number: int, row: Row, before: int, width: int | None) -> Record:
+    def _record(self, number: int, row: RawRecord, before: int, width: int | None) -> Record:
         position = before + (row.position if self._alike or len(self._parts) == 1 else 0)
         if row.problem is not None:
             return Record(number, row.where, None, row.problem, position)
@@ -125,11 +127,11 @@ class Reader:
             document = self._fields.document(row.value, width)
             if self._beside is not None:
                 document = Document(document.text, document.meta, document.id, self._beside.vector(number))
-        except Unusable as unusable:
+        except UnusableRecord as unusable:
             return Record(number, row.where, None, str(unusable), position)
         return Record(number, row.where, document, None, position)
 
-    def _offsets(self) -> Iterator[tuple[int, Part]]:
+    def _offsets(self) -> Iterator[tuple[int, SourcePart]]:
         before = 0
         for part in self._parts:
             yield before, part

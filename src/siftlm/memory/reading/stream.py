@@ -12,13 +12,13 @@ from siftlm.extras import load
 _PLAIN_BYTES = 1 << 18
 # Packed bytes may grow a thousandfold: they are unpacked a little at a time, less where they grow more.
 _PACKED_BYTES = 1 << 14
-_LEAST_FED = 1 << 7
-_MOST_CONTENT = 1 << 18
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_SUFFIXES = {".gz": "gzip", ".zst": "zstd"}
+_MIN_PACKED_BYTES = 1 << 7
+_MAX_UNPACKED_BYTES = 1 << 18
+_COMPRESSION_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_COMPRESSION_SUFFIXES = {".gz": "gzip", ".zst": "zstd"}
 
 
-class Broken(Exception):
+class BrokenStream(Exception):
     """The file cannot be read any further; the message says why."""
 
 
@@ -29,14 +29,14 @@ class ByteStream:
         self.path, self.position = path, 0
 
     def pieces(self) -> Iterator[bytes]:
-        """The content; raises `Broken` after the last byte that can be had."""
+        """The content; raises `BrokenStream` after the last byte that can be had."""
         try:
             with open(self.path, "rb") as file:
-                packing = _packing(self.path, file.peek(4)[:4])
+                packing = _compression(self.path, file.peek(4)[:4])
                 raw = self._raw(file, _PLAIN_BYTES if packing is None else _PACKED_BYTES)
-                yield from raw if packing is None else _unpacked(raw, packing)
+                yield from raw if packing is None else _decompress(raw, packing)
         except OSError as error:
-            raise Broken(f"cannot be read: {error.strerror or error}") from error
+            raise BrokenStream(f"cannot be read: {error.strerror or error}") from error
 
     def lines(self) -> Iterator[bytes]:
         """Its lines without the line feed; a byte order mark is dropped. The last one may lack its line feed."""
@@ -62,17 +62,17 @@ class ByteStream:
             yield piece
 
 
-def _packing(path: Path, head: bytes) -> str | None:
-    for magic, packing in _MAGIC.items():
+def _compression(path: Path, head: bytes) -> str | None:
+    for magic, packing in _COMPRESSION_MAGIC.items():
         if head.startswith(magic):
             return packing
-    return _SUFFIXES.get(path.suffix.lower()) if head else None
+    return _COMPRESSION_SUFFIXES.get(path.suffix.lower()) if head else None
 
 
-def _unpacked(raw: Iterator[bytes], packing: str) -> Iterator[bytes]:
+def _decompress(raw: Iterator[bytes], packing: str) -> Iterator[bytes]:
     """Both kinds may be several packed streams in a row, each of which has to end properly."""
-    start, failures = _unpacker(packing)
-    unpacker, fed = None, _LEAST_FED
+    start, failures = _decompressor(packing)
+    unpacker, fed = None, _MIN_PACKED_BYTES
     for piece in raw:
         while piece:
             if unpacker is None:
@@ -84,20 +84,22 @@ def _unpacked(raw: Iterator[bytes], packing: str) -> Iterator[bytes]:
             try:
                 content = unpacker.decompress(piece[:fed])
             except failures as error:
-                raise Broken(f"is not a sound {packing} file: {error}") from error
+                raise BrokenStream(f"is not a sound {packing} file: {error}") from error
             if content:
                 yield content
             piece = unpacker.unused_data + piece[fed:] if unpacker.eof else piece[fed:]
             unpacker = None if unpacker.eof else unpacker
-            if len(content) > _MOST_CONTENT:
-                fed = max(fed // 4, _LEAST_FED)
-            elif len(content) < _MOST_CONTENT // 2:
+            if len(content) > _MAX_UNPACKED_BYTES:
+                fed = max(fed // 4, _MIN_PACKED_BYTES)
+            elif len(content) < _MAX_UNPACKED_BYTES // 2:
                 fed = min(fed * 2, _PACKED_BYTES)
     if unpacker is not None:
-        raise Broken(f"ends in the middle of its {packing} stream: it was cut off, and what followed is not there")
+        raise BrokenStream(
+            f"ends in the middle of its {packing} stream: it was cut off, and what followed is not there"
+        )
 
 
-def _unpacker(packing: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
+def _decompressor(packing: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
     if packing == "gzip":
         return (lambda: zlib.decompressobj(wbits=31)), (zlib.error,)
     zstandard = load("zstandard", "memory")

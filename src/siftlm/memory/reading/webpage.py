@@ -6,45 +6,45 @@ import re
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
-_NEVER = frozenset({"script", "style", "noscript", "template", "iframe", "object", "svg", "canvas", "math"})
-_AROUND = frozenset({"nav", "footer", "aside", "button", "select", "dialog", "menu"})
-_ROLES = frozenset({"navigation", "banner", "contentinfo", "search", "complementary"})
+_DROPPED_TAGS = frozenset({"script", "style", "noscript", "template", "iframe", "object", "svg", "canvas", "math"})
+_BOILERPLATE_TAGS = frozenset({"nav", "footer", "aside", "button", "select", "dialog", "menu"})
+_BOILERPLATE_ROLES = frozenset({"navigation", "banner", "contentinfo", "search", "complementary"})
 # Elements that may be left open would take the rest of the page with them if they were dropped for an attribute.
-_OFTEN_OPEN = frozenset("p li dt dd td th tr option thead tbody tfoot body html".split())  # noqa: SIM905
-_VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())  # noqa: SIM905
-_PARAGRAPHS = frozenset(
+_OPTIONAL_END_TAGS = frozenset("p li dt dd td th tr option thead tbody tfoot body html".split())  # noqa: SIM905
+_VOID_TAGS = frozenset("area base br col embed hr img input link meta source track wbr".split())  # noqa: SIM905
+_PARAGRAPH_TAGS = frozenset(
     "p h1 h2 h3 h4 h5 h6 blockquote pre ul ol dl table section article header main figure form hr fieldset".split()  # noqa: SIM905
 )
-_LINES = frozenset("div li dt dd tr br figcaption address caption option legend summary details".split())  # noqa: SIM905
+_LINE_TAGS = frozenset("div li dt dd tr br figcaption address caption option legend summary details".split())  # noqa: SIM905
 
 
 @dataclass(frozen=True)
-class Page:
+class WebPage:
     """What a person would read of a page."""
 
     text: str
     title: str | None
 
 
-def page(html: str) -> Page:
+def extract_page(html: str) -> WebPage:
     """Headings and paragraphs with blank lines between them, lists and rows with a line each.
 
     >>> page("<title>Tea</title><nav>Home</nav><h1>Tea &amp; milk</h1><p>Pour<br>slowly.<ul><li>hot<li>cold</ul>")
     Page(text='Tea & milk\\n\\nPour\\nslowly.\\n\\n- hot\\n- cold', title='Tea')
     """
-    read = _read(html, _NEVER | _AROUND, by_attribute=True)
+    read = _parse_html(html, _DROPPED_TAGS | _BOILERPLATE_TAGS, by_attribute=True)
     # A page whose navigation is never closed, or that is nothing else, is better kept whole.
-    return read if read.text else _read(html, _NEVER, by_attribute=False)
+    return read if read.text else _parse_html(html, _DROPPED_TAGS, by_attribute=False)
 
 
-def _read(html: str, dropped: frozenset[str], *, by_attribute: bool) -> Page:
-    parser = _Text(dropped, by_attribute)
+def _parse_html(html: str, dropped: frozenset[str], *, by_attribute: bool) -> WebPage:
+    parser = _TextExtractor(dropped, by_attribute)
     parser.feed(html)
     parser.close()
     return parser.page()
 
 
-class _Text(HTMLParser):
+class _TextExtractor(HTMLParser):
     """Collects pieces of text, and between them how large a gap the tags asked for."""
 
     def __init__(self, dropped: frozenset[str], by_attribute: bool) -> None:
@@ -59,16 +59,16 @@ class _Text(HTMLParser):
         self._out: str | None = None
         self._depth = 0
 
-    def page(self) -> Page:
+    def page(self) -> WebPage:
         """What was collected."""
         title = " ".join("".join(self._title).split())
-        return Page("".join(self._pieces).strip(), title or None)
+        return WebPage("".join(self._pieces).strip(), title or None)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if self._out is not None:
             self._depth += tag == self._out
-        elif tag in self._dropped or (self._by_attribute and _hidden(tag, dict(attrs))):
-            if tag not in _VOID:
+        elif tag in self._dropped or (self._by_attribute and _is_hidden(tag, dict(attrs))):
+            if tag not in _VOID_TAGS:
                 self._out, self._depth = tag, 1
         elif tag == "title":
             self._inside_title = True
@@ -98,9 +98,9 @@ class _Text(HTMLParser):
             self._add(data if self._preformatted else re.sub(r"\s+", " ", data))
 
     def _open_gap(self, tag: str) -> None:
-        if tag in _PARAGRAPHS:
+        if tag in _PARAGRAPH_TAGS:
             self._gap = "\n\n"
-        elif tag in _LINES and self._gap != "\n\n":
+        elif tag in _LINE_TAGS and self._gap != "\n\n":
             self._gap = "\n"
 
     def _add(self, text: str) -> None:
@@ -116,8 +116,8 @@ class _Text(HTMLParser):
         self._pieces.append(text)
 
 
-def _hidden(tag: str, attributes: dict[str, str | None]) -> bool:
-    if tag in _OFTEN_OPEN or tag in _VOID:
+def _is_hidden(tag: str, attributes: dict[str, str | None]) -> bool:
+    if tag in _OPTIONAL_END_TAGS or tag in _VOID_TAGS:
         return False
     role = (attributes.get("role") or "").lower()
-    return role in _ROLES or "hidden" in attributes or attributes.get("aria-hidden") == "true"
+    return role in _BOILERPLATE_ROLES or "hidden" in attributes or attributes.get("aria-hidden") == "true"

@@ -23,18 +23,46 @@ from siftlm.types import Document
 MODULES: dict[str, Callable[[Random], Problem]] = {
     draw.__name__: draw
     for draw in (
-        arithmetic.add_and_subtract, arithmetic.multiply, arithmetic.divide, arithmetic.remainder,
-        arithmetic.several_operations, arithmetic.fractions, arithmetic.percentages, arithmetic.rounding,
-        arithmetic.ordering, arithmetic.long_sum,
-        algebra.linear_equation, algebra.two_equations, algebra.quadratic_equation, algebra.evaluate,
-        algebra.derivative, algebra.expand, algebra.collect_terms, algebra.arithmetic_sequence,
-        algebra.geometric_sequence, algebra.line_through,
-        numbers.greatest_common_divisor, numbers.least_common_multiple, numbers.prime_factors, numbers.is_prime,
-        numbers.divides, numbers.bases, numbers.roman_numerals, numbers.digits, numbers.powers,
-        measures.units, measures.clock, measures.speed, measures.shapes, measures.shopping, measures.interest,
-        measures.averages, measures.ratios, measures.probability,
+        arithmetic.add_and_subtract,
+        arithmetic.multiply,
+        arithmetic.divide,
+        arithmetic.remainder,
+        arithmetic.several_operations,
+        arithmetic.fractions,
+        arithmetic.percentages,
+        arithmetic.rounding,
+        arithmetic.ordering,
+        arithmetic.long_sum,
+        algebra.linear_equation,
+        algebra.two_equations,
+        algebra.quadratic_equation,
+        algebra.evaluate,
+        algebra.derivative,
+        algebra.expand,
+        algebra.collect_terms,
+        algebra.arithmetic_sequence,
+        algebra.geometric_sequence,
+        algebra.line_through,
+        numbers.greatest_common_divisor,
+        numbers.least_common_multiple,
+        numbers.prime_factors,
+        numbers.is_prime,
+        numbers.divides,
+        numbers.bases,
+        numbers.roman_numerals,
+        numbers.digits,
+        numbers.powers,
+        measures.units,
+        measures.clock,
+        measures.speed,
+        measures.shapes,
+        measures.shopping,
+        measures.interest,
+        measures.averages,
+        measures.ratios,
+        measures.probability,
     )
-}  # fmt: skip
+}
 # Problems in a document: about as many as a passage of 256 tokens holds.
 TOGETHER = 8
 # Draws for one new problem before a module is said to have no more.
@@ -60,9 +88,9 @@ def is_held_out(module: str, problem: Problem) -> bool:
     return families.held_out("mathematics", module, *map(str, problem.facts))
 
 
-def documents(batches: int, *, seed: int = 0, held_out: bool = False, modules: list[str] | None = None) -> (
-    Iterator[Document]
-):  # fmt: skip
+def documents(
+    batches: int, *, seed: int = 0, held_out: bool = False, modules: list[str] | None = None
+) -> Iterator[Document]:
     """So many documents of each module: `TOGETHER` problems, with a blank line between them, where a cut may be."""
     for module in MODULES if modules is None else modules:
         drawn = problems(module, seed=seed, held_out=held_out)

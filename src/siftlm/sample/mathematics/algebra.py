@@ -54,10 +54,12 @@ def evaluate(rng: Random) -> Problem:
     coefficients, at = [*(rng.randint(-9, 9) for _ in range(rng.randint(1, 3))), nonzero(rng, 6)], rng.randint(-6, 6)
     value = sum(c * at**k for k, c in enumerate(coefficients))
     written = polynomial(coefficients, v)
-    question = rng.choice((
-        f"Let {f}({v}) = {written}. What is {f}({at})?",
-        f"Let {f}({v}) = {written}. Calculate {f}({at}).",
-    ))  # fmt: skip
+    question = rng.choice(
+        (
+            f"Let {f}({v}) = {written}. What is {f}({at})?",
+            f"Let {f}({v}) = {written}. Calculate {f}({at}).",
+        )
+    )
     return Problem(question, str(value), (*coefficients, "at", at))
 
 
@@ -120,18 +122,22 @@ def geometric_sequence(rng: Random) -> Problem:
     ratio, n = rng.choice((2, 3, 4, 5, -2, -3)), rng.randint(5, 8)
     first = nonzero(rng, 60)
     shown = ", ".join(str(first * ratio**k) for k in range(3))
-    question = rng.choice((
-        f"A geometric sequence begins {shown}. What is term number {n}?",
-        f"Find term number {n} of the geometric sequence that begins {shown}.",
-    ))  # fmt: skip
+    question = rng.choice(
+        (
+            f"A geometric sequence begins {shown}. What is term number {n}?",
+            f"Find term number {n} of the geometric sequence that begins {shown}.",
+        )
+    )
     return Problem(question, str(first * ratio ** (n - 1)), (first, ratio, n))
 
 
 def line_through(rng: Random) -> Problem:
     """The slope of a line through two points."""
     x, y, dx, dy = rng.randint(-12, 12), rng.randint(-12, 12), nonzero(rng, 12), rng.randint(-20, 20)
-    question = rng.choice((
-        f"What is the slope of the line through ({x}, {y}) and ({x + dx}, {y + dy})?",
-        f"A line goes through the points ({x}, {y}) and ({x + dx}, {y + dy}). Find its slope.",
-    ))  # fmt: skip
+    question = rng.choice(
+        (
+            f"What is the slope of the line through ({x}, {y}) and ({x + dx}, {y + dy})?",
+            f"A line goes through the points ({x}, {y}) and ({x + dx}, {y + dy}). Find its slope.",
+        )
+    )
     return Problem(question, str(Fraction(dy, dx)), (x, y, dx, dy))

@@ -34,35 +34,41 @@ def divide(rng: Random) -> Problem:
     """A quotient, as a whole number or a fraction in lowest terms."""
     divisor = int(number(rng, 2, signed=False)) + 1
     dividend = int(number(rng, 3)) * (divisor if rng.random() < 0.5 else 1)
-    question = rng.choice((
-        f"Divide {dividend} by {divisor}.",
-        f"What is {dividend} divided by {divisor}?",
-        f"Write {dividend} / {divisor} in its simplest form.",
-    ))  # fmt: skip
+    question = rng.choice(
+        (
+            f"Divide {dividend} by {divisor}.",
+            f"What is {dividend} divided by {divisor}?",
+            f"Write {dividend} / {divisor} in its simplest form.",
+        )
+    )
     return Problem(question, str(Fraction(dividend, divisor)), (dividend, divisor))
 
 
 def remainder(rng: Random) -> Problem:
     """Division that does not come out even."""
     a, b = rng.randint(20, 9999), rng.randint(3, 99)
-    question = rng.choice((
-        f"What is the remainder when {a} is divided by {b}?",
-        f"Divide {a} by {b}. What is left over?",
-        f"Calculate {a} modulo {b}.",
-    ))  # fmt: skip
+    question = rng.choice(
+        (
+            f"What is the remainder when {a} is divided by {b}?",
+            f"Divide {a} by {b}. What is left over?",
+            f"Calculate {a} modulo {b}.",
+        )
+    )
     return Problem(question, str(a % b), (a, b))
 
 
 def several_operations(rng: Random) -> Problem:
     """Sums, products and brackets."""
     a, b, c, d = (rng.randint(2, 30) for _ in range(4))
-    expression, value = rng.choice((
-        (f"{a} + {b} * {c} - {d}", a + b * c - d),
-        (f"({a} + {b}) * ({c} - {d})", (a + b) * (c - d)),
-        (f"{a} * {b} - {c} * {d}", a * b - c * d),
-        (f"{a} - ({b} - {c}) * {d}", a - (b - c) * d),
-        (f"({a} - {b} + {c}) * {d}", (a - b + c) * d),
-    ))  # fmt: skip
+    expression, value = rng.choice(
+        (
+            (f"{a} + {b} * {c} - {d}", a + b * c - d),
+            (f"({a} + {b}) * ({c} - {d})", (a + b) * (c - d)),
+            (f"{a} * {b} - {c} * {d}", a * b - c * d),
+            (f"{a} - ({b} - {c}) * {d}", a - (b - c) * d),
+            (f"({a} - {b} + {c}) * {d}", (a - b + c) * d),
+        )
+    )
     question = rng.choice((f"Evaluate {expression}.", f"What is {expression}?", f"Calculate {expression}."))
     return Problem(question, str(value), (expression,))
 

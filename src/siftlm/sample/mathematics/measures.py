@@ -9,12 +9,22 @@ from siftlm.sample.mathematics.problem import Problem, decimal, number
 
 # Larger unit, smaller unit, how many of these.
 UNITS = (
-    ("kilometres", "metres", 1000), ("metres", "centimetres", 100), ("centimetres", "millimetres", 10),
-    ("kilometres", "centimetres", 100_000), ("metres", "millimetres", 1000), ("kilograms", "grams", 1000),
-    ("tonnes", "kilograms", 1000), ("grams", "milligrams", 1000), ("litres", "millilitres", 1000),
-    ("litres", "centilitres", 100), ("hours", "minutes", 60), ("minutes", "seconds", 60), ("hours", "seconds", 3600),
-    ("days", "hours", 24), ("weeks", "days", 7),
-)  # fmt: skip
+    ("kilometres", "metres", 1000),
+    ("metres", "centimetres", 100),
+    ("centimetres", "millimetres", 10),
+    ("kilometres", "centimetres", 100_000),
+    ("metres", "millimetres", 1000),
+    ("kilograms", "grams", 1000),
+    ("tonnes", "kilograms", 1000),
+    ("grams", "milligrams", 1000),
+    ("litres", "millilitres", 1000),
+    ("litres", "centilitres", 100),
+    ("hours", "minutes", 60),
+    ("minutes", "seconds", 60),
+    ("hours", "seconds", 3600),
+    ("days", "hours", 24),
+    ("weeks", "days", 7),
+)
 COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 GOODS = ("apples", "books", "candles", "lamps", "notebooks", "pencils", "plates", "tickets")
 PEOPLE = ("Ada", "Ben", "Carla", "Dmitri", "Elif", "Farid", "Grace", "Hugo", "Ines", "Jun")
@@ -69,14 +79,24 @@ def shapes(rng: Random) -> Problem:
     """Areas, perimeters and volumes."""
     a, b, c = (decimal(number(rng, 2, rng.choice((0, 0, 1)), signed=False)) for _ in range(3))
     x, y, z = Fraction(a), Fraction(b), Fraction(c)
-    kind, question, value, sides = rng.choice((
-        ("area", f"A rectangle is {a} cm long and {b} cm wide. What is its area in square centimetres?", x * y, 2),
-        ("perimeter", f"A rectangle is {a} cm long and {b} cm wide. What is its perimeter in centimetres?",
-         2 * (x + y), 2),
-        ("triangle", f"A triangle has a base of {a} cm and a height of {b} cm. What is its area in square centimetres?",
-         x * y / 2, 2),
-        ("volume", f"A box is {a} cm by {b} cm by {c} cm. What is its volume in cubic centimetres?", x * y * z, 3),
-    ))  # fmt: skip
+    kind, question, value, sides = rng.choice(
+        (
+            ("area", f"A rectangle is {a} cm long and {b} cm wide. What is its area in square centimetres?", x * y, 2),
+            (
+                "perimeter",
+                f"A rectangle is {a} cm long and {b} cm wide. What is its perimeter in centimetres?",
+                2 * (x + y),
+                2,
+            ),
+            (
+                "triangle",
+                f"A triangle has a base of {a} cm and a height of {b} cm. What is its area in square centimetres?",
+                x * y / 2,
+                2,
+            ),
+            ("volume", f"A box is {a} cm by {b} cm by {c} cm. What is its volume in cubic centimetres?", x * y * z, 3),
+        )
+    )
     return Problem(question, decimal(value), (kind, *sorted((a, b, c)[:sides])))
 
 
@@ -106,10 +126,15 @@ def interest(rng: Random) -> Problem:
     """Simple interest: on the first sum alone."""
     amount, rate, years = rng.randint(1, 200) * 50, rng.randint(1, 12), rng.randint(2, 20)
     earned = Fraction(amount * rate * years, 100)
-    question = rng.choice((
-        f"What is the simple interest on {amount} at {rate}% a year for {years} years?",
-        f"{rng.choice(PEOPLE)} lends {amount} at {rate}% a year, simple. How much interest is due in {years} years?",
-    ))  # fmt: skip
+    question = rng.choice(
+        (
+            f"What is the simple interest on {amount} at {rate}% a year for {years} years?",
+            (
+                f"{rng.choice(PEOPLE)} lends {amount} at {rate}% a year, simple. "
+                f"How much interest is due in {years} years?"
+            ),
+        )
+    )
     return Problem(question, decimal(earned), (amount, rate, years))
 
 

@@ -8,31 +8,46 @@ from random import Random
 from siftlm.sample.mathematics.problem import Problem
 
 ROMAN = (
-    (1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL"),
-    (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I"),
-)  # fmt: skip
+    (1000, "M"),
+    (900, "CM"),
+    (500, "D"),
+    (400, "CD"),
+    (100, "C"),
+    (90, "XC"),
+    (50, "L"),
+    (40, "XL"),
+    (10, "X"),
+    (9, "IX"),
+    (5, "V"),
+    (4, "IV"),
+    (1, "I"),
+)
 PLACES = ("units", "tens", "hundreds", "thousands", "ten thousands")
 
 
 def greatest_common_divisor(rng: Random) -> Problem:
     """Of two numbers that often have one."""
     a, b = _related(rng, 40, 40)
-    question = rng.choice((
-        f"What is the greatest common divisor of {a} and {b}?",
-        f"Calculate the highest common factor of {a} and {b}.",
-        f"Find the largest number that divides both {a} and {b}.",
-    ))  # fmt: skip
+    question = rng.choice(
+        (
+            f"What is the greatest common divisor of {a} and {b}?",
+            f"Calculate the highest common factor of {a} and {b}.",
+            f"Find the largest number that divides both {a} and {b}.",
+        )
+    )
     return Problem(question, str(math.gcd(a, b)), tuple(sorted((a, b))))
 
 
 def least_common_multiple(rng: Random) -> Problem:
     """Of two numbers."""
     a, b = _related(rng, 12, 25)
-    question = rng.choice((
-        f"What is the least common multiple of {a} and {b}?",
-        f"Find the smallest number that both {a} and {b} divide.",
-        f"What is the lowest common denominator of 1/{a} and 1/{b}?",
-    ))  # fmt: skip
+    question = rng.choice(
+        (
+            f"What is the least common multiple of {a} and {b}?",
+            f"Find the smallest number that both {a} and {b} divide.",
+            f"What is the lowest common denominator of 1/{a} and 1/{b}?",
+        )
+    )
     return Problem(question, str(a * b // math.gcd(a, b)), tuple(sorted((a, b))))
 
 
@@ -66,11 +81,13 @@ def bases(rng: Random) -> Problem:
     """From one base to another."""
     n, source, target = rng.randint(5, 4000), *rng.sample((2, 3, 5, 8, 10, 16), 2)
     written = in_base(n, source)
-    question = rng.choice((
-        f"Write {written} (base {source}) in base {target}.",
-        f"What is {written} (base {source}) in base {target}?",
-        f"Convert {written} from base {source} to base {target}.",
-    ))  # fmt: skip
+    question = rng.choice(
+        (
+            f"Write {written} (base {source}) in base {target}.",
+            f"What is {written} (base {source}) in base {target}?",
+            f"Convert {written} from base {source} to base {target}.",
+        )
+    )
     return Problem(question, in_base(n, target), (n, source, target))
 
 

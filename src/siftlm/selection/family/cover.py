@@ -11,7 +11,7 @@ from siftlm.selection.registry import Steps, method
 from siftlm.types import FloatArray
 
 # Numbers that may be in memory at a time, beside the similarities.
-BLOCK = 1 << 20
+COVER_BLOCK_PAIRS = 1 << 20
 
 
 @method("cover", "relevance and how much the picks cover all candidates; needs all pairs", signed=True)
@@ -32,14 +32,14 @@ def cover(problem: Problem, *, balance: float = 0.5, gamma: float = 0.5) -> Step
     relevant = balance * problem.relevance()
     covered = np.zeros(size)
     while True:
-        index = yield relevant + (1 - balance) * _gains(pairs[:, :size], covered, gamma)
+        index = yield relevant + (1 - balance) * _cover_gains(pairs[:, :size], covered, gamma)
         covered += pairs[index, :size]
 
 
-def _gains(pairs: FloatArray, covered: FloatArray, gamma: float) -> FloatArray:
+def _cover_gains(pairs: FloatArray, covered: FloatArray, gamma: float) -> FloatArray:
     gains = np.empty(len(pairs))
     before = covered**gamma
-    rows = max(1, BLOCK // len(covered))
+    rows = max(1, COVER_BLOCK_PAIRS // len(covered))
     for start in range(0, len(pairs), rows):
         after = (covered + pairs[start : start + rows]) ** gamma
         after -= before

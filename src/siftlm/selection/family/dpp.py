@@ -11,8 +11,8 @@ from siftlm.selection.registry import Steps, method
 from siftlm.types import FloatArray
 
 # In place of no noise: this much of the largest k(x, x), or so many roundings of a scan where that is more.
-JITTER = 1e-10
-ROUNDINGS = 32
+DPP_JITTER = 1e-10
+DPP_JITTER_ROUNDINGS = 32
 
 
 @method("dpp", "greedy determinantal point process: relevant, and spanning as much volume as possible")
@@ -24,9 +24,9 @@ def dpp(problem: Problem, *, balance: float = 0.5) -> Steps:
     candidates apart. ``balance`` ≥ 0: 0 is diversity alone. Known items count as picks.
     """
     balance = checks.number("balance", balance, at_least=0)
-    weight = np.exp(2 * _exponent(problem, balance))
+    weight = np.exp(2 * _quality_exponent(problem, balance))
     diagonal = problem.space.diagonal()
-    share = max(JITTER, ROUNDINGS * problem.space.rounding)
+    share = max(DPP_JITTER, DPP_JITTER_ROUNDINGS * problem.space.rounding)
     # Scaling x scales its variance alike, so S needs no space of its own.
     posterior = posterior_of(problem.space, share * (float(diagonal.max()) or 1.0), problem.expected, trace_only=True)
     while True:
@@ -35,7 +35,7 @@ def dpp(problem: Problem, *, balance: float = 0.5) -> Steps:
         posterior.observe(index)
 
 
-def _exponent(problem: Problem, balance: float) -> FloatArray:
+def _quality_exponent(problem: Problem, balance: float) -> FloatArray:
     """balance · z, standardised over the candidates, within what a double can exponentiate twice."""
     relevance = problem.relevance()
     own = relevance[: problem.candidates]

@@ -13,9 +13,9 @@ from siftlm.selection.registry import Steps, method
 from siftlm.types import FloatArray
 
 # Numbers that may be in memory at a time.
-BLOCK = 1 << 21
+EIG_BLOCK_LOGITS = 1 << 21
 # The logarithm of an impossible class: far below any other, yet finite.
-IMPOSSIBLE = 1e-300
+MIN_PROBABILITY = 1e-300
 
 
 @method(
@@ -44,16 +44,16 @@ def eig(
         "target_probabilities", target_probabilities, rows=problem.space.targets, classes=own.shape[1]
     )
     rate = checks.number("rate", rate, above=0)
-    gains = problem.padded(_gains(own, prompt, problem.space.cross()[:, : problem.candidates], rate))
+    gains = problem.padded(_information_gains(own, prompt, problem.space.cross()[:, : problem.candidates], rate))
     while True:
         yield gains
 
 
-def _gains(own: FloatArray, prompt: FloatArray, cross: FloatArray, rate: float) -> FloatArray:
-    logits = np.log(np.maximum(prompt, IMPOSSIBLE))
+def _information_gains(own: FloatArray, prompt: FloatArray, cross: FloatArray, rate: float) -> FloatArray:
+    logits = np.log(np.maximum(prompt, MIN_PROBABILITY))
     before = entropy(prompt).sum()
     gains = np.empty(len(own))
-    rows = max(1, BLOCK // logits.size)
+    rows = max(1, EIG_BLOCK_LOGITS // logits.size)
     for start in range(0, len(own), rows):
         block, product = own[start : start + rows], cross[:, start : start + rows].T
         expected = np.zeros(len(block))

@@ -9,7 +9,7 @@ from siftlm.selection.registry import Steps, method
 from siftlm.types import FloatArray
 
 # Numbers that may be in memory at a time, beside the similarities.
-BLOCK = 1 << 20
+FACILITY_BLOCK_PAIRS = 1 << 20
 
 
 @method("facility-location", "every relevant candidate has a pick close by; needs all pairs", targeted=False)
@@ -24,13 +24,13 @@ def facility_location(problem: Problem) -> Steps:
     demand = np.maximum(problem.relevance()[:size], 0) if problem.space.targets else np.ones(size)
     best = np.zeros(size)
     while True:
-        index = yield _gains(pairs[:, :size], best, demand)
+        index = yield _facility_gains(pairs[:, :size], best, demand)
         np.maximum(best, pairs[index, :size], out=best)
 
 
-def _gains(pairs: FloatArray, best: FloatArray, demand: FloatArray) -> FloatArray:
+def _facility_gains(pairs: FloatArray, best: FloatArray, demand: FloatArray) -> FloatArray:
     gains = np.empty(len(pairs))
-    rows = max(1, BLOCK // len(best))
+    rows = max(1, FACILITY_BLOCK_PAIRS // len(best))
     for start in range(0, len(pairs), rows):
         closer = pairs[start : start + rows] - best
         gains[start : start + rows] = np.maximum(closer, 0, out=closer) @ demand

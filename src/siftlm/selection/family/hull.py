@@ -13,7 +13,7 @@ from siftlm.selection.registry import Steps, method
 from siftlm.types import FloatArray, IntArray
 
 # Rows of similarities to candidates of the combination are kept up to this many numbers.
-KEPT = 1 << 26
+ROW_CACHE_NUMBERS = 1 << 26
 
 
 @method(
@@ -41,7 +41,7 @@ def hull(problem: Problem, *, max_iter: int = 1000, tolerance: float = 1e-4) -> 
         yield gains
     support, weights = _frank_wolfe(problem, most, tolerance)
     target = problem.space.cross_to(support).mean(axis=0)
-    counts = _whole_numbers(problem.space.among(support, support), target, weights, problem.picks)
+    counts = _integer_counts(problem.space.among(support, support), target, weights, problem.picks)
     order = np.lexsort((support, -counts))
     for at in np.repeat(order, counts[order]):
         gains = np.zeros(problem.space.size)
@@ -52,19 +52,19 @@ def hull(problem: Problem, *, max_iter: int = 1000, tolerance: float = 1e-4) -> 
         yield gains
 
 
-class _Combination(NamedTuple):
+class _ConvexCombination(NamedTuple):
     support: IntArray
     """(s,) candidates, ascending"""
     weights: FloatArray
     """(s,) > 0, summing to 1"""
 
 
-def _frank_wolfe(problem: Problem, most: int, tolerance: float) -> _Combination:
+def _frank_wolfe(problem: Problem, most: int, tolerance: float) -> _ConvexCombination:
     """min ½‖q − z‖² over convex combinations z of candidates; of z only z·φ(x) for all x is kept."""
     space, choose = problem.space, problem.rules.choose
     similar = space.cross().mean(axis=0)  # q·φ(x)
     diagonal = space.diagonal()
-    row = _Rows(problem)
+    row = _RowCache(problem)
     first = choose(similar)
     weights = {first: 1.0}
     reached = row(first).astype(np.float64)  # z·φ(x)
@@ -85,16 +85,16 @@ def _frank_wolfe(problem: Problem, most: int, tolerance: float) -> _Combination:
         weights = {index: (1 - step) * weight for index, weight in weights.items()}
         weights[corner] = weights.get(corner, 0.0) + step
     support = np.array(sorted(index for index, weight in weights.items() if weight > 0), dtype=np.int64)
-    return _Combination(support, np.array([weights[int(index)] for index in support]))
+    return _ConvexCombination(support, np.array([weights[int(index)] for index in support]))
 
 
-class _Rows:
+class _RowCache:
     """k(x_index, ·), remembered while there is room: Frank–Wolfe comes back to the same few corners."""
 
     def __init__(self, problem: Problem) -> None:
         self._space = problem.space
         self._kept: dict[int, RealArray] = {}
-        self._room = max(1, KEPT // problem.space.size)
+        self._room = max(1, ROW_CACHE_NUMBERS // problem.space.size)
 
     def __call__(self, index: int) -> RealArray:
         row = self._kept.get(index)
@@ -105,7 +105,7 @@ class _Rows:
         return row
 
 
-def _whole_numbers(gram: FloatArray, target: FloatArray, weights: FloatArray, n: int) -> IntArray:
+def _integer_counts(gram: FloatArray, target: FloatArray, weights: FloatArray, n: int) -> IntArray:
     """Counts near n · weights that sum to n and that no single move from one text to another improves.
 
     n² ‖q − Σ c_i φ_i / n‖² = n² ‖q‖² − 2n Σ c_i q·φ_i + cᵀGc, so one more of i changes it by

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from siftlm.selection.numerics import explained, information
+from siftlm.selection.numerics import explained_variance, mutual_information
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps, method
 
@@ -17,6 +17,6 @@ def itl(problem: Problem) -> Steps:
     """
     posterior = problem.posterior()
     while True:
-        part = explained(posterior.cross, posterior.targets, posterior.noise)
-        index = yield information(part, posterior.variance, posterior.noise)
+        part = explained_variance(posterior.cross, posterior.targets, posterior.noise)
+        index = yield mutual_information(part, posterior.variance, posterior.noise)
         posterior.observe(index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from siftlm.selection.family.max_dist import squared_distances
-from siftlm.selection.family.random import race
+from siftlm.selection.family.random import exponential_race
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps, method
 
@@ -19,8 +19,8 @@ def k_means_pp(problem: Problem) -> Steps:
     count as picks. Once all distances are 0 there is nothing to draw, and ties go to the smaller index.
     """
     generator = problem.generator()
-    index = yield race(generator, np.ones(problem.space.size))
+    index = yield exponential_race(generator, np.ones(problem.space.size))
     nearest = squared_distances(problem, index)
     while True:
-        index = yield race(generator, nearest)
+        index = yield exponential_race(generator, nearest)
         np.minimum(nearest, squared_distances(problem, index), out=nearest)

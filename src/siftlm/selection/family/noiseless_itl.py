@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from siftlm.selection.numerics import explained, information
+from siftlm.selection.numerics import explained_variance, mutual_information
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps, method
 
 # In place of λ = 0: this much of the largest k(x, x), or so many roundings of a scan where that is more.
-JITTER = 1e-10
-ROUNDINGS = 32
+ITL_JITTER = 1e-10
+ITL_JITTER_ROUNDINGS = 32
 # A candidate with at most so many jitters of its k(x, x) left is one that the picks have told already.
-KNOWN = 100
+MIN_VARIANCE_JITTERS = 100
 
 
 @method("noiseless-itl", "most information about the targets if texts told all they know at once")
@@ -26,12 +26,12 @@ def noiseless_itl(problem: Problem) -> Steps:
     under the λ of the selection, so that methods compare.
     """
     diagonal = problem.space.diagonal()
-    share = max(JITTER, ROUNDINGS * problem.space.rounding)
+    share = max(ITL_JITTER, ITL_JITTER_ROUNDINGS * problem.space.rounding)
     jitter = share * (float(diagonal.max()) or 1.0)
     # Not problem.posterior(): the loop would report the uncertainty under the jitter.
     posterior = posterior_of(problem.space, jitter, problem.expected)
     while True:
         variance = posterior.variance
-        gains = information(explained(posterior.cross, posterior.targets, jitter), variance, jitter)
-        index = yield np.where(variance > KNOWN * share * diagonal, gains, 0.0)
+        gains = mutual_information(explained_variance(posterior.cross, posterior.targets, jitter), variance, jitter)
+        index = yield np.where(variance > MIN_VARIANCE_JITTERS * share * diagonal, gains, 0.0)
         posterior.observe(index)

@@ -17,10 +17,10 @@ def random(problem: Problem) -> Steps:
     """
     generator, weights = problem.generator(), np.ones(problem.space.size)
     while True:
-        yield race(generator, weights)
+        yield exponential_race(generator, weights)
 
 
-def race(generator: np.random.Generator, weights: FloatArray) -> FloatArray:
+def exponential_race(generator: np.random.Generator, weights: FloatArray) -> FloatArray:
     """(K,) arrival speeds w/E of an exponential race: the fastest is a draw in proportion to the weights."""
     times = generator.standard_exponential(len(weights))
     speeds: FloatArray = weights / np.maximum(times, 1e-300)

@@ -7,18 +7,18 @@ import numpy as np
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem
 from siftlm.selection.registry import Steps, method
-from siftlm.selection.rules import NOTHING
+from siftlm.selection.rules import NO_PICK
 from siftlm.types import BoolArray
 
 # A pick is settled by at most so many looks at single candidates, then one glance at many of the next best
 # (a fiftieth of all, if that is more), then as many looks again. Together they cost half as much as bringing
 # all candidates up to date (K = 100,000, d = 384), which is what follows if all that was in vain.
-LOOKS = 32
-GLANCE = 2048
+MAX_SINGLE_UPDATES = 32
+BULK_UPDATE_CANDIDATES = 2048
 # After laziness was in vain, so many picks at most are settled the hard way before it is tried again.
-PENANCE = 8
+MAX_EXACT_PICKS = 8
 # A bound has to be beaten by this much before it counts as beaten: rounding must not certify anything.
-MARGIN = 1e-5
+BOUND_MARGIN = 1e-5
 
 
 @method("sift-fast", "sift by lazy evaluation: looks again only at the best of the earlier gains", repeats=True)
@@ -39,7 +39,7 @@ def sift_fast(problem: Problem) -> Steps:
     σ²_n v / (v + λ) with v the variance that the candidate had when last looked at. (Bounding the change since
     as well was tried; it certified hardly more.)
     """
-    search = _Search(problem)
+    search = _LazyGreedy(problem)
     problem.certified = []
     for _ in range(problem.known):
         index = yield search.gains
@@ -50,7 +50,7 @@ def sift_fast(problem: Problem) -> Steps:
         search.observe(index)
 
 
-class _Search:
+class _LazyGreedy:
     """What is remembered of every candidate, and what is known of the prompt now."""
 
     def __init__(self, problem: Problem) -> None:
@@ -88,8 +88,8 @@ class _Search:
             best = self._look_around(fresh)
         if best is not None:
             self._penance //= 2
-            return best != NOTHING and self._proves(best, fresh)
-        self._penance = self._straight = min(PENANCE, max(1, 2 * self._penance))
+            return best != NO_PICK and self._proves(best, fresh)
+        self._penance = self._straight = min(MAX_EXACT_PICKS, max(1, 2 * self._penance))
         return self._catch_up()
 
     def _catch_up(self) -> bool:
@@ -102,9 +102,9 @@ class _Search:
 
     def _look_around(self, fresh: BoolArray) -> int | None:
         """The first that is best and fresh; ``None`` if it takes too many looks."""
-        for _ in range(LOOKS):
+        for _ in range(MAX_SINGLE_UPDATES):
             best = self._rules.choose(self.gains)
-            if best == NOTHING or fresh[best]:
+            if best == NO_PICK or fresh[best]:
                 return best
             look = self._now.look(best)
             self.gains[best], self._variance[best] = look.drop, look.noisy - self._noise
@@ -115,7 +115,7 @@ class _Search:
         """Bring many of the best up to date at once."""
         forbidden = self._rules.forbidden()
         promise = np.where(fresh if forbidden is None else fresh | forbidden, -1.0, self.gains)
-        count = min(max(GLANCE, self._size // 50), self._size)
+        count = min(max(BULK_UPDATE_CANDIDATES, self._size // 50), self._size)
         indices = np.argpartition(promise, self._size - count)[-count:].astype(np.int64)
         self.gains[indices], noisy = self._now.glance(indices)
         self._variance[indices] = noisy - self._noise
@@ -124,7 +124,7 @@ class _Search:
     def _proves(self, best: int, fresh: BoolArray) -> bool:
         # Whoever is first with the others at their bounds is first with them at their gains too, and so is,
         # by the second question, nobody of the fresh ones in a tie.
-        bound = max(0.0, self._left) * (1 + MARGIN) * self._variance / (self._variance + self._noise)
+        bound = max(0.0, self._left) * (1 + BOUND_MARGIN) * self._variance / (self._variance + self._noise)
         if self._rules.choose(np.where(fresh, self.gains, bound)) != best:
             return False
         return self._rules.choose(np.where(fresh, self.gains, 0.0)) == best

@@ -21,6 +21,6 @@ Importing this package imports torch; ``import siftlm.selection`` does not come 
 """
 
 from siftlm.selection.tensors.front import BatchSelection, select, select_many
-from siftlm.selection.tensors.methods import METHODS, Method, View
+from siftlm.selection.tensors.methods import METHODS, TensorMethod, TensorView
 
-__all__ = ["METHODS", "BatchSelection", "Method", "View", "select", "select_many"]
+__all__ = ["METHODS", "BatchSelection", "TensorMethod", "TensorView", "select", "select_many"]

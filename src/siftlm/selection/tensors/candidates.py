@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from siftlm.extras import load
 from siftlm.selection.posterior import CANDIDATES_PER_FEATURE
-from siftlm.selection.stopping import Stopping
+from siftlm.selection.stopping import StoppingRules
 from siftlm.selection.tensors.checks import widened
-from siftlm.selection.tensors.methods import Method
+from siftlm.selection.tensors.methods import TensorMethod
 
 if TYPE_CHECKING:
     import torch
@@ -19,17 +19,17 @@ else:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TensorPlan:
     """What is the same for all prompts."""
 
-    method: Method
+    method: TensorMethod
     n: int
     noise: float
     rounding: float
     """of products of unit vectors"""
     cap: int | None
     """how often one candidate may be picked"""
-    stopping: Stopping
+    stopping: StoppingRules
     seed: int
     state: torch.dtype
     """of what is carried from pick to pick"""
@@ -46,22 +46,22 @@ class Plan:
         return what in self.method.looks_at
 
 
-def prefers_features(method: Method, n: int, size: int, width: int) -> bool:
+def prefers_features(method: TensorMethod, n: int, size: int, width: int) -> bool:
     """Is the form in feature space the cheaper one? Always, where nobody looks at what is not picked."""
     return "posterior" not in method.looks_at or n > width or size > CANDIDATES_PER_FEATURE * width
 
 
-class Candidates:
+class TensorCandidates:
     """The candidates of a chunk and their products: one set for all prompts (K, d), or one each (b, K, d)."""
 
-    def __init__(self, vectors: Tensor, lengths: Tensor, mask: Tensor | None, plan: Plan) -> None:
+    def __init__(self, vectors: Tensor, lengths: Tensor, mask: Tensor | None, plan: TensorPlan) -> None:
         self.vectors = vectors.to(plan.products)
         self.lengths = torch.ones_like(lengths) if plan.normalize else lengths
         # A masked row may hold anything, zeros included. Vectors are not copied to be normalised.
         self._inverse = torch.where(lengths > 0, 1 / lengths, 0) if plan.normalize else None
         self._state = plan.state
         self._gram = self.vectors @ self.vectors.mT if plan.gram else None
-        self.ties = Ties.of(vectors, lengths, mask, plan)
+        self.ties = TensorTies.of(vectors, lengths, mask, plan)
 
     def of(self, values: Tensor, index: Tensor) -> Tensor:
         """(b,) -> (b, …) each prompt's pick among values that come one per candidate"""
@@ -95,7 +95,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Ties:
+class TensorTies:
     """Which gains count as equal: the rule of ``siftlm.selection.ties``, without a question to the device.
 
     That asks of a few candidates whether they are the same vector; here all are put into groups beforehand.
@@ -108,7 +108,7 @@ class Ties:
     """(b, K) or (1, K) equal for equal vectors and for opposite ones"""
 
     @classmethod
-    def of(cls, vectors: Tensor, lengths: Tensor, mask: Tensor | None, plan: Plan) -> Ties:
+    def of(cls, vectors: Tensor, lengths: Tensor, mask: Tensor | None, plan: TensorPlan) -> TensorTies:
         """The tolerances that fit precision and λ, and the groups if those matter."""
         tie, loose = max(8 * plan.rounding, 1e-9), 64 * plan.rounding / plan.noise
         if plan.normalize and loose <= tie:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 from siftlm.selection import checks
-from siftlm.selection.space import FLOAT32_NOISE
+from siftlm.selection.space import MIN_FLOAT32_NOISE
 
 if TYPE_CHECKING:
     import torch
@@ -113,14 +113,14 @@ def product_dtype(
     narrow = norms.dtype == torch.float32  # of the state too: somebody asked for it, or the device has nothing else
     if not narrow and torch.float64 in (given, wanted):
         return torch.float64
-    blurred = noise < FLOAT32_NOISE
+    blurred = noise < MIN_FLOAT32_NOISE
     if not normalize:
         squared = norms.square() if mask is None else torch.where(mask, norms, torch.nan).square()
-        blurred = bool((squared.nanmean(-1) * FLOAT32_NOISE > noise).any())
+        blurred = bool((squared.nanmean(-1) * MIN_FLOAT32_NOISE > noise).any())
     if narrow and blurred:
         raise InvalidInput(
-            f"noise={noise:g} is below {FLOAT32_NOISE:g} of the kernel's size, which takes float64: raise it, leave "
-            "out precision=torch.float32, or move the tensors off MPS, which has no float64"
+            f"noise={noise:g} is below {MIN_FLOAT32_NOISE:g} of the kernel's size, which takes float64: raise it, "
+            "leave out precision=torch.float32, or move the tensors off MPS, which has no float64"
         )
     return torch.float32 if narrow or not (blurred or _careless()) else torch.float64
 

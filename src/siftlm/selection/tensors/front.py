@@ -10,11 +10,11 @@ import numpy as np
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.extras import load
 from siftlm.selection.checks import count, flag, fraction, number
-from siftlm.selection.stopping import Stopping
+from siftlm.selection.stopping import StoppingRules
 from siftlm.selection.tensors import checks
-from siftlm.selection.tensors.candidates import Candidates, Plan, prefers_features
+from siftlm.selection.tensors.candidates import TensorCandidates, TensorPlan, prefers_features
 from siftlm.selection.tensors.methods import METHODS
-from siftlm.selection.tensors.steps import REASONS, Chunk, Picks
+from siftlm.selection.tensors.steps import REASONS, TensorChunk, TensorPicks
 from siftlm.types import Selection
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ else:
 CPU_BYTES = 64 << 20
 # All products at once are a matrix product; a row at a time they are a pass over memory, and much slower.
 GRAM_PER_PICK = 4
-GRAM_CANDIDATES = 8192
+TENSOR_GRAM_CANDIDATES = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ def select_many(
     if form not in (None, "rows", "features"):
         raise InvalidInput(f"form must be 'rows', 'features' or None, got {form!r}")
     noise, normalize = number("noise", noise, above=0), flag("normalize", normalize)
-    stopping = Stopping(
+    stopping = StoppingRules(
         adaptive=None if adaptive is None else number("adaptive", adaptive, above=0),
         until=None if until is None else fraction("until", until),
         at_least=count("at_least", at_least, at_least=0),
@@ -134,7 +134,7 @@ def select_many(
     if form is not None and "posterior" in METHODS[method].looks_at:
         features = form == "features"
     rows_asked = most * (len(queries) if candidates.ndim == 2 else 1)
-    plan = Plan(
+    plan = TensorPlan(
         method=METHODS[method],
         n=most,
         noise=noise,
@@ -147,7 +147,7 @@ def select_many(
         normalize=normalize,
         features=features,
         gram=(not features or METHODS[method].looks_at >= {"closest"})
-        and size <= min(GRAM_PER_PICK * rows_asked, GRAM_CANDIDATES),
+        and size <= min(GRAM_PER_PICK * rows_asked, TENSOR_GRAM_CANDIDATES),
     )
     # Made outside of inference mode, so that the caller may use the results in a graph of their own.
     found = _empty(len(queries), most, queries.device, state, method=method, noise=noise)
@@ -156,15 +156,15 @@ def select_many(
         shared = None
         if candidates.ndim == 2:
             anybody = mask if mask is None or mask.ndim == 1 else mask.any(0)
-            shared = Candidates(candidates, lengths, anybody, plan)
+            shared = TensorCandidates(candidates, lengths, anybody, plan)
         sound = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
         for part in _parts(len(queries), _bytes_each(plan, targets, candidates), queries.device, memory):
             prompts = targets[part].to(state)
             if normalize:
                 prompts = prompts / target_lengths[part, :, None]
             allowed = mask if mask is None or mask.ndim == 1 else mask[part]
-            own = shared or Candidates(candidates[part], lengths[part], allowed, plan)
-            chunk = Chunk(plan, own, prompts, allowed)
+            own = shared or TensorCandidates(candidates[part], lengths[part], allowed, plan)
+            chunk = TensorChunk(plan, own, prompts, allowed)
             sound[part] = _record(found, part, chunk.run(None if limits is None else limits[part]))
         if not bool(sound.all()):
             prompt = int((~sound).nonzero()[0])
@@ -188,7 +188,7 @@ def _empty(
     )
 
 
-def _record(found: BatchSelection, part: slice, picks: Picks) -> Tensor:
+def _record(found: BatchSelection, part: slice, picks: TensorPicks) -> Tensor:
     """Enter the picks of some prompts; they may have ended before n. Returns whether they are sound."""
     made = picks.indices.shape[1]
     found.indices[part, :made] = picks.indices
@@ -200,7 +200,7 @@ def _record(found: BatchSelection, part: slice, picks: Picks) -> Tensor:
     return picks.sound
 
 
-def _bytes_each(plan: Plan, targets: Tensor, candidates: Tensor) -> int:
+def _bytes_each(plan: TensorPlan, targets: Tensor, candidates: Tensor) -> int:
     """What one prompt needs beside the inputs, about."""
     (size, width), several = candidates.shape[-2:], targets.shape[1]
     kept = width * min(plan.n, width) if plan.features else plan.n * size

@@ -15,7 +15,7 @@ else:
     torch = load("torch", "torch")
 
 
-class View(NamedTuple):
+class TensorView(NamedTuple):
     """What a method may look at: b prompts, m targets each, K candidates. Empty if it said it would not."""
 
     a: Tensor
@@ -36,14 +36,14 @@ class View(NamedTuple):
     """λ"""
 
 
-def sift(view: View) -> Tensor:
+def sift(view: TensorView) -> Tensor:
     """mean_m k_n(x*_m, x)² / (k_n(x, x) + λ)"""
     if view.a.shape[1] == 1:
         return view.a[:, 0].square().div_(view.noisy)
     return view.a.square().mean(1).div_(view.noisy)
 
 
-def itl(view: View) -> Tensor:
+def itl(view: TensorView) -> Tensor:
     """½ log((v + λ) / (v + λ − aᵀ (T + λI)⁻¹ a)),  a = k_n(x*, x), v = k_n(x, x), T = k_n(x*, x*)"""
     told = view.targets.clone()
     # The jitter is far below λ, and keeps what rounding made of T positive; least is of the size of rounding.
@@ -53,7 +53,7 @@ def itl(view: View) -> Tensor:
     return torch.log1p(-part.minimum(uncertainty(view)) / view.noisy) / -2
 
 
-def mm_itl(view: View) -> Tensor:
+def mm_itl(view: TensorView) -> Tensor:
     """mean_m −½ log(1 − a_m² / ((v + λ) T_mm)),  a = k_n(x*, x), v = k_n(x, x), T = k_n(x*, x*)"""
     left = view.targets.diagonal(dim1=1, dim2=2)[:, :, None]
     share = torch.where(left > view.least, view.a.square() / left, 0)
@@ -62,51 +62,51 @@ def mm_itl(view: View) -> Tensor:
     return torch.log1p(-share).mean(1) / -2
 
 
-def undirected_itl(view: View) -> Tensor:
+def undirected_itl(view: TensorView) -> Tensor:
     """½ log(1 + k_n(x, x) / λ)"""
     return torch.log1p(uncertainty(view) / view.noise) / 2
 
 
-def uncertainty(view: View) -> Tensor:
+def uncertainty(view: TensorView) -> Tensor:
     """k_n(x, x)"""
     return (view.noisy - view.noise).clamp_min(0)
 
 
-def nearest(view: View) -> Tensor:
+def nearest(view: TensorView) -> Tensor:
     """(1 + mean_m cos(x*_m, x)) / 2"""
     return (1 + view.relevance) / 2
 
 
-def mmr(view: View) -> Tensor:
+def mmr(view: TensorView) -> Tensor:
     """½ mean_m cos(x*_m, x) − ½ max_{i picked} cos(x_i, x)"""
     return (view.relevance - view.closest) / 2
 
 
-def random(view: View) -> Tensor:
+def random(view: TensorView) -> Tensor:
     """A random number, the same for every prompt: each gets the picks that it would get alone."""
     return view.chance
 
 
 @dataclass(frozen=True)
-class Method:
+class TensorMethod:
     """A method and what it looks at; what no method looks at is not computed."""
 
-    gains: Callable[[View], Tensor]
+    gains: Callable[[TensorView], Tensor]
     looks_at: frozenset[str] = frozenset({"posterior"})
     """Of ``posterior`` (a, noisy), ``targets``, ``relevance``, ``closest``, ``chance``"""
     repeats: bool = False
     """May it pick the same candidate again, unless told otherwise?"""
 
 
-METHODS: dict[str, Method] = {
-    "sift": Method(sift, repeats=True),
-    "vtl": Method(sift, repeats=True),
-    "itl": Method(itl, frozenset({"posterior", "targets"}), repeats=True),
-    "mm-itl": Method(mm_itl, frozenset({"posterior", "targets"}), repeats=True),
-    "undirected-itl": Method(undirected_itl, repeats=True),
-    "uncertainty": Method(uncertainty, repeats=True),
-    "nearest": Method(nearest, frozenset({"relevance"})),
-    "nn-f": Method(nearest, frozenset({"relevance"}), repeats=True),
-    "mmr": Method(mmr, frozenset({"relevance", "closest"})),
-    "random": Method(random, frozenset({"chance"})),
+METHODS: dict[str, TensorMethod] = {
+    "sift": TensorMethod(sift, repeats=True),
+    "vtl": TensorMethod(sift, repeats=True),
+    "itl": TensorMethod(itl, frozenset({"posterior", "targets"}), repeats=True),
+    "mm-itl": TensorMethod(mm_itl, frozenset({"posterior", "targets"}), repeats=True),
+    "undirected-itl": TensorMethod(undirected_itl, repeats=True),
+    "uncertainty": TensorMethod(uncertainty, repeats=True),
+    "nearest": TensorMethod(nearest, frozenset({"relevance"})),
+    "nn-f": TensorMethod(nearest, frozenset({"relevance"}), repeats=True),
+    "mmr": TensorMethod(mmr, frozenset({"relevance", "closest"})),
+    "random": TensorMethod(random, frozenset({"chance"})),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from siftlm.extras import load
-from siftlm.selection.tensors.candidates import Candidates, Plan
+from siftlm.selection.tensors.candidates import TensorCandidates, TensorPlan
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +14,7 @@ else:
     torch = load("torch", "torch")
 
 
-class Look(NamedTuple):
+class TensorLook(NamedTuple):
     """The picks as seen just before they are picked."""
 
     picked: Tensor
@@ -25,10 +25,10 @@ class Look(NamedTuple):
     """(b,) k_n(x, x) + λ"""
 
 
-class Posterior:
+class TensorPosterior:
     """What is known of all candidates, as rows of a Cholesky factor: see ``siftlm.selection.posterior``."""
 
-    def __init__(self, plan: Plan, candidates: Candidates, targets: Tensor, cross: Tensor) -> None:
+    def __init__(self, plan: TensorPlan, candidates: TensorCandidates, targets: Tensor, cross: Tensor) -> None:
         self._plan, self._candidates = plan, candidates
         self.cross = cross
         self.noisy = (candidates.lengths.square() + plan.noise).expand(len(targets), -1).clone()
@@ -43,12 +43,12 @@ class Posterior:
     def _start(self, targets: Tensor) -> None:
         self._rows = self.noisy.new_empty(len(targets), max(1, self._plan.n - 1), self.noisy.shape[1])
 
-    def look(self, index: Tensor) -> Look:
+    def look(self, index: Tensor) -> TensorLook:
         """Each prompt's pick."""
         at = index[:, None, None].expand(-1, self.cross.shape[1], 1)
-        return Look(index, self.cross.gather(2, at)[:, :, 0], self.noisy.gather(1, index[:, None])[:, 0])
+        return TensorLook(index, self.cross.gather(2, at)[:, :, 0], self.noisy.gather(1, index[:, None])[:, 0])
 
-    def observe(self, look: Look) -> None:
+    def observe(self, look: TensorLook) -> None:
         """Condition on it: one new row over all candidates."""
         row = self._candidates.row(look.picked)
         past, new = self._rows[:, : self._made], self._rows[:, self._made]
@@ -59,7 +59,7 @@ class Posterior:
         self._made += 1
         self._update(new, look)
 
-    def _update(self, row: Tensor, look: Look) -> None:
+    def _update(self, row: Tensor, look: TensorLook) -> None:
         """``row`` (b, K) is k_n(x_i, x) / sqrt(k_n(x_i, x_i) + λ)."""
         scaled = look.cross * look.noisy.rsqrt()[:, None]
         self.cross.addcmul_(scaled[:, :, None], row[:, None], value=-1)
@@ -67,7 +67,7 @@ class Posterior:
         self.noisy.addcmul_(row, row, value=-1).clamp_min_(self._plan.noise)
 
 
-class FeaturePosterior(Posterior):
+class TensorFeaturePosterior(TensorPosterior):
     """The same in feature space: k_n(x, x') = xᵀ P x' with P = I − WᵀW, or P itself if smaller.
 
     Where no one looks at the candidates' posterior, nothing is scanned: the picks' own directions tell all
@@ -84,7 +84,7 @@ class FeaturePosterior(Posterior):
         else:
             self._white = targets.new_empty(count, max(1, self._plan.n - 1), width)
 
-    def look(self, index: Tensor) -> Look:
+    def look(self, index: Tensor) -> TensorLook:
         vector = self._candidates.take(index)
         if self._matrix is not None:
             self._direction = (self._matrix @ vector[:, :, None])[:, :, 0]
@@ -95,9 +95,9 @@ class FeaturePosterior(Posterior):
         else:
             self._direction = vector
         noisy = (vector * self._direction).sum(-1).clamp_min(0) + self._plan.noise
-        return Look(index, (self._residual @ vector[:, :, None])[:, :, 0], noisy)
+        return TensorLook(index, (self._residual @ vector[:, :, None])[:, :, 0], noisy)
 
-    def observe(self, look: Look) -> None:
+    def observe(self, look: TensorLook) -> None:
         root = look.noisy.rsqrt()[:, None]
         white = self._direction * root
         self._residual.addcmul_((look.cross * root)[:, :, None], white[:, None], value=-1)

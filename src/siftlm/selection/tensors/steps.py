@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from siftlm.extras import load
-from siftlm.selection.tensors.candidates import Candidates, Plan
-from siftlm.selection.tensors.methods import View
-from siftlm.selection.tensors.posterior import FeaturePosterior, Look, Posterior
+from siftlm.selection.tensors.candidates import TensorCandidates, TensorPlan
+from siftlm.selection.tensors.methods import TensorView
+from siftlm.selection.tensors.posterior import TensorFeaturePosterior, TensorLook, TensorPosterior
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ REASONS = ("n", "adaptive", "until")
 ASK_EVERY = 8
 
 
-class Picks(NamedTuple):
+class TensorPicks(NamedTuple):
     """What a chunk found, of s steps at most n."""
 
     indices: Tensor
@@ -41,10 +41,10 @@ class Picks(NamedTuple):
     """(b,) was every gain a finite number?"""
 
 
-class Chunk:
+class TensorChunk:
     """Some prompts and their candidates: what all of them know before each step, and the choice."""
 
-    def __init__(self, plan: Plan, candidates: Candidates, targets: Tensor, mask: Tensor | None) -> None:
+    def __init__(self, plan: TensorPlan, candidates: TensorCandidates, targets: Tensor, mask: Tensor | None) -> None:
         self._plan, self._candidates = plan, candidates
         count, size = len(targets), candidates.vectors.shape[-2]
         cross = candidates.scan(targets)
@@ -56,7 +56,9 @@ class Chunk:
         self._least = 16 * plan.rounding * targets.square().sum(-1, keepdim=True)
         self._chance = cross.new_empty(0)
         self._generator = torch.Generator().manual_seed(plan.seed)
-        self._posterior = (FeaturePosterior if plan.features else Posterior)(plan, candidates, targets, cross)
+        self._posterior = (TensorFeaturePosterior if plan.features else TensorPosterior)(
+            plan, candidates, targets, cross
+        )
         self.first = targets.square().sum(-1).mean(-1)
         self._numbers = torch.arange(size, device=targets.device)
         self._blocked: Tensor | None = None
@@ -67,7 +69,7 @@ class Chunk:
         if plan.cap is not None and plan.cap > 1:
             self._uses = torch.zeros(count, size, dtype=torch.int32, device=targets.device)
 
-    def run(self, limits: Tensor | None) -> Picks:
+    def run(self, limits: Tensor | None) -> TensorPicks:
         """Pick; prompt b at most ``limits[b]`` times, where they differ."""
         plan, left = self._plan, self.first
         count, device = len(left), left.device
@@ -100,7 +102,9 @@ class Chunk:
             if may_end and step % ASK_EVERY == ASK_EVERY - 1 and not bool(going.any()):
                 break
             self._observe(look)
-        return Picks(torch.stack(indices, 1), torch.stack(gains, 1), torch.stack(trace, 1), counts, reasons, sound)
+        return TensorPicks(
+            torch.stack(indices, 1), torch.stack(gains, 1), torch.stack(trace, 1), counts, reasons, sound
+        )
 
     def _refuse(self, step: int, after: Tensor, going: Tensor, reasons: Tensor) -> tuple[Tensor, Tensor]:
         """``Stopping.refuses``"""
@@ -124,7 +128,7 @@ class Chunk:
         if plan.looks_at("chance") and (step == 0 or plan.cap != 1):
             drawn = torch.rand(len(self._numbers), generator=self._generator, dtype=torch.float64)
             self._chance = drawn.to(posterior.noisy).expand_as(posterior.noisy)
-        view = View(
+        view = TensorView(
             a=posterior.cross,
             noisy=posterior.noisy,
             targets=self._targets,
@@ -146,7 +150,7 @@ class Chunk:
         index = torch.where(equal, self._numbers, len(self._numbers) - 1).amin(1)
         return index, scores.gather(1, index[:, None])[:, 0], best[:, 0].isfinite()
 
-    def _observe(self, look: Look) -> None:
+    def _observe(self, look: TensorLook) -> None:
         """Note the picks and condition on them."""
         plan, index = self._plan, look.picked
         if self._blocked is not None and plan.cap == 1:
