@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from siftlm import recipes
 from siftlm.controller import Controller
-from siftlm.controller.checks import text_with_content
-from siftlm.controller.generating import check_sampling
-from siftlm.controller.interrupts import restoring
+from siftlm.controller.generation import check_sampling
+from siftlm.controller.restore import restoring
 from siftlm.controller.settings import Tuning, setting_names
 from siftlm.embedding.gradients import GradientEmbedder
 from siftlm.errors import Conflict
@@ -39,6 +38,7 @@ from siftlm.memory.searching import Searcher
 from siftlm.progress import Report
 from siftlm.selection import kernels
 from siftlm.types import Step, Trace, Vectors
+from siftlm.validation import text_with_content
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ class LocalModel:
             prompt: what to continue.
             n: how many texts to learn from.
             method: how to select them.
-            max_new_tokens, temperature, top_p, stop, seed: see `siftlm.controller.generating.generate`.
+            max_new_tokens, temperature, top_p, stop, seed: see `siftlm.controller.generation.generate`.
             watch: end tuning when the prompt itself is foreseen worse.
             after: told of each step.
             **settings: as for `LocalModel`.

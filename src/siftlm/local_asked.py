@@ -8,13 +8,13 @@ from inspect import signature
 from typing import Any
 
 from siftlm import recipes
-from siftlm.controller.checks import number, text_with_content, whole_number
 from siftlm.controller.settings import setting_names
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.memory import Found
 from siftlm.memory.searching import Searcher
 from siftlm.selection import select
 from siftlm.types import Likelihood, Trace
+from siftlm.validation import number, text_with_content, whole_number
 
 SCORE_MODES = ("split", "transductive")
 PAIR_LABELS = ("the prompt", "the continuation")

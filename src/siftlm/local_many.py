@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from siftlm.controller import Controller
-from siftlm.controller.checks import text_with_content, whole_number
-from siftlm.controller.generating import Generated, check_sampling
-from siftlm.controller.many import BatchTuner
+from siftlm.controller.batch_tuner import BatchTuner
+from siftlm.controller.generation import Generated, check_sampling
 from siftlm.controller.stacked import can_stack
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.local import LocalModel
@@ -23,6 +22,7 @@ from siftlm.local_results import Answer, Score
 from siftlm.memory import Found
 from siftlm.progress import Meter, Report, reporter
 from siftlm.types import Likelihood, Step, Trace
+from siftlm.validation import text_with_content, whole_number
 
 Item = TypeVar("Item")
 

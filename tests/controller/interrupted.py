@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from controller import tiny, traces
 from siftlm.controller import Controller
-from siftlm.controller.interrupts import restoring
+from siftlm.controller.restore import restoring
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "rain fell on the harbour", "a third text"]
 

@@ -10,7 +10,7 @@ pytest.importorskip("peft")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from controller import tiny, traces  # noqa: E402
-from siftlm.controller import Controller, engine, putting_back  # noqa: E402
+from siftlm.controller import Controller, engines, restore  # noqa: E402
 from siftlm.errors import SiftlmError  # noqa: E402
 
 TEXTS = ["the quick brown fox", "rain fell"]
@@ -43,14 +43,12 @@ def test_each_has_its_turn_and_the_first_error_is_raised():
         raise KeyError(name)
 
     with pytest.raises(KeyError, match="b"):
-        putting_back.run_restores(
-            [lambda: done.append("a"), lambda: fail("b"), lambda: fail("c"), lambda: done.append("d")]
-        )
+        restore.run_restores([lambda: done.append("a"), lambda: fail("b"), lambda: fail("c"), lambda: done.append("d")])
     assert done == ["a", "b", "c", "d"]
 
 
 def test_only_what_failed_is_done_again():
-    left, done = putting_back.PendingRestores(), []
+    left, done = restore.PendingRestores(), []
 
     def once():
         done.append("once")
@@ -98,7 +96,7 @@ def test_a_model_that_cannot_be_put_back_is_not_used(monkeypatch, untouched):
             raise torch.OutOfMemoryError("no memory (a test)")
 
         with pytest.raises(torch.OutOfMemoryError), one.tuning() as tuner:
-            tuner.learn(TEXTS, after=lambda _: patch.setattr(engine, "_copy_tensors", fail))
+            tuner.learn(TEXTS, after=lambda _: patch.setattr(engines, "_copy_tensors", fail))
         uses = [
             lambda: one.likelihood(OTHER),
             lambda: one.generate("rain", max_new_tokens=1),

@@ -13,7 +13,7 @@ import torch
 
 from controller import tiny
 from controller.many_texts import PROMPTS, SETS, TEXTS, controller
-from siftlm.controller.many_batches import BatchBudget, batch_budget, batches
+from siftlm.controller.batching import BatchBudget, batch_budget, batches
 from siftlm.errors import Conflict
 
 LENGTHS = [[], [5], [7, 7, 7], [200, 10, 11, 190], [3, 90, 4, 88, 1, 60], [31, 32, 30, 1, 2, 64, 64]]
@@ -81,7 +81,7 @@ def test_small_room_changes_nothing(monkeypatch, tokens):
         return [loss for trace in traces for loss in trace.losses] + [score.nats for score in scores], made
 
     numbers, made = learned()
-    monkeypatch.setattr("siftlm.controller.many.batch_budget", lambda *_: BatchBudget(tokens, 3, 0))
+    monkeypatch.setattr("siftlm.controller.batch_tuner.batch_budget", lambda *_: BatchBudget(tokens, 3, 0))
     assert learned()[0] == pytest.approx(numbers, rel=1e-5)
     assert learned()[1] == made
 

@@ -14,7 +14,7 @@ pytest.importorskip("peft")
 
 from controller import oracle, tiny  # noqa: E402
 from siftlm.controller import Controller, Tuning  # noqa: E402
-from siftlm.controller.plan import plan_steps  # noqa: E402
+from siftlm.controller.settings import plan_steps  # noqa: E402
 from siftlm.errors import Conflict, InvalidInput, SiftlmError  # noqa: E402
 
 TEXTS = ["the quick brown fox", "jumps over the lazy dog", "rain fell", "on the harbour while", "ships wait"]

@@ -19,12 +19,12 @@ from siftlm.calibration.measuring import TrialRunner
 from siftlm.calibration.result import Calibration
 from siftlm.calibration.stages import CalibrationSearch
 from siftlm.controller import Controller
-from siftlm.controller.checks import number, whole_number
 from siftlm.errors import Conflict
 from siftlm.memory import Memory
 from siftlm.memory.searching import Searcher
 from siftlm.progress import Progress, Report, reporter
 from siftlm.selection import kernels, spread
+from siftlm.validation import number, whole_number
 
 # Texts that are held out: half of them to choose by, half to confirm the choice.
 DEFAULT_HELD_OUT_TEXTS = 48

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from siftlm.controller.checks import number, whole_number
 from siftlm.errors import InvalidInput
 from siftlm.selection import kernels
+from siftlm.validation import number, whole_number
 
 DEFAULT_NOISES = (0.1, 0.3, 1.0, 3.0, 10.0)
 DEFAULT_KERNELS = ("linear", "power:4", "centred")

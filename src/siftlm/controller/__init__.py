@@ -1,7 +1,7 @@
 """A causal language model that can tune on texts, score, generate, and forget."""
 
 from siftlm.controller.controller import Controller
-from siftlm.controller.generating import Generated
+from siftlm.controller.generation import Generated
 from siftlm.controller.settings import Tuning
 from siftlm.controller.tuner import Tuner
 

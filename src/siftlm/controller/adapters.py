@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from siftlm.controller.checks import whole_number
-from siftlm.controller.engine import Adam, TensorBackup
+from siftlm.controller.engines import Adam, TensorBackup
 from siftlm.controller.settings import Tuning
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
+from siftlm.validation import whole_number
 
 ADAPTER_NAME = "siftlm"
 DEFAULT_RANK = 16

@@ -11,18 +11,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from siftlm.controller import generating
+from siftlm.controller import generation
 from siftlm.controller.adapters import DEFAULT_RANK, Adapters, lora
-from siftlm.controller.checks import number, whole_number
-from siftlm.controller.engine import Engine, normal_tensors
+from siftlm.controller.batch_tuner import BatchTuner
+from siftlm.controller.engines import Engine, FullWeights, normal_tensors
 from siftlm.controller.forward import span_nats
-from siftlm.controller.full import FullWeights
-from siftlm.controller.generating import Generated
-from siftlm.controller.interrupts import UninterruptibleContext, restoring
+from siftlm.controller.generation import Generated
 from siftlm.controller.loading import open_model
-from siftlm.controller.many import BatchTuner
-from siftlm.controller.preserving import preserved_model, preserved_random_state
-from siftlm.controller.putting_back import PendingRestores
+from siftlm.controller.restore import (
+    PendingRestores,
+    UninterruptibleContext,
+    preserved_model,
+    preserved_random_state,
+    restoring,
+)
 from siftlm.controller.settings import Tuning, rate_for
 from siftlm.controller.stacked import AdapterStack, refuse_unstackable
 from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids, unscored_likelihood
@@ -30,6 +32,7 @@ from siftlm.controller.tuner import Tuner
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
 from siftlm.extras import load
 from siftlm.types import Likelihood
+from siftlm.validation import number, whole_number
 
 Result = TypeVar("Result")
 
@@ -240,9 +243,9 @@ class Controller:
     def generate(
         self, prompt: str, *, max_new_tokens: int = 100, texts: Sequence[str] = (), **sampling: Any
     ) -> Generated:
-        """Continue the prompt, as the model is now; see `siftlm.controller.generating.generate`."""
+        """Continue the prompt, as the model is now; see `siftlm.controller.generation.generate`."""
         fixed = self.context_of(texts) if texts else []
-        return self.evaluating(lambda: generating.generate(self, prompt, fixed, max_new_tokens, **sampling))
+        return self.evaluating(lambda: generation.generate(self, prompt, fixed, max_new_tokens, **sampling))
 
     def save_adapter(self, folder: str | os.PathLike[str]) -> Path:
         """Inside `tuning`: the adapter as it is now, in PEFT's format, for transformers, vLLM and others.

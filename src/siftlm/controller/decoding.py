@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from siftlm.controller.many_batches import BatchBudget, batches
+from siftlm.controller.batching import BatchBudget, batches
 from siftlm.extras import load
 
 if TYPE_CHECKING:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from siftlm.controller.checks import number, whole_number
 from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.validation import number, whole_number
 
 ORDERS = ("picked", "reversed")
 REPEATS = ("steps", "grouped", "scaled")
@@ -128,3 +129,39 @@ def rate_for(parameters: int, adapters: bool) -> float:
     if adapters:
         return 1e-3 if parameters < 30e6 else 5e-4 if parameters < 500e6 else 2e-4
     return 3e-4 if parameters < 30e6 else 5e-5 if parameters < 1e9 else 1e-5
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One text's turn."""
+
+    text: int
+    """Its place among those given; that of the first, for one that is there several times."""
+    scale: float = 1.0
+    """Multiplies the learning rate."""
+    reuse: bool = False
+    """Take the gradient that is there."""
+
+
+def plan_steps(texts: Sequence[str], settings: Tuning) -> list[PlannedStep]:
+    """All turns, in order.
+
+    >>> [turn.text for turn in plan(["a", "b", "a"], Tuning(repeats="grouped"))]
+    [0, 0, 1]
+    """
+    first: dict[str, int] = {}
+    places = [first.setdefault(text, place) for place, text in enumerate(texts)]
+    if settings.order == "reversed":
+        places.reverse()
+    counts = Counter(places)
+    if settings.repeats == "steps":
+        once = [PlannedStep(place) for place in places]
+    elif settings.repeats == "scaled":
+        once = [PlannedStep(place, scale=float(counts[place])) for place in dict.fromkeys(places)]
+    else:
+        once = [
+            PlannedStep(place, reuse=time % settings.reuse != 0)
+            for place in dict.fromkeys(places)
+            for time in range(counts[place])
+        ]
+    return once * settings.passes

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.controller.adapters import ADAPTER_NAME, Adapters
-from siftlm.controller.engine import Engine, normal_tensors
-from siftlm.controller.preserving import uninterrupted
+from siftlm.controller.engines import Engine, normal_tensors
+from siftlm.controller.restore import uninterrupted
 from siftlm.controller.settings import Tuning
 from siftlm.errors import Conflict
 from siftlm.extras import load
@@ -155,7 +155,7 @@ class AdapterStack:
     # --- while they learn
 
     def update(self, steps: Sequence[tuple[int, Any, float]], settings: Tuning) -> None:
-        """One step of AdamW for each (prompt, (total,) gradient, rate), as `siftlm.controller.engine.Adam` makes it."""
+        """One step of AdamW for each (prompt, (total,) gradient, rate), as `Adam` makes it."""
         adamw = load("torch.optim.adamw", "tune").adamw
         first, second = self._moments
         with normal_tensors():

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from siftlm.controller.engine import Engine
+from siftlm.controller.engines import Engine
 from siftlm.controller.forward import resolve_precision, window_loss
-from siftlm.controller.plan import PlannedStep, plan_steps
-from siftlm.controller.preserving import training_mode
-from siftlm.controller.settings import Tuning
+from siftlm.controller.restore import training_mode
+from siftlm.controller.settings import PlannedStep, Tuning, plan_steps
 from siftlm.controller.tokens import Window, windows_of
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.extras import load

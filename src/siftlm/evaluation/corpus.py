@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from siftlm import sample
-from siftlm.controller.checks import whole_number
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.memory.reading import open_source
+from siftlm.validation import whole_number
 
 # Where the domain is, in corpora made like the Pile; looked for unless another field is named.
 DOMAIN_FIELDS = ("pile_set_name", "domain", "subset")

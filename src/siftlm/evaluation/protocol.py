@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from siftlm.controller.checks import whole_number
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.local_asked import split_in_half
+from siftlm.validation import whole_number
 
 PROTOCOL_NAMES = ("transductive", "split", "prefix")
 COPY_RULES = ("report", "exclude")

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from siftlm.controller import Controller
-from siftlm.controller.checks import whole_number
-from siftlm.controller.many import BatchTuner
+from siftlm.controller.batch_tuner import BatchTuner
 from siftlm.controller.stacked import stackable_layers
 from siftlm.errors import InvalidInput
 from siftlm.local import LocalModel
@@ -31,6 +30,7 @@ from siftlm.serving.refusals import DeadlineExceeded, QueueFull, ShuttingDown
 from siftlm.serving.remembering import AdapterCache
 from siftlm.serving.speaking import DecodeQueue
 from siftlm.serving.task import ServedRequest
+from siftlm.validation import whole_number
 
 ResultT = TypeVar("ResultT")
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from siftlm.controller.many import BatchTuner
-from siftlm.controller.many_learning import TuningBatch, TuningRun
+from siftlm.controller.batch_tuner import BatchTuner
 from siftlm.controller.settings import Tuning
+from siftlm.controller.tuning_batch import TuningBatch, TuningRun
 from siftlm.local import LocalModel
 from siftlm.local_many import PromptState as Selection
 from siftlm.local_many import selected_many

@@ -8,7 +8,7 @@ from typing import Any
 
 from siftlm.controller import Controller
 from siftlm.controller.decoding import SampledToken
-from siftlm.controller.spelling import Detokenizer
+from siftlm.controller.generation import Detokenizer
 from siftlm.controller.tokens import prefix_token_ids
 from siftlm.serving import jobs
 from siftlm.serving.telling import StopTexts

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from siftlm.controller import Controller
 from siftlm.controller.decoding import BatchDecoder, DecodingRow, SampledToken
-from siftlm.controller.generating import eos_token_ids
+from siftlm.controller.generation import eos_token_ids
 from siftlm.serving.counting import Metrics
 from siftlm.serving.saying import ChoiceWriter, prompt_event, prompt_with_context
 from siftlm.serving.task import ServedRequest

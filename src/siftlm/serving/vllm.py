@@ -14,14 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
-from siftlm.controller.checks import whole_number
-from siftlm.controller.generating import eos_token_ids
+from siftlm.controller.generation import eos_token_ids
 from siftlm.serving import jobs
 from siftlm.serving.engine import DEFAULT_RETRY_SECONDS, EngineState, ServingEngine
 from siftlm.serving.refusals import BadGateway, QueueFull, ShuttingDown
 from siftlm.serving.relayed import RelayedRequest
 from siftlm.serving.shelf import AdapterFolder
 from siftlm.serving.vllm_client import VllmClient
+from siftlm.validation import whole_number
 
 ResultT = TypeVar("ResultT")
 

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from siftlm.controller import Controller
-from siftlm.controller.checks import whole_number
 from siftlm.controller.forward import span_nats
 from siftlm.controller.settings import setting_names
 from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids
 from siftlm.evaluation.measured import Measured
 from siftlm.evaluation.ways.registry import Case, baseline
+from siftlm.validation import whole_number
 
 WINDOW_TOKENS = 64
 

@@ -9,13 +9,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from siftlm.controller import Controller
-from siftlm.controller.checks import number
 from siftlm.controller.tokens import text_token_ids
 from siftlm.errors import Conflict
 from siftlm.evaluation.measured import Measured
 from siftlm.evaluation.ways.registry import Case, baseline
 from siftlm.extras import load
 from siftlm.local import LocalModel
+from siftlm.validation import number
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Which rows go through the model together: rows of similar length, and no more than there is room for."""
+"""Batches of rows: which rows go through the model together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments as they come from outside: what is wrong is said with the name and the value."""
+"""Checks of arguments that come from outside: the error names the argument and its value."""
 
 from __future__ import annotations
 

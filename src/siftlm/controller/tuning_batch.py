@@ -14,9 +14,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from siftlm.controller.batching import BatchBudget, batches
 from siftlm.controller.forward import autocast
-from siftlm.controller.many_batches import BatchBudget, batches
-from siftlm.controller.plan import PlannedStep
+from siftlm.controller.settings import PlannedStep
 from siftlm.controller.stacked import AdapterStack
 from siftlm.controller.tokens import IGNORE_INDEX, Window
 from siftlm.controller.tuner import DIVERGENCE_CHECK_TOKENS, Tuner

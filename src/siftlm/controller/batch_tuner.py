@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siftlm.controller import many_generating
-from siftlm.controller.checks import whole_number
+from siftlm.controller import generation
+from siftlm.controller.batching import batch_budget, batches
 from siftlm.controller.decoding import BatchDecoder
 from siftlm.controller.forward import span_nats_in_one_pass
-from siftlm.controller.generating import Generated
-from siftlm.controller.many_batches import batch_budget, batches
-from siftlm.controller.many_learning import AfterSteps, TuningBatch, TuningRun
-from siftlm.controller.preserving import training_mode
+from siftlm.controller.generation import Generated
+from siftlm.controller.restore import training_mode
 from siftlm.controller.settings import Tuning
 from siftlm.controller.stacked import AdapterStack, refuse_unstackable
 from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids, unscored_likelihood
 from siftlm.controller.tuner import Tuner, Watch
+from siftlm.controller.tuning_batch import AfterSteps, TuningBatch, TuningRun
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 from siftlm.types import FloatArray, Likelihood, Trace
+from siftlm.validation import whole_number
 
 if TYPE_CHECKING:
     from siftlm.controller.controller import Controller
@@ -179,7 +179,7 @@ class BatchTuner:
             owners: whose adapter continues each; left out, the text i belongs to prompt i.
             max_new_tokens: the longest continuation.
             texts: for each, those that are put before it.
-            **sampling: see `siftlm.controller.generating.generate`; the seed is that of every row.
+            **sampling: see `siftlm.controller.generation.generate`; the seed is that of every row.
         """
         whose = self._owners(owners, len(prompts), "prompts")
         contexts = [()] * len(prompts) if texts is None else texts
@@ -187,7 +187,7 @@ class BatchTuner:
             raise InvalidInput(f"texts must have an entry for each of {len(prompts)} prompts, got {len(contexts)}")
         fixed = [self._controller.context_of(context) if context else [] for context in contexts]
         return self._controller.evaluating(
-            lambda: many_generating.generate_batch(
+            lambda: generation.generate_batch(
                 self._controller, self._stack, self._room, prompts, whose, fixed, max_new_tokens, **sampling
             )
         )
