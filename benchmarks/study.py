@@ -29,7 +29,7 @@ import numpy as np
 
 from siftlm import LocalModel, Memory, calibrate, sample
 from siftlm.controller import Controller
-from siftlm.embedding.lexical_fitting import fit
+from siftlm.embedding.lexical import fit
 from siftlm.evaluation import Protocol, evaluate, read
 
 RESULTS = Path(__file__).parent / "results" / "study"

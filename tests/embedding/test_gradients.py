@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from siftlm.embedding import embedder
-from siftlm.embedding.gradients_layers import layers_checked
-from siftlm.embedding.gradients_sketch import sketch_hash
+from siftlm.embedding.gradient_passes import layers_checked, sketch_hash
 from siftlm.errors import InvalidInput, UnknownName
 
 TEXTS = ["rain fell on the harbour", "def add(a, b):", "the dog sleeps, and the dog sleeps " * 3, "tide tide"]
@@ -63,7 +62,7 @@ def explicit(matrix: np.ndarray, name: str, width: int, seed: int = 0) -> np.nda
 def test_a_sketched_outer_product_is_the_entries_in_their_buckets(outputs, inputs, width):
     import torch
 
-    from siftlm.embedding.gradients_sketch import TensorSketch, from_frequency_domain
+    from siftlm.embedding.gradient_passes import TensorSketch, from_frequency_domain
 
     rng = np.random.default_rng(0)
     deltas, states = rng.normal(size=(6, outputs)), rng.normal(size=(6, inputs))
@@ -188,11 +187,11 @@ def test_the_layers_are_those_that_were_named(models):
 @slow
 @pytest.mark.parametrize("layers", ["head", "lora"])
 def test_few_logits_at_once_change_nothing(models, layers, monkeypatch):
-    from siftlm.embedding import gradients_passes
+    from siftlm.embedding import gradient_passes
 
     made = embedder(f"gradients:{models('llama')}", layers=layers)
     at_once = made.embed(TEXTS)
-    monkeypatch.setitem(gradients_passes.MAX_GRADIENT_LOGITS, "cpu", 1000)
+    monkeypatch.setitem(gradient_passes.MAX_GRADIENT_LOGITS, "cpu", 1000)
     np.testing.assert_allclose(made.embed(TEXTS), at_once, atol=1e-6)
 
 

@@ -18,8 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftlm.embedding import hashing
-from siftlm.embedding.hashing import HashingEmbedder
-from siftlm.embedding.words import WORD_OR_SIGN
+from siftlm.embedding.hashing import WORD_OR_SIGN, HashingEmbedder
 from siftlm.errors import InvalidInput
 
 texts = st.text(st.characters(), max_size=40)

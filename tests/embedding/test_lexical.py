@@ -11,8 +11,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from siftlm.embedding import embedder
-from siftlm.embedding.lexical import DIRECTIONS_FILE, SETTINGS_FILE, WEIGHTS_FILE
-from siftlm.embedding.lexical_fitting import fit
+from siftlm.embedding.lexical import DIRECTIONS_FILE, SETTINGS_FILE, WEIGHTS_FILE, fit
 from siftlm.errors import Damaged, InvalidInput
 from siftlm.memory import Memory
 

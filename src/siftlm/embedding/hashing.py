@@ -1,14 +1,9 @@
-"""Vectors without a model: words, pairs of neighbouring words and pieces of words, each hashed to a place.
-
-A text is a sum over its distinct words and word pairs, each weighted by 1 + log of how often it occurs. A word counts
-as itself and, unless it is short, as its character n-grams, so that *index* and *indexes* are close. No corpus is
-needed and nothing is learned, so the vectors are the same everywhere. Weights are whole numbers: their sums are exact
-in any order, which makes a batch equal to its texts one by one, bit for bit.
-"""
+"""Tokens without a tokenizer: words, and whatever else is no space, one character at a time."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -20,9 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.embedding.checks import texts_checked, whole_number
-from siftlm.embedding.fingerprint import fingerprint
-from siftlm.embedding.words import WORD_OR_SIGN, word_spans
+from siftlm.embedding.protocol import fingerprint
 from siftlm.types import FloatArray, IntArray, Vectors
+
+WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
+
+
+def word_spans(texts: list[str]) -> list[IntArray]:
+    """For each text, (t, 2): where its words and signs start and end.
+
+    >>> word_spans(["Oh no!"])[0].tolist()
+    [[0, 2], [3, 5], [5, 6]]
+    """
+    spans = ([match.span() for match in WORD_OR_SIGN.finditer(text)] for text in texts)
+    return [np.array(found, dtype=np.int64).reshape(-1, 2) for found in spans]
+
 
 # Counted up whenever the same text would get another vector.
 HASHING_VERSION = 1

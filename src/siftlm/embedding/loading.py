@@ -1,17 +1,23 @@
-"""Models are loaded in silence, and a failure says what was tried and what to do."""
+"""Models and tokenizers of Hugging Face: loaded in silence, identified by their weights, limited in length."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.extras import load
+from siftlm.types import IntArray
 
 LoadedModelT = TypeVar("LoadedModelT")
 
@@ -77,3 +83,145 @@ def _hide_progress_bars(undo: ExitStack) -> None:
     if not hub.are_progress_bars_disabled():
         undo.callback(hub.enable_progress_bars)
         hub.disable_progress_bars()
+
+
+# So many values of each tensor are looked at, evenly spread: training moves practically all of them.
+DIGEST_SAMPLE_VALUES = 256
+
+# Texts on which tokenizers differ: case, accents, spaces, digits, code, other scripts.
+TOKENIZER_PROBE = (
+    "Hello hello HELLO naïve Straße 12345 3.14 don't\tx_1 = fooBar(y[0]);\n\n  日本語 привет مرحبا 😀 e\u0301 <b>"
+)
+
+
+def weights_digest(model: Any) -> str:
+    """Over names, shapes and a sample of values in float32; neither device nor precision of loading matters.
+
+    Poolers are left out: nothing here reads them, and where a file holds none they are made up at random.
+    """
+    torch = load("torch", "hf")
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if "pooler." in name:
+            continue
+        flat = tensor.detach().reshape(-1)
+        step = max(1, flat.numel() // DIGEST_SAMPLE_VALUES)
+        values = flat[::step].to(device="cpu", dtype=torch.float32).numpy()
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(values, dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Over the vocabulary and what becomes of a text on which tokenizers differ."""
+    digest = hashlib.sha256()
+    for token, number in sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])):
+        digest.update(f"{number} {token}\n".encode("utf-8", "surrogatepass"))
+    digest.update(str(tokenizer(TOKENIZER_PROBE, verbose=False)["input_ids"]).encode())
+    return digest.hexdigest()
+
+
+# Tokenizers without a limit say so with an absurdly large one.
+NO_TOKENIZER_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True)
+class TokenLimits:
+    """In tokens."""
+
+    text: int | None
+    """Of the text alone."""
+    special: int
+    """What the tokenizer adds."""
+    prefixes: dict[bool, int]
+    """What the prefix of a query (True) and of a passage (False) takes."""
+
+    def with_prefix(self, as_query: bool) -> int | None:
+        """Of everything that goes into the model."""
+        return None if self.text is None else self.text + self.special + self.prefixes[as_query]
+
+
+def token_limits(tokenizer: Any, positions: int | None, prefixes: dict[bool, str], asked: int | None) -> TokenLimits:
+    """The smallest of what the positions, the tokenizer and the user allow."""
+    taken = {
+        which: len(tokenizer(prefix, add_special_tokens=False)["input_ids"]) if prefix else 0
+        for which, prefix in prefixes.items()
+    }
+    special = tokenizer.num_special_tokens_to_add()
+    bounds = [
+        bound for bound in (positions, tokenizer.model_max_length) if bound is not None and bound < NO_TOKENIZER_LIMIT
+    ]
+    most = min(bounds) - special - max(taken.values()) if bounds else None
+    if most is not None and most < 1:
+        raise InvalidInput(f"the prefixes leave no room for a text: the model reads {min(bounds)} tokens")
+    if most is not None and asked is not None and asked > most:
+        raise InvalidInput(f"max_tokens = {asked} is more than the model can read: at most {most}")
+    return TokenLimits(most if asked is None else asked, special, taken)
+
+
+def position_limit(model: Any) -> int | None:
+    """How many positions the model knows; ``None`` where they are relative."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(most, int) or most < 1:
+        return None
+    # RoBERTa and its kin begin to count behind the number of the padding token.
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return most if padding is None else most - padding - 1
+
+
+# Half of a character that came alone: Python allows it, the tokenizers' Unicode does not.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def without_surrogates(text: str) -> str:
+    """The text as a tokenizer can take it, of the same length."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def checked_fast_tokenizer(tokenizer: Any, model: str) -> Any:
+    """The tokenizer, unless it cannot say where its tokens are."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise InvalidInput(
+            f"the tokenizer of {model!r} does not say where its tokens are in a text: it needs a tokenizer.json "
+            "(transformers writes one: AutoTokenizer.from_pretrained(…).save_pretrained(…))"
+        )
+    return tokenizer
+
+
+def token_ids(tokenizer: Any, texts: list[str], longest: int | None) -> list[list[int]]:
+    """The ids of each text with special tokens, cut to ``longest``."""
+    if not texts:
+        return []
+    options = {"truncation": True, "max_length": longest} if longest is not None else {"truncation": False}
+    found: list[list[int]] = tokenizer(texts, return_attention_mask=False, verbose=False, **options)["input_ids"]
+    return found
+
+
+def token_spans(tokenizer: Any, texts: list[str]) -> list[IntArray]:
+    """For each text, (t, 2): where its tokens start and end, without special tokens and without a limit."""
+    if not texts:
+        return []
+    texts = [without_surrogates(text) for text in texts]
+    found = tokenizer(
+        texts,
+        add_special_tokens=False,
+        truncation=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )["offset_mapping"]
+    return [_ordered_spans(text, offsets) for text, offsets in zip(texts, found, strict=True)]
+
+
+def _ordered_spans(text: str, offsets: list[tuple[int, int]]) -> IntArray:
+    spans: IntArray = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    # Some tokenizers cut spaces off their tokens' ends, so that a token of nothing but space has no width left. It
+    # is read like any other, so it must be counted: it gets its last space back.
+    for place in np.flatnonzero(spans[:, 0] >= spans[:, 1]):
+        end = spans[place, 0]
+        if end > 0 and text[end - 1].isspace():
+            spans[place] = end - 1, end
+    # What is left without width stands for nothing in the text, such as an invented leading space.
+    spans = spans[spans[:, 0] < spans[:, 1]]
+    return spans[np.argsort(spans[:, 0], kind="stable")]

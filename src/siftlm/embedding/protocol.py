@@ -1,7 +1,9 @@
-"""What a memory asks of whatever turns texts into vectors."""
+"""The protocol of embedders, and fingerprints that tell one from another."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -42,3 +44,13 @@ class Embedder(Protocol):
 
         Without special tokens and without truncation: this is what long documents are cut by.
         """
+
+
+def fingerprint(kind: str, what: dict[str, Any]) -> str:
+    """``kind`` and a digest of whatever changes the vectors.
+
+    >>> fingerprint("hashing", {"width": 512, "version": 1}) == fingerprint("hashing", {"version": 1, "width": 512})
+    True
+    """
+    canonical = json.dumps(what, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return f"{kind}:{hashlib.sha256(canonical.encode()).hexdigest()[:24]}"

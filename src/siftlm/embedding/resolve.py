@@ -4,21 +4,60 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from siftlm.bundled import TINY_MODEL, bundled_model
-from siftlm.embedding.encoder import encoder_embedder
+from siftlm.embedding.checks import texts_checked, whole_number
 from siftlm.embedding.gradients import gradients_embedder
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding.hashing import HashingEmbedder, word_spans
 from siftlm.embedding.lexical import SETTINGS_FILE, LexicalEmbedder
-from siftlm.embedding.precomputed import PrecomputedEmbedder
-from siftlm.embedding.protocol import Embedder
+from siftlm.embedding.protocol import Embedder, fingerprint
 from siftlm.embedding.sentences import SentencesEmbedder
-from siftlm.embedding.states import states_embedder
+from siftlm.embedding.transformer import encoder_embedder, states_embedder
 from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.types import IntArray, Vectors
+
+
+class PrecomputedEmbedder:
+    """Stands where an embedder is asked for, and embeds nothing.
+
+    Two are comparable when width and ``label`` agree: give different models different labels.
+    """
+
+    name = "precomputed"
+    max_tokens = None
+
+    def __init__(self, *, width: int, label: str = "vectors") -> None:
+        self.width = whole_number("width", width)
+        self._label = label
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"width": self.width, "label": self._label}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint("precomputed", self.settings)
+
+    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
+        """An error, unless there is nothing to embed."""
+        del as_query
+        if texts_checked(texts):
+            raise InvalidInput(
+                f"these are precomputed vectors ({self._label!r}, {self.width} wide) and no model that made them is "
+                "known: give a vector with every text, for documents and for prompts alike"
+            )
+        return np.zeros((0, self.width), dtype=np.float32)
+
+    def tokens(self, texts: Sequence[str]) -> list[IntArray]:
+        """Words and single signs."""
+        return word_spans(texts_checked(texts))
+
 
 # Of these there is one each.
 EMBEDDERS_WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {

@@ -9,14 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.batching import batches, default_batch_tokens
 from siftlm.embedding.checks import precision_checked, texts_checked, whole_number
-from siftlm.embedding.fingerprint import fingerprint
-from siftlm.embedding.limits import TokenLimits, token_limits
-from siftlm.embedding.loading import device_or_best, load_quietly, needs_float32
-from siftlm.embedding.tokenizing import checked_fast_tokenizer, token_spans, without_surrogates
-from siftlm.embedding.transformer import autocast
-from siftlm.embedding.weights import tokenizer_digest, weights_digest
+from siftlm.embedding.loading import (
+    TokenLimits,
+    checked_fast_tokenizer,
+    device_or_best,
+    load_quietly,
+    needs_float32,
+    token_limits,
+    token_spans,
+    tokenizer_digest,
+    weights_digest,
+    without_surrogates,
+)
+from siftlm.embedding.protocol import fingerprint
+from siftlm.embedding.transformer import autocast, batches, default_batch_tokens
 from siftlm.extras import load
 from siftlm.types import IntArray, Vectors
 

@@ -1,21 +1,30 @@
-"""Texts through a transformer, hidden states out: what encoders and causal language models have in common."""
+"""Hugging Face encoders and the hidden states of causal language models, pooled."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.batching import batches, default_batch_tokens
 from siftlm.embedding.checks import precision_checked, texts_checked, whole_number
-from siftlm.embedding.fingerprint import fingerprint
-from siftlm.embedding.limits import TokenLimits, position_limit, token_limits
-from siftlm.embedding.loading import device_or_best, load_quietly, needs_float32
-from siftlm.embedding.tokenizing import checked_fast_tokenizer, token_ids, token_spans, without_surrogates
-from siftlm.embedding.weights import tokenizer_digest, weights_digest
+from siftlm.embedding.loading import (
+    TokenLimits,
+    checked_fast_tokenizer,
+    device_or_best,
+    load_quietly,
+    needs_float32,
+    position_limit,
+    token_ids,
+    token_limits,
+    token_spans,
+    tokenizer_digest,
+    weights_digest,
+    without_surrogates,
+)
+from siftlm.embedding.protocol import fingerprint
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 from siftlm.types import IntArray, Vectors
@@ -170,3 +179,89 @@ def _padding_id(network: _TransformerNetwork) -> int:
         if isinstance(known, int) and known >= 0:
             return known
     return 0  # masked out
+
+
+def encoder_embedder(
+    name: str,
+    model: str,
+    *,
+    max_tokens: int | None = None,
+    query_prefix: str = "",
+    passage_prefix: str = "",
+    precision: str | None = None,
+    device: str | None = None,
+    batch_tokens: int | None = None,
+) -> TransformerEmbedder:
+    """The encoder in the folder or hub repository ``model``."""
+    return TransformerEmbedder(
+        "encoder",
+        name,
+        model,
+        mean_pooling,
+        max_tokens=max_tokens,
+        query_prefix=query_prefix,
+        passage_prefix=passage_prefix,
+        precision=precision,
+        device=device,
+        batch_tokens=batch_tokens,
+    )
+
+
+def mean_pooling(states: Any, mask: Any) -> Any:
+    """Σₜ hₜ / T."""
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def states_embedder(
+    name: str,
+    model: str,
+    *,
+    layer: int = -1,
+    max_tokens: int | None = None,
+    query_prefix: str = "",
+    passage_prefix: str = "",
+    precision: str | None = None,
+    device: str | None = None,
+    batch_tokens: int | None = None,
+) -> TransformerEmbedder:
+    """The states of the model in the folder or hub repository ``model``; layer 0 is the input, -1 the last."""
+    return TransformerEmbedder(
+        "states",
+        name,
+        model,
+        position_weighted_pooling,
+        layer=layer,
+        max_tokens=max_tokens,
+        query_prefix=query_prefix,
+        passage_prefix=passage_prefix,
+        precision=precision,
+        device=device,
+        batch_tokens=batch_tokens,
+    )
+
+
+def position_weighted_pooling(states: Any, mask: Any) -> Any:
+    """Σₜ t·hₜ / Σₜ t, where t counts from 1."""
+    weights = (mask.cumsum(dim=1) * mask).unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def batches(lengths: Sequence[int], budget: int) -> Iterator[IntArray]:
+    """Indices, the longest texts first; a text beyond the budget goes alone.
+
+    >>> [batch.tolist() for batch in batches([1, 5, 2, 2], budget=6)]
+    [[1], [2, 3, 0]]
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    start = 0
+    while start < len(order):
+        # Sorted downwards: the first is the longest, and what the others are padded to.
+        count = max(1, budget // max(1, lengths[order[start]]))
+        yield order[start : start + count]
+        start += count
+
+
+def default_batch_tokens(device: str) -> int:
+    """A budget, padding included: on a processor more gains nothing, a graphics card must be kept busy."""
+    return 4096 if device == "cpu" else 65_536

@@ -1,20 +1,165 @@
-"""Forward, and as far back as needed: each text's own gradient, sketched, out of batches of texts.
-
-A text's gradient of a linear layer is Σₜ δₜ hₜᵀ, where hₜ is what the layer reads at token t and δₜ the gradient of
-the text's loss in what the layer says. Texts stand in rows of their own, so both are there for every text at once.
-"""
+"""Which linear layers of a causal language model gradients are taken of."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from siftlm.embedding.gradients_layers import LinearLayer
-from siftlm.embedding.gradients_sketch import TensorSketch, from_frequency_domain
+import numpy as np
+
 from siftlm.embedding.transformer import autocast
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, UnknownName
 from siftlm.extras import load
+from siftlm.types import FloatArray, IntArray
+
+LAYER_SETS = ("head", "block", "lora")
+Layers = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A layer y = W h + b, whose gradient is Σₜ δₜ hₜᵀ."""
+
+    name: str
+    module: Any
+    outputs: int
+    inputs: int
+
+
+def layers_checked(layers: Any) -> str | list[str]:
+    """One of `LAYER_SETS`, or a list of names."""
+    if isinstance(layers, str):
+        if layers not in LAYER_SETS:
+            raise UnknownName("choice of layers", layers, (*LAYER_SETS, "a list of names such as ['down_proj']"))
+        return layers
+    names = list(layers) if isinstance(layers, (list, tuple)) else []
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise InvalidInput(f"layers must be one of {', '.join(LAYER_SETS)}, or a list of names, got {layers!r}")
+    return names
+
+
+def chosen_layers(model: Any, layers: str | list[str]) -> list[LinearLayer]:
+    """``head``: the output layer; ``block``: the linear layers of the last block; ``lora``: those of all blocks, which
+    are those that LoRA adapts; a list: all whose name ends so, as for LoRA's targets, and ``head``.
+    """
+    linear = _linear_layers(model)
+    head = model.get_output_embeddings()
+    inner = [one for one in linear if one.module is not head]
+    if layers == "head":
+        return [one for one in linear if one.module is head]
+    if layers == "lora":
+        return inner
+    if layers == "block":
+        numbers = {one.name: _block_number(one.name) for one in inner}
+        last = max((number for number in numbers.values() if number is not None), default=None)
+        return [one for one in inner if last is not None and numbers[one.name] == last]
+    found = []
+    for name in layers:
+        own = [one for one in linear if one.name == name or one.name.endswith(f".{name}")]
+        own += [one for one in linear if name == "head" and one.module is head]
+        if not own:
+            raise UnknownName("layer", name, {"head", *(one.name.rsplit(".", 1)[-1] for one in inner)})
+        found += own
+    return [one for one in linear if any(one is other for other in found)]
+
+
+def _block_number(name: str) -> int | None:
+    """The first number in the path: ``model.layers.5.mlp.experts.2.up_proj`` is in block 5."""
+    number = re.search(r"\.(\d+)\.", name)
+    return int(number[1]) if number else None
+
+
+def _linear_layers(model: Any) -> list[LinearLayer]:
+    torch = load("torch", "hf")
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            found.append(LinearLayer(name, module, int(module.out_features), int(module.in_features)))
+        elif type(module).__name__ == "Conv1D":  # GPT-2's, whose weight lies the other way round
+            found.append(LinearLayer(name, module, int(module.weight.shape[1]), int(module.weight.shape[0])))
+    if not found:
+        raise InvalidInput(f"{type(model).__name__} has no linear layers to take gradients of")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class SketchHash:
+    """Buckets and signs of one side's coordinates: of each ``width`` consecutive ones no two share a bucket."""
+
+    buckets: IntArray
+    """(n,)"""
+    signs: FloatArray
+    """(n,) 1 or −1."""
+    width: int
+
+
+def sketch_hash(key: str, size: int, width: int) -> SketchHash:
+    """Drawn from ``key``, the same ones on every machine.
+
+    >>> side_of("an example", 5, 3).buckets.tolist()
+    [2, 1, 0, 1, 2]
+    """
+    chunks = -(-size // width)
+    words = hashlib.shake_256(f"buckets {key}".encode()).digest(chunks * width * 8)
+    places = np.frombuffer(words, dtype="<u8").reshape(chunks, width).argsort(axis=1, kind="stable")
+    bits = np.frombuffer(hashlib.shake_256(f"signs {key}".encode()).digest(-(-size // 8)), dtype=np.uint8)
+    signs: FloatArray = 1.0 - 2.0 * np.unpackbits(bits)[:size].astype(np.float64)
+    return SketchHash(places.reshape(-1)[:size].astype(np.int64), signs, width)
+
+
+class CountSketch:
+    """A `SketchHash` on a device: (tokens, n) -> (tokens, width)."""
+
+    def __init__(self, side: SketchHash, device: Any) -> None:
+        torch = load("torch", "hf")
+        self._width = side.width
+        self._signs = torch.tensor(side.signs, dtype=torch.float32, device=device)
+        # Gathering is faster than scattering: which coordinate each bucket takes from each run of coordinates. Past
+        # the end of a short last run there are zeros to take.
+        self._sources = []
+        for start in range(0, len(side.buckets), side.width):
+            taken = side.buckets[start : start + side.width]
+            free = np.setdiff1d(np.arange(side.width), taken)
+            source = np.argsort(np.concatenate([taken, free]))
+            self._sources.append(torch.tensor(source, device=device))
+
+    def __call__(self, values: Any) -> Any:
+        """Σ over the coordinates of each bucket, signed."""
+        torch = load("torch", "hf")
+        found = None
+        for run, source in enumerate(self._sources):
+            part = slice(run * self._width, (run + 1) * self._width)
+            signed = values[:, part].float() * self._signs[part]
+            if signed.shape[1] < self._width:
+                signed = torch.nn.functional.pad(signed, (0, self._width - signed.shape[1]))
+            moved = signed.index_select(1, source)
+            found = moved if found is None else found.add_(moved)
+        return found
+
+
+class TensorSketch:
+    """The sketches of δ hᵀ for one layer, in the frequency domain, where convolving is multiplying."""
+
+    def __init__(self, layer: str, outputs: int, inputs: int, width: int, seed: int, device: Any) -> None:
+        self._outputs = CountSketch(sketch_hash(f"{seed} {layer} out", outputs, width), device)
+        self._inputs = CountSketch(sketch_hash(f"{seed} {layer} in", inputs, width), device)
+
+    def add(self, total: Any, rows: Any, deltas: Any, states: Any) -> None:
+        """total[rows[t]] += the sketch of deltas[t] states[t]ᵀ; ``total`` is (texts, width // 2 + 1, 2)."""
+        torch = load("torch", "hf")
+        product = torch.fft.rfft(self._outputs(deltas)) * torch.fft.rfft(self._inputs(states))
+        total.index_add_(0, rows, torch.view_as_real(product))
+
+
+def from_frequency_domain(total: Any, width: int) -> Any:
+    """(texts, width) out of the frequency domain."""
+    torch = load("torch", "hf")
+    return torch.fft.irfft(torch.view_as_complex(total), n=width)
+
 
 # Logits that are held at once: on a processor as many as stay in its cache.
 MAX_GRADIENT_LOGITS = {"cpu": 2**21, "other": 2**25}
