@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from siftlm.selection import methods
-from siftlm.selection.registry import find_method
+from siftlm.selection.problem import find_method
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from siftlm.local import LocalModel
     from siftlm.local_results import Answer, Score
     from siftlm.memory import Found, Hit, Memory
-    from siftlm.selection import Gram, kernels, methods, select, select_from, select_many, spread
+    from siftlm.selection import Gram, kernels, methods, select_from
+    from siftlm.selection.select import select
+    from siftlm.selection.select_many import select_many
+    from siftlm.selection.spread import spread
     from siftlm.types import Document, Explanation, Likelihood, Selection, Step, Trace
 
 __version__ = "0.1.0"

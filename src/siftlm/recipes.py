@@ -11,8 +11,8 @@ from typing import Any
 
 from siftlm.controller.settings import setting_names
 from siftlm.errors import UnknownName
-from siftlm.selection import registry
-from siftlm.selection.registry import Method
+from siftlm.selection import problem
+from siftlm.selection.problem import Method
 
 # Only what makes a procedure what it is: rates, numbers of texts and of candidates are the user's, or calibration's.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -29,10 +29,10 @@ def find(method: Any) -> Method:
     """
     if isinstance(method, str):
         if method in RECIPES:
-            return registry.find_method(RECIPES[method]["method"])
-        if method not in registry.methods():
-            raise UnknownName("method", method, (*registry.methods(), *RECIPES))
-    return registry.find_method(method)
+            return problem.find_method(RECIPES[method]["method"])
+        if method not in problem.methods():
+            raise UnknownName("method", method, (*problem.methods(), *RECIPES))
+    return problem.find_method(method)
 
 
 def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:

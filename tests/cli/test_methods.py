@@ -11,7 +11,7 @@ import pytest
 import siftlm as library
 from siftlm.cli import methods
 from siftlm.cli.drawing import Terminal, width_of
-from siftlm.selection import registry
+from siftlm.selection import problem
 
 
 def test_every_method_has_one_line(siftlm):
@@ -34,12 +34,12 @@ def test_json_has_all_there_is_to_know(siftlm):
     assert set(records) == set(library.methods())
     assert records["sift"]["needs_query"]
     assert not records["random"]["needs_query"]
-    assert records["mmr"]["options"]["balance"] == registry.find_method("mmr").options["balance"]
+    assert records["mmr"]["options"]["balance"] == problem.find_method("mmr").options["balance"]
 
 
 @pytest.mark.parametrize("name", library.methods())
 def test_one_method_in_full(siftlm, name):
-    method = registry.find_method(name)
+    method = problem.find_method(name)
     status, out, _ = siftlm("methods", name)
     assert status == 0
     assert method.summary in out
@@ -58,7 +58,7 @@ def test_an_unknown_name_is_one_line(siftlm):
 
 @pytest.mark.parametrize("width", [40, 80, 160])
 def test_on_a_screen_lines_keep_the_width(width):
-    found = [registry.find_method(name) for name in library.methods()]
+    found = [problem.find_method(name) for name in library.methods()]
     lines = methods._table(found, [], Terminal(width=width, fixed=True))
     assert max(map(width_of, lines)) <= width
 
@@ -68,7 +68,7 @@ def test_a_method_of_another_package_that_cannot_be_loaded_is_named(monkeypatch,
         def load(self):
             raise ImportError("no module named 'elsewhere'")
 
-    monkeypatch.setattr(registry, "_entry_points", lambda: {"theirs": Entry()})
+    monkeypatch.setattr(problem, "_entry_points", lambda: {"theirs": Entry()})
     status, out, _ = siftlm("methods")
     assert status == 0
     said = [line for line in out.splitlines() if "theirs" in line]

@@ -17,7 +17,7 @@ from properties import oracle
 from properties.follow import run_case, world_of
 from properties.worlds import Case, cases, softmax
 from siftlm import Selection, methods, select
-from siftlm.selection.registry import find_method
+from siftlm.selection.problem import find_method
 
 # Problems with near ties are passed over: there, rounding may decide.
 FILTERED = [HealthCheck.filter_too_much]

@@ -16,7 +16,7 @@ from properties.follow import check_uncertainty, follow, rounding, run_case
 from properties.oracle import World
 from properties.worlds import Array, Case, cases
 from siftlm import Selection, kernels, select
-from siftlm.selection import posterior, stopping
+from siftlm.selection import posterior, rules
 
 METHODS = {"sift": oracle.sift, "nearest": oracle.nearest}
 
@@ -397,6 +397,6 @@ def test_stopping_ends_the_work(form: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_no_rule_is_asked_when_none_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping.StoppingRules, "refuses", lambda *_: pytest.fail("asked"))
-    monkeypatch.setattr(stopping.StoppingRules, "satisfied", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(rules.StoppingRules, "refuses", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(rules.StoppingRules, "satisfied", lambda *_: pytest.fail("asked"))
     select(np.ones(3), np.eye(3), 2)

@@ -15,7 +15,7 @@ from properties.follow import check_uncertainty, follow, rounding, run_case, wor
 from properties.worlds import Array, Case, cases, softmax
 from siftlm import Gram, Selection, methods, select
 from siftlm.errors import InvalidInput
-from siftlm.selection.registry import find_method
+from siftlm.selection.problem import find_method
 
 # They have no score that a formula gives alone; their own tests stand beside them.
 PROPERTIES_INSTEAD = {

@@ -9,14 +9,14 @@ import pytest
 
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.selection import Gram, kernels, methods, select
-from siftlm.selection.registry import Method, find_method
+from siftlm.selection.problem import Method, find_method
 
 S = math.sqrt(0.5)
 # The prompt; a text close to it, its twin, one less close on the other side, and one beside the point.
 PROMPT = np.array([1.0, 0.0, 0.0])
 TEXTS = np.array([[0.8, 0.6, 0.0], [0.8, 0.6, 0.0], [0.6, -0.8, 0.0], [0.0, 0.0, 1.0]])
 OUTPUTS = np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.4, 0.3, 0.3], [0.7, 0.2, 0.1]])
-BUILT_IN = [name for name in methods() if find_method(name).run.__module__.startswith("siftlm.selection.family")]
+BUILT_IN = [name for name in methods() if find_method(name).run.__module__.startswith("siftlm.selection.selectors")]
 
 
 def picks(method: str, n: int, query=PROMPT, candidates=TEXTS, **settings) -> list[int]:

@@ -10,7 +10,8 @@ import pytest
 
 import siftlm
 from siftlm.errors import InvalidInput
-from siftlm.selection import Problem, method, registry
+from siftlm.selection import Problem, method
+from siftlm.selection import problem as registry
 
 VECTORS = np.random.default_rng(0).normal(size=(6, 3))
 

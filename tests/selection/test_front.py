@@ -287,10 +287,12 @@ def test_a_method_of_ones_own() -> None:
 def test_a_method_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import EntryPoint
 
-    from siftlm.selection import registry
+    from siftlm.selection import problem as registry
 
     added = {
-        "theirs": EntryPoint("theirs", "siftlm.selection.family.nearest:nearest", registry.METHODS_ENTRY_POINT_GROUP)
+        "theirs": EntryPoint(
+            "theirs", "siftlm.selection.selectors.retrieval:nearest", registry.METHODS_ENTRY_POINT_GROUP
+        )
     }
     monkeypatch.setattr(registry, "_entry_points", lambda: added)
     assert "theirs" in methods()

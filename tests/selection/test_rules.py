@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from siftlm import select
 from siftlm.errors import InvalidInput
-from siftlm.selection.rules import NO_PICK, PickRules
-from siftlm.selection.ties import Ties
+from siftlm.selection.rules import NO_PICK, PickRules, Ties
 
 scores = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=20).map(np.array)
 

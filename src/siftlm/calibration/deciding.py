@@ -11,7 +11,7 @@ import numpy as np
 
 from siftlm.calibration.measuring import Trial
 from siftlm.evaluation.statistics import rank_correlation
-from siftlm.selection.stopping import StoppingRules
+from siftlm.selection.rules import StoppingRules
 from siftlm.types import FloatArray, IntArray
 
 Chosen = TypeVar("Chosen")

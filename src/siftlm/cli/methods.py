@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from siftlm.cli.drawing import Terminal, clip, pad, printable, width_of, wrap
 
 if TYPE_CHECKING:
-    from siftlm.selection.registry import Method
+    from siftlm.selection.problem import Method
 
 EPILOG = """\
 examples:
@@ -35,11 +35,11 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one method or all of them."""
-    from siftlm.selection import registry
+    from siftlm.selection import problem
 
     terminal = Terminal.of(sys.stdout)
     if arguments.name is not None:
-        method = registry.find_method(arguments.name)
+        method = problem.find_method(arguments.name)
         text = json.dumps(_record(method), indent=2) if arguments.json else "\n".join(_one(method, terminal))
     else:
         found, broken = _all()
@@ -55,18 +55,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _all() -> tuple[list[Method], list[str]]:
     """All methods, and a line for each that another package names but cannot deliver."""
-    from siftlm.selection import registry
+    from siftlm.selection import problem
 
-    looked_up = [_look_up(name) for name in registry.methods()]
+    looked_up = [_look_up(name) for name in problem.methods()]
     return [m for m in looked_up if not isinstance(m, str)], [m for m in looked_up if isinstance(m, str)]
 
 
 def _look_up(name: str) -> Method | str:
     from siftlm.errors import SiftlmError
-    from siftlm.selection import registry
+    from siftlm.selection import problem
 
     try:
-        return registry.find_method(name)
+        return problem.find_method(name)
     except SiftlmError as error:
         return f"{name}: {' '.join(str(error).split())}"
 

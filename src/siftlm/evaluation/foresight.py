@@ -20,7 +20,7 @@ from siftlm.evaluation.statistics import (
     rank_correlation,
 )
 from siftlm.evaluation.tables import Cell, Column, Table
-from siftlm.selection.stopping import StoppingRules
+from siftlm.selection.rules import StoppingRules
 from siftlm.types import FloatArray
 
 # Values of α in the table.

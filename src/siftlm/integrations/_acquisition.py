@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from siftlm.errors import Conflict, UnknownName
 from siftlm.selection import Method, Problem, Steps, checks, select, select_many
-from siftlm.selection.registry import MethodFunction, find_method
+from siftlm.selection.problem import MethodFunction, find_method
 from siftlm.types import Selection
 
 # The variance left about the query (or about everything), below zero; by how much it fell; a mean cosine; the

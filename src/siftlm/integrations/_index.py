@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.selection import checks
-from siftlm.selection.indexes import FaissIndex, NumpyIndex
+from siftlm.selection.index import FaissIndex, NumpyIndex
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 Ids: TypeAlias = npt.NDArray[np.int64]

@@ -1,14 +1,13 @@
 """Selection: arrays in, a named result out. No text, no disk, no model, no state between calls."""
 
 from siftlm.selection import kernels
-from siftlm.selection.diagnose import Spread, spread
-from siftlm.selection.front import select
-from siftlm.selection.indexes import FaissIndex, Index, NumpyIndex
-from siftlm.selection.many import select_many
-from siftlm.selection.pairs import Gram
-from siftlm.selection.problem import Problem
-from siftlm.selection.registry import Method, Steps, method, methods
+from siftlm.selection.gram import Gram
+from siftlm.selection.index import FaissIndex, Index, NumpyIndex
+from siftlm.selection.problem import Method, Problem, Steps, method, methods
 from siftlm.selection.residual import select_from
+from siftlm.selection.select import select
+from siftlm.selection.select_many import select_many
+from siftlm.selection.spread import Spread, spread
 
 __all__ = [
     "FaissIndex",

@@ -13,8 +13,8 @@ import numpy as np
 
 from siftlm.selection.checks import RealArray
 from siftlm.selection.posterior import CANDIDATES_PER_FEATURE, check_noise
+from siftlm.selection.rules import Ties, ties_of
 from siftlm.selection.space import FeatureSpace
-from siftlm.selection.ties import Ties, ties_of
 from siftlm.types import FloatArray, IntArray
 
 # Cholesky rows of a group of prompts should stay in the processor's cache.

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from siftlm import extras
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
-from siftlm.selection.front import select
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
+from siftlm.selection.select import select
 from siftlm.types import FloatArray, Selection
 
 FIGURE_NOISES = tuple(float(noise) for noise in np.logspace(-3, 2, 21))

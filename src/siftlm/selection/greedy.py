@@ -10,10 +10,8 @@ import numpy as np
 from siftlm.errors import InvalidInput
 from siftlm.selection.belief import Belief
 from siftlm.selection.posterior import smallest_noise
-from siftlm.selection.problem import Problem
-from siftlm.selection.registry import Steps
-from siftlm.selection.rules import NO_PICK
-from siftlm.selection.stopping import StoppingRules
+from siftlm.selection.problem import Problem, Steps
+from siftlm.selection.rules import NO_PICK, StoppingRules
 from siftlm.types import FloatArray, IntArray
 
 

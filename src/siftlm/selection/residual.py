@@ -13,16 +13,13 @@ import numpy.typing as npt
 
 from siftlm.errors import InvalidInput
 from siftlm.selection import certificate, checks, greedy
+from siftlm.selection.certificate import CheckedIndex, IndexResult
 from siftlm.selection.checks import RealArray
-from siftlm.selection.indexes import Index
+from siftlm.selection.index import Index
 from siftlm.selection.posterior import FeaturePosterior
-from siftlm.selection.problem import Problem
-from siftlm.selection.registry import Steps
-from siftlm.selection.rules import NO_PICK, PickRules
-from siftlm.selection.source import CheckedIndex, IndexResult
+from siftlm.selection.problem import Problem, Steps
+from siftlm.selection.rules import NO_PICK, PickRules, StoppingRules, ties_of
 from siftlm.selection.space import FeatureSpace, unit_rows
-from siftlm.selection.stopping import StoppingRules
-from siftlm.selection.ties import ties_of
 from siftlm.types import FloatArray, IntArray, Selection
 
 # Beyond this many picks their spectrum costs more than it adds to the certificate.

@@ -1,15 +1,15 @@
-"""What may be picked, and how gains are weighed before the best one is taken.
-
-Caps, exclusions, sources and the budget take candidates out; the prior and the costs change the order. All
-of them work on the array of gains that any method produces, so each works with every method.
-"""
+"""What may be picked, how ties are broken, and when to stop."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
 from siftlm.errors import InvalidInput
-from siftlm.selection.ties import Ties
+from siftlm.selection.space import Space
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 NO_PICK = -1
@@ -124,3 +124,66 @@ class PickRules:
             return False
         open_ones = np.ones(self._size, np.bool_) if self._blocked is None else ~self._blocked
         return bool((open_ones & (self._costs > self.left + self._slack)).any())
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Relative tolerances, and the question whether candidates are the same vector."""
+
+    tie: float
+    loose: float
+    same: Callable[[int, IntArray], BoolArray]
+    """``same(index, others)``: (len(others),) is it the same vector?"""
+
+    def equals(self, scores: FloatArray, best: int) -> IntArray:
+        """The indices that tie with ``best``, itself included, in rising order."""
+        top = float(scores[best])
+        near = np.flatnonzero(scores >= top - self.loose * abs(top))
+        if len(near) == 1:
+            return near
+        equal: IntArray = near[(scores[near] >= top - self.tie * abs(top)) | self.same(best, near)]
+        return equal
+
+
+def ties_of(space: Space, noise: float) -> Ties:
+    """The tolerances that fit the space's precision and λ."""
+    tie = max(8 * space.rounding, 1e-9)
+    scale = max(1.0, float(space.diagonal().max()))
+    return Ties(tie, max(tie, min(1e-3, 256 * space.rounding * scale / noise)), space.same)
+
+
+@dataclass(frozen=True)
+class StoppingRules:
+    """Three rules, each optional; all are asked before the work for the next pick is done.
+
+    ``adaptive`` is the published rule with parameter α: keep pick n only while σ_n ≤ 1 / (α n), where σ_n² is
+    the uncertainty left after it. A pick that breaks the rule is not kept and nothing after it is computed.
+    ``until`` ends when the uncertainty is at most this fraction of what it was before the first pick.
+    ``min_gain`` ends when the best pick would lower the uncertainty by less than this fraction of what is left.
+    """
+
+    adaptive: float | None = None
+    until: float | None = None
+    min_gain: float | None = None
+    at_least: int = 1
+
+    @property
+    def active(self) -> bool:
+        """Is any rule set?"""
+        return self.adaptive is not None or self.until is not None or self.min_gain is not None
+
+    def refuses(self, kept: int, before: float, after: float) -> str:
+        """The rule that forbids keeping pick number ``kept + 1``, or an empty string."""
+        if kept < self.at_least:
+            return ""
+        if self.adaptive is not None and sqrt(max(0.0, after)) > 1 / (self.adaptive * (kept + 1)):
+            return "adaptive"
+        if self.min_gain is not None and before - after < self.min_gain * before:
+            return "min_gain"
+        return ""
+
+    def satisfied(self, kept: int, first: float, now: float) -> str:
+        """The rule by which the picks so far are enough, or an empty string."""
+        if self.until is not None and kept >= self.at_least and now <= self.until * first:
+            return "until"
+        return ""

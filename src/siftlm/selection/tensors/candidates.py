@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from siftlm.extras import load
 from siftlm.selection.posterior import CANDIDATES_PER_FEATURE
-from siftlm.selection.stopping import StoppingRules
+from siftlm.selection.rules import StoppingRules
 from siftlm.selection.tensors.checks import widened
 from siftlm.selection.tensors.methods import TensorMethod
 
@@ -96,7 +96,7 @@ class TensorCandidates:
 
 @dataclass(frozen=True)
 class TensorTies:
-    """Which gains count as equal: the rule of ``siftlm.selection.ties``, without a question to the device.
+    """Which gains count as equal: the rule of ``siftlm.selection.rules``, without a question to the device.
 
     That asks of a few candidates whether they are the same vector; here all are put into groups beforehand.
     """

@@ -10,7 +10,7 @@ import numpy as np
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.extras import load
 from siftlm.selection.checks import count, flag, fraction, number
-from siftlm.selection.stopping import StoppingRules
+from siftlm.selection.rules import StoppingRules
 from siftlm.selection.tensors import checks
 from siftlm.selection.tensors.candidates import TensorCandidates, TensorPlan, prefers_features
 from siftlm.selection.tensors.methods import METHODS

@@ -1,4 +1,4 @@
-"""The front door: arrays in, a named result out."""
+"""`select`: arrays in, a named result out."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ import numpy.typing as npt
 
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.selection import checks, greedy
+from siftlm.selection.gram import Gram, GramSpace, space_of
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
-from siftlm.selection.pairs import Gram, GramSpace
-from siftlm.selection.problem import Problem
-from siftlm.selection.registry import Method, MethodFunction, find_method
-from siftlm.selection.rules import PickRules
+from siftlm.selection.problem import Method, MethodFunction, Problem, find_method
+from siftlm.selection.rules import PickRules, StoppingRules, ties_of
 from siftlm.selection.space import Space, unit_rows
-from siftlm.selection.spaces import space_of
-from siftlm.selection.stopping import StoppingRules
-from siftlm.selection.ties import ties_of
 from siftlm.types import BoolArray, FloatArray, Selection
 
 Prior = npt.ArrayLike | Callable[[FloatArray], npt.ArrayLike]

@@ -1,4 +1,4 @@
-"""Many prompts: the same as ``select`` for each, in input order, with the work shared where it can be."""
+"""`select_many`: the same as `select` for each prompt, in input order, with shared work done once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy.typing as npt
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.selection import checks
 from siftlm.selection.batch import BatchPicks, PickLimits, sift_separate, sift_shared
-from siftlm.selection.front import pick_count, select
-from siftlm.selection.pairs import Gram
-from siftlm.selection.registry import find_method
+from siftlm.selection.gram import Gram
+from siftlm.selection.problem import find_method
+from siftlm.selection.select import pick_count, select
 from siftlm.selection.space import FeatureSpace
 from siftlm.types import FloatArray, Selection
 

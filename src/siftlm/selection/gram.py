@@ -11,8 +11,8 @@ from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.checks import RealArray
 from siftlm.selection.explain import GramEvidence, VectorEvidence
-from siftlm.selection.kernels import KernelFunction
-from siftlm.selection.space import rounding_of, same_vectors, unit_rows
+from siftlm.selection.kernels import FeatureKernel, KernelFunction, Linear
+from siftlm.selection.space import MAX_COPY_BYTES, FeatureSpace, Space, rounding_of, same_vectors, unit_rows
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 
@@ -173,3 +173,30 @@ class GramSpace:
 
     def evidence(self, indices: IntArray, known: int = 0) -> GramEvidence:
         return GramEvidence(self._gram[np.ix_(indices, indices)], self._cross[:, indices], self._targets, known)
+
+
+def space_of(
+    vectors: RealArray,
+    targets: RealArray,
+    *,
+    kernel: KernelFunction | FeatureKernel | None,
+    normalize: bool,
+    noise: float,
+    own: int | None = None,
+) -> Space:
+    """The space that fits the kernel: scanning where the kernel has features, a row at a time where it has none.
+
+    Only the first ``own`` vectors are candidates, which features may depend on; known items follow them.
+    """
+    if kernel is None or isinstance(kernel, Linear):
+        return FeatureSpace(vectors, targets, normalize=normalize, noise=noise)
+    if isinstance(kernel, FeatureKernel):
+        candidates = unit_rows("candidates", vectors, normalize=normalize)
+        prompt = unit_rows("query", targets, normalize=normalize)
+        features = kernel.features(candidates, candidates[:own])
+        if features.size * 8 > MAX_COPY_BYTES:
+            features = features.astype(np.float32)
+        return FeatureSpace(features, kernel.features(prompt, candidates[:own]), normalize=False, noise=noise)
+    if not callable(kernel):
+        raise InvalidInput(f"kernel must be a function of two sets of vectors, got {kernel!r}")
+    return KernelSpace(kernel, vectors, targets, normalize=normalize)

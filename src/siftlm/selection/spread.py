@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
+from siftlm.selection.gram import space_of
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
-from siftlm.selection.spaces import space_of
 from siftlm.types import FloatArray, IntArray
 
 RowsOf = Callable[[IntArray], checks.RealArray]

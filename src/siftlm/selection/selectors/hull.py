@@ -8,8 +8,7 @@ import numpy as np
 
 from siftlm.selection import checks
 from siftlm.selection.checks import RealArray
-from siftlm.selection.problem import Problem
-from siftlm.selection.registry import Steps, method
+from siftlm.selection.problem import Problem, Steps, method
 from siftlm.types import FloatArray, IntArray
 
 # Rows of similarities to candidates of the combination are kept up to this many numbers.

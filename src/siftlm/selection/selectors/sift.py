@@ -1,14 +1,36 @@
-"""SIFT-Fast: lazy greedy."""
+"""SIFT, and its variants: VTL and lazy greedy."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from siftlm.selection.posterior import posterior_of
-from siftlm.selection.problem import Problem
-from siftlm.selection.registry import Steps, method
+from siftlm.selection.problem import Problem, Steps, method
 from siftlm.selection.rules import NO_PICK
 from siftlm.types import BoolArray
+
+
+@method("sift", "least uncertainty about the prompt; relevant and not redundant", repeats=True)
+def sift(problem: Problem) -> Steps:
+    """mean_m k_n(x*_m, x)² / (k_n(x, x) + λ)
+
+    Exactly the fall in the prompt's mean posterior variance by picking x. Also known as VTL.
+    """
+    posterior = problem.posterior(trace_only=True)
+    while True:
+        index = yield posterior.trace_gain()
+        posterior.observe(index)
+
+
+@method("vtl", "least total variance of the targets; the objective of sift by its older name", repeats=True)
+def vtl(problem: Problem) -> Steps:
+    """mean_m k_n(x*_m, x)² / (k_n(x, x) + λ)
+
+    The trace of the targets' posterior covariance. The same function as ``sift``, kept so that results of the
+    active-learning literature can be named as they were.
+    """
+    yield from sift(problem)
+
 
 # A pick is settled by at most so many looks at single candidates, then one glance at many of the next best
 # (a fiftieth of all, if that is more), then as many looks again. Together they cost half as much as bringing

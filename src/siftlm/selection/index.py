@@ -1,8 +1,4 @@
-"""What residual-query selection asks of an index of vectors, and two that answer.
-
-Anything with these two methods will do, a remote store included. Scores are inner products; ids are whatever
-whole numbers ≥ 0 the index uses, not necessarily 0, 1, …; −1 pads an answer that has fewer than k entries.
-"""
+"""Indexes of vectors for residual-query selection: numpy's and FAISS's."""
 
 from __future__ import annotations
 
