@@ -31,10 +31,10 @@ from siftlm.local_asked import (
 )
 from siftlm.local_results import Answer, Learned, Score
 from siftlm.memory import Found, Memory
-from siftlm.memory.asked import with_defaults
-from siftlm.memory.reselect import check_rerank as check_reselect
-from siftlm.memory.reselect import rerank
-from siftlm.memory.searching import Searcher
+from siftlm.memory.request import with_defaults
+from siftlm.memory.rerank import check_rerank as check_reselect
+from siftlm.memory.rerank import rerank
+from siftlm.memory.searcher import Searcher
 from siftlm.progress import Report
 from siftlm.selection import kernels
 from siftlm.types import Step, Trace, Vectors

@@ -11,7 +11,7 @@ from siftlm import recipes
 from siftlm.controller.settings import setting_names
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.memory import Found
-from siftlm.memory.searching import Searcher
+from siftlm.memory.searcher import Searcher
 from siftlm.selection import select
 from siftlm.types import Likelihood, Trace
 from siftlm.validation import number, text_with_content, whole_number

@@ -11,7 +11,7 @@ import pytest
 from cli.corpora import LONG, Screen, corpus
 from siftlm.cli import main
 from siftlm.embedding.hashing import HashingEmbedder
-from siftlm.memory import Memory, lock
+from siftlm.memory import Memory, durability
 
 
 def test_a_folder_of_texts_becomes_a_memory_that_the_next_command_searches(folder, siftlm):
@@ -132,7 +132,7 @@ def test_an_interrupt_leaves_the_line_of_progress_alone(folder, monkeypatch, cap
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("siftlm.memory.intake.replace", stop)  # when all is read
+    monkeypatch.setattr("siftlm.memory.ingest.replace", stop)  # when all is read
     assert main(["index", "c.jsonl", "--into", "memory"]) == 130
     *drawn, said, end = screen.getvalue().split("\n")
     assert (said, end) == ("siftlm: stopped; the same command goes on from here", "")
@@ -202,7 +202,7 @@ def test_what_is_wrong_is_said_in_one_line(folder, siftlm, words, message):
 def test_a_memory_that_somebody_writes_to_says_who(folder, siftlm):
     corpus(folder / "c.jsonl", 3)
     siftlm("index", "c.jsonl", "--into", "memory")
-    with lock.writer_lock(folder / "memory", "a long work"):
+    with durability.writer_lock(folder / "memory", "a long work"):
         for words in (("index", "c.jsonl", "--into", "memory", "--append"), ("compact", "memory")):
             status, out, err = siftlm(*words)
             assert (status, out) == (1, "")

@@ -19,7 +19,7 @@ import pytest
 from faults.world import EMBEDDER, check_readable
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.errors import Conflict, Locked
-from siftlm.memory import lock, making
+from siftlm.memory import durability
 from siftlm.memory.memory import Memory
 
 HEAD = """
@@ -68,8 +68,8 @@ def tell(process: subprocess.Popen[str], words: str) -> str:
 
 
 HOLDER = """
-from siftlm.memory import lock
-with lock.writer_lock(path, "counting sheep"):
+from siftlm.memory import durability
+with durability.writer_lock(path, "counting sheep"):
     print("held")
     sys.stdin.readline()
 print("free")
@@ -114,17 +114,17 @@ def test_the_lock_of_a_killed_writer_is_free_at_once(path):
 
 def test_two_makers_of_one_memory(tmp_path, monkeypatch):
     """The slower one must not clear away what the faster one has acknowledged."""
-    real, path = lock.writer_lock, tmp_path / "memory"
+    real, path = durability.writer_lock, tmp_path / "memory"
 
     @contextmanager
     def late(folder: Path, doing: str, *, wait: float = 0.0) -> Iterator[None]:
-        monkeypatch.setattr(lock, "writer_lock", real)
+        monkeypatch.setattr(durability, "writer_lock", real)
         with Memory.create(path, embedder=EMBEDDER) as faster:
             faster.add(["what the faster one added"])
         with real(folder, doing, wait=wait):
             yield
 
-    monkeypatch.setattr(making.lock, "writer_lock", late)
+    monkeypatch.setattr(durability, "writer_lock", late)
     with pytest.raises(Conflict, match="is a memory already"):
         Memory.create(path, embedder=EMBEDDER)
     with Memory.open(path) as memory:

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import numpy as np
 
 from siftlm.embedding.hashing import HashingEmbedder
-from siftlm.memory import intake, vectors
+from siftlm.memory import ingest, vectors
 from siftlm.memory.memory import Memory
 from siftlm.types import Vectors
 
@@ -128,7 +128,7 @@ class Logged(HashingEmbedder):
 @contextlib.contextmanager
 def small_batches() -> Iterator[None]:
     """Four documents a batch."""
-    with patch.object(intake, "MAX_BATCH_DOCUMENTS", BATCH):
+    with patch.object(ingest, "MAX_BATCH_DOCUMENTS", BATCH):
         yield
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import siftlm
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.memory.reselect import rerank
+from siftlm.memory.rerank import rerank
 
 TEXTS = [
     f"{what} {where} {when}"

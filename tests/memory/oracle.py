@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from siftlm.embedding.hashing import HashingEmbedder
-from siftlm.memory.near import Near
-from siftlm.memory.split import split_passages
-from siftlm.memory.where import parse
+from siftlm.memory.filters import parse
+from siftlm.memory.near_duplicates import Near
+from siftlm.memory.passages import split_passages
 
 Array = np.ndarray[Any, Any]
 

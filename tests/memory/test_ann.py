@@ -14,10 +14,10 @@ import pytest
 
 from siftlm.embedding import HashingEmbedder
 from siftlm.errors import InvalidInput, Locked, MissingExtra, UnknownName, Unwritable
-from siftlm.memory import Memory, ann, ann_build, lock
+from siftlm.memory import Memory, ann, ann_build, durability
 from siftlm.memory import vectors as forms
 from siftlm.memory.ann import State
-from siftlm.memory.asked import parse_filter
+from siftlm.memory.request import parse_filter
 from siftlm.progress import Progress
 
 pytestmark = pytest.mark.slow
@@ -349,7 +349,7 @@ def test_a_new_index_and_a_dropped_one_are_noticed(memory: Memory) -> None:
 
 
 def test_only_a_writer_builds(memory: Memory) -> None:
-    with lock.writer_lock(memory.path, "something else"):
+    with durability.writer_lock(memory.path, "something else"):
         with pytest.raises(Locked):
             memory.build_index("flat")
         with pytest.raises(Locked):

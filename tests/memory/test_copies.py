@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.copies import copy_mask
+from siftlm.memory.near_duplicates import copy_mask
 
 TEXTS = st.lists(st.sampled_from(["a", "b"]), max_size=14).map(" ".join)
 PROMPT = """It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of

@@ -14,7 +14,7 @@ from memory.oracle import Counting
 from siftlm import Document, Memory
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.errors import BadRecord, Conflict, InvalidInput
-from siftlm.memory import intake
+from siftlm.memory import ingest
 
 RNG = np.random.default_rng(2)
 WORDS = ["river", "stone", "lamp", "garden", "copper", "winter", "signal", "harbour", "violet", "engine"]
@@ -42,7 +42,7 @@ def content(memory):
 
 
 def small_batches(monkeypatch, documents):
-    monkeypatch.setattr(intake, "MAX_BATCH_DOCUMENTS", documents)
+    monkeypatch.setattr(ingest, "MAX_BATCH_DOCUMENTS", documents)
 
 
 @pytest.mark.parametrize("overlap", [0, 3, 10])
@@ -90,8 +90,8 @@ def test_everything_is_counted(tmp_path, corpus):
 
 
 def test_sums_of_what_was_added_keep_the_first_complaints():
-    one = intake.Added(1, 2, 3, 4, 5, tuple("abc"))
-    total = sum([one] * 30, intake.Added())
+    one = ingest.Added(1, 2, 3, 4, 5, tuple("abc"))
+    total = sum([one] * 30, ingest.Added())
     assert (total.documents, total.passages, total.duplicates, total.near_duplicates, total.bad) == (
         30,
         60,
@@ -99,7 +99,7 @@ def test_sums_of_what_was_added_keep_the_first_complaints():
         120,
         150,
     )
-    assert total.complaints == tuple("abc" * 10)[: intake.KEPT_COMPLAINTS]
+    assert total.complaints == tuple("abc" * 10)[: ingest.KEPT_COMPLAINTS]
 
 
 def test_a_bad_record_stops_a_strict_build_which_a_lenient_one_ends(tmp_path, corpus, monkeypatch):
@@ -110,7 +110,7 @@ def test_a_bad_record_stops_a_strict_build_which_a_lenient_one_ends(tmp_path, co
         assert 0 < len(memory) < 14
         added = memory.ingest(corpus)
         assert (added.documents, added.bad, len(added.complaints)) == (10, 3, 3)
-        assert memory.ingest(corpus) == intake.Added()
+        assert memory.ingest(corpus) == ingest.Added()
         assert memory.verify().problems == ()
 
 
@@ -124,14 +124,14 @@ def test_a_build_that_was_broken_off_goes_on_and_embeds_nothing_twice(tmp_path, 
     whole, broken = Counting(), Counting()
     with Memory.build(corpus, tmp_path / "whole", embedder=whole, passage_tokens=16) as memory:
         expected = content(memory)
-    batches, prepare = itertools.count(), intake.Ingester.prepare
+    batches, prepare = itertools.count(), ingest.Ingester.prepare
 
     def breaking(self, documents):
         if next(batches) == after:
             raise Killed
         return prepare(self, documents)
 
-    monkeypatch.setattr(intake.Ingester, "prepare", breaking)
+    monkeypatch.setattr(ingest.Ingester, "prepare", breaking)
     with pytest.raises(Killed):
         Memory.build(corpus, tmp_path / "broken", embedder=broken, passage_tokens=16)
     with Memory.build(corpus, tmp_path / "broken", embedder=broken, passage_tokens=16) as memory:
@@ -213,7 +213,7 @@ def peak(folder, documents) -> int:
 
 @pytest.mark.slow
 def test_ten_times_the_documents_need_no_more_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(intake, "MAX_BATCH_CHARACTERS", intake.INITIAL_BATCH_CHARACTERS)
+    monkeypatch.setattr(ingest, "MAX_BATCH_CHARACTERS", ingest.INITIAL_BATCH_CHARACTERS)
     peak(tmp_path / "first", 500)  # whatever is loaded once
     few, many = peak(tmp_path / "few", 1500), peak(tmp_path / "many", 15_000)
     assert many < 1.2 * few

@@ -9,7 +9,7 @@ import pytest
 
 from siftlm import Memory
 from siftlm.errors import NotAMemory
-from siftlm.memory import database, manifest, migrate
+from siftlm.memory import database, manifest
 
 TEXTS = ["the first text of all", "a second one", "and a third to end with"]
 
@@ -32,7 +32,7 @@ def shout(folder, content):
 
 def test_an_older_format_is_brought_up_to_date(old, monkeypatch):
     monkeypatch.setattr(manifest, "MANIFEST_FORMAT", 2)
-    monkeypatch.setattr(migrate, "MIGRATIONS", {1: shout})
+    monkeypatch.setattr(manifest, "MIGRATIONS", {1: shout})
     with Memory.open(old) as memory:
         assert sorted(memory.texts(memory.rows())) == sorted(TEXTS)
         assert memory.manifest.format == 2
@@ -50,7 +50,7 @@ def test_a_failed_step_leaves_the_old_memory(old, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(manifest, "MANIFEST_FORMAT", 2)
-    monkeypatch.setattr(migrate, "MIGRATIONS", {1: fail})
+    monkeypatch.setattr(manifest, "MIGRATIONS", {1: fail})
     with pytest.raises(KeyboardInterrupt):
         Memory.open(old)
     monkeypatch.undo()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.near import MINHASH_VALUES, Near, similarity
+from siftlm.memory.near_duplicates import MINHASH_VALUES, Near, similarity
 
 WORDS = st.text(st.sampled_from("ab"), min_size=1, max_size=2)
 TEXTS = st.lists(WORDS, max_size=12).map(" ".join)

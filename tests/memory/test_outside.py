@@ -13,7 +13,7 @@ from memory.fakes import Bare, Spoiled, each
 from siftlm.embedding import embedder
 from siftlm.errors import Conflict, InvalidInput, WrongEmbedder
 from siftlm.memory import ArrayStore, Memory, Outside, Passage
-from siftlm.memory.checked import CheckedStore
+from siftlm.memory.outside import CheckedStore
 
 WIDTH, SIZE = 16, 120
 HASHING = embedder("hashing", width=WIDTH)

@@ -17,7 +17,7 @@ from memory.oracle import cosines
 from siftlm import Memory
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.errors import Conflict, Damaged, InvalidInput
-from siftlm.memory import asked
+from siftlm.memory import request
 
 RNG = np.random.default_rng(1)
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "pu", "sha") for b in ("ran", "tul", "vek", "dis", "gom", "bri")]
@@ -165,7 +165,7 @@ def test_no_hit_is_of_a_document_that_the_filter_forbids(memory, wanted, where):
     allowed = set(memory.rows(where).tolist())
     for hit in memory.search(PROMPTS[0], **(wanted | {"where": where})):
         assert hit.row in allowed
-        assert siftlm.memory.where.parse(where).matches(hit.meta)
+        assert siftlm.memory.filters.parse(where).matches(hit.meta)
 
 
 @pytest.mark.parametrize("wanted", SEARCHES, ids=str)
@@ -330,7 +330,7 @@ def test_what_a_residual_search_does_not_take_is_named(memory, setting):
 
 def test_what_a_residual_search_takes_is_what_select_from_takes():
     taken = set(inspect.signature(siftlm.select_from).parameters)
-    assert taken == asked.RESIDUAL_SETTINGS | {"query", "index", "n", "k", "exclude"}
+    assert taken == request.RESIDUAL_SETTINGS | {"query", "index", "n", "k", "exclude"}
 
 
 WRONG: list[dict[str, Any]] = [

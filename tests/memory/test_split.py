@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.split import PassageSpan, split_passages
+from siftlm.memory.passages import PassageSpan, split_passages
 
 WORDS = re.compile(r"\w+|[^\w\s]")
 # As byte-level tokenizers do it: the space belongs to the word behind it, line feeds are tokens.

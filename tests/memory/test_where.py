@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.where import MAX_CONDITIONS, MAX_FILTER_DEPTH, MAX_VALUES, All, Condition, Either, Not, parse
+from siftlm.memory.filters import MAX_CONDITIONS, MAX_FILTER_DEPTH, MAX_VALUES, All, Condition, Either, Not, parse
 
 NASTY = [
     "'",

@@ -24,8 +24,8 @@ import siftlm
 from memory.oracle import Model, cosines
 from siftlm import Memory
 from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.memory.filters import parse
 from siftlm.memory.keywords import terms
-from siftlm.memory.where import parse
 
 WIDTH = 64
 SIZE, OVERLAP = 24, 4

@@ -9,7 +9,7 @@ import pytest
 
 from serving.fake_engine import FakeEngine, client
 from siftlm.errors import BadRecord, InvalidInput, NotAMemory
-from siftlm.memory import Memory, lock
+from siftlm.memory import Memory, durability
 from siftlm.serving import documents
 from siftlm.serving.documents import routes
 
@@ -286,7 +286,7 @@ def test_a_key_reaches_as_far_as_it_goes(engine):
 def test_another_process_that_writes_is_waited_for_and_not_named(own, engine, monkeypatch):
     monkeypatch.setattr(documents, "LOCK_WAIT_SECONDS", 0.1)
     folder = engine.memories["docs"].path
-    with lock.writer_lock(folder, "a long build"):
+    with durability.writer_lock(folder, "a long build"):
         for answer in (own.post(PATH, json={"documents": [{"text": "new"}]}), own.delete(f"{PATH}/t0")):
             error = told(answer, 503)
             assert error["code"] == "memory_locked"

@@ -15,7 +15,7 @@ import pytest
 
 from siftlm.cli import main, parser
 from siftlm.errors import Locked
-from siftlm.memory import Memory, lock
+from siftlm.memory import Memory, durability
 from siftlm.serving import documents, modes
 from siftlm.serving.limits import RequestLimits
 from siftlm.serving.metrics import PrometheusMetrics
@@ -57,7 +57,7 @@ def test_a_copy_under_the_lock_is_a_memory_whoever_reads_and_wants_to_write(memo
             thread.start()
         try:
             for at in range(2):
-                with lock.writer_lock(memory.path, "backup", wait=30):  # what flock(1) takes
+                with durability.writer_lock(memory.path, "backup", wait=30):  # what flock(1) takes
                     version, count = memory.version, len(memory)
                     shutil.copytree(memory.path, tmp_path / f"copy{at}")
                     time.sleep(0.25)
@@ -78,7 +78,7 @@ def test_a_copy_has_what_is_only_in_the_journal(memory, tmp_path):
     with memory.snapshot():  # keeps the journal from being emptied
         with Memory.open(memory.path) as other:
             other.add(["the last word"])
-        with lock.writer_lock(memory.path, "backup"):
+        with durability.writer_lock(memory.path, "backup"):
             assert next(memory.path.glob("g*/*-wal")).stat().st_size > 0
             shutil.copytree(memory.path, tmp_path / "copy")
     with Memory.open(tmp_path / "copy") as copy:
@@ -88,8 +88,8 @@ def test_a_copy_has_what_is_only_in_the_journal(memory, tmp_path):
 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="needs flock(1)")
 def test_flock_takes_the_lock_of_the_writers(memory):
-    assert f"flock {memory.path.name}/{lock.LOCK_FILE} cp -a" in GUIDE
-    words = ["flock", str(memory.path / lock.LOCK_FILE), "sh", "-c", "echo held; cat"]
+    assert f"flock {memory.path.name}/{durability.LOCK_FILE} cp -a" in GUIDE
+    words = ["flock", str(memory.path / durability.LOCK_FILE), "sh", "-c", "echo held; cat"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holding:
         assert holding.stdout.readline() == b"held\n"
         with pytest.raises(Locked):

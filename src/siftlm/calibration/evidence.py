@@ -27,7 +27,7 @@ from siftlm.calibration.stages import CalibrationSearch, SearchOutcome
 from siftlm.controller import Controller
 from siftlm.evaluation.identity import memory_fingerprint
 from siftlm.evaluation.statistics import mean
-from siftlm.memory.searching import Searcher
+from siftlm.memory.searcher import Searcher
 from siftlm.types import FloatArray
 
 RECORDED_LIBRARIES = ("siftlm", "numpy", "torch", "transformers")

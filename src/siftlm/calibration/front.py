@@ -21,7 +21,7 @@ from siftlm.calibration.stages import CalibrationSearch
 from siftlm.controller import Controller
 from siftlm.errors import Conflict
 from siftlm.memory import Memory
-from siftlm.memory.searching import Searcher
+from siftlm.memory.searcher import Searcher
 from siftlm.progress import Progress, Report, reporter
 from siftlm.selection import kernels, spread
 from siftlm.validation import number, whole_number

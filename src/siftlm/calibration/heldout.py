@@ -12,8 +12,8 @@ from siftlm.errors import InvalidInput
 from siftlm.evaluation.overlap import leaked_rows
 from siftlm.local_asked import split_text
 from siftlm.memory import Memory
-from siftlm.memory.intake import embed_checked
-from siftlm.memory.searching import Searcher
+from siftlm.memory.ingest import embed_checked
+from siftlm.memory.searcher import Searcher
 from siftlm.memory.snapshot import Snapshot
 from siftlm.types import Vectors
 

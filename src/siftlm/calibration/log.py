@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.errors import InvalidInput
-from siftlm.memory import disk
+from siftlm.memory import durability
 
 LOG_FILE = "calibration.jsonl"
 LOG_FORMAT = 1
@@ -27,17 +27,17 @@ class CalibrationLog:
         known, size = _read_log(path)
         if known and known[0] == head and not again:
             self.records = known[1:]
-            with disk.translate_write_errors(path), open(path, "rb+") as file:
+            with durability.translate_write_errors(path), open(path, "rb+") as file:
                 file.truncate(size)  # without the line that a crash left unfinished
             return
-        with disk.translate_write_errors(path):
-            disk.atomic_replace(path, _log_line(head))
+        with durability.translate_write_errors(path):
+            durability.atomic_replace(path, _log_line(head))
 
     def add(self, **record: Any) -> dict[str, Any]:
         """Keep a result; returns it as it will be read."""
         line = _log_line(record)
         if self._path is not None:
-            with disk.translate_write_errors(self._path), open(self._path, "ab") as file:
+            with durability.translate_write_errors(self._path), open(self._path, "ab") as file:
                 file.write(line)
         kept: dict[str, Any] = json.loads(line)
         self.records.append(kept)

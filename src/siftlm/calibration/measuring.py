@@ -15,7 +15,7 @@ from siftlm.calibration.heldout import HeldOut, excluded_rows
 from siftlm.calibration.log import CalibrationLog
 from siftlm.controller import Controller
 from siftlm.errors import Conflict, InvalidInput
-from siftlm.memory.searching import Searcher
+from siftlm.memory.searcher import Searcher
 from siftlm.types import FloatArray, Step
 
 SCORE_POINTS = (1, 2, 5, 10, 20, 50)

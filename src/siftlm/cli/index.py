@@ -14,7 +14,7 @@ from siftlm.cli.drawing import Terminal, amount, one_line, printable, wrap
 if TYPE_CHECKING:
     from siftlm.embedding.protocol import Embedder
     from siftlm.memory import Memory
-    from siftlm.memory.info import Info
+    from siftlm.memory.maintenance import Info
     from siftlm.progress import Report
 
 EPILOG = """\
@@ -109,7 +109,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read everything in, then say what is there."""
-    from siftlm.memory.info import collect_info
+    from siftlm.memory.maintenance import collect_info
 
     _check(arguments)
     report = watching.reporter(quiet=arguments.quiet)
@@ -146,7 +146,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _documents(arguments: argparse.Namespace) -> int | None:
     """How many are there before; None for a new memory."""
     from siftlm.errors import NotAMemory
-    from siftlm.memory.info import collect_info
+    from siftlm.memory.maintenance import collect_info
 
     try:
         return collect_info(Path(arguments.into)).documents

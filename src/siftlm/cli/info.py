@@ -11,7 +11,7 @@ from siftlm.cli import watching
 from siftlm.cli.drawing import Terminal, amount, clip, one_line, pad, paragraphs, printable, wrap
 
 if TYPE_CHECKING:
-    from siftlm.memory.info import Field, Info, Input
+    from siftlm.memory.maintenance import Field, Info, Input
 
 EPILOG = """\
 examples:

@@ -14,7 +14,7 @@ from siftlm.evaluation.labels import split_noise
 from siftlm.evaluation.results import Results
 from siftlm.evaluation.statistics import Figure
 from siftlm.evaluation.tables import Cell, Column, Table
-from siftlm.memory.asked import DEFAULT_NOISE
+from siftlm.memory.request import DEFAULT_NOISE
 
 PERCENT_LABEL = "% of base"
 # Points of a figure that still make a table.

@@ -25,7 +25,7 @@ from typing import IO, Any
 from siftlm.errors import Conflict, InvalidInput, Unwritable
 from siftlm.evaluation.identity import model_fingerprint
 from siftlm.evaluation.sound import is_valid_record
-from siftlm.memory import disk
+from siftlm.memory import durability
 
 QUESTION_FILE, RECORDS_FILE, CLAIMS_FILE = "run.json", "records.jsonl", "claims"
 RUN_FORMAT = 1
@@ -48,7 +48,7 @@ class RunFolder:
         self._read_to = 0
         if path.exists() and not path.is_dir():
             raise Unwritable(f"{path}: is a file, and a run is a folder; give --out another name")
-        with disk.translate_write_errors(path):
+        with durability.translate_write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             # One file for all locks of this process: closing any other of the same name would lose them.
             self._claims = open(path / CLAIMS_FILE, "ab+")  # noqa: SIM115 — until `close`
@@ -58,13 +58,15 @@ class RunFolder:
         """A new run, or the one that is there, if it asks the same."""
         folder = cls(Path(path))
         asked = json.loads(json.dumps({"format": RUN_FORMAT, **question}))
-        with disk.translate_write_errors(folder.path):
+        with durability.translate_write_errors(folder.path):
             try:
                 with _file_lock(folder._claims, 0):
                     if (folder.path / QUESTION_FILE).exists():
                         _check_same_question(folder.path, question_of(folder.path), asked)
                     else:
-                        disk.atomic_replace(folder.path / QUESTION_FILE, (json.dumps(asked, indent=1) + "\n").encode())
+                        durability.atomic_replace(
+                            folder.path / QUESTION_FILE, (json.dumps(asked, indent=1) + "\n").encode()
+                        )
             except BaseException:
                 folder.close()
                 raise
@@ -111,7 +113,7 @@ class RunFolder:
             raise InvalidInput(f"method {record.get('method')!r} gave a result that nobody could read: {text:.200}")
         line = (text + "\n").encode()
         with (
-            disk.translate_write_errors(self.path),
+            durability.translate_write_errors(self.path),
             _file_lock(self._claims, 0),
             open(self.path / RECORDS_FILE, "ab+") as file,
         ):

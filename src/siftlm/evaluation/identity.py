@@ -11,7 +11,7 @@ from typing import Any
 from siftlm.evaluation.protocol import Protocol
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.memory.searching import Searcher
+from siftlm.memory.searcher import Searcher
 
 # Passages that are looked at: all would take too long in a large memory.
 FINGERPRINTED_PASSAGES = 200

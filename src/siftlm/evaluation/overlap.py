@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from siftlm.errors import InvalidInput
-from siftlm.memory.copies import copy_mask
-from siftlm.memory.searching import Searcher
+from siftlm.memory.near_duplicates import copy_mask
+from siftlm.memory.searcher import Searcher
 
 # Copies are looked for among so many neighbours of each part.
 LEAK_SEARCH_NEIGHBOURS = 200

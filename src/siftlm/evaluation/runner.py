@@ -34,7 +34,7 @@ from siftlm.evaluation.ways.registry import BASELINE_FILE_SETTING
 from siftlm.local import LocalModel
 from siftlm.local_results import Score
 from siftlm.memory import Memory
-from siftlm.memory.copies import copy_mask
+from siftlm.memory.near_duplicates import copy_mask
 from siftlm.progress import Meter, Report, reporter
 
 # Texts that LoRA tunes at once.

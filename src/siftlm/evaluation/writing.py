@@ -16,7 +16,7 @@ from siftlm.evaluation.labels import BASE_METHOD
 from siftlm.evaluation.pages import Series
 from siftlm.evaluation.report import Report
 from siftlm.evaluation.tables import Table
-from siftlm.memory import disk
+from siftlm.memory import durability
 
 # The names of what a report has written, one a line.
 WRITTEN_FILES_LIST = ".written"
@@ -58,7 +58,7 @@ def write(report: Report, into: str | os.PathLike[str], texts: Mapping[str, str]
     made |= texts or {}
     earlier = _earlier_files(folder)
     files = write_files(made, folder)
-    with disk.translate_write_errors(folder):
+    with durability.translate_write_errors(folder):
         for name in earlier - made.keys():
             (folder / name).unlink(missing_ok=True)
         (folder / WRITTEN_FILES_LIST).write_bytes("".join(f"{name}\n" for name in sorted(made)).encode())
@@ -78,7 +78,7 @@ def write_files(files: Mapping[str, str], folder: Path) -> list[Path]:
     """Write files below a folder. They can be made again, so nothing is done to make them outlast a power cut."""
     if folder.exists() and not folder.is_dir():
         raise Unwritable(f"{folder}: is a file, and a report is a folder; give --out another name")
-    with disk.translate_write_errors(folder):
+    with durability.translate_write_errors(folder):
         for name, content in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

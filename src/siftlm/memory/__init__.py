@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from siftlm.memory.arrays import ArrayStore
-from siftlm.memory.compact import Compacted
-from siftlm.memory.found import Found, Hit
-from siftlm.memory.info import Info
-from siftlm.memory.intake import Added
+from siftlm.memory.ingest import Added
+from siftlm.memory.maintenance import Compacted, Info
 from siftlm.memory.memory import Memory
-from siftlm.memory.outside import Outside
+from siftlm.memory.outside import ArrayStore, Outside
 from siftlm.memory.redundancy import Redundancy
+from siftlm.memory.results import Found, Hit
 from siftlm.memory.store import Listed, Neighbours, Passage, Store
 from siftlm.memory.verify import Verification
 from siftlm.memory.writer import Deleted

@@ -12,7 +12,7 @@ import numpy as np
 
 from siftlm import extras
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.memory import ann, disk, vectors
+from siftlm.memory import ann, durability, vectors
 from siftlm.memory.ann import Description
 from siftlm.memory.writer import Writer
 from siftlm.progress import Meter, Report
@@ -176,7 +176,7 @@ def _install_index(index: Any, writer: Writer, kind: str, chosen: dict[str, int]
         with contextlib.suppress(FileNotFoundError):
             (writer.folder / ann.INDEX_DESCRIPTION_FILE).unlink()
         os.replace(new, path)
-        disk.atomic_replace(writer.folder / ann.INDEX_DESCRIPTION_FILE, ann.description_content(described))
+        durability.atomic_replace(writer.folder / ann.INDEX_DESCRIPTION_FILE, ann.description_content(described))
     except BaseException:
         _unlink_if_exists(new)
         raise

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from siftlm.errors import Damaged, InvalidInput
-from siftlm.memory import disk
+from siftlm.memory import durability
 
 DATABASE_FILE = "texts.sqlite"
 # Parameters of one statement: SQLite's oldest limit is 999.
@@ -122,7 +122,7 @@ def create_database(folder: Path, *, full_text: bool) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.close()
-    disk.sync_folder(folder)
+    durability.sync_folder(folder)
 
 
 def _create_words(connection: sqlite3.Connection) -> None:
@@ -153,7 +153,7 @@ def connect_reader(folder: Path) -> sqlite3.Connection:
     uri = (folder / DATABASE_FILE).resolve().as_uri()
     if connect_immutable(folder) is not None:
         return _connect(folder, f"{uri}?immutable=1")
-    with disk.translate_write_errors(
+    with durability.translate_write_errors(
         folder / DATABASE_FILE
     ):  # also who only reads writes a little: who reads what, for the writers
         connection = _connect(folder, f"{uri}?mode=rw")

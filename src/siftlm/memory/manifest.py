@@ -1,16 +1,18 @@
-"""What a memory is: the one small file that a person reads first, and that decides which data count."""
+"""The manifest: a memory's settings on disk, and the upgrade of older formats."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from siftlm.errors import Damaged, NotAMemory
-from siftlm.memory import disk
+from siftlm.memory import durability, manifest
 
 MANIFEST_FILE = "manifest.json"
 # The folders of data, one of which counts.
@@ -57,7 +59,9 @@ def write_manifest(memory: Path, manifest: Manifest) -> None:
     """Make ``manifest`` the one that counts."""
     content = asdict(manifest)
     content["checksum"] = _manifest_checksum(content)
-    disk.atomic_replace(memory / MANIFEST_FILE, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    durability.atomic_replace(
+        memory / MANIFEST_FILE, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    )
 
 
 def read_manifest(memory: Path) -> Manifest:
@@ -104,3 +108,56 @@ def _format_advice(version: object) -> str:
 def _manifest_checksum(content: dict[str, Any]) -> str:
     plain = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return f"{zlib.crc32(plain.encode()):08x}"
+
+
+Migration = Callable[[Path, dict[str, Any]], dict[str, Any]]
+# Old format -> what makes it the next one. Format 1 is the first.
+MIGRATIONS: dict[int, Migration] = {}
+
+
+def outdated(memory: Path) -> bool:
+    """Is this a memory of an older format, which `upgrade` can bring up to date?"""
+    try:
+        version = json.loads((memory / manifest.MANIFEST_FILE).read_bytes())["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # whoever opens it will say what is wrong
+    return isinstance(version, int) and version < manifest.MANIFEST_FORMAT and version in MIGRATIONS
+
+
+def upgrade(memory: Path) -> None:
+    """Do so. It needs as much free space again as the memory takes."""
+    with durability.translate_write_errors(memory), durability.writer_lock(memory, "upgrade", wait=60):
+        if not outdated(memory):  # another process was faster
+            return
+        content = json.loads((memory / manifest.MANIFEST_FILE).read_bytes())
+        content.pop("checksum", None)
+        old = memory / f"g{content['generation']:04d}"
+        content["generation"] += 1
+        new = memory / f"g{content['generation']:04d}"
+        shutil.rmtree(new, ignore_errors=True)
+        try:
+            shutil.copytree(old, new)
+            while content["format"] < manifest.MANIFEST_FORMAT:
+                content = MIGRATIONS[content["format"]](new, content) | {"format": content["format"] + 1}
+            _sync_files(new)
+            upgraded = _migrated_manifest(memory, content)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        durability.sync_folder(memory)
+        manifest.write_manifest(memory, upgraded)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _migrated_manifest(memory: Path, content: dict[str, Any]) -> manifest.Manifest:
+    try:
+        return manifest.Manifest(**content)
+    except TypeError as error:
+        raise NotAMemory(f"{memory}: its manifest cannot be brought up to date: {error}") from error
+
+
+def _sync_files(folder: Path) -> None:
+    for path in folder.iterdir():
+        with open(path, "r+b") as file:
+            durability.sync_file(file)
+    durability.sync_folder(folder)

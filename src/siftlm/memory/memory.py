@@ -21,20 +21,18 @@ from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.checks import whole_number
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import Conflict, InvalidInput, MissingExtra, SiftlmError, UnknownName
-from siftlm.memory import ann, ann_build, disk, given, intake, manifest, migrate, reading
+from siftlm.memory import ann, ann_build, durability, ingest, inputs, manifest, reading
 from siftlm.memory import writer as writing
 from siftlm.memory.ann import Description
-from siftlm.memory.asked import FilterInput, deletion_condition, parse_filter
-from siftlm.memory.compact import Compacted, compact
-from siftlm.memory.info import Info, collect_info
-from siftlm.memory.intake import Added
-from siftlm.memory.making import create_folder, matching_embedder, new_manifest
+from siftlm.memory.create import create_folder, matching_embedder, new_manifest
+from siftlm.memory.ingest import Added
+from siftlm.memory.maintenance import Compacted, Info, collect_info, compact
 from siftlm.memory.manifest import Manifest
-from siftlm.memory.readers import SnapshotPool
 from siftlm.memory.redundancy import Redundancy
 from siftlm.memory.redundancy import redundancy as redundancy_of
-from siftlm.memory.searching import Searcher
-from siftlm.memory.snapshot import Snapshot
+from siftlm.memory.request import FilterInput, deletion_condition, parse_filter
+from siftlm.memory.searcher import Searcher
+from siftlm.memory.snapshot import Snapshot, SnapshotPool
 from siftlm.memory.store import Listed
 from siftlm.memory.verify import Verification, verify
 from siftlm.memory.writer import Deleted
@@ -64,8 +62,8 @@ class Memory(Searcher):
     def __init__(self, path: str | os.PathLike[str], *, embedder: str | Embedder | None = None) -> None:
         # Absolute: whoever changes the working directory later still means this folder.
         self._path = Path(path).absolute()
-        if migrate.outdated(self._path):
-            migrate.upgrade(self._path)
+        if manifest.outdated(self._path):
+            manifest.upgrade(self._path)
         self._readers = SnapshotPool(self._path)
         self._embedder: Embedder | None = None
         # Pickled along; one that was named is made again from its name.
@@ -124,7 +122,7 @@ class Memory(Searcher):
             near_duplicates=near_duplicates,
         )
         path = Path(into)
-        with disk.translate_write_errors(path):
+        with durability.translate_write_errors(path):
             create_folder(path, wanted)
         memory = cls(path, embedder=made)
         memory._own_embedder = None if isinstance(embedder, str) else embedder
@@ -233,12 +231,12 @@ class Memory(Searcher):
     def texts(self, rows: npt.ArrayLike) -> list[str]:
         """Of these rows, in their order."""
         with self._readers.snapshot() as snapshot:
-            return snapshot.texts(given.existing_rows(rows, snapshot).tolist())
+            return snapshot.texts(inputs.existing_rows(rows, snapshot).tolist())
 
     def vectors(self, rows: npt.ArrayLike) -> Vectors:
         """(len(rows), d) float32, of unit length."""
         with self._readers.snapshot() as snapshot:
-            return snapshot.vectors(given.existing_rows(rows, snapshot))
+            return snapshot.vectors(inputs.existing_rows(rows, snapshot))
 
     def redundancy(
         self,
@@ -302,13 +300,13 @@ class Memory(Searcher):
             vectors: (len(texts), d), where they are known already; the texts are then not cut.
             wait: seconds to wait while another process writes.
         """
-        documents = given.InputDocuments(texts, metadata, ids, vectors)
+        documents = inputs.InputDocuments(texts, metadata, ids, vectors)
         added = Added()
         if not len(documents):
             return added
         embedder = self._writing_embedder(documents.vectors is None)
         with writing.open_writer(self._path, "add", wait=wait) as writer:
-            taking = intake.Ingester(writer, embedder)
+            taking = ingest.Ingester(writer, embedder)
             with writer.transaction():
                 for start in range(0, len(documents), EMBED_BATCH_DOCUMENTS):
                     added += taking.write(taking.prepare(documents.some(start, start + EMBED_BATCH_DOCUMENTS)))
@@ -435,7 +433,7 @@ class Memory(Searcher):
         if bad not in ("skip", "fail"):
             raise InvalidInput(f"bad must be 'skip' or 'fail', got {bad!r}")
         with writing.open_writer(self._path, f"reading {source.name}", wait=wait) as writer:
-            return intake.ingest_source(
+            return ingest.ingest_source(
                 writer, self.embedder, source, recipe, fatal=bad == "fail", report=reporter(progress)
             )
 

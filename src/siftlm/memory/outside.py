@@ -1,15 +1,24 @@
-"""A vector database in the memory's place."""
+"""Somebody else's vector database in the memory's place: checked, searched, selected from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import InvalidInput, WrongEmbedder
-from siftlm.memory.checked import CheckedStore
-from siftlm.memory.searching import Searcher
-from siftlm.memory.store import Store, WholeStore
+from siftlm.errors import Conflict, InvalidInput, WrongEmbedder
+from siftlm.memory import inputs, scan, vectors
+from siftlm.memory.filters import Expression
+from siftlm.memory.searcher import Searcher
+from siftlm.memory.store import Neighbours, Passage, Store, WholeStore
+from siftlm.memory.vectors import VectorFormat
+from siftlm.types import BoolArray, FloatArray, IntArray, Vectors
 
 
 class Outside(Searcher):
@@ -53,3 +62,274 @@ class Outside(Searcher):
 
     def _store(self) -> AbstractContextManager[WholeStore]:
         return nullcontext(self._checked)
+
+
+REQUIRED_METHODS = ("nearest", "vectors", "passages")
+# Vectors this close to unit length are taken as they are, so that their products stay what the store scored.
+UNIT_NORM_TOLERANCE = 1e-5
+# How far scores may be from cosines on average: what coarse quantisation does, and far less than a distance is off.
+SCORE_TOLERANCE = 0.1
+# So many entries of the first answer are looked at closely.
+VERIFIED_ENTRIES = 16
+
+
+class CheckedStore:
+    """A `WholeStore` over any `Store`."""
+
+    def __init__(self, store: Store) -> None:
+        missing = [name for name in REQUIRED_METHODS if not callable(getattr(store, name, None))]
+        if missing:
+            raise InvalidInput(f"{type(store).__name__} is no Store: it has no method {', '.join(missing)}")
+        self._store, self._name = store, type(store).__name__
+        self._tried_out = False
+        width: Any = getattr(store, "width", None)
+        if isinstance(width, (bool, np.bool_)) or not isinstance(width, (int, np.integer)) or width < 1:
+            raise InvalidInput(f"{self._name}.width must be a whole number ≥ 1, got {width!r}")
+        self.width = int(width)
+
+    @property
+    def exact(self) -> bool:
+        """Only where the store says so."""
+        return getattr(self._store, "exact", False) is True
+
+    def scanning(self) -> CheckedStore:
+        """The store itself, if it is exact; what else it could do, nobody knows."""
+        if not self.exact:
+            raise Conflict(f"{self._name} does not say that it is exact, which exact=True needs")
+        return self
+
+    # --- by vectors
+
+    def nearest(self, queries: Vectors, k: int, where: Expression | None) -> list[Neighbours]:
+        """Each best first, without repeats, at most k."""
+        if not len(queries):
+            return []
+        answers: Any = self._store.nearest(queries, k, where)
+        if not isinstance(answers, (list, tuple)) or len(answers) != len(queries):
+            got = f"{len(answers)}" if isinstance(answers, (list, tuple)) else type(answers).__name__
+            raise InvalidInput(
+                f"{self._name}.nearest must return a list with one (ids, scores) for each of {len(queries)} "
+                f"queries, got {got}"
+            )
+        found = [self._neighbours(answer, k) for answer in answers]
+        if not self._tried_out:
+            self._try_out(queries, found)
+        return found
+
+    def _neighbours(self, answer: Any, k: int) -> Neighbours:
+        try:
+            given_ids, given_scores = answer
+            ids, scores = np.asarray(given_ids), np.asarray(given_scores, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"{self._name}.nearest must return (ids, scores) for each query: {error}") from error
+        ids = self._ids("nearest", ids)
+        if ids.shape != scores.shape:
+            raise InvalidInput(f"{self._name}.nearest returned {len(ids)} ids and scores of shape {scores.shape}")
+        ids, scores = ids[ids >= 0], scores[ids >= 0]
+        if not np.isfinite(scores).all():
+            at = int(np.argmax(~np.isfinite(scores)))
+            raise InvalidInput(f"{self._name}.nearest returned the score {scores[at]} for id {ids[at]}")
+        order = np.lexsort((ids, -scores))  # equal scores go to the smaller id, as in a memory
+        ids, scores = ids[order], scores[order]
+        _, first = np.unique(ids, return_index=True)
+        if self.exact and len(first) < len(ids):
+            raise InvalidInput(f"{self._name} says that it is exact, and its nearest returned an id twice")
+        first = np.sort(first)[:k]
+        return Neighbours(ids[first], scores[first])
+
+    def _try_out(self, queries: Vectors, found: Sequence[Neighbours]) -> None:
+        """Once, with the first answer: are scores cosines, and do vectors and texts keep the order of the ids?"""
+        at = next((at for at, one in enumerate(found) if len(one.ids)), None)
+        if at is None:
+            return
+        ids, scores = found[at].ids[:VERIFIED_ENTRIES], found[at].scores[:VERIFIED_ENTRIES]
+        near, turned = self.vectors(ids), self.vectors(ids[::-1])[::-1]
+        if not np.allclose(near, turned, atol=1e-3):
+            raise InvalidInput(f"{self._name}.vectors must return one row for each id, in the order of the ids")
+        texts = [[one.text for one in self.passages(some.tolist(), None)] for some in (ids, ids[::-1])]
+        if texts[0] != texts[1][::-1]:
+            raise InvalidInput(f"{self._name}.passages must return one for each id, in the order of the ids")
+        cosines = near.astype(np.float64) @ queries[at].astype(np.float64)
+        off: FloatArray = np.abs(scores - cosines)
+        if off.mean() > SCORE_TOLERANCE:
+            worst = int(np.argmax(off))
+            raise InvalidInput(
+                f"{self._name}.nearest scores id {ids[worst]} with {scores[worst]:.4g}, but the cosine of its vector "
+                f"is {cosines[worst]:.4g}: scores must be cosines, the highest the nearest (where a database returns "
+                "cosine distances: 1 − distance)"
+            )
+        self._tried_out = True
+
+    def vectors(self, ids: IntArray) -> Vectors:
+        """(len(ids), d) float32 at unit length."""
+        if not len(ids):
+            return np.zeros((0, self.width), dtype=np.float32)
+        found = self._matrix("vectors", self._store.vectors(ids), len(ids), f"for {len(ids)} ids, in their order")
+        with np.errstate(over="ignore", invalid="ignore"):
+            off = np.abs(np.sqrt(np.einsum("ij,ij->i", found, found, dtype=np.float64)) - 1)
+        if (off < UNIT_NORM_TOLERANCE).all():
+            return found.astype(np.float32, copy=False)
+        scaled = vectors.unit_rows(found)
+        if np.isnan(scaled).any():
+            at = int(np.argmax(np.isnan(scaled).any(axis=1)))
+            raise InvalidInput(f"{self._name}.vectors: the vector of id {ids[at]} is zero or not finite")
+        return scaled
+
+    def _matrix(self, method: str, given: Any, rows: int | None, what: str) -> Vectors:
+        try:
+            found: Vectors = np.asarray(given)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"{self._name}.{method} must return an array of floats: {error}") from error
+        shape = f"({'rows' if rows is None else rows}, {self.width})"
+        whole = found.ndim == 2 and found.shape[1] == self.width and rows in (None, len(found))
+        if not whole or found.dtype.kind not in "fiu":
+            raise InvalidInput(
+                f"{self._name}.{method} must return floats of shape {shape}, {what}, got {found.dtype} of shape "
+                f"{found.shape}; an id whose text was deleted since belongs in no answer of nearest"
+            )
+        return found if found.dtype.kind == "f" else found.astype(np.float32)
+
+    def everything(self) -> Vectors:
+        """All of them."""
+        method = self._optional("everything", "cannot hand over all of its vectors: k=None needs that; pass k=")
+        return self._matrix("everything", method(), None, "with the ids as rows")
+
+    def allowed(self, where: Expression | None) -> BoolArray | None:
+        """Which of everything are meant."""
+        if where is None and not callable(getattr(self._store, "allowed", None)):
+            return None
+        method = self._optional("allowed", "cannot filter all of its vectors: k=None takes no where; pass k=")
+        allowed = method(where)
+        if allowed is None:
+            return None
+        found: BoolArray = np.asarray(allowed)
+        if found.ndim != 1 or found.dtype != np.bool_:
+            raise InvalidInput(f"{self._name}.allowed must return booleans (rows,), got {found.dtype} {found.shape}")
+        return found
+
+    def count(self, where: Expression | None, without: IntArray) -> int | None:  # noqa: ARG002
+        """Databases count slowly or roughly, so nobody is asked."""
+        return None
+
+    # --- by words, and texts
+
+    def words(self, text: str, k: int, where: Expression | None) -> IntArray:
+        """The best k."""
+        method = self._optional("words", "has no full-text search: candidates must be 'vectors'")
+        ids = self._ids("words", np.asarray(method(text, k, where)))
+        _, first = np.unique(ids, return_index=True)
+        distinct: IntArray = ids[np.sort(first)]
+        return distinct[distinct >= 0][:k]
+
+    def passages(self, ids: Sequence[int], where: Expression | None) -> list[Passage]:
+        """One each; those that name no document are documents of their own."""
+        if not ids:
+            return []
+        distinct = list(dict.fromkeys(int(row) for row in ids))  # many a database refuses to be asked twice
+        found: Any = self._store.passages(distinct, where)
+        if not isinstance(found, (list, tuple)) or len(found) != len(distinct):
+            got = f"{len(found)}" if isinstance(found, (list, tuple)) else type(found).__name__
+            raise InvalidInput(
+                f"{self._name}.passages must return a list of {len(distinct)}, one for each id in their order, "
+                f"got {got}"
+            )
+        there = {row: self._passage(one, row, where) for one, row in zip(found, distinct, strict=True)}
+        return [there[int(row)] for row in ids]
+
+    def _passage(self, found: Any, row: int, where: Expression | None) -> Passage:
+        if not isinstance(found, Passage):
+            raise InvalidInput(f"{self._name}.passages: id {row} must come as a Passage, got {type(found).__name__}")
+        text: object = found.text
+        meta: object = found.meta
+        if not isinstance(text, str) or not isinstance(meta, Mapping):
+            raise InvalidInput(
+                f"{self._name}.passages: id {row} must have a str as text and a dict as meta, got "
+                f"{type(text).__name__} and {type(meta).__name__}"
+            )
+        if where is not None and not where.matches(found.meta, found.id):
+            raise InvalidInput(f"{self._name} was asked for {where}, and id {row} does not meet that")
+        return found if found.document >= 0 else replace(found, document=row)
+
+    # --- all
+
+    def _ids(self, method: str, ids: Any) -> IntArray:
+        if ids.ndim == 1 and not ids.size:
+            return np.zeros(0, dtype=np.int64)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu" or ids.max() > np.iinfo(np.int64).max:
+            raise InvalidInput(
+                f"{self._name}.{method} must return ids that are whole numbers, got {ids.dtype} of shape {ids.shape}; "
+                "for a store with other keys keep a number with each"
+            )
+        whole: IntArray = ids.astype(np.int64)
+        return whole
+
+    def _optional(self, name: str, lack: str) -> Callable[..., Any]:
+        method = getattr(self._store, name, None)
+        if not callable(method):
+            raise Conflict(f"{self._name} {lack}")
+        found: Callable[..., Any] = method
+        return found
+
+
+class ArrayStore:
+    """A `Store` over arrays that are there already; ids are their rows.
+
+    Args:
+        vectors: (n, d), of any length but zero; a copy is brought to unit length.
+        texts: one a vector.
+        metadata: one dict a text, for filters.
+        ids: the caller's own name of each.
+
+    >>> store = ArrayStore([[3.0, 0.0], [1.0, 1.0]], ["east", "north-east"], [{"wind": True}, {"wind": False}])
+    >>> [one.ids.tolist() for one in store.nearest(np.array([[0.0, 1.0]]), k=2)]
+    [[1, 0]]
+    """
+
+    exact = True
+
+    def __init__(
+        self,
+        vectors: npt.ArrayLike,
+        texts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+    ) -> None:
+        self._documents = inputs.InputDocuments(texts, metadata, ids, vectors).some(0, len(texts))
+        self._vectors = _unit_vectors(vectors)
+        self.width = self._vectors.shape[1]
+        self._form = VectorFormat("float32", self.width)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def nearest(self, queries: Vectors, k: int, where: Expression | None = None) -> list[Neighbours]:
+        """A scan."""
+        allowed = None if where is None else self.allowed(where)
+        return scan.nearest(self._vectors, self._form, queries, k, allowed)
+
+    def vectors(self, ids: IntArray) -> Vectors:
+        """The rows."""
+        return self._vectors[np.asarray(ids, dtype=np.int64)]
+
+    def everything(self) -> Vectors:
+        """All rows."""
+        return self._vectors
+
+    def allowed(self, where: Expression | None) -> BoolArray:
+        """(n,) which rows meet the filter."""
+        if where is None:
+            return np.ones(len(self), dtype=np.bool_)
+        return np.fromiter((where.matches(one.meta, one.id) for one in self._documents), np.bool_, len(self))
+
+    def passages(self, ids: Sequence[int], where: Expression | None = None) -> list[Passage]:  # noqa: ARG002
+        """Each text is a document of its own."""
+        return [Passage(one.text, one.meta, one.id) for one in (self._documents[int(row)] for row in ids)]
+
+
+def _unit_vectors(given_vectors: npt.ArrayLike) -> Vectors:
+    array = np.asarray(given_vectors)
+    found = vectors.unit_rows(array)
+    if np.isnan(found).any():
+        raise InvalidInput(f"vector {int(np.argmax(np.isnan(found).any(axis=1)))} is zero or not finite")
+    return found

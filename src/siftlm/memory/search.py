@@ -11,13 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput
-from siftlm.memory import copies, keywords
-from siftlm.memory.asked import EmbeddedPrompt, SearchRequest
-from siftlm.memory.found import Found, Hit
-from siftlm.memory.searchable import SizedStoreIndex, StoreIndex
+from siftlm.memory import keywords, near_duplicates
+from siftlm.memory.filters import Expression
+from siftlm.memory.request import EmbeddedPrompt, SearchRequest
+from siftlm.memory.results import Found, Hit
 from siftlm.memory.store import Neighbours, WholeStore
 from siftlm.types import BoolArray, Candidates, FloatArray, IntArray, Selection, Vectors
 
@@ -162,7 +163,7 @@ def _copy_mask_of(store: WholeStore, ids: IntArray, prompt: EmbeddedPrompt, thre
     if prompt.text is None:
         raise Conflict("without_copies needs the prompt's text, and only vectors were given")
     texts = [passage.text for passage in store.passages(ids.tolist(), None)]
-    return copies.copy_mask(prompt.text, texts, threshold)
+    return near_duplicates.copy_mask(prompt.text, texts, threshold)
 
 
 # --- among everything
@@ -301,3 +302,37 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
+
+
+class StoreIndex:
+    """A `siftlm.selection.Index` over those of a store that meet a filter, however many they are."""
+
+    def __init__(self, store: WholeStore, where: Expression | None) -> None:
+        self._store, self._where, self.exact = store, where, store.exact
+        self.seen: IntArray = np.zeros(0, dtype=np.int64)
+        """Every id that was found so far."""
+
+    def search(self, queries: npt.NDArray[Any], k: int) -> tuple[IntArray, npt.NDArray[Any]]:
+        """As `siftlm.selection.Index` has it."""
+        found = self._store.nearest(queries, k, self._where)
+        ids = np.full((len(found), k), -1, dtype=np.int64)
+        scores = np.full((len(found), k), -np.inf)
+        for at, one in enumerate(found):
+            ids[at, : len(one.ids)], scores[at, : len(one.ids)] = one.ids, one.scores
+        self.seen = np.union1d(self.seen, ids[ids >= 0])
+        return ids, scores
+
+    def vectors(self, ids: IntArray) -> Vectors:
+        """As `siftlm.selection.Index` has it."""
+        return self._store.vectors(ids)
+
+
+class SizedStoreIndex(StoreIndex):
+    """One whose size is known, so that nobody asks it for more than there are."""
+
+    def __init__(self, store: WholeStore, where: Expression | None, size: int) -> None:
+        super().__init__(store, where)
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size

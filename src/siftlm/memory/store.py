@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from siftlm.memory.where import Expression
+from siftlm.memory.filters import Expression
 from siftlm.types import BoolArray, FloatArray, IntArray, Vectors
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from siftlm.errors import Damaged, Locked, SiftlmError, Unwritable
 from siftlm.memory import ann, database, manifest, vectors, writer
 from siftlm.memory.manifest import Manifest
-from siftlm.memory.near import Near
+from siftlm.memory.near_duplicates import Near
 from siftlm.progress import Meter, Report
 
 # So many problems of one kind are named; the rest is counted.

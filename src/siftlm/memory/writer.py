@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from siftlm.memory import database, disk, lock, vectors
+from siftlm.memory import database, durability, vectors
 from siftlm.memory.manifest import GENERATION_NAME, Manifest, read_manifest
-from siftlm.memory.near import Near
+from siftlm.memory.near_duplicates import Near
 from siftlm.types import Vectors
 
 # Texts that are looked at together.
@@ -250,7 +250,7 @@ def open_writer(memory: Path, doing: str, *, wait: float = 0.0) -> Iterator[Writ
 
     The manifest is read under the lock: another writer may have changed it meanwhile.
     """
-    with disk.translate_write_errors(memory), lock.writer_lock(memory, doing, wait=wait):
+    with durability.translate_write_errors(memory), durability.writer_lock(memory, doing, wait=wait):
         manifest = read_manifest(memory)
         folder = manifest.folder(memory)
         with database.translate_database_errors(folder / database.DATABASE_FILE):

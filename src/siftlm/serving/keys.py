@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
-from siftlm.memory import disk, lock
+from siftlm.memory import durability
 from siftlm.serving.refusals import NotAllowed, ServingError
 
 KEY_PREFIX = "sift-"
@@ -170,7 +170,7 @@ def revoke_key(path: str | os.PathLike[str], name: str) -> None:
 
 def _update_file(path: Path, doing: str, change: Callable[[list[ApiKey]], list[ApiKey]]) -> None:
     path = path.resolve()  # a link stays one
-    with lock.writer_lock(path.parent, doing, wait=KEY_FILE_LOCK_SECONDS, name=f"{path.name}.lock"):
+    with durability.writer_lock(path.parent, doing, wait=KEY_FILE_LOCK_SECONDS, name=f"{path.name}.lock"):
         known = list_keys(path) if path.exists() else []
         content = {"version": KEY_FILE_VERSION, "keys": [asdict(key) for key in change(known)]}
         _write_file(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -182,15 +182,15 @@ def _write_file(path: Path, content: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         new.unlink()  # of a process that was killed
     with (
-        disk.translate_write_errors(path),
+        durability.translate_write_errors(path),
         os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
     ):
         if hasattr(os, "fchown") and path.exists():  # root adds a key for a server that runs as somebody else
             _keep_owner(file.fileno(), path)
         file.write(content)
-        disk.sync_file(file)
+        durability.sync_file(file)
     os.replace(new, path)
-    disk.sync_folder(path.parent)
+    durability.sync_folder(path.parent)
 
 
 def _keep_owner(descriptor: int, path: Path) -> None:

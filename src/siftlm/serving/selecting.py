@@ -17,7 +17,7 @@ from fastapi.responses import Response
 
 from siftlm.errors import InvalidInput
 from siftlm.memory import Found, Memory
-from siftlm.memory.asked import parse_filter
+from siftlm.memory.request import parse_filter
 from siftlm.memory.snapshot import Snapshot
 from siftlm.serving.bodies import read_body
 from siftlm.serving.calling import call_engine

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from siftlm.errors import InvalidInput
 from siftlm.memory.reading import open_source
-from siftlm.memory.reading.stream import ByteStream
+from siftlm.memory.reading.lines import ByteStream
 
 
 def documents(source, start=0):

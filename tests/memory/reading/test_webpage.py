@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siftlm.memory.reading.webpage import extract_page
+from siftlm.memory.reading.textfile import extract_page
 
 
 @pytest.mark.parametrize(

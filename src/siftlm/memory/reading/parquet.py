@@ -8,8 +8,7 @@ from typing import Any
 
 from siftlm.extras import load
 from siftlm.memory.reading.fields import FieldMapping
-from siftlm.memory.reading.listing import file_identity, printable_path
-from siftlm.memory.reading.parts import RawRecord, SkipCounter
+from siftlm.memory.reading.records import RawRecord, SkipCounter, file_identity, printable_path
 
 # Few rows, since each may be a long text.
 _PARQUET_BATCH_ROWS = 256

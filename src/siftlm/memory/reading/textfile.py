@@ -1,16 +1,142 @@
-"""Files that are one text each: prose, Markdown, web pages, source code."""
+"""Files that are one text each: prose, Markdown, source code, and web pages."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from siftlm.memory.reading.listing import FolderFile, file_identity, folder_identity, printable_path, walk_files
-from siftlm.memory.reading.parts import RawRecord, SkipCounter
-from siftlm.memory.reading.stream import BrokenStream, ByteStream
-from siftlm.memory.reading.webpage import extract_page
+from siftlm.memory.reading.lines import BrokenStream, ByteStream
+from siftlm.memory.reading.records import (
+    FolderFile,
+    RawRecord,
+    SkipCounter,
+    file_identity,
+    folder_identity,
+    printable_path,
+    walk_files,
+)
 from siftlm.types import Document
+
+_DROPPED_TAGS = frozenset({"script", "style", "noscript", "template", "iframe", "object", "svg", "canvas", "math"})
+_BOILERPLATE_TAGS = frozenset({"nav", "footer", "aside", "button", "select", "dialog", "menu"})
+_BOILERPLATE_ROLES = frozenset({"navigation", "banner", "contentinfo", "search", "complementary"})
+# Elements that may be left open would take the rest of the page with them if they were dropped for an attribute.
+_OPTIONAL_END_TAGS = frozenset("p li dt dd td th tr option thead tbody tfoot body html".split())  # noqa: SIM905
+_VOID_TAGS = frozenset("area base br col embed hr img input link meta source track wbr".split())  # noqa: SIM905
+_PARAGRAPH_TAGS = frozenset(
+    "p h1 h2 h3 h4 h5 h6 blockquote pre ul ol dl table section article header main figure form hr fieldset".split()  # noqa: SIM905
+)
+_LINE_TAGS = frozenset("div li dt dd tr br figcaption address caption option legend summary details".split())  # noqa: SIM905
+
+
+@dataclass(frozen=True)
+class WebPage:
+    """What a person would read of a page."""
+
+    text: str
+    title: str | None
+
+
+def extract_page(html: str) -> WebPage:
+    """Headings and paragraphs with blank lines between them, lists and rows with a line each.
+
+    >>> page("<title>Tea</title><nav>Home</nav><h1>Tea &amp; milk</h1><p>Pour<br>slowly.<ul><li>hot<li>cold</ul>")
+    Page(text='Tea & milk\\n\\nPour\\nslowly.\\n\\n- hot\\n- cold', title='Tea')
+    """
+    read = _parse_html(html, _DROPPED_TAGS | _BOILERPLATE_TAGS, by_attribute=True)
+    # A page whose navigation is never closed, or that is nothing else, is better kept whole.
+    return read if read.text else _parse_html(html, _DROPPED_TAGS, by_attribute=False)
+
+
+def _parse_html(html: str, dropped: frozenset[str], *, by_attribute: bool) -> WebPage:
+    parser = _TextExtractor(dropped, by_attribute)
+    parser.feed(html)
+    parser.close()
+    return parser.page()
+
+
+class _TextExtractor(HTMLParser):
+    """Collects pieces of text, and between them how large a gap the tags asked for."""
+
+    def __init__(self, dropped: frozenset[str], by_attribute: bool) -> None:
+        super().__init__(convert_charrefs=True)
+        self._dropped, self._by_attribute = dropped, by_attribute
+        self._pieces: list[str] = []
+        self._title: list[str] = []
+        self._gap = ""
+        self._inside_title = False
+        self._preformatted = 0
+        # The element that is being left out, and how many of its kind are open within it.
+        self._out: str | None = None
+        self._depth = 0
+
+    def page(self) -> WebPage:
+        """What was collected."""
+        title = " ".join("".join(self._title).split())
+        return WebPage("".join(self._pieces).strip(), title or None)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._out is not None:
+            self._depth += tag == self._out
+        elif tag in self._dropped or (self._by_attribute and _is_hidden(tag, dict(attrs))):
+            if tag not in _VOID_TAGS:
+                self._out, self._depth = tag, 1
+        elif tag == "title":
+            self._inside_title = True
+        else:
+            self._preformatted += tag == "pre"
+            self._open_gap(tag)
+            if tag == "li":
+                self._add("- ")
+            elif tag in {"td", "th"} and self._pieces and not self._gap:
+                self._gap = "\t"
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._out is not None:
+            self._depth -= tag == self._out
+            if not self._depth:
+                self._out = None
+        elif tag == "title":
+            self._inside_title = False
+        else:
+            self._preformatted -= tag == "pre" and self._preformatted > 0
+            self._open_gap(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self._inside_title:
+            self._title.append(data)
+        elif self._out is None:
+            self._add(data if self._preformatted else re.sub(r"\s+", " ", data))
+
+    def _open_gap(self, tag: str) -> None:
+        if tag in _PARAGRAPH_TAGS:
+            self._gap = "\n\n"
+        elif tag in _LINE_TAGS and self._gap != "\n\n":
+            self._gap = "\n"
+
+    def _add(self, text: str) -> None:
+        if not self._preformatted:
+            at_start = self._gap or not self._pieces or self._pieces[-1].endswith((" ", "\n", "\t"))
+            text = text.lstrip() if at_start else text
+        if not text:
+            return
+        if self._gap and self._pieces:
+            self._pieces[-1] = self._pieces[-1].rstrip(" ")
+            self._pieces.append(self._gap)
+        self._gap = ""
+        self._pieces.append(text)
+
+
+def _is_hidden(tag: str, attributes: dict[str, str | None]) -> bool:
+    if tag in _OPTIONAL_END_TAGS or tag in _VOID_TAGS:
+        return False
+    role = (attributes.get("role") or "").lower()
+    return role in _BOILERPLATE_ROLES or "hidden" in attributes or attributes.get("aria-hidden") == "true"
+
 
 COMPRESSED_SUFFIXES = frozenset({".gz", ".zst"})
 _HTML_SUFFIXES = frozenset({".html", ".htm", ".xhtml"})

@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.memory.reading import huggingface
-from siftlm.memory.reading.beside import VectorFile
-from siftlm.memory.reading.delimited import DelimitedFile
+from siftlm.memory.reading import datasets
+from siftlm.memory.reading.datasets import IterablePart
 from siftlm.memory.reading.fields import FieldMapping
-from siftlm.memory.reading.iterable import IterablePart
-from siftlm.memory.reading.jsonl import JsonLinesFile
-from siftlm.memory.reading.listing import FolderFile, printable_path, walk_files
+from siftlm.memory.reading.lines import DelimitedFile, JsonLinesFile, ShardedFiles
 from siftlm.memory.reading.parquet import Parquet
-from siftlm.memory.reading.parts import RecordReader, SourcePart
-from siftlm.memory.reading.record import Source
-from siftlm.memory.reading.shards import ShardedFiles
+from siftlm.memory.reading.records import (
+    FolderFile,
+    RecordReader,
+    Source,
+    SourcePart,
+    VectorFile,
+    printable_path,
+    walk_files,
+)
 from siftlm.memory.reading.textfile import LANGUAGE_BY_SUFFIX, TextFile, TextFolder, suffix_of
 from siftlm.types import Document, Vectors
 
@@ -101,7 +104,7 @@ class _SourceOpener:
 
     def parts(self, corpus: Any) -> list[SourcePart]:
         """The parts of a corpus, at least one."""
-        if _is_named(corpus) or huggingface.is_dataset(corpus):
+        if _is_named(corpus) or datasets.is_dataset(corpus):
             return [self._part(corpus)]
         if isinstance(corpus, (bytes, bytearray, Mapping, Document)) or not isinstance(corpus, Iterable):
             kind = type(corpus).__name__
@@ -115,12 +118,12 @@ class _SourceOpener:
         return [IterablePart(corpus)]
 
     def _part(self, corpus: Any) -> SourcePart:
-        if huggingface.is_dataset(corpus):
-            return huggingface.from_object(corpus, self._split, self._fields)
+        if datasets.is_dataset(corpus):
+            return datasets.from_object(corpus, self._split, self._fields)
         if not _is_named(corpus):
             raise InvalidInput(f"a list of inputs holds {corpus!r:.80}, which is neither a path nor a data set")
         if isinstance(corpus, str) and corpus.startswith("hf:"):
-            return huggingface.from_hub(corpus, self._split, self._fields)
+            return datasets.from_hub(corpus, self._split, self._fields)
         path = Path(corpus)
         try:
             if not os.fspath(corpus):
@@ -151,8 +154,8 @@ class _SourceOpener:
         return DelimitedFile(path, "," if form == "csv" else "\t", self._fields)
 
     def _folder(self, path: Path) -> SourcePart:
-        if self._format is None and self._glob is None and huggingface.is_saved(path):
-            return huggingface.from_disk(path, self._split, self._fields)
+        if self._format is None and self._glob is None and datasets.is_saved(path):
+            return datasets.from_disk(path, self._split, self._fields)
         form, known = self._format, _DATA_SUFFIXES
         if form is None:
             seen = _FirstFiles.of(walk_files(path, self._glob))
@@ -221,7 +224,7 @@ def _is_named(corpus: Any) -> bool:
 
 
 def _is_input(first: Any) -> bool:
-    if isinstance(first, os.PathLike) or huggingface.is_dataset(first):
+    if isinstance(first, os.PathLike) or datasets.is_dataset(first):
         return True
     if not isinstance(first, str) or len(first) > 4096 or "\n" in first or "\0" in first:
         return False

@@ -14,11 +14,11 @@ import numpy as np
 
 from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput
-from siftlm.memory import given
-from siftlm.memory.asked import SearchRequest, search_request
-from siftlm.memory.found import Found, Hit
+from siftlm.memory import inputs
+from siftlm.memory.request import SearchRequest, search_request
+from siftlm.memory.results import Found, Hit
 from siftlm.memory.search import picks_within_cap
-from siftlm.memory.searching import Searcher
+from siftlm.memory.searcher import Searcher
 from siftlm.memory.vectors import unit_rows
 from siftlm.types import Selection, Vectors
 
@@ -111,7 +111,7 @@ def _nearest_settings(k: int | None, residual: bool, opposites: bool) -> int:
 
 
 def _embed_known_texts(known: Any) -> list[str]:
-    texts = [] if known is None or not len(known) else given.query_texts(known)
+    texts = [] if known is None or not len(known) else inputs.query_texts(known)
     if texts is None:
         raise Conflict("known must be texts where features are used: vectors of the memory's embedder mean nothing")
     return list(texts)

@@ -17,9 +17,9 @@ import numpy as np
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import BadRecord, InvalidInput
 from siftlm.memory import database, vectors
+from siftlm.memory.passages import split_passages
 from siftlm.memory.reading import Record, Source
 from siftlm.memory.reading.fields import MAX_METADATA_DEPTH, too_deep
-from siftlm.memory.split import split_passages
 from siftlm.memory.writer import InputProgress, PendingDocument, PendingPassage, StoredText, Writer
 from siftlm.progress import Meter, Report
 from siftlm.types import Document, Vectors

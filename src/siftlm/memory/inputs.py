@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from siftlm.errors import InvalidInput
 from siftlm.memory import vectors
-from siftlm.memory.asked import Query
+from siftlm.memory.request import Query
 from siftlm.memory.snapshot import Snapshot
 from siftlm.types import Document, IntArray, Vectors
 

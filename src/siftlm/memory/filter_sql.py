@@ -1,4 +1,4 @@
-"""One test of a `siftlm.memory.where` expression, as a condition for SQLite 3.37 and later."""
+"""One test of a `siftlm.memory.filters` expression, as a condition for SQLite 3.37 and later."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from siftlm.embedding.checks import whole_number
 from siftlm.errors import Conflict, InvalidInput
-from siftlm.memory import copies
-from siftlm.memory.where import All, Expression, parse
-from siftlm.memory.where_sql import SqlCondition
+from siftlm.memory import near_duplicates
+from siftlm.memory.filter_sql import SqlCondition
+from siftlm.memory.filters import All, Expression, parse
 from siftlm.types import IntArray, Vectors
 
 FilterInput = Mapping[str, Any] | str | Expression | None
@@ -90,7 +90,7 @@ def search_request(
     if k is None and per_document is not None:
         raise Conflict("per_document needs a number of candidates: pass k=, not k=None")
     if without_copies is True:
-        without_copies = copies.COPY_THRESHOLD
+        without_copies = near_duplicates.COPY_THRESHOLD
     n = _positive_count("n", n)
     return SearchRequest(
         n=n,

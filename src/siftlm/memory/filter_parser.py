@@ -1,4 +1,4 @@
-"""Reads the string spelling of a `siftlm.memory.where` expression into the dict spelling."""
+"""Reads the string spelling of a `siftlm.memory.filters` expression into the dict spelling."""
 
 from __future__ import annotations
 

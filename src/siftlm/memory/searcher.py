@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import InvalidInput
-from siftlm.memory import given, intake, search, vectors
-from siftlm.memory.asked import EmbeddedPrompt, FilterInput, Query, search_request
-from siftlm.memory.found import Found
+from siftlm.memory import ingest, inputs, search, vectors
+from siftlm.memory.request import EmbeddedPrompt, FilterInput, Query, search_request
+from siftlm.memory.results import Found
 from siftlm.memory.store import WholeStore
 from siftlm.types import Vectors
 
@@ -153,30 +153,30 @@ class Searcher(ABC):
         if want.per_candidate:
             return
         known = want.settings.get("known")
-        if known is not None and given.query_texts(known) is not None:
+        if known is not None and inputs.query_texts(known) is not None:
             del want.settings["known"]  # any texts can be embedded
         search.dry_run_selection(EmbeddedPrompt(np.eye(1, self.width, dtype=np.float32), None), want)
 
     def _embed_known(self, settings: dict[str, Any]) -> None:
         """Texts that are known already become vectors; vectors may be given as well."""
-        texts = given.query_texts(settings["known"]) if settings.get("known") is not None else None
+        texts = inputs.query_texts(settings["known"]) if settings.get("known") is not None else None
         if texts is not None:
-            settings["known"] = intake.embed_checked(self.embedder, texts, self.width)
+            settings["known"] = ingest.embed_checked(self.embedder, texts, self.width)
 
     def _prompts(self, queries: Sequence[Query]) -> list[EmbeddedPrompt]:
         """Embed all texts of all prompts in one call."""
         texts: list[str] = []
         made: list[tuple[slice, str] | Vectors] = []
         for at, query in enumerate(queries):
-            own = given.query_texts(query)
+            own = inputs.query_texts(query)
             if own is None:
-                made.append(given.unit_targets(f"query {at}", query, self.width))
+                made.append(inputs.unit_targets(f"query {at}", query, self.width))
             else:
                 made.append((slice(len(texts), len(texts) + len(own)), "\n".join(own)))
                 texts.extend(own)
         found: Vectors = np.empty((0, self.width), dtype=np.float32)
         if texts:
-            found = vectors.unit_rows(intake.embed_checked(self.embedder, texts, self.width, as_query=True))
+            found = vectors.unit_rows(ingest.embed_checked(self.embedder, texts, self.width, as_query=True))
             if np.isnan(found).any():
                 at = int(np.argmax(np.isnan(found).any(axis=1)))
                 raise InvalidInput(f"the prompt {texts[at][:60]!r} has no direction: its vector is zero or not finite")

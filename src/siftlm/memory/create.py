@@ -14,7 +14,7 @@ import numpy as np
 
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import Conflict, InvalidInput, NotAMemory, WrongEmbedder
-from siftlm.memory import database, disk, lock, manifest, vectors
+from siftlm.memory import database, durability, manifest, vectors
 from siftlm.memory.manifest import Manifest
 
 # Passages of so many tokens where neither the caller nor the embedder says otherwise.
@@ -23,7 +23,7 @@ DEFAULT_PASSAGE_TOKENS = 256
 DEFAULT_OVERLAP_DIVISOR = 8
 # What a build leaves in a folder before there is a manifest, and nothing else.
 UNFINISHED_NAMES = re.compile(
-    rf"{manifest.GENERATION_NAME.pattern}|{re.escape(lock.LOCK_FILE)}|{re.escape(manifest.MANIFEST_FILE)}\.new"
+    rf"{manifest.GENERATION_NAME.pattern}|{re.escape(durability.LOCK_FILE)}|{re.escape(manifest.MANIFEST_FILE)}\.new"
 )
 
 
@@ -60,7 +60,7 @@ def create_folder(path: Path, wanted: Manifest) -> None:
     if foreign:
         raise Conflict(f"{path}: is not empty (it holds {foreign[0]!r}); choose another folder")
     path.mkdir(parents=True, exist_ok=True)
-    with lock.writer_lock(path, "create"):
+    with durability.writer_lock(path, "create"):
         _check_no_memory(path)  # another process may have made it while we were about to
         folder = wanted.folder(path)
         if folder.exists():  # of an attempt that was killed before there was a manifest
@@ -70,8 +70,8 @@ def create_folder(path: Path, wanted: Manifest) -> None:
         database.create_database(folder, full_text=wanted.full_text)
         form = vectors.VectorFormat(wanted.storage, wanted.width)
         (folder / form.file_name).touch()
-        disk.sync_folder(folder)
-        disk.sync_folder(path)
+        durability.sync_folder(folder)
+        durability.sync_folder(path)
         manifest.write_manifest(path, _stamped(wanted))
 
 

@@ -39,8 +39,8 @@ from typing import Any
 import numpy as np
 
 from siftlm.errors import InvalidInput
-from siftlm.memory import where_text
-from siftlm.memory.where_sql import SqlCondition, field_condition, id_condition, join_conditions, negate
+from siftlm.memory import filter_parser
+from siftlm.memory.filter_sql import SqlCondition, field_condition, id_condition, join_conditions, negate
 
 MAX_CONDITIONS = 500
 MAX_VALUES = 10_000
@@ -182,7 +182,7 @@ def parse(where: Mapping[str, Any] | str | Expression | None) -> Expression:
     if isinstance(where, Expression):
         return where
     if isinstance(where, str):
-        where = where_text.parse_text(where)
+        where = filter_parser.parse_text(where)
     if where is None or where == {}:
         return All()
     expression = _of_dict(where, 1)
@@ -294,7 +294,7 @@ def _storable_text(text: str) -> str:
 
 
 def _quoted_step(key: str) -> str:
-    bare = where_text.BARE_KEY.fullmatch(key) and key.lower() not in where_text.RESERVED_WORDS and key != "@id"
+    bare = filter_parser.BARE_KEY.fullmatch(key) and key.lower() not in filter_parser.RESERVED_WORDS and key != "@id"
     return key if bare else json.dumps(key, ensure_ascii=False)
 
 

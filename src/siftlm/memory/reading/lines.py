@@ -1,0 +1,314 @@
+"""Files of lines: JSON lines, CSV and TSV, packed or plain, alone or in shards."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from siftlm.errors import InvalidInput
+from siftlm.extras import load
+from siftlm.memory.reading.fields import FieldMapping
+from siftlm.memory.reading.records import (
+    RawRecord,
+    SkipCounter,
+    SourcePart,
+    file_identity,
+    folder_identity,
+    printable_path,
+)
+
+_PLAIN_BYTES = 1 << 18
+# Packed bytes may grow a thousandfold: they are unpacked a little at a time, less where they grow more.
+_PACKED_BYTES = 1 << 14
+_MIN_PACKED_BYTES = 1 << 7
+_MAX_UNPACKED_BYTES = 1 << 18
+_COMPRESSION_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_COMPRESSION_SUFFIXES = {".gz": "gzip", ".zst": "zstd"}
+
+
+class BrokenStream(Exception):
+    """The file cannot be read any further; the message says why."""
+
+
+class ByteStream:
+    """The unpacked content of a file, piece by piece; ``position`` counts the bytes as they lie on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.position = path, 0
+
+    def pieces(self) -> Iterator[bytes]:
+        """The content; raises `BrokenStream` after the last byte that can be had."""
+        try:
+            with open(self.path, "rb") as file:
+                packing = _compression(self.path, file.peek(4)[:4])
+                raw = self._raw(file, _PLAIN_BYTES if packing is None else _PACKED_BYTES)
+                yield from raw if packing is None else _decompress(raw, packing)
+        except OSError as error:
+            raise BrokenStream(f"cannot be read: {error.strerror or error}") from error
+
+    def lines(self) -> Iterator[bytes]:
+        """Its lines without the line feed; a byte order mark is dropped. The last one may lack its line feed."""
+        rest: list[bytes] = []
+        first = True
+        for piece in self.pieces():
+            head, *tail = piece.split(b"\n")
+            rest.append(head)
+            if not tail:
+                continue
+            line = b"".join(rest)
+            yield line.removeprefix(b"\xef\xbb\xbf") if first else line
+            first = False
+            rest = [tail.pop()]
+            yield from tail
+        line = b"".join(rest)
+        if line:
+            yield line.removeprefix(b"\xef\xbb\xbf") if first else line
+
+    def _raw(self, file: Any, size: int) -> Iterator[bytes]:
+        while piece := file.read(size):
+            self.position += len(piece)
+            yield piece
+
+
+def _compression(path: Path, head: bytes) -> str | None:
+    for magic, packing in _COMPRESSION_MAGIC.items():
+        if head.startswith(magic):
+            return packing
+    return _COMPRESSION_SUFFIXES.get(path.suffix.lower()) if head else None
+
+
+def _decompress(raw: Iterator[bytes], packing: str) -> Iterator[bytes]:
+    """Both kinds may be several packed streams in a row, each of which has to end properly."""
+    start, failures = _decompressor(packing)
+    unpacker, fed = None, _MIN_PACKED_BYTES
+    for piece in raw:
+        while piece:
+            if unpacker is None:
+                # Some writers fill up with zeros after the end.
+                piece = piece.lstrip(b"\0")
+                if not piece:
+                    break
+                unpacker = start()
+            try:
+                content = unpacker.decompress(piece[:fed])
+            except failures as error:
+                raise BrokenStream(f"is not a sound {packing} file: {error}") from error
+            if content:
+                yield content
+            piece = unpacker.unused_data + piece[fed:] if unpacker.eof else piece[fed:]
+            unpacker = None if unpacker.eof else unpacker
+            if len(content) > _MAX_UNPACKED_BYTES:
+                fed = max(fed // 4, _MIN_PACKED_BYTES)
+            elif len(content) < _MAX_UNPACKED_BYTES // 2:
+                fed = min(fed * 2, _PACKED_BYTES)
+    if unpacker is not None:
+        raise BrokenStream(
+            f"ends in the middle of its {packing} stream: it was cut off, and what followed is not there"
+        )
+
+
+def _decompressor(packing: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
+    if packing == "gzip":
+        return (lambda: zlib.decompressobj(wbits=31)), (zlib.error,)
+    zstandard = load("zstandard", "memory")
+    # The largest window that the format knows: corpora are often packed with `zstd --long=31`.
+    unpack = zstandard.ZstdDecompressor(max_window_size=2**31)
+    return unpack.decompressobj, (zstandard.ZstdError,)
+
+
+class JsonLinesFile:
+    """One file of JSON lines. Blank lines are no records, but they count as lines."""
+
+    unit = "bytes"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = printable_path(path)
+        self.size = path.stat().st_size
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "jsonl", **file_identity(self._path)}
+
+    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
+        stream, number = ByteStream(self._path), 0
+        try:
+            for number, line in enumerate(stream.lines(), 1):
+                if not line or line.isspace() or skip.one():
+                    continue
+                yield self._row(line, number, stream.position)
+        except BrokenStream as broken:
+            if not skip.one():
+                where = f"{self.name}:{number + 1}"
+                yield RawRecord(where, problem=f"{printable_path(self._path.name)} {broken}", position=stream.position)
+
+    def _row(self, line: bytes, number: int, position: int) -> RawRecord:
+        where = f"{self.name}:{number}"
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            return RawRecord(where, problem=f"not UTF-8 at byte {error.start + 1} of the line", position=position)
+        except json.JSONDecodeError as error:
+            if number == 1 and line.strip() == b"[":
+                raise InvalidInput(f"{where}: this is one long JSON list; write one object a line instead") from None
+            return RawRecord(where, problem=f"invalid JSON at column {error.colno}: {error.msg}", position=position)
+        except (ValueError, RecursionError) as error:
+            return RawRecord(where, problem=f"JSON that cannot be read: {error}", position=position)
+        if not isinstance(value, dict):
+            if number == 1 and isinstance(value, list) and value and isinstance(value[0], dict):
+                raise InvalidInput(f"{where}: this is one long JSON list; write one object a line instead")
+            return RawRecord(where, problem="not a JSON object with fields", position=position)
+        return RawRecord(where, value, None, position)
+
+
+# A quote that is never closed takes the rest of the file with it, at most so many characters.
+_MAX_RECORD_CHARACTERS = 1 << 28
+
+
+class DelimitedFile:
+    """One file of CSV (``","``) or TSV (``"\\t"``), plain or packed. All values are strings."""
+
+    unit = "bytes"
+
+    def __init__(self, path: Path, delimiter: str, fields: FieldMapping) -> None:
+        self._path, self._delimiter, self._fields = path, delimiter, fields
+        self.name = printable_path(path)
+        self.size = path.stat().st_size
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "csv" if self._delimiter == "," else "tsv", **file_identity(self._path)}
+
+    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
+        stream = ByteStream(self._path)
+        lines = _CountedLines(stream)
+        names: list[str] | None = None
+        try:
+            while (line := lines.next()) is not None:
+                began = lines.number
+                if not line or line.isspace():
+                    continue
+                problem, values = self._values(line, lines)
+                if names is None:
+                    names = self._names(values, problem, began)
+                elif not skip.one():
+                    yield self._row(names, values, problem, began, stream.position)
+        except BrokenStream as broken:
+            if not skip.one():
+                where = f"{self.name}:{lines.number + 1}"
+                yield RawRecord(where, problem=f"{printable_path(self._path.name)} {broken}", position=stream.position)
+
+    def _values(self, line: str, lines: _CountedLines) -> tuple[str | None, list[str]]:
+        try:
+            return None, split_record(line, self._delimiter, lines)
+        except _MalformedRecord as malformed:
+            return str(malformed), []
+
+    def _names(self, values: list[str], problem: str | None, line: int) -> list[str]:
+        where = f"{self.name}:{line}"
+        if problem is not None:
+            raise InvalidInput(f"{where}: {problem}, in the line that names the columns")
+        twice = sorted({name for name in values if values.count(name) > 1})
+        if twice:
+            raise InvalidInput(f"{where}: two columns are called {twice[0]!r}")
+        self._fields.check_columns(values, where)
+        return values
+
+    def _row(self, names: list[str], values: list[str], problem: str | None, line: int, position: int) -> RawRecord:
+        if problem is None and len(values) != len(names):
+            problem = f"has {len(values)} fields, there are {len(names)} columns"
+        if problem is None and any(_has_invalid_bytes(value) for value in values):
+            problem = "not UTF-8"
+        where = f"{self.name}:{line}"
+        if problem is not None:
+            return RawRecord(where, problem=problem, position=position)
+        return RawRecord(where, dict(zip(names, values, strict=True)), None, position)
+
+
+class _MalformedRecord(Exception):
+    """A record whose quotes are wrong."""
+
+
+class _CountedLines:
+    """Lines as text, counted. Bytes that are not UTF-8 stay visible as lone surrogates."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._lines = stream.lines()
+        self.number = 0
+
+    def next(self) -> str | None:
+        line = next(self._lines, None)
+        if line is None:
+            return None
+        self.number += 1
+        return line.decode("utf-8", "surrogateescape")
+
+
+def split_record(line: str, delimiter: str, lines: Any) -> list[str]:
+    """The fields of the record that begins with ``line``; ``lines.next()`` gives further ones while a quote is open."""
+    if '"' not in line:
+        return line.removesuffix("\r").split(delimiter)
+    values, at = [], 0
+    while True:
+        if line.startswith('"', at):
+            value, line, at = _quoted(line, at + 1, lines)
+        else:
+            value = ""
+        end = line.find(delimiter, at)
+        if end < 0:
+            values.append(value + line[at:].removesuffix("\r"))
+            return values
+        values.append(value + line[at:end])
+        at = end + 1
+
+
+def _quoted(line: str, at: int, lines: Any) -> tuple[str, str, int]:
+    """The content of a quoted field, and where in which line it ended."""
+    pieces, length = [], 0
+    while True:
+        quote = line.find('"', at)
+        if quote < 0:
+            pieces.append(line[at:] + "\n")
+            length += len(pieces[-1])
+            following = lines.next() if length <= _MAX_RECORD_CHARACTERS else None
+            if following is None:
+                raise _MalformedRecord("a quote is opened here and never closed")
+            line, at = following, 0
+        elif line.startswith('"', quote + 1):
+            pieces.append(line[at : quote + 1])
+            at = quote + 2
+        else:
+            pieces.append(line[at:quote])
+            return "".join(pieces), line, quote + 1
+
+
+def _has_invalid_bytes(value: str) -> bool:
+    if value.isascii():
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+class ShardedFiles:
+    """Files that are read one after the other, all of which count bytes."""
+
+    unit = "bytes"
+
+    def __init__(self, folder: Path, glob: str | None, files: Sequence[SourcePart]) -> None:
+        self._folder, self._glob, self._files = folder, glob, files
+        self.name = printable_path(folder)
+        self.size = sum(file.size or 0 for file in files)
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "shards", **folder_identity(self._folder, self._glob)}
+
+    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
+        before = 0
+        for file in self._files:
+            for row in file.rows(skip):
+                yield RawRecord(row.where, row.value, row.problem, before + row.position)
+            before += file.size or 0
