@@ -11,7 +11,7 @@ import pytest
 
 from cli.corpora import TOPICS
 from cli.fakes import FakeController
-from siftlm.evaluation.folder import question_of, records_of
+from siftlm.evaluation.run_folder import question_of, records_of
 
 METHODS = ("--methods", "base,nn,sift", "-n", "3", "--model", "m")
 

@@ -78,7 +78,7 @@ def test_what_is_wrong_is_said_on_one_line(run, siftlm, words, said):
 
 
 def test_what_was_chosen_is_written_when_asked_for(folder, fake, siftlm):
-    from siftlm.evaluation.identity import contents_fingerprint, memory_fingerprint
+    from siftlm.evaluation.fingerprints import contents_fingerprint, memory_fingerprint
     from siftlm.memory import Memory
 
     with Memory.open("memory") as memory:

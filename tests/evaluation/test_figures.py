@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evaluation.invented import POINTS, question, records
-from siftlm.evaluation import figures, foresight, pages, results, statistics, writing
+from siftlm.evaluation import figures, html, predictiveness, report, results, statistics
 from siftlm.evaluation.measured import Measured
 
 DOMAINS = ("code", "prose")
@@ -100,13 +100,13 @@ def test_correlation_is_spearmans():
     for rank, one in enumerate(found):  # the more is left, the less is gained
         one["uncertainty"] = [2.0, *[1.0] * 9, 0.1 * (rank + 1)]
         one["curve"] = [[0, one["base"]], [10, one["base"] * (0.5 + rank / 100)]]
-    (row,) = foresight.correlation_table(of(found), "").rows
+    (row,) = predictiveness.correlation_table(of(found), "").rows
     left = np.mean([100 * one["uncertainty"][-1] / 2 for one in found])
     assert row[:2] == ("sift", pytest.approx(left))
     assert (row[3].value, row[4]) == (1.0, 1.0)
     for rank, one in enumerate(found):
         one["uncertainty"][-1] = 0.1 * (8 - rank)
-    (row,) = foresight.correlation_table(of(found), "").rows
+    (row,) = predictiveness.correlation_table(of(found), "").rows
     assert (row[3].value, row[4]) == (-1.0, -1.0)
 
 
@@ -125,7 +125,7 @@ def test_the_interval_of_a_correlation_holds_it_as_often_as_it_says(true):
 
 def test_the_curve_of_uncertainty_begins_at_all_of_it():
     found = records(("sift",))
-    (line,) = foresight.uncertainty_chart(of(found), "").lines.values()
+    (line,) = predictiveness.uncertainty_chart(of(found), "").lines.values()
     assert line[0] == (0, 100)
     three = [np.mean([100 * one["uncertainty"][3] for one in found if one["domain"] == name]) for name in DOMAINS]
     assert line[3] == (3, pytest.approx(np.mean(three)))
@@ -140,16 +140,16 @@ def test_the_stop_is_the_published_rule(alpha):
             if one.uncertainty[n] ** 0.5 > 1 / (alpha * n):
                 expected = n - 1
                 break
-        assert foresight.adaptive_stop(one, alpha) == expected
+        assert predictiveness.adaptive_stop(one, alpha) == expected
 
 
 def test_the_adaptive_stop_is_compared_at_equal_steps():
     found = records(("sift",), per_domain=6)
     it = of(found)
-    table = foresight.stopping_table(it, it.draws(), "")
+    table = predictiveness.stopping_table(it, it.draws(), "")
     assert len(table.rows) > 3
     for alpha, steps, adaptive, fixed, gap, _ in table.rows:
-        stops = {one["text"]: foresight.adaptive_stop(Measured.of(one), float(alpha)) for one in found}
+        stops = {one["text"]: predictiveness.adaptive_stop(Measured.of(one), float(alpha)) for one in found}
         assert steps == pytest.approx(np.mean(list(stops.values())))
 
         def at(one, where):
@@ -164,17 +164,17 @@ def test_the_adaptive_stop_is_compared_at_equal_steps():
 
 def test_the_rule_is_not_tried_where_steps_are_not_picks():
     found = [{**one, "settings": {"order": "reversed"}} for one in records(("sift",))]
-    assert foresight.stopping_method(of(found)) is None
-    assert foresight.stopping_method(of(records(("sift",)))) == "sift"
-    assert foresight.stopping_method(of(records(("nn",)))) is None
+    assert predictiveness.stopping_method(of(found)) is None
+    assert predictiveness.stopping_method(of(records(("sift",)))) == "sift"
+    assert predictiveness.stopping_method(of(records(("nn",)))) is None
 
 
 # --- pictures
 
 
 def test_factors_are_equally_far_apart_on_a_logarithmic_axis():
-    series = [pages.Series("s", [(0.01, 3.0), (0.1, 2.0), (1.0, 1.0), (1000.0, 1.5)])]
-    drawn = pages.line_chart(series, title="t", x_name="x", y_name="y", log=True)
+    series = [html.Series("s", [(0.01, 3.0), (0.1, 2.0), (1.0, 1.0), (1000.0, 1.5)])]
+    drawn = html.line_chart(series, title="t", x_name="x", y_name="y", log=True)
     (points,) = re.findall(r'<polyline points="([^"]*)"', drawn)
     xs = [float(point.split(",")[0]) for point in points.split()]
     assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
@@ -187,8 +187,8 @@ def test_factors_are_equally_far_apart_on_a_logarithmic_axis():
 
 
 def test_a_picture_of_its_own_is_whole_and_has_its_colours():
-    drawn = pages.line_chart([pages.Series("<s>", [(0, 1), (1, 2)])], title="a & b", x_name="x", y_name="y")
-    root = ElementTree.fromstring(pages.standalone_svg(drawn))
+    drawn = html.line_chart([html.Series("<s>", [(0, 1), (1, 2)])], title="a & b", x_name="x", y_name="y")
+    root = ElementTree.fromstring(html.standalone_svg(drawn))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert "--b:" in root[0].text
     assert "prefers-color-scheme: dark" in root[0].text
@@ -197,15 +197,15 @@ def test_a_picture_of_its_own_is_whole_and_has_its_colours():
 
 def test_a_picture_shows_as_many_lines_as_can_be_told_apart():
     lines = {f"m+noise={at}": ((0.0, 1.0), (1.0, float(at))) for at in range(12)}
-    shown = writing.drawn_lines({**lines, "plain": ((0.0, 1.0), (1.0, 99.0))})
-    assert list(shown) == [*(f"m+noise={at}" for at in range(writing.MAX_DRAWN_LINES - 1)), "plain"]
-    for names in (["nn", "sift", "mmr", "dpp", "hull"], [f"m{at}" for at in range(writing.MAX_DRAWN_LINES)]):
-        assert len({writing.colour_of(name, names) for name in names}) == len(names)
+    shown = report.drawn_lines({**lines, "plain": ((0.0, 1.0), (1.0, 99.0))})
+    assert list(shown) == [*(f"m+noise={at}" for at in range(report.MAX_DRAWN_LINES - 1)), "plain"]
+    for names in (["nn", "sift", "mmr", "dpp", "hull"], [f"m{at}" for at in range(report.MAX_DRAWN_LINES)]):
+        assert len({report.colour_of(name, names) for name in names}) == len(names)
 
 
 def test_names_stay_apart_and_within_the_picture():
-    series = [pages.Series(f"m{at}", [(0, 100.0), (1, 50.0 + at / 100)]) for at in range(8)]
-    drawn = pages.line_chart(series, title="t", x_name="x", y_name="y", size=(720, 320))
+    series = [html.Series(f"m{at}", [(0, 100.0), (1, 50.0 + at / 100)]) for at in range(8)]
+    drawn = html.line_chart(series, title="t", x_name="x", y_name="y", size=(720, 320))
     places = sorted(float(y) for y in re.findall(r'y="([\d.]+)" style="fill', drawn))
     assert all(later - earlier >= 14.9 for earlier, later in itertools.pairwise(places))
     assert 4 < places[0] < places[-1] <= 320 - 36 + 4
@@ -213,7 +213,7 @@ def test_names_stay_apart_and_within_the_picture():
 
 def test_intervals_are_drawn_where_they_are():
     rows = [("a", -2.0, -3.0, -1.0, "e"), ("b", 1.0, -1.0, 3.0, "d"), ("c", math.nan, math.nan, math.nan, "d")]
-    drawn = pages.interval_chart(rows, title="t", x_name="x")
+    drawn = html.interval_chart(rows, title="t", x_name="x")
     lines = [[float(pair.split(",")[0]) for pair in one.split()] for one in re.findall(r'points="([^"]*)"', drawn)]
     dots = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', drawn)]
     assert len(lines) == len(dots) == 2
@@ -223,4 +223,4 @@ def test_intervals_are_drawn_where_they_are():
         assert dot - low == pytest.approx(scale * (row[1] - row[2]), abs=0.2)
     (zero,) = re.findall(r'x1="([\d.]+)" x2="[\d.]+" y1="4" y2="\d+" style', drawn)
     assert float(zero) == pytest.approx(dots[0] + 2 * scale, abs=0.2)
-    assert pages.interval_chart(rows[2:], title="t", x_name="x") == ""
+    assert html.interval_chart(rows[2:], title="t", x_name="x") == ""

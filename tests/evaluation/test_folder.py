@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from siftlm.errors import Conflict, InvalidInput, Unwritable
-from siftlm.evaluation.folder import RunFolder, question_of, records_of
-from siftlm.evaluation.sound import is_valid_record
-from siftlm.evaluation.writing import write_files
+from siftlm.evaluation.report import write_files
+from siftlm.evaluation.run_folder import RunFolder, is_valid_record, question_of, records_of
 
 QUESTION = {"model": {"name": "tiny"}, "protocol": {"name": "split", "n": 5}}
 
@@ -224,7 +223,7 @@ def test_a_full_disk_is_said_and_work_goes_on_when_there_is_room(tmp_path, monke
 FULL = """
 import resource, sys
 from siftlm.errors import Unwritable
-from siftlm.evaluation.folder import RunFolder
+from siftlm.evaluation.run_folder import RunFolder
 folder = RunFolder.begin(sys.argv[1], {"model": "tiny"})
 line = {"method": "nn", "base": 2.0, "curve": [[0, 2.0]], "note": "x" * 20000}
 folder.add({"text": "one", **line})
@@ -263,7 +262,7 @@ def test_a_place_that_cannot_be_written_to_is_said(tmp_path):
 
 CLAIM = """
 import sys
-from siftlm.evaluation.folder import RunFolder
+from siftlm.evaluation.run_folder import RunFolder
 folder = RunFolder.begin(sys.argv[1], {"model": {"name": "tiny"}, "protocol": {"name": "split", "n": 5}})
 with folder.claim("one", "nn") as mine:
     print(mine, flush=True)

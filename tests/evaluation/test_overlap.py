@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calibration.worlds import words
-from siftlm.evaluation.overlap import leaked_rows
+from siftlm.evaluation.protocol import leaked_rows
 from siftlm.memory import Memory
 
 PROMPT = " ".join(words(1, "p", 40))

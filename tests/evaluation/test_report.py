@@ -16,9 +16,9 @@ import pytest
 
 from evaluation.invented import question, records, saved
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.evaluation import passages, results, writing
+from siftlm.evaluation import passages, results
 from siftlm.evaluation.comparison import reference_method
-from siftlm.evaluation.report import compose_report, report
+from siftlm.evaluation.report import WRITTEN_FILES_LIST, compose_report, report, report_to_html, write
 
 METHODS = ("base", "context", "nn", "sift", "sift+noise=0.1")
 
@@ -36,8 +36,8 @@ def test_the_order_of_records_changes_no_byte(run, tmp_path):
     found = records(METHODS)
     random.Random(3).shuffle(found)
     other = saved(tmp_path / "shuffled", found)
-    writing.write(report([run]), tmp_path / "one")
-    writing.write(report([other]), tmp_path / "two")
+    write(report([run]), tmp_path / "one")
+    write(report([other]), tmp_path / "two")
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
 
 
@@ -55,13 +55,13 @@ def test_runs_of_one_memory_are_put_together(run, tmp_path):
         saved(tmp_path / str(at), [one for one in records(METHODS) if (one["domain"] == "code") == bool(at)])
         for at in (0, 1)
     ]
-    writing.write(report([run]), tmp_path / "whole")
-    writing.write(report(parts), tmp_path / "parts")
+    write(report([run]), tmp_path / "whole")
+    write(report(parts), tmp_path / "parts")
     assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "parts")
 
 
 def test_the_page_needs_nothing_else(run, tmp_path):
-    page = writing.report_to_html(report([run]))
+    page = report_to_html(report([run]))
     assert not re.search(r"<script|<link|<img|https?://|src=|url\(", page)
     assert page.count("<svg") == 6  # differences, steps, tokens, seconds, λ, uncertainty
     depth: list[str] = []
@@ -88,8 +88,8 @@ def test_every_table_says_what_it_is_of(run):
 
 def test_every_table_and_figure_has_its_files(run, tmp_path):
     made = report([run])
-    files = {str(path.relative_to(tmp_path)) for path in writing.write(made, tmp_path)}
-    assert files == set(bytes_of(tmp_path)) - {writing.WRITTEN_FILES_LIST}
+    files = {str(path.relative_to(tmp_path)) for path in write(made, tmp_path)}
+    assert files == set(bytes_of(tmp_path)) - {WRITTEN_FILES_LIST}
     parts = [part for _, some in made.sections for part in some]
     names = [part.name for part in parts]
     assert len(set(names)) == len(names)
@@ -103,14 +103,14 @@ def test_every_table_and_figure_has_its_files(run, tmp_path):
 
 def test_a_narrower_report_leaves_nothing_of_the_one_before(run, tmp_path):
     texts = {"texts/3f.html": "a page"}
-    writing.write(report([run]), tmp_path / "a", texts)
+    write(report([run]), tmp_path / "a", texts)
     own = tmp_path / "a" / "tables" / "mine.csv"
     own.write_text("somebody's")
     (tmp_path / "kept.csv").write_text("not of the report")
-    listed = tmp_path / "a" / writing.WRITTEN_FILES_LIST
+    listed = tmp_path / "a" / WRITTEN_FILES_LIST
     listed.write_text(listed.read_text() + "../kept.csv\ntables/../../kept.csv\n")
-    writing.write(report([run], methods=["nn"]), tmp_path / "a")
-    writing.write(report([run], methods=["nn"]), tmp_path / "b")
+    write(report([run], methods=["nn"]), tmp_path / "a")
+    write(report([run], methods=["nn"]), tmp_path / "b")
     assert bytes_of(tmp_path / "a") == {**bytes_of(tmp_path / "b"), "tables/mine.csv": b"somebody's"}
     assert (tmp_path / "kept.csv").exists()
 
@@ -122,7 +122,7 @@ def test_a_method_has_one_colour_in_all_pictures(tmp_path):
         if one["method"] == "dynamic":  # is in the first picture and in no other
             one.pop("learned")
     saved(tmp_path / "run", found)
-    made = writing.write(report([tmp_path / "run"]), tmp_path / "out")
+    made = write(report([tmp_path / "run"]), tmp_path / "out")
     colours = {}
     for path in made:
         if path.match("figures/*.svg") and path.stem != "differences":
@@ -151,7 +151,7 @@ def test_no_folder_of_a_machine_is_named(tmp_path):
         corpus={"name": f"{away}/test.jsonl"},
         memory={"passages": 7, "embedder": f"{away}/minilm", "contents": "c"},
     )
-    writing.write(report([run]), tmp_path / "out")
+    write(report([run]), tmp_path / "out")
     for content in bytes_of(tmp_path / "out").values():
         assert away.encode() not in content
         assert str(tmp_path).encode() not in content
@@ -161,11 +161,11 @@ def test_no_folder_of_a_machine_is_named(tmp_path):
 @pytest.mark.slow
 def test_another_process_writes_the_same_bytes(run, tmp_path):
     code = (
-        "import sys; from siftlm.evaluation.report import report; from siftlm.evaluation.writing import write; "
+        "import sys; from siftlm.evaluation.report import report; from siftlm.evaluation.report import write; "
         "write(report([sys.argv[1]]), sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path / "there")], check=True)
-    writing.write(report([run]), tmp_path / "here")
+    write(report([run]), tmp_path / "here")
     assert bytes_of(tmp_path / "here") == bytes_of(tmp_path / "there")
 
 
@@ -173,7 +173,7 @@ def test_only_the_base_model_is_a_report_too():
     made = compose_report(results.results_from_records(records(("base",)), question()))
     assert made.main.name == "absolute"
     assert made.sentences == []
-    assert "<h1>" in writing.report_to_html(made)
+    assert "<h1>" in report_to_html(made)
 
 
 def test_left_out_texts_are_said(tmp_path):
@@ -206,7 +206,7 @@ def test_a_result_that_is_no_number_is_said_and_decides_nothing(tmp_path):
     made = report([saved(tmp_path / "run", found)])
     assert any(line.startswith("sift: 1 result") for line in made.about)
     assert {one.method: one.verdict for one in made.differences}["sift"] == "not told apart"
-    writing.write(made, tmp_path / "out")
+    write(made, tmp_path / "out")
     assert "nan" not in (tmp_path / "out/report.md").read_text(encoding="utf-8").lower()
     assert "NaN" not in (tmp_path / "out/report.html").read_text(encoding="utf-8")
     rows = (tmp_path / "out/tables/percent.csv").read_text(encoding="utf-8").splitlines()
@@ -265,8 +265,8 @@ def memory(tmp_path_factory):
 
 
 def of_memory(memory, found):
-    from siftlm.evaluation.identity import contents_fingerprint
-    from siftlm.evaluation.identity import memory_fingerprint as identity
+    from siftlm.evaluation.fingerprints import contents_fingerprint
+    from siftlm.evaluation.fingerprints import memory_fingerprint as identity
 
     known = {**identity(memory), "contents": contents_fingerprint(memory)}
     return results.results_from_records(found, question(memory=known))
@@ -359,7 +359,7 @@ def test_one_model_under_two_names_is_one(run, tmp_path):
 
 def test_one_text_a_domain_has_figures_without_intervals(tmp_path):
     made = report([saved(tmp_path / "run", records(per_domain=1))])
-    writing.write(made, tmp_path / "out")
+    write(made, tmp_path / "out")
     table = (tmp_path / "out/tables/differences.csv").read_text(encoding="utf-8")
     assert ",,," in table.splitlines()[-1]
     assert "\\[–\\]" in (tmp_path / "out/report.md").read_text(encoding="utf-8")
@@ -427,6 +427,6 @@ def test_another_memory_is_refused(memory):
 
 
 def test_a_report_holds_no_text_unless_it_is_asked_for(memory, tmp_path):
-    writing.write(compose_report(of_memory(memory, records())), tmp_path)
+    write(compose_report(of_memory(memory, records())), tmp_path)
     assert all(b"Passage number" not in content for content in bytes_of(tmp_path).values())
     assert not Path(tmp_path / "texts").exists()

@@ -16,7 +16,7 @@ from evaluation.cases import METHODS, PROTOCOL, TEXTS, known, lines, model, need
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
 from siftlm.evaluation import Measured, Protocol, Text, evaluate
-from siftlm.evaluation.folder import question_of, records_of
+from siftlm.evaluation.run_folder import question_of, records_of
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.selection.kernels import relevance

@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("transformers")
 
 import siftlm
-from siftlm.evaluation.folder import question_of, records_of
 from siftlm.evaluation.measured import Measured
+from siftlm.evaluation.run_folder import question_of, records_of
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import pytest
 
 from evaluation.invented import question, records
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.evaluation import accounts, comparison, results, tables, weights
+from siftlm.evaluation import comparison, costs, protocol, results, tables
 from siftlm.evaluation.statistics import Mean
 from siftlm.evaluation.tables import Column, Table
 
@@ -143,15 +143,15 @@ def test_percent_and_absolute_are_those_of_loops():
 
 def test_a_weighted_mean_is_weighted():
     it = of(records(domains=("Github", "ArXiv", "else")))
-    given = weights.domain_weights("pile", it.names)
+    given = protocol.domain_weights("pile", it.names)
     table = comparison.percent_table(it, it.draws(), "", given)
     expected = (7.59 * cell(table, "Github", "nn").value + 8.96 * cell(table, "ArXiv", "nn").value) / (7.59 + 8.96)
     assert cell(table, "weighted", "nn").value == pytest.approx(expected)
 
 
 def test_the_pile_is_whole():
-    assert len(weights.PILE_WEIGHTS) == 22
-    assert sum(weights.PILE_WEIGHTS.values()) == pytest.approx(100, abs=0.05)
+    assert len(protocol.PILE_WEIGHTS) == 22
+    assert sum(protocol.PILE_WEIGHTS.values()) == pytest.approx(100, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_the_pile_is_whole():
 )
 def test_bad_weights(given, said):
     with pytest.raises(InvalidInput, match=said):
-        weights.domain_weights(given, ["a", "b"])
+        protocol.domain_weights(given, ["a", "b"])
 
 
 def test_differences_are_paired():
@@ -258,7 +258,7 @@ def test_repeats_are_counted():
     found = [{**one, "rows": [7, 7, 7, 1, 2], "copies": 2} for one in records(("nn",), per_domain=2)]
     found[0]["rows"] = [1, 2, 3, 4, 5]
     it = of(found)
-    table = accounts.picks_table(it, "")
+    table = costs.picks_table(it, "")
     values = dict(zip(table.head, next(row for row in table.rows if row[0] == "nn"), strict=True))
     assert values["picks"] == 5
     assert values["distinct"] == pytest.approx((5 + 3 * 3) / 4)
@@ -266,14 +266,14 @@ def test_repeats_are_counted():
     assert values["texts with repeats, %"] == 75
     assert values["give-aways"] == 8
     assert values["in texts"] == 4
-    often = accounts.multiplicity_table(it, "")
+    often = costs.multiplicity_table(it, "")
     assert often.head == ["method", "1×", "2×", "3×"]
     assert often.rows[0] == ("nn", (5 + 3 * 2) / 4, 0, 3 / 4)
 
 
 def test_costs_are_means_over_texts():
     found = records()
-    table = accounts.costs_table(of(found), "")
+    table = costs.costs_table(of(found), "")
     seconds = [one["seconds"] for one in found if one["method"] == "sift"]
     select, tune = (np.mean([one[part] for one in seconds]) for part in ("select", "tune"))
     assert cell(table, "sift", "select, s") == pytest.approx(select)
@@ -282,6 +282,6 @@ def test_costs_are_means_over_texts():
 
 def test_learning_is_compared_with_the_context():
     it = of(records(("base", "context", "sift"), per_domain=6, gain={"context": 0.0, "sift": 0.3}))
-    (row,) = accounts.context_table(it, it.draws(), "").rows
+    (row,) = costs.context_table(it, it.draws(), "").rows
     assert row[0] == "sift less context"
     assert row[-1] == "better"

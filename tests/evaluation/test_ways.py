@@ -11,8 +11,8 @@ import pytest
 from evaluation.cases import known
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.evaluation import Measured, Protocol, Text, evaluate
-from siftlm.evaluation.folder import records_of
-from siftlm.evaluation.ways.interpolation import at_chosen_weight, held_out_weights, token_frequencies
+from siftlm.evaluation.baselines import at_chosen_weight, held_out_weights, token_frequencies
+from siftlm.evaluation.run_folder import records_of
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 

@@ -25,7 +25,7 @@ from siftlm.calibration.heldout import HeldOut
 from siftlm.calibration.measuring import Trial, TrialRunner, score_points
 from siftlm.calibration.stages import CalibrationSearch, SearchOutcome
 from siftlm.controller import Controller
-from siftlm.evaluation.identity import memory_fingerprint
+from siftlm.evaluation.fingerprints import memory_fingerprint
 from siftlm.evaluation.statistics import mean
 from siftlm.memory.searcher import Searcher
 from siftlm.types import FloatArray

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.errors import InvalidInput
-from siftlm.evaluation.overlap import leaked_rows
+from siftlm.evaluation.protocol import leaked_rows
 from siftlm.local_asked import split_text
 from siftlm.memory import Memory
 from siftlm.memory.ingest import embed_checked

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siftlm import __version__
-from siftlm.evaluation import pages
-from siftlm.evaluation.pages import Series, escape_html
+from siftlm.evaluation import html
+from siftlm.evaluation.html import Series, escape_html
 
 if TYPE_CHECKING:
     from siftlm.cli.demo_local import Case, Run
@@ -69,14 +69,14 @@ def write(cases: Sequence[Case], file: Path, model: Controller, *, passages: int
         f'<p class="faint">{escape_html(about)} Made by <code>siftlm demo</code>.</p>',
         f"<p>{ABOUT}</p>",
         *(f"<p class='finding'>{escape_html(finding)}</p>" for finding in findings(cases)),
-        pages.html_table(HEAD, [row(case) for case in cases] + [means(cases)], [_best(case) for case in cases]),
+        html.html_table(HEAD, [row(case) for case in cases] + [means(cases)], [_best(case) for case in cases]),
         f'<p class="faint">{LEGEND}</p>',
         _overview(cases),
         f'<p class="faint">{BELOW}</p>',
     ]
     for case in cases:
         body += _case(case)
-    file.write_text(pages.html_page("siftlm: a model that learns for every prompt", body), encoding="utf-8")
+    file.write_text(html.html_page("siftlm: a model that learns for every prompt", body), encoding="utf-8")
     return file
 
 
@@ -118,9 +118,9 @@ def _overview(cases: Sequence[Case]) -> str:
         picks = min(len(run.uncertainty) for run, _ in runs)
         known = [statistics.fmean(100 * run.uncertainty[pick] for run, _ in runs) for pick in range(picks)]
         left.append(Series(name, list(enumerate(known)), COLOURS[method]))
-    return pages.side_by_side(
-        pages.line_chart(bits, title="Bits per byte, mean of all texts", x_name="steps", y_name="% of base"),
-        pages.line_chart(left, title="Uncertainty left, mean of all texts", x_name="picks", y_name="%", from_zero=True),
+    return html.side_by_side(
+        html.line_chart(bits, title="Bits per byte, mean of all texts", x_name="steps", y_name="% of base"),
+        html.line_chart(left, title="Uncertainty left, mean of all texts", x_name="picks", y_name="%", from_zero=True),
     )
 
 
@@ -136,20 +136,20 @@ def _case(case: Case) -> list[str]:
     alone = {method: rows.difference(*(chosen[m] for m in chosen if m != method)) for method, rows in chosen.items()}
     return [
         f"<h2>{escape_html(case.kind)}: {escape_html(case.name)}</h2>",
-        pages.side_by_side(
-            pages.line_chart(bits, title="What the second half costs", x_name="steps", y_name="bits per byte"),
-            pages.line_chart(
+        html.side_by_side(
+            html.line_chart(bits, title="What the second half costs", x_name="steps", y_name="bits per byte"),
+            html.line_chart(
                 left, title="Uncertainty left about the prompt", x_name="picks", y_name="%", from_zero=True
             ),
         ),
         "<h3>The prompt ends</h3>",
         f"<pre>{escape_html(_end(case.prompt))}</pre>",
-        pages.side_by_side(
+        html.side_by_side(
             f"<h3>The base model goes on</h3><pre>{escape_html(case.continuation)}</pre>",
             f"<h3>After learning, it goes on</h3><pre>{escape_html(case.runs['sift'].continuation)}</pre>",
             f"<h3>How it really goes on</h3><pre>{escape_html(case.scored[:140])} …</pre>",
         ),
-        pages.side_by_side(*(_picks(run, alone[method]) for method, run in case.runs.items())),
+        html.side_by_side(*(_picks(run, alone[method]) for method, run in case.runs.items())),
     ]
 
 

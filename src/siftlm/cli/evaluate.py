@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, then say how far it is."""
     from siftlm.evaluation import Protocol, evaluate, read
     from siftlm.evaluation.corpus import SkippedRecords
-    from siftlm.evaluation.identity import file_fingerprint
+    from siftlm.evaluation.fingerprints import file_fingerprint
     from siftlm.evaluation.methods import parse_methods
 
     protocol = Protocol(arguments.protocol, arguments.n, arguments.at, arguments.prefix, arguments.copies)

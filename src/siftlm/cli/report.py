@@ -67,8 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the report, then print its main table."""
     from siftlm.errors import InvalidInput
     from siftlm.evaluation.labels import split_labels
-    from siftlm.evaluation.report import report
-    from siftlm.evaluation.writing import write
+    from siftlm.evaluation.report import report, write
 
     if bool(arguments.show) != (arguments.texts is not None):
         raise InvalidInput("--show names a text and --texts the memory to read from; they go together")

@@ -7,9 +7,9 @@ evaluate(model, read("test.jsonl.gz", per_domain=12), "base,nn,sift", into="runs
 """
 
 from siftlm.evaluation.corpus import Text, read
+from siftlm.evaluation.evaluate import Evaluation, evaluate
 from siftlm.evaluation.measured import Measured
+from siftlm.evaluation.methods import Baseline, Case, baseline
 from siftlm.evaluation.protocol import Protocol
-from siftlm.evaluation.runner import Evaluation, evaluate
-from siftlm.evaluation.ways.registry import Baseline, Case, baseline
 
 __all__ = ["Baseline", "Case", "Evaluation", "Measured", "Protocol", "Text", "baseline", "evaluate", "read"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from siftlm.evaluation.identity import bare_name
+from siftlm.evaluation.fingerprints import bare_name
 
 # As in `siftlm.evaluation.methods`: a plus may also be in a number or in the name of a file.
 SETTINGS_SEPARATOR = re.compile(r"\+(?=[a-z_]+=)")

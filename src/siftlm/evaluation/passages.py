@@ -12,17 +12,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.evaluation import pages
+from siftlm.evaluation import html
 from siftlm.evaluation.comparison import reference_method
 from siftlm.evaluation.corpus import SAMPLE_CORPUS, SAMPLE_TEXTS_PER_DOMAIN, read
-from siftlm.evaluation.foresight import uncertainty_left
-from siftlm.evaluation.identity import contents_fingerprint, memory_fingerprint
+from siftlm.evaluation.fingerprints import contents_fingerprint, memory_fingerprint
+from siftlm.evaluation.html import Series, escape_html
 from siftlm.evaluation.labels import BASE_METHOD, describe_question
 from siftlm.evaluation.measured import Measured
-from siftlm.evaluation.pages import Series, escape_html
+from siftlm.evaluation.predictiveness import uncertainty_left
 from siftlm.evaluation.protocol import Protocol
+from siftlm.evaluation.report import colour_of, drawn_lines
 from siftlm.evaluation.results import Results
-from siftlm.evaluation.writing import colour_of, drawn_lines
 from siftlm.memory import Memory
 
 WORST, BEST = "worst", "best"
@@ -86,7 +86,7 @@ def _split_text(found: Results, whole: str) -> str:
     parts = Protocol(**known).parts(whole)
     if not parts.before:
         return f"<h3>The text</h3><pre>{escape_html(parts.scored)}</pre>"
-    return pages.side_by_side(
+    return html.side_by_side(
         f"<h3>The prompt</h3><pre>{escape_html(parts.prompt)}</pre>",
         f"<h3>What is scored</h3><pre>{escape_html(parts.scored)}</pre>",
     )
@@ -140,8 +140,8 @@ def _page(found: Results, memory: Memory, at: int, whole: str | None) -> str:
     body = [
         f"<h1>Text {escape_html(found.texts[at])}</h1>",
         f'<p class="faint">{escape_html(said)}memory: {escape_html(known["memory"])}.</p>',
-        pages.html_table(head, rows, [1 if place == best else None for place in range(len(rows))]),
-        pages.line_chart(
+        html.html_table(head, rows, [1 if place == best else None for place in range(len(rows))]),
+        html.line_chart(
             curves,
             title="Bits per byte against steps",
             x_name="steps",
@@ -149,9 +149,9 @@ def _page(found: Results, memory: Memory, at: int, whole: str | None) -> str:
             size=(720, 320),
         ),
         "" if whole is None else _split_text(found, whole),
-        pages.side_by_side(*(_picks(name, one, measured, memory) for name, one in measured.items() if one.rows)),
+        html.side_by_side(*(_picks(name, one, measured, memory) for name, one in measured.items() if one.rows)),
     ]
-    return pages.html_page(f"siftlm: what was chosen for {found.texts[at]}", body)
+    return html.html_page(f"siftlm: what was chosen for {found.texts[at]}", body)
 
 
 def _row(name: str, one: Measured) -> tuple[str, ...]:

@@ -7,11 +7,20 @@ kinds of numbers are never comparable, so every record and every table carries t
 
 from __future__ import annotations
 
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.local_asked import split_in_half
+from siftlm.memory.near_duplicates import copy_mask
+from siftlm.memory.searcher import Searcher
 from siftlm.validation import whole_number
 
 PROTOCOL_NAMES = ("transductive", "split", "prefix")
@@ -94,3 +103,85 @@ def _prefix_end(text: str, length: int) -> tuple[str, str]:
         if text[at].isspace() and text[:at].strip() and text[at:].strip():
             return text[:at], text[at:]
     raise InvalidInput(f"the text {text[:40]!r} has nothing left to score behind its first {length} characters")
+
+
+# Copies are looked for among so many neighbours of each part.
+LEAK_SEARCH_NEIGHBOURS = 200
+
+
+def leaked_rows(memory: Searcher, pieces: Sequence[str], *others: str) -> list[int]:
+    """Rows of passages that share most of their words with a piece (a prompt, what is scored) or with ``others``.
+
+    They are looked for near each piece.
+    """
+    wanted = [piece for piece in dict.fromkeys(pieces) if piece.strip()]
+    rows: set[int] = set()
+    for piece in wanted:
+        try:
+            near = memory.search(piece, LEAK_SEARCH_NEIGHBOURS, method="nearest", k=LEAK_SEARCH_NEIGHBOURS)
+        except InvalidInput:  # it may have no direction
+            continue
+        texts = near.texts
+        copy = np.zeros(len(texts), dtype=bool)
+        for other in dict.fromkeys((*wanted, *others)):
+            copy |= copy_mask(other, texts)
+        rows.update(near[at].row for at in np.flatnonzero(copy).tolist())
+    return sorted(rows)
+
+
+# Share of the Pile in percent, by `pile_set_name`: Gao et al. 2020, "The Pile", table 1, column "Weight".
+PILE_WEIGHTS: Mapping[str, float] = {
+    "Pile-CC": 18.11,
+    "PubMed Central": 14.40,
+    "Books3": 12.07,
+    "OpenWebText2": 10.01,
+    "ArXiv": 8.96,
+    "Github": 7.59,
+    "FreeLaw": 6.12,
+    "StackExchange": 5.13,
+    "USPTO Backgrounds": 3.65,
+    "PubMed Abstracts": 3.07,
+    "Gutenberg (PG-19)": 2.17,
+    "OpenSubtitles": 1.55,
+    "Wikipedia (en)": 1.53,
+    "DM Mathematics": 1.24,
+    "Ubuntu IRC": 0.88,
+    "BookCorpus2": 0.75,
+    "EuroParl": 0.73,
+    "HackerNews": 0.62,
+    "YoutubeSubtitles": 0.60,
+    "PhilPapers": 0.38,
+    "NIH ExPorter": 0.30,
+    "Enron Emails": 0.14,
+}
+BUILT_IN_WEIGHTS = {"pile": PILE_WEIGHTS}
+
+
+def domain_weights(given: str | os.PathLike[str] | Mapping[str, float], domains: Sequence[str]) -> dict[str, float]:
+    """A weight for each of ``domains``; one that the weights do not name counts for nothing.
+
+    >>> weights_of("pile", ["Github", "ArXiv", "Recipes"])
+    {'Github': 7.59, 'ArXiv': 8.96, 'Recipes': 0.0}
+    """
+    known = given if isinstance(given, Mapping) else BUILT_IN_WEIGHTS.get(str(given)) or _read_weights(Path(given))
+    for name, value in known.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise InvalidInput(f"weights: the weight of {name!r} is {value!r}; it must be a number from 0 on")
+    found = {name: float(known.get(name, 0.0)) for name in domains}
+    if not sum(found.values()):
+        raise InvalidInput(
+            f"weights name none of the domains {', '.join(domains)}; they name {', '.join(map(str, known))}"[:400]
+        )
+    return found
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidInput(f"{path}: there is no such file of weights; give one, or pile") from error
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(known, dict) or not known:
+        raise InvalidInput(f'{path}: must hold an object such as {{"Github": 7.6, "ArXiv": 9}}')
+    return known

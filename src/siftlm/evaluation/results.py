@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.evaluation.folder import question_of, records_of
-from siftlm.evaluation.identity import model_fingerprint
+from siftlm.evaluation.fingerprints import model_fingerprint
 from siftlm.evaluation.labels import BASE_METHOD, INTERPOLATION_METHOD, method_name, method_sort_key, without_folder
 from siftlm.evaluation.measured import Measured
+from siftlm.evaluation.methods import BASELINE_FILE_SETTING
+from siftlm.evaluation.run_folder import question_of, records_of
 from siftlm.evaluation.statistics import Draws, Figure, percent_of_base
-from siftlm.evaluation.ways.registry import BASELINE_FILE_SETTING
 from siftlm.types import FloatArray
 
 # Bits per byte of the base model that differ by less are the same; processors add in different orders.
@@ -33,7 +33,7 @@ class Results:
     """Several methods on the same texts, with the same model, memory and protocol."""
 
     question: Mapping[str, Any]
-    """Of the run; see `siftlm.evaluation.runner.run_question`."""
+    """Of the run; see `siftlm.evaluation.evaluate.run_question`."""
     methods: tuple[str, ...]
     """In the order of the tables; ``base`` is always there."""
     texts: tuple[str, ...]
@@ -200,7 +200,7 @@ def results_from_records(
 
 def _choose_weights(by_text: dict[str, dict[str, Mapping[str, Any]]], method: str) -> None:
     """An interpolation's weight is the one that is best on all other texts; see `interpolation.at_chosen_weight`."""
-    from siftlm.evaluation.ways.interpolation import at_chosen_weight
+    from siftlm.evaluation.baselines import at_chosen_weight
 
     texts = sorted(text for text, some in by_text.items() if "nats" in (some.get(method, {}).get("extra") or {}))
     for text, record in zip(texts, at_chosen_weight([by_text[text][method] for text in texts]), strict=True):

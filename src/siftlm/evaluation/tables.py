@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from siftlm.evaluation import pages
+from siftlm.evaluation import html
 from siftlm.evaluation.statistics import Mean
 
 Cell = str | int | float | Mean | None
@@ -117,12 +117,12 @@ def _escape_markdown(text: str) -> str:
 
 
 def to_html(table: Table) -> str:
-    """With its title and caption; for `siftlm.evaluation.pages.html_page`."""
+    """With its title and caption; for `siftlm.evaluation.html.html_page`."""
     places = dict(table.best)  # one bold cell a row is all that a page can do
     best = [places.get(at) for at in range(len(table.rows))]
     return (
-        f"<h3>{pages.escape_html(table.title)}</h3>{pages.html_table(table.head, table.written(), best)}"
-        f'<p class="faint">{pages.escape_html(table.caption)}</p>'
+        f"<h3>{html.escape_html(table.title)}</h3>{html.html_table(table.head, table.written(), best)}"
+        f'<p class="faint">{html.escape_html(table.caption)}</p>'
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from siftlm.controller import Controller
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.evaluation.identity import memory_fingerprint
+from siftlm.evaluation.fingerprints import memory_fingerprint
 from siftlm.extras import load
 from siftlm.integrations._lm_eval_reading import (
     EMPTY_SCORE,

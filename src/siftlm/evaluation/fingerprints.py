@@ -1,4 +1,4 @@
-"""What tells one memory from another, and one run from another, for logs that go on."""
+"""Fingerprints of memories, models and runs."""
 
 from __future__ import annotations
 

@@ -1,15 +1,17 @@
-"""Every method on every text, kept the moment it is known; whatever is there already is not done again.
+"""The settings of each method of a run: written with its first record, and the same for all that come after.
 
-evaluate("siftlm-tiny", "memory/", "test.jsonl.gz", "base,nn,sift", into="runs/a", per_domain=12)
+Looked at whenever a record is read: two processes that begin at once with different settings see each other's first
+record before they write their own.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,21 +23,47 @@ from siftlm.controller.settings import setting_names
 from siftlm.controller.stacked import can_stack
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
 from siftlm.evaluation.corpus import Text
-from siftlm.evaluation.folder import RunFolder
-from siftlm.evaluation.identity import run_question
+from siftlm.evaluation.fingerprints import run_question
 from siftlm.evaluation.measured import Measured, measured_from_score
-from siftlm.evaluation.methods import EvaluatedMethod, parse_methods
-from siftlm.evaluation.overlap import leaked_rows
-from siftlm.evaluation.protocol import Protocol, TextParts
+from siftlm.evaluation.methods import BASELINE_FILE_SETTING, Baseline, Case, EvaluatedMethod, parse_methods
+from siftlm.evaluation.protocol import Protocol, TextParts, leaked_rows
 from siftlm.evaluation.results import BASE_TOLERANCE
-from siftlm.evaluation.settled import settings_check
-from siftlm.evaluation.ways import Baseline, Case
-from siftlm.evaluation.ways.registry import BASELINE_FILE_SETTING
+from siftlm.evaluation.run_folder import RunFolder
 from siftlm.local import LocalModel
 from siftlm.local_results import Score
 from siftlm.memory import Memory
 from siftlm.memory.near_duplicates import copy_mask
 from siftlm.progress import Meter, Report, reporter
+
+
+def settings_check(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], None]:
+    """A look at one record: refused if it is of other settings than ours, wherever those came from.
+
+    Args:
+        path: of the run, to be named.
+        settings: name of a method -> all that decides its results now.
+    """
+    asked = json.loads(json.dumps(settings))
+
+    def look(record: Mapping[str, Any]) -> None:
+        label = record["method"]
+        old, now = record.get("settings"), asked.get(label)
+        if old is None or now is None:
+            return
+        for name in old.keys() & now.keys():  # another version may have more
+            if old[name] != now[name]:
+                raise Conflict(
+                    f"{path}: holds results of {label} with {_describe_change(label, name, old[name], now[name])}"
+                )
+
+    return look
+
+
+def _describe_change(label: str, name: str, old: Any, now: Any) -> str:
+    if name == BASELINE_FILE_SETTING:
+        return f"another file than {label}'s is now: give --out another folder, or the file another name"
+    return f"{name}={old!r}, and now it is {now!r}; give --out another folder, or write {label}+{name}=…"
+
 
 # Texts that LoRA tunes at once.
 TUNING_BATCH_TEXTS = 16

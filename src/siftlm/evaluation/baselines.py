@@ -1,4 +1,4 @@
-"""The model's next-token distribution mixed with how often the selected texts have each token."""
+"""Baselines: the base model, in-context learning, interpolation with token frequencies."""
 
 from __future__ import annotations
 
@@ -13,8 +13,46 @@ from siftlm.controller.forward import token_nats
 from siftlm.controller.tokens import spans_of, start_token, text_token_ids
 from siftlm.errors import InvalidInput
 from siftlm.evaluation.measured import Measured
-from siftlm.evaluation.ways.registry import Case, baseline
+from siftlm.evaluation.methods import Case, baseline
 from siftlm.types import FloatArray, IntArray
+
+
+@baseline("base", "the model as it is")
+def base(case: Case) -> Measured:
+    """What everything is measured by; also tells whether the model is put back: it must never change within a run."""
+    began = time.perf_counter()
+    known = case.model.controller.likelihood(case.scored, after=case.before)
+    seconds = {"score": round(time.perf_counter() - began, 4)}
+    return Measured(known.bits_per_byte, {0: known.bits_per_byte}, known.bytes, known.tokens, seconds=seconds)
+
+
+@baseline("context", "what SIFT selects, in the context instead of in the weights; the best stay where not all fit")
+def context(case: Case, **settings: Any) -> Measured:
+    """A point of the curve has so many texts before the prompt, as many of them as fit into half of the context."""
+    controller = case.model.controller
+    found = case.model.select(case.prompt, n=case.points[-1], exclude=list(case.exclude), **settings)
+    began = time.perf_counter()
+    base = controller.likelihood(case.scored, after=case.before)
+    curve = {0: base.bits_per_byte}
+    for point in case.points:
+        now = controller.likelihood(case.scored, after=case.before, texts=found.texts[:point])
+        curve[point] = now.bits_per_byte
+    return Measured(
+        base.bits_per_byte,
+        curve,
+        base.bytes,
+        base.tokens,
+        rows=tuple(hit.row for hit in found),
+        scores=tuple(round(hit.score, 5) for hit in found),
+        uncertainty=tuple(float(f"{left:.6g}") for left in found.selection.uncertainty),
+        considered=found.considered,
+        seconds={
+            "select": round(sum(found.seconds.values()), 4),
+            "tune": 0.0,
+            "score": round(time.perf_counter() - began, 4),
+        },
+    )
+
 
 # Of the selected texts; 0 is the base model.
 MIXTURE_WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
