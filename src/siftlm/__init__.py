@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from siftlm import embedding, errors, selection
-    from siftlm.calibration import Calibration, calibrate
+    from siftlm.calibration import Calibration
+    from siftlm.calibration.calibrate import calibrate
     from siftlm.controller import Controller
     from siftlm.embedding import embedder
     from siftlm.local import LocalModel

@@ -120,7 +120,7 @@ def test_texts_are_drawn_from_the_memory_and_never_learned_from(tmp_path):
         found = siftlm.calibrate(Reader(), memory, count=30, **SMALL)
         runs = [json.loads(line) for line in (memory.path / "calibration.jsonl").read_text().splitlines()]
         runs = [line["run"] for line in runs if "run" in line]
-        held = siftlm.calibration.heldout.draw_held_out(memory, 30, 0, "split")
+        held = siftlm.calibration.trials.draw_held_out(memory, 30, 0, "split")
         for run in runs:
             text = held[run["text"]]
             assert not set(run["rows"]) & set(text.exclude)

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from siftlm.calibration.deciding import (
+from siftlm.calibration.grid import Grid, Setting, default_setting, make_grid, nearest_setting, sift_settings
+from siftlm.calibration.search import HalvingSchedule, affordable_schedule
+from siftlm.calibration.stopping import (
     MIN_RULE_TEXTS,
     fit_adaptive_rule,
     fit_decide_rule,
@@ -17,10 +19,7 @@ from siftlm.calibration.deciding import (
     picks_kept,
     uncertainty_gain_correlation,
 )
-from siftlm.calibration.grid import Grid, Setting, default_setting, make_grid, nearest_setting, sift_settings
-from siftlm.calibration.heldout import _bit_reversed, _join_passages
-from siftlm.calibration.measuring import Trial, last_point_within, score_points
-from siftlm.calibration.planning import HalvingSchedule, affordable_schedule
+from siftlm.calibration.trials import Trial, _bit_reversed, _join_passages, last_point_within, score_points
 from siftlm.evaluation.statistics import mean, rank_correlation
 from siftlm.memory import Memory
 

@@ -9,7 +9,7 @@ import pytest
 
 import siftlm
 from calibration.worlds import TOPICS, Reader, copies_world, document, plain
-from siftlm.calibration.log import CalibrationLog
+from siftlm.calibration.trials import CalibrationLog
 from siftlm.errors import InvalidInput
 from siftlm.memory import Memory
 

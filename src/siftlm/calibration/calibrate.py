@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.calibration import log as logs
-from siftlm.calibration.evidence import Verdict, calibration_question, evidence_record
+from siftlm.calibration import trials as logs
+from siftlm.calibration.evidence import Calibration, Verdict, calibration_question, evidence_record
 from siftlm.calibration.grid import Grid, make_grid
-from siftlm.calibration.heldout import HeldOut, draw_held_out, held_out_from_texts
-from siftlm.calibration.log import CalibrationLog
-from siftlm.calibration.measuring import TrialRunner
-from siftlm.calibration.result import Calibration
-from siftlm.calibration.stages import CalibrationSearch
+from siftlm.calibration.search import CalibrationSearch
+from siftlm.calibration.trials import CalibrationLog, HeldOut, TrialRunner, draw_held_out, held_out_from_texts
 from siftlm.controller import Controller
 from siftlm.errors import Conflict
 from siftlm.memory import Memory

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from siftlm.calibration.measuring import Trial
+from siftlm.calibration.trials import Trial
 from siftlm.evaluation.statistics import rank_correlation
 from siftlm.selection.rules import StoppingRules
 from siftlm.types import FloatArray, IntArray
