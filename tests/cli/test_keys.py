@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from siftlm.serving.keys import ApiKeys, Caller
-from siftlm.serving.refusals import NotAllowed
+from siftlm.serving.auth import ApiKeys, Caller
+from siftlm.serving.errors import NotAllowed
 
 
 @pytest.fixture

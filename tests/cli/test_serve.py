@@ -18,7 +18,7 @@ def memory(tmp_path):
 def opened(monkeypatch):
     """What a server would be opened with; none is."""
     seen = []
-    monkeypatch.setattr("siftlm.serving.host.serve", lambda *args, **how: seen.append(how))
+    monkeypatch.setattr("siftlm.serving.server.serve", lambda *args, **how: seen.append(how))
     return seen
 
 

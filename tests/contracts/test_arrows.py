@@ -50,7 +50,16 @@ CORE = {"siftlm", "numpy"}
 # Files that are themselves loaded only on demand may import their library at the top. Path -> libraries.
 LOADED_ON_DEMAND: dict[str, set[str]] = {
     f"siftlm.serving.{name}": {"fastapi"}
-    for name in ("answering", "app", "documents", "failures", "selecting", "vectors", "vocabulary")
+    for name in (
+        "app",
+        "error_responses",
+        "middleware",
+        "routes.completions",
+        "routes.documents",
+        "routes.embeddings",
+        "routes.selection",
+        "routes.tokenizer",
+    )
 }
 
 

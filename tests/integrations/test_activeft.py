@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.integrations import activeft as ours
-from siftlm.integrations._acquisition import ACQUISITION_CLASSES
-from siftlm.integrations.activeft import Retriever
+from siftlm.integrations.activeft import ACQUISITION_CLASSES, Retriever
 
 
 def library(name):

@@ -11,10 +11,10 @@ from fastapi import FastAPI, Header
 from fastapi.testclient import TestClient
 
 from siftlm.memory import Memory
-from siftlm.serving.failures import add_error_handlers
-from siftlm.serving.keys import Caller
+from siftlm.serving.auth import Caller
+from siftlm.serving.error_responses import add_error_handlers
+from siftlm.serving.errors import NotAllowed
 from siftlm.serving.modes import ModeParser
-from siftlm.serving.refusals import NotAllowed
 
 CALLERS = {
     "writer": Caller("writer", {"docs": "write"}),
@@ -38,7 +38,7 @@ class FakeModel:
 
 
 class FakeEngine:
-    """The face of `siftlm.serving.engine.ServingEngine`, as far as these routes see it."""
+    """The face of `siftlm.serving.scheduler.ServingEngine`, as far as these routes see it."""
 
     def __init__(self, memories: Mapping[str, Memory]) -> None:
         self.memories = dict(memories)

@@ -1,4 +1,4 @@
-"""An engine without a model, with the face of `siftlm.serving.engine.ServingEngine`: it echoes the prompt by words.
+"""An engine without a model, with the face of `siftlm.serving.scheduler.ServingEngine`: it echoes the prompt by words.
 
 The tokenizer is that of siftlm-tiny. How likely a token is follows from its number, so that everything can be foretold.
 """
@@ -26,7 +26,9 @@ from siftlm.embedding import HashingEmbedder
 from siftlm.errors import UnknownName
 from siftlm.memory import Found, Hit
 from siftlm.serving.app import create_app
-from siftlm.serving.jobs import (
+from siftlm.serving.decoding import StopTexts
+from siftlm.serving.errors import DeadlineExceeded, QueueFull, ShuttingDown
+from siftlm.serving.events import (
     ChoiceDelta,
     ChoiceEnded,
     Event,
@@ -41,8 +43,6 @@ from siftlm.serving.jobs import (
     Tuned,
 )
 from siftlm.serving.modes import ModeParser
-from siftlm.serving.refusals import DeadlineExceeded, QueueFull, ShuttingDown
-from siftlm.serving.telling import StopTexts
 from siftlm.types import Selection, Step, Trace
 
 NAME, CONTEXT, END = "siftlm-tiny", 64, 0

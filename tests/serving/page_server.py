@@ -19,7 +19,7 @@ import numpy as np
 
 import siftlm
 from siftlm.embedding import HashingEmbedder
-from siftlm.serving import page
+from siftlm.serving import app as page
 
 NAME = "stand-in"
 PEOPLE = ("Ada Brook", "Ben Castle", "Cleo Dale", "Dan Evers", "Eve Field", "Finn Grove")

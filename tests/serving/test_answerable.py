@@ -16,8 +16,8 @@ from siftlm.embedding import embedder
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.serving.answerable import check_searchable
-from siftlm.serving.host import background_server
+from siftlm.serving.lifecycle import check_searchable
+from siftlm.serving.server import background_server
 
 TEXTS = [f"text {number} of what is said" for number in range(30)]
 

@@ -15,8 +15,8 @@ from fastapi.testclient import TestClient
 
 from serving.fakes import CONTEXT, END, NAME, FakeEngine, Manners, app_of, likely
 from siftlm.embedding import HashingEmbedder
-from siftlm.serving.keys import Caller
-from siftlm.serving.refusals import NotAllowed
+from siftlm.serving.auth import Caller
+from siftlm.serving.errors import NotAllowed
 
 CALLERS = {"Bearer docs": Caller("d", {"docs": "read"}), "Bearer none": Caller("n", {})}
 

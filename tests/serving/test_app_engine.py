@@ -15,10 +15,10 @@ from siftlm.controller.decoding import SampledToken
 from siftlm.controller.tokens import text_token_ids
 from siftlm.memory import Memory
 from siftlm.serving.app import create_app
-from siftlm.serving.engine import ServingEngine
-from siftlm.serving.jobs import Job, Mode, SamplingParams
+from siftlm.serving.decoding import ChoiceWriter
+from siftlm.serving.events import Job, Mode, SamplingParams
 from siftlm.serving.modes import ModeParser
-from siftlm.serving.saying import ChoiceWriter
+from siftlm.serving.scheduler import ServingEngine
 
 pytestmark = pytest.mark.slow
 

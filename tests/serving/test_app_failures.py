@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from serving.fakes import NAME, FakeEngine, Manners, app_of
 from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, Unwritable
-from siftlm.serving import running
+from siftlm.serving import streaming
+from siftlm.serving.errors import DeadlineExceeded
 from siftlm.serving.limits import RequestLimits
-from siftlm.serving.refusals import DeadlineExceeded
 
 JSON = {"Content-Type": "application/json"}
 BODY = {"model": NAME, "prompt": "the time of the end", "max_tokens": 4}
@@ -141,7 +141,7 @@ def test_a_deadline():
 
 
 def test_an_engine_that_hangs(monkeypatch):
-    monkeypatch.setattr(running, "DEADLINE_MARGIN_SECONDS", 0.0)
+    monkeypatch.setattr(streaming, "DEADLINE_MARGIN_SECONDS", 0.0)
     engine = FakeEngine(Manners(pause=0.5))
     answer = TestClient(app_of(engine, limits=RequestLimits(seconds=0.1))).post("/v1/completions", json=BODY)
     assert (answer.status_code, error_of(answer)["code"]) == (504, "deadline_exceeded")
@@ -164,7 +164,7 @@ def test_an_engine_that_hangs(monkeypatch):
     ],
 )
 def test_what_fails_before_anything_was_said(error, status, said, stream, caplog):
-    caplog.set_level(logging.CRITICAL, logger="siftlm.serving.failures")
+    caplog.set_level(logging.CRITICAL, logger="siftlm.serving.error_responses")
     answer = client(Manners(fail=error)).post("/v1/completions", json={**BODY, "stream": stream})
     assert answer.status_code == status
     assert said in error_of(answer)["message"]

@@ -14,9 +14,8 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from serving.fakes import NAME, FakeEngine, app_of
-from siftlm.serving.calling import call_engine
-from siftlm.serving.refusals import DeadlineExceeded, QueueFull
-from siftlm.serving.running import ClientDisconnected
+from siftlm.serving.errors import DeadlineExceeded, QueueFull
+from siftlm.serving.streaming import ClientDisconnected, call_engine
 
 
 class Slow:

@@ -10,8 +10,8 @@ import pytest
 from serving.fake_engine import FakeEngine, client
 from siftlm.errors import BadRecord, InvalidInput, NotAMemory
 from siftlm.memory import Memory, durability
-from siftlm.serving import documents
-from siftlm.serving.documents import routes
+from siftlm.serving.routes import documents
+from siftlm.serving.routes.documents import routes
 
 PATH = "/v1/documents"
 

@@ -19,8 +19,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 from siftlm.memory import Memory
-from siftlm.serving.ending import GracefulShutdown
-from siftlm.serving.guard import GuardMiddleware
+from siftlm.serving.lifecycle import GracefulShutdown
+from siftlm.serving.middleware import GuardMiddleware
 
 uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
@@ -213,7 +213,7 @@ def test_who_does_not_read_is_cut_off(complaints):
 
 SLOW = """
 import sys, time
-from siftlm.serving.learning import Learning
+from siftlm.serving.tuning import Learning
 Learning.round = lambda self: time.sleep(600) or []
 from siftlm.cli import main
 sys.exit(main(sys.argv[1:]))

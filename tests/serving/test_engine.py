@@ -21,12 +21,11 @@ from siftlm.controller import Controller
 from siftlm.controller.tokens import text_token_ids
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.serving import engine as serving_engine
-from siftlm.serving import jobs
-from siftlm.serving.engine import ServingEngine
-from siftlm.serving.freeing import trim_memory
-from siftlm.serving.jobs import Job, Mode, SamplingParams
-from siftlm.serving.refusals import DeadlineExceeded, QueueFull, ShuttingDown
+from siftlm.serving import events
+from siftlm.serving import scheduler as serving_engine
+from siftlm.serving.errors import DeadlineExceeded, QueueFull, ShuttingDown
+from siftlm.serving.events import Job, Mode, SamplingParams
+from siftlm.serving.scheduler import ServingEngine, trim_memory
 
 TEXTS = [
     f"{animal} {verb} the {thing}"
@@ -69,7 +68,7 @@ class Heard:
         self.ticket = engine.submit(job, self.waiting.put)
 
     def all(self, seconds=120):
-        while not (self.events and isinstance(self.events[-1], (jobs.Finished, jobs.Failed))):
+        while not (self.events and isinstance(self.events[-1], (events.Finished, events.Failed))):
             self.events.append(self.waiting.get(timeout=seconds))
         return self.events
 
@@ -77,9 +76,9 @@ class Heard:
         return [event for event in self.all() if isinstance(event, kind)]
 
     def text(self, choice=0):
-        (failed,) = self.of(jobs.Failed) or [None]
+        (failed,) = self.of(events.Failed) or [None]
         assert failed is None, failed
-        return "".join(event.text for event in self.of(jobs.ChoiceDelta) if event.choice == choice)
+        return "".join(event.text for event in self.of(events.ChoiceDelta) if event.choice == choice)
 
 
 def job(engine, prompt, mode=BASE, *, most=8, **how):
@@ -100,7 +99,7 @@ def test_events_come_in_their_order(engine):
     heard = Heard(engine, job(engine, PROMPTS[0], mode(), most=2))
     kinds = [type(event).__name__ for event in heard.all()]
     assert kinds == ["Selected", *["Stepped"] * 3, "Tuned", "ChoiceDelta", "ChoiceDelta", "ChoiceEnded", "Finished"]
-    assert [(event.taken, event.planned) for event in heard.of(jobs.Stepped)] == [(1, 3), (2, 3), (3, 3)]
+    assert [(event.taken, event.planned) for event in heard.of(events.Stepped)] == [(1, 3), (2, 3), (3, 3)]
     assert set(heard.all()[-1].seconds) == {"queue", "select", "learn", "generate"}
 
 
@@ -140,18 +139,18 @@ def test_the_same_again_costs_no_learning(engine):
     first.all()
     again = Heard(engine, job(engine, PROMPTS[0], mode()))
     assert again.text() == first.text()
-    assert again.of(jobs.Stepped) == []
-    assert again.of(jobs.Selected)[0].cached
-    assert again.of(jobs.Tuned)[0].trace is first.of(jobs.Tuned)[0].trace
+    assert again.of(events.Stepped) == []
+    assert again.of(events.Selected)[0].cached
+    assert again.of(events.Tuned)[0].trace is first.of(events.Tuned)[0].trace
     assert engine.state.cached == 1
     other = Heard(engine, job(engine, PROMPTS[0], mode(rate=0.03)))
-    assert len(other.of(jobs.Stepped)) == 3
+    assert len(other.of(events.Stepped)) == 3
 
 
 def test_the_same_at_once_is_learned_once(engine):
     heard = [Heard(engine, job(engine, PROMPTS[1], mode())) for _ in range(5)]
     assert len({one.text() for one in heard}) == 1
-    assert sum(len(one.of(jobs.Stepped)) == 3 for one in heard) >= 1
+    assert sum(len(one.of(events.Stepped)) == 3 for one in heard) >= 1
     assert engine.state.cached == 1
 
 
@@ -162,7 +161,7 @@ def test_what_does_not_fit_into_the_cache_is_learned_again(memory):
         assert len({one.text() for one in heard}) == 1
         later = Heard(engine, job(engine, PROMPTS[0], mode()))
         assert later.text() == heard[0].text()
-        assert len(later.of(jobs.Stepped)) == 3
+        assert len(later.of(events.Stepped)) == 3
         assert engine.state.cached == 0
     finally:
         engine.close()
@@ -174,12 +173,12 @@ def test_what_is_deleted_has_no_effect_any_more(tmp_path):
         engine = ServingEngine(controller(), {"docs": memory}, slots=1)
         try:
             before = Heard(engine, job(engine, PROMPTS[0], mode()))
-            hit = before.of(jobs.Selected)[0].found[0]
+            hit = before.of(events.Selected)[0].found[0]
             before.all()
             memory.delete({"@id": hit.id})
             after = Heard(engine, job(engine, PROMPTS[0], mode()))
-            assert hit.text not in after.of(jobs.Selected)[0].found.texts
-            assert len(after.of(jobs.Stepped)) == 3
+            assert hit.text not in after.of(events.Selected)[0].found.texts
+            assert len(after.of(events.Stepped)) == 3
             assert engine.state.cached == 1
         finally:
             engine.close()
@@ -197,7 +196,7 @@ def test_stop_texts_end_and_are_not_said(engine, memory):
     stop = whole[3:5]
     heard = Heard(engine, job(engine, PROMPTS[0], most=12, stop=(stop,)))
     assert heard.text() == whole[: whole.index(stop)]
-    assert heard.of(jobs.ChoiceEnded)[0].reason == "stop"
+    assert heard.of(events.ChoiceEnded)[0].reason == "stop"
 
 
 def test_echo_says_how_likely_the_prompt_was(engine):
@@ -205,7 +204,7 @@ def test_echo_says_how_likely_the_prompt_was(engine):
     ids = (0, *text_token_ids(own.tokenizer, PROMPTS[0]))
     for way in (BASE, mode(), mode(use="context")):
         asked = Job(ids, PROMPTS[0], way, SamplingParams(max_tokens=0, top=1), echo=True)
-        (read,) = Heard(engine, asked).of(jobs.PromptRead)
+        (read,) = Heard(engine, asked).of(events.PromptRead)
         assert [token.id for token in read.tokens] == list(ids)
         assert "".join(token.text for token in read.tokens) == PROMPTS[0]
         assert read.tokens[0].logprob is None
@@ -232,14 +231,14 @@ def test_a_full_queue_refuses_and_loses_nobody(memory):
         refused = [one for one in answers if isinstance(one, QueueFull)]
         assert refused
         assert all(one.retry_after >= 1 for one in refused)
-        assert all(one.of(jobs.Finished) for one in answers if isinstance(one, Heard))
+        assert all(one.of(events.Finished) for one in answers if isinstance(one, Heard))
     finally:
         engine.close()
 
 
 def test_who_hangs_up_is_not_worked_for(engine):
     long = [Heard(engine, job(engine, prompt, mode(n=20, passes=20))) for prompt in PROMPTS[:4]]
-    while not any(isinstance(event, jobs.Stepped) for event in long[0].events):
+    while not any(isinstance(event, events.Stepped) for event in long[0].events):
         long[0].events.append(long[0].waiting.get(timeout=60))
     for one in long:
         one.ticket.cancel()
@@ -247,7 +246,7 @@ def test_who_hangs_up_is_not_worked_for(engine):
     assert engine.state.cached == 1
     time.sleep(0.05)
     for one in long:
-        assert not any(isinstance(event, jobs.Tuned) for event in [*one.events, *list(one.waiting.queue)])
+        assert not any(isinstance(event, events.Tuned) for event in [*one.events, *list(one.waiting.queue)])
 
 
 def test_what_one_has_learned_is_not_told_to_another(engine):
@@ -255,7 +254,7 @@ def test_what_one_has_learned_is_not_told_to_another(engine):
     for asker in ("ann", "bob", "ann"):
         heard = Heard(engine, job(engine, PROMPTS[0], mode(), asker=asker))
         said.setdefault(asker, []).append(
-            (heard.of(jobs.Selected)[0].cached, len(heard.of(jobs.Stepped)), heard.text())
+            (heard.of(events.Selected)[0].cached, len(heard.of(events.Stepped)), heard.text())
         )
     assert [one[:2] for one in said["ann"]] == [(False, 3), (True, 0)]
     assert [one[:2] for one in said["bob"]] == [(False, 3)]
@@ -373,7 +372,7 @@ def test_what_changed_while_it_was_learned_is_not_kept(tmp_path):
             heard = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=5)))
             heard.events.append(heard.waiting.get(timeout=60))
             memory.add(["something else"])
-            assert heard.of(jobs.Finished)
+            assert heard.of(events.Finished)
             assert engine.state.cached == 0
         finally:
             engine.close()

@@ -18,8 +18,8 @@ from controller import tiny
 from siftlm.controller import Controller
 from siftlm.errors import SiftlmError
 from siftlm.memory import Memory
-from siftlm.serving import loading
-from siftlm.serving.host import background_server, open_server
+from siftlm.serving import lifecycle
+from siftlm.serving.server import background_server, open_server
 
 httpx = pytest.importorskip("httpx")
 
@@ -38,7 +38,7 @@ def test_a_model_that_takes_its_time(memory, monkeypatch):
         assert may.wait(30)
         return Controller(tiny.model("llama"), tiny.tokenizer(), engine="lora", rank=2)
 
-    monkeypatch.setattr(loading, "load_controller", loaded)
+    monkeypatch.setattr(lifecycle, "load_controller", loaded)
     with open_server("any", {"docs": memory}, port=0) as server:
         threads = [threading.Thread(target=work) for work in (server.run, server.load)]
         for thread in threads:
@@ -73,7 +73,7 @@ def test_a_model_that_cannot_be_loaded(memory, monkeypatch):
     def loaded(model, settings):
         raise SiftlmError("there is no such model")
 
-    monkeypatch.setattr(loading, "load_controller", loaded)
+    monkeypatch.setattr(lifecycle, "load_controller", loaded)
     with pytest.raises(SiftlmError, match="no such model"), background_server("any", {"docs": memory}):
         pytest.fail("it is not ready")
 

@@ -19,11 +19,11 @@ from controller import tiny
 from siftlm.controller import Controller
 from siftlm.memory import Memory
 from siftlm.serving.app import create_app
-from siftlm.serving.engine import ServingEngine
-from siftlm.serving.host import background_server
 from siftlm.serving.limits import RequestLimits
 from siftlm.serving.metrics import PrometheusMetrics
 from siftlm.serving.modes import ModeParser
+from siftlm.serving.scheduler import ServingEngine
+from siftlm.serving.server import background_server
 
 httpx = pytest.importorskip("httpx")
 with warnings.catch_warnings():

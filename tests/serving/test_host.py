@@ -18,7 +18,7 @@ from controller import tiny
 from siftlm.controller import Controller
 from siftlm.errors import Conflict, SiftlmError
 from siftlm.memory import Memory
-from siftlm.serving.host import background_server, bind_socket, is_loopback, server_url
+from siftlm.serving.server import background_server, bind_socket, is_loopback, server_url
 
 httpx = pytest.importorskip("httpx")
 

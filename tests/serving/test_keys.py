@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.serving import keys
-from siftlm.serving.keys import ApiKeys, Caller
-from siftlm.serving.refusals import NotAllowed, ServingError
+from siftlm.serving import auth
+from siftlm.serving.auth import ApiKeys, Caller
+from siftlm.serving.errors import NotAllowed, ServingError
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def bearer(key: str) -> str:
 
 
 def test_a_key_opens_what_it_was_made_for(file):
-    ann = keys.add_key(file, "ann", {"docs": "write", "*": "read"})
-    ben = keys.add_key(file, "ben", {"docs": "read"})
+    ann = auth.add_key(file, "ann", {"docs": "write", "*": "read"})
+    ben = auth.add_key(file, "ben", {"docs": "read"})
     known = ApiKeys.read(file)
     caller = known.of(bearer(ann))
     assert caller == Caller("ann", {"docs": "write", "*": "read"})
@@ -58,14 +58,14 @@ def test_what_a_caller_may(memories, memory, right, may):
     "header", [None, "", "Bearer", "Bearer ", "Basic abc", "sift-abc", "Bearer sift-wrong", "Bearer \udcff", "Bearer é"]
 )
 def test_nobody_else_gets_in(file, header):
-    keys.add_key(file, "ann", {"*": "read"})
+    auth.add_key(file, "ann", {"*": "read"})
     with pytest.raises(NotAllowed) as refusal:
         ApiKeys.read(file).of(header)
     assert refusal.value.status == 401
 
 
 def test_the_file_tells_no_key_and_is_private(file):
-    made = {keys.add_key(file, f"key-{n}", {"*": "read"}) for n in range(5)}
+    made = {auth.add_key(file, f"key-{n}", {"*": "read"}) for n in range(5)}
     text = file.read_text()
     assert len(made) == 5
     assert all(key.startswith("sift-") and len(key) == 5 + 43 for key in made)
@@ -75,26 +75,26 @@ def test_the_file_tells_no_key_and_is_private(file):
 
 
 def test_a_hash_is_no_key(file):
-    keys.add_key(file, "ann", {"*": "read"})
+    auth.add_key(file, "ann", {"*": "read"})
     with pytest.raises(NotAllowed):
-        ApiKeys.read(file).of(bearer(keys.list_keys(file)[0].hash))
+        ApiKeys.read(file).of(bearer(auth.list_keys(file)[0].hash))
 
 
 def test_changes_count_without_a_restart(file):
-    ann = keys.add_key(file, "ann", {"*": "read"})
+    ann = auth.add_key(file, "ann", {"*": "read"})
     known = ApiKeys.read(file)
     assert known.of(bearer(ann)).name == "ann"
-    ben = keys.add_key(file, "ben", {"*": "read"})
+    ben = auth.add_key(file, "ben", {"*": "read"})
     assert known.of(bearer(ben)).name == "ben"
-    keys.revoke_key(file, "ann")
+    auth.revoke_key(file, "ann")
     with pytest.raises(NotAllowed):
         known.of(bearer(ann))
-    assert [key.name for key in keys.list_keys(file)] == ["ben"]
+    assert [key.name for key in auth.list_keys(file)] == ["ben"]
     known.of(bearer(ben))
 
 
 def test_a_file_that_breaks_lets_nobody_in_until_it_is_mended(file, caplog):
-    ann = keys.add_key(file, "ann", {"*": "read"})
+    ann = auth.add_key(file, "ann", {"*": "read"})
     known, whole = ApiKeys.read(file), file.read_text()
     for broken in (whole[:-20], "[]", '{"version": 1}', '{"version": 7, "keys": []}'):
         file.write_text(broken)
@@ -114,7 +114,7 @@ def test_a_file_that_breaks_lets_nobody_in_until_it_is_mended(file, caplog):
 
 @pytest.mark.skipif(os.name == "nt", reason="no such modes there")
 def test_a_file_that_others_may_write_is_refused(file):
-    keys.add_key(file, "ann", {"*": "read"})
+    auth.add_key(file, "ann", {"*": "read"})
     file.chmod(0o622)
     with pytest.raises(InvalidInput, match="chmod 600"):
         ApiKeys.read(file)
@@ -125,7 +125,7 @@ def test_a_file_that_others_may_write_is_refused(file):
 def test_what_is_no_file_of_keys(file):
     with pytest.raises(InvalidInput, match=r"siftlm keys add .* makes one"):
         ApiKeys.read(file)
-    keys.add_key(file, "ann", {"*": "read"})
+    auth.add_key(file, "ann", {"*": "read"})
     content = json.loads(file.read_text())
     content["keys"][0]["hash"] = ""
     file.write_text(json.dumps(content))
@@ -134,29 +134,29 @@ def test_what_is_no_file_of_keys(file):
 
 
 def test_wrong_names_and_rights(file):
-    keys.add_key(file, "ann", {"*": "read"})
+    auth.add_key(file, "ann", {"*": "read"})
     with pytest.raises(Conflict, match="'ann' already"):
-        keys.add_key(file, "ann", {"*": "read"})
+        auth.add_key(file, "ann", {"*": "read"})
     for name in ("", "a b", "a\n", "../x", "x" * 61):
         with pytest.raises(InvalidInput, match="name of a key"):
-            keys.add_key(file, name, {"*": "read"})
+            auth.add_key(file, name, {"*": "read"})
     with pytest.raises(InvalidInput, match="read or write, got 'own'"):
-        keys.add_key(file, "ben", {"docs": "own"})
+        auth.add_key(file, "ben", {"docs": "own"})
     with pytest.raises(UnknownName, match="'ann'"):
-        keys.revoke_key(file, "anne")
-    assert [key.name for key in keys.list_keys(file)] == ["ann"]
+        auth.revoke_key(file, "anne")
+    assert [key.name for key in auth.list_keys(file)] == ["ann"]
 
 
 def test_revoking_makes_no_file(file):
     with pytest.raises(InvalidInput):
-        keys.revoke_key(file, "ann")
+        auth.revoke_key(file, "ann")
     assert not list(file.parent.iterdir())
 
 
 def test_none_is_lost_when_many_are_added_at_once(file):
     program = (
-        "import sys\nfrom siftlm.serving import keys\n"
-        "for n in '12345':\n    keys.add_key(*sys.argv[1:2], sys.argv[2] + n, {})"
+        "import sys\nfrom siftlm.serving import auth\n"
+        "for n in '12345':\n    auth.add_key(*sys.argv[1:2], sys.argv[2] + n, {})"
     )
 
     def process(name: str) -> int:
@@ -164,28 +164,28 @@ def test_none_is_lost_when_many_are_added_at_once(file):
 
     with ThreadPoolExecutor(6) as pool:
         run = pool.submit(process, "a")
-        here = [pool.submit(keys.add_key, file, f"c{n}", {"*": "read"}) for n in range(8)]
+        here = [pool.submit(auth.add_key, file, f"c{n}", {"*": "read"}) for n in range(8)]
         assert run.result() == 0
         made = [one.result() for one in here]
-    assert len(keys.list_keys(file)) == 13
-    assert len({key.hash for key in keys.list_keys(file)}) == 13
+    assert len(auth.list_keys(file)) == 13
+    assert len({key.hash for key in auth.list_keys(file)}) == 13
     known = ApiKeys.read(file)
     assert {known.of(bearer(key)).name for key in made} == {f"c{n}" for n in range(8)}
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files away")
 def test_root_adds_a_key_for_the_server_that_owns_the_file(file):
-    keys.add_key(file, "ann", {"*": "read"})
+    auth.add_key(file, "ann", {"*": "read"})
     os.chown(file, 12345, 12345)
-    keys.add_key(file, "ben", {"*": "read"})
+    auth.add_key(file, "ben", {"*": "read"})
     assert (file.stat().st_uid, file.stat().st_gid) == (12345, 12345)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_a_link_to_the_file_stays_one(file, tmp_path):
     link = tmp_path / "link.json"
-    keys.add_key(file, "ann", {"*": "read"})
+    auth.add_key(file, "ann", {"*": "read"})
     link.symlink_to(file)
-    keys.add_key(link, "ben", {"*": "read"})
+    auth.add_key(link, "ben", {"*": "read"})
     assert link.is_symlink()
-    assert [key.name for key in keys.list_keys(file)] == ["ann", "ben"]
+    assert [key.name for key in auth.list_keys(file)] == ["ann", "ben"]

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from serving.fakes import NAME, FakeEngine, app_of
 from siftlm.controller.decoding import SampledToken
-from siftlm.serving import large
-from siftlm.serving.failures import encode_json
-from siftlm.serving.jobs import Job, Mode, SamplingParams
-from siftlm.serving.replies import ResponseBuilder
-from siftlm.serving.saying import prompt_event
+from siftlm.serving import responses
+from siftlm.serving.decoding import prompt_event
+from siftlm.serving.error_responses import encode_json
+from siftlm.serving.events import Job, Mode, SamplingParams
+from siftlm.serving.responses import ResponseBuilder
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -33,17 +33,17 @@ ANYTHING = st.recursive(
 def test_in_parts_it_is_the_same(content):
     many = {"many": [content] * 3, "content": content}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(large, "ITEMS_PER_PART", 2)
-        assert large.encode_json_in_parts(many) == encode_json(many)
+        patch.setattr(responses, "ITEMS_PER_PART", 2)
+        assert responses.encode_json_in_parts(many) == encode_json(many)
 
 
 @pytest.mark.parametrize("choices", [8, 70])
 def test_no_part_is_long(monkeypatch, choices):
     parts = []
-    monkeypatch.setattr(large, "encode_json", lambda content: parts.append(encode_json(content)) or parts[-1])
+    monkeypatch.setattr(responses, "encode_json", lambda content: parts.append(encode_json(content)) or parts[-1])
     tokens = [{f"token {number}": -math.pi * number for number in range(20)}] * 300
     content = {"choices": [{"index": n, "logprobs": {"top_logprobs": tokens}} for n in range(choices)]}
-    assert json.loads(large.encode_json_in_parts(content)) == content
+    assert json.loads(responses.encode_json_in_parts(content)) == content
     assert max(map(len, parts)) < sum(map(len, parts)) / (4 * choices)
 
 

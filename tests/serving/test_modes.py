@@ -12,8 +12,8 @@ from siftlm.errors import InvalidInput
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.selection import methods
+from siftlm.serving.errors import BadRequest, NotFound
 from siftlm.serving.modes import AUTO_ADAPTIVE, AUTO_DECIDE, ModeParser
-from siftlm.serving.refusals import BadRequest, NotFound
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ import pytest
 from siftlm.cli import main, parser
 from siftlm.errors import Locked
 from siftlm.memory import Memory, durability
-from siftlm.serving import documents, modes
+from siftlm.serving import modes
 from siftlm.serving.limits import RequestLimits
 from siftlm.serving.metrics import PrometheusMetrics
+from siftlm.serving.routes import documents
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/guide/operating.md").read_text("utf-8")

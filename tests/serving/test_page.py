@@ -11,7 +11,7 @@ from itertools import product
 
 import pytest
 
-from siftlm.serving import page
+from siftlm.serving import app as page
 
 TestClient = pytest.importorskip("fastapi.testclient").TestClient
 NODE = shutil.which("node")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from siftlm.errors import InvalidInput
-from siftlm.serving.plane import project_to_plane
+from siftlm.serving.routes.selection import project_to_plane
 
 NUMBERS = st.floats(-1, 1, width=32).map(lambda x: round(x, 2))
 

@@ -13,7 +13,7 @@ pytest.importorskip("uvicorn")
 import uvicorn
 
 from serving.fakes import until
-from siftlm.serving.quiet import log_config
+from siftlm.serving.server import log_config
 
 ASKING = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 

@@ -13,11 +13,11 @@ pytest.importorskip("fastapi")
 
 from serving.fakes import CONTEXT, END, NAME, FakeEngine
 from siftlm.controller.tokens import text_token_ids
-from siftlm.serving import reading
+from siftlm.serving import requests
+from siftlm.serving.errors import BadRequest
 from siftlm.serving.limits import RequestLimits
 from siftlm.serving.modes import ModeParser
-from siftlm.serving.reading import RequestParser
-from siftlm.serving.refusals import BadRequest
+from siftlm.serving.requests import RequestParser
 from siftlm.serving.schemas import COMPLETION_SCHEMA
 
 LEARNING = f"{NAME}:sift-5"
@@ -148,9 +148,9 @@ def test_prompt_and_answer_must_fit():
 def test_what_cannot_fit_is_not_even_counted(read, monkeypatch):
     counted: list[Any] = []
     for name in ("text_token_ids", "tokenize_messages"):
-        counts = getattr(reading, name)
+        counts = getattr(requests, name)
         monkeypatch.setattr(
-            reading, name, lambda tokenizer, said, counts=counts: counted.append(said) or counts(tokenizer, said)
+            requests, name, lambda tokenizer, said, counts=counts: counted.append(said) or counts(tokenizer, said)
         )
     with pytest.raises(BadRequest, match="8000000 characters") as caught:
         read("a" * 8_000_000)

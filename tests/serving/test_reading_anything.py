@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from serving.fakes import CONTEXT, NAME
 from serving.test_reading import LEARNING, READER
-from siftlm.serving.bodies import parse_json
-from siftlm.serving.refusals import BadRequest, ServingError
+from siftlm.serving.errors import BadRequest, ServingError
+from siftlm.serving.middleware import parse_json
 from siftlm.serving.schemas import CHAT_SCHEMA, COMPLETION_SCHEMA
 
 NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, 1e300, -1, 0, 1, 2**63])

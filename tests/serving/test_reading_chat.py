@@ -8,7 +8,7 @@ pytest.importorskip("fastapi")
 
 from serving.fakes import CONTEXT, NAME
 from serving.test_reading import READER, chat, reader
-from siftlm.serving.refusals import BadRequest
+from siftlm.serving.errors import BadRequest
 
 
 def test_a_model_without_a_template_reads_a_dialogue():

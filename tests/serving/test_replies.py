@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from serving.fakes import END, LIKELIEST, NAME, FakeEngine, Manners, likely, told
-from siftlm.serving.jobs import Event, Token
+from siftlm.serving.events import Event, Token
 from siftlm.serving.limits import RequestLimits
 from siftlm.serving.modes import ModeParser
-from siftlm.serving.reading import ParsedRequest, RequestParser
-from siftlm.serving.replies import MIN_LOGPROB, ResponseBuilder, completion_logprobs
+from siftlm.serving.requests import ParsedRequest, RequestParser
+from siftlm.serving.responses import MIN_LOGPROB, ResponseBuilder, completion_logprobs
 
 ENGINE = FakeEngine()
 READER = RequestParser(ENGINE.controller, ModeParser(NAME, ENGINE.models), RequestLimits())

@@ -11,7 +11,7 @@ import pytest
 from serving.fake_engine import FakeEngine, client
 from siftlm.errors import BadRecord, Damaged, NotAMemory
 from siftlm.memory import Memory
-from siftlm.serving.selecting import routes
+from siftlm.serving.routes.selection import routes
 
 TEXTS = [
     f"{animal} live in the {place}"
@@ -111,7 +111,7 @@ def test_a_text_that_was_picked_twice_is_one_point(ask):
 def test_all_candidates_are_drawn_up_to_a_limit(ask, monkeypatch):
     answer = ask(siftlm={"n": 2, "k": 20}, plane=True).json()
     assert len(answer["plane"]["candidates"]) == 20
-    monkeypatch.setattr("siftlm.serving.selecting.MAX_PLANE_CANDIDATES", 4)
+    monkeypatch.setattr("siftlm.serving.routes.selection.MAX_PLANE_CANDIDATES", 4)
     answer = ask(siftlm={"n": 2, "k": 20}, plane=True).json()
     assert len(answer["plane"]["candidates"]) == 4
     assert set(answer["plane"]["picks"]) <= {one["row"] for one in answer["plane"]["candidates"]}

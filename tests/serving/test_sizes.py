@@ -13,9 +13,9 @@ from fastapi.testclient import TestClient
 
 from serving.fakes import CONTEXT, NAME, FakeEngine, app_of
 from serving.test_reading import READER, reader
-from siftlm.serving import bodies, fields
+from siftlm.serving import middleware, schemas
+from siftlm.serving.errors import BadRequest
 from siftlm.serving.limits import RequestLimits
-from siftlm.serving.refusals import BadRequest
 
 SMALL = RequestLimits(text=100, texts=150, ids=10, messages=3)
 JSON = {"Content-Type": "application/json"}
@@ -98,17 +98,17 @@ def test_what_just_fits_is_taken(client, path, body):
     assert client.post(path, json=body).status_code == 200
 
 
-@pytest.mark.parametrize(("size", "aside"), [(1, False), (bodies.LARGE_BODY_BYTES, True)])
+@pytest.mark.parametrize(("size", "aside"), [(1, False), (middleware.LARGE_BODY_BYTES, True)])
 @pytest.mark.parametrize("path", ["/v1/select", "/v1/embeddings", "/v1/documents"])
 def test_large_bodies_are_read_in_a_thread(client, monkeypatch, path, size, aside):
-    seen, own = [], fields.parse_fields
+    seen, own = [], schemas.parse_fields
 
     def noted(body, schema):
         seen.append(threading.current_thread().name)
         return own(body, schema)
 
-    for name in ("selecting", "vectors", "documents"):
-        monkeypatch.setattr(f"siftlm.serving.{name}.parse_fields", noted)
+    for name in ("selection", "embeddings", "documents"):
+        monkeypatch.setattr(f"siftlm.serving.routes.{name}.parse_fields", noted)
     body = json.dumps({"model": NAME, "input": [], "documents": [], "user": "x" * size})
     assert client.post(path, content=body, headers=JSON).status_code == 400
     assert [name.startswith("asyncio_") for name in seen] == [aside]

@@ -20,15 +20,14 @@ from serving.test_engine import BASE, PROMPTS, TEXTS, Heard, controller, job, mo
 from siftlm.cli import parser
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.memory import Memory
-from siftlm.serving import jobs
-from siftlm.serving.counting import NoMetrics
-from siftlm.serving.engine import ServingEngine
-from siftlm.serving.host import background_server
-from siftlm.serving.jobs import Job, SamplingParams
-from siftlm.serving.refusals import BadGateway, DeadlineExceeded, QueueFull, ShuttingDown
-from siftlm.serving.shelf import AdapterFolder
-from siftlm.serving.vllm import Relay
-from siftlm.serving.vllm_client import VLLM_COMMAND, VllmClient
+from siftlm.serving import events
+from siftlm.serving.errors import BadGateway, DeadlineExceeded, QueueFull, ShuttingDown
+from siftlm.serving.events import Job, SamplingParams
+from siftlm.serving.metrics import NoMetrics
+from siftlm.serving.scheduler import ServingEngine
+from siftlm.serving.server import background_server
+from siftlm.serving.vllm_client import VLLM_COMMAND, AdapterFolder, VllmClient
+from siftlm.serving.vllm_relay import Relay
 
 WAYS = [BASE, mode(), mode(n=5), mode(use="context", n=2), mode(use="both", n=2)]
 LOAD, UNLOAD, COMPLETIONS = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/completions"
@@ -87,9 +86,9 @@ def plainly(event):
         top = sorted((number, text, round(logprob, 3)) for number, text, logprob in token.top)
         return token.id, token.text, None if token.logprob is None else round(token.logprob, 3), top
 
-    if isinstance(event, (jobs.PromptRead, jobs.ChoiceDelta)):
+    if isinstance(event, (events.PromptRead, events.ChoiceDelta)):
         return type(event).__name__, getattr(event, "choice", 0), getattr(event, "text", ""), [*map(of, event.tokens)]
-    return type(event).__name__, event if isinstance(event, jobs.ChoiceEnded) else None
+    return type(event).__name__, event if isinstance(event, events.ChoiceEnded) else None
 
 
 def same(relay, alone, asked):
@@ -168,7 +167,7 @@ def test_the_same_again_is_neither_learned_nor_written_nor_loaded_again(relay, v
     before = (folder / "adapter_model.safetensors").stat().st_mtime_ns
     together = [Heard(relay, job(relay, PROMPTS[0], mode())) for _ in range(4)]
     assert {one.text() for one in together} == {first.text()}
-    assert all(one.of(jobs.Selected)[0].cached for one in together)
+    assert all(one.of(events.Selected)[0].cached for one in together)
     assert len(vllm.bodies(LOAD)) == 1
     assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == before
     assert vllm.bodies(LOAD)[0] == {"lora_name": folder.name, "lora_path": str(folder)}
@@ -185,8 +184,8 @@ def test_choices_draw_from_seeds_of_their_own_and_follow_the_echo(relay, vllm):
     assert len({heard.text(choice) for choice in range(3)}) > 1
     assert sorted(body["seed"] for body in vllm.bodies(COMPLETIONS)) == [5, 6, 7]
     assert [body["echo"] for body in vllm.bodies(COMPLETIONS)] == [True, False, False]
-    assert isinstance(heard.all()[0], jobs.PromptRead)
-    assert len(heard.of(jobs.ChoiceEnded)) == 3
+    assert isinstance(heard.all()[0], events.PromptRead)
+    assert len(heard.of(events.ChoiceEnded)) == 3
 
 
 @pytest.mark.slow
@@ -272,8 +271,8 @@ def test_a_token_that_ends_a_text_ends_it_there_too(relay, vllm, monkeypatch):
     drawn = iter([86, 70, 0])
     monkeypatch.setattr(vllm, "drawn", lambda *_: next(drawn))
     heard = Heard(relay, job(relay, PROMPTS[0], top=0))
-    assert heard.of(jobs.ChoiceEnded) == [jobs.ChoiceEnded(0, "stop", 3)]
-    assert [token.id for event in heard.of(jobs.ChoiceDelta) for token in event.tokens] == [86, 70, 0]
+    assert heard.of(events.ChoiceEnded) == [events.ChoiceEnded(0, "stop", 3)]
+    assert [token.id for event in heard.of(events.ChoiceDelta) for token in event.tokens] == [86, 70, 0]
     assert heard.text() == relay.tokenizer.decode([86, 70])
     assert vllm.bodies(COMPLETIONS)[0]["stop_token_ids"] == [0]
 
@@ -362,7 +361,7 @@ def test_who_hangs_up_is_not_worked_for(relay, vllm):
     heard.ticket.cancel()
     until(lambda: vllm.aborted)
     assert relay.state.speaking == 0
-    assert not any(isinstance(event, (jobs.Finished, jobs.Failed)) for event in heard.waiting.queue)
+    assert not any(isinstance(event, (events.Finished, events.Failed)) for event in heard.waiting.queue)
     heard.ticket.cancel()
     vllm.pause = 0
     assert Heard(relay, job(relay, PROMPTS[0], mode())).text()

@@ -68,9 +68,9 @@ def add(commands: Any) -> None:
 
 def run_add(arguments: argparse.Namespace) -> int:
     """The key goes to stdout, alone, so that it can be piped; the rest to stderr."""
-    from siftlm.serving import keys
+    from siftlm.serving import auth
 
-    key = keys.add_key(arguments.file, arguments.name, dict(arguments.memory) or {keys.ANY_MEMORY: "read"})
+    key = auth.add_key(arguments.file, arguments.name, dict(arguments.memory) or {auth.ANY_MEMORY: "read"})
     print(key)
     if sys.stderr is not None:
         words = f"siftlm: this is the key of {arguments.name}; it cannot be shown again"
@@ -80,9 +80,9 @@ def run_add(arguments: argparse.Namespace) -> int:
 
 def run_list(arguments: argparse.Namespace) -> int:
     """A line a key."""
-    from siftlm.serving import keys
+    from siftlm.serving import auth
 
-    found = keys.list_keys(arguments.file)
+    found = auth.list_keys(arguments.file)
     if arguments.json:
         print(json.dumps([{"name": key.name, "made": key.made, "memories": dict(key.memories)} for key in found]))
         return 0
@@ -95,9 +95,9 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 def run_revoke(arguments: argparse.Namespace) -> int:
     """And say so."""
-    from siftlm.serving import keys
+    from siftlm.serving import auth
 
-    keys.revoke_key(arguments.file, arguments.name)
+    auth.revoke_key(arguments.file, arguments.name)
     print(printable(f"{arguments.file}: the key of {arguments.name} is revoked", sys.stdout))
     return 0
 
@@ -107,7 +107,7 @@ def _file(parser: argparse.ArgumentParser) -> None:
 
 
 def _right(text: str) -> tuple[str, str]:
-    from siftlm.serving.keys import RIGHTS
+    from siftlm.serving.auth import RIGHTS
 
     memory, _, right = text.rpartition("=")
     if not memory or right not in RIGHTS:

@@ -130,7 +130,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Open everything, serve, and leave everything tidy."""
-    from siftlm.serving.host import serve
+    from siftlm.serving.server import serve
 
     atexit.register(gc.freeze)  # or Python, at its end, looks for seconds through all that torch has made
     memories = opened(arguments)

@@ -19,7 +19,7 @@ from siftlm.controller import Controller
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.evaluation.fingerprints import memory_fingerprint
 from siftlm.extras import load
-from siftlm.integrations._lm_eval_reading import (
+from siftlm.integrations._lm_eval_scoring import (
     EMPTY_SCORE,
     ContextTokenizer,
     ContinuationScore,

@@ -1,9 +1,12 @@
-"""The server as an application: who is asked for what. Read `create_app` first."""
+"""The FastAPI application. Read `create_app` first."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Container
+from functools import cache
+from importlib import resources
 from importlib.metadata import version
 from typing import Any
 
@@ -11,18 +14,20 @@ from fastapi import APIRouter, Depends, FastAPI, Header
 from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 
+from siftlm import extras
 from siftlm.errors import InvalidInput
-from siftlm.serving import answering, documents, metrics, page, selecting, vectors, vocabulary
-from siftlm.serving.failures import add_error_handlers, error_body, json_response
-from siftlm.serving.guard import GuardMiddleware
-from siftlm.serving.jobs import Mode
-from siftlm.serving.keys import ANONYMOUS_CALLER, ApiKeys, Caller
+from siftlm.serving import metrics
+from siftlm.serving.auth import ANONYMOUS_CALLER, ApiKeys, Caller
+from siftlm.serving.error_responses import add_error_handlers, error_body, json_response
+from siftlm.serving.errors import NotFound, NotReady
+from siftlm.serving.events import Mode
 from siftlm.serving.limits import RequestLimits
+from siftlm.serving.middleware import ASGIApp, GuardMiddleware, Message, Receive, Send
 from siftlm.serving.modes import ModeParser
-from siftlm.serving.reading import RequestParser
-from siftlm.serving.refusals import NotFound
-from siftlm.serving.running import EngineProtocol
+from siftlm.serving.requests import RequestParser
+from siftlm.serving.routes import completions, documents, embeddings, selection, tokenizer
 from siftlm.serving.schemas import ERROR_SCHEMA
+from siftlm.serving.streaming import EngineProtocol
 
 DEFAULT_LIMITS = RequestLimits()
 API_DESCRIPTION = (
@@ -77,18 +82,18 @@ def create_app(
     app.include_router(_health_routes(engine))
     app.include_router(_model_routes(modes, allowed, reader.context))
     app.include_router(
-        answering.routes(engine, reader, allowed)
+        completions.routes(engine, reader, allowed)
         if count is None
-        else answering.routes(engine, reader, allowed, count.read)
+        else completions.routes(engine, reader, allowed, count.read)
     )
-    app.include_router(vectors.routes(engine, modes, allowed, limits))
-    app.include_router(vocabulary.routes(reader, allowed))
-    app.include_router(selecting.routes(engine, modes, allowed, limits))
+    app.include_router(embeddings.routes(engine, modes, allowed, limits))
+    app.include_router(tokenizer.routes(reader, allowed))
+    app.include_router(selection.routes(engine, modes, allowed, limits))
     app.include_router(documents.routes(engine, modes, allowed))
     if count is not None:
         count.watch(lambda: engine.state)
         app.include_router(metrics.routes(count, allowed))
-    app.include_router(page.page_routes())
+    app.include_router(page_routes())
     return app
 
 
@@ -140,3 +145,104 @@ def _model_routes(modes: ModeParser, allowed: Any, context: int) -> APIRouter:
     router.add_api_route("/v1/models", models, methods=["GET"])
     router.add_api_route("/v1/models/{model:path}", model, methods=["GET"])
     return router
+
+
+CONTENT_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+INDEX_FILE = "index.html"
+# Nothing but our own files, no script or style inside the page, no frame around it, and no string turned into HTML.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+# The address of a file holds the hash of all of them, so what was fetched once stays right for ever.
+IMMUTABLE_CACHE_CONTROL = "public, max-age=31536000, immutable"
+
+
+@cache
+def page_version() -> str:
+    """It changes with any of the files."""
+    whole = hashlib.sha256()
+    for name, content in sorted(_read_page_files().items()):
+        whole.update(f"{name}\0{len(content)}\0".encode() + content)
+    return whole.hexdigest()[:16]
+
+
+@cache
+def page_files() -> dict[str, bytes]:
+    """What is sent, by name: in the index every address holds the `page_version`."""
+    stored = _read_page_files()
+    return {**stored, INDEX_FILE: stored[INDEX_FILE].replace(b"page/VERSION/", f"page/{page_version()}/".encode())}
+
+
+@cache
+def _read_page_files() -> dict[str, bytes]:
+    folder = resources.files("siftlm.serving") / "page"
+    return {item.name: item.read_bytes() for item in folder.iterdir() if _file_suffix(item.name) in CONTENT_TYPES}
+
+
+def _file_suffix(name: str) -> str:
+    return "." + name.rpartition(".")[2]
+
+
+def page_routes() -> Any:
+    """A FastAPI router for ``/`` and ``/page/…``; all addresses are relative, so a prefix before it does no harm."""
+    fastapi = extras.load("fastapi", "serve")
+    router = fastapi.APIRouter(include_in_schema=False)
+    held = page_files()
+    tag = f'"{page_version()}"'
+    index = {**SECURITY_HEADERS, "Cache-Control": "no-cache", "ETag": tag}
+
+    async def page(request: Any) -> Any:
+        if tag in request.headers.get("if-none-match", ""):
+            return fastapi.Response(status_code=304, headers=index)
+        return fastapi.Response(held[INDEX_FILE], media_type=CONTENT_TYPES[".html"], headers=index)
+
+    router.add_route("/", page, methods=["GET", "HEAD"], include_in_schema=False)
+    for name, content in held.items():
+        if name != INDEX_FILE:
+            router.add_route(
+                f"/page/{page_version()}/{name}",
+                _file_sender(fastapi, name, content),
+                methods=["GET", "HEAD"],
+                include_in_schema=False,
+            )
+    return router
+
+
+def _file_sender(fastapi: Any, name: str, content: bytes) -> Any:
+    headers = {**SECURITY_HEADERS, "Cache-Control": IMMUTABLE_CACHE_CONTROL}
+    kind = CONTENT_TYPES[_file_suffix(name)]
+
+    async def send(_: Any) -> Any:
+        return fastapi.Response(content, media_type=kind, headers=headers)
+
+    return send
+
+
+class SwappableApp:
+    """Every request goes to ``app``, which may be exchanged at any time."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+async def loading_app(scope: Message, receive: Receive, send: Send) -> None:
+    """``/health`` is 200, for a process that loads is alive; anything else has to come again."""
+    if scope["path"] != "/health" or scope["method"] != "GET":
+        raise NotReady("the model is being loaded: ask again in a few seconds")
+    await json_response({"status": "alive"})(scope, receive, send)

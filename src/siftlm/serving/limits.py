@@ -1,9 +1,12 @@
-"""How much one request may ask for."""
+"""Limits of a request, checked before its items or texts are read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from siftlm.serving.errors import BadRequest
 
 
 @dataclass(frozen=True)
@@ -32,3 +35,27 @@ class RequestLimits:
     """Stop texts. OpenAI takes 4; tasks of lm-evaluation-harness bring more."""
     entries: int = 2_000_000
     """Of an answer: (tokens that are made, and with echo those of the prompts) × choices × (logprobs + 1)."""
+
+
+def check_items(body: Any, name: str, most: int, called: str) -> None:
+    """Refuse a list that is too long: to check each of a million items takes seconds.
+
+    >>> check_items({"stop": ["a", "b"]}, "stop", 1, "texts")
+    Traceback (most recent call last):
+    siftlm.serving.errors.BadRequest: stop must be up to 1 texts, got 2
+    """
+    found = body.get(name) if isinstance(body, dict) else None
+    if isinstance(found, list) and len(found) > most:
+        raise BadRequest(f"{name} must be up to {most} {called}, got {len(found)}", param=name, code="too_many_items")
+
+
+def check_texts(name: str, texts: Iterable[str], limits: RequestLimits) -> None:
+    """Refuse texts that would be read for minutes."""
+    lengths = [len(one) for one in texts]
+    if max(lengths, default=0) > limits.text:
+        said = f"{name} must be of up to {limits.text} characters, got {max(lengths)}"
+    elif sum(lengths) > limits.texts:
+        said = f"{name} must be of up to {limits.texts} characters together, got {sum(lengths)}"
+    else:
+        return
+    raise BadRequest(said, param=name, code="text_too_long")

@@ -1,19 +1,16 @@
-"""What a server has done and is doing, as Prometheus reads it.
-
-Every label has few values: routes are templates, and the modes that users write are folded to the names of methods.
-"""
+"""Metrics of the server, for Prometheus."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 from siftlm import recipes
 from siftlm.extras import load
 from siftlm.selection import methods
-from siftlm.serving.keys import Caller
+from siftlm.serving.auth import Caller
 from siftlm.serving.modes import AUTO_MODE, BASE_MODE, CONTEXT_MODE, LISTED_MODES, METHOD_ALIASES
 
 OTHER_LABEL = "other"
@@ -172,3 +169,32 @@ def routes(count: PrometheusMetrics, allowed: Callable[..., Caller]) -> Any:
 
     router.add_api_route("/metrics", metrics, methods=["GET"], include_in_schema=False, response_model=None)
     return router
+
+
+class Metrics(Protocol):
+    """Who keeps count; see `siftlm.serving.metrics`."""
+
+    def finished(self, mode: str, seconds: Mapping[str, float]) -> None:
+        """A request is done; where its time went."""
+
+    def refused(self) -> None:
+        """The queue was full."""
+
+    def cache(self, hit: bool) -> None:
+        """Somebody had asked for the same before, or not."""
+
+    def learned(self, steps: int, tokens: int) -> None:
+        """A prompt has learned."""
+
+    def made(self, tokens: int) -> None:
+        """Tokens were made."""
+
+
+class NoMetrics:
+    """Counts nothing."""
+
+    def finished(self, mode: str, seconds: Mapping[str, float]) -> None: ...
+    def refused(self) -> None: ...
+    def cache(self, hit: bool) -> None: ...
+    def learned(self, steps: int, tokens: int) -> None: ...
+    def made(self, tokens: int) -> None: ...

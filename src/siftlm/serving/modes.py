@@ -10,8 +10,8 @@ from siftlm.errors import InvalidInput, UnknownName
 from siftlm.local import LocalModel
 from siftlm.recipes import RECIPES, find
 from siftlm.selection import methods
-from siftlm.serving.jobs import Mode
-from siftlm.serving.refusals import BadRequest, NotFound
+from siftlm.serving.errors import BadRequest, NotFound
+from siftlm.serving.events import Mode
 
 # What the published tables call it.
 METHOD_ALIASES = {"nn": "nearest"}

@@ -6,8 +6,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from siftlm.serving.jobs import Event, EventCallback, Failed, Finished, Job
-from siftlm.serving.places import AdapterSlot
+from siftlm.serving.adapters import AdapterSlot
+from siftlm.serving.events import Event, EventCallback, Failed, Finished, Job
 
 
 @dataclass(eq=False)

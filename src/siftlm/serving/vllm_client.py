@@ -1,25 +1,27 @@
-"""vLLM over HTTP: which model it serves, adapters in and out, and continuations token by token.
-
-Follows the documentation of vLLM 0.10.0 (features/lora) and what its server does in vllm/entrypoints/openai, then and
-in 2026: ``serving_models.py``, ``serving_completion.py`` and ``protocol.py``, later ``models/`` and ``completion/``.
-"""
+"""vLLM over HTTP: the model it serves, adapters loaded and unloaded, continuations token by token."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import logging
+import os
+import secrets
+import shutil
 import socket
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from siftlm.controller.decoding import SampledToken
-from siftlm.errors import InvalidInput
-from siftlm.serving.refusals import BadGateway, DeadlineExceeded
+from siftlm.errors import InvalidInput, SiftlmError
+from siftlm.serving.errors import BadGateway, DeadlineExceeded
 
 logger = logging.getLogger(__name__)
 # Seconds that it may take to be connected, and for an adapter to be loaded.
@@ -260,7 +262,7 @@ def drawn_tokens(chunk: Mapping[str, Any], *, measured: bool) -> Iterator[Sample
     """The tokens of a chunk, and at the end why there are no more; ``measured``: with how likely they were."""
     for choice in chunk["choices"]:
         told = choice.get("logprobs") or {}
-        for name, logprob, top in zip(*(told.get(field) or () for field in LOGPROB_FIELDS), strict=True):
+        for name, logprob, top in zip(*(told.get(key) or () for key in LOGPROB_FIELDS), strict=True):
             if not measured:
                 yield SampledToken(_token_id(name))
                 continue
@@ -279,3 +281,107 @@ def _token_id(name: str) -> int:
     if not name.startswith(TOKEN_ID_PREFIX):
         raise BadGateway("vLLM does not say the numbers of tokens (return_tokens_as_token_ids): it is too old")
     return int(name[len(TOKEN_ID_PREFIX) :])
+
+
+class AdapterLoader(Protocol):
+    """Who speaks through them."""
+
+    def load(self, name: str, folder: str, rank: int) -> None:
+        """From now on it knows the adapter."""
+
+    def unload(self, name: str) -> bool:
+        """It forgets it; False: it is not there."""
+
+
+@dataclass(eq=False)
+class StoredAdapter:
+    """One of them."""
+
+    name: str
+    """Never used again for another: vLLM knows what it has computed by the adapter's name."""
+    folder: Path
+    users: int = 0
+    loaded: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class AdapterFolder:
+    """From any thread.
+
+    Args:
+        loads: who speaks.
+        folder: where adapters are put, in a folder of this shelf's own; ``loads`` sees it at the same path.
+        most: adapters that are kept, in use or not; more only while all are in use.
+        rank: of all of them.
+    """
+
+    def __init__(self, loads: AdapterLoader, folder: str | os.PathLike[str], *, most: int, rank: int) -> None:
+        self._loads, self._most, self._rank = loads, most, rank
+        self._run = f"siftlm-{secrets.token_hex(4)}"
+        self.folder = Path(folder).resolve() / self._run
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise SiftlmError(f"no adapters can be written to {folder}: {error.strerror or error}") from error
+        self._kept: OrderedDict[Hashable, StoredAdapter] = OrderedDict()
+        self._lock = threading.Lock()
+        self._made = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def hold(self, key: Hashable) -> StoredAdapter:
+        """The adapter of this key, which stays until it is released; its folder is there if somebody has filled it."""
+        with self._lock:
+            adapter = self._kept.get(key)
+            if adapter is None:
+                self._made += 1
+                name = f"{self._run}-{self._made}"
+                adapter = self._kept[key] = StoredAdapter(name, self.folder / name)
+            self._kept.move_to_end(key)
+            adapter.users += 1
+            return adapter
+
+    def release(self, adapter: StoredAdapter) -> None:
+        """It is not needed for now."""
+        with self._lock:
+            adapter.users -= 1
+
+    def load(self, adapter: StoredAdapter, *, again: bool = False) -> None:
+        """Make sure that it can be spoken through; ``again``: the other server may have forgotten it."""
+        self._tidy()
+        with adapter.lock:
+            if again or not adapter.loaded:
+                self._loads.load(adapter.name, str(adapter.folder), self._rank)
+                adapter.loaded = True
+
+    def clear(self) -> None:
+        """Everything goes."""
+        with self._lock:
+            gone = list(self._kept.values())
+            self._kept.clear()
+        there = True
+        for adapter in gone:
+            there = self._drop(adapter, there=there)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- inside
+
+    def _tidy(self) -> None:
+        gone: list[StoredAdapter] = []
+        with self._lock:
+            for key, adapter in list(self._kept.items()):
+                if len(self._kept) <= self._most:
+                    break
+                if not adapter.users:
+                    gone.append(self._kept.pop(key))
+        for adapter in gone:
+            self._drop(adapter)
+
+    def _drop(self, adapter: StoredAdapter, *, there: bool = True) -> bool:
+        """Is the other server there?"""
+        with adapter.lock:
+            if adapter.loaded and there:
+                there = self._loads.unload(adapter.name)
+            shutil.rmtree(adapter.folder, ignore_errors=True)
+        return there

@@ -1,11 +1,8 @@
-"""The one thread that owns the model. Read `ServingEngine._turn` first: admit, learn, speak, and again.
-
-Prompts that wait are searched for together, learn together whoever came first, and speak together; each passes through
-an adapter of its own. Who is done makes room for the next; nobody waits for a batch to end.
-"""
+"""The scheduler: the one thread that owns the model. Read `ServingEngine._turn` first: admit, tune, decode."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 import time
@@ -21,15 +18,13 @@ from siftlm.controller.stacked import stackable_layers
 from siftlm.errors import InvalidInput
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.serving.counting import Metrics, NoMetrics
-from siftlm.serving.freeing import trim_memory
-from siftlm.serving.jobs import EventCallback, Job
-from siftlm.serving.learning import TuningQueue
-from siftlm.serving.places import AdapterSlots
-from siftlm.serving.refusals import DeadlineExceeded, QueueFull, ShuttingDown
-from siftlm.serving.remembering import AdapterCache
-from siftlm.serving.speaking import DecodeQueue
+from siftlm.serving.adapters import AdapterCache, AdapterSlots
+from siftlm.serving.decoding import DecodeQueue
+from siftlm.serving.errors import DeadlineExceeded, QueueFull, ShuttingDown
+from siftlm.serving.events import EventCallback, Job
+from siftlm.serving.metrics import Metrics, NoMetrics
 from siftlm.serving.task import ServedRequest
+from siftlm.serving.tuning import TuningQueue
 from siftlm.validation import whole_number
 
 ResultT = TypeVar("ResultT")
@@ -332,3 +327,15 @@ class ServingEngine:
             task.fail(ShuttingDown("the server has shut down"))
         while self._call_one():
             pass
+
+
+def trim_memory() -> bool:
+    """What the C library keeps between blocks in use, where it is glibc; it keeps as much as it ever needed otherwise.
+
+    A tenth of a second, so for quiet moments. Was there any?
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+        return False
+    return bool(trim(ctypes.c_size_t(0)))

@@ -1,8 +1,10 @@
-"""Listen, open a model, serve it until somebody says it is enough, and end tidily. Read `serve` first."""
+"""Listen, load a model, serve it until a signal comes, and end tidily. Read `serve` first."""
 
 from __future__ import annotations
 
+import copy
 import ipaddress
+import logging
 import math
 import os
 import signal
@@ -19,13 +21,16 @@ from typing import Any
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
 from siftlm.extras import load
 from siftlm.memory import Memory
-from siftlm.serving.answerable import check_searchable
-from siftlm.serving.ending import DISCONNECT_DELAY_SECONDS, UVICORN_MARGIN_SECONDS, GracefulShutdown
-from siftlm.serving.engine import MIB
-from siftlm.serving.loading import EngineLifecycle
+from siftlm.serving.errors import ShuttingDown
+from siftlm.serving.lifecycle import (
+    DISCONNECT_DELAY_SECONDS,
+    UVICORN_MARGIN_SECONDS,
+    EngineLifecycle,
+    GracefulShutdown,
+    check_searchable,
+)
 from siftlm.serving.modes import ModeParser
-from siftlm.serving.quiet import log_config
-from siftlm.serving.refusals import ShuttingDown
+from siftlm.serving.scheduler import MIB
 
 # Connections that wait to be taken; as uvicorn has it.
 LISTEN_BACKLOG = 2048
@@ -144,9 +149,9 @@ def open_server(
         model: as for `siftlm.controller.Controller`, or one, with LoRA.
         memories: by name; the first is the default.
         host, port: where to listen.
-        keys: the file of who may ask; see `siftlm.serving.keys`.
+        keys: the file of who may ask; see `siftlm.serving.auth`.
         anybody: listen without keys where others can reach the host.
-        slots, queue, cache: see `siftlm.serving.engine.ServingEngine`.
+        slots, queue, cache: see `siftlm.serving.scheduler.ServingEngine`.
         seconds: that a request may take.
         grace: seconds that accepted requests have at the end.
         vllm: the address of a vLLM that continues the prompts; here they only learn. It is asked with the key in the
@@ -157,12 +162,11 @@ def open_server(
     """
     uvicorn = load("uvicorn", "serve")
     load("fastapi", "serve")
-    from siftlm.serving.app import create_app
-    from siftlm.serving.entrance import SwappableApp, loading_app
-    from siftlm.serving.guard import GuardMiddleware
-    from siftlm.serving.keys import ApiKeys
+    from siftlm.serving.app import SwappableApp, create_app, loading_app
+    from siftlm.serving.auth import ApiKeys
     from siftlm.serving.limits import RequestLimits
     from siftlm.serving.metrics import PrometheusMetrics, route_template
+    from siftlm.serving.middleware import GuardMiddleware
 
     if keys is None and not anybody and not is_loopback(host):
         raise Conflict(
@@ -271,3 +275,20 @@ def server_url(host: str, port: int) -> str:
     'http://[::1]:8000'
     """
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+# Said of every request that would rather speak WebSocket, together with advice to install what nobody here needs.
+NOISE_PREFIXES = ("Unsupported upgrade request.", "No supported WebSocket library detected.")
+
+
+def is_worth_logging(record: logging.LogRecord) -> bool:
+    """Is it about something that whoever runs the server could do something about?"""
+    return not record.getMessage().startswith(NOISE_PREFIXES)
+
+
+def log_config() -> dict[str, Any]:
+    """For ``uvicorn.Config``: its own, with that filter before its handler."""
+    config: dict[str, Any] = copy.deepcopy(load("uvicorn.config", "serve").LOGGING_CONFIG)
+    config["filters"] = {"siftlm": {"()": lambda: is_worth_logging}}
+    config["handlers"]["default"]["filters"] = ["siftlm"]
+    return config

@@ -1,4 +1,4 @@
-"""Events to OpenAI's JSON: collected into one answer, or chunk by chunk."""
+"""Responses: events become OpenAI's JSON, whole or chunk by chunk."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from siftlm.serving.jobs import ChoiceDelta, ChoiceEnded, Event, Finished, PromptRead, Selected, Stepped, Token, Tuned
-from siftlm.serving.reading import ParsedRequest
+from siftlm.serving.error_responses import encode_json
+from siftlm.serving.events import ChoiceDelta, ChoiceEnded, Event, Finished, PromptRead, Selected, Stepped, Token, Tuned
+from siftlm.serving.requests import ParsedRequest
 
 JsonObject = dict[str, Any]
 # What clients take for a probability of nothing: JSON has no infinities.
@@ -230,3 +231,39 @@ def _event_json(event: Event) -> JsonObject | None:
     if isinstance(event, Finished):
         return {"event": "finished", "seconds": dict(event.seconds)}
     return None
+
+
+ITEMS_PER_PART = 64
+"""Entries of a list."""
+MAX_SPLIT_DEPTH = 4
+"""Levels that are taken apart: answer, choices, one choice, its log-likelihoods."""
+
+
+def encode_json_in_parts(content: Any) -> bytes:
+    """As `siftlm.serving.error_responses.encode_json`, in many small steps.
+
+    >>> in_parts({"a": [1, 2], "b": {}})
+    b'{"a":[1,2],"b":{}}'
+    """
+    return b"".join(_json_parts(content, MAX_SPLIT_DEPTH))
+
+
+def _json_parts(content: Any, deep: int) -> Iterator[bytes]:
+    if isinstance(content, dict) and deep:
+        yield b"{"
+        for at, (name, value) in enumerate(content.items()):
+            yield (b"," if at else b"") + encode_json(name) + b":"
+            yield from _json_parts(value, deep - 1)
+        yield b"}"
+    elif isinstance(content, list) and deep and isinstance(next(iter(content), None), (dict, list)):
+        yield b"["
+        for at, value in enumerate(content):
+            yield b"," if at else b""
+            yield from _json_parts(value, deep - 1)
+        yield b"]"
+    elif isinstance(content, list) and len(content) > ITEMS_PER_PART:
+        for start in range(0, len(content), ITEMS_PER_PART):
+            yield (b"," if start else b"[") + encode_json(content[start : start + ITEMS_PER_PART])[1:-1]
+        yield b"]"
+    else:
+        yield encode_json(content)

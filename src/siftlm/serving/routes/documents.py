@@ -12,14 +12,13 @@ from fastapi.responses import Response
 
 from siftlm.errors import InvalidInput
 from siftlm.memory import Listed, Memory
-from siftlm.serving.bodies import read_body
-from siftlm.serving.failures import MEMORY_ERRORS, json_response
-from siftlm.serving.fields import Schema, parse_fields
-from siftlm.serving.keys import Caller
+from siftlm.serving.auth import Caller
+from siftlm.serving.error_responses import MEMORY_ERRORS, json_response
+from siftlm.serving.errors import BadRequest, MemoryLocked, NotFound
+from siftlm.serving.middleware import read_body
 from siftlm.serving.modes import ModeParser
-from siftlm.serving.refusals import BadRequest, MemoryLocked, NotFound
-from siftlm.serving.running import EngineProtocol
-from siftlm.serving.schemas import TEXT, openapi_body
+from siftlm.serving.schemas import TEXT, Schema, openapi_body, parse_fields
+from siftlm.serving.streaming import EngineProtocol
 
 ResultT = TypeVar("ResultT")
 

@@ -15,17 +15,14 @@ from fastapi.responses import Response
 
 from siftlm.embedding.protocol import Embedder
 from siftlm.memory.vectors import unit_rows
-from siftlm.serving.bodies import read_body
-from siftlm.serving.calling import call_engine
-from siftlm.serving.fields import parse_fields
-from siftlm.serving.keys import Caller
-from siftlm.serving.large import encode_json_in_parts
-from siftlm.serving.limits import RequestLimits
+from siftlm.serving.auth import Caller
+from siftlm.serving.errors import BadRequest, NotFound
+from siftlm.serving.limits import RequestLimits, check_items, check_texts
+from siftlm.serving.middleware import read_body
 from siftlm.serving.modes import ModeParser
-from siftlm.serving.refusals import BadRequest, NotFound
-from siftlm.serving.running import EngineProtocol
-from siftlm.serving.schemas import EMBEDDINGS_SCHEMA, openapi_body
-from siftlm.serving.sizes import check_items, check_texts
+from siftlm.serving.responses import encode_json_in_parts
+from siftlm.serving.schemas import EMBEDDINGS_SCHEMA, openapi_body, parse_fields
+from siftlm.serving.streaming import EngineProtocol, call_engine
 from siftlm.types import Vectors
 
 # Texts that are embedded without a pause: the model's thread has others to serve.

@@ -25,7 +25,7 @@ from typing import Any
 
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
 from siftlm.memory import durability
-from siftlm.serving.refusals import NotAllowed, ServingError
+from siftlm.serving.errors import NotAllowed, ServingError
 
 KEY_PREFIX = "sift-"
 RIGHTS = ("read", "write")

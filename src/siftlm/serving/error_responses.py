@@ -13,8 +13,8 @@ from fastapi.responses import Response
 
 from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, SiftlmError, Unwritable
 from siftlm.extras import load
-from siftlm.serving.refusals import MemoryLocked, ServingError
-from siftlm.serving.running import ClientDisconnected
+from siftlm.serving.errors import MemoryLocked, ServingError
+from siftlm.serving.streaming import ClientDisconnected
 
 logger = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST = 499  # as proxies log it; nobody reads it

@@ -1,4 +1,4 @@
-"""``/v1/select``: what a model would learn from, why, and what that looks like in the plane."""
+"""``/v1/select``: what a model would learn from, why, and a picture of it in the plane."""
 
 from __future__ import annotations
 
@@ -19,21 +19,17 @@ from siftlm.errors import InvalidInput
 from siftlm.memory import Found, Memory
 from siftlm.memory.request import parse_filter
 from siftlm.memory.snapshot import Snapshot
-from siftlm.serving.bodies import read_body
-from siftlm.serving.calling import call_engine
-from siftlm.serving.failures import MEMORY_ERRORS
-from siftlm.serving.fields import Schema, parse_fields
-from siftlm.serving.jobs import Mode
-from siftlm.serving.keys import Caller
-from siftlm.serving.large import encode_json_in_parts
-from siftlm.serving.limits import RequestLimits
+from siftlm.serving.auth import Caller
+from siftlm.serving.error_responses import MEMORY_ERRORS
+from siftlm.serving.errors import BadRequest
+from siftlm.serving.events import Mode
+from siftlm.serving.limits import RequestLimits, check_texts
+from siftlm.serving.middleware import read_body
 from siftlm.serving.modes import BASE_MODE, AccessCheck, ModeParser
-from siftlm.serving.plane import project_to_plane
-from siftlm.serving.refusals import BadRequest
-from siftlm.serving.running import EngineProtocol
-from siftlm.serving.schemas import BOOLEAN, MODEL, TEXT, openapi_body
-from siftlm.serving.sizes import check_texts
-from siftlm.types import IntArray, Vectors
+from siftlm.serving.responses import encode_json_in_parts
+from siftlm.serving.schemas import BOOLEAN, MODEL, TEXT, Schema, openapi_body, parse_fields
+from siftlm.serving.streaming import EngineProtocol, call_engine
+from siftlm.types import FloatArray, IntArray, Vectors
 
 DEFAULT_LIMITS = RequestLimits()
 DEFAULT_METHOD, DEFAULT_N = "sift", 10
@@ -215,3 +211,58 @@ def plane_json(found: Found, near: Neighbourhood) -> dict[str, Any]:
 
 def _finite_or_none(number: float) -> float | None:
     return number if math.isfinite(number) else None
+
+
+# Lengths that are nothing but rounding.
+ROUNDING_LENGTH = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneProjection:
+    """Where each of them is; near points may be far from each other in all the directions that a plane lacks."""
+
+    candidates: FloatArray
+    """(K, 2)"""
+    prompt: FloatArray
+    """(2,)"""
+    shown: float
+    """The share of the variance that the plane shows, 0 to 1."""
+
+
+def project_to_plane(candidates: Vectors, prompt: Vectors) -> PlaneProjection:
+    """The first two principal axes of the candidates (K, d) and the prompt (d,).
+
+    X = U S Vᵀ, centred; the points are X V₂. The prompt lies to the right of the centre and above it, so a picture
+    is the same each time. The order of the candidates moves no point.
+
+    >>> found = plane(np.array([[3.0, 0, 0], [-3.0, 0, 0], [0, 1.0, 0]]), np.array([2.0, 1.0, 0]))
+    >>> found.candidates.round(1).tolist(), found.prompt.round(1).tolist()
+    ([[2.5, -0.6], [-3.5, -0.3], [-0.5, 0.5]], [1.5, 0.4])
+    """
+    given = np.asarray(candidates, dtype=np.float64)
+    target = np.asarray(prompt, dtype=np.float64)
+    if given.ndim != 2 or target.shape != given.shape[1:]:
+        raise InvalidInput(f"candidates must be (K, d) and the prompt (d,), got {given.shape} and {target.shape}")
+    # Rounding depends on the order, and where two axes are as long as each other so does everything: bring the rows
+    # into one that depends on nothing but themselves.
+    order = sorted(range(len(given)), key=lambda row: given[row].tobytes())
+    points = np.concatenate([given[order], target[None, :]])
+    points -= points.mean(axis=0)
+    _, lengths, axes = np.linalg.svd(points, full_matrices=False)
+    drawn = np.zeros((len(points), 2))
+    for at in range(min(2, len(axes))):
+        if lengths[at] > ROUNDING_LENGTH:
+            drawn[:, at] = points @ axes[at] * _axis_sign(axes[at], points[-1])
+    placed = np.empty((len(given), 2))
+    placed[order] = drawn[:-1]
+    squares = lengths**2
+    total = float(squares.sum())
+    return PlaneProjection(placed, drawn[-1], float(squares[:2].sum()) / total if total > ROUNDING_LENGTH**2 else 1.0)
+
+
+def _axis_sign(axis: FloatArray, prompt: FloatArray) -> float:
+    """Which end of an axis is the positive one."""
+    along = float(axis @ prompt)
+    if abs(along) <= ROUNDING_LENGTH:  # the prompt cannot tell
+        along = float(axis[np.argmax(np.abs(axis))])
+    return -1.0 if along < 0 else 1.0

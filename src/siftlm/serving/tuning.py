@@ -15,10 +15,9 @@ from siftlm.local import LocalModel
 from siftlm.local_many import PromptState as Selection
 from siftlm.local_many import selected_many
 from siftlm.memory import Memory
-from siftlm.serving import jobs
-from siftlm.serving.counting import Metrics
-from siftlm.serving.places import AdapterSlot, AdapterSlots
-from siftlm.serving.remembering import AdapterCache, AdapterKey, CachedTuning
+from siftlm.serving import events
+from siftlm.serving.adapters import AdapterCache, AdapterKey, AdapterSlot, AdapterSlots, CachedTuning
+from siftlm.serving.metrics import Metrics
 from siftlm.serving.task import ServedRequest
 from siftlm.types import Step
 
@@ -108,7 +107,7 @@ class TuningQueue:
 
     # --- inside
 
-    def _key(self, job: jobs.Job) -> AdapterKey:
+    def _key(self, job: events.Job) -> AdapterKey:
         name = job.mode.memory or ""
         version = self._engine.memories[name].version
         if self._versions.get(name) != version:
@@ -134,7 +133,7 @@ class TuningQueue:
         task.place = place
         if pupil is not None:
             pupil.tasks.append(task)
-            task.tell(jobs.Selected(pupil.selection.found, cached=True))
+            task.tell(events.Selected(pupil.selection.found, cached=True))
         elif kept is not None:
             ready.append(self._ready(task, kept))
         return pupil is not None or kept is not None
@@ -176,7 +175,7 @@ class TuningQueue:
         for task in tasks:
             task.place = place
             task.passed("select")
-            task.tell(jobs.Selected(selection.found))
+            task.tell(events.Selected(selection.found))
         lesson.join([course])
         return []
 
@@ -189,7 +188,7 @@ class TuningQueue:
     def _stepped(self, steps: Mapping[int, Step]) -> None:
         for owner, step in steps.items():
             pupil = self._requests[owner]
-            event = jobs.Stepped(step, len(pupil.course.steps), len(pupil.course.turns))
+            event = events.Stepped(step, len(pupil.course.steps), len(pupil.course.turns))
             for task in pupil.tasks:
                 task.tell(event)
 
@@ -206,15 +205,15 @@ class TuningQueue:
             task.passed("learn")
             task.context = context
             self._export(task)
-            task.tell(jobs.Tuned(trace, context))
+            task.tell(events.Tuned(trace, context))
         return pupil.tasks
 
     def _ready(self, task: ServedRequest, kept: CachedTuning, *, cached: bool = True) -> ServedRequest:
         task.context = kept.context
         task.passed("select")
-        task.tell(jobs.Selected(kept.found, cached=cached))
+        task.tell(events.Selected(kept.found, cached=cached))
         self._export(task)
-        task.tell(jobs.Tuned(kept.trace, kept.context))
+        task.tell(events.Tuned(kept.trace, kept.context))
         return task
 
     def _export(self, task: ServedRequest) -> None:

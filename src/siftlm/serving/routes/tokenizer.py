@@ -9,14 +9,13 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from siftlm.serving.bodies import read_body
-from siftlm.serving.failures import json_response
-from siftlm.serving.fields import parse_fields
-from siftlm.serving.keys import Caller
-from siftlm.serving.reading import RequestParser
-from siftlm.serving.refusals import BadRequest
-from siftlm.serving.schemas import DETOKENIZE_SCHEMA, TOKENIZE_SCHEMA, openapi_body
-from siftlm.serving.sizes import check_items, check_texts
+from siftlm.serving.auth import Caller
+from siftlm.serving.error_responses import json_response
+from siftlm.serving.errors import BadRequest
+from siftlm.serving.limits import check_items, check_texts
+from siftlm.serving.middleware import read_body
+from siftlm.serving.requests import RequestParser
+from siftlm.serving.schemas import DETOKENIZE_SCHEMA, TOKENIZE_SCHEMA, openapi_body, parse_fields
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 

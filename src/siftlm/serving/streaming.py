@@ -1,4 +1,4 @@
-"""Jobs to events: from the thread that owns the model to the loop that speaks HTTP."""
+"""Events stream from the engine's thread to the event loop that speaks HTTP."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeVar
 from siftlm.controller import Controller
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.serving.jobs import Event, EventCallback, Failed, Finished, Job
-from siftlm.serving.refusals import DeadlineExceeded
+from siftlm.serving.errors import DeadlineExceeded
+from siftlm.serving.events import Event, EventCallback, Failed, Finished, Job
 
 ResultT = TypeVar("ResultT")
 Receive = Callable[[], Awaitable[Any]]
@@ -108,3 +108,33 @@ async def _wait_until(coming: Awaitable[ResultT], deadline: float | None) -> Res
         )
     except asyncio.TimeoutError as error:
         raise DeadlineExceeded("the answer was not there in time") from error
+
+
+async def call_engine(
+    engine: EngineProtocol, work: Callable[[], ResultT], receive: Receive | None = None, deadline: float | None = None
+) -> ResultT:
+    """What the work returns on the model's thread.
+
+    Where it still waits for its turn when the client hangs up, its time is up or the caller no longer listens, it is
+    not done at all.
+    """
+    coming = asyncio.wrap_future(engine.call(work))
+    waited_for: set[asyncio.Future[Any]] = {coming}
+    if receive is not None:
+        waited_for.add(asyncio.ensure_future(_disconnected(receive)))
+    left = None if deadline is None else max(0.0, deadline + DEADLINE_MARGIN_SECONDS - time.monotonic())
+    try:
+        done, _ = await asyncio.wait(waited_for, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if coming in done:
+            return coming.result()
+        if done:
+            raise ClientDisconnected
+        raise DeadlineExceeded("the answer was not there in time")
+    finally:
+        for future in waited_for:
+            future.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

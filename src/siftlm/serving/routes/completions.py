@@ -11,16 +11,15 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 
-from siftlm.serving.bodies import read_body
-from siftlm.serving.failures import encode_json, error_parts
-from siftlm.serving.jobs import Event, PromptRead
-from siftlm.serving.keys import Caller
-from siftlm.serving.large import encode_json_in_parts
+from siftlm.serving.auth import Caller
+from siftlm.serving.error_responses import encode_json, error_parts
+from siftlm.serving.events import Event, PromptRead
+from siftlm.serving.middleware import read_body
 from siftlm.serving.modes import AccessCheck
-from siftlm.serving.reading import ParsedRequest, RequestParser
-from siftlm.serving.replies import JsonObject, ResponseBuilder
-from siftlm.serving.running import ClientDisconnected, EngineProtocol, stream_events
+from siftlm.serving.requests import ParsedRequest, RequestParser
+from siftlm.serving.responses import JsonObject, ResponseBuilder, encode_json_in_parts
 from siftlm.serving.schemas import CHAT_SCHEMA, COMPLETION_SCHEMA, openapi_body
+from siftlm.serving.streaming import ClientDisconnected, EngineProtocol, stream_events
 
 EventStream = AsyncGenerator[tuple[int, Event], None]
 EVENT_STREAM_TYPE = "text/event-stream"
