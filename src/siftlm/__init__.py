@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from siftlm.controller import Controller
     from siftlm.embedding import embedder
     from siftlm.local import LocalModel
-    from siftlm.local_results import Answer, Score
     from siftlm.memory import Found, Hit, Memory
+    from siftlm.results import Answer, Score
     from siftlm.selection import Gram, kernels, methods, select_from
     from siftlm.selection.select import select
     from siftlm.selection.select_many import select_many
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 # public name -> (module, attribute); an empty attribute means the module itself
 _HOME = {
-    "Answer": ("siftlm.local_results", "Answer"),
+    "Answer": ("siftlm.results", "Answer"),
     "Calibration": ("siftlm.calibration", "Calibration"),
     "Controller": ("siftlm.controller", "Controller"),
     "Document": ("siftlm.types", "Document"),
@@ -39,7 +39,7 @@ _HOME = {
     "Likelihood": ("siftlm.types", "Likelihood"),
     "LocalModel": ("siftlm.local", "LocalModel"),
     "Memory": ("siftlm.memory", "Memory"),
-    "Score": ("siftlm.local_results", "Score"),
+    "Score": ("siftlm.results", "Score"),
     "Selection": ("siftlm.types", "Selection"),
     "Step": ("siftlm.types", "Step"),
     "Trace": ("siftlm.types", "Trace"),

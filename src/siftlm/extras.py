@@ -1,8 +1,9 @@
-"""The one place where an optional library is imported: it arrives, or the error says how to install it."""
+"""Optional libraries: imported, or an error says how to install them; and the bundled model's folder."""
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from siftlm.errors import MissingExtra
@@ -21,3 +22,11 @@ def load(library: str, extra: str) -> Any:
         if error.name is not None and error.name.split(".")[0] == library.split(".")[0]:
             raise MissingExtra(library, extra) from error
         raise
+
+
+TINY_MODEL = "siftlm-tiny"
+
+
+def bundled_model() -> Path:
+    """The folder of ``siftlm-tiny``."""
+    return Path(__file__).parent / "controller" / TINY_MODEL

@@ -13,13 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from siftlm import recipes
-from siftlm.controller import Controller
-from siftlm.controller.generation import check_sampling
-from siftlm.controller.restore import restoring
-from siftlm.controller.settings import Tuning, setting_names
-from siftlm.embedding.gradients import GradientEmbedder
-from siftlm.errors import Conflict
-from siftlm.local_asked import (
+from siftlm.call import (
     GRADIENT_FEATURES,
     LOCAL_SETTINGS,
     CallSettings,
@@ -29,13 +23,19 @@ from siftlm.local_asked import (
     scored_steps,
     split_text,
 )
-from siftlm.local_results import Answer, Learned, Score
+from siftlm.controller import Controller
+from siftlm.controller.generation import check_sampling
+from siftlm.controller.restore import restoring
+from siftlm.controller.settings import Tuning, setting_names
+from siftlm.embedding.gradients import GradientEmbedder
+from siftlm.errors import Conflict
 from siftlm.memory import Found, Memory
 from siftlm.memory.request import with_defaults
 from siftlm.memory.rerank import check_rerank as check_reselect
 from siftlm.memory.rerank import rerank
 from siftlm.memory.searcher import Searcher
 from siftlm.progress import Report
+from siftlm.results import Answer, Learned, Score
 from siftlm.selection import kernels
 from siftlm.types import Step, Trace, Vectors
 from siftlm.validation import text_with_content
@@ -283,7 +283,7 @@ class LocalModel:
         The results are those of `score`, for LoRA up to rounding: to four decimals in ``precision="float32"``, while in
         bfloat16 bits per byte may differ in the third.
         """
-        from siftlm.local_many import score_many
+        from siftlm.flow import score_many
 
         return score_many(
             self, texts, mode, at, watch, batch, progress, {**_without_none(n=n, method=method), **settings}
@@ -309,7 +309,7 @@ class LocalModel:
 
         The results are those of `generate`, for LoRA up to rounding; see `score_many`.
         """
-        from siftlm.local_many import generate_many
+        from siftlm.flow import generate_many
 
         sampling = {
             "max_new_tokens": max_new_tokens,

@@ -1,7 +1,7 @@
 """Which room may import which: an arrow points from right to left and never back.
 
-types, errors  <-  selection, embedding, controller, sample  <-  memory  <-  local, recipes
-               <-  evaluation  <-  calibration, serving, scale, integrations  <-  cli
+types, errors, validation  <-  selection, embedding, controller, sample  <-  memory
+    <-  call, flow, local, recipes  <-  evaluation  <-  calibration, serving, integrations  <-  cli
 """
 
 from __future__ import annotations
@@ -19,21 +19,19 @@ LEVEL = {
     "extras": 0,
     "progress": 0,
     "validation": 0,
-    "bundled": 0,
     "selection": 1,
     "embedding": 1,
     "controller": 1,
     "sample": 1,
     "memory": 2,
     "local": 3,
-    "local_asked": 3,
-    "local_many": 3,
-    "local_results": 3,
+    "flow": 3,
+    "call": 3,
+    "results": 3,
     "recipes": 3,
     "evaluation": 4,
     "calibration": 5,
     "serving": 5,
-    "scale": 5,
     "integrations": 5,
     "siftlm": 6,  # the front door, src/siftlm/__init__.py: it names everything; no room goes out through it
     "cli": 7,
@@ -42,7 +40,7 @@ LEVEL = {
 # The ground floor is one room: results may raise errors, and errors name extras.
 GROUND = {name for name, level in LEVEL.items() if level == 0}
 # The main flow, for one prompt and for many, is one room with its recipes as well.
-FLOW = {"local", "local_asked", "local_many", "local_results", "recipes"}
+FLOW = {name for name, level in LEVEL.items() if level == 3}
 # Levels alone would allow these.
 NEVER = {("memory", "controller"): "a search knows no language model"}
 

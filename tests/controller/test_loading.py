@@ -18,7 +18,7 @@ from controller import tiny  # noqa: E402
 from siftlm.controller import Controller  # noqa: E402
 from siftlm.controller.loading import refuse_non_causal  # noqa: E402
 from siftlm.errors import InvalidInput  # noqa: E402
-from siftlm.local_results import Score  # noqa: E402
+from siftlm.results import Score  # noqa: E402
 from siftlm.types import Likelihood, Trace  # noqa: E402
 
 ENCODER = {

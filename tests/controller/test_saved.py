@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-from siftlm.bundled import TINY_MODEL, bundled_model  # noqa: E402
 from siftlm.controller import Controller  # noqa: E402
+from siftlm.extras import TINY_MODEL, bundled_model  # noqa: E402
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "rain fell on the harbour"]
 

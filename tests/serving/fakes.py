@@ -21,9 +21,9 @@ import numpy as np
 import uvicorn
 from tokenizers import Tokenizer
 
-from siftlm.bundled import bundled_model
 from siftlm.embedding import HashingEmbedder
 from siftlm.errors import UnknownName
+from siftlm.extras import bundled_model
 from siftlm.memory import Found, Hit
 from siftlm.serving.app import create_app
 from siftlm.serving.decoding import StopTexts

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.calibration.grid import Setting
+from siftlm.call import split_text
 from siftlm.controller import Controller
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.evaluation.protocol import leaked_rows
-from siftlm.local_asked import split_text
 from siftlm.memory import Memory, durability
 from siftlm.memory.ingest import embed_checked
 from siftlm.memory.searcher import Searcher

@@ -14,7 +14,7 @@ from siftlm.cli.drawing import Terminal, printable, wrap
 
 if TYPE_CHECKING:
     from siftlm.local import LocalModel
-    from siftlm.local_results import Answer
+    from siftlm.results import Answer
 
 HELP = """\
 A line is a prompt. Each is answered by a model that learned for it and forgets it: nothing of earlier prompts stays.

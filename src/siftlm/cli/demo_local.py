@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siftlm import sample
+from siftlm.call import split_in_half
 from siftlm.errors import InvalidInput
 from siftlm.local import LocalModel
-from siftlm.local_asked import split_in_half
 from siftlm.memory import Memory
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from siftlm.cli.drawing import Styled, Terminal, beside, paragraphs, printable
 if TYPE_CHECKING:
     from siftlm.controller import Generated
     from siftlm.local import LocalModel
-    from siftlm.local_results import Answer
+    from siftlm.results import Answer
 
 EPILOG = f"""\
 examples:

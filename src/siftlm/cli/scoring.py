@@ -12,7 +12,7 @@ from siftlm.cli import learning, local
 
 if TYPE_CHECKING:
     from siftlm.local import LocalModel
-    from siftlm.local_results import Score
+    from siftlm.results import Score
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def _compared(asked: str | None, main: str) -> tuple[str, ...]:
 
 def check(text: str, mode: str) -> None:
     """Is there something to score?"""
+    from siftlm.call import split_in_half
     from siftlm.errors import InvalidInput
-    from siftlm.local_asked import split_in_half
 
     if not text.strip():
         raise InvalidInput("the text is empty")

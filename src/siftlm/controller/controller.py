@@ -253,7 +253,7 @@ class Controller:
         The base model is recorded by the name it was opened with. ``siftlm-tiny`` is none of the Hugging Face hub's, so
         there the base is named when the adapter is loaded:
 
-            from siftlm.bundled import bundled
+            from siftlm.extras import bundled
             base = transformers.AutoModelForCausalLM.from_pretrained(bundled()).float()
             model = peft.PeftModel.from_pretrained(base, folder)
         """

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from siftlm.bundled import TINY_MODEL, bundled_model
 from siftlm.controller.tokens import start_token, text_token_ids
 from siftlm.errors import InvalidInput
-from siftlm.extras import load
+from siftlm.extras import TINY_MODEL, bundled_model, load
 from siftlm.validation import whole_number
 
 # Letters, digits and scripts of many kinds: who can spell none of them can spell no text.

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.bundled import TINY_MODEL, bundled_model
 from siftlm.embedding.checks import texts_checked, whole_number
 from siftlm.embedding.gradients import gradients_embedder
 from siftlm.embedding.hashing import HashingEmbedder, word_spans
@@ -20,6 +19,7 @@ from siftlm.embedding.protocol import Embedder, fingerprint
 from siftlm.embedding.sentences import SentencesEmbedder
 from siftlm.embedding.transformer import encoder_embedder, states_embedder
 from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.extras import TINY_MODEL, bundled_model
 from siftlm.types import IntArray, Vectors
 
 

@@ -30,10 +30,10 @@ from siftlm.evaluation.protocol import Protocol, TextParts, leaked_rows
 from siftlm.evaluation.results import BASE_TOLERANCE
 from siftlm.evaluation.run_folder import RunFolder
 from siftlm.local import LocalModel
-from siftlm.local_results import Score
 from siftlm.memory import Memory
 from siftlm.memory.near_duplicates import copy_mask
 from siftlm.progress import Meter, Report, reporter
+from siftlm.results import Score
 
 
 def settings_check(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], None]:

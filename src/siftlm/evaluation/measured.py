@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from siftlm.local_results import Score
+from siftlm.results import Score
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from siftlm.call import split_in_half
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.local_asked import split_in_half
 from siftlm.memory.near_duplicates import copy_mask
 from siftlm.memory.searcher import Searcher
 from siftlm.validation import whole_number

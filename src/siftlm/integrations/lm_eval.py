@@ -19,6 +19,7 @@ from siftlm.controller import Controller
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.evaluation.fingerprints import memory_fingerprint
 from siftlm.extras import load
+from siftlm.flow import PromptState, TunedModel, learned_many
 from siftlm.integrations._lm_eval_scoring import (
     EMPTY_SCORE,
     ContextTokenizer,
@@ -27,7 +28,6 @@ from siftlm.integrations._lm_eval_scoring import (
     score_spans,
 )
 from siftlm.local import LocalModel
-from siftlm.local_many import PromptState, TunedModel, learned_many
 from siftlm.progress import Meter, reporter
 
 MODEL_NAME = "siftlm"

@@ -11,9 +11,9 @@ from typing import Protocol
 from siftlm.controller.batch_tuner import BatchTuner
 from siftlm.controller.settings import Tuning
 from siftlm.controller.tuning_batch import TuningBatch, TuningRun
+from siftlm.flow import PromptState as Selection
+from siftlm.flow import selected_many
 from siftlm.local import LocalModel
-from siftlm.local_many import PromptState as Selection
-from siftlm.local_many import selected_many
 from siftlm.memory import Memory
 from siftlm.serving import events
 from siftlm.serving.adapters import AdapterCache, AdapterKey, AdapterSlot, AdapterSlots, CachedTuning

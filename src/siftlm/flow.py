@@ -11,16 +11,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from siftlm.call import CallSettings, is_worth_tuning, refuse_unscored, scored_steps, split_text
 from siftlm.controller import Controller
 from siftlm.controller.batch_tuner import BatchTuner
 from siftlm.controller.generation import Generated, check_sampling
 from siftlm.controller.stacked import can_stack
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.local import LocalModel
-from siftlm.local_asked import CallSettings, is_worth_tuning, refuse_unscored, scored_steps, split_text
-from siftlm.local_results import Answer, Score
 from siftlm.memory import Found
 from siftlm.progress import Meter, Report, reporter
+from siftlm.results import Answer, Score
 from siftlm.types import Likelihood, Step, Trace
 from siftlm.validation import text_with_content, whole_number
 

@@ -1,4 +1,4 @@
-"""What a call of the main flow asks for: its settings sorted by who needs them, and its text taken apart."""
+"""What a call of the main flow asks for: its settings sorted by who needs them, and its texts taken apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the main flow returns."""
+"""Results of the main flow."""
 
 from __future__ import annotations
 
