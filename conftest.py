@@ -21,8 +21,9 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 ROOT = Path(__file__).parent
-# Files that import an extra at their top are not there to be looked at without it.
-collect_ignore_glob = [] if importlib.util.find_spec("fastapi") else ["src/siftlm/serving/*"]
+# Rooms whose files import an extra at their top are not collected without it.
+NEEDS = {"src/siftlm/serving/*": "fastapi", "src/siftlm/selection/tensors/*": "torch"}
+collect_ignore_glob = [files for files, library in NEEDS.items() if importlib.util.find_spec(library) is None]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 RUNS_A_MODEL = re.compile(r"LocalModel\(|Controller\(|^\$ siftlm (score|generate|eval)", re.MULTILINE)
 RUN_SIFTLM = [sys.executable, "-c", "import sys; from siftlm.cli import main; sys.exit(main())"]
@@ -115,9 +116,6 @@ def run_console(example: Example) -> str | None:
             return f"$ {command}\nshould print:\n{expected}\n\nand printed:\n{run.stdout}"
     return None
 
-
-# The torch twin imports torch at its top, because nobody imports it who doesn't want torch.
-collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["src/siftlm/selection/tensors/*"]
 
 pytest_collect_file = Sybil(
     parsers=[

@@ -13,7 +13,7 @@ computed beside every step of the pool, in float64, given the same earlier picks
                  have left out, and that would have gained more than the pick: no bound from scores alone can
                  certify these
 
-Results go to benchmarks/results/residual.json; docs/decisions/0003-residual-certificate.md quotes them.
+Results go to benchmarks/results/residual.json; docs/decisions/0011-residual-queries.md quotes them.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ STUDIES = {
         )
         for name, memory in NOISE_ON.items()
     },
-    # The corpus that every Python has.
+    # The corpus that ships with siftlm.
     "sample": Study("sample", (*PUBLISHED, AGAIN[0], AGAIN[2]), per_domain=16, corpus="sample"),
     # What calibration chose on texts of the memory that it held out.
     "calibrated": Study("calibrated", ("base", f"nn+rate={RATE:g}", f"sift+rate={RATE:g}", "calibrated")),

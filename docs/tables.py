@@ -98,9 +98,9 @@ def growth_table() -> str:
 
 
 def memory_table() -> str:
-    """What a memory takes beside what it cannot do without, from ``python benchmarks/memory.py``."""
+    """Times of a memory beside those of its peers, from ``python benchmarks/memory.py``."""
     results = json.loads((RESULTS / "memory.json").read_text())
-    rows = ["| work, d = 384, float32 | siftlm | beside it | times as long |", "|---|---|---|---|"]
+    rows = ["| work, d = 384, float32 | siftlm | compared with | ratio |", "|---|---|---|---|"]
 
     def row(work: str, own: float, peer: str, other: float) -> None:
         rows.append(f"| {work} | {duration(own)} | {peer}: {duration(other)} | {own / other:.2f}× |")
@@ -120,16 +120,17 @@ def memory_table() -> str:
     row("the same for 16 prompts at once, 100,000", together, "one by one", alone)
     for width, case in results["ingest"].items():
         name = f"add {case['passages']:,} texts with vectors, d = {width}"
-        row(name, case["siftlm"]["median"], "writing as many bytes", case["write and sync"]["median"])
+        row(name, case["siftlm"]["median"], "writing the same number of bytes", case["write and sync"]["median"])
     peers = results["peers"]
     own = peers["search"]["siftlm"]["median"]
     for name, case in peers["search"].items():
         if name != "siftlm":
-            work = f"200 texts with vectors of {peers['passages']:,} (its recall {peers['recall'][name]:.3f})"
+            recall = f"recall of {name}: {peers['recall'][name]:.3f}"
+            work = f"200 nearest of {peers['passages']:,}, with texts and vectors ({recall})"
             row(work, own, name, case["median"])
     for name, seconds in peers["fill_seconds"].items():
         if name != "siftlm":
-            row(f"filling it with those {peers['passages']:,}", peers["fill_seconds"]["siftlm"], name, seconds)
+            row(f"add these {peers['passages']:,}", peers["fill_seconds"]["siftlm"], name, seconds)
     built = "; ".join(
         f"{case['passages']:,} documents: {duration(case['seconds'])}, peak {case['peak_bytes'] / 2**20:.0f} MiB"
         for case in results["build"].values()
@@ -186,23 +187,20 @@ TUNING = {
 def tuning_table() -> str:
     """Tuning against its peers, from ``python benchmarks/tuning.py``."""
     results = json.loads((RESULTS / "tuning.json").read_text())
-    rows = ["| work | whose loops | prompts a second | a step alone |", "|---|---|---|---|"]
+    rows = ["| work | implementations | prompts per second | single step |", "|---|---|---|---|"]
     [(shape, parts)] = [(name, parts) for name, parts in results.items() if name != "machine"]
     for part, words in TUNING.items():
         of = parts.get(part)
         for pair, value in (of["ratios"] if of else {}).items():
             step = f"{value['step']:.2f}×" if "step" in value else "–"
-            rows.append(
-                f"| {words.format(**of)} | {pair.replace(' / ', ' against ')} "
-                f"| {value['prompts_per_second']:.2f}× | {step} |"
-            )
+            names = pair.replace(" / ", " against ").replace("as it comes", "defaults")
+            rows.append(f"| {words.format(**of)} | {names} "
+                        f"| {value['prompts_per_second']:.2f}× | {step} |")  # fmt: skip
     said = [f"A model of {shape} on the CPU. Medians of alternating runs by `python benchmarks/tuning.py`."]
     if "selection" in parts:
         of = parts["selection"]
-        said.append(
-            f"Of a prompt of {of['n']} steps, searching {of['passages']:,} passages and selecting is "
-            f"{of['share']:.2%}, putting the model back {of['reset_share']:.2%}."
-        )
+        said.append(f"For a prompt of {of['n']} steps, searching {of['passages']:,} passages and selecting take "
+                    f"{of['share']:.2%} of the time, restoring the model {of['reset_share']:.2%}.")  # fmt: skip
     return "\n".join([*rows, "", " ".join(said), machine(results)])
 
 
@@ -210,11 +208,12 @@ def tuning_memory_table() -> str:
     """The same jobs, each once in a process of its own."""
     results = json.loads((RESULTS / "tuning.json").read_text())
     [parts] = [parts for name, parts in results.items() if name != "machine"]
-    rows = ["| work | whose loop | peak memory |", "|---|---|---|"]
+    rows = ["| work | implementation | peak memory |", "|---|---|---|"]
     for part, jobs in parts["memory"].items():
         for job, of in jobs.items():
-            rows.append(f"| {TUNING[part].format(**parts[part])} | {job} | {of['peak_bytes'] / 2**30:.2f} GiB |")
-    return "\n".join([*rows, "", "Of the whole process, by `python benchmarks/tuning.py --only memory`."])
+            name = job.replace("as it comes", "defaults")
+            rows.append(f"| {TUNING[part].format(**parts[part])} | {name} | {of['peak_bytes'] / 2**30:.2f} GiB |")
+    return "\n".join([*rows, "", "Peak of the whole process, by `python benchmarks/tuning.py --only memory`."])
 
 
 def serving_table() -> str:
@@ -228,19 +227,21 @@ def serving_table() -> str:
         return f"| {name} | {one['per_second']:.2f} | {one['per_second'] / alone['per_second']:.2f}× | {times} |"
 
     rows = [
-        "| clients at once | requests a second | against one at a time | half within | 95 % within | 99 % within |",
+        "| clients at once | requests per second | vs one at a time | median | 95th percentile | 99th percentile |",
         "|---|---|---|---|---|---|",
         row("a script, one at a time", alone),
         *(row(count, one) for count, one in load["clients"].items()),
-        row(f"{load['again']['clients']}, the same once more", load["again"]),
+        row(f"{load['again']['clients']}, same requests again", load["again"]),
     ]
     sizes = soak["mib"]
     said = [
-        f"A request learns from {load['n']} texts that SIFT selects and says {load['tokens']} tokens (`siftlm-tiny`).",
-        f"Of the script's texts {load['same_text']} are the server's to the letter.",
-        f"{over['clients']} clients at once at a queue of {over['queue']}: {over['answered']} answered, all as when",
-        f"asked alone, {over['refused']} told to come again, {over['lost']} lost. {soak['requests']:,} small requests",
-        f"of many lengths, memory at rest: {sizes[0]} MiB after {soak['requests'] // len(sizes)}, then",
+        f"Each request is tuned on {load['n']} texts selected by SIFT and generates {load['tokens']} tokens,",
+        "with `siftlm-tiny`.",
+        f"{load['same_text']} answers are identical to the script's.",
+        f"{over['clients']} clients at once with a queue of {over['queue']}: {over['answered']} answered, all as when",
+        f"asked alone, {over['refused']} refused with Retry-After, {over['lost']} lost.",
+        f"{soak['requests']:,} small requests of many lengths, memory when idle: {sizes[0]} MiB after",
+        f"{soak['requests'] // len(sizes)}, then",
         f"{sizes[len(sizes) // 2]} MiB, {sizes[-1]} MiB at the end.",
     ]
     return "\n".join([*rows, "", " ".join(said), "", f"`python benchmarks/serving.py`. {machine(results)}"])
@@ -269,21 +270,18 @@ def study_table(name: str) -> str:
 
 
 WHERE = {
-    "noise-gradients": "gradients, small memory",
-    "noise-minilm": "MiniLM, small memory",
-    "noise-small": "lexical, small memory",
-    "noise-lexical": "lexical",
-    "noise-hashing": "hashing",
+    "noise-gradients": "gradients, small memory", "noise-minilm": "MiniLM, small memory",
+    "noise-small": "lexical, small memory", "noise-lexical": "lexical", "noise-hashing": "hashing",
     "noise-states": "the model's states, small memory",
-}
+}  # fmt: skip
 
 
 def cosines_table() -> str:
-    """SIFT's lead beside what vectors have in common, from ``python benchmarks/study.py cosines``."""
+    """SIFT's lead and the mean cosine of the vectors, from ``python benchmarks/study.py cosines``."""
     known = json.loads((RESULTS / "cosines.json").read_text())
-    drawn = f"mean cosine, of {known['passages']:,} passages drawn by lot"
+    drawn = f"mean cosine of {known['passages']:,} random passages"
     rows = [
-        f"| vectors | {drawn} | SIFT less nearest neighbour | nearest neighbour, % of base |",
+        f"| vectors | {drawn} | difference SIFT − NN | NN, % of base |",
         "|---|---:|---:|---:|",
     ]
     for run, mean in sorted(known["mean"].items(), key=lambda one: one[1]):
@@ -300,22 +298,20 @@ LOOKED_AFTER = 2
 
 
 def again_table() -> str:
-    """Texts learned again only where the first steps on the nearest one helped the scored text, from the records."""
+    """Repeats allowed only where the first steps on the nearest text helped the scored text, from the records."""
     from siftlm.evaluation import results, statistics
     from siftlm.evaluation.tables import Column, Table, to_markdown
 
     head = (
-        Column("corpus"),
-        Column("learned again where the loss goes down by"),
-        Column("on texts"),
-        Column("% of base, less once", interval=True, signed=True),
-    )
+        Column("corpus"), Column("repeats allowed where the loss falls by"), Column("on texts"),
+        Column("difference to no repeats, % of base", interval=True, signed=True),
+    )  # fmt: skip
     rows: list[tuple[Any, ...]] = []
     for corpus, run in (("minipile", "published"), ("sample", "sample")):
         (found,) = results.gather([RESULTS / "study" / run], ["base", "nn-f", *AGAIN])
         once, again = (found.tuned(method) for method in AGAIN)
         gain = 100 * (1 - found.tuned("nn-f", LOOKED_AFTER) / found.base)
-        for said, least in (("–: always", -np.inf), *((f"more than {least} %", least) for least in (0, 1, 2))):
+        for said, least in (("– (always)", -np.inf), *((f"more than {least} %", least) for least in (0, 1, 2))):
             tuned = np.where(gain > least, again, once)
             rule = statistics.percent_of_base(tuned, found.base, found.bytes)
             gap = statistics.over_domains(statistics.less(rule, found.percent(AGAIN[0])), found.draws())
