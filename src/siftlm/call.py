@@ -14,7 +14,7 @@ from siftlm.memory import Found
 from siftlm.memory.searcher import Searcher
 from siftlm.selection import select
 from siftlm.types import Likelihood, Trace
-from siftlm.validation import number, text_with_content, whole_number
+from siftlm.validation import fraction, text_with_content, whole_number
 
 SCORE_MODES = ("split", "transductive")
 PAIR_LABELS = ("the prompt", "the continuation")
@@ -47,8 +47,8 @@ class CallSettings:
             raise UnknownName("features", self.features, (GRADIENT_FEATURES, "an Embedder"))
         if self.use not in PASSAGE_USES:
             raise UnknownName("use", self.use, PASSAGE_USES)
-        if self.decide is not None and not callable(self.decide) and number("decide", self.decide) > 1:
-            raise InvalidInput(f"decide must be a share from 0 to 1, a function, or None, got {self.decide!r}")
+        if self.decide is not None and not callable(self.decide):
+            fraction("decide", self.decide)
 
     def context(self, found: Found) -> tuple[str, ...]:
         """Of what was found, what is read before the text."""
@@ -119,7 +119,7 @@ def refuse_unscored(name: str, base: Likelihood) -> None:
 def split_in_half(text: str) -> tuple[str, str]:
     """Cut at the white space nearest behind the middle, so that no word is cut; the second half keeps the space.
 
-    >>> halves("one two three four")
+    >>> split_in_half("one two three four")
     ('one two three', ' four')
     """
     middle = len(text) // 2

@@ -14,16 +14,58 @@
 
 A caller who wants to catch everything of ours catches ``SiftlmError``; a caller who only knows Python's own
 errors still gets a ``ValueError``, an ``OSError`` or an ``ImportError``.
+
+A message names settings with `setting`, so that every front end can spell them as its users write them.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+
+# Characters for private use: no text that a user writes holds them.
+_BEGIN, _VALUE, _END = "\ue000", "\ue001", "\ue002"
+_SETTING = re.compile(f"{_BEGIN}(.*?)(?:{_VALUE}(.*?))?{_END}", re.DOTALL)
+
+Spelling = Callable[[str, str | None], str]
+"""How to write a setting: its name, and the value it has in the message as Python writes it, or None."""
+
+
+def setting(name: str, value: object = ...) -> str:
+    """The name of a setting, with a value or alone, for the message of a `SiftlmError`.
+
+    >>> error = InvalidInput(f"{setting('n')} is larger than the pool: pass {setting('replacement', True)}")
+    >>> print(error)
+    n is larger than the pool: pass replacement=True
+    >>> error.spelled(lambda name, value: f"--{name} {value}" if value else f"--{name}")
+    '--n is larger than the pool: pass --replacement True'
+    """
+    return f"{_BEGIN}{name}{_END}" if value is ... else f"{_BEGIN}{name}{_VALUE}{value!r}{_END}"
+
+
+def _in_python(name: str, value: str | None) -> str:
+    return name if value is None else f"{name}={value}"
 
 
 class SiftlmError(Exception):
     """The root of all errors that siftlm raises on purpose."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings that the message names, in order.
+
+        >>> InvalidInput(f"{setting('k')} must be at least {setting('n')}").settings
+        ('k', 'n')
+        """
+        return tuple(match[1] for match in _SETTING.finditer(super().__str__()))
+
+    def spelled(self, spelling: Spelling) -> str:
+        """The message, with every setting written by ``spelling``."""
+        return _SETTING.sub(lambda match: spelling(match[1], match[2]), super().__str__())
+
+    def __str__(self) -> str:
+        return self.spelled(_in_python)
 
 
 class InvalidInput(SiftlmError, ValueError):

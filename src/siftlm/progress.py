@@ -124,7 +124,7 @@ class _Line:
 def _duration_text(seconds: float | None) -> str:
     """In words.
 
-    >>> _duration(3725)
+    >>> _duration_text(3725)
     '1 h 2 min'
     """
     if seconds is None:

@@ -1,40 +1,115 @@
-"""Checks of arguments that come from outside: the error names the argument and its value."""
+"""Checks of arguments that come from outside: the error names the argument and its value.
+
+Each check takes the argument's name and value, and returns the value in its plain Python type.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, UnknownName, setting
 
 
 def whole_number(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
-    """A whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
-        reach = f"from {least} on" if most is None else f"from {least} to {most}"
-        raise InvalidInput(f"{name} must be a whole number {reach}, got {value!r}")
+    """A whole number from ``least`` to ``most``; numpy's integers are fine.
+
+    >>> whole_number("n", 0)
+    Traceback (most recent call last):
+    siftlm.errors.InvalidInput: n must be a whole number ≥ 1, got 0
+    """
+    known = not isinstance(value, bool) and isinstance(value, Integral)
+    if not known or int(value) < least or (most is not None and int(value) > most):
+        reach = f"≥ {least}" if most is None else f"from {least} to {most}"
+        raise InvalidInput(f"{_named(name)} must be a whole number {reach}, got {value!r}")
+    return int(value)
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> float:
+    """A finite number within bounds: ``least`` and ``most`` belong to them, ``above`` and ``below`` do not.
+
+    >>> number("noise", -1, above=0)
+    Traceback (most recent call last):
+    siftlm.errors.InvalidInput: noise must be a number > 0, got -1
+    """
+    if not isinstance(value, bool) and isinstance(value, Real):
+        try:
+            result = float(value)
+        except OverflowError as error:
+            raise InvalidInput(f"{_named(name)} must be finite, got a number that float64 cannot hold") from error
+        if math.isfinite(result) and least <= result <= most and above < result < below:
+            return result
+    if math.isfinite(least) and math.isfinite(most):
+        reach = f"from {least:g} to {most:g}"
+    else:
+        bounds = [("≥", least), (">", above), ("≤", most), ("<", below)]
+        reach = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound))
+    kind = f"number {reach}" if reach else "finite number"
+    raise InvalidInput(f"{_named(name)} must be a {kind}, got {value!r}")
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number from 0 to 1."""
+    return number(name, value, least=0, most=1)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False; numpy's booleans are fine."""
+    if isinstance(value, bool):
+        return value
+    if type(value).__name__ in {"bool", "bool_"} and hasattr(value, "item"):
+        return bool(value)
+    raise InvalidInput(f"{_named(name)} must be True or False, got {value!r}")
+
+
+def choice(name: str, value: Any, known: Iterable[str]) -> str:
+    """One of the ``known`` names.
+
+    >>> choice("mode", "spilt", ["split", "transductive"])
+    Traceback (most recent call last):
+    siftlm.errors.UnknownName: unknown mode 'spilt'; did you mean 'split'? Known: split, transductive
+    """
+    known = list(known)
+    if not isinstance(value, str) or value not in known:
+        raise UnknownName(name, value, known)
     return value
 
 
-def number(name: str, value: Any, *, least: float = 0.0, above: bool = False, below: float = math.inf) -> float:
-    """A finite number from ``least`` on, or above it."""
-    fits = (
-        not isinstance(value, bool)
-        and isinstance(value, (int, float))
-        and (least < value if above else least <= value)
-        and value < below
-    )
-    if not fits:
-        reach = f"above {least:g}" if above else f"from {least:g} on"
-        reach += "" if below == math.inf else f" and below {below:g}"
-        raise InvalidInput(f"{name} must be a number {reach}, got {value!r}")
-    return float(value)
-
-
-def text_with_content(name: str, text: Any) -> str:
+def text_with_content(name: str, value: Any) -> str:
     """A str that is more than white space."""
-    if not isinstance(text, str):
-        raise InvalidInput(f"{name} must be a str, got {type(text).__name__}")
-    if not text.strip():
-        raise InvalidInput(f"{name} is empty")
-    return text
+    if not isinstance(value, str):
+        raise InvalidInput(f"{_named(name)} must be a str, got {type(value).__name__}")
+    if not value.strip():
+        raise InvalidInput(f"{_named(name)} is empty")
+    return value
+
+
+def list_of_texts(name: str, value: Any) -> list[str]:
+    """A list of str, which may be empty, as may be the strings.
+
+    >>> list_of_texts("texts", ["one", 2])
+    Traceback (most recent call last):
+    siftlm.errors.InvalidInput: texts[1] must be a str, got int
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, Iterable)):
+        raise InvalidInput(f"{_named(name)} must be a list of str, got {type(value).__name__}: write [text] for one")
+    listed = list(value)
+    for place, one in enumerate(listed):
+        if not isinstance(one, str):
+            raise InvalidInput(f"{_named(name)}[{place}] must be a str, got {type(one).__name__}")
+    return listed
+
+
+def _named(name: str) -> str:
+    """A setting is marked as one; a phrase such as ``each of owners`` stays as it is."""
+    return setting(name) if name.isidentifier() else name

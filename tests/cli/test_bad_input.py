@@ -104,7 +104,7 @@ def broken_files() -> None:
         ("--noise 0", "noise"),
         ("-n 41", "n=41 is more than the 40 candidates; ask for fewer, or pass --replacement yes to allow repeats"),
         ("--source-cap 1", "sources and --source-cap go together"),
-        ("--min-gain 2", "--min-gain must be between 0 and 1"),
+        ("--min-gain 2", "--min-gain must be a number from 0 to 1"),
         ("--candidates at_least.npy", "at_least.npy: No such file"),
         ("--texts ./min_gain.jsonl", "./min_gain.jsonl:1: has no 'text'"),
         ("--option balance=0.3", "method 'sift' has no setting 'balance'"),
@@ -127,7 +127,7 @@ def test_what_is_wrong_is_said_in_one_line(folder, siftlm, words, message):
 
 def test_the_seed_of_spread_is_checked(folder, siftlm):
     status, out, err = siftlm("spread", "--candidates", "vectors.npy", "--seed", "-1")
-    assert (status, out, err) == (1, "", "siftlm: seed must be >= 0, got -1\n")
+    assert (status, out, err) == (1, "", "siftlm: seed must be a whole number ≥ 0, got -1\n")
 
 
 @pytest.mark.parametrize(

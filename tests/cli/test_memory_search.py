@@ -221,7 +221,7 @@ def test_a_wrong_filter_is_shown_with_a_caret_under_the_place(memory, siftlm):
         ("search memory --query narrow.npy", "width 512"),
         ("search memory tea --method shift", "unknown method 'shift'; did you mean 'sift'?"),
         ("search memory tea --noise 0", "noise"),
-        ("search memory tea -n 0", "n must be >= 1"),
+        ("search memory tea -n 0", "n must be a whole number ≥ 1"),
         ("search memory tea --option k=3", "--option k: that is no setting of a method"),
         ("search memory tea --k all --candidates both", "--candidates both needs a number of them: --k all and"),
         ("search memory tea --k all --per-document 1", "--per-document needs a number of candidates: pass --k, not"),

@@ -190,7 +190,7 @@ def test_watching_ends_within_a_budget(one):
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"betas": 0.9}, "betas"),
         ({"betas": (0.9,)}, "betas"),
-        ({"window": 1}, "window .* from 2 on"),
+        ({"window": 1}, "window .* ≥ 2"),
         ({"completion": 3}, "completion .* got 3"),
         ({"completion": ""}, "completion"),
         ({"precision": "int8"}, "precision"),

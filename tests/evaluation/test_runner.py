@@ -166,7 +166,7 @@ def test_two_that_begin_at_once_with_other_settings_do_not_mix(memory, tmp_path)
     ("label", "said"),
     [
         ("sift+nois=1", "unknown setting 'nois'; did you mean 'noise'"),
-        ("sift+noise=-1", "noise must be > 0"),
+        ("sift+noise=-1", "noise must be a number > 0"),
         ("sift+kernel=pwer:4", "unknown kernel"),
         ("sift+prior=relevanc:2", "unknown prior 'relevanc:2'; did you mean"),
         ("sift+prior=relevance:-2", "prior 'relevance:-2': power must be"),

@@ -453,7 +453,7 @@ def test_queries_that_cannot_be_used(queries, message):
 @pytest.mark.parametrize("name", ["N", "K", "threads"])
 def test_numbers_that_cannot_be_used(name):
     settings = {"N": 2, "K": 5} | {name: 0}
-    with pytest.raises(InvalidInput, match=f"{name} must be >= 1"):
+    with pytest.raises(InvalidInput, match=f"{name} must be a whole number ≥ 1"):
         Retriever(texts(10, 4)).search(np.ones(4), **settings)
 
 

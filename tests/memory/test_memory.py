@@ -204,12 +204,12 @@ SEARCHING: list[tuple[Any, dict[str, Any], str]] = [
     (np.ones((1, 1, 64)), {}, r"got shape \(1, 1, 64\)"),
     (np.zeros(64), {}, "zero or not finite"),
     (np.full(64, np.nan), {}, "zero or not finite"),
-    ("tea", {"n": 0}, "n must be >= 1, got 0"),
-    ("tea", {"n": 2.0}, "n must be a whole number, got 2.0"),
+    ("tea", {"n": 0}, "n must be a whole number ≥ 1, got 0"),
+    ("tea", {"n": 2.0}, "n must be a whole number ≥ 1, got 2.0"),
     ("tea", {"n": True}, "n must be a whole number"),
-    ("tea", {"n": "3"}, "n must be a whole number, got '3'"),
-    ("tea", {"k": 0}, "k must be >= 1"),
-    ("tea", {"k": "all"}, "k must be a whole number, got 'all'"),
+    ("tea", {"n": "3"}, "n must be a whole number ≥ 1, got '3'"),
+    ("tea", {"k": 0}, "k must be a whole number ≥ 1"),
+    ("tea", {"k": "all"}, "k must be a whole number ≥ 1, got 'all'"),
     ("tea", {"method": "shift"}, "unknown method 'shift'; did you mean 'sift'"),
     ("tea", {"method": ["sift"]}, "unknown method"),
     ("tea", {"candidates": "vector"}, "candidates must be one of vectors, words, both, got 'vector'"),
@@ -217,9 +217,9 @@ SEARCHING: list[tuple[Any, dict[str, Any], str]] = [
     ("tea", {"residual": True, "method": "nearest"}, "residual=True is SIFT"),
     ("tea", {"residual": True, "k": None}, "residual=True is SIFT"),
     ("tea", {"k": None, "per_document": 1}, "per_document needs a number of candidates"),
-    ("tea", {"per_document": 0}, "per_document must be >= 1"),
-    ("tea", {"without_copies": 2}, "without_copies must be True, False or a share"),
-    ("tea", {"without_copies": "yes"}, "without_copies must be True, False or a share"),
+    ("tea", {"per_document": 0}, "per_document must be a whole number ≥ 1"),
+    ("tea", {"without_copies": 2}, "without_copies must be a number > 0 and ≤ 1.*True or False"),
+    ("tea", {"without_copies": "yes"}, "without_copies must be a number > 0 and ≤ 1.*True or False"),
     ("tea", {"exclude": "ab"}, "exclude must be a list of rows"),
     ("tea", {"exclude": [-1]}, "exclude must be a list of rows"),
     ("tea", {"exclude": [0.5]}, "exclude must be a list of rows"),
@@ -273,7 +273,7 @@ def test_documents_are_deleted_by_the_numbers_that_they_are_listed_by(tmp_path):
         made.compact()
         assert made.delete(numbers=(3,)).passages == 1
         assert made.delete(numbers=[]).documents == 0
-        with pytest.raises(InvalidInput, match="each of numbers must be a whole number ≥ 0, not -1"):
+        with pytest.raises(InvalidInput, match="each of numbers must be a whole number ≥ 0, got -1"):
             made.delete(numbers=[-1])
         with pytest.raises(InvalidInput, match="a filter or numbers of documents, not both"):
             made.delete("x = 1", numbers=[1])
@@ -289,7 +289,7 @@ MAKING: list[tuple[dict[str, Any], str]] = [
     ({"passage_tokens": 10, "overlap": 6}, r"overlap must be .* \(10\), got 6"),
     ({"overlap": -1}, "overlap must be"),
     ({"overlap": "1"}, "overlap must be"),
-    ({"near_duplicates": 0}, "near_duplicates must be above 0 and up to 1, got 0"),
+    ({"near_duplicates": 0}, "near_duplicates must be a number > 0 and ≤ 1, got 0"),
     ({"near_duplicates": 1.5}, "near_duplicates must be"),
     ({"near_duplicates": float("nan")}, "near_duplicates must be"),
     ({"full_text": "no"}, "full_text must be True or False, got 'no'"),

@@ -343,8 +343,8 @@ def test_stopping_numbers(name: str, value: Any) -> None:
 
 def test_stopping_ranges() -> None:
     refuses("adaptive", adaptive=0)
-    refuses("until", "between 0 and 1", until=1.5)
-    refuses("min_gain", "between 0 and 1", min_gain=1.5)
+    refuses("until", "from 0 to 1", until=1.5)
+    refuses("min_gain", "from 0 to 1", min_gain=1.5)
     for value in (-1, 1.5, True, "1", None):
         refuses("at_least", at_least=value)
 

@@ -387,7 +387,7 @@ def test_cover_by_hand():
 
 @pytest.mark.parametrize("method", ["mmr", "max-sum", "cover"])
 def test_balance_is_a_fraction(method):
-    with pytest.raises(InvalidInput, match="balance must be between 0 and 1"):
+    with pytest.raises(InvalidInput, match="balance must be a number from 0 to 1"):
         select(PROMPT, TEXTS, 1, method=method, balance=1.5)
 
 

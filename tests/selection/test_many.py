@@ -118,7 +118,7 @@ def test_explains_itself_like_one() -> None:
         (np.ones((2, 3)), np.ones((4, 5)), {}, "width 3, expected 5"),
         (np.ones((2, 3)), [np.ones((4, 3))] * 3, {}, "2 queries but 3 sets"),
         (np.ones(3), np.ones((4, 3)), {}, "must be"),
-        (np.ones((2, 3)), np.ones((4, 3)), {"noise": 0}, "noise must be > 0"),
+        (np.ones((2, 3)), np.ones((4, 3)), {"noise": 0}, "noise must be a number > 0"),
         (np.ones((2, 3)), np.ones((4, 3)), {"n": 5}, "n=5 is more than the 4"),
         (np.array([[1, 1, 1], [np.nan, 1, 1.0]]), np.ones((4, 3)), {}, "row 1 is not finite"),
         ([[1, 1, 1], [1, 1]], np.ones((4, 3)), {}, "prompt 1"),

@@ -99,7 +99,7 @@ def test_report_is_json() -> None:
     ("candidates", "keywords", "message"),
     [
         (np.ones((2, 3)), {}, "at least 3"),
-        (np.ones((5, 3)), {"n": 0}, "n must be >= 1"),
+        (np.ones((5, 3)), {"n": 0}, "n must be a whole number ≥ 1"),
         (np.ones((5, 3)), {"queries": np.ones((2, 4))}, "width 4, expected 3"),
         (np.full((5, 3), np.nan), {}, "not finite"),
     ],

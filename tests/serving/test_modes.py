@@ -93,15 +93,15 @@ def test_every_name_that_is_offered_is_understood(modes):
         ("tiny:sift-5", {"features": "gradients"}, BadRequest, "not a setting of a request"),
         ("tiny:sift-5", {"n": True}, BadRequest, "whole number from 1"),
         ("tiny:sift-5", {"rate": -1}, ValueError, "rate"),
-        ("tiny:sift-5", {"noise": -1}, ValueError, "noise must be > 0, got -1"),
-        ("tiny:sift-5", {"noise": "low"}, ValueError, "noise must be a number, got 'low'"),
+        ("tiny:sift-5", {"noise": -1}, ValueError, "noise must be a number > 0, got -1"),
+        ("tiny:sift-5", {"noise": "low"}, ValueError, "noise must be a number > 0, got 'low'"),
         ("tiny:sift-5", {"k": 0}, BadRequest, "k must be a whole number from 1"),
         ("tiny:sift-5", {"kernel": "cosy"}, ValueError, "unknown kernel 'cosy'"),
         ("tiny:sift-5", {"adaptive": 0}, ValueError, "adaptive"),
         ("tiny:sift-5", {"until": 2}, ValueError, "until"),
         ("tiny:sift-5", {"min_gain": -1}, ValueError, "min_gain"),
         ("tiny:sift-5", {"replacement": "often"}, ValueError, "replacement must be"),
-        ("tiny:sift-5", {"per_document": 0}, ValueError, "per_document must be >= 1"),
+        ("tiny:sift-5", {"per_document": 0}, ValueError, "per_document must be a whole number ≥ 1"),
         ("tiny:sift-5", {"candidates": "luck"}, ValueError, "vectors, words, both"),
         ("tiny:sift-5", {"where": 5}, ValueError, "where: expected a dict"),
         ("tiny:sift-5", {"where": "source ="}, ValueError, "where, column 9"),
@@ -126,20 +126,20 @@ def test_where_a_method_needs_more_than_a_prompt_those_are_named_that_do_not(mod
 
 
 def test_a_wrong_setting_is_not_blamed_on_the_method(modes):
-    with pytest.raises(InvalidInput, match="noise must be > 0"):
+    with pytest.raises(InvalidInput, match="noise must be a number > 0"):
         modes.parse("tiny:sift-5", {"noise": 0})
 
 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"noise": -1}, "noise must be > 0"),
-        ({"k": 0}, "k must be >= 1"),
+        ({"noise": -1}, "noise must be a number > 0"),
+        ({"k": 0}, "k must be a whole number ≥ 1"),
         ({"where": 5}, "where"),
         ({"n": 0}, "n must"),
         ({"k": None, "per_document": 2}, "per_document"),
         ({"features": "gradients", "k": None}, "features are computed"),
-        ({"features": "gradients", "noise": -1}, "noise must be > 0"),
+        ({"features": "gradients", "noise": -1}, "noise must be a number > 0"),
         ({"budget": 5}, "budget needs costs"),
     ],
 )

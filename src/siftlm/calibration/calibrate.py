@@ -81,7 +81,7 @@ def calibrate(
     if not isinstance(own, Memory) and (texts is None or note):
         raise Conflict("only a Memory can be drawn from and written into: give texts= and note=False")
     whole_number("count", count, least=4)
-    seconds = None if minutes is None else 60 * number("minutes", minutes, above=True)
+    seconds = None if minutes is None else 60 * number("minutes", minutes, above=0)
     if n is not None:
         whole_number("n", n)
     whole_number("seed", seed, least=0)

@@ -134,7 +134,7 @@ def _check_values(name: str, values: Sequence[Any]) -> Sequence[Any]:
 
 
 def _check_numbers(name: str, values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(number(f"each of {name}", value, above=True) for value in _check_values(name, values))
+    return tuple(number(f"each of {name}", value, above=0) for value in _check_values(name, values))
 
 
 def _check_names(values: Sequence[str]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ class HalvingSchedule:
     def each(self) -> list[tuple[int, int]]:
         """(settings, texts) of each rung.
 
-        >>> Rungs(settings=12, texts=2, keep=2, most=6).each()
+        >>> HalvingSchedule(settings=12, texts=2, keep=2, most=6).each()
         [(12, 2), (6, 4), (3, 6)]
         """
         found, settings, texts = [], self.settings, min(self.texts, self.most)
@@ -54,8 +54,8 @@ def affordable_schedule(
 ) -> HalvingSchedule | None:
     """The rungs that take at most so many ``runs``: as many texts as possible, then as many settings; or None.
 
-    >>> affordable(46, keep=2, most=16, always=0, runs=60)
-    Rungs(settings=14, texts=2, keep=2, most=16)
+    >>> affordable_schedule(46, keep=2, most=16, always=0, runs=60)
+    HalvingSchedule(settings=14, texts=2, keep=2, most=16)
     """
     least = min(MIN_TEXTS_PER_RUNG, most)
     for texts in range(most, least - 1, -1):

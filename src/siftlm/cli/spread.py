@@ -41,8 +41,8 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report."""
     import siftlm
+    from siftlm import validation
     from siftlm.cli import files, settings
-    from siftlm.selection import checks
 
     report = siftlm.spread(
         files.vectors(arguments.candidates),
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         n=arguments.n,
         kernel=settings.kernel(arguments.kernel),
         normalize=not arguments.no_normalize,
-        seed=checks.count("seed", arguments.seed, at_least=0),
+        seed=validation.whole_number("seed", arguments.seed, least=0),
     )
     print(printable(json.dumps(report.to_dict()) if arguments.json else str(report), sys.stdout))
     return 0

@@ -43,7 +43,7 @@ def batch_budget(device: Any, vocabulary: int, weights: int) -> BatchBudget:
 def batches(lengths: Sequence[int], room: BatchBudget) -> list[list[int]]:
     """The cheapest cut of the rows, sorted by length: a batch costs ``overhead`` + rows · its longest.
 
-    >>> batches([200, 10, 11, 190], Room(tokens=1000, rows=8, overhead=48))
+    >>> batches([200, 10, 11, 190], BatchBudget(tokens=1000, rows=8, overhead=48))
     [[0, 3], [2, 1]]
     """
     order = sorted(range(len(lengths)), key=lambda at: -lengths[at])

@@ -80,7 +80,7 @@ class Controller:
         if rank is not None:
             whole_number("rank", rank)
         if alpha is not None:
-            number("alpha", alpha, above=True)
+            number("alpha", alpha, above=0)
         if engine != "lora" and not (rank is None and alpha is None and targets is None):
             raise Conflict(f"rank, alpha and targets are settings of engine='lora', and engine is {engine!r:.40}")
         with normal_tensors():

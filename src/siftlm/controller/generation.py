@@ -171,12 +171,11 @@ def generated_text(tokenizer: Any, last: int, made: Sequence[int]) -> str:
 def check_sampling(most: Any, temperature: Any, top_p: Any, stops: Sequence[Any], context: int) -> None:
     """All that can be wrong with how to continue."""
     whole_number("max_new_tokens", most, most=context - 1)
-    if 0 < number("temperature", temperature, below=100) < MIN_TEMPERATURE:
+    if 0 < number("temperature", temperature, least=0, below=100) < MIN_TEMPERATURE:
         raise InvalidInput(
             f"temperature must be 0 (the likeliest token each time) or {MIN_TEMPERATURE:g} or more, got {temperature!r}"
         )
-    if number("top_p", top_p, above=True) > 1:
-        raise InvalidInput(f"top_p must be above 0 and up to 1, got {top_p!r}")
+    number("top_p", top_p, above=0, most=1)
     if not all(isinstance(one, str) and one for one in stops):
         raise InvalidInput(f"stop must be texts with something in them, got {stops!r}")
 

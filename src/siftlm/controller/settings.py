@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.validation import number, whole_number
+from siftlm.validation import flag, number, whole_number
 
 ORDERS = ("picked", "reversed")
 REPEATS = ("steps", "grouped", "scaled")
@@ -73,20 +73,19 @@ class Tuning:
     def __post_init__(self) -> None:
         for name in ("rate", "clip", "seconds"):
             if getattr(self, name) is not None:
-                number(name, getattr(self, name), above=True)
-        number("epsilon", self.epsilon, above=True)
-        number("explode", self.explode, above=True)
-        number("decay", self.decay)
-        number("dropout", self.dropout, below=1.0)
+                number(name, getattr(self, name), above=0)
+        number("epsilon", self.epsilon, above=0)
+        number("explode", self.explode, above=0)
+        number("decay", self.decay, least=0)
+        number("dropout", self.dropout, least=0, below=1)
         betas: Any = self.betas
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise InvalidInput(f"betas must be two numbers, got {betas!r}")
         for beta in betas:
-            number("each of betas", beta, below=1.0)
+            number("each of betas", beta, least=0, below=1)
         whole_number("seed", self.seed, least=0)
         for name in ("checkpointing", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidInput(f"{name} must be True or False, got {getattr(self, name)!r}")
+            flag(name, getattr(self, name))
         for name in ("passes", "windows", "reuse", "watch_every", "patience"):
             whole_number(name, getattr(self, name))
         # The first token of a window is not learned.
@@ -146,7 +145,7 @@ class PlannedStep:
 def plan_steps(texts: Sequence[str], settings: Tuning) -> list[PlannedStep]:
     """All turns, in order.
 
-    >>> [turn.text for turn in plan(["a", "b", "a"], Tuning(repeats="grouped"))]
+    >>> [turn.text for turn in plan_steps(["a", "b", "a"], Tuning(repeats="grouped"))]
     [0, 0, 1]
     """
     first: dict[str, int] = {}

@@ -100,7 +100,7 @@ class SketchHash:
 def sketch_hash(key: str, size: int, width: int) -> SketchHash:
     """Drawn from ``key``, the same ones on every machine.
 
-    >>> side_of("an example", 5, 3).buckets.tolist()
+    >>> sketch_hash("an example", 5, 3).buckets.tolist()
     [2, 1, 0, 1, 2]
     """
     chunks = -(-size // width)

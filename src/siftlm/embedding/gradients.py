@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.checks import precision_checked, texts_checked, whole_number
 from siftlm.embedding.gradient_passes import GradientPasses, Layers, chosen_layers, layers_checked
 from siftlm.embedding.loading import (
     TokenLimits,
@@ -22,6 +21,7 @@ from siftlm.embedding.loading import (
     load_quietly,
     needs_float32,
     position_limit,
+    precision_checked,
     token_limits,
     token_spans,
     tokenizer_digest,
@@ -33,6 +33,7 @@ from siftlm.embedding.transformer import batches
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 from siftlm.types import IntArray, Vectors
+from siftlm.validation import list_of_texts, whole_number
 
 # Changes whenever the vectors of the same model and settings do.
 GRADIENTS_VERSION = 1
@@ -123,7 +124,7 @@ class GradientEmbedder:
     def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
         """(n, d) float32; zero for a text without tokens. Prompts and passages are treated alike."""
         del as_query
-        readables = [without_surrogates(text) for text in texts_checked(texts)]
+        readables = [without_surrogates(text) for text in list_of_texts("texts", texts)]
         network = self._ready()
         ids = _tuning_token_ids(network.tokenizer, readables, network.limits.text)
         lengths = [len(one) - 1 for one in ids]
@@ -137,7 +138,7 @@ class GradientEmbedder:
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """The model's own tokens."""
-        return token_spans(self._ready().tokenizer, texts_checked(texts))
+        return token_spans(self._ready().tokenizer, list_of_texts("texts", texts))
 
     def _ready(self) -> _GradientNetwork:
         with self._lock:

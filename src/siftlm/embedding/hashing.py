@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.embedding.checks import texts_checked, whole_number
 from siftlm.embedding.protocol import fingerprint
 from siftlm.types import FloatArray, IntArray, Vectors
+from siftlm.validation import list_of_texts, whole_number
 
 WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
 
@@ -82,7 +82,7 @@ class HashingEmbedder:
     def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
         """(n, width) of unit length; zero for a text of nothing but space. Questions are treated as passages are."""
         del as_query
-        texts = texts_checked(texts)
+        texts = list_of_texts("texts", texts)
         vectors = np.zeros((len(texts), self.width), dtype=np.float32)
         for start, end in _text_chunks(texts):
             with self._lock:  # the words learned are shared between threads
@@ -91,7 +91,7 @@ class HashingEmbedder:
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """Words and single punctuation characters."""
-        return word_spans(texts_checked(texts))
+        return word_spans(list_of_texts("texts", texts))
 
     def _embed_chunk(self, texts: list[str]) -> Vectors:
         words = [WORD_OR_SIGN.findall(_casefolded(text)) for text in texts]

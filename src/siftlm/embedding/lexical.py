@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.embedding.checks import texts_checked, whole_number
 from siftlm.embedding.hashing import WORD_OR_SIGN, word_hash, word_spans
 from siftlm.embedding.protocol import fingerprint
 from siftlm.errors import Damaged, InvalidInput
 from siftlm.extras import load
 from siftlm.progress import Meter, Report, reporter
 from siftlm.types import FloatArray, IntArray, Vectors
+from siftlm.validation import list_of_texts, whole_number
 
 SETTINGS_FILE, WEIGHTS_FILE, DIRECTIONS_FILE = "lexical.json", "weights.npy", "directions.npy"
 LEXICAL_VERSION = 1
@@ -74,7 +74,7 @@ class LexicalEmbedder:
     def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
         """(n, width) of unit length; zero for a text of nothing but space."""
         del as_query
-        texts = texts_checked(texts)
+        texts = list_of_texts("texts", texts)
         found = np.zeros((len(texts), self.width), dtype=np.float32)
         for start in range(0, len(texts), LEXICAL_BATCH_TEXTS):
             found[start : start + LEXICAL_BATCH_TEXTS] = self._embed_some(texts[start : start + LEXICAL_BATCH_TEXTS])
@@ -82,7 +82,7 @@ class LexicalEmbedder:
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """Words and single punctuation characters."""
-        return word_spans(texts_checked(texts))
+        return word_spans(list_of_texts("texts", texts))
 
     def _embed_some(self, texts: list[str]) -> FloatArray:
         rows, places, values = weighted_word_counts(texts, self._weights)

@@ -225,3 +225,10 @@ def _ordered_spans(text: str, offsets: list[tuple[int, int]]) -> IntArray:
     # What is left without width stands for nothing in the text, such as an invented leading space.
     spans = spans[spans[:, 0] < spans[:, 1]]
     return spans[np.argsort(spans[:, 0], kind="stable")]
+
+
+def precision_checked(precision: str | None) -> str | None:
+    """``precision``, or an error that lists the known ones."""
+    if precision not in {None, "float32", "bfloat16", "float16"}:
+        raise InvalidInput(f"precision must be 'float32', 'bfloat16', 'float16' or None, not {precision!r}")
+    return precision

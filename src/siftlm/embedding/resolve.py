@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.checks import texts_checked, whole_number
 from siftlm.embedding.gradients import gradients_embedder
 from siftlm.embedding.hashing import HashingEmbedder, word_spans
 from siftlm.embedding.lexical import SETTINGS_FILE, LexicalEmbedder
@@ -21,6 +20,7 @@ from siftlm.embedding.transformer import encoder_embedder, states_embedder
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.extras import TINY_MODEL, bundled_model
 from siftlm.types import IntArray, Vectors
+from siftlm.validation import list_of_texts, whole_number
 
 
 class PrecomputedEmbedder:
@@ -47,7 +47,7 @@ class PrecomputedEmbedder:
     def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
         """An error, unless there is nothing to embed."""
         del as_query
-        if texts_checked(texts):
+        if list_of_texts("texts", texts):
             raise InvalidInput(
                 f"these are precomputed vectors ({self._label!r}, {self.width} wide) and no model that made them is "
                 "known: give a vector with every text, for documents and for prompts alike"
@@ -56,7 +56,7 @@ class PrecomputedEmbedder:
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """Words and single signs."""
-        return word_spans(texts_checked(texts))
+        return word_spans(list_of_texts("texts", texts))
 
 
 # Of these there is one each.

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.checks import precision_checked, texts_checked, whole_number
 from siftlm.embedding.loading import (
     TokenLimits,
     checked_fast_tokenizer,
     device_or_best,
     load_quietly,
     needs_float32,
+    precision_checked,
     token_limits,
     token_spans,
     tokenizer_digest,
@@ -26,6 +26,7 @@ from siftlm.embedding.protocol import fingerprint
 from siftlm.embedding.transformer import autocast, batches, default_batch_tokens
 from siftlm.extras import load
 from siftlm.types import IntArray, Vectors
+from siftlm.validation import list_of_texts, whole_number
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class SentencesEmbedder:
     def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
         """(n, d) float32."""
         known = self._ready()
-        cut, lengths = self._cut([without_surrogates(text) for text in texts_checked(texts)], known)
+        cut, lengths = self._cut([without_surrogates(text) for text in list_of_texts("texts", texts)], known)
         vectors = np.zeros((len(cut), known.width), dtype=np.float32)
         extra = known.limits.special + known.limits.prefixes[as_query]
         budget = self._batch_tokens or default_batch_tokens(known.model.device.type)
@@ -108,7 +109,7 @@ class SentencesEmbedder:
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """The model's own tokens."""
-        return token_spans(self._ready().tokenizer, texts_checked(texts))
+        return token_spans(self._ready().tokenizer, list_of_texts("texts", texts))
 
     def _cut(self, texts: list[str], known: _SentenceNetwork) -> tuple[list[str], list[int]]:
         """The texts as far as they are read, and their lengths in tokens."""

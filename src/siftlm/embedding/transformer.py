@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.checks import precision_checked, texts_checked, whole_number
 from siftlm.embedding.loading import (
     TokenLimits,
     checked_fast_tokenizer,
@@ -17,6 +16,7 @@ from siftlm.embedding.loading import (
     load_quietly,
     needs_float32,
     position_limit,
+    precision_checked,
     token_ids,
     token_limits,
     token_spans,
@@ -28,6 +28,7 @@ from siftlm.embedding.protocol import fingerprint
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
 from siftlm.types import IntArray, Vectors
+from siftlm.validation import list_of_texts, whole_number
 
 Pooling = Callable[[Any, Any], Any]
 """(batch, tokens, d) states and the (batch, tokens) mask of what is no padding -> (batch, d)."""
@@ -100,7 +101,7 @@ class TransformerEmbedder:
     def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
         """(n, d) float32; zero for a text without tokens."""
         prefix = self._prefixes[as_query]
-        prefixed = [prefix + without_surrogates(text) for text in texts_checked(texts)]
+        prefixed = [prefix + without_surrogates(text) for text in list_of_texts("texts", texts)]
         network = self._ready()
         ids = token_ids(network.tokenizer, prefixed, network.limits.with_prefix(as_query))
         lengths = [len(one) for one in ids]
@@ -113,7 +114,7 @@ class TransformerEmbedder:
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """The model's own tokens."""
-        return token_spans(self._ready().tokenizer, texts_checked(texts))
+        return token_spans(self._ready().tokenizer, list_of_texts("texts", texts))
 
     def _run(self, network: _TransformerNetwork, ids: list[list[int]]) -> Vectors:
         torch, model = load("torch", "hf"), network.model

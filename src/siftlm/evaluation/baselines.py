@@ -116,7 +116,7 @@ def interpolation(case: Case, **settings: Any) -> Measured:
 def token_frequencies(texts: Sequence[Sequence[int]], wanted: IntArray, vocabulary: int) -> FloatArray:
     """(len(wanted),) p_texts of each of these tokens.
 
-    >>> frequency([[1, 1], [2]], np.array([1, 3]), vocabulary=4).tolist()
+    >>> token_frequencies([[1, 1], [2]], np.array([1, 3]), vocabulary=4).tolist()
     [0.5625, 0.0625]
     """
     counts = np.bincount([token for text in texts for token in text], minlength=vocabulary)
@@ -132,7 +132,7 @@ def held_out_weights(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     >>> rows = [{"text": name, "extra": {"weights": [0.0, 0.1], "nats": nats}} for name, nats in (("a", [9.0, 1.0]),
     ...         ("b", [3.0, 2.0]), ("c", [2.0, 4.0]))]
-    >>> chosen_weight(rows)
+    >>> held_out_weights(rows)
     {'a': 0.0, 'b': 0.1, 'c': 0.1}
     """
     if not records:

@@ -166,9 +166,9 @@ def tttlm(case: Case, rate: float = 2e-5, decay: float = 0.01, clip: float = 1.0
     controller, n = case.model.controller, case.points[-1]
     if controller.adapters:
         raise Conflict("tttlm tunes all weights, as published, and this model has adapters: --engine full")
-    number("rate", rate, above=True)
-    number("clip", clip, above=True)
-    running = _optimizer_state(case, rate, number("decay", decay))
+    number("rate", rate, above=0)
+    number("clip", clip, above=0)
+    running = _optimizer_state(case, rate, number("decay", decay, least=0))
     found = case.model.select(case.prompt, n=n, method="nearest", exclude=list(case.exclude))
     began = time.perf_counter()
     base = controller.likelihood(case.scored, after=case.before)

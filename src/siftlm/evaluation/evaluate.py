@@ -352,7 +352,7 @@ def _full_text(parts: TextParts) -> str:
 def interleave_domains(texts: Sequence[Text]) -> list[Text]:
     """The first of each domain, then the second of each: a run that is stopped has all domains.
 
-    >>> [one.id for one in in_turn([Text("a", "", "x"), Text("b", "", "x"), Text("c", "", "y")])]
+    >>> [one.id for one in interleave_domains([Text("a", "", "x"), Text("b", "", "x"), Text("c", "", "y")])]
     ['a', 'c', 'b']
     """
     seen: Counter[str] = Counter()

@@ -33,7 +33,7 @@ def memory_fingerprint(memory: Searcher) -> dict[str, Any]:
 def bare_name(name: str) -> str:
     """The name of an embedder or of a model without the folder that it is in.
 
-    >>> bare("lexical:/models/words"), bare("hashing"), bare("intfloat/e5-small-v2")
+    >>> bare_name("lexical:/models/words"), bare_name("hashing"), bare_name("intfloat/e5-small-v2")
     ('lexical:words', 'hashing', 'intfloat/e5-small-v2')
     """
     kind, colon, model = name.rpartition(":")
@@ -43,7 +43,7 @@ def bare_name(name: str) -> str:
 def model_fingerprint(model: Any) -> Any:
     """What tells one from another: its weights, whatever it is called; the name where nothing is known of them.
 
-    >>> of_model({"name": "a", "fingerprint": "f"}) == of_model({"name": "b", "fingerprint": "f"})
+    >>> model_fingerprint({"name": "a", "fingerprint": "f"}) == model_fingerprint({"name": "b", "fingerprint": "f"})
     True
     """
     if not isinstance(model, Mapping) or not model.get("fingerprint"):

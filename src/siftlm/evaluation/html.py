@@ -76,7 +76,7 @@ class Series:
 def escape_html(given: object) -> str:
     """Safe in a page.
 
-    >>> text("a < b")
+    >>> escape_html("a < b")
     'a &lt; b'
     """
     return html.escape(str(given))
@@ -248,7 +248,7 @@ class _Frame:
 def _tick_step(reach: float, count: int) -> float:
     """1, 2 or 5 times a power of ten, so that ``reach`` has about ``count`` of them.
 
-    >>> _step(20, 5), _step(0.7, 5)
+    >>> _tick_step(20, 5), _tick_step(0.7, 5)
     (5.0, 0.2)
     """
     raw = max(reach, 1e-9) / count

@@ -22,7 +22,7 @@ LAST_METHODS = ("sift", "sift-fast", "calibrated")
 def split_labels(labels: str) -> list[str]:
     """Names with commas between them.
 
-    >>> several("nn, sift+betas=(0.9,0.99),")
+    >>> split_labels("nn, sift+betas=(0.9,0.99),")
     ['nn', 'sift+betas=(0.9,0.99)']
     """
     return [label.strip() for label in METHOD_SEPARATOR.split(labels) if label.strip()]
@@ -41,7 +41,7 @@ def without_folder(method: str) -> str:
 def method_name(method: str) -> str:
     """The name without settings.
 
-    >>> family("sift+noise=0.1")
+    >>> method_name("sift+noise=0.1")
     'sift'
     """
     return SETTINGS_SEPARATOR.split(method)[0]
@@ -65,7 +65,7 @@ def split_noise(method: str) -> tuple[str, float | None]:
 def method_sort_key(method: str) -> tuple[Any, ...]:
     """Where a method stands: the plain ones first, SIFT last; settings by their numbers.
 
-    >>> sorted(["sift+noise=10", "sift+noise=2", "mmr", "sift+noise=2+k=9", "sift", "nn", "base"], key=place_of)
+    >>> sorted(["sift+noise=10", "sift+noise=2", "mmr", "sift+noise=2+k=9", "sift", "nn", "base"], key=method_sort_key)
     ['base', 'nn', 'mmr', 'sift', 'sift+noise=2', 'sift+noise=10', 'sift+noise=2+k=9']
     """
     name = method_name(method)

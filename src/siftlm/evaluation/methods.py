@@ -98,7 +98,7 @@ def baseline(name: str, summary: str) -> Callable[[BaselineFunction], BaselineFu
 def baseline_names() -> tuple[str, ...]:
     """Of all ways but the methods of selection.
 
-    >>> "base" in names() and "context" in names()
+    >>> "base" in baseline_names() and "context" in baseline_names()
     True
     """
     # They declare themselves.
@@ -188,11 +188,11 @@ class EvaluatedMethod:
 def parse_method(label: str) -> EvaluatedMethod:
     """What a name means.
 
-    >>> parse("sift+noise=0.1+kernel=power:4").settings
+    >>> parse_method("sift+noise=0.1+kernel=power:4").settings
     {'method': 'sift', 'noise': 0.1, 'kernel': 'power:4'}
-    >>> parse("nn").settings
+    >>> parse_method("nn").settings
     {'method': 'nearest'}
-    >>> parse("shift")  # doctest: +ELLIPSIS
+    >>> parse_method("shift")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     siftlm.errors.UnknownName: unknown method 'shift'; did you mean 'sift'? ...
     """
@@ -228,7 +228,7 @@ def parse_method(label: str) -> EvaluatedMethod:
 def parse_methods(labels: str | Sequence[str]) -> list[EvaluatedMethod]:
     """Several, separated by commas or in a list.
 
-    >>> [one.label for one in parse_all("base,sift+betas=(0.9,0.99)")]
+    >>> [one.label for one in parse_methods("base,sift+betas=(0.9,0.99)")]
     ['base', 'sift+betas=(0.9,0.99)']
     """
     split = split_labels(labels) if isinstance(labels, str) else list(labels)

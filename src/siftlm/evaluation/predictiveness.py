@@ -115,7 +115,7 @@ def uncertainty_chart(found: Results, caption: str) -> Chart | None:
 def adaptive_stop(one: Measured, alpha: float) -> int:
     """How many picks the published rule keeps: while σ_n ≤ 1 / (α n).
 
-    >>> stop(Measured(2.0, {0: 2.0}, 1, 1, rows=(4, 5, 6), uncertainty=(1.0, 0.25, 0.25, 0.25)), 1.0)
+    >>> adaptive_stop(Measured(2.0, {0: 2.0}, 1, 1, rows=(4, 5, 6), uncertainty=(1.0, 0.25, 0.25, 0.25)), 1.0)
     2
     """
     rule = StoppingRules(adaptive=alpha)

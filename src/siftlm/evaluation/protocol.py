@@ -45,7 +45,7 @@ class Protocol:
     """What is the same for all methods of a run.
 
     >>> Protocol("prefix", prefix=9).parts("The train left at noon.")
-    Parts(prompt='The train', scored=' left at noon.', before='The train')
+    TextParts(prompt='The train', scored=' left at noon.', before='The train')
     >>> Protocol(n=20).points
     (1, 2, 5, 10, 20)
     """
@@ -160,13 +160,13 @@ BUILT_IN_WEIGHTS = {"pile": PILE_WEIGHTS}
 def domain_weights(given: str | os.PathLike[str] | Mapping[str, float], domains: Sequence[str]) -> dict[str, float]:
     """A weight for each of ``domains``; one that the weights do not name counts for nothing.
 
-    >>> weights_of("pile", ["Github", "ArXiv", "Recipes"])
+    >>> domain_weights("pile", ["Github", "ArXiv", "Recipes"])
     {'Github': 7.59, 'ArXiv': 8.96, 'Recipes': 0.0}
     """
     known = given if isinstance(given, Mapping) else BUILT_IN_WEIGHTS.get(str(given)) or _read_weights(Path(given))
     for name, value in known.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise InvalidInput(f"weights: the weight of {name!r} is {value!r}; it must be a number from 0 on")
+            raise InvalidInput(f"weights: the weight of {name!r} is {value!r}; it must be a number ≥ 0")
     found = {name: float(known.get(name, 0.0)) for name in domains}
     if not sum(found.values()):
         raise InvalidInput(

@@ -28,7 +28,7 @@ def is_valid_record(value: Any) -> bool:
     """Has it all that is needed, and is what it has of the right kind?
 
     >>> one = {"text": "3f", "method": "nn", "base": 2.0, "curve": [[0, 2.0], [5, 1.5]]}
-    >>> is_record(one), is_record({**one, "bytes": -1}), is_record({**one, "curve": []})
+    >>> is_valid_record(one), is_valid_record({**one, "bytes": -1}), is_valid_record({**one, "curve": []})
     (True, False, False)
     """
     if not isinstance(value, Mapping) or not value.keys() >= REQUIRED_FIELDS:

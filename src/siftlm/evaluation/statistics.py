@@ -136,7 +136,7 @@ def correlation_interval(value: float, count: int) -> Mean:
 
     tanh(artanh ρ ± 1.96 √((1 + ρ²/2) / (n − 3)))
 
-    >>> of_correlation(0.5, 103)
+    >>> correlation_interval(0.5, 103)
     Mean(value=0.5, low=0.328..., high=0.639...)
     """
     if count <= 3:

@@ -60,11 +60,11 @@ class Table:
 def format_cell(cell: Cell, column: Column) -> str:
     """One cell.
 
-    >>> shown(Mean(-1.04, -1.8, -0.4), Column("", interval=True, signed=True))
+    >>> format_cell(Mean(-1.04, -1.8, -0.4), Column("", interval=True, signed=True))
     '−1.0 [−1.8, −0.4]'
-    >>> shown(Mean(0.4, 0.04, 0.7), Column("", interval=True))
+    >>> format_cell(Mean(0.4, 0.04, 0.7), Column("", interval=True))
     '0.40 [0.04, 0.70]'
-    >>> shown(1234567, Column("")), shown(None, Column("")), shown(0.5, Column("", signed=True))
+    >>> format_cell(1234567, Column("")), format_cell(None, Column("")), format_cell(0.5, Column("", signed=True))
     ('1,234,567', '–', '+0.5')
     """
     if cell is None:

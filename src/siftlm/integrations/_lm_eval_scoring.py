@@ -100,7 +100,8 @@ class ContextTokenizer:
 def sampling_settings(wanted: Mapping[str, Any], context: int) -> dict[str, Any]:
     """The harness's settings of a generation as ours.
 
-    >>> sampling({"until": ["\\n"], "do_sample": False, "temperature": 0.7, "max_gen_toks": 9}, 64)["temperature"]
+    >>> greedy = {"until": ["\\n"], "do_sample": False, "temperature": 0.7, "max_gen_toks": 9}
+    >>> sampling_settings(greedy, 64)["temperature"]
     0.0
     """
     given = dict(wanted)

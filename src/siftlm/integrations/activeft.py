@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.integrations._activeft_index import ActiveftIndex, FetchedCandidates, Ids, Vectors
 from siftlm.selection import Method, Problem, Steps, checks, select, select_many
@@ -100,11 +101,11 @@ class Retriever:
     ) -> None:
         self.index = index
         self.acquisition_function = acquisition_function
-        self.also_query_opposite = checks.flag("also_query_opposite", also_query_opposite)
-        self.only_faiss = checks.flag("only_faiss", only_faiss)
+        self.also_query_opposite = validation.flag("also_query_opposite", also_query_opposite)
+        self.only_faiss = validation.flag("only_faiss", only_faiss)
         self.device = device
         self._index = ActiveftIndex(index)
-        fast = checks.flag("fast", fast)
+        fast = validation.flag("fast", fast)
         self._recipe = acquisition_recipe(acquisition_function, resolve_lambda(llambda, lambda_), fast=fast)
         if fast and acquisition_function is not None:
             warnings.warn("fast is ignored, because acquisition_function is set", UserWarning, stacklevel=2)
@@ -140,15 +141,15 @@ class Retriever:
             mean_pooling: replace a query's embeddings by their mean.
             threads: selections that run side by side. The index decides on its own threads.
         """
-        N, threads = checks.count("N", N, at_least=1), checks.count("threads", threads, at_least=1)
+        N, threads = validation.whole_number("N", N, least=1), validation.whole_number("threads", threads, least=1)
         size, width = self._index.size, self._index.width
         if size == 0:
             raise InvalidInput("the index is empty")
-        K = size if K is None else min(checks.count("K", K, at_least=1), size)
+        K = size if K is None else min(validation.whole_number("K", K, least=1), size)
         if self.also_query_opposite and not self._index.similarity:
             raise Conflict("the index measures distances, which have no opposite: pass also_query_opposite=False")
         prompts = _query_arrays(queries, width)
-        if checks.flag("mean_pooling", mean_pooling):
+        if validation.flag("mean_pooling", mean_pooling):
             prompts = [prompt.mean(axis=0, keepdims=True) for prompt in prompts]
         answers: list[_QueryResult] = []
         fetching = selecting = 0.0
@@ -336,7 +337,7 @@ def resolve_lambda(llambda: float | None, lambda_: float | None) -> float:
     if llambda is not None and lambda_ is not None and llambda != lambda_:
         raise Conflict(f"llambda={llambda} and lambda_={lambda_} are two names of one setting: give one of them")
     given = lambda_ if llambda is None else llambda
-    return checks.number("llambda", DEFAULT_LAMBDA if given is None else given, above=0)
+    return validation.number("llambda", DEFAULT_LAMBDA if given is None else given, above=0)
 
 
 def acquisition_recipe(acquisition: Any, noise: float, *, fast: bool) -> AcquisitionRecipe:
@@ -348,7 +349,7 @@ def acquisition_recipe(acquisition: Any, noise: float, *, fast: bool) -> Acquisi
     # What else it holds (subsample, mini_batch_size, max_target_size, …) saves work at the price of
     # the exact answer, and is not needed here.
     own = getattr(acquisition, "noise_std", None)
-    noise = DEFAULT_NOISE if own is None else checks.number("noise_std", float(own), above=0) ** 2
+    noise = DEFAULT_NOISE if own is None else validation.number("noise_std", float(own), above=0) ** 2
     return _recipe_by_name(type(acquisition).__name__, noise, once=getattr(acquisition, "force_nonsequential", False))
 
 

@@ -17,6 +17,7 @@ from siftlm.memory.ann import Description
 from siftlm.memory.writer import Writer
 from siftlm.progress import Meter, Report
 from siftlm.types import IntArray, Vectors
+from siftlm.validation import whole_number
 
 # Kind -> its settings, as FAISS names them.
 INDEX_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -42,8 +43,7 @@ def check_index_settings(kind: object, settings: Mapping[str, Any]) -> str:
     for name, value in settings.items():
         if name not in known:
             raise UnknownName(f"setting of a {kind} index", name, known)
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InvalidInput(f"{name} must be a whole number ≥ 1, got {value!r}")
+        whole_number(name, value)
         if name == "M" and value < 2:
             raise InvalidInput("M must be at least 2, got 1: a graph of single links falls apart")
     return str(kind)

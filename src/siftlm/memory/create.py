@@ -10,12 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import Conflict, InvalidInput, NotAMemory, WrongEmbedder
 from siftlm.memory import database, durability, manifest, vectors
 from siftlm.memory.manifest import Manifest
+from siftlm.validation import flag, number, whole_number
 
 # Passages of so many tokens where neither the caller nor the embedder says otherwise.
 DEFAULT_PASSAGE_TOKENS = 256
@@ -46,8 +45,10 @@ def new_manifest(
         storage=vectors.check_storage(storage),
         passage_tokens=size,
         overlap=_overlap(overlap, size),
-        full_text=_flag("full_text", full_text),
-        near_duplicates=None if near_duplicates is None else _fraction("near_duplicates", near_duplicates),
+        full_text=flag("full_text", full_text),
+        near_duplicates=None
+        if near_duplicates is None
+        else number("near_duplicates", near_duplicates, above=0, most=1),
     )
 
 
@@ -99,31 +100,22 @@ def matching_embedder(made: Embedder, known: Manifest, path: Path) -> Embedder:
 def _passage_tokens(given: Any, made: Embedder) -> int:
     if given is None:
         return min(DEFAULT_PASSAGE_TOKENS, made.max_tokens or DEFAULT_PASSAGE_TOKENS)
-    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
-        raise InvalidInput(f"passage_tokens must be a whole number ≥ 1, got {given!r}")
-    if made.max_tokens is not None and given > made.max_tokens:
+    tokens = whole_number("passage_tokens", given)
+    if made.max_tokens is not None and tokens > made.max_tokens:
         raise InvalidInput(
-            f"passage_tokens={given}, but embedder {made.name!r} reads {made.max_tokens} tokens: "
+            f"passage_tokens={tokens}, but embedder {made.name!r} reads {made.max_tokens} tokens: "
             "the end of each passage would not count"
         )
-    return int(given)
+    return tokens
 
 
 def _overlap(given: Any, size: int) -> int:
     if given is None:
         return size // DEFAULT_OVERLAP_DIVISOR
-    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or not 0 <= given <= size // 2:
-        raise InvalidInput(f"overlap must be a whole number from 0 to half of passage_tokens ({size}), got {given!r}")
+    if whole_number("overlap", given, least=0) > size // 2:
+        raise InvalidInput(f"overlap must be at most half of passage_tokens ({size}), got {given!r}")
     return int(given)
 
 
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidInput(f"{name} must be True or False, got {value!r}")
-    return value
-
-
-def _fraction(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise InvalidInput(f"{name} must be above 0 and up to 1, got {value!r}")
-    return float(value)
+def _similarity(near_duplicates: Any) -> float | None:
+    return None if near_duplicates is None else number("near_duplicates", near_duplicates, above=0, most=1)

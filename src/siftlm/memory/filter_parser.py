@@ -27,7 +27,7 @@ _SPACE = re.compile(r"\s*")
 def parse_text(text: str) -> dict[str, Any]:
     """The dict that means the same; empty for an empty string.
 
-    >>> read("year >= 2000 and not exists draft")
+    >>> parse_text("year >= 2000 and not exists draft")
     {'and': [{'year': {'>=': 2000}}, {'not': {'draft': {'exists': True}}}]}
     """
     if len(text) > MAX_FILTER_CHARACTERS:

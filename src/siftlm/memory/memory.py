@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
-from siftlm.embedding.checks import whole_number
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import Conflict, InvalidInput, MissingExtra, SiftlmError, UnknownName
 from siftlm.memory import ann, ann_build, durability, ingest, inputs, manifest, reading
@@ -38,6 +37,7 @@ from siftlm.memory.verify import Verification, verify
 from siftlm.memory.writer import Deleted
 from siftlm.progress import Report, reporter
 from siftlm.types import IntArray, Vectors
+from siftlm.validation import whole_number
 
 # Documents that `Memory.add` embeds at a time.
 EMBED_BATCH_DOCUMENTS = 4096
@@ -224,7 +224,7 @@ class Memory(Searcher):
 
     def documents(self, after: int = -1, limit: int = 100) -> list[Listed]:
         """The next documents by their numbers, each with how it begins; ``after`` is the last number that was seen."""
-        after, limit = whole_number("after", after, -1), whole_number("limit", limit)
+        after, limit = whole_number("after", after, least=-1), whole_number("limit", limit)
         with self._readers.snapshot() as snapshot:
             return snapshot.documents(after, limit)
 

@@ -184,7 +184,7 @@ def copy_mask(prompt: str, texts: Sequence[str], threshold: float = COPY_THRESHO
     and spaces do not count. A text or a prompt of fewer than five words is a copy only of the very same words.
 
     >>> prompt = "Four score and seven years ago our fathers brought forth a new nation"
-    >>> copied(prompt, ["score, and seven years ago our fathers", "Our fathers.", "He said: " + prompt]).tolist()
+    >>> copy_mask(prompt, ["score, and seven years ago our fathers", "Our fathers.", "He said: " + prompt]).tolist()
     [True, False, True]
     """
     if isinstance(threshold, bool) or not 0 < threshold <= 1:

@@ -46,7 +46,7 @@ def split_passages(text: str, tokens: IntArray, *, size: int, overlap: int) -> l
 
     >>> text = "One sentence here. Another sentence there."
     >>> words = np.array([[m.start(), m.end()] for m in re.finditer(r"\\w+|[.]", text)])
-    >>> [text[span.start : span.end] for span in passages(text, words, size=5, overlap=0)]
+    >>> [text[span.start : span.end] for span in split_passages(text, words, size=5, overlap=0)]
     ['One sentence here.', 'Another sentence there.']
     """
     if size < 1 or not 0 <= overlap < size:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.errors import InvalidInput
 from siftlm.memory import vectors
 from siftlm.memory.store import Store
 from siftlm.progress import Meter, Report
 from siftlm.types import FloatArray, IntArray, Vectors
+from siftlm.validation import number, whole_number
 
 # Cosines that are held at a time: 32 MiB of float32.
 MAX_BLOCK_COSINES = 8 << 20
@@ -140,10 +140,8 @@ def redundancy(
 
 def _check(sample: Any, neighbours: Any, threshold: Any, seed: Any) -> None:
     for name, value, least in (("sample", sample, 2), ("neighbours", neighbours, 1), ("seed", seed, 0)):
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:
-            raise InvalidInput(f"{name} must be a whole number >= {least}, got {value!r}")
-    if isinstance(threshold, (bool, np.bool_)) or not isinstance(threshold, (int, float)) or not -1 <= threshold < 1:
-        raise InvalidInput(f"threshold must be a cosine from -1 to below 1, got {threshold!r}")
+        whole_number(name, value, least=least)
+    number("threshold", threshold, least=-1, below=1)
 
 
 def _count_near_copies(units: Vectors, threshold: float, meter: Meter) -> tuple[IntArray, FloatArray]:

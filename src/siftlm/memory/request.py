@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.embedding.checks import whole_number
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.memory import near_duplicates
 from siftlm.memory.filter_sql import SqlCondition
 from siftlm.memory.filters import All, Expression, parse
 from siftlm.types import IntArray, Vectors
+from siftlm.validation import flag, number, whole_number
 
 FilterInput = Mapping[str, Any] | str | Expression | None
 # A prompt: its text, several texts, or (d,) or (m, d) vectors.
@@ -91,17 +91,17 @@ def search_request(
         raise Conflict("per_document needs a number of candidates: pass k=, not k=None")
     if without_copies is True:
         without_copies = near_duplicates.COPY_THRESHOLD
-    n = _positive_count("n", n)
+    n = whole_number("n", n)
     return SearchRequest(
         n=n,
         method=method,
-        k=None if k is None else _positive_count("k", k),
+        k=None if k is None else whole_number("k", k),
         candidates=candidates,
-        opposites=_flag("opposites", opposites),
+        opposites=flag("opposites", opposites),
         where=parse_filter(where),
         residual=residual,
-        without_copies=None if without_copies is False else _share("without_copies", without_copies),
-        per_document=None if per_document is None else min(n, _positive_count("per_document", per_document)),
+        without_copies=_copy_similarity(without_copies),
+        per_document=None if per_document is None else min(n, whole_number("per_document", per_document)),
         exclude=_excluded_rows(exclude),
         settings=with_defaults(method, settings),
     )
@@ -135,31 +135,20 @@ def deletion_condition(where: FilterInput, numbers: Sequence[int] | None) -> Sql
     if some is not None and numbers is not None:
         raise InvalidInput("delete needs a filter or numbers of documents, not both")
     if numbers is not None:
-        found = [whole_number("each of numbers", number, 0) for number in numbers]
+        found = [whole_number("each of numbers", one, least=0) for one in numbers]
         return SqlCondition("(id IN (SELECT value FROM json_each(?)))", [json.dumps(found)])
     if some is None:
         raise InvalidInput("delete needs a filter; to delete everything, remove the memory's folder")
     return some.sql()
 
 
-def _positive_count(name: str, value: Any) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise InvalidInput(f"{name} must be a whole number, got {value!r}")
-    if value < 1:
-        raise InvalidInput(f"{name} must be >= 1, got {value}")
-    return int(value)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise InvalidInput(f"{name} must be True or False, got {value!r}")
-    return bool(value)
-
-
-def _share(name: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise InvalidInput(f"{name} must be True, False or a share above 0 and up to 1, got {value!r}")
-    return float(value)
+def _copy_similarity(without_copies: Any) -> float | None:
+    if without_copies is False:
+        return None
+    try:
+        return number("without_copies", without_copies, above=0, most=1)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error} (or True or False)") from error
 
 
 def _excluded_rows(exclude: npt.ArrayLike | None) -> IntArray:

@@ -164,47 +164,6 @@ def item_indices(name: str, value: object, size: int) -> IntArray:
     return array.astype(np.int64)
 
 
-def number(name: str, value: Any, *, above: float | None = None, at_least: float | None = None) -> float:
-    """A finite real number in range."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise InvalidInput(f"{name} must be a number, got {value!r}")
-    try:
-        result = float(value)
-    except OverflowError as error:
-        raise InvalidInput(f"{name} must be finite, got a whole number that float64 cannot hold") from error
-    if not np.isfinite(result):
-        raise InvalidInput(f"{name} must be finite, got {value!r}")
-    if above is not None and not result > above:
-        raise InvalidInput(f"{name} must be > {above:g}, got {value!r}")
-    if at_least is not None and not result >= at_least:
-        raise InvalidInput(f"{name} must be >= {at_least:g}, got {value!r}")
-    return result
-
-
-def fraction(name: str, value: Any) -> float:
-    """A number from 0 to 1."""
-    result = number(name, value, at_least=0)
-    if result > 1:
-        raise InvalidInput(f"{name} must be between 0 and 1, got {value!r}")
-    return result
-
-
-def flag(name: str, value: Any) -> bool:
-    """Yes or no."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise InvalidInput(f"{name} must be True or False, got {value!r}")
-    return bool(value)
-
-
-def count(name: str, value: Any, *, at_least: int) -> int:
-    """A whole number."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise InvalidInput(f"{name} must be a whole number, got {value!r}")
-    if value < at_least:
-        raise InvalidInput(f"{name} must be >= {at_least}, got {value}")
-    return int(value)
-
-
 def labels(name: str, value: Sequence[object] | npt.NDArray[Any], size: int) -> IntArray:
     """One label per candidate, of any hashable kind, as integers 0, 1, … in order of appearance."""
     if not hasattr(value, "__len__") or (isinstance(value, np.ndarray) and value.ndim == 0):

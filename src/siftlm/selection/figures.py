@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siftlm import extras
+from siftlm import extras, validation
 from siftlm.errors import InvalidInput
-from siftlm.selection import checks
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.select import select
 from siftlm.types import FloatArray, Selection
@@ -75,7 +74,7 @@ def relevance_redundancy(
     """
     if query is None:
         raise InvalidInput("relevance and redundancy need a query")
-    n = checks.count("n", n, at_least=2)
+    n = validation.whole_number("n", n, least=2)
     if not len(noises):
         raise InvalidInput("noises is empty")
     figure = extras.load("matplotlib.figure", "plot").Figure(figsize=(7.2, 5.0), layout="constrained")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from siftlm import extras
+from siftlm import extras, validation
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.checks import RealArray
@@ -50,7 +50,7 @@ class NumpyIndex:
     def search(self, queries: RealArray, k: int) -> tuple[IntArray, RealArray]:
         """The best k rows for each query; one matrix product."""
         queries = checks.matrix("queries", queries, width=self._vectors.shape[1])
-        found = min(checks.count("k", k, at_least=1), len(self))
+        found = min(validation.whole_number("k", k, least=1), len(self))
         scores = self._products(queries)
         if not np.isfinite(scores).all():
             query, row = np.argwhere(~np.isfinite(scores))[0]
@@ -119,7 +119,7 @@ class FaissIndex:
         """What faiss finds."""
         self._check_ready()
         queries = checks.matrix("queries", queries, width=int(self._index.d))
-        found = min(checks.count("k", k, at_least=1), len(self))
+        found = min(validation.whole_number("k", k, least=1), len(self))
         scores, ids = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), found)
         return ids.astype(np.int64, copy=False), scores
 

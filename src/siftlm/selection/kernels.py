@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from siftlm import validation
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.selection import checks
 from siftlm.types import FloatArray
@@ -84,7 +85,7 @@ class PlusConstant:
     base: KernelFunction = Linear()
 
     def __post_init__(self) -> None:
-        checks.number("constant", self.constant, at_least=0)
+        validation.number("constant", self.constant, least=0)
         _check_base(self.base)
 
     def __call__(self, x: Vectors, y: Vectors) -> Vectors:
@@ -105,7 +106,7 @@ class Power:
 
     def __post_init__(self) -> None:
         # A product of kernels is a kernel; a broken power of one need not be.
-        checks.count("exponent", self.exponent, at_least=1)
+        validation.whole_number("exponent", self.exponent, least=1)
         _check_base(self.base)
 
     def __call__(self, x: Vectors, y: Vectors) -> Vectors:
@@ -126,8 +127,8 @@ class Relevance:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.number("power", self.power, at_least=0)
-        checks.number("floor", self.floor, at_least=0)
+        validation.number("power", self.power, least=0)
+        validation.number("floor", self.floor, least=0)
 
     def __call__(self, similarity: Vectors) -> Vectors:
         """(m, K) similarities, scaled to 1 for equal texts -> (K,) weights."""

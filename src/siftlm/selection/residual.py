@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from siftlm import validation
 from siftlm.errors import InvalidInput
 from siftlm.selection import certificate, checks, greedy
 from siftlm.selection.certificate import CheckedIndex, IndexResult
@@ -80,23 +81,23 @@ def select_from(
     >>> found.indices.tolist(), found.certified.tolist()
     ([0, 2], [True, True])
     """
-    noise, normalize = checks.number("noise", noise, above=0), checks.flag("normalize", normalize)
+    noise, normalize = validation.number("noise", noise, above=0), validation.flag("normalize", normalize)
     stopping = StoppingRules(
-        adaptive=None if adaptive is None else checks.number("adaptive", adaptive, above=0),
-        until=None if until is None else checks.fraction("until", until),
-        min_gain=None if min_gain is None else checks.fraction("min_gain", min_gain),
-        at_least=checks.count("at_least", at_least, at_least=0),
+        adaptive=None if adaptive is None else validation.number("adaptive", adaptive, above=0),
+        until=None if until is None else validation.fraction("until", until),
+        min_gain=None if min_gain is None else validation.fraction("min_gain", min_gain),
+        at_least=validation.whole_number("at_least", at_least, least=0),
     )
     targets = unit_rows("query", checks.matrix("query", query), normalize=normalize)
     source = CheckedIndex(
         index,
         targets.shape[1],
-        max_norm=None if max_norm is None else checks.number("max_norm", max_norm, above=0),
+        max_norm=None if max_norm is None else validation.number("max_norm", max_norm, above=0),
         excluded=_excluded_ids(exclude),
     )
     n = _pick_count(n, source, replacement)
     doublings = _max_doublings(certify)
-    k = checks.count("k", k, at_least=1)
+    k = validation.whole_number("k", k, least=1)
     first = source.search(targets, k)
     if not first.ids.size:
         raise InvalidInput("the index returned nothing for the query: it is empty")
@@ -250,20 +251,20 @@ def _max_vector_repeats(replacement: bool | int | None) -> int | None:
     """How often one vector may be picked; ``None`` for no limit."""
     if replacement is None or isinstance(replacement, (bool, np.bool_)):
         return 1 if replacement is not None and not replacement else None
-    return checks.count("replacement", replacement, at_least=1)
+    return validation.whole_number("replacement", replacement, least=1)
 
 
 def _max_doublings(certify: bool | int) -> int:
     """How often k may be doubled in one step for the sake of the certificate."""
     if isinstance(certify, (bool, np.bool_)):
         return UNLIMITED_DOUBLINGS if certify else 0
-    return min(UNLIMITED_DOUBLINGS, checks.count("certify", certify, at_least=0))
+    return min(UNLIMITED_DOUBLINGS, validation.whole_number("certify", certify, least=0))
 
 
 def _pick_count(n: int | None, source: CheckedIndex, replacement: bool | int | None) -> int:
     if n is None:
         return 50 if source.size is None else max(1, min(50, source.size - source.excluded_count))
-    n = checks.count("n", n, at_least=1)
+    n = validation.whole_number("n", n, least=1)
     if replacement is None and source.size is not None and n > source.size:
         raise InvalidInput(
             f"n={n} is more than the {source.size} vectors of the index; "

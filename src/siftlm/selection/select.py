@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.selection import checks, greedy
 from siftlm.selection.gram import Gram, GramSpace, space_of
@@ -81,13 +82,13 @@ def select(
     [1, 2]
     """
     entry = find_method(method)
-    noise = checks.number("noise", noise, above=0)
-    normalize, seed = checks.flag("normalize", normalize), checks.count("seed", seed, at_least=0)
+    noise = validation.number("noise", noise, above=0)
+    normalize, seed = validation.flag("normalize", normalize), validation.whole_number("seed", seed, least=0)
     stopping = StoppingRules(
-        adaptive=None if adaptive is None else checks.number("adaptive", adaptive, above=0),
-        until=None if until is None else checks.fraction("until", until),
-        min_gain=None if min_gain is None else checks.fraction("min_gain", min_gain),
-        at_least=checks.count("at_least", at_least, at_least=0),
+        adaptive=None if adaptive is None else validation.number("adaptive", adaptive, above=0),
+        until=None if until is None else validation.fraction("until", until),
+        min_gain=None if min_gain is None else validation.fraction("min_gain", min_gain),
+        at_least=validation.whole_number("at_least", at_least, least=0),
     )
     if isinstance(candidates, Gram):
         size = len(candidates.values)
@@ -131,12 +132,12 @@ def select(
         cap=cap,
         blocked=blocked,
         sources=None if sources is None else _padded_for_known(checks.labels("sources", sources, size), space.size, -1),
-        source_cap=None if source_cap is None else checks.count("source_cap", source_cap, at_least=1),
+        source_cap=None if source_cap is None else validation.whole_number("source_cap", source_cap, least=1),
         prior=None if prior is None else _padded_for_known(_prior_weights(prior, problem, size), space.size, 0),
         costs=None
         if costs is None
         else _padded_for_known(checks.per_item("costs", costs, size, positive=True), space.size, 1),
-        budget=None if budget is None else checks.number("budget", budget, above=0),
+        budget=None if budget is None else validation.number("budget", budget, above=0),
         ties=ties_of(space, noise),
     )
     found = greedy.greedy_select(problem, entry.run(problem, **options), n, stopping, range(size, space.size))
@@ -249,7 +250,7 @@ def _max_repeats(entry: Method, replacement: bool | int | None) -> int | None:
         replacement = entry.repeats
     if isinstance(replacement, (bool, np.bool_)):
         return None if replacement else 1
-    return checks.count("replacement", replacement, at_least=1)
+    return validation.whole_number("replacement", replacement, least=1)
 
 
 def pick_count(
@@ -263,7 +264,7 @@ def pick_count(
         if budgeted:
             return most if most is not None else 1 << 31
         return min(50, available)
-    n = checks.count("n", n, at_least=1)
+    n = validation.whole_number("n", n, least=1)
     if replacement is None and n > available:
         raise InvalidInput(
             f"n={n} is more than the {available} candidates; ask for fewer, or pass replacement=True to allow repeats"

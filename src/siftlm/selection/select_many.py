@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.selection import checks
 from siftlm.selection.batch import BatchPicks, PickLimits, sift_separate, sift_shared
@@ -133,9 +134,9 @@ class _BatchSettings:
 
 
 def _checked_settings(n: int | None, settings: dict[str, Any]) -> _BatchSettings:
-    noise = checks.number("noise", settings.get("noise", 0.01), above=0)
-    checks.count("seed", settings.get("seed", 0), at_least=0)
-    normalize = checks.flag("normalize", settings.get("normalize", True))
+    noise = validation.number("noise", settings.get("noise", 0.01), above=0)
+    validation.whole_number("seed", settings.get("seed", 0), least=0)
+    normalize = validation.flag("normalize", settings.get("normalize", True))
     once = settings.get("replacement") is False
     return _BatchSettings(n, settings.get("method", "sift"), noise, normalize, once, settings.get("exclude"))
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from siftlm import validation
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.gram import space_of
@@ -110,12 +111,12 @@ def spread(
     """
     generator = np.random.default_rng(seed)
     vectors = checks.matrix("candidates", candidates)
-    n = checks.count("n", n, at_least=1)
+    n = validation.whole_number("n", n, least=1)
     if len(vectors) < 3:
         raise InvalidInput(f"the spread of {len(vectors)} candidates says nothing; give at least 3")
     checks.squared_norms("candidates", vectors, zero_ok=not normalize)
-    vectors = _sample_rows(vectors, checks.count("most", most, at_least=3), generator)
-    sample = checks.count("sample", sample, at_least=1)
+    vectors = _sample_rows(vectors, validation.whole_number("most", most, least=3), generator)
+    sample = validation.whole_number("sample", sample, least=1)
     prompts = vectors if queries is None else checks.matrix("queries", queries, width=vectors.shape[1])
     chosen = np.sort(generator.choice(len(prompts), size=min(sample, len(prompts)), replace=False))
     space = space_of(vectors, prompts[chosen], kernel=kernel, normalize=normalize, noise=1.0)

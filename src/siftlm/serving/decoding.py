@@ -179,7 +179,7 @@ def _token_text(tokenizer: Any, token: int) -> str:
 class StopTexts:
     """One choice's text on its way out.
 
-    >>> telling = Telling(["END"])
+    >>> telling = StopTexts(["END"])
     >>> [telling.add(piece) for piece in ("one E", "N", "E two EN", "D three")], telling.stopped
     (['one ', '', 'ENE two ', ''], True)
     """

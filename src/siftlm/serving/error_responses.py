@@ -30,7 +30,7 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
 def encode_json(content: Any) -> bytes:
     """As JSON, in UTF-8; what is no number becomes null.
 
-    >>> encoded({"gain": float("nan"), "n": 2})
+    >>> encode_json({"gain": float("nan"), "n": 2})
     b'{"gain":null,"n":2}'
     """
     try:

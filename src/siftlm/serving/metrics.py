@@ -102,7 +102,7 @@ class PrometheusMetrics:
     def folded(self, mode: str) -> str:
         """Without its number, under one name, and only if it is known.
 
-        >>> counts = Counts()
+        >>> counts = PrometheusMetrics()
         >>> [counts.folded(mode) for mode in ("sift-50", "base", "nearest-5", "mm-itl-5", "what-ever-5")]
         ['sift', 'base', 'nn', 'mm-itl', 'other']
         """

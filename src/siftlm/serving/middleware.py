@@ -162,7 +162,7 @@ async def read_body(
 def parse_json(body: bytes, *, kept: bool = False) -> Any:
     """JSON as Python has it, of texts that can be written in UTF-8. What is to be ``kept`` is refused if it cannot.
 
-    >>> parsed(b'{"n": 1}'), parsed(b'"half a character: \\\\ud83d"')
+    >>> parse_json(b'{"n": 1}'), parse_json(b'"half a character: \\\\ud83d"')
     ({'n': 1}, 'half a character: ?')
     """
     try:

@@ -172,7 +172,7 @@ class ResponseBuilder:
 def completion_logprobs(tokens: Sequence[Token], start: int = 0) -> JsonObject:
     """How likely tokens were, as completions say it; ``start`` is where their text begins.
 
-    >>> in_columns([Token(5, "a"), Token(7, "b", -1.5, ((6, "c", -0.5), (7, "b", -1.5)))])["top_logprobs"]
+    >>> completion_logprobs([Token(5, "a"), Token(7, "b", -1.5, ((6, "c", -0.5), (7, "b", -1.5)))])["top_logprobs"]
     [None, {'c': -0.5, 'b': -1.5}]
     """
     offsets = [start]
@@ -213,7 +213,7 @@ def _finite_or_none(logprob: float | None) -> float | None:
 def finite_logprob(logprob: float) -> float:
     """The number, or `MIN_LOGPROB` for what JSON cannot hold.
 
-    >>> finite(-math.inf)
+    >>> finite_logprob(-math.inf)
     -9999.0
     """
     return max(float(logprob), MIN_LOGPROB) if math.isfinite(logprob) else MIN_LOGPROB
@@ -242,7 +242,7 @@ MAX_SPLIT_DEPTH = 4
 def encode_json_in_parts(content: Any) -> bytes:
     """As `siftlm.serving.error_responses.encode_json`, in many small steps.
 
-    >>> in_parts({"a": [1, 2], "b": {}})
+    >>> encode_json_in_parts({"a": [1, 2], "b": {}})
     b'{"a":[1,2],"b":{}}'
     """
     return b"".join(_json_parts(content, MAX_SPLIT_DEPTH))

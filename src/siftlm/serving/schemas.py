@@ -207,7 +207,7 @@ def parse_fields(body: Any, schema: Schema) -> dict[str, Any]:
 
     Others are left out: clients send many that mean something elsewhere.
 
-    >>> fields({"n": 2, "user": "me"}, {"properties": {"n": {"type": "integer"}, "echo": {"type": "boolean"}}})
+    >>> parse_fields({"n": 2, "user": "me"}, {"properties": {"n": {"type": "integer"}, "echo": {"type": "boolean"}}})
     {'n': 2, 'echo': None}
     """
     if not isinstance(body, dict):
@@ -224,9 +224,9 @@ def parse_fields(body: Any, schema: Schema) -> dict[str, Any]:
 def check_value(value: Any, schema: Schema, name: str) -> Any:
     """The value, or an error that says what the field must be. Whole numbers come as ``int``, however they are written.
 
-    >>> checked(3.0, {"type": "integer", "maximum": 5}, "n")
+    >>> check_value(3.0, {"type": "integer", "maximum": 5}, "n")
     3
-    >>> checked("hot", {"type": "number", "minimum": 0, "maximum": 2}, "temperature")
+    >>> check_value("hot", {"type": "number", "minimum": 0, "maximum": 2}, "temperature")
     Traceback (most recent call last):
     siftlm.serving.errors.BadRequest: temperature must be a number from 0 to 2, got "hot"
     """
@@ -295,7 +295,7 @@ def _missing_field(schema: Schema, name: str) -> BadRequest:
 def describe_schema(schema: Schema) -> str:
     """What a value must be, in words.
 
-    >>> said({"type": "integer", "minimum": 0, "maximum": 20})
+    >>> describe_schema({"type": "integer", "minimum": 0, "maximum": 20})
     'a whole number from 0 to 20'
     """
     if "title" in schema:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siftlm.errors import Conflict, InvalidInput, SiftlmError
+from siftlm.errors import Conflict, SiftlmError
 from siftlm.extras import load
 from siftlm.memory import Memory
 from siftlm.serving.errors import ShuttingDown
@@ -31,6 +31,7 @@ from siftlm.serving.lifecycle import (
 )
 from siftlm.serving.modes import ModeParser
 from siftlm.serving.scheduler import MIB
+from siftlm.validation import whole_number
 
 # Connections that wait to be taken; as uvicorn has it.
 LISTEN_BACKLOG = 2048
@@ -243,8 +244,7 @@ def open_server(
 
 def bind_socket(host: str, port: int) -> socket.socket:
     """Listening, before the model is loaded: a port that is taken is said at once, and who comes early waits."""
-    if not 0 <= port < 2**16:
-        raise InvalidInput(f"port must be a whole number from 0 to 65535, got {port!r}")
+    whole_number("port", port, least=0, most=2**16 - 1)
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         made = socket.socket(family, kind, protocol)
@@ -271,7 +271,7 @@ def is_loopback(host: str) -> bool:
 def server_url(host: str, port: int) -> str:
     """As a browser wants it.
 
-    >>> address("::1", 8000)
+    >>> server_url("::1", 8000)
     'http://[::1]:8000'
     """
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

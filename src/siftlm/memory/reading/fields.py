@@ -38,7 +38,7 @@ class FieldMapping:
     def document(self, value: Any, width: int | None = None) -> Document:
         """The document of a record, or `UnusableRecord`; ``width`` is what its vector must have, where that is known.
 
-        >>> Fields(id="name").document({"text": "Hello", "name": 7, "meta": {"source": "web"}, "year": 2020})
+        >>> FieldMapping(id="name").document({"text": "Hello", "name": 7, "meta": {"source": "web"}, "year": 2020})
         Document(text='Hello', meta={'year': 2020, 'source': 'web'}, id='7', vector=None)
         """
         if isinstance(value, Document):

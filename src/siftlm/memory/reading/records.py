@@ -263,9 +263,9 @@ def _glob_regex(glob: str) -> str:
     r"""As a regular expression: ``*`` stays within a name, ``**/`` is any folders, and a pattern without a slash is
     for the file's own name.
 
-    >>> [bool(re.fullmatch(_expression("*.md"), name)) for name in ("a.md", "b/c/a.md", "a.md.txt")]
+    >>> [bool(re.fullmatch(_glob_regex("*.md"), name)) for name in ("a.md", "b/c/a.md", "a.md.txt")]
     [True, True, False]
-    >>> [bool(re.fullmatch(_expression("src/**/*.py"), name)) for name in ("src/a.py", "src/b/c/a.py", "a.py")]
+    >>> [bool(re.fullmatch(_glob_regex("src/**/*.py"), name)) for name in ("src/a.py", "src/b/c/a.py", "a.py")]
     [True, True, False]
     """
     pattern = glob if "/" in glob else f"**/{glob}"

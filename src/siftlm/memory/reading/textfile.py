@@ -44,8 +44,8 @@ class WebPage:
 def extract_page(html: str) -> WebPage:
     """Headings and paragraphs with blank lines between them, lists and rows with a line each.
 
-    >>> page("<title>Tea</title><nav>Home</nav><h1>Tea &amp; milk</h1><p>Pour<br>slowly.<ul><li>hot<li>cold</ul>")
-    Page(text='Tea & milk\\n\\nPour\\nslowly.\\n\\n- hot\\n- cold', title='Tea')
+    >>> extract_page("<title>Tea</title><nav>Home</nav><h1>Tea &amp; milk</h1><p>Pour<br>it.<ul><li>hot<li>cold</ul>")
+    WebPage(text='Tea & milk\\n\\nPour\\nit.\\n\\n- hot\\n- cold', title='Tea')
     """
     read = _parse_html(html, _DROPPED_TAGS | _BOILERPLATE_TAGS, by_attribute=True)
     # A page whose navigation is never closed, or that is nothing else, is better kept whole.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from siftlm import validation
 from siftlm.errors import InvalidInput
-from siftlm.selection import checks
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.types import FloatArray
@@ -22,7 +22,7 @@ def cover(problem: Problem, *, balance: float = 0.5, gamma: float = 0.5) -> Step
     ``gamma`` in (0, 1] below 1 makes each further pick for the same x_j worth less. Known items count as
     picks and need no cover. O(K²) a pick.
     """
-    balance, gamma = checks.fraction("balance", balance), checks.fraction("gamma", gamma)
+    balance, gamma = validation.fraction("balance", balance), validation.fraction("gamma", gamma)
     if gamma == 0:
         raise InvalidInput("gamma must be > 0: with 0 nothing is worth covering")
     size = problem.candidates
@@ -89,7 +89,7 @@ def dpp(problem: Problem, *, balance: float = 0.5) -> Steps:
     noiseless picks but for a tiny jitter; once the picks span everything, it is all that is left to tell
     candidates apart. ``balance`` ≥ 0: 0 is diversity alone. Known items count as picks.
     """
-    balance = checks.number("balance", balance, at_least=0)
+    balance = validation.number("balance", balance, least=0)
     weight = np.exp(2 * _quality_exponent(problem, balance))
     diagonal = problem.space.diagonal()
     share = max(DPP_JITTER, DPP_JITTER_ROUNDINGS * problem.space.rounding)

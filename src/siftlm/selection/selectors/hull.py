@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from siftlm.selection import checks
+from siftlm import validation
 from siftlm.selection.checks import RealArray
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.types import FloatArray, IntArray
@@ -33,8 +33,8 @@ def hull(problem: Problem, *, max_iter: int = 1000, tolerance: float = 1e-4) -> 
     will do. The picks come grouped by text, largest count first; the gain of each is its text's weight. Known
     items play no part. Later steps to settle the counts cost O(support²) each, without the candidates.
     """
-    most = checks.count("max_iter", max_iter, at_least=0)
-    tolerance = checks.number("tolerance", tolerance, at_least=0)
+    most = validation.whole_number("max_iter", max_iter, least=0)
+    tolerance = validation.number("tolerance", tolerance, least=0)
     gains = np.zeros(problem.space.size)
     for _ in range(problem.known):
         yield gains

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from siftlm import validation
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.kernels import entropy, explained_variance, mutual_information
@@ -152,7 +153,7 @@ def eig(
     prompt = checks.probabilities(
         "target_probabilities", target_probabilities, rows=problem.space.targets, classes=own.shape[1]
     )
-    rate = checks.number("rate", rate, above=0)
+    rate = validation.number("rate", rate, above=0)
     gains = problem.padded(_information_gains(own, prompt, problem.space.cross()[:, : problem.candidates], rate))
     while True:
         yield gains

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from siftlm import validation
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.kernels import entropy
@@ -39,7 +40,7 @@ def mmr(problem: Problem, *, balance: float = 0.5) -> Steps:
 
     Before any pick the second term is 0. Known items count as picks.
     """
-    balance = checks.fraction("balance", balance)
+    balance = validation.fraction("balance", balance)
     relevant = balance * problem.relevance()
     index = yield relevant
     closest = problem.similarity_to(index)
@@ -55,7 +56,7 @@ def max_sum(problem: Problem, *, balance: float = 0.5) -> Steps:
     The sum grows with the picks and relevance does not, so distance decides more and more. Known items count
     as picks.
     """
-    balance = checks.fraction("balance", balance)
+    balance = validation.fraction("balance", balance)
     gains = balance * problem.relevance()
     while True:
         index = yield gains
@@ -71,7 +72,7 @@ def information_density(problem: Problem, *, probabilities: npt.ArrayLike | None
     if probabilities is None:
         raise InvalidInput("method 'information-density' needs probabilities= (K, C)")
     own = checks.probabilities("probabilities", probabilities, rows=problem.candidates)
-    beta = checks.number("beta", beta, at_least=0)
+    beta = validation.number("beta", beta, least=0)
     relevance = np.maximum(problem.relevance()[: problem.candidates], 0)
     gains = problem.padded(entropy(own) * relevance**beta)
     while True:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from siftlm import validation
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
-from siftlm.selection import checks
 from siftlm.selection.space import MIN_FLOAT32_NOISE
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def repeats(by_default: bool, replacement: bool | int | None) -> int | None:
     if replacement is None or isinstance(replacement, bool):
         allowed = by_default if replacement is None else replacement
         return None if allowed else 1
-    return checks.count("replacement", replacement, at_least=1)
+    return validation.whole_number("replacement", replacement, least=1)
 
 
 def available(mask: Tensor | None, size: int) -> list[int]:
@@ -155,7 +155,7 @@ def how_many(n: int | None, have: list[int], cap: int | None, *, replacement: bo
     """n for each entry of ``have``, checked against it."""
     if n is None:
         return [min(50, each) for each in have]
-    n = checks.count("n", n, at_least=1)
+    n = validation.whole_number("n", n, least=1)
     fewest = min(have, default=n)
     owner = _owner(have, fewest)
     if replacement is None and n > fewest:

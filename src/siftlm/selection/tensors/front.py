@@ -9,13 +9,13 @@ import numpy as np
 
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.extras import load
-from siftlm.selection.checks import count, flag, fraction, number
 from siftlm.selection.rules import StoppingRules
 from siftlm.selection.tensors import checks
 from siftlm.selection.tensors.candidates import TensorCandidates, TensorPlan, prefers_features
 from siftlm.selection.tensors.methods import METHODS
 from siftlm.selection.tensors.steps import REASONS, TensorChunk, TensorPicks
 from siftlm.types import Selection
+from siftlm.validation import flag, fraction, number, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ def select_many(
     stopping = StoppingRules(
         adaptive=None if adaptive is None else number("adaptive", adaptive, above=0),
         until=None if until is None else fraction("until", until),
-        at_least=count("at_least", at_least, at_least=0),
+        at_least=whole_number("at_least", at_least, least=0),
     )
     checks.inputs(queries, candidates, mask)
     cap = checks.repeats(METHODS[method].repeats, replacement)
@@ -141,7 +141,7 @@ def select_many(
         rounding=torch.finfo(products).eps,
         cap=cap,
         stopping=stopping,
-        seed=count("seed", seed, at_least=0),
+        seed=whole_number("seed", seed, least=0),
         state=state,
         products=products,
         normalize=normalize,
@@ -215,7 +215,7 @@ def _bytes_each(plan: TensorPlan, targets: Tensor, candidates: Tensor) -> int:
 def _parts(prompts: int, each: int, device: torch.device, memory: int | None) -> list[slice]:
     """Chunks of prompts that fit."""
     if memory is not None:
-        memory = count("memory", memory, at_least=1)
+        memory = whole_number("memory", memory, least=1)
     elif device.type == "cpu":
         memory = CPU_BYTES
     elif device.type == "cuda":

@@ -235,7 +235,7 @@ def project_to_plane(candidates: Vectors, prompt: Vectors) -> PlaneProjection:
     X = U S Vᵀ, centred; the points are X V₂. The prompt lies to the right of the centre and above it, so a picture
     is the same each time. The order of the candidates moves no point.
 
-    >>> found = plane(np.array([[3.0, 0, 0], [-3.0, 0, 0], [0, 1.0, 0]]), np.array([2.0, 1.0, 0]))
+    >>> found = project_to_plane(np.array([[3.0, 0, 0], [-3.0, 0, 0], [0, 1.0, 0]]), np.array([2.0, 1.0, 0]))
     >>> found.candidates.round(1).tolist(), found.prompt.round(1).tolist()
     ([[2.5, -0.6], [-3.5, -0.3], [-0.5, 0.5]], [1.5, 0.4])
     """
