@@ -225,9 +225,9 @@ def test_a_gram_matrix_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for shape in ((60, 20), (3, 60, 20)):
         queries, candidates = torch.tensor(draw(3, 20, seed=1)), torch.tensor(draw(*shape))
         for name in ("sift", "mmr"):
-            monkeypatch.setattr(front, "GRAM_CANDIDATES", 8192)
+            monkeypatch.setattr(front, "TENSOR_GRAM_CANDIDATES", 8192)
             before = tensors.select_many(queries, candidates, 20, method=name)
-            monkeypatch.setattr(front, "GRAM_CANDIDATES", 0)
+            monkeypatch.setattr(front, "TENSOR_GRAM_CANDIDATES", 0)
             assert_equal_batches(before, tensors.select_many(queries, candidates, 20, method=name))
 
 

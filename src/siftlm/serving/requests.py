@@ -323,8 +323,8 @@ def tokenize_messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> 
 def format_without_template(turns: Sequence[Mapping[str, str]]) -> str:
     r"""A conversation for a model that knows no roles.
 
-    >>> format_without_template([{"role": "system", "content": "Be kind"}, {"role": "user", "content": "Where is Rome?"}])
-    'Be kind\n\nUser: Where is Rome?\n\nAssistant:'
+    >>> format_without_template([{"role": "user", "content": "Where is Rome?"}])
+    'User: Where is Rome?\n\nAssistant:'
     """
     said = [SPEAKER_PREFIXES.get(turn["role"], "") + turn["content"] for turn in turns]
     return "\n\n".join([*said, ANSWER_PREFIX])
