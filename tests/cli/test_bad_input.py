@@ -39,14 +39,9 @@ def broken_files() -> None:
     bad[7, 2] = np.nan
     np.save("nan.npy", bad)
     for name, line in {
-        "broken": "{",
-        "fieldless": "{}",
-        "wordy": '["a"]',
-        "flat": '{"vector": 3}',
-        "ragged": "[1]",
-        "null": "[null, 1]",
-        "deep": "[" * 100_000,
-    }.items():
+        "broken": "{", "fieldless": "{}", "wordy": '["a"]', "flat": '{"vector": 3}', "ragged": "[1]",
+        "null": "[null, 1]", "deep": "[" * 100_000,
+    }.items():  # fmt: skip
         Path(f"{name}.jsonl").write_text(f"[1, 2]\n{line}\n", encoding="utf-8")
     Path("nothing.jsonl").write_text("\n", encoding="utf-8")
     Path("latin.txt").write_bytes(b"ok\n\xe9\n")

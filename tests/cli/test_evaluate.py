@@ -92,10 +92,10 @@ def test_what_the_corpus_lost_is_said_on_one_line(test_set, siftlm):
 
 
 def test_one_is_no_plural():
-    from siftlm.cli.evaluate import _said
+    from siftlm.cli.evaluate import _evaluation_lines
     from siftlm.evaluation import Evaluation
 
-    assert _said(Evaluation(Path("run"), 1, 1, 1, 0, 1)) == [
+    assert _evaluation_lines(Evaluation(Path("run"), 1, 1, 1, 0, 1)) == [
         "1 text: 1 result made, 0 there before; siftlm report run",
         "1 text left out: too short for the protocol, or without a word that the memory can search for",
         "another process is still at work on 1 result",
