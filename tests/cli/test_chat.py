@@ -109,7 +109,7 @@ def test_what_is_wrong_is_said_and_the_talk_goes_on(talk):
 def test_a_setting_that_is_wrong_from_the_beginning(talk):
     status, out, err = talk(PROMPT, words=("--temperature", "-1"))
     assert (status, out) == (1, "")
-    assert err.startswith("siftlm: temperature must be")
+    assert err.startswith("siftlm: --temperature must be")
 
 
 def test_input_that_is_no_text(fake, siftlm, monkeypatch):

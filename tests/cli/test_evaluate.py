@@ -158,7 +158,7 @@ def test_progress_is_drawn_for_a_person_only(test_set, siftlm):
         ("--domain topic", "no field 'topic'"),
         ("-n 0", "n must be"),
         ("--at 9", "there are only n=3"),
-        ("--per-domain 0", "per_domain must be"),
+        ("--per-domain 0", "--per-domain must be"),
         ("--set clap=1", "clap"),
         ("--protocol prefix --prefix 0", "prefix must be"),
     ],

@@ -146,10 +146,10 @@ def test_another_corpus_or_embedder_does_not_slip_in(folder, siftlm):
     siftlm("index", "a.jsonl", "--into", "memory")
     status, _, err = siftlm("index", "b.jsonl", "--into", "memory")
     assert status == 1
-    assert "use --append to add to it" in err
+    assert "use siftlm index --append" in err
     status, _, err = siftlm("index", "a.jsonl", "--into", "memory", "--storage", "int8")
     assert status == 1
-    assert err.endswith("memory: was built with --storage 'float32', not 'int8'\n")
+    assert err.endswith("memory: was built with --storage float32, not 'int8'\n")
     status, _, err = siftlm("index", "a.jsonl", "--into", "memory", "--embedder-option", "width=32")
     assert status == 1
     assert "cannot be compared" in err

@@ -15,6 +15,7 @@ from typing import IO, Any, NoReturn
 
 from siftlm import __version__
 from siftlm.cli import calibrate, chat, demo, evaluate, generate, index, memory, score, search, select, serve
+from siftlm.cli.arguments import Flag, spelling
 from siftlm.cli.terminal import printable
 from siftlm.errors import SiftlmError
 
@@ -43,54 +44,6 @@ exit status: 0 done; 1 a setting, the data or the disk does not allow it; 2 the 
 # another busy process that is up to twenty times as slow. And it keeps what it has compiled for each of the last 1,024
 # lengths of text, which is gigabytes after an hour.
 TORCH_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
-
-# Words of the library, which speaks to a caller in Python, as the command line spells them.
-FLAGS = {
-    "replacement=True": "--replacement yes",
-    "normalize=False": "--no-normalize",
-    "source_cap": "--source-cap",
-    "min_gain": "--min-gain",
-    "at_least": "--at-least",
-    "k=None": "--k all",
-    "k=": "--k",
-    "residual=True": "--residual",
-    "exact=True": "--exact",
-    "opposites=True": "--opposites",
-    "without_copies": "--without-copies",
-    "per_document": "--per-document",
-    "near_duplicates": "--near-duplicates",
-    "passage_tokens": "--passage-tokens",
-    "full_text=False": "--no-full-text",
-    "full_text=True": "the index of words (leave out --no-full-text)",
-    "candidates='words'": "--candidates words",
-    "candidates='both'": "--candidates both",
-    "glob=": "--glob ",
-    "text=": "--text ",
-    "storage=": "--storage ",
-    "overlap=": "--overlap ",
-    "id=": "--id ",
-    "meta=": "--meta ",
-    "vector=": "--vectors ",
-    "format=": "--format ",
-    "engine='lora'": "--engine lora",
-    "Controller(…, engine='lora')": "--engine lora",
-    "mode='transductive'": "--mode transductive",
-    "context=": "--context-tokens ",
-    "dtype": "--dtype",
-    "max_new_tokens": "--max-new-tokens",
-    "top_p": "--top-p",
-    "reuse=": "--set reuse=",
-    "window=": "--set window=",
-    "windows=": "--set windows=",
-    "repeats='grouped':": "--set repeats=grouped:",
-    "texts=": "--texts ",
-    "Memory.open(…).ingest(…)": "--append",
-    "Memory.build(…) or siftlm index": "siftlm index",
-}
-# As words of their own, not as parts of a file's name.
-PYTHON_WORDS = re.compile(
-    rf"(?<![\w./'\"-])(?:{'|'.join(map(re.escape, sorted(FLAGS, key=len, reverse=True)))})(?:(?<==)|(?![\w/:-]|\.\w))"
-)
 
 # The end of a message that points at a place with a caret below it.
 CARET = re.compile(r"\n.*\n +\^\Z")
@@ -152,8 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:  # the process is ours
         for name, value in TORCH_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+    flags: Sequence[Flag] = ()
     try:
         arguments = parser().parse_args(argv)
+        flags = getattr(arguments, "flags", None) or ()
         status: int = arguments.run(arguments)
         sys.stdout.flush()  # here, where a closed pipe is still ours to catch
     except SystemExit as leave:  # argparse, after --help or an error
@@ -163,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _closed_pipe()
     except SiftlmError as error:
-        return _print_error(str(error))
+        return _print_error(error.spelled(spelling(flags)))
     except MemoryError as error:
         return _print_error(f"not enough memory: {error}" if str(error) else "not enough memory")
     except OSError as error:
@@ -176,8 +131,6 @@ def _print_error(message: str) -> int:
     if sys.stderr is None:  # print() would take stdout instead
         return 1
     text, *excerpt = message.rsplit("\n", 2) if CARET.search(message) else [message]
-    # The excerpt is in the user's own words, which stay as they are.
-    text = PYTHON_WORDS.sub(lambda found: FLAGS[found[0]], text)
     print(printable(f"siftlm: {' '.join(text.split()).replace(' )', ')')}", sys.stderr), file=sys.stderr)
     for line in excerpt:  # a letter for a letter, or the caret would point elsewhere
         encoding = getattr(sys.stderr, "encoding", None) or "ascii"

@@ -7,15 +7,18 @@ A command's ``add`` calls `command` and then `declare` for each group; its ``run
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import math
 import re
+import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from siftlm.errors import Conflict, InvalidInput
+from siftlm.errors import Conflict, InvalidInput, Spelling
 
 if TYPE_CHECKING:
     from siftlm.selection.kernels import FeatureKernel, KernelFunction
@@ -37,6 +40,18 @@ class Flag:
     default: Any = None
     more: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else ``add_argument`` takes."""
+    setting: str = ""
+    """What Python calls it, where that is another name."""
+
+    @property
+    def option(self) -> str:
+        """The flag as a person types it, in its long form."""
+        return self.name.split()[-1]
+
+    @property
+    def python_name(self) -> str:
+        """The setting that it stands for."""
+        return self.setting or self.option.lstrip("-").replace("-", "_")
 
     def add_to(self, group: Any) -> None:
         """Declare it."""
@@ -54,9 +69,9 @@ class Flag:
         return replace(self, help=help, default=self.default if default is None else default)
 
 
-def switch(name: str, help: str) -> Flag:  # noqa: A002
+def switch(name: str, help: str, setting: str = "") -> Flag:  # noqa: A002
     """A flag without a value."""
-    return Flag(name, None, str, help, more={"action": "store_true"})
+    return Flag(name, None, str, help, more={"action": "store_true"}, setting=setting)
 
 
 def repeated(name: str, metavar: str, read: Callable[[str], Any], help: str, **more: Any) -> Flag:  # noqa: A002
@@ -89,15 +104,52 @@ def command(
 def declare(parser: argparse.ArgumentParser, *parts: Flag | str | tuple[Flag, ...]) -> None:
     """Declare flags as the help lists them: a text is the title of those that follow, a tuple is a choice of one."""
     group: Any = parser
+    declared: list[Flag] = list(parser.get_default("flags") or ())
     for part in parts:
         if isinstance(part, str):
             group = parser.add_argument_group(part)
         elif isinstance(part, Flag):
             part.add_to(group)
+            declared.append(part)
         else:
             one = group.add_mutually_exclusive_group()
             for flag in part:
                 flag.add_to(one)
+            declared.extend(part)
+    parser.set_defaults(flags=declared)
+
+
+# Values of Python that the command line has a word for.
+_WORDS = {"True": "yes", "False": "no", "None": "all"}
+
+
+def _word(value: str) -> str:
+    """A value in Python's spelling as a shell takes it."""
+    if value in _WORDS:
+        return _WORDS[value]
+    return shlex.quote(ast.literal_eval(value)) if value[:1] in {"'", '"'} else value
+
+
+def spelling(flags: Sequence[Flag]) -> Spelling:
+    """How the settings in an error's message are written on a command line with these flags.
+
+    >>> spell = spelling([REPLACEMENT, SETTING, switch("--no-full-text", "", setting="full_text")])
+    >>> spell("replacement", "True"), spell("full_text", "False"), spell("clip", "0.5"), spell("replacement", None)
+    ('--replacement yes', '--no-full-text', '--set clip=0.5', '--replacement')
+    """
+    known = {flag.python_name: flag for flag in flags}
+    tuning = TUNING_NAMES if SETTING in flags else ()
+
+    def write(name: str, value: str | None) -> str:
+        flag = known.get(name)
+        if flag is None:
+            plain = name if value is None else f"{name}={_word(value)}"
+            return f"--set {plain}" if name in tuning else plain
+        if value is None or flag.more.get("action") == "store_true":
+            return flag.option
+        return f"{flag.option} {_word(value)}"
+
+    return write
 
 
 # --- values
@@ -263,7 +315,13 @@ MODEL = (
     Flag("--targets", "NAME,…", str, "layers that get adapters (default: all linear ones)"),
     Flag("--device", "D", str, "cpu, cuda, cuda:1 … (default: CUDA where there is one)"),
     Flag("--dtype", "T", str, "of the weights: float32 (default), bfloat16 or float16"),
-    Flag("--context-tokens", "N", int, "the longest context in tokens (default: what the model was made for)"),
+    Flag(
+        "--context-tokens",
+        "N",
+        int,
+        "the longest context in tokens (default: what the model was made for)",
+        setting="context",
+    ),
     EMBEDDER,
 )
 LEARNED_FROM = (
@@ -284,9 +342,15 @@ TUNING = (
     SETTING,
 )
 LEARNING = ("the model", *MODEL, "what to learn from", *LEARNED_FROM, "how to learn", *TUNING)
-TUNING_HELP = """\
---set takes every setting of tuning: rate, betas, epsilon, decay, clip, dropout, order, passes, windows, window,
-completion, repeats, reuse, seconds, tokens, watch_every, patience, explode, precision, checkpointing, compile, seed.
+# The fields of `siftlm.controller.Tuning`, which takes torch to import.
+TUNING_NAMES = (
+    *("rate", "betas", "epsilon", "decay", "clip", "dropout", "order", "passes", "windows", "window", "completion"),
+    *("repeats", "reuse", "seconds", "tokens", "watch_every", "patience", "explode", "precision", "checkpointing"),
+    *("compile", "seed"),
+)
+TUNING_HELP = f"""\
+--set takes every setting of tuning:
+{textwrap.fill(", ".join(TUNING_NAMES), 110)}.
 Anything left out comes from the memory's calibration for this model (siftlm info MEMORY), else from published values.
 """
 

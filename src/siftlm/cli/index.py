@@ -64,7 +64,7 @@ def add(commands: Any) -> None:
         Flag("--text", "FIELD", str, "the field of the text, such as body or page.text (default: text)"),
         Flag("--id", "FIELD", str, "your own name of each document, to find or delete it by"),
         Flag("--meta", "FIELD,…", flags.comma_list(str, "fields"), "keep these fields as metadata (default: all)"),
-        Flag("--vectors", "FIELD|FILE.npy", str, "the texts' vectors, where they are known already"),
+        Flag("--vectors", "FIELD|FILE.npy", str, "the texts' vectors, where they are known already", setting="vector"),
         Flag("--format", "F", str, "of files without a known suffix: csv, jsonl, parquet, text, tsv"),
         Flag("--glob", "PATTERN", str, "in folders: only files like '*.md' or 'docs/**/*.md'"),
         Flag("--split", "NAME", str, "of a Hugging Face data set (default: train)"),
@@ -74,7 +74,7 @@ def add(commands: Any) -> None:
         choice("--storage", ("float32", "float16", "int8"), storage),
         Flag("--passage-tokens", "N", int, "cut longer texts into passages of N tokens (default: at most 256)"),
         Flag("--overlap", "N", int, "tokens that neighbouring passages share (default: N/8)"),
-        switch("--no-full-text", "leave out the index of words (smaller, faster)"),
+        switch("--no-full-text", "leave out the index of words (smaller, faster)", setting="full_text"),
         Flag("--near-duplicates", "S", float, "store texts that share this much (0 to 1) only once"),
         choice("--faiss", ("flat", "ivf", "hnsw"), "also build a FAISS index, for searches faster than a scan"),
     )

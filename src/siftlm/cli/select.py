@@ -65,7 +65,7 @@ RESERVED = (
     *SELECT_NAMES,
     *("query", "candidates", "n", "kernel", "normalize", "known", "exclude", "sources", "costs", "prior"),
 )
-NO_NORMALIZE = switch("--no-normalize", "leave the vectors' lengths as they are")
+NO_NORMALIZE = switch("--no-normalize", "leave the vectors' lengths as they are", setting="normalize")
 
 
 def add(commands: Any) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from siftlm.controller.tokens import start_token, text_token_ids
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.extras import TINY_MODEL, bundled_model, load
 from siftlm.validation import whole_number
 
@@ -275,6 +275,6 @@ def _context_tokens(model: Any, tokenizer: Any, asked: int | None) -> int:
     if asked is not None:
         whole_number("context", asked, least=2)
         if known and asked > min(known):
-            raise InvalidInput(f"context={asked}: the model reads at most {min(known)} tokens")
+            raise InvalidInput(f"{setting('context', asked)}: the model reads at most {min(known)} tokens")
         return asked
     return min(known, default=DEFAULT_CONTEXT_TOKENS)

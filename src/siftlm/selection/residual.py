@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm import validation
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.selection import certificate, checks, greedy
 from siftlm.selection.certificate import CheckedIndex, IndexResult
 from siftlm.selection.checks import RealArray
@@ -268,6 +268,6 @@ def _pick_count(n: int | None, source: CheckedIndex, replacement: bool | int | N
     if replacement is None and source.size is not None and n > source.size:
         raise InvalidInput(
             f"n={n} is more than the {source.size} vectors of the index; "
-            "ask for fewer, or pass replacement=True to allow repeats"
+            f"ask for fewer, or pass {setting('replacement', True)} to allow repeats"
         )
     return n

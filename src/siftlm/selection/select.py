@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm import validation
-from siftlm.errors import Conflict, InvalidInput
+from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.selection import checks, greedy
 from siftlm.selection.gram import Gram, GramSpace, space_of
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
@@ -126,7 +126,7 @@ def select(
     if budget is not None and costs is None:
         raise Conflict("budget needs costs: one number per candidate, such as its tokens")
     if (source_cap is None) != (sources is None):
-        raise Conflict("sources and source_cap go together: labels, and how many picks may share one")
+        raise Conflict(f"sources and {setting('source_cap')} go together: labels, and how many picks may share one")
     problem.rules = PickRules(
         space.size,
         cap=cap,
@@ -226,7 +226,10 @@ def _check_method(
     if entry.signed and weighted:
         raise Conflict(f"prior and costs multiply gains, and those of method {entry.name!r} may be negative")
     if stopping.active and not space.targets:
-        raise Conflict("adaptive, until and min_gain follow the uncertainty about a query, and there is none")
+        raise Conflict(
+            f"{setting('adaptive')}, {setting('until')} and {setting('min_gain')} follow the uncertainty about "
+            f"a query, and there is none"
+        )
 
 
 def _excluded_mask(exclude: npt.ArrayLike | None, size: int, total: int) -> BoolArray | None:
@@ -267,7 +270,8 @@ def pick_count(
     n = validation.whole_number("n", n, least=1)
     if replacement is None and n > available:
         raise InvalidInput(
-            f"n={n} is more than the {available} candidates; ask for fewer, or pass replacement=True to allow repeats"
+            f"{setting('n', n)} is more than the {available} candidates; ask for fewer, or pass "
+            f"{setting('replacement', True)} to allow repeats"
         )
     if most is not None and n > most:
         times = "once" if cap == 1 else f"at most {cap} times"

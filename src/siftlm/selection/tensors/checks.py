@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from siftlm import validation
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.extras import load
 from siftlm.selection.space import MIN_FLOAT32_NOISE
 
@@ -81,7 +81,9 @@ def lengths(name: str, vectors: Tensor, mask: Tensor | None, dtype: torch.dtype,
     where = f"row {at[0]}" if len(at) == 1 else f"[{', '.join(map(str, at))}]"
     vector, norm = vectors[tuple(at)], float(norms[tuple(at)])
     if norm == 0:
-        raise InvalidInput(f"{name} {where} is all zeros and has no direction; mask it out or pass normalize=False")
+        raise InvalidInput(
+            f"{name} {where} is all zeros and has no direction; mask it out or pass {setting('normalize', False)}"
+        )
     wrong = (~vector.isfinite()).nonzero()
     detail = f"its length overflows {dtype}"
     if len(wrong):
@@ -161,7 +163,7 @@ def how_many(n: int | None, have: list[int], cap: int | None, *, replacement: bo
     if replacement is None and n > fewest:
         raise InvalidInput(
             f"n={n} is more than the {fewest} candidates{owner}; ask for fewer, pass n=None for as many as "
-            "there are, or replacement=True to allow repeats"
+            f"there are, or {setting('replacement', True)} to allow repeats"
         )
     if cap is not None and n > fewest * cap:
         times = "once" if cap == 1 else f"at most {cap} times"
