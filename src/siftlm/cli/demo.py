@@ -39,8 +39,8 @@ examples:
   siftlm demo --json | jq '.[].sift.bits[-1]'
   NO_COLOR=1 siftlm demo           without colour
 
-The memory is made on this machine: Python's own library, its language reference, and school mathematics. The texts
-that are scored are not in it. The model, siftlm-tiny, has seven million parameters: look at the differences, not at
+The memory is made of texts that ship with siftlm: Python's standard library, its language reference, and school
+mathematics. The texts that are scored are not in it. The model, siftlm-tiny, has seven million parameters: look at the differences, not at
 its knowledge.
 """
 NAMES = ("picks", *demo_picks.EXAMPLES)
