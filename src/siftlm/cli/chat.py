@@ -1,4 +1,4 @@
-"""``siftlm chat``: a prompt loop; each answer comes from a model that was tuned for its prompt and then put back."""
+"""``siftlm chat``: a prompt loop; each answer comes from a model that was tuned for its prompt and then restored."""
 
 from __future__ import annotations
 

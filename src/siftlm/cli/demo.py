@@ -75,7 +75,7 @@ def add(commands: Any) -> None:
         parser,
         part,
         Flag("--into", "FOLDER", str, "where the memory and the report go", "siftlm-demo"),
-        Flag("--model", "M", str, f"default: {flags.DEFAULT_MODEL}, which comes along", flags.DEFAULT_MODEL),
+        Flag("--model", "M", str, f"default: {flags.DEFAULT_MODEL}, which ships with siftlm", flags.DEFAULT_MODEL),
         Flag("-n", "N", _above_zero, "texts to learn from (default: 20)", 20),
         Flag("--texts", "N", _above_zero, "held-out texts of each kind (default: 2)", 2),
         flags.SEED.but("of the choice of held-out texts", default=0),

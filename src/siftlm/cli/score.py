@@ -39,7 +39,7 @@ examples:
   siftlm score memory --file a.txt --json | jq .scores.sift.tuned
 
 Bits per byte: the text's negative log-likelihood in bits, by the bytes of what is scored; lower is better.
-100 % is the base model. After each text the model is put back bit for bit.
+100 % is the base model. After each text the model is restored bit for bit.
 {flags.TUNING_HELP}"""
 BAR_COLUMNS = 20
 
