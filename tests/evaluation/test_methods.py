@@ -26,12 +26,12 @@ def test_settings_of_a_label(label, settings):
     found = parse_method(label)
     assert found.settings == settings
     assert found.label == label.strip()
-    assert found.way is None
+    assert found.baseline is None
 
 
 def test_a_way_has_its_own_settings():
     assert parse_method("context+method=nearest+noise=2").settings == {"method": "nearest", "noise": 2}
-    assert parse_method("base").way.name == "base"
+    assert parse_method("base").baseline.name == "base"
     assert parse_method("calibrated+n_=1").calibrated
 
 

@@ -309,7 +309,7 @@ WRONG = {
     "return 1.5": "mine: run must return a Measured, got float",
     "return Measured(float('nan'), {0: 1.0}, base.bytes, 5)": "mine: base=nan is no number of bits",
     "return Measured(bits, {0: bits}, 10, 5)": "mine scored 10 bytes of text .*, and base [0-9]+",
-    "return Measured(1.1 * bits, {0: bits}, base.bytes, 5)": "some way has left the model changed",
+    "return Measured(1.1 * bits, {0: bits}, base.bytes, 5)": "some baseline has left the model changed",
 }
 
 
