@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from calibration.worlds import TOPICS, Reader, document, needles_world
-from siftlm.evaluation import Protocol, Text, evaluate
-from siftlm.evaluation.run_folder import records_of
+from siftlm.evaluation import Protocol, Text, evaluate, records_of
 from siftlm.local import LocalModel
 
 TESTS = Path(__file__).parent.parent

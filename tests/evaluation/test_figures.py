@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from evaluation.invented import POINTS, question, records
-from siftlm.evaluation import figures, html, predictiveness, results, statistics
-from siftlm.evaluation.measured import Measured
+from siftlm.evaluation import Measured, figures, html, predictiveness, results, statistics
 
 DOMAINS = ("code", "prose")
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from siftlm.errors import Conflict, InvalidInput, Unwritable
+from siftlm.evaluation import question_of, records_of
 from siftlm.evaluation.report import write_files
-from siftlm.evaluation.run_folder import RunFolder, measured_in, question_of, records_of
+from siftlm.evaluation.run_folder import RunFolder, measured_in
 
 QUESTION = {"model": {"name": "tiny"}, "protocol": {"name": "split", "n": 5}}
 

@@ -159,9 +159,9 @@ def test_no_folder_of_a_machine_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_process_writes_the_same_bytes(run, tmp_path):
+def test_another_process_without_torch_writes_the_same_bytes(run, tmp_path):
     code = (
-        "import sys; from siftlm.evaluation.report import report; from siftlm.evaluation.report import write; "
+        "import sys; sys.modules['torch'] = None; from siftlm.evaluation.report import report, write; "
         "write(report([sys.argv[1]]), sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path / "there")], check=True)
@@ -288,7 +288,7 @@ def test_a_page_shows_what_each_method_chose(memory):
 
 
 def test_the_text_itself_is_shown_from_its_corpus(memory):
-    from siftlm.evaluation.corpus import read
+    from siftlm.evaluation import read
 
     corpus = [
         {"text": f"The keeper of light {at} <writes> a log by day and by night.", "meta": {"domain": "code"}}
@@ -319,7 +319,7 @@ def shown(memory, corpus, corpus_of_run, ids):
 
 
 def test_the_text_is_found_in_the_field_that_the_run_read(memory):
-    from siftlm.evaluation.corpus import read
+    from siftlm.evaluation import read
 
     corpus = [
         {"text": f"A title {at} that is not what was read.", "body": f"The body of the {at}th text, all that was read."}
@@ -333,7 +333,7 @@ def test_a_text_of_the_sample_is_found_however_it_was_drawn(memory, monkeypatch)
     from types import SimpleNamespace
 
     from siftlm import sample
-    from siftlm.evaluation.corpus import read
+    from siftlm.evaluation import read
 
     def prompts(kind, count, seed):
         if count > 110:

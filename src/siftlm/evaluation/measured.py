@@ -94,16 +94,18 @@ class Measured:
             raise InvalidInput(f"seconds must be a mapping to numbers, got {seconds!r:.80}")
         if not isinstance(extra, Mapping):
             raise InvalidInput(f"extra must be a mapping, got {extra!r:.80}")
+        counts = ("bytes", "tokens", "considered", "kept", "copies")
+        fields: dict[str, Any] = {name: _count(name, record.get(name, 0)) for name in counts}
+        fields |= {name: _values(name, record.get(name, []), _is_count) for name in ("rows", "learned")}
+        fields |= {name: _values(name, record.get(name, []), _is_number) for name in ("scores", "uncertainty")}
         return cls(
             base=_float("base", record["base"]),
             curve={_count("steps of curve", steps): _float("bits of curve", bits) for steps, bits in points},
+            losses=_values("losses", record.get("losses", []), lambda one: one is None or _is_number(one)),
             ended=checked_name("ended", record.get("ended", "done")),
             seconds=dict(seconds),
             extra=dict(extra),
-            **{name: _count(name, record.get(name, 0)) for name in ("bytes", "tokens", "considered", "kept", "copies")},
-            **{name: _values(name, record.get(name, []), _is_count) for name in ("rows", "learned")},
-            **{name: _values(name, record.get(name, []), _is_number) for name in ("scores", "uncertainty")},
-            losses=_values("losses", record.get("losses", []), lambda one: one is None or _is_number(one)),
+            **fields,
         )
 
 

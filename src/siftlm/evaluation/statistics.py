@@ -85,12 +85,14 @@ def percent_of_base(tuned: FloatArray, base: FloatArray, size: FloatArray) -> Fi
         tuned, base: (n,) bits per byte of each text.
         size: (n,) bytes of each text.
     """
-    return lambda at: 100 * (tuned * size)[at].sum(axis=-1) / (base * size)[at].sum(axis=-1)
+    after, before = tuned * size, base * size
+    return lambda at: 100 * after[at].sum(axis=-1) / before[at].sum(axis=-1)
 
 
 def bits_per_byte(tuned: FloatArray, size: FloatArray) -> Figure:
     """The bits of all texts over their bytes."""
-    return lambda at: (tuned * size)[at].sum(axis=-1) / size[at].sum(axis=-1)
+    bits = tuned * size
+    return lambda at: bits[at].sum(axis=-1) / size[at].sum(axis=-1)
 
 
 def of_domain(figure: Figure, draws: Draws, domain: str) -> Mean:
