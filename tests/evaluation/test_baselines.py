@@ -319,5 +319,5 @@ def test_tttlm_has_no_adapters(memory, tmp_path):
     pytest.importorskip("peft")
     from siftlm.controller import Controller
 
-    with pytest.raises(Conflict, match="--engine full"):
+    with pytest.raises(Conflict, match="engine='full'"):
         measured(LocalModel(Controller("siftlm-tiny", engine="lora"), memory), tmp_path, "tttlm")

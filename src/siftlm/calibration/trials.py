@@ -389,6 +389,6 @@ def _check_one_step_per_text(controller: Controller) -> None:
     for name, plain in (("order", "picked"), ("passes", 1), ("windows", 1), ("repeats", "steps")):
         if getattr(known, name) != plain:
             raise Conflict(
-                f"calibration takes one step on each text in the order of the picks, and the controller has "
-                f"{name}={getattr(known, name)!r}; leave {name} at {plain!r}"
+                "calibration takes one step on each text in the order of the picks, and the controller has "
+                f"{setting(name, getattr(known, name))}; leave {setting(name)} at {plain!r}"
             )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from siftlm import sample
-from siftlm.errors import InvalidInput, UnknownName
+from siftlm.errors import InvalidInput, UnknownName, setting
 from siftlm.memory.reading import open_source
 from siftlm.validation import whole_number
 
@@ -123,7 +123,7 @@ def read(
     drawn = {name: sorted(by_domain[name].values(), key=lambda pair: pair[0])[skip:last] for name in names}
     if not any(drawn.values()):
         raise InvalidInput(
-            f"skip={skip} leaves nothing: the largest domain has {max(map(len, by_domain.values()))} texts"
+            f"{setting('skip', skip)} leaves nothing: the largest domain has {max(map(len, by_domain.values()))} texts"
         )
     return [one for name in names for _, one in drawn[name]]
 

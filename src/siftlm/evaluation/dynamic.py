@@ -15,7 +15,7 @@ from siftlm.controller import Controller
 from siftlm.controller.forward import span_nats
 from siftlm.controller.settings import setting_names
 from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids
-from siftlm.errors import Conflict
+from siftlm.errors import Conflict, setting
 from siftlm.evaluation.measured import Measured, json_number, selection_fields
 from siftlm.evaluation.methods import Case, baseline
 from siftlm.local import LocalModel
@@ -170,7 +170,9 @@ def tttlm(case: Case, rate: float = 2e-5, decay: float = 0.01, clip: float = 1.0
     """
     controller, n = case.model.controller, case.points[-1]
     if controller.adapters:
-        raise Conflict("tttlm tunes all weights, as published, and this model has adapters: --engine full")
+        raise Conflict(
+            f"tttlm tunes all weights, as published, and this model has adapters: {setting('engine', 'full')}"
+        )
     number("rate", rate, above=0)
     number("clip", clip, above=0)
     state = _optimizer_state(case, rate, number("decay", decay, least=0))

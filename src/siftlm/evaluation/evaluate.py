@@ -17,7 +17,7 @@ import numpy as np
 
 from siftlm.controller.settings import setting_names
 from siftlm.controller.stacked import can_stack
-from siftlm.errors import Conflict, InvalidInput, SiftlmError
+from siftlm.errors import Conflict, InvalidInput, SiftlmError, setting
 from siftlm.evaluation.corpus import Text
 from siftlm.evaluation.fingerprints import run_question
 from siftlm.evaluation.measured import Measured, measured_from_score
@@ -317,8 +317,8 @@ def settings_check(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> Cal
 
 def _describe_change(label: str, name: str, old: Any, new: Any) -> str:
     if name == BASELINE_FILE_SETTING:
-        return f"another file than {label}'s is now: give --out another folder, or the file another name"
-    return f"{name}={old!r}, and now it is {new!r}; give --out another folder, or write {label}+{name}=…"
+        return f"another file than {label}'s is now: give {setting('into')} another folder, or the file another name"
+    return f"{name}={old!r}, and now it is {new!r}; give {setting('into')} another folder, or write {label}+{name}=…"
 
 
 def _check_base(text: Text, method: EvaluatedMethod, result: Measured, folder: RunFolder) -> None:

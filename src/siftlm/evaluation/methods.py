@@ -26,7 +26,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from siftlm.errors import InvalidInput, SiftlmError, UnknownName
+from siftlm.errors import InvalidInput, SiftlmError, UnknownName, setting
 from siftlm.evaluation.labels import SETTINGS_SEPARATOR, split_labels, without_folder
 from siftlm.evaluation.measured import Measured
 from siftlm.extras import load
@@ -207,10 +207,10 @@ def parse_method(label: str) -> EvaluatedMethod:
     name, *rest = SETTINGS_SEPARATOR.split(label)
     settings: dict[str, Any] = {}
     for one in rest:
-        setting, value = _parse_setting(label, one)
-        if setting in settings:
-            raise InvalidInput(f"{label}: {setting} is given twice")
-        settings[setting] = value
+        key, value = _parse_setting(label, one)
+        if key in settings:
+            raise InvalidInput(f"{label}: {key} is given twice")
+        settings[key] = value
     if name == CALIBRATED_METHOD:
         return EvaluatedMethod(label, None, settings, calibrated=True)
     entry = find_baseline(name)
@@ -242,13 +242,15 @@ def parse_methods(labels: str | Sequence[str]) -> list[EvaluatedMethod]:
     split = split_labels(labels) if isinstance(labels, str) else list(labels)
     methods = [parse_method(label) for label in split if label.strip()]
     if not methods:
-        raise InvalidInput("methods names nothing to compare; try base,nn,sift")
+        raise InvalidInput(f"{setting('methods')} names nothing to compare; try base,nn,sift")
     for at, one in enumerate(methods):
         for other in methods[:at]:
             if other.label == one.label:
-                raise InvalidInput(f"methods names {one.label!r} twice")
+                raise InvalidInput(f"{setting('methods')} names {one.label!r} twice")
             if _identity(other) == _identity(one):
-                raise InvalidInput(f"methods names the same twice, as {other.label!r} and as {one.label!r}")
+                raise InvalidInput(
+                    f"{setting('methods')} names the same twice, as {other.label!r} and as {one.label!r}"
+                )
     return methods
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from siftlm.call import split_in_half
-from siftlm.errors import InvalidInput, UnknownName
+from siftlm.errors import InvalidInput, UnknownName, setting
 from siftlm.memory.near_duplicates import copy_mask
 from siftlm.memory.searcher import Searcher
 from siftlm.validation import whole_number
@@ -69,7 +69,7 @@ class Protocol:
         whole_number("prefix", self.prefix)
         for step in self.at:
             if whole_number("each of at", step) > self.n:
-                raise InvalidInput(f"at={step}: there are only n={self.n} steps")
+                raise InvalidInput(f"{setting('at', step)}: there are only n={self.n} steps")
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -174,12 +174,11 @@ def domain_weights(weights: str | os.PathLike[str] | Mapping[str, float], domain
     )
     for name, value in known.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise InvalidInput(f"weights: the weight of {name!r} is {value!r}; it must be a number ≥ 0")
+            raise InvalidInput(f"{setting('weights')}: the weight of {name!r} is {value!r}; it must be a number ≥ 0")
     shares = {name: float(known.get(name, 0.0)) for name in domains}
     if not sum(shares.values()):
-        raise InvalidInput(
-            f"weights name none of the domains {', '.join(domains)}; they name {', '.join(map(str, known))}"[:400]
-        )
+        names = ", ".join(map(str, known))
+        raise InvalidInput(f"{setting('weights')} names none of the domains {', '.join(domains)}, but {names:.300}")
     return shares
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from siftlm.errors import Unwritable
+from siftlm.errors import Unwritable, setting
 from siftlm.evaluation import comparison, costs, figures, html, predictiveness, tables
 from siftlm.evaluation.comparison import BETTER, WORSE, Difference
 from siftlm.evaluation.figures import MAX_DRAWN_LINES, Chart
@@ -254,7 +254,7 @@ def _earlier_files(folder: Path) -> set[str]:
 def write_files(files: Mapping[str, str], folder: Path) -> list[Path]:
     """Write files below a folder, without fsync: a report can be made again after a power cut."""
     if folder.exists() and not folder.is_dir():
-        raise Unwritable(f"{folder}: is a file, and a report is a folder; give --out another name")
+        raise Unwritable(f"{folder}: is a file, and a report is a folder; give {setting('into')} another name")
     with durability.translate_write_errors(folder):
         for name, content in files.items():
             path = folder / name

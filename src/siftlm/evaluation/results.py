@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.evaluation.fingerprints import model_fingerprint
 from siftlm.evaluation.labels import BASE_METHOD, INTERPOLATION_METHOD, method_name, method_sort_key, without_folder
 from siftlm.evaluation.measured import Measured
@@ -183,8 +183,8 @@ def results_from_records(
     common = sorted((text for text, some in by_text.items() if needed <= set(some)), key=lambda t: (domains[t], t))
     if not common:
         raise InvalidInput(
-            f"no text has a result of each of {', '.join(sorted(needed))}; let siftlm eval finish, or name fewer "
-            "methods=…"
+            f"no text has a result of each of {', '.join(sorted(needed))}; let siftlm eval finish, or name fewer in "
+            f"{setting('methods')}"
         )
     measured = {name: tuple(_measured(by_text[text], text, name) for text in common) for name in kept}
     return Results(

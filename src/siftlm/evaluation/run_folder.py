@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from siftlm.errors import Conflict, InvalidInput, Unwritable
+from siftlm.errors import Conflict, InvalidInput, Unwritable, setting
 from siftlm.evaluation.fingerprints import model_fingerprint
 from siftlm.evaluation.measured import Measured, checked_name
 from siftlm.memory import durability
@@ -41,7 +41,7 @@ class RunFolder:
         self._record_check: Callable[[Mapping[str, Any]], None] | None = None
         self._read_to = 0
         if path.exists() and not path.is_dir():
-            raise Unwritable(f"{path}: is a file, and a run is a folder; give --out another name")
+            raise Unwritable(f"{path}: is a file, and a run is a folder; give {setting('into')} another name")
         with durability.translate_write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             # One file for all locks of this process: closing another handle of the same file would release them.
@@ -196,7 +196,7 @@ def _check_same_question(path: Path, known: Mapping[str, Any], question: Mapping
         if old.get(name) != new.get(name):
             raise Conflict(
                 f"{path}: holds a run with {name}={shown_value(old.get(name))}, and this one has "
-                f"{shown_value(new.get(name))}; give --out another folder"
+                f"{shown_value(new.get(name))}; give {setting('into')} another folder"
             )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.types import FloatArray, IntArray
 
 BOOTSTRAP_RESAMPLES = 2000
@@ -152,7 +152,7 @@ def _shares(domains: Sequence[str], weights: Mapping[str, float] | None) -> dict
     known = {name: 1.0 if weights is None else weights.get(name, 0.0) for name in domains}
     total = sum(known.values())
     if not total > 0:
-        raise InvalidInput(f"weights has none above zero for any of the domains {', '.join(domains)}")
+        raise InvalidInput(f"{setting('weights')} has none above zero for any of the domains {', '.join(domains)}")
     return {name: weight / total for name, weight in known.items() if weight > 0}
 
 
