@@ -3,8 +3,8 @@
     python docs/tables.py           rewrite the tables
     python docs/tables.py --check   fail if a table is stale
 
-A table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``. Its source is a file of ``benchmarks/results``, the
-records of the study, or the registry of methods.
+A table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``. Its source is a file of ``benchmarks/results``,
+the records of the study, or the registry of methods.
 """
 
 from __future__ import annotations

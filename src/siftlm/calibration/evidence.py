@@ -76,8 +76,8 @@ class Calibration:
         'sift, n=20, noise=0.3'
         """
         order = ("n", "noise", "kernel", "k", "rate", "adaptive", "decide")
-        known = [f"{name}={_shown_value(self.settings[name])}" for name in order if self.settings.get(name) is not None]
-        return ", ".join([str(self.settings["method"]), *known])
+        words = [f"{name}={_shown_value(self.settings[name])}" for name in order if self.settings.get(name) is not None]
+        return ", ".join([str(self.settings["method"]), *words])
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -98,14 +98,14 @@ class Calibration:
 
     def verdict(self) -> list[str]:
         """The chosen settings, and their differences to the alternatives."""
-        chosen, known = self.evidence["chosen"], self.evidence
+        chosen, evidence = self.evidence["chosen"], self.evidence
         low, high = chosen["interval"]
         lines = [
             f"chosen: {self.words}",
             f"  {chosen['mean']:.1f} % of the base model's bits per byte on {chosen['texts']} held-out texts "
-            f"[{low:.1f}, {high:.1f}]" + ("" if known["texts"]["fresh"] else ", which also chose the settings"),
+            f"[{low:.1f}, {high:.1f}]" + ("" if evidence["texts"]["fresh"] else ", which also chose the settings"),
         ]
-        for name, other in known["against"].items():
+        for name, other in evidence["against"].items():
             if other["same"]:
                 lines.append(f"  the same as {name}")
                 continue
@@ -115,7 +115,7 @@ class Calibration:
                 f"better on {other['better']} of {chosen['texts']}: "
                 + verdict(Mean(other["mean"], low, high), chosen["texts"] >= MIN_TEXTS_FOR_INTERVAL)
             )
-        return lines + [f"  {remark}" for remark in known["remarks"]]
+        return lines + [f"  {remark}" for remark in evidence["remarks"]]
 
 
 def _shown_value(value: Any) -> str:

@@ -216,9 +216,9 @@ class CalibrationSearch:
 
     def _confirmed(self, finalists: Sequence[Setting], steps: int) -> tuple[int, ...]:
         """Run the finalists on as many texts as there is time for; returns the texts."""
-        known, texts = self.runner.runs, self.confirmation_texts
+        runs, texts = self.runner.runs, self.confirmation_texts
         for at, text in enumerate(self.confirmation_texts):
-            there = all((one, text) in known and known[one, text].steps >= steps for one in finalists)
+            there = all((one, text) in runs and runs[one, text].steps >= steps for one in finalists)
             if at >= MIN_TEXTS and not there and self._left() < len(finalists) * self.runner.seconds_for(steps):
                 break
             for setting in finalists:

@@ -44,8 +44,8 @@ class StoppingRule:
 
     def to_dict(self) -> dict[str, float | bool]:
         """Ready for ``json.dumps``."""
-        known = {name: round(getattr(self, name), 4) for name in ("percent", "left_out", "plain", "steps")}
-        return {"value": self.value, **known, "helps": self.helps}
+        means = {name: round(getattr(self, name), 4) for name in ("percent", "left_out", "plain", "steps")}
+        return {"value": self.value, **means, "helps": self.helps}
 
 
 def fit_adaptive_rule(runs: Sequence[Trial], steps: int) -> StoppingRule | None:
@@ -133,5 +133,5 @@ def _leave_one_out_mean(
     """The mean over texts, each decided by the best rule for the others, or ``plain`` where there is none."""
     everyone = np.arange(len(plain))
     chosen = [best(np.delete(everyone, text)) for text in everyone]
-    found = [plain[text] if one is None else value(one, text) for text, one in enumerate(chosen)]
-    return float(np.mean(found))
+    values = [plain[text] if one is None else value(one, text) for text, one in enumerate(chosen)]
+    return float(np.mean(values))

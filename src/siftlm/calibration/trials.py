@@ -38,9 +38,9 @@ class CalibrationLog:
         self.records: list[dict[str, Any]] = []
         if path is None:
             return
-        known, size = _read_log(path)
-        if known and known[0] == head and not again:
-            self.records = known[1:]
+        records, size = _read_log(path)
+        if records and records[0] == head and not again:
+            self.records = records[1:]
             with durability.translate_write_errors(path), open(path, "rb+") as file:
                 file.truncate(size)  # without the line that a crash left unfinished
             return
@@ -277,12 +277,12 @@ class TrialRunner:
 
     def run(self, setting: Setting, text: int, steps: int) -> Trial:
         """The trial of a setting on a text, of at least so many steps."""
-        known = self.runs.get((setting, text))
-        if known is None or known.steps < steps:
-            known = Trial.of(self.log.add(run=self._measured(setting, text, steps).to_dict())["run"])
-            self._remember(known)
+        trial = self.runs.get((setting, text))
+        if trial is None or trial.steps < steps:
+            trial = Trial.of(self.log.add(run=self._measured(setting, text, steps).to_dict())["run"])
+            self._remember(trial)
             self._after(self)
-        return known
+        return trial
 
     def percents(self, setting: Setting, texts: Sequence[int], steps: int) -> FloatArray:
         """(len(texts), points) in % of base, at the points up to ``steps``."""
@@ -385,10 +385,10 @@ def last_point_within(steps: int, most: int) -> int:
 
 def _check_one_step_per_text(controller: Controller) -> None:
     """Refuse tuning settings under which step n is not on text n: the curve over steps holds for every n only then."""
-    known = controller.settings
+    settings = controller.settings
     for name, plain in (("order", "picked"), ("passes", 1), ("windows", 1), ("repeats", "steps")):
-        if getattr(known, name) != plain:
+        if getattr(settings, name) != plain:
             raise Conflict(
                 "calibration takes one step on each text in the order of the picks, and the controller has "
-                f"{setting(name, getattr(known, name))}; leave {setting(name)} at {plain!r}"
+                f"{setting(name, getattr(settings, name))}; leave {setting(name)} at {plain!r}"
             )

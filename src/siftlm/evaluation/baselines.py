@@ -21,9 +21,9 @@ from siftlm.types import FloatArray, IntArray
 def base(case: Case) -> Measured:
     """The reference of all methods. It must never change within a run, which shows that the model is restored."""
     began = time.perf_counter()
-    known = case.model.controller.likelihood(case.scored, after=case.before)
+    score = case.model.controller.likelihood(case.scored, after=case.before)
     seconds = {"score": round(time.perf_counter() - began, 4)}
-    return Measured(known.bits_per_byte, {0: known.bits_per_byte}, known.bytes, known.tokens, seconds=seconds)
+    return Measured(score.bits_per_byte, {0: score.bits_per_byte}, score.bytes, score.tokens, seconds=seconds)
 
 
 @baseline("context", "SIFT's selection in the context instead of the weights; the first picks stay if not all fit")

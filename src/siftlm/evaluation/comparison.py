@@ -293,5 +293,5 @@ def memories_table(memories: Sequence[Results], draws: Draws, caption: str) -> T
 
 
 def _memory_passages(one: Results) -> tuple[int, str]:
-    known = one.question.get("memory") or {}
-    return int(known.get("passages", 0)), str(known.get("embedder"))
+    memory = one.question.get("memory") or {}
+    return int(memory.get("passages", 0)), str(memory.get("embedder"))

@@ -57,12 +57,12 @@ def picks_table(results: Results, caption: str) -> Table | None:
 
 def multiplicity_table(results: Results, caption: str) -> Table | None:
     """The number of passages that were picked once, twice and so on; None where none was picked twice."""
-    known = {
+    multiplicities = {
         name: Counter(times for one in results.measured[name] for times in Counter(one.rows).values())
         for name in results.others
     }
-    known = {name: counts for name, counts in known.items() if counts}
-    most = max((times for counts in known.values() for times in counts), default=0)
+    multiplicities = {name: counts for name, counts in multiplicities.items() if counts}
+    most = max((times for counts in multiplicities.values() for times in counts), default=0)
     if most < 2:
         return None
     edges = [(1, 1), (2, 2), (3, 4), (5, 9), (10, 19), (20, most)]
@@ -70,7 +70,7 @@ def multiplicity_table(results: Results, caption: str) -> Table | None:
     texts = len(results.texts)
     rows: list[tuple[Cell, ...]] = [
         (name, *(sum(counts[times] for times in range(low, high + 1)) / texts for low, high in edges))
-        for name, counts in known.items()
+        for name, counts in multiplicities.items()
     ]
     heads = (Column(f"{low}×" if low == high else f"{low}–{high}×", 2) for low, high in edges)
     return Table(

@@ -197,11 +197,11 @@ class _MethodRunner:
     # --- inside
 
     def _baseline_settings(self, baseline: Baseline, settings: Mapping[str, Any]) -> dict[str, Any]:
-        known = {BASELINE_SETTING: baseline.name}
+        source = {BASELINE_SETTING: baseline.name}
         if baseline.digest:
-            known[BASELINE_FILE_SETTING] = baseline.digest
+            source[BASELINE_FILE_SETTING] = baseline.digest
         if baseline.options is None:
-            return {**known, **_json_settings(self._plain.settings(n=self._protocol.n, **settings))}
+            return {**source, **_json_settings(self._plain.settings(n=self._protocol.n, **settings))}
         options = {**baseline.options, **settings}
         tuning: dict[str, Any] = {}
         if "rate" in options:  # the baseline tunes the model
@@ -209,7 +209,7 @@ class _MethodRunner:
             resolved = self._plain.settings(**named)
             if options["rate"] is None:  # the model's own settings count, so they are recorded
                 tuning = {key: resolved[key] for key in setting_names()}
-        return _json_settings({**known, **options, **tuning})
+        return _json_settings({**source, **options, **tuning})
 
     def _one(self, model: LocalModel, method: EvaluatedMethod, parts: TextParts, domain: str) -> Measured:
         exclude = self._excluded(parts)
@@ -378,8 +378,8 @@ def _result_record(
 ) -> dict[str, Any]:
     """One line of the log, with the settings if the run has none of this method yet."""
     first = method.label not in folder.recorded_settings
-    known: dict[str, Any] = {"text": text.id, "domain": text.domain, "method": method.label, **result.to_dict()}
-    return {**known, "settings": dict(settings)} if first else known
+    record: dict[str, Any] = {"text": text.id, "domain": text.domain, "method": method.label, **result.to_dict()}
+    return {**record, "settings": dict(settings)} if first else record
 
 
 def _json_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

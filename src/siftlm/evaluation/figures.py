@@ -51,10 +51,10 @@ class Chart:
         """The points with a column for each x, or None if the lines do not share a few values of x."""
         places = sorted({x for line in self.lines.values() for x, _ in line})
         points = [(name, dict(line)) for name, line in self.lines.items()]
-        filled = sum(len(known) for _, known in points)
+        filled = sum(len(line) for _, line in points)
         if not 1 < len(places) <= MAX_TABLE_POINTS or filled < MIN_FILLED_SHARE * len(places) * len(points):
             return None
-        rows: list[tuple[Cell, ...]] = [(name, *(known.get(x) for x in places)) for name, known in points]
+        rows: list[tuple[Cell, ...]] = [(name, *(line.get(x) for x in places)) for name, line in points]
         columns = (Column(f"{self.x_name}:"), *(Column(f"{x:,g}") for x in places))
         return Table(self.name, self.title, f"In {self.y_name}. {self.caption}", columns, tuple(rows))
 
@@ -130,8 +130,8 @@ def over_noise(results: Results, caption: str) -> Chart | None:
     for method in results.others:
         plain, noise = split_noise(method)
         if noise is None:
-            known = results.settings.get(method, {}).get("noise")
-            noise = float(known) if isinstance(known, (int, float)) else DEFAULT_NOISE
+            recorded = results.settings.get(method, {}).get("noise")
+            noise = float(recorded) if isinstance(recorded, (int, float)) else DEFAULT_NOISE
         groups.setdefault(plain, {}).setdefault(noise, mean_over_domains(results, results.percent(method)))
     lines = {name: tuple(sorted(values.items())) for name, values in groups.items() if len(values) > 1}
     if not lines:
@@ -190,9 +190,9 @@ SPARE_COLOURS = "cefghdab"
 
 def draw(chart: Chart, among: Iterable[str]) -> str:
     """The chart as SVG; ``among``: the lines of all pictures of the report, so that a line has one colour in all."""
-    known = list(among)
+    names = list(among)
     series = [
-        Series(name, line, colour_of(name, known), dashed="+" in name)
+        Series(name, line, colour_of(name, names), dashed="+" in name)
         for name, line in drawn_lines(chart.lines).items()
     ]
     size = (720, 320)

@@ -21,12 +21,12 @@ def memory_fingerprint(memory: Searcher) -> dict[str, Any]:
     """The memory's size, generation and embedder, ready for ``json.dumps``, without the folders of this machine."""
     if not isinstance(memory, Memory):
         return {"embedder": memory.embedder.name, "fingerprint": memory.embedder.fingerprint}
-    known = memory.manifest
+    manifest = memory.manifest
     return {
         "passages": len(memory),
-        "generation": known.generation,
-        "embedder": bare_name(known.embedder),
-        "fingerprint": known.fingerprint,
+        "generation": manifest.generation,
+        "embedder": bare_name(manifest.embedder),
+        "fingerprint": manifest.fingerprint,
     }
 
 

@@ -62,9 +62,9 @@ def passage_pages(
 
 def _texts(results: Results, corpus: Any, ids: Iterable[str]) -> dict[str, str]:
     """The corpus's texts by id, drawn and cut as for the run."""
-    known = results.question.get("corpus") or {}
-    fields: dict[str, Any] = {"text": known["text"]} if known.get("text") else {}
-    fields |= {"domain": known.get("domain"), "longest": known.get("longest"), "seed": known.get("seed") or 0}
+    run = results.question.get("corpus") or {}
+    fields: dict[str, Any] = {"text": run["text"]} if run.get("text") else {}
+    fields |= {"domain": run.get("domain"), "longest": run.get("longest"), "seed": run.get("seed") or 0}
     texts: dict[str, str] = {}
     # The sample's texts depend on how many are drawn of each kind; a larger draw begins with the smaller one.
     for count in (SAMPLE_TEXTS_PER_DOMAIN, 50, 100, 200, 400) if corpus == SAMPLE_CORPUS else (None,):
@@ -82,8 +82,8 @@ def _texts(results: Results, corpus: Any, ids: Iterable[str]) -> dict[str, str]:
 
 def _split_text(results: Results, whole: str) -> str:
     """The text in the protocol's parts."""
-    known = {name: value for name, value in (results.question.get("protocol") or {}).items() if name != "at"}
-    parts = Protocol(**known).parts(whole)
+    settings = {name: value for name, value in (results.question.get("protocol") or {}).items() if name != "at"}
+    parts = Protocol(**settings).parts(whole)
     if not parts.before:
         return f"<h3>The text</h3><pre>{escape_html(parts.scored)}</pre>"
     return html.side_by_side(
@@ -113,19 +113,19 @@ def _text_id(results: Results, show: str, method: str | None, against: str | Non
 
 
 def _check_same_memory(memory: Memory, results: Results) -> None:
-    known = results.question.get("memory") or {}
+    recorded = results.question.get("memory") or {}
     here = {**memory_fingerprint(memory), "contents": contents_fingerprint(memory)}
     for name, value in here.items():
-        if name in known and known[name] != value:
+        if name in recorded and recorded[name] != value:
             raise Conflict(
-                f"the memory has {name}={value!r}, and the one of the run had {known[name]!r}: its rows are not those "
-                "that the methods chose"
+                f"the memory has {name}={value!r}, and the run's had {recorded[name]!r}: its rows are not those that "
+                "the methods chose"
             )
 
 
 def _page(results: Results, memory: Memory, at: int, whole: str | None) -> str:
     measured = {name: some[at] for name, some in results.measured.items()}
-    known = describe_question(results.question)
+    words = describe_question(results.question)
     lines = {
         name: tuple((float(x), 100 * y / one.base) for x, y in sorted(one.curve.items()))
         for name, one in measured.items()
@@ -137,10 +137,10 @@ def _page(results: Results, memory: Memory, at: int, whole: str | None) -> str:
     rows = [_row(name, one) for name, one in measured.items()]
     best = min(range(len(rows)), key=lambda place: list(measured.values())[place].tuned)
     about = f"{results.domains[at]}, {measured[BASE_METHOD].bytes:,} bytes scored. "
-    about += f"Protocol {known['protocol']}; {known['model']}; "
+    about += f"Protocol {words['protocol']}; {words['model']}; "
     body = [
         f"<h1>Text {escape_html(results.texts[at])}</h1>",
-        f'<p class="faint">{escape_html(about)}memory: {escape_html(known["memory"])}.</p>',
+        f'<p class="faint">{escape_html(about)}memory: {escape_html(words["memory"])}.</p>',
         html.html_table(head, rows, [1 if place == best else None for place in range(len(rows))]),
         html.line_chart(
             curves,

@@ -87,8 +87,8 @@ def _correlation_within_domains(results: Results, shares: Sequence[float], gains
         at = np.flatnonzero(where == name).tolist()
         if len(at) >= 3:
             each.append(rank_correlation([shares[i] for i in at], [gains[i] for i in at]))
-    known = [one for one in each if one is not None]
-    return float(np.mean(known)) if known else None
+    correlations = [one for one in each if one is not None]
+    return float(np.mean(correlations)) if correlations else None
 
 
 def uncertainty_chart(results: Results, caption: str) -> Chart | None:
@@ -143,8 +143,8 @@ def bits_after(one: Measured, steps: float) -> float:
 
 def stopping_method(results: Results) -> str | None:
     """The method that the rule is applied to: SIFT with one step on each pick, in their order; None without one."""
-    known = [name for name in methods_with_estimates(results) if method_name(name) in ("sift", "sift-fast")]
-    for name in known:
+    candidates = [name for name in methods_with_estimates(results) if method_name(name) in ("sift", "sift-fast")]
+    for name in candidates:
         settings = results.settings.get(name, {})
         plain = settings.get("order", "picked") == "picked" and settings.get("passes", 1) == 1
         if plain and all(len(one.learned) <= len(one.rows) for one in results.measured[name]):

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from siftlm.call import split_in_half
-from siftlm.errors import InvalidInput, UnknownName, setting
+from siftlm.errors import InvalidInput, setting
 from siftlm.memory.near_duplicates import copy_mask
 from siftlm.memory.searcher import Searcher
-from siftlm.validation import whole_number
+from siftlm.validation import choice, whole_number
 
 PROTOCOL_NAMES = ("transductive", "split", "prefix")
 COPY_RULES = ("report", "exclude")
@@ -62,9 +62,8 @@ class Protocol:
     them out of every search."""
 
     def __post_init__(self) -> None:
-        for name, value, known in (("protocol", self.name, PROTOCOL_NAMES), ("copies", self.copies, COPY_RULES)):
-            if value not in known:
-                raise UnknownName(name, value, known)
+        choice("protocol", self.name, PROTOCOL_NAMES)
+        choice("copies", self.copies, COPY_RULES)
         whole_number("n", self.n)
         whole_number("prefix", self.prefix)
         for step in self.at:
@@ -169,26 +168,26 @@ def domain_weights(weights: str | os.PathLike[str] | Mapping[str, float], domain
     >>> domain_weights("pile", ["Github", "ArXiv", "Recipes"])
     {'Github': 7.59, 'ArXiv': 8.96, 'Recipes': 0.0}
     """
-    known = (
+    all_weights = (
         weights if isinstance(weights, Mapping) else BUILT_IN_WEIGHTS.get(str(weights)) or _read_weights(Path(weights))
     )
-    for name, value in known.items():
+    for name, value in all_weights.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise InvalidInput(f"{setting('weights')}: the weight of {name!r} is {value!r}; it must be a number ≥ 0")
-    shares = {name: float(known.get(name, 0.0)) for name in domains}
+    shares = {name: float(all_weights.get(name, 0.0)) for name in domains}
     if not sum(shares.values()):
-        names = ", ".join(map(str, known))
+        names = ", ".join(map(str, all_weights))
         raise InvalidInput(f"{setting('weights')} names none of the domains {', '.join(domains)}, but {names:.300}")
     return shares
 
 
 def _read_weights(path: Path) -> dict[str, Any]:
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        weights = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InvalidInput(f"{path}: there is no such file of weights; give one, or pile") from error
     except (OSError, ValueError) as error:
         raise InvalidInput(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(known, dict) or not known:
+    if not isinstance(weights, dict) or not weights:
         raise InvalidInput(f'{path}: must hold an object such as {{"Github": 7.6, "ArXiv": 9}}')
-    return known
+    return weights

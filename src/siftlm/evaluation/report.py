@@ -102,11 +102,11 @@ def compose_report(
 
 def caption(results: Results, memory: str | None = None) -> str:
     """The end of every caption; ``memory``: in place of the results' own."""
-    known = describe_question(results.question)
-    corpus = f" of {known['corpus']}" if "corpus" in known else ""
+    words = describe_question(results.question)
+    corpus = f" of {words['corpus']}" if "corpus" in words else ""
     return (
-        f"Protocol {known['protocol']}; {_count(len(results.texts), 'text')} in {_count(len(results.names), 'domain')}"
-        f"{corpus}; n = {known['n']}; {known['model']}; memory: {memory or known['memory']}."
+        f"Protocol {words['protocol']}; {_count(len(results.texts), 'text')} in {_count(len(results.names), 'domain')}"
+        f"{corpus}; n = {words['n']}; {words['model']}; memory: {memory or words['memory']}."
     )
 
 

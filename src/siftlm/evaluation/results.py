@@ -131,11 +131,11 @@ def gather(paths: Sequence[str | os.PathLike[str]], methods: Sequence[str] | Non
         if not records:
             raise InvalidInput(f"{path}: holds no results yet; `siftlm eval --out {path}` makes them")
         memory = json.dumps(question.get("memory"), sort_keys=True)
-        first, known = groups.setdefault(memory, (question, {}))
-        groups[memory] = _with_corpus(first, question), known
+        first, by_key = groups.setdefault(memory, (question, {}))
+        groups[memory] = _with_corpus(first, question), by_key
         for record in records:
-            known.setdefault((record["text"], record["method"]), record)
-    return [results_from_records(known.values(), question, methods) for question, known in groups.values()]
+            by_key.setdefault((record["text"], record["method"]), record)
+    return [results_from_records(by_key.values(), question, methods) for question, by_key in groups.values()]
 
 
 def _check_same_length(first: Any, one: Mapping[str, Any], path: Any, other: Mapping[str, Any]) -> None:

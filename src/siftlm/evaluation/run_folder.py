@@ -51,15 +51,15 @@ class RunFolder:
     def begin(cls, path: str | os.PathLike[str], question: Mapping[str, Any]) -> RunFolder:
         """A new run, or the existing one if its question is the same."""
         folder = cls(Path(path))
-        known = json.loads(json.dumps({"format": RUN_FORMAT, **question}))
+        content = json.loads(json.dumps({"format": RUN_FORMAT, **question}))
         with durability.translate_write_errors(folder.path):
             try:
                 with _file_lock(folder._claims, 0):
                     if (folder.path / QUESTION_FILE).exists():
-                        _check_same_question(folder.path, question_of(folder.path), known)
+                        _check_same_question(folder.path, question_of(folder.path), content)
                     else:
                         durability.atomic_replace(
-                            folder.path / QUESTION_FILE, (json.dumps(known, indent=1) + "\n").encode()
+                            folder.path / QUESTION_FILE, (json.dumps(content, indent=1) + "\n").encode()
                         )
             except BaseException:
                 folder.close()
@@ -137,16 +137,16 @@ def question_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A run's question."""
     file = Path(path) / QUESTION_FILE
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
+        question = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InvalidInput(
             f"{path}: is no run: it has no {QUESTION_FILE}; `siftlm eval --out {path}` makes one"
         ) from error
     except (ValueError, OSError, RecursionError) as error:
         raise InvalidInput(f"{file}: cannot be read: {error}") from error
-    if not isinstance(known, dict) or known.get("format") != RUN_FORMAT:
+    if not isinstance(question, dict) or question.get("format") != RUN_FORMAT:
         raise InvalidInput(f"{file}: is not of format {RUN_FORMAT}, which this version of siftlm reads")
-    return known
+    return question
 
 
 def records_of(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

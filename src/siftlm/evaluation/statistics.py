@@ -43,11 +43,11 @@ def mean(values: Sequence[float] | FloatArray, seed: int = 0) -> Mean:
     >>> mean([1.0, 1.0, 1.0])
     Mean(value=1.0, low=1.0, high=1.0)
     """
-    known = np.asarray(values, dtype=np.float64)
-    if not len(known):
+    array = np.asarray(values, dtype=np.float64)
+    if not len(array):
         raise InvalidInput("there are no values to take the mean of")
-    drawn = np.random.default_rng(seed).integers(0, len(known), size=(BOOTSTRAP_RESAMPLES, len(known)))
-    return _with_interval(float(known.mean()), known[drawn].mean(axis=1))
+    drawn = np.random.default_rng(seed).integers(0, len(array), size=(BOOTSTRAP_RESAMPLES, len(array)))
+    return _with_interval(float(array.mean()), array[drawn].mean(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +63,9 @@ class Draws:
     @classmethod
     def of(cls, domains: Sequence[str], seed: int = 0, resamples: int = BOOTSTRAP_RESAMPLES) -> Draws:
         """The draws for texts of these domains; every resample keeps each domain's number of texts."""
-        known = np.asarray(domains)
+        array = np.asarray(domains)
         names = tuple(sorted(set(domains)))
-        places = {name: np.flatnonzero(known == name) for name in names}
+        places = {name: np.flatnonzero(array == name) for name in names}
         # Seeded by the domain's name: its interval does not change when other domains are added.
         drawn = {
             name: np.random.default_rng([seed, *name.encode()]).integers(0, len(rows), size=(resamples, len(rows)))
@@ -149,11 +149,11 @@ def correlation_interval(value: float, count: int) -> Mean:
 
 
 def _shares(domains: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
-    known = {name: 1.0 if weights is None else weights.get(name, 0.0) for name in domains}
-    total = sum(known.values())
+    raw = {name: 1.0 if weights is None else weights.get(name, 0.0) for name in domains}
+    total = sum(raw.values())
     if not total > 0:
         raise InvalidInput(f"{setting('weights')} has none above zero for any of the domains {', '.join(domains)}")
-    return {name: weight / total for name, weight in known.items() if weight > 0}
+    return {name: weight / total for name, weight in raw.items() if weight > 0}
 
 
 def _with_interval(value: float, again: FloatArray) -> Mean:

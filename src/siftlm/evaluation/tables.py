@@ -80,10 +80,10 @@ def format_cell(cell: Cell, column: Column) -> str:
         column = replace(column, digits=next((d for d in range(column.digits, 4) if round(nearest, d)), 4))
     text = _format_number(value, column)
     if isinstance(cell, Mean) and column.interval and math.isfinite(value):
-        known = math.isfinite(cell.low + cell.high)
+        finite = math.isfinite(cell.low + cell.high)
         text += (
             f" [{_format_number(cell.low, column)}, {_format_number(cell.high, column)}]"
-            if known
+            if finite
             else f" [{EMPTY_CELL}]"
         )
     return text
