@@ -122,7 +122,7 @@ def less(one: Figure, other: Figure) -> Figure:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's; None where one of the two never changes.
+    """Spearman's rank correlation; None if one of the two is constant.
 
     >>> rank_correlation([1, 2, 3], [10, 20, 25])
     1.0
