@@ -103,7 +103,7 @@ def test_the_prompt_comes_from_words_a_file_or_stdin_and_options_may_stand_anywh
 
 
 def test_many_prompts_are_json_lines_in_their_order(memory, siftlm, monkeypatch):
-    monkeypatch.setattr("siftlm.cli.search.PROMPTS_TOGETHER", 2)
+    monkeypatch.setattr("siftlm.cli.search.PROMPT_BATCH", 2)
     lines = [json.dumps(TOPICS[0]), json.dumps({"prompt": TOPICS[1], "id": 7}), "", json.dumps({"prompt": TOPICS[2]})]
     Path("prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     status, out, _ = siftlm("search", "memory", "--prompts", "prompts.jsonl", "-n", "3", "--compare")
