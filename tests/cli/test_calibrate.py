@@ -81,7 +81,7 @@ def test_json_is_the_record(reader, siftlm):
 def test_interrupted_it_goes_on(reader, siftlm, capsys):
     reader.interrupt_at = 12
     assert main(["calibrate", "memory", "--texts", "texts.jsonl", *QUICK]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "repeat the command to resume" in capsys.readouterr().err
     before = reader.tunings
     calibrated(siftlm)
     once = reader.tunings - before

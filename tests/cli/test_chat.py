@@ -123,10 +123,10 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_at_the_prompt_it_leaves(perso
     fake.interrupt_at = 2
     status, out, _ = person(PROMPT, PROMPT, KeyboardInterrupt, "never")
     assert status == 130
-    assert "stopped; the model is as it was" in out
+    assert "stopped; the model is restored" in out
     expected = LocalModel("m", "memory").generate(PROMPT, 4).text
     assert out.count(expected) == 1
-    assert "learned from 4 texts in 4 steps, uncertainty 1.00 to " in out
+    assert "tuned on 4 texts in 4 steps, uncertainty 1.00 to " in out
     assert [len(texts) for texts in fake.made[0].histories] == [1, 4]
     assert fake.made[0].learned is None
 
@@ -136,7 +136,7 @@ def test_ctrl_d_ends_and_colours_are_for_screens(person, fake):
     assert status == 0
     assert "\x1b[2m" in out
     assert "/help lists them" in err
-    assert "\rlearning: step 4 of 4 " in err
+    assert "\rtuning: step 4 of 4 " in err
 
 
 def test_ctrl_c_in_a_pipe_ends_it(talk, fake):

@@ -48,11 +48,11 @@ def test_it_says_what_was_done_and_goes_on(test_set, siftlm):
     status, out, err = run(siftlm, "--out", "run", "--quiet")
     assert (status, err) == (0, "")
     assert out.splitlines() == [
-        "6 texts: 18 results made, 0 there before; siftlm report run",
+        "6 texts: 18 new results, 0 from before; next: siftlm report run",
         "1 text left out: too short for the protocol, or without a word that the memory can search for",
     ]
     status, out, _ = run(siftlm, "--out", "run", "--quiet", "--methods", "base,nn,sift,context")
-    assert out.startswith("6 texts: 6 results made, 18 there before")
+    assert out.startswith("6 texts: 6 new results, 18 from before")
     assert len(records_of("run")) == 24
     asked = question_of("run")
     contents = asked["corpus"].pop("contents")
@@ -96,9 +96,9 @@ def test_one_is_no_plural():
     from siftlm.evaluation import Evaluation
 
     assert _evaluation_lines(Evaluation(Path("run"), 1, 1, 1, 0, 1)) == [
-        "1 text: 1 result made, 0 there before; siftlm report run",
+        "1 text: 1 new result, 0 from before; next: siftlm report run",
         "1 text left out: too short for the protocol, or without a word that the memory can search for",
-        "another process is still at work on 1 result",
+        "another process is still computing 1 result",
     ]
 
 
@@ -114,7 +114,7 @@ def test_the_field_of_the_text_is_noted_and_is_part_of_the_question(test_set, si
     del asked["corpus"]["text"]
     Path("run/run.json").write_text(json.dumps(asked), encoding="utf-8")
     assert run(siftlm, "--out", "run", "--quiet", "--text", "body")[1].startswith(
-        "7 texts: 0 results made, 21 there before"
+        "7 texts: 0 new results, 21 from before"
     )
 
 
@@ -123,11 +123,11 @@ def test_ctrl_c_keeps_what_is_known_and_the_same_command_goes_on(test_set, siftl
     FakeController.interrupt_at = 3
     status, out, err = run(siftlm, "--out", "run", "--quiet")
     assert (status, out) == (130, "")
-    assert "stopped; what was measured is kept, and the same command goes on from there" in err
+    assert "stopped; the results are kept: repeat the command to resume" in err
     there = len(records_of("run"))
     assert 0 < there < 18
     status, out, _ = run(siftlm, "--out", "run", "--quiet")
-    assert out.startswith(f"6 texts: {18 - there} results made, {there} there before")
+    assert out.startswith(f"6 texts: {18 - there} new results, {there} from before")
     assert known("run") == known("whole")
 
 

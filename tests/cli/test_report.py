@@ -22,7 +22,7 @@ def test_it_prints_the_table_and_the_verdicts(run, siftlm):
     assert [line.split()[0] for line in lines[1:4]] == ["code", "prose", "all"]
     assert any(line.startswith("sift is better than nn: −") for line in lines)
     assert any(line.startswith("Protocol split; 12 texts") for line in lines)
-    assert lines[-1].startswith("written: runs/a/report/report.html and ")
+    assert lines[-1].startswith("wrote runs/a/report/report.html and ")
     assert (run / "report/tables/percent.tex").is_file()
 
 
@@ -43,7 +43,7 @@ def test_methods_are_split_as_for_eval(folder, siftlm):
     status, out, err = siftlm("report", "runs/b", "--methods", f"{label}, sift,", "--json")
     assert (status, err) == (0, "")
     assert [one["method"] for one in json.loads(out)["against"]] == [label, "sift"]
-    assert "--methods names none" in siftlm("report", "runs/b", "--methods", ",")[2]
+    assert "--methods is empty" in siftlm("report", "runs/b", "--methods", ",")[2]
 
 
 def test_quiet_is_quiet(run, siftlm):
@@ -64,7 +64,7 @@ def test_weights(run, folder, siftlm):
         (("runs/a", "--methods", "sift,mmr"), "unknown method of this run 'mmr'"),
         (("runs/a", "--weights", "pile"), "--weights names none of the domains code, prose"),
         (("runs/a", "--weights", "no.json"), "no.json: there is no such file of weights"),
-        (("runs/a", "--show", "worst"), "--show names a text and --texts the memory"),
+        (("runs/a", "--show", "worst"), "--show and --texts go together"),
         (("runs/a", "--show", "worst", "--texts", "runs"), "runs"),
     ],
 )

@@ -75,7 +75,7 @@ class HelpFormatter(argparse.HelpFormatter):
         filled: list[str] = []
         for is_entry, lines in itertools.groupby(text.split("\n"), key=lambda line: line.startswith(" ")):
             if is_entry:
-                filled += [part for line in lines for part in _fill_entry(line, width)]
+                filled += _fill_entries(list(lines), width)
             else:
                 for is_text, group in itertools.groupby(lines, key=bool):
                     paragraph = list(group)
@@ -83,15 +83,20 @@ class HelpFormatter(argparse.HelpFormatter):
         return "".join(f"{indent}{line}\n" for line in filled)
 
 
-def _fill_entry(line: str, width: int) -> list[str]:
-    """An indented line: a command or a term, and perhaps its explanation after two spaces or more."""
-    entry = ENTRY.fullmatch(line)
-    if len(line) <= width or entry is None:
-        return [line]
-    column = entry.start("explanation")
-    if column <= width // 3:
-        return _wrap(entry["explanation"], width, first=line[:column], rest=" " * column)
-    return [entry["term"], *_wrap(entry["explanation"], width, first=" " * 6, rest=" " * 6)]
+def _fill_entries(lines: list[str], width: int) -> list[str]:
+    """Indented lines: commands or terms with their explanations beside them, or below where a line is too long."""
+    entries = [(line, ENTRY.fullmatch(line)) for line in lines]
+    if all(len(line) <= width for line, entry in entries if entry):
+        return lines
+    filled = []
+    for line, entry in entries:
+        if entry is None:
+            filled.append(line)
+        elif (column := entry.start("explanation")) <= width // 2:
+            filled += _wrap(entry["explanation"], width, first=line[:column], rest=" " * column)
+        else:
+            filled += [entry["term"], *_wrap(entry["explanation"], width, first=" " * 6, rest=" " * 6)]
+    return filled
 
 
 def _wrap(text: str, width: int, *, first: str = "", rest: str = "") -> list[str]:
@@ -129,7 +134,9 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
     # Not listed by argparse, which knows no groups of commands.
-    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser, help=argparse.SUPPRESS)
+    commands = top.add_subparsers(
+        metavar="COMMAND", required=True, parser_class=Parser, prog="siftlm", help=argparse.SUPPRESS
+    )
     for module in (memory, search, score, generate, calibrate, evaluate, select, serve, demo):
         module.add(commands)
     top.description = f"{DESCRIPTION}\n{_command_list(commands.choices)}"

@@ -279,9 +279,9 @@ REPLACEMENT = Flag(
     "--replacement",
     "N|yes|no",
     replacement,
-    "picking a text repeatedly: no (default), yes, or up to N times in all",
+    "allow repeated picks: no (default), yes, or up to N times in all",
 )
-OPTION = repeated("--option", "NAME=VALUE", option, "a setting of this method, such as balance=0.3; repeatable")
+OPTION = repeated("--option", "NAME=VALUE", option, "a setting of the method, such as balance=0.3; repeatable")
 K = Flag("--k", "K|all", number_or_all, "select from the K nearest passages (default: 200), or from all")
 CANDIDATES = choice("--candidates", ("vectors", "words", "both"), "how to retrieve candidates (default: vectors)")
 WHERE = Flag("--where", "EXPR", str, "only documents that match, such as 'source = \"wiki\" and year >= 2000'")

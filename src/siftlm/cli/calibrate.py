@@ -61,7 +61,12 @@ _minutes = flags.checked(
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = flags.command(
-        commands, "calibrate", run, "find the best settings for a model and a memory, on held-out texts", EPILOG
+        commands,
+        "calibrate",
+        run,
+        "find the best settings for a model and a memory, on held-out texts",
+        EPILOG,
+        usage="siftlm calibrate MEMORY [options]",
     )
     modes = (
         "split (default): half of a text is the prompt, the other half is scored; transductive: the scored text is its "

@@ -55,10 +55,10 @@ figure's points as CSV. The output does not depend on the order of the records.
 
   % of base   bits of a domain's texts after fine-tuning, in % of the base model's; lower is better
   all         mean over domains with equal weights
-  better      the 95 % interval of the difference is below zero, by a paired bootstrap over texts within domains; no
-              claim with fewer than five texts in a domain
+  better      the 95 % interval of the difference is below zero (paired bootstrap over the texts of each domain)
 
-Methods are compared on the texts for which all have a result; an unfinished run can be reported with --methods.
+No difference is called better with fewer than five texts in a domain. Methods are compared on the texts for which all
+have a result; an unfinished run can be reported with --methods.
 Records and reports hold no texts: --texts MEMORY --show reads the passages from the memory.
 """
 
@@ -99,7 +99,14 @@ def add(commands: Any) -> None:
 
 
 def _add_eval(commands: Any) -> None:
-    parser = flags.command(commands, "eval", run, "compare methods on many texts; runs can resume", EVAL_EPILOG)
+    parser = flags.command(
+        commands,
+        "eval",
+        run,
+        "compare methods on many texts; runs can resume",
+        EVAL_EPILOG,
+        usage="siftlm eval --memory MEMORY --test FILE --out FOLDER [options]",
+    )
     test = "texts: JSON lines, Parquet, CSV, a folder …; sample: the held-out texts of the sample memory"
     methods = "methods to compare, including any of siftlm methods (default: base,nn,sift)"
     copies = "passages that overlap with the scored text: report them (default), or exclude them from the selection"
@@ -185,7 +192,7 @@ def _evaluation_lines(evaluation: Evaluation) -> list[str]:
     lines = [f"{_count(evaluation.texts, 'text')}: {results}; next: siftlm report {evaluation.path}"]
     if evaluation.unusable:
         reason = "too short for the protocol, or without a word that the memory can search for"
-        lines.append(f"{_count(evaluation.unusable, 'text')} skipped: {reason}")
+        lines.append(f"{_count(evaluation.unusable, 'text')} left out: {reason}")
     if evaluation.missing:
         workers = "another process is" if evaluation.missing == 1 else "other processes are"
         lines.append(f"{workers} still computing {_count(evaluation.missing, 'result')}")

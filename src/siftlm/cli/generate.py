@@ -42,7 +42,7 @@ Each line is a prompt. The model is fine-tuned for it, answers, and is restored:
   /block             read lines up to an empty one as a single prompt
   /why               the texts that the last answer was tuned on, with gains and losses (/why full: whole texts)
   /base              the base model's answer to the last prompt
-  /set NAME=VALUE    change a setting: n=20, method=nearest, rate=1e-4, use=context, max_new_tokens=40, temperature=1 …
+  /set NAME=VALUE    change a setting: n=20, method=nearest, rate=1e-4, use=context, temperature=1 …
   /set NAME          reset a setting
   /settings          list the settings
   /help              print this

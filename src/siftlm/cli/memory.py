@@ -127,7 +127,12 @@ def add(commands: Any) -> None:
 
 def _add_index(commands: Any) -> None:
     parser = flags.command(
-        commands, "index", run_index, "build a memory: embed texts, and store both in a folder", INDEX_EPILOG
+        commands,
+        "index",
+        run_index,
+        "build a memory: embed texts, and store both in a folder",
+        INDEX_EPILOG,
+        usage="siftlm index CORPUS… --into FOLDER [options]",
     )
     corpus = "files, folders, or hf:NAME[:CONFIG] for a Hugging Face dataset"
     bad = "unusable records: skip and count them (default), or fail at the first"

@@ -54,12 +54,17 @@ RESERVED = (*flags.SEARCH_NAMES, *SWITCHES, "n", "k", "query", "kernel", "known"
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = flags.command(
-        commands, "search", run, "find the most informative passages of a memory for a prompt", EPILOG
+        commands,
+        "search",
+        run,
+        "find the most informative passages of a memory for a prompt",
+        EPILOG,
+        usage="siftlm search MEMORY [PROMPT | - | --prompt-file FILE | --prompts FILE | --query FILE] [options]",
     )
     many = 'search for many prompts: a JSON string or {"prompt": …} per line; prints a JSON object for each'
     flags.declare(
         parser,
-        flags.FOLDER.described("the folder of a memory, built by siftlm index"),
+        flags.MEMORY,
         flags.PROMPT,
         flags.PROMPT_FILE,
         Flag("--prompts", "FILE", str, many),
@@ -85,7 +90,7 @@ def add(commands: Any) -> None:
         "early stopping",
         *flags.STOPPING,
         "output",
-        switch("--compare", "print the nearest neighbours beside it"),
+        switch("--compare", "print the nearest neighbours beside the selection"),
         switch("--full", "print whole passages"),
         flags.JSON,
         flags.OUT,

@@ -115,7 +115,7 @@ def _add_select(commands: Any) -> None:
         flags.OPTION,
         flags.SEED,
         "limits and weights",
-        flags.REPLACEMENT.described("picking a candidate repeatedly: no (default), yes, or up to N times in all"),
+        flags.REPLACEMENT,
         Flag("--exclude", "FILE", str, "indices to exclude, one per line, or .npy"),
         Flag("--sources", "FILE", str, "one label per candidate, one per line"),
         Flag("--source-cap", "N", int, "at most N picks per label"),
