@@ -50,14 +50,17 @@ ROOM_LIBRARIES = {"cli": {"rich"}}
 # Files that are themselves loaded only on demand may import their library at the top. Path -> libraries.
 LOADED_ON_DEMAND: dict[str, set[str]] = {
     "siftlm.evaluation.dynamic": {"torch"},
+    "siftlm.serving.adapters": {"torch"},
     "siftlm.serving.app": {"fastapi"},
-    "siftlm.serving.error_responses": {"fastapi"},
+    "siftlm.serving.error_responses": {"fastapi", "starlette"},
+    "siftlm.serving.metrics": {"fastapi", "prometheus_client"},
     "siftlm.serving.middleware": {"fastapi"},
     "siftlm.serving.routes.completions": {"fastapi"},
     "siftlm.serving.routes.documents": {"fastapi"},
     "siftlm.serving.routes.embeddings": {"fastapi"},
     "siftlm.serving.routes.selection": {"fastapi"},
     "siftlm.serving.routes.tokenizer": {"fastapi"},
+    "siftlm.serving.server": {"uvicorn"},
 }
 
 

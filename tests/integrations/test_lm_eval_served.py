@@ -21,7 +21,7 @@ from siftlm import Memory
 from siftlm.controller import Controller
 from siftlm.integrations import lm_eval as ours
 from siftlm.integrations.lm_eval_tasks import write_tasks
-from siftlm.serving.server import background_server
+from siftlm.serving import background_server
 
 TEXTS = [
     f"def {verb}_{thing}(a, b):\n    return a {sign} b\n"

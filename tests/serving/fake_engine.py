@@ -11,10 +11,9 @@ from fastapi import FastAPI, Header
 from fastapi.testclient import TestClient
 
 from siftlm.memory import Memory
-from siftlm.serving.auth import Caller
+from siftlm.serving import Caller, ModeParser
 from siftlm.serving.error_responses import add_error_handlers
 from siftlm.serving.errors import NotAllowed
-from siftlm.serving.modes import ModeParser
 
 CALLERS = {
     "writer": Caller("writer", {"docs": "write"}),
@@ -53,7 +52,7 @@ class FakeEngine:
     @property
     def state(self) -> Any:
         return SimpleNamespace(
-            waiting=3, learning=2, speaking=1, slots=8, cached=4, cached_bytes=4096, ready=True, closing=False
+            waiting=3, tuning=2, decoding=1, slots=8, cached=4, cached_bytes=4096, ready=True, closing=False
         )
 
     def close(self, grace: float = 0.0) -> None:

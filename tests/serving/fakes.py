@@ -25,7 +25,7 @@ from siftlm.embedding import HashingEmbedder
 from siftlm.errors import UnknownName
 from siftlm.extras import bundled_model
 from siftlm.memory import Found, Hit
-from siftlm.serving.app import create_app
+from siftlm.serving import Handle, Job, Metrics, ModeParser, Token, create_app
 from siftlm.serving.decoding import StopTexts
 from siftlm.serving.errors import DeadlineExceeded, QueueFull, ShuttingDown
 from siftlm.serving.events import (
@@ -35,14 +35,11 @@ from siftlm.serving.events import (
     EventCallback,
     Failed,
     Finished,
-    Job,
     PromptRead,
     Selected,
     Stepped,
-    Token,
     Tuned,
 )
-from siftlm.serving.modes import ModeParser
 from siftlm.types import Selection, Step, Trace
 
 NAME, CONTEXT, END = "siftlm-tiny", 64, 0
@@ -108,7 +105,7 @@ class Manners:
 
 
 class FakeModel:
-    """What of `siftlm.LocalModel` is used to read a request."""
+    """The part of `siftlm.LocalModel` that parsing a request uses."""
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         method = changes.get("method", "sift")
@@ -130,6 +127,7 @@ class FakeEngine:
     """That were cancelled before they had finished."""
     ready: bool = True
     closing: bool = False
+    count: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         self.controller: Any = SimpleNamespace(
@@ -147,7 +145,7 @@ class FakeEngine:
         self._thread = ThreadPoolExecutor(1)
         self._running, self._lock = 0, threading.Lock()
 
-    def submit(self, job: Job, deliver: EventCallback) -> FakeTicket:
+    def submit(self, job: Job, deliver: EventCallback) -> Handle:
         if self.manners.broken:
             raise RuntimeError("/var/lib/somebody/secret.py has failed")
         if self.closing:
@@ -157,9 +155,9 @@ class FakeEngine:
         with self._lock:
             self._running += 1
         self.jobs.append(job)
-        ticket = FakeTicket(self, job)
-        threading.Thread(target=self._work, args=(job, deliver, ticket), daemon=True).start()
-        return ticket
+        running = RunningJob(self, job)
+        threading.Thread(target=self._work, args=(job, deliver, running), daemon=True).start()
+        return Handle(running.cancel)
 
     def call(self, work: Callable[[], Any]) -> Future[Any]:
         self.calls += 1
@@ -169,8 +167,8 @@ class FakeEngine:
     def state(self) -> Any:
         return SimpleNamespace(
             waiting=0,
-            learning=0,
-            speaking=self._running,
+            tuning=0,
+            decoding=self._running,
             slots=8,
             cached=0,
             cached_bytes=0,
@@ -182,33 +180,33 @@ class FakeEngine:
         self.closing = True
         self._thread.shutdown()
 
-    def _work(self, job: Job, deliver: EventCallback, ticket: FakeTicket) -> None:
+    def _work(self, job: Job, deliver: EventCallback, running: RunningJob) -> None:
         try:
             for event in told(self.controller.tokenizer, job, self.manners):
-                if ticket.gone:
+                if running.cancelled:
                     return
-                ticket.finished = isinstance(event, Finished)
+                running.finished = isinstance(event, Finished)
                 deliver(event)
         except Exception as error:  # noqa: BLE001 - as the engine does it
             deliver(Failed(error))
         finally:
-            ticket.finished = True
+            running.finished = True
             with self._lock:
                 self._running -= 1
 
 
 @dataclass
-class FakeTicket:
+class RunningJob:
     """A job that was accepted."""
 
     engine: FakeEngine
     job: Job
-    gone: bool = False
+    cancelled: bool = False
     finished: bool = False
 
     def cancel(self) -> None:
-        if not self.finished and not self.gone:
-            self.gone = True
+        if not self.finished and not self.cancelled:
+            self.cancelled = True
             self.engine.cancelled.append(self.job)
 
 
@@ -242,7 +240,7 @@ def told(tokenizer: Any, job: Job, manners: Manners) -> Iterator[Event]:
 
 
 def _learning(job: Job) -> Iterator[Event]:
-    hits = tuple(Hit(f"about {job.learn_for}", {}, 0.5, 0.25, 0.75 - 0.25 * at, at) for at in range(2))
+    hits = tuple(Hit(f"about {job.query}", {}, 0.5, 0.25, 0.75 - 0.25 * at, at) for at in range(2))
     selection = Selection(np.array([0, 1]), np.array([0.25, 0.25]), np.array([1.0, 0.75, math.nan]), "n", "sift", 0.1)
     yield Selected(Found(hits, selection, 10, {"search": 0.001}))
     steps = tuple(Step(at, 3.0 - at, 20, 1.0, 1e-3) for at in range(2))

@@ -18,12 +18,7 @@ from hypothesis.errors import Unsatisfiable
 from controller import tiny
 from siftlm.controller import Controller
 from siftlm.memory import Memory
-from siftlm.serving.app import create_app
-from siftlm.serving.limits import RequestLimits
-from siftlm.serving.metrics import PrometheusMetrics
-from siftlm.serving.modes import ModeParser
-from siftlm.serving.scheduler import ServingEngine
-from siftlm.serving.server import background_server
+from siftlm.serving import ModeParser, PrometheusMetrics, RequestLimits, ServingEngine, background_server, create_app
 
 httpx = pytest.importorskip("httpx")
 with warnings.catch_warnings():
@@ -56,10 +51,8 @@ def memory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def app(memory):
     controller = Controller(tiny.model("llama"), tiny.tokenizer(), engine="lora", rank=2)
-    engine = ServingEngine(controller, {"docs": memory}, slots=2)
-    yield create_app(
-        engine, ModeParser(controller.name, engine.models), limits=RequestLimits(seconds=20), count=PrometheusMetrics()
-    )
+    engine = ServingEngine(controller, {"docs": memory}, slots=2, count=PrometheusMetrics())
+    yield create_app(engine, ModeParser(controller.name, engine.models), limits=RequestLimits(seconds=20))
     engine.close()
 
 

@@ -14,7 +14,7 @@ import openai
 
 from serving.fakes import CONTEXT, END, NAME, FakeEngine, Manners, app_of, served, until
 from siftlm.embedding import HashingEmbedder
-from siftlm.serving.auth import Caller
+from siftlm.serving import Caller
 from siftlm.serving.errors import NotAllowed
 
 pytestmark = pytest.mark.slow

@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 
 from serving.fakes import END, LIKELIEST, NAME, FakeEngine, Manners, likely, told
-from siftlm.serving.events import Event, Token
-from siftlm.serving.limits import RequestLimits
-from siftlm.serving.modes import ModeParser
-from siftlm.serving.requests import ParsedRequest, RequestParser
-from siftlm.serving.responses import MIN_LOGPROB, ResponseBuilder, completion_logprobs
+from siftlm.serving import ModeParser, ParsedRequest, RequestLimits, RequestParser, ResponseBuilder, Token
+from siftlm.serving.events import Event
+from siftlm.serving.responses import MIN_LOGPROB, completion_logprobs
 
 ENGINE = FakeEngine()
 READER = RequestParser(ENGINE.controller, ModeParser(NAME, ENGINE.models), RequestLimits())

@@ -79,7 +79,7 @@ def add(commands: Any) -> None:
         Flag("--host", "H", str, "address to listen at (default: 127.0.0.1, this machine alone)", "127.0.0.1"),
         Flag("--port", "P", flags.whole(0, 65535), "(default: 8000; 0 takes a free one)", 8000),
         Flag("--keys", "FILE", str, "API keys: see siftlm keys; required where others can reach the host"),
-        switch("--open", "serve anybody who reaches the host, without keys"),
+        switch("--open", "serve anybody who reaches the host, without keys", setting="anybody"),
         "how much",
         Flag("--slots", "N", flags.whole(1), "prompts that are tuned at once (default: 8)", 8),
         Flag("--queue", "N", flags.whole(1), queue, 64),
@@ -126,7 +126,7 @@ def _add_keys(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Open everything, serve, and leave everything tidy."""
-    from siftlm.serving.server import serve
+    from siftlm.serving import serve
 
     atexit.register(gc.freeze)  # or Python, at its end, looks for seconds through all that torch has made
     memories = _open_memories(arguments)
@@ -148,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
                 vllm=arguments.vllm,
                 vllm_folder=arguments.vllm_folder,
                 vllm_adapters=arguments.vllm_adapters,
-                said=_log,
+                on_ready=_log,
                 **{name: value for name, value in learning.items() if value is not None},
                 **{**flags.controller_settings(arguments), "engine": "lora"},
             )
