@@ -50,6 +50,7 @@ ROOM_LIBRARIES = {"cli": {"rich"}}
 # Files that are themselves loaded only on demand may import their library at the top. Path -> libraries.
 LOADED_ON_DEMAND: dict[str, set[str]] = {
     "siftlm.evaluation.dynamic": {"torch"},
+    "siftlm.integrations.lm_eval": {"torch"},
     "siftlm.serving.adapters": {"torch"},
     "siftlm.serving.app": {"fastapi"},
     "siftlm.serving.error_responses": {"fastapi", "starlette"},

@@ -263,7 +263,7 @@ def test_a_generation_that_cannot_be_had_is_refused(base, wanted, error):
 
 def test_wrong_settings_are_said_at_once(one, memory):
     make = ours.model_class()
-    with pytest.raises(InvalidInput, match="memory=FOLDER"):
+    with pytest.raises(InvalidInput, match="needs a memory: set memory to a folder"):
         make(one)
     with pytest.raises(UnknownName, match="rolling"):
         make(one, memory, rolling="prefix")
