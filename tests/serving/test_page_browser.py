@@ -110,8 +110,8 @@ def test_three_answers_stand_side_by_side(opened):
     run(view)
     for side, model in (("base", ""), ("nearest", ":nearest-20"), ("sift", ":sift-20")):
         assert view.text_content(f"#answer-{side} .said") == answer(page_server.NAME + model)
-    expect(view.locator("#answer-sift .how")).to_contain_text("learned in 20 steps")
-    expect(view.locator("#answer-base .how")).to_contain_text("nothing learned")
+    expect(view.locator("#answer-sift .how")).to_contain_text("tuned in 20 steps")
+    expect(view.locator("#answer-base .how")).to_contain_text("not tuned")
     tops = {round(view.locator(f"#answer-{side}").bounding_box()["y"]) for side in ("base", "nearest", "sift")}
     assert len(tops) == 1
 
@@ -350,7 +350,7 @@ def test_texts_are_shown_and_never_read_as_html(opened):
     run(view, "The age of Ada Brook is written here. <b>&lt;")
     expect(view.locator("#picks-sift")).to_contain_text(page_server.WILD)
     assert view.locator(".picks img, .picks script, .picks b, #plane img").count() == 0
-    assert view.title() == "siftlm: a model that learns for every prompt"
+    assert view.title() == "siftlm: a model fine-tuned for every prompt"
     assert view.text_content("#answer-base .asked") == "The age of Ada Brook is written here. <b>&lt;"
 
 
@@ -468,5 +468,5 @@ def test_progress_is_said_aloud_but_not_every_step(opened, manners):
     run(view)
     said = view.evaluate("window.said")
     assert said[0] == "Selecting …"
-    steps = [one for one in said if one.startswith("Learning")]
+    steps = [one for one in said if one.startswith("Tuning")]
     assert 1 <= len(steps) <= 8  # two sides, four times each
