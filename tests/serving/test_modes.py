@@ -14,7 +14,7 @@ from siftlm.memory import Memory
 from siftlm.selection import methods
 from siftlm.serving import ModeParser
 from siftlm.serving.errors import BadRequest, NotFound
-from siftlm.serving.modes import AUTO_ADAPTIVE, AUTO_DECIDE
+from siftlm.serving.modes import AUTO_ADAPTIVE, AUTO_DECIDE, setting_error
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,10 @@ def test_where_a_method_needs_more_than_a_prompt_those_are_named_that_do_not(mod
 
 
 def test_a_wrong_setting_is_not_blamed_on_the_method(modes):
-    with pytest.raises(InvalidInput, match="noise must be a number > 0"):
+    with pytest.raises(InvalidInput, match="noise must be a number > 0") as caught:
         modes.parse("tiny:sift-5", {"noise": 0})
+    assert setting_error(caught.value, {"noise": 0}).param == "siftlm.noise"
+    assert setting_error(caught.value, {}, "model").param == "model", "it comes from the model's name"
 
 
 @pytest.mark.parametrize(

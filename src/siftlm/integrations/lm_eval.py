@@ -167,8 +167,8 @@ class HarnessModel:
         texts: dict[int, str] = {}
         groups: dict[tuple[str, int], list[int]] = defaultdict(list)
         times: dict[str, int] = defaultdict(int)
-        for index, (context, wanted) in enumerate(request.args for request in requests):
-            sampling = sampling_settings(wanted, self.controller.context)
+        for index, (context, options) in enumerate(request.args for request in requests):
+            sampling = sampling_settings(options, self.controller.context)
             key = json.dumps(sampling, sort_keys=True)
             repeat = 0
             if sampling["temperature"]:  # a repeated request is sampled again
@@ -180,10 +180,10 @@ class HarnessModel:
             prompts = dict.fromkeys(requests[index].args[0] for index in indices)
             generated = self._generate(list(prompts), sampling, disable_tqdm)
             for index in indices:
-                context, wanted = requests[index].args
+                context, options = requests[index].args
                 texts[index] = generated[context]
                 if not sampling["temperature"]:
-                    self._cache("generate_until", (context, wanted), generated[context])
+                    self._cache("generate_until", (context, options), generated[context])
         return [texts[index] for index in range(len(requests))]
 
     # --- properties that the harness reads
@@ -350,14 +350,14 @@ class ContextTokenizer:
         return [*head, *text_token_ids(self.tokenizer, text)]
 
 
-def sampling_settings(wanted: Mapping[str, Any], context: int) -> dict[str, Any]:
+def sampling_settings(options: Mapping[str, Any], context: int) -> dict[str, Any]:
     """The harness's settings of a generation as settings of `siftlm.Controller.generate`.
 
     >>> greedy = {"until": ["\\n"], "do_sample": False, "temperature": 0.7, "max_gen_toks": 9}
     >>> sampling_settings(greedy, 64)["temperature"]
     0.0
     """
-    left = dict(wanted)
+    left = dict(options)
     until = left.pop("until", None) or []
     lengths = [left.pop(name) for name in MAX_TOKENS_NAMES if name in left]
     temperature = float(left.pop("temperature", 0.0))

@@ -144,7 +144,7 @@ class ChoiceWriter:
 
     def __init__(self, tokenizer: Any, job: Job, choice: int, ends: Collection[int]) -> None:
         self.choice = choice
-        self.made = 0
+        self.generated = 0
         """Tokens so far."""
         self.over = False
         self._tokenizer, self._ends, self._most = tokenizer, ends, job.sampling.max_tokens
@@ -152,10 +152,10 @@ class ChoiceWriter:
 
     def write(self, one: SampledToken) -> list[Event]:
         """The events of one more token, which may end the choice."""
-        self.made += 1
+        self.generated += 1
         ended = one.id in self._ends
         piece = "" if ended else self._detokenizer.add(one.id)
-        last = ended or self.made >= self._most
+        last = ended or self.generated >= self._most
         shown = self._stop_texts.add(piece + (self._detokenizer.rest() if last else ""))
         if last:
             shown += self._stop_texts.rest()
@@ -173,7 +173,7 @@ class ChoiceWriter:
     def end(self, reason: str) -> ChoiceEnded:
         """The event that ends the choice."""
         self.over = True
-        return ChoiceEnded(self.choice, reason, self.made)
+        return ChoiceEnded(self.choice, reason, self.generated)
 
 
 def _make_token(tokenizer: Any, one: SampledToken, text: str) -> Token:

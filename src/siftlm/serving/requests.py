@@ -75,33 +75,33 @@ class RequestParser:
         """A request to ``/v1/completions``; ``needs``: see `ModeParser.parse`."""
         check_items(body, "stop", self.limits.stops, "texts")
         self._check_prompts(body)
-        given = parse_fields(body, COMPLETION_SCHEMA)
-        _refuse_unsupported(given)
-        if given["best_of"] not in {None, given["n"]}:
+        fields = parse_fields(body, COMPLETION_SCHEMA)
+        _refuse_unsupported(fields)
+        if fields["best_of"] not in {None, fields["n"]}:
             raise BadRequest(
                 "best_of is not supported: request n choices and pick one",
                 param="best_of",
                 code="unsupported_parameter",
             )
-        prompts = self._prompts(given["prompt"])
-        return self._build(given, prompts, given["max_tokens"], given["logprobs"], needs, echo=bool(given["echo"]))
+        prompts = self._prompts(fields["prompt"])
+        return self._build(fields, prompts, fields["max_tokens"], fields["logprobs"], needs, echo=bool(fields["echo"]))
 
     def chat(self, body: Any, needs: AccessCheck = lambda *_: None) -> ParsedRequest:
         """A request to ``/v1/chat/completions``; ``needs``: see `ModeParser.parse`."""
         check_items(body, "messages", self.limits.messages, "messages")
         check_items(body, "stop", self.limits.stops, "texts")
-        given = parse_fields(body, CHAT_SCHEMA)
-        _refuse_unsupported(given)
-        if given["top_logprobs"] is not None and not given["logprobs"]:
+        fields = parse_fields(body, CHAT_SCHEMA)
+        _refuse_unsupported(fields)
+        if fields["top_logprobs"] is not None and not fields["logprobs"]:
             raise BadRequest("top_logprobs requires logprobs: true", param="top_logprobs")
-        read = self.messages(given["messages"])
-        most, top = given["max_completion_tokens"], (given["top_logprobs"] or 0) if given["logprobs"] else None
+        read = self.messages(fields["messages"])
+        most, top = fields["max_completion_tokens"], (fields["top_logprobs"] or 0) if fields["logprobs"] else None
         if most is None:
-            most = given["max_tokens"]
+            most = fields["max_tokens"]
         if most is None:  # as many as fit
-            room = self.limits.entries // (given["n"] * _entries_per_token(top))
+            room = self.limits.entries // (fields["n"] * _entries_per_token(top))
             most = max(1, min(self.context - len(read.ids), room))
-        return self._build(given, [ParsedPrompt(read.ids, read.query)], most, top, needs, stops=read.stops, chat=True)
+        return self._build(fields, [ParsedPrompt(read.ids, read.query)], most, top, needs, stops=read.stops, chat=True)
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
         """A conversation in the model's tokens."""
@@ -145,18 +145,18 @@ class RequestParser:
         check_items(body, "prompt", self.limits.prompts, "prompts")
         self._check_room(max(len(one) if isinstance(one, list) else 0 for one in prompt), 0, chat=False)
 
-    def _prompts(self, given: Any) -> list[ParsedPrompt]:
-        several = isinstance(given, list) and not isinstance(given[0], int)
-        prompts = given if several else [given]
+    def _prompts(self, value: Any) -> list[ParsedPrompt]:
+        several = isinstance(value, list) and not isinstance(value[0], int)
+        prompts = value if several else [value]
         return [self._prompt(one, f"prompt[{at}]" if several else "prompt") for at, one in enumerate(prompts)]
 
-    def _prompt(self, given: str | list[int], name: str) -> ParsedPrompt:
-        if isinstance(given, str):
-            self._check_length(len(given), chat=False)
-            ids, query = self.tokens(given), given
+    def _prompt(self, value: str | list[int], name: str) -> ParsedPrompt:
+        if isinstance(value, str):
+            self._check_length(len(value), chat=False)
+            ids, query = self.tokens(value), value
         else:
-            self.check_tokens(given, name)
-            ids, query = given, self.text(given, special=False)
+            self.check_tokens(value, name)
+            ids, query = value, self.text(value, special=False)
         return ParsedPrompt(tuple(ids or self._start(name)), query)
 
     def _start(self, name: str) -> list[int]:
@@ -167,7 +167,7 @@ class RequestParser:
 
     def _build(
         self,
-        given: Mapping[str, Any],
+        fields: Mapping[str, Any],
         prompts: Sequence[ParsedPrompt],
         most: int,
         top: int | None,
@@ -179,10 +179,10 @@ class RequestParser:
     ) -> ParsedRequest:
         for prompt in prompts:
             self._check_room(len(prompt.ids), most, chat)
-        self._check_answer(sum(most + len(one.ids) * echo for one in prompts), given["n"], top, chat)
-        extras = given["siftlm"] or {}
+        self._check_answer(sum(most + len(one.ids) * echo for one in prompts), fields["n"], top, chat)
+        extras = fields["siftlm"] or {}
         check_texts("siftlm.prompt", [extras.get("prompt") or ""], self.limits)
-        mode = self._mode(given["model"], extras, needs)
+        mode = self._mode(fields["model"], extras, needs)
         deadline = time.monotonic() + self.limits.seconds
         jobs = []
         for prompt in prompts:
@@ -194,16 +194,16 @@ class RequestParser:
                 )
             sampling = SamplingParams(
                 most,
-                _temperature(given["temperature"]),
-                max(given["top_p"], MIN_TOP_P),
-                (*self._stops(given["stop"]), *stops),
-                _seed(given["seed"]),
+                _temperature(fields["temperature"]),
+                max(fields["top_p"], MIN_TOP_P),
+                (*self._stops(fields["stop"]), *stops),
+                _seed(fields["seed"]),
                 top,
             )
-            jobs.append(Job(prompt.ids, query, mode, sampling, given["n"], echo, deadline))
-        stream, options = bool(given["stream"]), given["stream_options"] or {}
+            jobs.append(Job(prompt.ids, query, mode, sampling, fields["n"], echo, deadline))
+        stream, options = bool(fields["stream"]), fields["stream_options"] or {}
         return ParsedRequest(
-            given["model"],
+            fields["model"],
             tuple(jobs),
             chat,
             stream,
@@ -221,8 +221,8 @@ class RequestParser:
         except (TypeError, ValueError, OverflowError, KeyError, AttributeError) as error:
             raise BadRequest("a setting in siftlm has a value of the wrong type", param="siftlm") from error
 
-    def _stops(self, given: Any) -> tuple[str, ...]:
-        return (given,) if isinstance(given, str) else tuple(given or ())
+    def _stops(self, value: Any) -> tuple[str, ...]:
+        return (value,) if isinstance(value, str) else tuple(value or ())
 
     @cached_property
     def _longest(self) -> int:
@@ -273,21 +273,21 @@ def _entries_per_token(top: int | None) -> int:
     return (top or 0) + 1
 
 
-def _refuse_unsupported(given: Mapping[str, Any]) -> None:
+def _refuse_unsupported(fields: Mapping[str, Any]) -> None:
     for name, neutral in NEUTRAL_VALUES.items():
-        value = given.get(name)
+        value = fields.get(name)
         if value is not None and value not in neutral:
             raise BadRequest(f"{name} is not supported by this server", param=name, code="unsupported_parameter")
 
 
-def _temperature(given: float) -> float:
+def _temperature(value: float) -> float:
     """The temperature; 0 for one so low that the most likely token is always sampled."""
-    return 0.0 if given < MIN_TEMPERATURE else float(given)
+    return 0.0 if value < MIN_TEMPERATURE else float(value)
 
 
-def _seed(given: int | None) -> int:
+def _seed(value: int | None) -> int:
     """The seed, made non-negative; a random one by default."""
-    return secrets.randbits(48) if given is None else given % 2**62
+    return secrets.randbits(48) if value is None else value % 2**62
 
 
 # The format of conversations for a model without a chat template; the answer must end before the user's next turn.
