@@ -23,9 +23,11 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 ROOT = Path(__file__).parent
 # Files that import an extra at their top are not collected without it.
 NEEDS = {
-    "src/siftlm/serving/*": "fastapi",
-    "src/siftlm/selection/tensors/*": "torch",
     "src/siftlm/evaluation/dynamic.py": "torch",
+    "src/siftlm/integrations/lm_eval.py": "torch",
+    "src/siftlm/selection/tensors/*": "torch",
+    "src/siftlm/serving/*": "fastapi",
+    "src/siftlm/serving/[!_]*": "torch",
 }
 collect_ignore_glob = [files for files, library in NEEDS.items() if importlib.util.find_spec(library) is None]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

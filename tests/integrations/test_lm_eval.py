@@ -13,24 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("peft")
-with warnings.catch_warnings():  # of its own dependencies
-    warnings.simplefilter("ignore")
-    pytest.importorskip("lm_eval")
-    from lm_eval import simple_evaluate
-    from lm_eval.api.model import CachingLM
-    from lm_eval.api.registry import get_model
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
+from controller import tiny
+from siftlm import Controller, LocalModel, Memory
+from siftlm.errors import InvalidInput, UnknownName
+from siftlm.integrations import lm_eval as ours
+from siftlm.integrations.lm_eval_tasks import main as write_from_a_shell
+from siftlm.integrations.lm_eval_tasks import write_tasks
 
-from controller import tiny  # noqa: E402
-from siftlm import Controller, LocalModel, Memory  # noqa: E402
-from siftlm.errors import InvalidInput, UnknownName  # noqa: E402
-from siftlm.integrations import lm_eval as ours  # noqa: E402
-from siftlm.integrations.lm_eval_tasks import main as write_from_a_shell  # noqa: E402
-from siftlm.integrations.lm_eval_tasks import write_tasks  # noqa: E402
+pytestmark = pytest.mark.usefixtures("lm_eval")
 
 TEXTS = [
     f"{what} {where} {when}"
@@ -57,8 +49,10 @@ def weights():
 
 
 @pytest.fixture(scope="module")
-def harness(weights):
+def harness(weights, lm_eval):
     """The harness's own."""
+    from lm_eval.models.huggingface import HFLM
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return HFLM(pretrained=weights, tokenizer=tiny.tokenizer(), max_length=tiny.CONTEXT)
@@ -283,6 +277,8 @@ def test_the_results_say_how_they_were_made(one, memory):
 
 def test_answers_are_kept_as_they_become_known(one, memory, tmp_path, monkeypatch):
     model = learning(one, memory, rolling="untuned", batch_size=2)
+    from lm_eval.api.model import CachingLM
+
     cached = CachingLM(model, str(tmp_path / "answers.db"))
     pairs = [(text, " x") for text in TEXTS[:4]]
     search = memory.search_many
@@ -347,6 +343,9 @@ metric_list: [{metric: acc}, {metric: acc_norm}]
 
 
 def evaluated(model, folder, *names):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         known = TaskManager(include_path=str(folder), include_defaults=False)
@@ -406,6 +405,9 @@ def test_tasks_are_refused_where_they_would_be_lost(tasks, tmp_path, capsys):
 
 
 def test_the_harness_finds_the_model_by_its_name():
+    from lm_eval.api.registry import get_model
+    from lm_eval.models.huggingface import HFLM
+
     ours.register()
     ours.register()
     assert get_model("siftlm") is ours.model_class()

@@ -7,9 +7,6 @@ import os
 import numpy as np
 import pytest
 
-pytest.importorskip("peft")
-pytest.importorskip("fastapi")
-
 from controller import tiny
 from siftlm.controller import Controller
 from siftlm.embedding import embedder

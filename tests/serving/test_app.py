@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 
 from serving.fakes import CONTEXT, END, NAME, FakeEngine, Manners, app_of, likely

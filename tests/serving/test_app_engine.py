@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
-pytest.importorskip("peft")
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 
 from controller import tiny

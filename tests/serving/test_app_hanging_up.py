@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
-
 from serving.fakes import NAME, FakeEngine, Manners, app_of, served, until
 from siftlm.serving import RequestLimits
 

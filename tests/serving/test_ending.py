@@ -15,14 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-
-pytest.importorskip("fastapi")
+import uvicorn
 
 from siftlm.memory import Memory
 from siftlm.serving.lifecycle import GracefulShutdown
 from siftlm.serving.middleware import GuardMiddleware
 
-uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}

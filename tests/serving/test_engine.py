@@ -10,9 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("peft")
-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -11,9 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-pytest.importorskip("peft")
-pytest.importorskip("fastapi")
-
 from controller import tiny
 from siftlm.controller import Controller
 from siftlm.errors import Conflict, SiftlmError

@@ -7,9 +7,6 @@ import math
 import threading
 
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st

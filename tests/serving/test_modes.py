@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("peft")
-
 from controller import tiny
 from siftlm.controller import Controller
 from siftlm.errors import InvalidInput

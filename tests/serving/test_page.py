@@ -10,10 +10,10 @@ import subprocess
 from itertools import product
 
 import pytest
+from fastapi.testclient import TestClient
 
 from siftlm.serving import app as page
 
-TestClient = pytest.importorskip("fastapi.testclient").TestClient
 NODE = shutil.which("node")
 
 # What is not to be found in a page that turns no string into HTML or a program.

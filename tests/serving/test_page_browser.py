@@ -12,14 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import uvicorn
 
 from serving import page_server
-
-sync = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install playwright")
-uvicorn = pytest.importorskip("uvicorn")
-pytest.importorskip("fastapi")
-expect = sync.expect
-expect.set_options(timeout=60_000)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -31,8 +26,17 @@ PROMPT = "What is the age of Ada Brook and how many children does she have?"
 PHONE = {"width": 390, "height": 844}
 
 
+def expect(locator: Any) -> Any:
+    """playwright's ``expect``, which is imported when a test needs it."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=60_000)
+    return expect(locator)
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[Any]:
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     # As root, as in containers, Chromium starts without its sandbox or not at all.
     alone = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     env = {**os.environ, "HOME": str(tmp_path_factory.mktemp("chromium"))}

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
-
-
 from serving.fakes import CONTEXT, END, NAME, FakeEngine
 from siftlm.controller.tokens import text_token_ids
 from siftlm.serving import ModeParser, RequestLimits, RequestParser, requests

@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-pytest.importorskip("fastapi")
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("fastapi")
-
 from serving.fakes import CONTEXT, NAME
 from serving.test_reading import READER, chat, reader
 from siftlm.serving.errors import BadRequest

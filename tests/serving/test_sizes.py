@@ -6,9 +6,6 @@ import json
 import threading
 
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 
 from serving.fakes import CONTEXT, NAME, FakeEngine, app_of

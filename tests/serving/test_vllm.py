@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("peft")
-
 from controller import tiny
 from serving.fake_vllm import FakeVLLM
 from serving.test_engine import BASE, PROMPTS, TEXTS, Heard, controller, job, mode
@@ -485,7 +483,7 @@ def test_over_http(memory, alone, vllm, tmp_path):
 @pytest.mark.slow
 def test_an_address_needs_a_folder(memory):
     with (
-        pytest.raises(SiftlmError, match="--vllm-folder"),
+        pytest.raises(SiftlmError, match="vllm and vllm_folder must be set together"),
         background_server(controller(), {"docs": memory}, vllm="http://x"),
     ):
         pass
