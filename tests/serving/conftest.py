@@ -7,15 +7,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # Files that need nothing, and files that tune a model.
-LIGHT = {"test_face.py", "test_keys.py"}
+LIGHT = {"test_auth.py", "test_face.py"}
 TUNING = {
-    "test_answerable.py",
     "test_app_engine.py",
-    "test_engine.py",
-    "test_entrance.py",
     "test_fuzz.py",
-    "test_host.py",
+    "test_loading.py",
     "test_modes.py",
+    "test_scheduler.py",
+    "test_searchable.py",
+    "test_server.py",
     "test_vllm.py",
 }
 collect_ignore: list[str] = []

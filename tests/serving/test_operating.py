@@ -123,7 +123,7 @@ def test_the_limits_are_those_of_the_code():
     assert f"| `n` | {RequestLimits().choices} choices |" in GUIDE
     assert f"messages of a chat | {RequestLimits().messages:,} |" in GUIDE
     assert f"an answer | {RequestLimits().entries:,} entries" in GUIDE
-    assert f"learn for | {RequestLimits().text:,} characters |" in GUIDE
+    assert f"`siftlm.prompt` included | {RequestLimits().text:,} characters |" in GUIDE
     assert f"texts to embed | {RequestLimits().inputs:,}, of {RequestLimits().texts:,} characters together |" in GUIDE
     assert f"tokens to detokenize | {RequestLimits().ids:,} |" in GUIDE
     assert f"`id` | {documents.MAX_ID_CHARACTERS:,} characters, one line" in GUIDE

@@ -14,7 +14,7 @@ import pytest
 
 from controller import tiny
 from serving.fake_vllm import FakeVLLM
-from serving.test_engine import BASE, PROMPTS, TEXTS, Heard, controller, job, mode
+from serving.test_scheduler import BASE, PROMPTS, TEXTS, Heard, controller, job, mode
 from siftlm.cli import parser
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.memory import Memory

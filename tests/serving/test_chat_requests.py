@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serving.fakes import CONTEXT, NAME
-from serving.test_reading import READER, chat, reader
+from serving.test_requests import READER, chat, reader
 from siftlm.serving.errors import BadRequest
 
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serving.fakes import CONTEXT, NAME, FakeEngine, app_of
-from serving.test_reading import READER, reader
+from serving.test_requests import READER, reader
 from siftlm.serving import RequestLimits, middleware, schemas
 from siftlm.serving.errors import BadRequest
 

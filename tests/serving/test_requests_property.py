@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.fakes import CONTEXT, NAME
-from serving.test_reading import LEARNING, READER
+from serving.test_requests import LEARNING, READER
 from siftlm.serving.errors import BadRequest, ServingError
 from siftlm.serving.middleware import parse_json
 from siftlm.serving.schemas import CHAT_SCHEMA, COMPLETION_SCHEMA

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.fakes import END, LIKELIEST, NAME, FakeEngine, Manners, likely, told
+from serving.fakes import END, LIKELIEST, NAME, FakeEngine, Manners, events_of, likely
 from siftlm.serving import ModeParser, ParsedRequest, RequestLimits, RequestParser, ResponseBuilder, Token
 from siftlm.serving.events import Event
 from siftlm.serving.responses import MIN_LOGPROB, completion_logprobs
@@ -30,7 +30,8 @@ def asked_chat(**body: Any) -> ParsedRequest:
 def events(of: ParsedRequest, manners: Manners | None = None) -> list[tuple[int, Event]]:
     """Of all jobs, in turns: so they come when prompts are worked on together."""
     streams = [
-        [(place, event) for event in told(TOKENIZER, job, manners or Manners())] for place, job in enumerate(of.jobs)
+        [(place, event) for event in events_of(TOKENIZER, job, manners or Manners())]
+        for place, job in enumerate(of.jobs)
     ]
     longest = max(map(len, streams))
     return [stream[at] for at in range(longest) for stream in streams if at < len(stream)]
