@@ -469,7 +469,7 @@ def test_one_prompt_takes_one_set() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_step_reads_a_number_or_leaves_the_device(name: str, shared: bool) -> None:
     # Tensors on "meta" have no numbers: whoever asks for one fails, and so does whoever mixes devices.
-    from siftlm.selection.rules import StoppingRules
+    from siftlm.selection.rules import Stopping
     from siftlm.selection.tensors.candidates import TensorCandidates, TensorPlan
     from siftlm.selection.tensors.steps import TensorChunk
 
@@ -483,7 +483,7 @@ def test_no_step_reads_a_number_or_leaves_the_device(name: str, shared: bool) ->
             noise=0.01,
             rounding=1e-7,
             cap=cap,
-            stopping=StoppingRules(adaptive=0.1, until=0.1) if n < 8 else StoppingRules(),
+            stopping=Stopping(adaptive=0.1, until=0.1) if n < 8 else Stopping(),
             seed=0,
             state=torch.float64,
             products=torch.float32,

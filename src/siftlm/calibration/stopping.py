@@ -11,7 +11,7 @@ import numpy as np
 
 from siftlm.calibration.trials import Trial
 from siftlm.evaluation.statistics import rank_correlation
-from siftlm.selection.rules import StoppingRules
+from siftlm.selection import Stopping
 from siftlm.types import FloatArray, IntArray
 
 Chosen = TypeVar("Chosen")
@@ -117,7 +117,7 @@ def uncertainty_gain_correlation(runs: Sequence[Trial], steps: int) -> float | N
 
 def picks_kept(run: Trial, alpha: float) -> int:
     """How many picks the adaptive rule keeps."""
-    rule = StoppingRules(adaptive=alpha)
+    rule = Stopping(adaptive=alpha)
     for kept in range(len(run.rows)):
         if rule.refuses(kept, run.uncertainty[kept], run.uncertainty[kept + 1]):
             return kept

@@ -20,7 +20,7 @@ from siftlm.evaluation.statistics import (
     rank_correlation,
 )
 from siftlm.evaluation.tables import Cell, Column, Table
-from siftlm.selection.rules import StoppingRules
+from siftlm.selection import Stopping
 from siftlm.types import FloatArray
 
 # Values of α in the table.
@@ -118,7 +118,7 @@ def adaptive_stop(one: Measured, alpha: float) -> int:
     >>> adaptive_stop(Measured(2.0, {0: 2.0}, 1, 1, rows=(4, 5, 6), uncertainty=(1.0, 0.25, 0.25, 0.25)), 1.0)
     2
     """
-    rule = StoppingRules(adaptive=alpha)
+    rule = Stopping(adaptive=alpha)
     last = len(one.uncertainty) - 1
     return next((n for n in range(last) if rule.refuses(n, one.uncertainty[n], one.uncertainty[n + 1])), last)
 

@@ -110,6 +110,25 @@ class Gram:
         self.values = _checked_gram("gram", values)
         self.targets = None if targets is None else _checked_gram("targets", targets)
 
+    def space(self, query: npt.ArrayLike | None) -> GramSpace:
+        """The space that looks everything up; ``query`` holds k(x*, x), (K,) or (m, K)."""
+        size = len(self.values)
+        cross = np.zeros((0, size)) if query is None else checks.finite_matrix("query", query, shape=(None, size))
+        if self.targets is not None:
+            targets = checks.finite_matrix("targets", self.targets, shape=(len(cross), len(cross)))
+        elif len(cross) > 1:
+            raise InvalidInput(f"several targets need Gram(…, targets=) of shape ({len(cross)}, {len(cross)})")
+        else:
+            targets = np.ones((len(cross), len(cross)))
+        most = np.sqrt(np.outer(np.diagonal(targets), np.diagonal(self.values)))
+        if (np.abs(cross) > most * (1 + 1e-6) + 1e-12).any():
+            row, column = (int(at) for at in np.argwhere(np.abs(cross) > most * (1 + 1e-6) + 1e-12)[0])
+            raise InvalidInput(
+                f"query[{row}, {column}] is {cross[row, column]:g}, and no kernel gives more than "
+                f"√(k(x*, x*) k(x, x)) = {most[row, column]:g}; pass k(x*, x*) as Gram(…, targets=)"
+            )
+        return GramSpace(self.values, cross, targets)
+
 
 def _checked_gram(name: str, value: npt.ArrayLike) -> FloatArray:
     gram = checks.finite_matrix(name, value, shape=(None, None))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ from siftlm.errors import InvalidInput
 from siftlm.selection.belief import Belief
 from siftlm.selection.posterior import smallest_noise
 from siftlm.selection.problem import Problem, Steps
-from siftlm.selection.rules import NO_PICK, StoppingRules
+from siftlm.selection.rules import NO_PICK, Stopping
 from siftlm.types import FloatArray, IntArray
 
 
@@ -25,13 +24,10 @@ class GreedyResult:
     stopped: str
 
 
-def greedy_select(
-    problem: Problem, steps: Steps, n: int, stopping: StoppingRules, known: Sequence[int] = ()
-) -> GreedyResult:
+def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) -> GreedyResult:
     """Pick until ``n``, a stopping rule, the budget or the candidates end it.
 
-    ``known`` are rows of the space that count as picked before the first pick. After the last pick nothing
-    more is computed.
+    The known items count as picked before the first pick. After the last pick nothing more is computed.
     """
     steps = _checked_steps(steps, problem)
     gains = next(steps)
@@ -39,7 +35,7 @@ def greedy_select(
     # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare.
     belief = made or Belief(problem.space, max(problem.noise, smallest_noise(problem.space)))
     first = _first_uncertainty(problem)
-    for index in known:
+    for index in range(problem.candidates, problem.space.size):
         first -= belief.look(index).drop
         if made is None:
             belief.observe(index)

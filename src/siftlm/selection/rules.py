@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from math import sqrt
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from siftlm.errors import InvalidInput
+from siftlm import validation
+from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.selection.space import Space
 from siftlm.types import BoolArray, FloatArray, IntArray
 
@@ -152,20 +155,91 @@ def ties_of(space: Space, noise: float) -> Ties:
     return Ties(tie, max(tie, min(1e-3, 256 * space.rounding * scale / noise)), space.same)
 
 
-@dataclass(frozen=True)
-class StoppingRules:
-    """Three rules, each optional; all are asked before the work for the next pick is done.
+@dataclass(frozen=True, eq=False, repr=False)
+class Limits:
+    """What may be picked, and how often; each field is the keyword of `siftlm.select` of the same name.
 
-    ``adaptive`` is the published rule with parameter α: keep pick n only while σ_n ≤ 1 / (α n), where σ_n² is
-    the uncertainty left after it. A pick that breaks the rule is not kept and nothing after it is computed.
-    ``until`` ends when the uncertainty is at most this fraction of what it was before the first pick.
-    ``min_gain`` ends when the best pick would lower the uncertainty by less than this fraction of what is left.
+    >>> Limits(replacement=False, exclude=[3])
+    Limits(replacement=False, exclude=[3])
+    >>> Limits(exclude=[3]) == Limits(exclude=np.array([3]))
+    True
+    """
+
+    replacement: bool | int | None = None
+    """May a candidate be picked again? ``True``, ``False``, at most so many times, or as the method has it."""
+    exclude: npt.ArrayLike | None = None
+    """Indices (or a mask) of candidates that must not be picked."""
+    sources: Sequence[object] | npt.NDArray[Any] | None = None
+    """One label per candidate."""
+    source_cap: int | None = None
+    """At most so many picks share a label."""
+    costs: npt.ArrayLike | None = None
+    """One number > 0 per candidate, such as its tokens; gains are then compared per cost."""
+    budget: float | None = None
+    """The picks' costs add up to no more than this."""
+
+    def __post_init__(self) -> None:
+        if self.replacement is not None and not isinstance(self.replacement, (bool, np.bool_)):
+            validation.whole_number("replacement", self.replacement, least=1)
+        if self.budget is not None:
+            if self.costs is None:
+                raise Conflict("budget needs costs: one number per candidate, such as its tokens")
+            validation.number("budget", self.budget, above=0)
+        if (self.source_cap is None) != (self.sources is None):
+            raise Conflict("sources and source_cap go together: labels, and how many picks may share one")
+        if self.source_cap is not None:
+            validation.whole_number("source_cap", self.source_cap, least=1)
+
+    def __repr__(self) -> str:
+        return f"Limits({', '.join(f'{name}={value!r}' for name, value in self.given().items())})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Limits):
+            return NotImplemented
+        mine, theirs = self.given(), other.given()
+        same = mine.keys() == theirs.keys() and repr(mine.get("replacement")) == repr(theirs.get("replacement"))
+        return same and all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+    __hash__ = None  # type: ignore[assignment]  # it may hold arrays
+
+    def given(self) -> dict[str, Any]:
+        """The fields that limit anything."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+    def cap(self, *, repeats: bool) -> int | None:
+        """How often one candidate may be picked, ``None`` for no limit; ``repeats`` where nothing else is said."""
+        if self.replacement is None:
+            return None if repeats else 1
+        if isinstance(self.replacement, (bool, np.bool_)):
+            return None if self.replacement else 1
+        return int(self.replacement)
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When to stop before n picks: three rules, each optional, checked before the work for the next pick is done.
+
+    >>> Stopping(until=0.1)
+    Stopping(adaptive=None, until=0.1, min_gain=None, at_least=1)
     """
 
     adaptive: float | None = None
+    """α of the published rule: keep pick n only while σ_n ≤ 1 / (α n), with σ_n² the uncertainty left after it."""
     until: float | None = None
+    """Stop when the uncertainty is at most this fraction of what it was before the first pick."""
     min_gain: float | None = None
+    """Stop when the best pick would lower the uncertainty by less than this fraction of what is left."""
     at_least: int = 1
+    """Picks that are kept whatever the rules say."""
+
+    def __post_init__(self) -> None:
+        if self.adaptive is not None:
+            validation.number("adaptive", self.adaptive, above=0)
+        if self.until is not None:
+            validation.fraction("until", self.until)
+        if self.min_gain is not None:
+            validation.fraction("min_gain", self.min_gain)
+        validation.whole_number("at_least", self.at_least, least=0)
 
     @property
     def active(self) -> bool:
@@ -187,3 +261,21 @@ class StoppingRules:
         if self.until is not None and kept >= self.at_least and now <= self.until * first:
             return "until"
         return ""
+
+
+Rules = TypeVar("Rules", Limits, Stopping)
+
+
+def rules_in(settings: dict[str, Any], kind: type[Rules], ready: Rules | None) -> Rules:
+    """``ready`` with what ``settings`` has for its fields, which is taken out of there."""
+    if ready is not None and not isinstance(ready, kind):
+        raise InvalidInput(f"{setting(kind.__name__.lower())} must be {kind.__name__}(…), got {ready!r}")
+    given = {}
+    for field in fields(kind):
+        if field.name in settings and ((value := settings.pop(field.name)) is not None or field.default is not None):
+            given[field.name] = value
+            if ready is not None and getattr(ready, field.name) is not field.default:
+                raise Conflict(f"{setting(field.name)} is given twice: alone, and in {ready!r}")
+    if ready is None:
+        return kind(**given)
+    return replace(ready, **given) if given else ready

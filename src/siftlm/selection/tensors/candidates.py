@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from siftlm.extras import load
 from siftlm.selection.posterior import CANDIDATES_PER_FEATURE
-from siftlm.selection.rules import StoppingRules
+from siftlm.selection.rules import Stopping
 from siftlm.selection.tensors.checks import widened
 from siftlm.selection.tensors.methods import TensorMethod
 
@@ -29,7 +29,7 @@ class TensorPlan:
     """of products of unit vectors"""
     cap: int | None
     """how often one candidate may be picked"""
-    stopping: StoppingRules
+    stopping: Stopping
     seed: int
     state: torch.dtype
     """of what is carried from pick to pick"""

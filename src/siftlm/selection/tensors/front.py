@@ -9,7 +9,7 @@ import numpy as np
 
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.extras import load
-from siftlm.selection.rules import StoppingRules
+from siftlm.selection.rules import Stopping
 from siftlm.selection.tensors import checks
 from siftlm.selection.tensors.candidates import TensorCandidates, TensorPlan, prefers_features
 from siftlm.selection.tensors.methods import METHODS
@@ -114,7 +114,7 @@ def select_many(
     if form not in (None, "rows", "features"):
         raise InvalidInput(f"form must be 'rows', 'features' or None, got {form!r}")
     noise, normalize = number("noise", noise, above=0), flag("normalize", normalize)
-    stopping = StoppingRules(
+    stopping = Stopping(
         adaptive=None if adaptive is None else number("adaptive", adaptive, above=0),
         until=None if until is None else fraction("until", until),
         at_least=whole_number("at_least", at_least, least=0),
