@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from siftlm import select
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.selection import Limits, NumpyIndex, Stopping, select_from
-from siftlm.selection.rules import NO_PICK, PickRules, Ties
+from siftlm.selection.numerics import Ties
+from siftlm.selection.rules import NO_PICK, PickRules
 
 scores = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=20).map(np.array)
 

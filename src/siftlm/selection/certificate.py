@@ -9,12 +9,18 @@ import numpy as np
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.index import Index
+from siftlm.selection.numerics import (
+    CERTIFICATE_MARGIN,
+    COVARIANCE_ROUNDING,
+    LENGTH_TOLERANCE,
+    SPECTRUM_CUTOFF,
+    UNIT_TOLERANCE,
+    index_rounding,
+)
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 # Fractions of P's smallest eigenvalue that are tried as θ.
 EIGENVALUE_FRACTIONS = (0.0, 0.3, 0.6, 0.8, 0.9, 0.97, 0.995)
-# Relative room for the rounding of everything here, which is float64.
-ROUNDING_MARGIN = 1e-7
 
 
 def hidden_square(scores: FloatArray, length: FloatArray, rounding: float) -> float:
@@ -51,12 +57,12 @@ def hidden_gain(
         shortest: r, no vector is shorter; 0 if nothing is known.
         gain: if given, the answer need only be right about being at most this, which can save the spectrum.
     """
-    leftover = _largest_eigenvalue(targets) + 1e-13 * float(np.square(residual).sum())
+    leftover = _largest_eigenvalue(targets) + COVARIANCE_ROUNDING * float(np.square(residual).sum())
     best = _gain_bound(square, leftover, 0.0, noise)
     if picked is not None and shortest > 0 and _can_decide(gain, best, square, leftover, picked, noise, len(residual)):
         for theta, rho in _theta_bounds(residual, picked, noise):
             best = min(best, _gain_bound(square, rho, theta * shortest**2, noise))
-    return best / len(residual) * (1 + ROUNDING_MARGIN)
+    return best / len(residual) * (1 + CERTIFICATE_MARGIN)
 
 
 def _can_decide(
@@ -72,8 +78,8 @@ def _can_decide(
     if gain is None:
         return True
     largest = float(np.einsum("nd,nd->n", picked, picked).max(initial=0.0))
-    hoped = _gain_bound(square, leftover, noise / (noise + largest), noise) / (1 + ROUNDING_MARGIN)
-    return hoped <= gain * targets < bound * (1 + ROUNDING_MARGIN)
+    hoped = _gain_bound(square, leftover, noise / (noise + largest), noise) / (1 + CERTIFICATE_MARGIN)
+    return hoped <= gain * targets < bound * (1 + CERTIFICATE_MARGIN)
 
 
 def _gain_bound(square: float, rho: float, kept: float, noise: float) -> float:
@@ -85,12 +91,12 @@ def _theta_bounds(residual: FloatArray, picked: FloatArray, noise: float) -> lis
     """Pairs θ, ρ_θ, from the eigenvalues of P in the span of the picks; P is the identity outside of it."""
     values, vectors = np.linalg.eigh(picked @ picked.T) if len(picked) else (np.zeros(0), np.zeros((0, 0)))
     largest = float(values.max(initial=0.0))
-    kept = values > 1e-10 * largest
+    kept = values > SPECTRUM_CUTOFF * largest
     eigen = noise / (noise + values[kept])
     along = residual @ (picked.T @ (vectors[:, kept] / np.sqrt(values[kept])))
     rest = residual @ residual.T - along @ along.T
     # Directions that were dropped have an eigenvalue between this and 1: take the one that promises less.
-    rest_eigen = noise / (noise + 1e-10 * largest)
+    rest_eigen = noise / (noise + SPECTRUM_CUTOFF * largest)
     smallest = min(rest_eigen, noise / (noise + largest))
     return [
         (theta, _largest_eigenvalue((along / (eigen - theta)) @ along.T + rest / (rest_eigen - theta)))
@@ -102,10 +108,6 @@ def _largest_eigenvalue(matrix: FloatArray) -> float:
     """The largest eigenvalue of a symmetric matrix, never below 0."""
     top = matrix[0, 0] if len(matrix) == 1 else np.linalg.eigvalsh(matrix)[-1]
     return max(0.0, float(top))
-
-
-# How far a vector may be from unit length where unit vectors are promised: what float16 storage does to them.
-UNIT_TOLERANCE = 1e-3
 
 
 class IndexResult(NamedTuple):
@@ -131,8 +133,7 @@ class CheckedIndex:
         self._unit = max_norm is None
         self.longest = 1 + UNIT_TOLERANCE if max_norm is None else max_norm
         self.shortest = 1 - UNIT_TOLERANCE if max_norm is None else 0.0
-        # A product of d float32 terms, in whatever order they are summed, and the rounding of the query.
-        self.rounding = (width + 8) * 2.0**-24 * self.longest
+        self.rounding = index_rounding(width, self.longest)
         length = getattr(index, "__len__", None)
         self.size: int | None = int(length()) if callable(length) else None
         if self.size == 0:
@@ -184,7 +185,7 @@ class CheckedIndex:
         if len(vectors) != len(ids):
             raise InvalidInput(f"index.vectors returned {len(vectors)} vectors for {len(ids)} ids")
         length = np.sqrt(checks.squared_norms("vectors of the index", vectors, zero_ok=True))
-        off = np.abs(length - 1) > UNIT_TOLERANCE if self._unit else length > self.longest * (1 + 1e-6)
+        off = np.abs(length - 1) > UNIT_TOLERANCE if self._unit else length > self.longest * (1 + LENGTH_TOLERANCE)
         if off.any():
             at = int(np.argmax(off))
             hint = "normalise the vectors, or pass max_norm" if self._unit else f"max_norm is {self.longest:g}"

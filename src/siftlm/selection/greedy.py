@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from siftlm.errors import InvalidInput
-from siftlm.selection.belief import Belief
-from siftlm.selection.posterior import smallest_noise
+from siftlm.selection.numerics import smallest_noise
+from siftlm.selection.posterior import belief_of
 from siftlm.selection.problem import Problem, Steps
 from siftlm.selection.rules import NO_PICK, Stopping
 from siftlm.types import FloatArray, IntArray
@@ -31,25 +31,25 @@ def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) ->
     """
     steps = _checked_steps(steps, problem)
     gains = next(steps)
-    made = problem.posterior_in_use
+    in_use, space = problem.posterior_in_use, problem.space
     # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare.
-    belief = made or Belief(problem.space, max(problem.noise, smallest_noise(problem.space)))
-    first = _first_uncertainty(problem)
-    for index in range(problem.candidates, problem.space.size):
+    belief = in_use or belief_of(space, max(problem.noise, smallest_noise(space)))
+    first = space.target_trace() / space.targets if space.targets else float("nan")
+    for index in range(problem.candidates, space.size):
         first -= belief.look(index).drop
-        if made is None:
+        if in_use is None:
             belief.observe(index)
         gains = steps.send(index)
     indices: list[int] = []
     values: list[float] = []
-    trace = [_nonnegative(first)]
+    trace = [first]
     stopped, rules, may_stop = "n", problem.rules, stopping.active
     while len(indices) < n:
         index = rules.choose(gains)
         if index == NO_PICK:
             stopped = "budget" if rules.out_of_budget else "exhausted"
             break
-        after = _nonnegative(trace[-1] - belief.look(index).drop)
+        after = trace[-1] - belief.look(index).drop
         if may_stop and (reason := stopping.refuses(len(indices), trace[-1], after)):
             stopped = reason
             break
@@ -61,11 +61,12 @@ def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) ->
             stopped = reason
             break
         if len(indices) < n:
-            if made is None:
+            if in_use is None:
                 belief.observe(index)
             gains = steps.send(index)
     steps.close()
-    return GreedyResult(np.array(indices, dtype=np.int64), np.array(values), np.array(trace), stopped)
+    # Rounding can take a variance below zero; a variance cannot be.
+    return GreedyResult(np.array(indices, np.int64), np.array(values), np.maximum(trace, 0.0), stopped)
 
 
 def _checked_steps(steps: Steps, problem: Problem) -> Steps:
@@ -84,13 +85,3 @@ def _checked_steps(steps: Steps, problem: Problem) -> Steps:
         if given.shape != (problem.space.size,):
             raise InvalidInput(f"the method must yield ({problem.space.size},) gains, got shape {given.shape}")
         index = yield given
-
-
-def _first_uncertainty(problem: Problem) -> float:
-    targets = problem.space.targets
-    return problem.space.target_trace() / targets if targets else float("nan")
-
-
-def _nonnegative(variance: float) -> float:
-    """Rounding can take a variance below zero; a variance cannot be. NaN (no prompt) stays NaN."""
-    return 0.0 if variance < 0 else variance

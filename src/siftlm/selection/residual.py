@@ -19,9 +19,10 @@ from siftlm.selection import certificate, checks, greedy
 from siftlm.selection.certificate import CheckedIndex, IndexResult
 from siftlm.selection.checks import RealArray
 from siftlm.selection.index import Index
+from siftlm.selection.numerics import ties_of
 from siftlm.selection.posterior import FeaturePosterior
 from siftlm.selection.problem import Problem, Steps
-from siftlm.selection.rules import NO_PICK, Limits, PickRules, Stopping, rules_in, ties_of
+from siftlm.selection.rules import NO_PICK, Limits, PickRules, Stopping, rules_in
 from siftlm.selection.space import FeatureSpace, unit_rows
 from siftlm.types import FloatArray, IntArray, Selection
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from math import sqrt
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, setting
-from siftlm.selection.space import Space
+from siftlm.selection.numerics import BUDGET_SLACK, Ties
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 NO_PICK = -1
@@ -40,41 +40,38 @@ class PickRules:
         self._sources, self._source_cap = sources, source_cap
         self._prior, self._costs = prior, costs
         self.left = budget
-        # Costs such as 0.1 do not add up exactly in binary; a budget is not broken by that.
-        self._slack = 0.0 if budget is None else 1e-12 * budget
+        self._slack = 0.0 if budget is None else BUDGET_SLACK * budget
         self._counts: dict[int, int] = {}
         self._source_counts: dict[int, int] = {}
-        self._free = True
-        if blocked is not None:
-            self._free = not blocked.any()
+        self._free = blocked is None or not blocked.any()
         self._size = size
 
     def choose(self, gains: FloatArray) -> int:
         """The index of the best allowed candidate, or ``NO_PICK``. Ties go to the smaller index (or name)."""
-        if self._free and self._prior is None and self._costs is None:
-            return self._first_best(gains)
-        with np.errstate(over="ignore"):  # an enormous weight may make a score infinite: the best there is
-            scores = gains.copy() if self._prior is None else gains * self._prior
-            if self._costs is not None:
-                scores /= self._costs
-        forbidden = self.forbidden()
-        if forbidden is not None:
-            scores[forbidden] = -np.inf
-        best = self._first_best(scores)
-        return NO_PICK if forbidden is not None and forbidden[best] else best
-
-    def _first_best(self, scores: FloatArray) -> int:
+        # 1. The best by weighted gain among what is allowed.
+        scores, forbidden = gains, None
+        if not self._free or self._prior is not None or self._costs is not None:
+            with np.errstate(over="ignore"):  # an enormous weight may make a score infinite: the best there is
+                scores = gains.copy() if self._prior is None else gains * self._prior
+                if self._costs is not None:
+                    scores /= self._costs
+            forbidden = self.forbidden()
+            if forbidden is not None:
+                scores[forbidden] = -np.inf
         best = int(scores.argmax())
         top = float(scores[best])
+        if forbidden is not None and forbidden[best]:
+            return NO_PICK
         if top != top:
             raise InvalidInput(f"the method's gain for candidate {best} is NaN")
+        # 2. Most often nobody before the best comes near it, and nothing else needs to be asked.
         if top in (np.inf, -np.inf) or (best == 0 and self._names is None):
             return best
-        # Most often nobody before the best comes near it, and nothing else needs to be asked.
         if self._names is None:
             near = scores[:best] >= top - self._ties.loose * abs(top)
             if not near[near.argmax()]:
                 return best
+        # 3. The first of those that tie.
         equal = self._ties.equals(scores, best)
         for weight in (self._prior, self._costs):
             if weight is not None:  # equal texts with different weights are not equal
@@ -92,18 +89,24 @@ class PickRules:
 
     def record(self, index: int) -> None:
         """Note a pick and what it uses up."""
+        used_up: list[int | BoolArray] = []
         if self._cap is not None:
             self._counts[index] = self._counts.get(index, 0) + 1
             if self._counts[index] >= self._cap:
-                self._block(index)
+                used_up.append(index)
         if self._sources is not None and self._source_cap is not None:
             source = int(self._sources[index])
             self._source_counts[source] = self._source_counts.get(source, 0) + 1
             if self._source_counts[source] >= self._source_cap:
-                self._block(self._sources == source)
+                used_up.append(self._sources == source)
         if self.left is not None and self._costs is not None:
             self.left -= float(self._costs[index])
             self._free = False
+        if used_up:
+            blocked = np.zeros(self._size, dtype=np.bool_) if self._blocked is None else self._blocked
+            for which in used_up:
+                blocked[which] = True
+            self._blocked, self._free = blocked, False
 
     def grow(self, names: IntArray, blocked: BoolArray) -> None:
         """There are more candidates: ``names`` (K,) of all of them, ``blocked`` (added,) of the new ones."""
@@ -114,12 +117,6 @@ class PickRules:
             self._free = False
         self._size = len(names)
 
-    def _block(self, which: int | BoolArray) -> None:
-        if self._blocked is None:
-            self._blocked = np.zeros(self._size, dtype=np.bool_)
-        self._blocked[which] = True
-        self._free = False
-
     @property
     def out_of_budget(self) -> bool:
         """Is the budget what ended the choice: is something allowed that would cost too much?"""
@@ -127,32 +124,6 @@ class PickRules:
             return False
         open_ones = np.ones(self._size, np.bool_) if self._blocked is None else ~self._blocked
         return bool((open_ones & (self._costs > self.left + self._slack)).any())
-
-
-@dataclass(frozen=True)
-class Ties:
-    """Relative tolerances, and the question whether candidates are the same vector."""
-
-    tie: float
-    loose: float
-    same: Callable[[int, IntArray], BoolArray]
-    """``same(index, others)``: (len(others),) is it the same vector?"""
-
-    def equals(self, scores: FloatArray, best: int) -> IntArray:
-        """The indices that tie with ``best``, itself included, in rising order."""
-        top = float(scores[best])
-        near = np.flatnonzero(scores >= top - self.loose * abs(top))
-        if len(near) == 1:
-            return near
-        equal: IntArray = near[(scores[near] >= top - self.tie * abs(top)) | self.same(best, near)]
-        return equal
-
-
-def ties_of(space: Space, noise: float) -> Ties:
-    """The tolerances that fit the space's precision and λ."""
-    tie = max(8 * space.rounding, 1e-9)
-    scale = max(1.0, float(space.diagonal().max()))
-    return Ties(tie, max(tie, min(1e-3, 256 * space.rounding * scale / noise)), space.same)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.selection import checks, greedy
-from siftlm.selection.gram import Gram, space_of
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
+from siftlm.selection.numerics import ties_of
 from siftlm.selection.problem import Method, MethodFunction, Problem, find_method
-from siftlm.selection.rules import Limits, PickRules, Stopping, rules_in, ties_of
-from siftlm.selection.space import Space, unit_rows
+from siftlm.selection.rules import Limits, PickRules, Stopping, rules_in
+from siftlm.selection.space import Gram, Space, space_of, unit_rows
 from siftlm.types import BoolArray, FloatArray, Selection
 
 Prior = npt.ArrayLike | Callable[[FloatArray], npt.ArrayLike]

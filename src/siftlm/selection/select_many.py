@@ -19,12 +19,12 @@ from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.selection import checks
 from siftlm.selection.checks import RealArray
-from siftlm.selection.gram import Gram
-from siftlm.selection.posterior import CANDIDATES_PER_FEATURE, check_noise
+from siftlm.selection.numerics import Ties, check_noise, ties_of
+from siftlm.selection.posterior import CANDIDATES_PER_FEATURE
 from siftlm.selection.problem import find_method
-from siftlm.selection.rules import Limits, Stopping, Ties, rules_in, ties_of
+from siftlm.selection.rules import Limits, Stopping, rules_in
 from siftlm.selection.select import check_options, pick_count, select
-from siftlm.selection.space import FeatureSpace
+from siftlm.selection.space import FeatureSpace, Gram
 from siftlm.types import FloatArray, IntArray, Selection
 
 # Cholesky rows of a group of prompts should stay in the processor's cache.

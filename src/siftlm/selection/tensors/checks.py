@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from siftlm import validation
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
-from siftlm.selection.space import MIN_FLOAT32_NOISE
+from siftlm.selection.numerics import MIN_FLOAT32_NOISE
 
 if TYPE_CHECKING:
     import torch
