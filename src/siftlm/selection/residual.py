@@ -22,7 +22,7 @@ from siftlm.selection.index import Index
 from siftlm.selection.numerics import ties_of
 from siftlm.selection.posterior import FeaturePosterior
 from siftlm.selection.problem import Problem, Steps
-from siftlm.selection.rules import NO_PICK, Limits, PickRules, Stopping, rules_in
+from siftlm.selection.rules import NO_LIMITS, NO_PICK, NO_STOPPING, Limits, PickRules, Stopping, rules_in
 from siftlm.selection.space import FeatureSpace, unit_rows
 from siftlm.types import FloatArray, IntArray, Selection
 
@@ -79,7 +79,7 @@ def select_from(
     ([0, 2], [True, True])
     """
     noise, normalize = validation.number("noise", noise, above=0), validation.flag("normalize", normalize)
-    limits, stopping = rules_in(rules, Limits, limits), rules_in(rules, Stopping, stopping)
+    limits, stopping = rules_in(rules, limits, NO_LIMITS), rules_in(rules, stopping, NO_STOPPING)
     if rules:
         raise TypeError(f"select_from() got an unexpected keyword argument {next(iter(rules))!r}")
     if foreign := sorted({*limits.given()} - {"replacement", "exclude"}):

@@ -234,19 +234,19 @@ class Stopping:
         return ""
 
 
+NO_LIMITS, NO_STOPPING = Limits(), Stopping()
 Rules = TypeVar("Rules", Limits, Stopping)
 
 
-def rules_in(settings: dict[str, Any], kind: type[Rules], ready: Rules | None) -> Rules:
-    """``ready`` with what ``settings`` has for its fields, which is taken out of there."""
+def rules_in(settings: dict[str, Any], ready: Rules | None, none: Rules) -> Rules:
+    """``ready``, or else ``none``, with what ``settings`` has for its fields, which is taken out of there."""
+    kind = type(none)
     if ready is not None and not isinstance(ready, kind):
         raise InvalidInput(f"{setting(kind.__name__.lower())} must be {kind.__name__}(…), got {ready!r}")
     given = {}
-    for field in fields(kind):
-        if field.name in settings and ((value := settings.pop(field.name)) is not None or field.default is not None):
-            given[field.name] = value
-            if ready is not None and getattr(ready, field.name) is not field.default:
-                raise Conflict(f"{setting(field.name)} is given twice: alone, and in {ready!r}")
-    if ready is None:
-        return kind(**given)
-    return replace(ready, **given) if given else ready
+    for name, field in kind.__dataclass_fields__.items():
+        if name in settings and ((value := settings.pop(name)) is not None or field.default is not None):
+            given[name] = value
+            if ready is not None and getattr(ready, name) is not field.default:
+                raise Conflict(f"{setting(name)} is given twice: alone, and in {ready!r}")
+    return replace(ready or none, **given) if given else ready or none

@@ -14,7 +14,7 @@ from siftlm.selection import checks, greedy
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.numerics import ties_of
 from siftlm.selection.problem import Method, MethodFunction, Problem, find_method
-from siftlm.selection.rules import Limits, PickRules, Stopping, rules_in
+from siftlm.selection.rules import NO_LIMITS, NO_STOPPING, Limits, PickRules, Stopping, rules_in
 from siftlm.selection.space import Gram, Space, space_of, unit_rows
 from siftlm.types import BoolArray, FloatArray, Selection
 
@@ -73,7 +73,7 @@ def select(
     entry = find_method(method)
     noise, seed = validation.number("noise", noise, above=0), validation.whole_number("seed", seed, least=0)
     normalize = validation.flag("normalize", normalize)
-    limits, stopping = rules_in(options, Limits, limits), rules_in(options, Stopping, stopping)
+    limits, stopping = rules_in(options, limits, NO_LIMITS), rules_in(options, stopping, NO_STOPPING)
     # 2. How query, candidates and known items look to each other.
     probabilities = None
     if isinstance(candidates, Gram):
@@ -82,31 +82,26 @@ def select(
         vectors = checks.matrix("candidates", candidates)
         if entry.reads == "probabilities":
             if query is not None or known is not None or kernel is not None:
-                raise Conflict(
-                    f"method {entry.name!r} reads softmax outputs: query, known and kernel mean nothing to it"
-                )
+                raise Conflict(f"method {entry.name!r} reads softmax outputs: query, known and kernel don't apply")
             probabilities, normalize = checks.probabilities("candidates", vectors), False
-        size, space = len(vectors), _vector_space(query, vectors, known, kernel, normalize=normalize, noise=noise)
+        size = len(vectors)
+        space = _vector_space(query, vectors, known=known, kernel=kernel, normalize=normalize, noise=noise)
     _check_method(entry, space, options, prior=prior, limits=limits, stopping=stopping)
     # 3. How many picks, and of what.
-    blocked, cap = _blocked_mask(limits, size, space.size), limits.cap(repeats=entry.repeats)
+    blocked = np.arange(space.size) >= size  # known items follow the candidates, and are not picked again
+    if limits.exclude is not None:
+        blocked[checks.item_indices("exclude", limits.exclude, size)] = True
+    cap = limits.cap(repeats=entry.repeats)
     n = pick_count(
         n,
-        size if blocked is None else int((~blocked).sum()),
+        space.size - int(np.count_nonzero(blocked)),
         cap,
         # More picks than candidates are likely a slip, unless counting repeats is all that the method does.
         repeats_meant=entry.whole or limits.replacement is not None,
         budgeted=limits.budget is not None,
     )
     known_count = space.size - size
-    problem = Problem(
-        space=space,
-        expected=n + known_count,
-        noise=noise,
-        probabilities=probabilities,
-        seed=seed,
-        known=known_count,
-    )
+    problem = Problem(space, n + known_count, noise, probabilities, seed=seed, known=known_count)
     problem.rules = _pick_rules(problem, limits, prior, cap=cap, blocked=blocked)
     # 4. Pick.
     found = greedy.greedy_select(problem, entry.run(problem, **options), n, stopping)
@@ -125,14 +120,14 @@ def select(
 def _vector_space(
     query: npt.ArrayLike | None,
     vectors: checks.RealArray,
+    *,
     known: npt.ArrayLike | None,
     kernel: KernelFunction | FeatureKernel | None,
-    *,
     normalize: bool,
     noise: float,
 ) -> Space:
     """The space of these vectors, known items behind the candidates."""
-    own, width = vectors.shape
+    size, width = vectors.shape
     targets = np.zeros((0, width)) if query is None else checks.matrix("query", query, width=width)
     if known is not None:
         more = checks.matrix("known", known, width=width, empty_ok=True)
@@ -141,7 +136,7 @@ def _vector_space(
             # Cut to shorter floats only once they are unit, or large and small ones would be lost.
             more = unit_rows("known", more, normalize=True).astype(np.promote_types(vectors.dtype, np.float32))
         vectors = np.concatenate([vectors, more])
-    return space_of(vectors, targets, kernel=kernel, normalize=normalize, noise=noise, own=own)
+    return space_of(vectors, targets, kernel=kernel, normalize=normalize, noise=noise, own=size)
 
 
 def _given_space(
@@ -174,7 +169,7 @@ def _check_method(
         raise Conflict(
             f"method {entry.name!r} decides on all picks at once: prior, costs, sources, replacement don't apply"
         )
-    if stopping.active and not space.targets:
+    if not space.targets and stopping.active:
         raise Conflict("adaptive, until and min_gain follow the uncertainty about a query, and there is none")
 
 
@@ -184,16 +179,6 @@ def check_options(entry: Method, options: Iterable[str]) -> None:
         if name not in entry.options:
             own = ", ".join(entry.options) or "none"
             raise InvalidInput(f"method {entry.name!r} has no setting {name!r}; its own are: {own}")
-
-
-def _blocked_mask(limits: Limits, size: int, total: int) -> BoolArray | None:
-    """(total,) what may never be picked: what is excluded, and the known items behind the candidates."""
-    if limits.exclude is None and size == total:
-        return None
-    blocked = np.arange(total) >= size
-    if limits.exclude is not None:
-        blocked[checks.item_indices("exclude", limits.exclude, size)] = True
-    return blocked
 
 
 def pick_count(n: int | None, available: int, cap: int | None, *, repeats_meant: bool, budgeted: bool = False) -> int:
@@ -220,7 +205,7 @@ def pick_count(n: int | None, available: int, cap: int | None, *, repeats_meant:
 
 
 def _pick_rules(
-    problem: Problem, limits: Limits, prior: Prior | None, *, cap: int | None, blocked: BoolArray | None
+    problem: Problem, limits: Limits, prior: Prior | None, *, cap: int | None, blocked: BoolArray
 ) -> PickRules:
     """The limits and the prior, checked, with one value per row of the space."""
     size = problem.candidates

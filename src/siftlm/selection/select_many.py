@@ -22,7 +22,7 @@ from siftlm.selection.checks import RealArray
 from siftlm.selection.numerics import Ties, check_noise, ties_of
 from siftlm.selection.posterior import CANDIDATES_PER_FEATURE
 from siftlm.selection.problem import find_method
-from siftlm.selection.rules import Limits, Stopping, rules_in
+from siftlm.selection.rules import NO_LIMITS, Limits, Stopping, rules_in
 from siftlm.selection.select import check_options, pick_count, select
 from siftlm.selection.space import FeatureSpace, Gram
 from siftlm.types import FloatArray, IntArray, Selection
@@ -116,7 +116,7 @@ def _engine_settings(
     understood = {"method", "noise", "normalize", "seed", "replacement"} | ({"exclude"} if shared else set())
     if method not in ("sift", "vtl") or not given <= understood or any(np.ndim(prompt) != 1 for prompt in prompts):
         return None
-    limits = rules_in({**settings, "limits": None}, Limits, limits)
+    limits = rules_in(dict(settings), limits, NO_LIMITS)
     if limits.replacement not in (None, False):
         return None
     validation.whole_number("seed", settings.get("seed", 0), least=0)
