@@ -8,9 +8,10 @@ have the prompts in front: ``cross`` and ``noisy`` are (B, K), Cholesky rows (B,
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,11 @@ from siftlm.selection.select import check_options, pick_count, select
 from siftlm.selection.space import FeatureSpace, Gram
 from siftlm.types import FloatArray, IntArray, Selection
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from siftlm.selection.tensors import BatchSelection
+
 # Cholesky rows of a group of prompts should stay in the processor's cache.
 ROW_GROUP_BYTES = 4 << 20
 # What a scan keeps of each candidate for each prompt only has to fit into memory: it is worked off in blocks.
@@ -38,12 +44,22 @@ COMMON_SETTINGS = {p.name for p in inspect.signature(select).parameters.values()
 RULE_SETTINGS = {field.name for kind in (Limits, Stopping) for field in fields(kind)}
 
 
+@overload
+def select_many(  # type: ignore[overload-overlap]  # a tensor can be read as an array, and is not
+    queries: Tensor, candidates: Tensor, n: int | None = None, **settings: Any
+) -> BatchSelection: ...
+
+
+@overload
 def select_many(
     queries: npt.ArrayLike | Sequence[npt.ArrayLike],
     candidates: npt.ArrayLike | Sequence[npt.ArrayLike],
     n: int | None = None,
     **settings: Any,
-) -> list[Selection]:
+) -> list[Selection]: ...
+
+
+def select_many(queries: Any, candidates: Any, n: int | None = None, **settings: Any) -> Sequence[Selection]:
     """`select` for many prompts; the answers come in the order of the queries.
 
     Args:
@@ -51,11 +67,20 @@ def select_many(
         candidates: (K, d), shared by all prompts; or (B, K, d), or a list of B arrays, one set for each.
         n, **settings: as for `select`, the same for all prompts.
 
+    Where both are torch tensors, everything stays on their device, and the result is a `BatchSelection`: a sequence
+    of `Selection` that holds the picks of all prompts as tensors. Ten of the methods are there, with ``replacement``,
+    ``exclude`` and the rules of `Stopping`; ``mask`` (K,) or (B, K) is ``True`` where a candidate may be picked, so
+    that sets of different sizes can be padded to one K. See ``siftlm.selection.tensors``.
+
     >>> import numpy as np
     >>> texts = np.eye(3)
     >>> [s.indices.tolist() for s in select_many([[1, 0.1, 0], [0, 0.1, 1]], texts, n=2)]
     [[0, 1], [2, 1]]
     """
+    if _are_tensors(queries, candidates):
+        from siftlm.selection import tensors
+
+        return tensors.select_many(queries, candidates, n, **settings)
     prompts = _checked_list("queries", queries)
     shared = not _is_one_set_each(candidates)
     if not prompts:
@@ -136,6 +161,12 @@ def _checked_list(name: str, value: Any) -> list[Any]:
         return list(value)
     except TypeError as error:
         raise InvalidInput(f"{name} must be an array or a list, got {type(value).__name__}") from error
+
+
+def _are_tensors(*values: object) -> bool:
+    """Are these torch tensors? Whoever has one has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and all(isinstance(value, torch.Tensor) for value in values)
 
 
 def _is_one_set_each(candidates: Any) -> bool:
