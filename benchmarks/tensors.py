@@ -1,4 +1,4 @@
-"""`siftlm.select_many` of torch tensors: prompts per second in batches, on the processor and on CUDA where there is one.
+"""`siftlm.select_many` of torch tensors: prompts per second, on the processor and on CUDA where there is one.
 
     python benchmarks/tensors.py              a few minutes on two cores
     python benchmarks/tensors.py --quick      no batch above 32

@@ -11,6 +11,8 @@ from siftlm.cli import settings
 from siftlm.cli.drawing import Terminal, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from siftlm.types import Selection
@@ -215,7 +217,7 @@ def _figure(
         figure.savefig(new, format=kind, dpi=200)
 
 
-def _print(arguments: argparse.Namespace, found: list[Selection], texts: list[str] | None, size: int) -> None:
+def _print(arguments: argparse.Namespace, found: Sequence[Selection], texts: list[str] | None, size: int) -> None:
     from siftlm.cli import files, table
 
     terminal = Terminal(width=120) if arguments.out is not None else Terminal.of(sys.stdout)

@@ -300,7 +300,7 @@ class AcquisitionRecipe:
     """Is ``method`` one that ranks once (see `rank_once`)?"""
     replacement: bool | None = None
 
-    def select(self, queries: list[checks.RealArray], candidates: Any, n: int) -> list[Selection]:
+    def select(self, queries: list[checks.RealArray], candidates: Any, n: int) -> Sequence[Selection]:
         """One selection for each query, in order; ``candidates`` as for ``select_many``."""
         # Unlike elsewhere in siftlm: activeft never normalises, so its users did so or don't want to.
         settings: dict[str, Any] = {"method": self.method, "noise": self.noise, "normalize": False}

@@ -248,7 +248,7 @@ class FeatureBelief:
     def observe(self, index: int) -> FloatArray:
         """Condition on it: P − w wᵀ, with the returned w = P x / sqrt(k_n(x, x) + λ)."""
         look, width = self.look(index), self._space.width
-        white = self._direction / look.noisy**0.5
+        white: FloatArray = self._direction / look.noisy**0.5
         self.residual -= np.outer(look.cross / look.noisy**0.5, white)
         if self._count < width:
             if self._count == len(self._white):

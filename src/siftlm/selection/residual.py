@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, setting
-from siftlm.selection import certificate, checks, greedy
-from siftlm.selection.certificate import CheckedIndex, IndexResult
+from siftlm.selection import certificate, checks
 from siftlm.selection.checks import RealArray
-from siftlm.selection.index import Index
+from siftlm.selection.index import CheckedIndex, Index, IndexResult
 from siftlm.selection.numerics import ties_of
 from siftlm.selection.posterior import FeaturePosterior
 from siftlm.selection.problem import Problem, Steps
 from siftlm.selection.rules import NO_LIMITS, NO_PICK, NO_STOPPING, Limits, PickRules, Stopping, rules_in
+from siftlm.selection.select import greedy_select
 from siftlm.selection.space import FeatureSpace, unit_rows
 from siftlm.types import FloatArray, IntArray, Selection
 
@@ -105,7 +105,7 @@ def select_from(
     )
     problem.posterior_in_use = posterior = FeaturePosterior(pool, noise)
     steps = _IndexSearch(problem, pool, posterior, source, k, doublings)
-    found = greedy.greedy_select(problem, steps.run(first), n, stopping)
+    found = greedy_select(problem, steps.run(first), n, stopping)
     if not len(found.indices) and found.stopped == "exhausted":
         raise InvalidInput("exclude leaves nothing to pick from")
     return Selection(

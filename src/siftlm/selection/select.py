@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ import numpy.typing as npt
 
 from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, setting
-from siftlm.selection import checks, greedy
+from siftlm.selection import checks
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
-from siftlm.selection.numerics import ties_of
-from siftlm.selection.problem import Method, MethodFunction, Problem, find_method
-from siftlm.selection.rules import NO_LIMITS, NO_STOPPING, Limits, PickRules, Stopping, rules_in
+from siftlm.selection.numerics import smallest_noise, ties_of
+from siftlm.selection.posterior import belief_of
+from siftlm.selection.problem import Method, MethodFunction, Problem, Steps, find_method
+from siftlm.selection.rules import NO_LIMITS, NO_PICK, NO_STOPPING, Limits, PickRules, Stopping, rules_in
 from siftlm.selection.space import Gram, Space, space_of, unit_rows
-from siftlm.types import BoolArray, FloatArray, Selection
+from siftlm.types import BoolArray, FloatArray, IntArray, Selection
 
 Prior = npt.ArrayLike | Callable[[FloatArray], npt.ArrayLike]
 
@@ -104,7 +106,7 @@ def select(
     problem = Problem(space, n + known_count, noise, probabilities, seed=seed, known=known_count)
     problem.rules = _pick_rules(problem, limits, prior, cap=cap, blocked=blocked)
     # 4. Pick.
-    found = greedy.greedy_select(problem, entry.run(problem, **options), n, stopping)
+    found = greedy_select(problem, entry.run(problem, **options), n, stopping)
     return Selection(
         indices=found.indices,
         gains=found.gains,
@@ -232,3 +234,79 @@ def _pick_rules(
         budget=limits.budget,
         ties=ties_of(problem.space, problem.noise),
     )
+
+
+# --- the loop that every method runs in: get gains, choose, record, go on until there is a reason to stop
+
+
+@dataclass(frozen=True)
+class GreedyResult:
+    """What the loop found; the front door makes a Selection of it."""
+
+    indices: IntArray
+    gains: FloatArray
+    uncertainty: FloatArray
+    stopped: str
+
+
+def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) -> GreedyResult:
+    """Pick until ``n``, a stopping rule, the budget or the candidates end it.
+
+    The known items count as picked before the first pick. After the last pick nothing more is computed.
+    """
+    steps = _checked_steps(steps, problem)
+    gains = next(steps)
+    in_use, space = problem.posterior_in_use, problem.space
+    # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare.
+    belief = in_use or belief_of(space, max(problem.noise, smallest_noise(space)))
+    first = space.target_trace() / space.targets if space.targets else float("nan")
+    for index in range(problem.candidates, space.size):
+        first -= belief.look(index).drop
+        if in_use is None:
+            belief.observe(index)
+        gains = steps.send(index)
+    indices: list[int] = []
+    values: list[float] = []
+    trace = [first]
+    stopped, rules, may_stop = "n", problem.rules, stopping.active
+    while len(indices) < n:
+        index = rules.choose(gains)
+        if index == NO_PICK:
+            stopped = "budget" if rules.out_of_budget else "exhausted"
+            break
+        after = trace[-1] - belief.look(index).drop
+        if may_stop and (reason := stopping.refuses(len(indices), trace[-1], after)):
+            stopped = reason
+            break
+        indices.append(index)
+        values.append(float(gains[index]))
+        trace.append(after)
+        rules.record(index)
+        if may_stop and (reason := stopping.satisfied(len(indices), trace[0], after)):
+            stopped = reason
+            break
+        if len(indices) < n:
+            if in_use is None:
+                belief.observe(index)
+            gains = steps.send(index)
+    steps.close()
+    # Rounding can take a variance below zero; a variance cannot be.
+    return GreedyResult(np.array(indices, np.int64), np.array(values), np.maximum(trace, 0.0), stopped)
+
+
+def _checked_steps(steps: Steps, problem: Problem) -> Steps:
+    """The same gains, checked to be one number for each candidate: a method may come from anywhere."""
+    index: int | None = None
+    while True:
+        try:
+            given = next(steps) if index is None else steps.send(index)
+        except StopIteration:
+            raise InvalidInput("the method stopped yielding gains; it must go on as long as it is asked") from None
+        if type(given) is not np.ndarray or given.dtype != np.float64:
+            try:
+                given = np.asarray(given, dtype=np.float64)
+            except (TypeError, ValueError) as error:
+                raise InvalidInput(f"the method must yield an array of numbers, not {type(given).__name__}") from error
+        if given.shape != (problem.space.size,):
+            raise InvalidInput(f"the method must yield ({problem.space.size},) gains, got shape {given.shape}")
+        index = yield given

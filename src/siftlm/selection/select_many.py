@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +28,6 @@ from siftlm.selection.select import check_options, pick_count, select
 from siftlm.selection.space import FeatureSpace, Gram
 from siftlm.types import FloatArray, IntArray, Selection
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from siftlm.selection.tensors import BatchSelection
-
 # Cholesky rows of a group of prompts should stay in the processor's cache.
 ROW_GROUP_BYTES = 4 << 20
 # What a scan keeps of each candidate for each prompt only has to fit into memory: it is worked off in blocks.
@@ -44,22 +39,12 @@ COMMON_SETTINGS = {p.name for p in inspect.signature(select).parameters.values()
 RULE_SETTINGS = {field.name for kind in (Limits, Stopping) for field in fields(kind)}
 
 
-@overload
-def select_many(  # type: ignore[overload-overlap]  # a tensor can be read as an array, and is not
-    queries: Tensor, candidates: Tensor, n: int | None = None, **settings: Any
-) -> BatchSelection: ...
-
-
-@overload
 def select_many(
     queries: npt.ArrayLike | Sequence[npt.ArrayLike],
     candidates: npt.ArrayLike | Sequence[npt.ArrayLike],
     n: int | None = None,
     **settings: Any,
-) -> list[Selection]: ...
-
-
-def select_many(queries: Any, candidates: Any, n: int | None = None, **settings: Any) -> Sequence[Selection]:
+) -> Sequence[Selection]:
     """`select` for many prompts; the answers come in the order of the queries.
 
     Args:

@@ -122,7 +122,7 @@ def select_many(
         memory: bytes to use beside the inputs; prompts are worked off in chunks that fit. Changes no pick.
         **settings: the fields of `Limits` and `Stopping`, as keywords.
     """
-    if not isinstance(method, str) or method not in METHODS:
+    if method not in METHODS:
         raise UnknownName("method", method, METHODS)
     if form not in (None, "rows", "features"):
         raise InvalidInput(f"form must be 'rows', 'features' or None, got {form!r}")
