@@ -58,7 +58,7 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
         "routes.selection",
         "routes.tokenizer",
     )
-}
+} | {f"siftlm.selection.tensors.{name}": {"torch"} for name in ("front", "posterior", "steps")}
 
 
 def room_of(module: str) -> str:

@@ -168,7 +168,7 @@ def test_rules_as_dataclasses_and_as_keywords_are_one() -> None:
         (Limits(replacement=False), Stopping(until=0.5)),
         (Limits(costs=np.ones(12), budget=3.0), Stopping(min_gain=0.01, at_least=2)),
     ):
-        keywords = {**limits.given(), **dataclasses.asdict(stopping)}
+        keywords = {**limits.specified(), **dataclasses.asdict(stopping)}
         each = siftlm.select_many(queries, candidates, n=4, **keywords)
         assert_same(siftlm.select_many(queries, candidates, n=4, limits=limits, stopping=stopping), each, 1e-12)
         assert_same([siftlm.select(q, candidates, 4, limits=limits, stopping=stopping) for q in queries], each, 1e-9)

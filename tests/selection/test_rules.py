@@ -148,8 +148,8 @@ def test_limits_are_printed_and_compared_by_what_is_set() -> None:
     [
         ({"limits": 3}, InvalidInput, r"limits must be Limits\(…\), got 3"),
         ({"stopping": Limits()}, InvalidInput, r"stopping must be Stopping\(…\), got Limits\(\)"),
-        ({"limits": Limits(replacement=False), "replacement": True}, Conflict, "replacement is given twice"),
-        ({"stopping": Stopping(until=0.1), "until": 0.2}, Conflict, "until is given twice"),
+        ({"limits": Limits(replacement=False), "replacement": True}, Conflict, "replacement is set twice"),
+        ({"stopping": Stopping(until=0.1), "until": 0.2}, Conflict, "until is set twice"),
         ({"stopping": Stopping(until=0.1), "at_least": -1}, InvalidInput, "at_least must be"),
     ],
 )

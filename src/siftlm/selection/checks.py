@@ -37,7 +37,7 @@ def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool
     if array.dtype.kind != "f":
         raise InvalidInput(f"{name} must hold real numbers, got dtype {array.dtype}")
     if array.dtype.itemsize > 8:
-        with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite, which is found later
+        with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite, which a later check reports
             array = array.astype(np.float64)
     if array.ndim == 1:
         array = array[None, :]

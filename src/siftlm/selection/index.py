@@ -51,13 +51,13 @@ class NumpyIndex:
     def search(self, queries: RealArray, k: int) -> tuple[IntArray, RealArray]:
         """The best k rows for each query; one matrix product."""
         queries = checks.matrix("queries", queries, width=self._vectors.shape[1])
-        found = min(validation.whole_number("k", k, least=1), len(self))
+        count = min(validation.whole_number("k", k, least=1), len(self))
         scores = self._products(queries)
         if not np.isfinite(scores).all():
             query, row = np.argwhere(~np.isfinite(scores))[0]
             raise InvalidInput(f"the product of query {query} and vector {row} is {scores[query, row]}")
-        if found < len(self):
-            best = np.argpartition(scores, len(self) - found, axis=1)[:, len(self) - found :]
+        if count < len(self):
+            best = np.argpartition(scores, len(self) - count, axis=1)[:, len(self) - count :]
             best.sort(axis=1)
         else:
             best = np.broadcast_to(np.arange(len(self)), scores.shape)
@@ -65,7 +65,7 @@ class NumpyIndex:
         order = np.argsort(-best_scores, axis=1, kind="stable")
         ids = np.take_along_axis(best, order, axis=1)
         best_scores = np.take_along_axis(best_scores, order, axis=1)
-        padding = ((0, 0), (0, k - found))
+        padding = ((0, 0), (0, k - count))
         return np.pad(ids, padding, constant_values=-1), np.pad(best_scores, padding, constant_values=-np.inf)
 
     def _products(self, queries: RealArray) -> RealArray:
@@ -120,8 +120,8 @@ class FaissIndex:
         """What faiss finds."""
         self._check_ready()
         queries = checks.matrix("queries", queries, width=int(self._index.d))
-        found = min(validation.whole_number("k", k, least=1), len(self))
-        scores, ids = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), found)
+        count = min(validation.whole_number("k", k, least=1), len(self))
+        scores, ids = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), count)
         return ids.astype(np.int64, copy=False), scores
 
     def vectors(self, ids: IntArray) -> RealArray:
@@ -133,12 +133,12 @@ class FaissIndex:
         if isinstance(core, self._faiss.IndexIVF) and core.direct_map.no():
             self._make_direct_map(core)
         try:
-            found: RealArray = core.reconstruct_batch(np.ascontiguousarray(keys))
+            vectors: RealArray = core.reconstruct_batch(np.ascontiguousarray(keys))
         except RuntimeError as error:
             raise InvalidInput(
                 f"{type(core).__name__} cannot give vectors back, which selection needs: {_first_error_line(error)}"
             ) from error
-        return found
+        return vectors
 
     def _core(self) -> Any:
         """The index that holds the vectors, without the map of ids around it."""
@@ -244,8 +244,7 @@ class CheckedIndex:
 
     def vectors(self, ids: IntArray) -> FloatArray:
         """(len(ids), d) float64, checked."""
-        found = checks.matrix("vectors of the index", self._index.vectors(ids), width=self._width)
-        vectors = found.astype(np.float64)
+        vectors = checks.matrix("vectors of the index", self._index.vectors(ids), width=self._width).astype(np.float64)
         if len(vectors) != len(ids):
             raise InvalidInput(f"index.vectors returned {len(vectors)} vectors for {len(ids)} ids")
         length = np.sqrt(checks.squared_norms("vectors of the index", vectors, zero_ok=True))
@@ -261,8 +260,8 @@ def _checked_index(index: Any) -> Index:
     """``index``, if it has the methods of one; or how to make one of it."""
     if callable(getattr(index, "search", None)):
         if callable(getattr(index, "vectors", None)):
-            found: Index = index
-            return found
+            checked: Index = index
+            return checked
         if hasattr(index, "ntotal"):
             raise InvalidInput(f"index is a bare {type(index).__name__}; wrap it: FaissIndex(index)")
     if isinstance(index, (list, tuple)) or hasattr(index, "__array__"):

@@ -130,7 +130,7 @@ class Method:
     targeted: bool = True
     """Does it need a query?"""
     repeats: bool = False
-    """May it pick the same candidate again, unless told otherwise?"""
+    """May it pick the same candidate again by default?"""
     signed: bool = False
     """Can its gains be negative? Then a factor on them (prior, cost) would mean nothing."""
     reads: Literal["vectors", "probabilities"] = "vectors"

@@ -82,7 +82,7 @@ def select_from(
     limits, stopping = rules_in(rules, limits, NO_LIMITS), rules_in(rules, stopping, NO_STOPPING)
     if rules:
         raise TypeError(f"select_from() got an unexpected keyword argument {next(iter(rules))!r}")
-    if foreign := sorted({*limits.given()} - {"replacement", "exclude"}):
+    if foreign := sorted({*limits.specified()} - {"replacement", "exclude"}):
         raise Conflict(f"{setting(foreign[0])} needs candidates, and an index is searched as it is")
     targets = unit_rows("query", checks.matrix("query", query), normalize=normalize)
     source = CheckedIndex(
@@ -105,18 +105,18 @@ def select_from(
     )
     problem.posterior_in_use = posterior = FeaturePosterior(pool, noise)
     steps = _IndexSearch(problem, pool, posterior, source, k, doublings)
-    found = greedy_select(problem, steps.run(first), n, stopping)
-    if not len(found.indices) and found.stopped == "exhausted":
+    picked = greedy_select(problem, steps.run(first), n, stopping)
+    if not len(picked.indices) and picked.stopped == "exhausted":
         raise InvalidInput("exclude leaves nothing to pick from")
     return Selection(
-        indices=pool.ids[found.indices],
-        gains=found.gains,
-        uncertainty=found.uncertainty,
-        stopped=found.stopped,
+        indices=pool.ids[picked.indices],
+        gains=picked.gains,
+        uncertainty=picked.uncertainty,
+        stopped=picked.stopped,
         method="sift",
         noise=noise,
-        certified=np.array(steps.certified[: len(found.indices)], dtype=np.bool_),
-        evidence=pool.evidence(found.indices),
+        certified=np.array(steps.certified[: len(picked.indices)], dtype=np.bool_),
+        evidence=pool.evidence(picked.indices),
     )
 
 

@@ -64,7 +64,7 @@ class PickRules:
             return NO_PICK
         if top != top:
             raise InvalidInput(f"the method's gain for candidate {best} is NaN")
-        # 2. Most often nobody before the best comes near it, and nothing else needs to be asked.
+        # 2. Most often nobody before the best comes near it, and nothing else matters.
         if top in (np.inf, -np.inf) or (best == 0 and self._names is None):
             return best
         if self._names is None:
@@ -154,31 +154,34 @@ class Limits:
             validation.whole_number("replacement", self.replacement, least=1)
         if self.budget is not None:
             if self.costs is None:
-                raise Conflict("budget needs costs: one number per candidate, such as its tokens")
+                raise Conflict(
+                    f"{setting('budget')} needs {setting('costs')}: one number per candidate, such as its tokens"
+                )
             validation.number("budget", self.budget, above=0)
         if (self.source_cap is None) != (self.sources is None):
-            raise Conflict("sources and source_cap go together: labels, and how many picks may share one")
+            names = f"{setting('sources')} and {setting('source_cap')}"
+            raise Conflict(f"{names} go together: labels, and how many picks may share one")
         if self.source_cap is not None:
             validation.whole_number("source_cap", self.source_cap, least=1)
 
     def __repr__(self) -> str:
-        return f"Limits({', '.join(f'{name}={value!r}' for name, value in self.given().items())})"
+        return f"Limits({', '.join(f'{name}={value!r}' for name, value in self.specified().items())})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Limits):
             return NotImplemented
-        mine, theirs = self.given(), other.given()
+        mine, theirs = self.specified(), other.specified()
         same = mine.keys() == theirs.keys() and repr(mine.get("replacement")) == repr(theirs.get("replacement"))
         return same and all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
     __hash__ = None  # type: ignore[assignment]  # it may hold arrays
 
-    def given(self) -> dict[str, Any]:
+    def specified(self) -> dict[str, Any]:
         """The fields that limit anything."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
     def cap(self, *, repeats: bool) -> int | None:
-        """How often one candidate may be picked, ``None`` for no limit; ``repeats`` where nothing else is said."""
+        """How often one candidate may be picked, ``None`` for no limit; ``repeats`` if there is no ``replacement``."""
         if self.replacement is None:
             return None if repeats else 1
         if isinstance(self.replacement, (bool, np.bool_)):
@@ -239,14 +242,14 @@ Rules = TypeVar("Rules", Limits, Stopping)
 
 
 def rules_in(settings: dict[str, Any], ready: Rules | None, none: Rules) -> Rules:
-    """``ready``, or else ``none``, with what ``settings`` has for its fields, which is taken out of there."""
+    """``ready`` (or ``none``), completed by the keywords in ``settings`` that are its fields, which leave them."""
     kind = type(none)
     if ready is not None and not isinstance(ready, kind):
         raise InvalidInput(f"{setting(kind.__name__.lower())} must be {kind.__name__}(…), got {ready!r}")
-    given = {}
+    keywords = {}
     for name, field in kind.__dataclass_fields__.items():
         if name in settings and ((value := settings.pop(name)) is not None or field.default is not None):
-            given[name] = value
+            keywords[name] = value
             if ready is not None and getattr(ready, name) is not field.default:
-                raise Conflict(f"{setting(name)} is given twice: alone, and in {ready!r}")
-    return replace(ready or none, **given) if given else ready or none
+                raise Conflict(f"{setting(name)} is set twice: as a keyword, and in {ready!r}")
+    return replace(ready or none, **keywords) if keywords else ready or none

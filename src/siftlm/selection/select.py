@@ -79,7 +79,7 @@ def select(
     # 2. How query, candidates and known items look to each other.
     probabilities = None
     if isinstance(candidates, Gram):
-        size, space = len(candidates.values), _given_space(entry, query, candidates, known=known, kernel=kernel)
+        size, space = len(candidates.values), _gram_space(entry, query, candidates, known=known, kernel=kernel)
     else:
         vectors = checks.matrix("candidates", candidates)
         if entry.reads == "probabilities":
@@ -106,16 +106,16 @@ def select(
     problem = Problem(space, n + known_count, noise, probabilities, seed=seed, known=known_count)
     problem.rules = _pick_rules(problem, limits, prior, cap=cap, blocked=blocked)
     # 4. Pick.
-    found = greedy_select(problem, entry.run(problem, **options), n, stopping)
+    picked = greedy_select(problem, entry.run(problem, **options), n, stopping)
     return Selection(
-        indices=found.indices,
-        gains=found.gains,
-        uncertainty=found.uncertainty,
-        stopped=found.stopped,
+        indices=picked.indices,
+        gains=picked.gains,
+        uncertainty=picked.uncertainty,
+        stopped=picked.stopped,
         method=entry.name,
         noise=noise,
-        certified=None if problem.certified is None else np.array(problem.certified[: len(found.indices)], np.bool_),
-        evidence=space.evidence(np.concatenate([np.arange(size, space.size), found.indices]), known_count),
+        certified=None if problem.certified is None else np.array(problem.certified[: len(picked.indices)], np.bool_),
+        evidence=space.evidence(np.concatenate([np.arange(size, space.size), picked.indices]), known_count),
     )
 
 
@@ -141,7 +141,7 @@ def _vector_space(
     return space_of(vectors, targets, kernel=kernel, normalize=normalize, noise=noise, own=size)
 
 
-def _given_space(
+def _gram_space(
     entry: Method,
     query: npt.ArrayLike | None,
     gram: Gram,
@@ -149,7 +149,7 @@ def _given_space(
     known: npt.ArrayLike | None,
     kernel: KernelFunction | FeatureKernel | None,
 ) -> Space:
-    """The space whose inner products are all given."""
+    """The space of a Gram matrix."""
     if entry.reads == "probabilities":
         raise Conflict(f"method {entry.name!r} reads softmax outputs, not a Gram matrix")
     if known is not None or kernel is not None:
@@ -167,12 +167,12 @@ def _check_method(
         raise InvalidInput(f"method {entry.name!r} needs a query; without one try 'undirected-vtl'")
     if entry.signed and (prior is not None or limits.costs is not None):
         raise Conflict(f"prior and costs multiply gains, and those of method {entry.name!r} may be negative")
-    if entry.whole and (prior is not None or {*limits.given()} & {"costs", "sources", "replacement"}):
-        raise Conflict(
-            f"method {entry.name!r} decides on all picks at once: prior, costs, sources, replacement don't apply"
-        )
+    if entry.whole and (prior is not None or {*limits.specified()} & {"costs", "sources", "replacement"}):
+        names = ", ".join(setting(name) for name in ("prior", "costs", "sources", "replacement"))
+        raise Conflict(f"method {entry.name!r} decides on all picks at once: {names} don't apply")
     if not space.targets and stopping.active:
-        raise Conflict("adaptive, until and min_gain follow the uncertainty about a query, and there is none")
+        rules = ", ".join(setting(name) for name in ("adaptive", "until", "min_gain"))
+        raise Conflict(f"{rules} follow the uncertainty about a query, and there is none")
 
 
 def check_options(entry: Method, options: Iterable[str]) -> None:
@@ -241,7 +241,7 @@ def _pick_rules(
 
 @dataclass(frozen=True)
 class GreedyResult:
-    """What the loop found; the front door makes a Selection of it."""
+    """The picks of the loop, which `select` makes a `Selection` of."""
 
     indices: IntArray
     gains: FloatArray
@@ -260,7 +260,7 @@ def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) ->
     # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare.
     belief = in_use or belief_of(space, max(problem.noise, smallest_noise(space)))
     first = space.target_trace() / space.targets if space.targets else float("nan")
-    for index in range(problem.candidates, space.size):
+    for index in range(space.size - problem.known, space.size):
         first -= belief.look(index).drop
         if in_use is None:
             belief.observe(index)
@@ -299,14 +299,14 @@ def _checked_steps(steps: Steps, problem: Problem) -> Steps:
     index: int | None = None
     while True:
         try:
-            given = next(steps) if index is None else steps.send(index)
+            gains = next(steps) if index is None else steps.send(index)
         except StopIteration:
-            raise InvalidInput("the method stopped yielding gains; it must go on as long as it is asked") from None
-        if type(given) is not np.ndarray or given.dtype != np.float64:
+            raise InvalidInput("the method stopped yielding gains; it must yield again after every pick") from None
+        if type(gains) is not np.ndarray or gains.dtype != np.float64:
             try:
-                given = np.asarray(given, dtype=np.float64)
+                gains = np.asarray(gains, dtype=np.float64)
             except (TypeError, ValueError) as error:
-                raise InvalidInput(f"the method must yield an array of numbers, not {type(given).__name__}") from error
-        if given.shape != (problem.space.size,):
-            raise InvalidInput(f"the method must yield ({problem.space.size},) gains, got shape {given.shape}")
-        index = yield given
+                raise InvalidInput(f"the method must yield an array of numbers, not {type(gains).__name__}") from error
+        if gains.shape != (problem.space.size,):
+            raise InvalidInput(f"the method must yield ({problem.space.size},) gains, got shape {gains.shape}")
+        index = yield gains

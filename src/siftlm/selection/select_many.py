@@ -119,12 +119,12 @@ def _engine_settings(
     method = settings.get("method", "sift")
     entry = find_method(method)
     check_options(entry, [name for name in settings if name not in COMMON_SETTINGS and name not in RULE_SETTINGS])
-    given = {name for name, value in settings.items() if value is not None}
+    specified = {name for name, value in settings.items() if value is not None}
     limits = settings.get("limits")
     if isinstance(limits, Limits):
-        given = given - {"limits"} | {*limits.given()}
+        specified = specified - {"limits"} | {*limits.specified()}
     understood = {"method", "noise", "normalize", "seed", "replacement"} | ({"exclude"} if shared else set())
-    if method not in ("sift", "vtl") or not given <= understood or any(np.ndim(prompt) != 1 for prompt in prompts):
+    if method not in ("sift", "vtl") or not specified <= understood or any(np.ndim(prompt) != 1 for prompt in prompts):
         return None
     limits = rules_in(dict(settings), limits, NO_LIMITS)
     if limits.replacement not in (None, False):
@@ -173,8 +173,8 @@ def _select_shared(prompts: list[Any], candidates: Any, engine: _EngineSettings)
     space = FeatureSpace(vectors, targets, normalize=engine.normalize, noise=engine.noise)
     limits = engine.pick_limits(space.size)
     n = engine.count(space.size - (0 if limits.excluded is None else len(limits.excluded)))
-    found = _sift_shared(space, n, engine.noise, limits)
-    return [_to_selection(found, b, space, space.target_vectors[b : b + 1], engine) for b in range(len(prompts))]
+    picks = _sift_shared(space, n, engine.noise, limits)
+    return [_to_selection(picks, b, space, space.target_vectors[b : b + 1], engine) for b in range(len(prompts))]
 
 
 def _select_separate(prompts: list[Any], sets: list[Any], engine: _EngineSettings) -> list[Selection]:
@@ -191,9 +191,9 @@ def _select_separate(prompts: list[Any], sets: list[Any], engine: _EngineSetting
     for size in dict.fromkeys(space.size for space in spaces):
         members = [at for at, space in enumerate(spaces) if space.size == size]
         group = [spaces[at] for at in members]
-        found = _sift_separate(group, engine.count(size), engine.noise, engine.pick_limits(size))
+        picks = _sift_separate(group, engine.count(size), engine.noise, engine.pick_limits(size))
         for b, at in enumerate(members):
-            answers[at] = _to_selection(found, b, group[b], group[b].target_vectors, engine)
+            answers[at] = _to_selection(picks, b, group[b], group[b].target_vectors, engine)
     return [answers[at] for at in range(len(prompts))]
 
 
@@ -202,9 +202,9 @@ def _query_vector(at: int, prompt: Any, width: int) -> checks.RealArray:
 
 
 def _to_selection(
-    found: BatchPicks, b: int, space: FeatureSpace, target: FloatArray, engine: _EngineSettings
+    picks: BatchPicks, b: int, space: FeatureSpace, target: FloatArray, engine: _EngineSettings
 ) -> Selection:
-    indices, gains = found.indices[b].copy(), found.gains[b].copy()
+    indices, gains = picks.indices[b].copy(), picks.gains[b].copy()
     # With one target, a gain is the fall in uncertainty.
     left = float(target[0] @ target[0]) - np.concatenate([[0.0], np.cumsum(gains)])
     return Selection(
@@ -236,7 +236,7 @@ class PickLimits:
     """What may be picked."""
 
     excluded: IntArray | None = None
-    """Indices that nobody may pick."""
+    """Indices that must not be picked."""
     once: bool = False
     """May each candidate be picked only once?"""
 

@@ -60,7 +60,7 @@ class Space(Protocol):
         """(len(indices), K)"""
 
     def expect(self, rows: int) -> None:
-        """Announce how many rows will be asked for."""
+        """Announce how many rows will be needed."""
 
     def cross(self) -> FloatArray:
         """(m, K) k(x*, x), an array of the caller's own"""
@@ -99,8 +99,8 @@ class FeatureSpace:
         exact = vectors.dtype == np.float64 or noise < MIN_FLOAT32_NOISE * scale or not fits_float32(squared)
         if not normalize:
             checks.within_product_range("candidates", squared)
-            asked = checks.within_product_range("query", checks.row_squares(self.target_vectors))
-            exact = exact or not fits_float32(asked)
+            target_squares = checks.within_product_range("query", checks.row_squares(self.target_vectors))
+            exact = exact or not fits_float32(target_squares)
         self._scan_type = np.float64 if exact else np.float32
         self.rounding = float(np.finfo(self._scan_type).eps)
         if exact and vectors.dtype != np.float64:
@@ -117,7 +117,7 @@ class FeatureSpace:
         self._gram: RealArray | None = None
 
     def expect(self, rows: int) -> None:
-        """Announce how many rows will be asked for: if many, all products at once cost less (measured: K ≤ 5 n)."""
+        """Announce how many rows will be needed: if many, all products at once cost less (measured: K ≤ 5 n)."""
         if (
             self._gram is None
             and self.size <= min(5 * rows, MAX_GRAM_CANDIDATES)
@@ -237,7 +237,7 @@ class FeatureSpace:
 
 
 def unit_rows(name: str, vectors: RealArray, *, normalize: bool) -> FloatArray:
-    """The rows in float64, at unit length if asked."""
+    """The rows in float64, at unit length if ``normalize``."""
     wide = vectors.astype(np.float64)
     squared = checks.squared_norms(name, wide, zero_ok=not normalize) if len(wide) else np.zeros(0)
     return wide / np.sqrt(squared)[:, None] if normalize else wide

@@ -156,14 +156,14 @@ def select_many(
         **_cheaper_form(METHODS[method].looks_at, most, queries, candidates, form),
     )
     # Made outside of inference mode, so that the caller may use the results in a graph of their own.
-    found = _empty(plan, targets, candidates)
+    batch = _empty(plan, targets, candidates)
     with torch.inference_mode(), torch.autocast(queries.device.type, enabled=False):
         counts = None if len(set(steps)) < 2 else torch.tensor(steps, device=queries.device)
         shared = None
         if candidates.ndim == 2:
-            anybody = mask if mask is None or mask.ndim == 1 else mask.any(0)
-            shared = TensorCandidates(candidates, lengths, anybody, plan)
-        sound = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
+            allowed_to_any = mask if mask is None or mask.ndim == 1 else mask.any(0)
+            shared = TensorCandidates(candidates, lengths, allowed_to_any, plan)
+        finite = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
         for part in _parts(len(queries), _bytes_each(plan, targets, candidates), queries.device, memory):
             prompts = targets[part].to(state)
             if normalize:
@@ -171,13 +171,13 @@ def select_many(
             allowed = mask if mask is None or mask.ndim == 1 else mask[part]
             own = shared or TensorCandidates(candidates[part], lengths[part], allowed, plan)
             chunk = TensorChunk(plan, own, prompts, allowed)
-            sound[part] = _record(found, part, chunk.run(None if counts is None else counts[part]))
-        if not bool(sound.all()):
-            prompt = int((~sound).nonzero()[0])
+            finite[part] = _record(batch, part, chunk.run(None if counts is None else counts[part]))
+        if not bool(finite.all()):
+            prompt = int((~finite).nonzero()[0])
             raise InvalidInput(
                 f"prompt {prompt}: a gain is not a finite number; its vectors are huge, or huge beside noise"
             )
-    return found
+    return batch
 
 
 def _rules(
@@ -185,7 +185,7 @@ def _rules(
 ) -> tuple[Limits, Stopping]:
     """The rules that tensors can follow; whatever needs arrays is an error."""
     limits, stopping = rules_in(settings, limits, NO_LIMITS), rules_in(settings, stopping, NO_STOPPING)
-    foreign = [name for name in (*limits.given(), *settings) if name not in ("replacement", "exclude")]
+    foreign = [name for name in (*limits.specified(), *settings) if name not in ("replacement", "exclude")]
     if kernel is not None and not isinstance(kernel, Linear):
         foreign.append("kernel")
     known = [name for name in foreign if name in ARRAY_SETTINGS]
@@ -213,7 +213,7 @@ def _cheaper_form(
 ) -> dict[str, bool]:
     """``features`` and ``gram`` of the plan."""
     size, width = candidates.shape[-2:]
-    # Where nobody looks at what is not picked, the form in feature space is always the cheaper one.
+    # Where the method looks at no posterior of the candidates, the form in feature space is always the cheaper one.
     features = "posterior" not in looks_at or n > width or size > CANDIDATES_PER_FEATURE * width
     if form is not None and "posterior" in looks_at:
         features = form == "features"
@@ -238,16 +238,16 @@ def _empty(plan: TensorPlan, targets: Tensor, candidates: Tensor) -> BatchSelect
     )
 
 
-def _record(found: BatchSelection, part: slice, picks: TensorPicks) -> Tensor:
-    """Enter the picks of some prompts; they may have ended before n. Returns whether they are sound."""
-    made = picks.indices.shape[1]
-    found.indices[part, :made] = picks.indices
-    found.gains[part, :made] = picks.gains
-    found.uncertainty[part, : made + 1] = picks.uncertainty
-    found.uncertainty[part, made + 1 :] = picks.uncertainty[:, -1:]
-    found.counts[part] = picks.counts
-    found.reasons[part] = picks.reasons
-    return picks.sound
+def _record(batch: BatchSelection, part: slice, picks: TensorPicks) -> Tensor:
+    """Enter the picks of some prompts; they may have ended before n. Returns whether they are finite."""
+    steps = picks.indices.shape[1]
+    batch.indices[part, :steps] = picks.indices
+    batch.gains[part, :steps] = picks.gains
+    batch.uncertainty[part, : steps + 1] = picks.uncertainty
+    batch.uncertainty[part, steps + 1 :] = picks.uncertainty[:, -1:]
+    batch.counts[part] = picks.counts
+    batch.reasons[part] = picks.reasons
+    return picks.all_finite
 
 
 def _bytes_each(plan: TensorPlan, targets: Tensor, candidates: Tensor) -> int:
@@ -362,7 +362,7 @@ def product_dtype(
     precision: torch.dtype | None,
 ) -> torch.dtype:
     """Of inner products: float32 for anything narrower than float64, unless that would blur a decision."""
-    narrow = norms.dtype == torch.float32  # of the state too: somebody asked for it, or the device has nothing else
+    narrow = norms.dtype == torch.float32  # as ``precision`` has it, or the only one of the device
     if not narrow and torch.float64 in (dtype, precision):
         return torch.float64
     blurred = noise < MIN_FLOAT32_NOISE
@@ -378,7 +378,7 @@ def product_dtype(
 
 
 def _careless() -> bool:
-    """Has somebody allowed float32 products to be rounded to ten bits or fewer? Their setting stays."""
+    """Does torch round float32 products to ten bits or fewer? The setting stays as it is."""
     backends = (torch.backends, torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
     precisions = [getattr(backend, "fp32_precision", None) for backend in backends]
     if any(word not in (None, "none", "ieee") for word in precisions):

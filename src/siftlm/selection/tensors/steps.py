@@ -24,7 +24,7 @@ from siftlm.selection.tensors.posterior import (
 
 
 class TensorView(NamedTuple):
-    """What a method may look at: b prompts, m targets each, K candidates. Empty if it said it would not."""
+    """What a method may look at: b prompts, m targets each, K candidates. Empty where it does not."""
 
     a: Tensor
     """(b, m, K) k_n(x*, x)"""
@@ -53,10 +53,10 @@ def sift(view: TensorView) -> Tensor:
 
 def itl(view: TensorView) -> Tensor:
     """½ log((v + λ) / (v + λ − aᵀ (T + λI)⁻¹ a)),  a = k_n(x*, x), v = k_n(x, x), T = k_n(x*, x*)"""
-    told = view.targets.clone()
+    covariance = view.targets.clone()
     # The jitter is far below λ, and keeps what rounding made of T positive; least is of the size of rounding.
-    told.diagonal(dim1=1, dim2=2).add_(view.noise + view.least[:, :, 0])
-    factor = torch.linalg.cholesky_ex(told)[0]  # cholesky itself would wait for the device to look for errors
+    covariance.diagonal(dim1=1, dim2=2).add_(view.noise + view.least[:, :, 0])
+    factor = torch.linalg.cholesky_ex(covariance)[0]  # cholesky itself would wait for the device to look for errors
     part = torch.linalg.solve_triangular(factor, view.a, upper=False).square().sum(1)
     return torch.log1p(-part.minimum(uncertainty(view)) / view.noisy) / -2
 
@@ -103,7 +103,7 @@ class TensorMethod:
     looks_at: frozenset[str] = frozenset({"posterior"})
     """Of ``posterior`` (a, noisy), ``targets``, ``relevance``, ``closest``, ``chance``"""
     repeats: bool = False
-    """May it pick the same candidate again, unless told otherwise?"""
+    """May it pick the same candidate again by default?"""
 
 
 METHODS: dict[str, TensorMethod] = {
@@ -138,7 +138,7 @@ class TensorPicks(NamedTuple):
     """(b,)"""
     reasons: Tensor
     """(b,) places in ``REASONS``"""
-    sound: Tensor
+    all_finite: Tensor
     """(b,) was every gain a finite number?"""
 
 
@@ -176,7 +176,7 @@ class TensorChunk:
         count, device = len(left), left.device
         going = torch.ones(count, dtype=torch.bool, device=device)
         counts = reasons = torch.zeros_like(going, dtype=torch.int64)
-        sound, indices, gains, trace = going, [], [], [left]
+        all_finite, indices, gains, trace = going, [], [], [left]
         may_end = plan.stopping.active or limits is not None
         for step in range(plan.n):
             index, gain, finite = self._choose(step)
@@ -186,13 +186,13 @@ class TensorChunk:
                 going = going & (step < limits)
             if may_end:
                 going, reasons = self._refuse(step, left, after, going, reasons)
-                # A prompt that has ended goes along, unheard.
+                # A prompt that has ended is computed with the others, and not recorded.
                 index, gain = torch.where(going, index, -1), torch.where(going, gain, 0)
                 left = torch.where(going, after, left)
                 finite = finite | ~going
             else:
                 left = after
-            counts, sound = counts + going, sound & finite
+            counts, all_finite = counts + going, all_finite & finite
             indices.append(index)
             gains.append(gain)
             trace.append(left)
@@ -204,7 +204,7 @@ class TensorChunk:
                 break
             self._observe(look)
         return TensorPicks(
-            torch.stack(indices, 1), torch.stack(gains, 1), torch.stack(trace, 1), counts, reasons, sound
+            torch.stack(indices, 1), torch.stack(gains, 1), torch.stack(trace, 1), counts, reasons, all_finite
         )
 
     def _refuse(
