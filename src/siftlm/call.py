@@ -9,7 +9,7 @@ from typing import Any
 
 from siftlm import recipes
 from siftlm.controller.settings import setting_names
-from siftlm.errors import InvalidInput, UnknownName
+from siftlm.errors import InvalidInput, UnknownName, setting
 from siftlm.memory import Found
 from siftlm.memory.searcher import Searcher
 from siftlm.selection import Limits, Stopping, select
@@ -129,5 +129,5 @@ def split_in_half(text: str) -> tuple[str, str]:
         if text[:at].strip() and text[at:].strip():
             return text[:at], text[at:]
     raise InvalidInput(
-        f"the text {text[:40]!r} has no two words to split between; mode='transductive' scores all of it"
+        f"the text {text[:40]!r} has no two words to split between; {setting('mode', 'transductive')} scores all of it"
     )

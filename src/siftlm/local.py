@@ -28,7 +28,7 @@ from siftlm.controller.generation import check_sampling
 from siftlm.controller.restore import restoring
 from siftlm.controller.settings import Tuning, setting_names
 from siftlm.embedding.gradients import GradientEmbedder
-from siftlm.errors import Conflict
+from siftlm.errors import Conflict, setting
 from siftlm.memory import Found, Memory
 from siftlm.memory.request import with_defaults
 from siftlm.memory.rerank import check_rerank as check_reselect
@@ -86,7 +86,9 @@ class LocalModel:
     ) -> None:
         if isinstance(memory, Searcher):
             if embedder is not None:
-                raise Conflict("embedder= is for a memory that is opened by its path; this one is open already")
+                raise Conflict(
+                    f"{setting('embedder')} is for a memory that is opened by its path; this one is open already"
+                )
             self.memory = memory
         else:
             self.memory = Memory.open(memory, embedder=embedder)

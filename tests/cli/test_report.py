@@ -31,9 +31,8 @@ def test_json_says_the_same(run, siftlm):
     known = json.loads(out)
     assert status == 0
     assert [(one["method"], one["against"], one["verdict"]) for one in known["against"]] == [
-        ("nn", "base", "better"),
-        ("sift", "base", "better"),
-    ]
+        ("nn", "base", "better"), ("sift", "base", "better")
+    ]  # fmt: skip
     assert known["files"][0] == "elsewhere/report.html"
     assert not (run / "report").exists()
 

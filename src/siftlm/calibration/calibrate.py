@@ -16,7 +16,7 @@ from siftlm.calibration.grid import Grid, make_grid
 from siftlm.calibration.search import CalibrationSearch
 from siftlm.calibration.trials import CalibrationLog, HeldOut, TrialRunner, draw_held_out, held_out_from_texts
 from siftlm.controller import Controller
-from siftlm.errors import Conflict
+from siftlm.errors import Conflict, setting
 from siftlm.memory import Memory
 from siftlm.memory.searcher import Searcher
 from siftlm.progress import Progress, Report, reporter
@@ -79,7 +79,9 @@ def calibrate(
     """
     own = memory if isinstance(memory, Searcher) else Memory.open(memory)
     if not isinstance(own, Memory) and (texts is None or note):
-        raise Conflict("only a Memory can be drawn from and written into: give texts= and note=False")
+        raise Conflict(
+            f"only a Memory can be drawn from and written into: give {setting('texts')} and {setting('note', False)}"
+        )
     whole_number("count", count, least=4)
     seconds = None if minutes is None else 60 * number("minutes", minutes, above=0)
     if n is not None:
@@ -117,7 +119,9 @@ WRITER_WAIT_SECONDS = 600.0
 
 def _require_memory(memory: Searcher) -> Memory:
     if not isinstance(memory, Memory):
-        raise Conflict("only a Memory can be drawn from and written into: give texts= and note=False")
+        raise Conflict(
+            f"only a Memory can be drawn from and written into: give {setting('texts')} and {setting('note', False)}"
+        )
     return memory
 
 

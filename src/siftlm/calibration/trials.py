@@ -16,7 +16,7 @@ import numpy.typing as npt
 from siftlm.calibration.grid import Setting
 from siftlm.call import split_text
 from siftlm.controller import Controller
-from siftlm.errors import Conflict, InvalidInput
+from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.evaluation.protocol import leaked_rows
 from siftlm.memory import Memory, durability
 from siftlm.memory.ingest import embed_checked
@@ -147,7 +147,7 @@ def draw_held_out(memory: Memory, count: int, seed: int, mode: str) -> list[Held
     if len(usable) < MIN_TEXTS:
         raise InvalidInput(
             f"{memory.path}: only {len(usable)} documents of {MIN_HELD_OUT_CHARACTERS} characters or more can be held "
-            f"out, and at least {MIN_TEXTS} are needed: give texts=…, of the kind that the prompts will be"
+            f"out, and at least {MIN_TEXTS} are needed: give {setting('texts')}…, of the kind that the prompts will be"
         )
     return usable
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.validation import flag, number, whole_number
 
 ORDERS = ("picked", "reversed")
@@ -96,7 +96,10 @@ class Tuning:
             if getattr(self, name) not in known:
                 raise UnknownName(name, getattr(self, name), known)
         if self.reuse > 1 and self.repeats != "grouped":
-            raise Conflict(f"reuse={self.reuse} needs repeats='grouped': a gradient is reused right after it was made")
+            raise Conflict(
+                f"{setting('reuse', self.reuse)} needs {setting('repeats', 'grouped')}: a gradient is reused "
+                f"right after it was made"
+            )
         completion: Any = self.completion
         if completion is not None and not (isinstance(completion, str) and completion):
             raise InvalidInput(f"completion must be a text to look for, or None, got {completion!r}")

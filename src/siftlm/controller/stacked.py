@@ -17,7 +17,7 @@ from siftlm.controller.adapters import ADAPTER_NAME, Adapters
 from siftlm.controller.engines import Engine, normal_tensors
 from siftlm.controller.restore import uninterrupted
 from siftlm.controller.settings import Tuning
-from siftlm.errors import Conflict
+from siftlm.errors import Conflict, setting
 from siftlm.extras import load
 
 LoraFactors = list[tuple[Any, Any]]
@@ -246,7 +246,7 @@ def stackable_layers(engine: Engine) -> tuple[Adapters, list[LoraLayer]]:
     if not isinstance(engine, Adapters) or engine.name != "lora":
         raise Conflict(
             f"many prompts at once share one frozen base, which the engine {engine.name!r} has not got: "
-            f"take Controller(…, engine='lora'), or tune one prompt at a time"
+            f"take {setting('engine', 'lora')}, or tune one prompt at a time"
         )
     layers = [_lora_layer(name, plain, adapted) for name, plain, adapted in engine.places()]
     trained = {id(weight) for layer in layers for weight in (layer.down, layer.up)}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.errors import Conflict, InvalidInput
+from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import near_duplicates
 from siftlm.memory.filter_sql import SqlCondition
 from siftlm.memory.filters import All, Expression, parse
@@ -82,13 +82,23 @@ def search_request(
     if candidates not in CANDIDATE_SOURCES:
         raise InvalidInput(f"candidates must be one of {', '.join(CANDIDATE_SOURCES)}, got {candidates!r}")
     if (k is None or residual) and candidates != "vectors":
-        raise Conflict(f"candidates={candidates!r} needs a number of them: k=None and residual=True search by vectors")
+        raise Conflict(
+            f"{setting('candidates', candidates)} needs a number of them: {setting('k', None)} and "
+            f"{setting('residual', True)} search by vectors"
+        )
     if residual and (k is None or method not in ("sift", "vtl") or per_document is not None):
-        raise Conflict("residual=True is SIFT with a search at each step: it takes a k, and no other method or cap")
+        raise Conflict(
+            f"{setting('residual', True)} is SIFT with a search at each step: it takes a k, and no other method or cap"
+        )
     if residual and (foreign := sorted(set(settings) - RESIDUAL_SETTINGS)):
-        raise Conflict(f"residual=True does not go with {foreign[0]}; it takes {', '.join(sorted(RESIDUAL_SETTINGS))}")
+        raise Conflict(
+            f"{setting('residual', True)} does not go with {setting(foreign[0])}; "
+            f"it takes {', '.join(sorted(RESIDUAL_SETTINGS))}"
+        )
     if k is None and per_document is not None:
-        raise Conflict("per_document needs a number of candidates: pass k=, not k=None")
+        raise Conflict(
+            f"{setting('per_document')} needs a number of candidates: pass {setting('k')}, not {setting('k', None)}"
+        )
     if without_copies is True:
         without_copies = near_duplicates.COPY_THRESHOLD
     n = whole_number("n", n)

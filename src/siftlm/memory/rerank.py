@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from siftlm import selection as choosing
-from siftlm.errors import Conflict, InvalidInput
+from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import inputs
 from siftlm.memory.request import SearchRequest, search_request
 from siftlm.memory.results import Found, Hit
@@ -106,7 +106,10 @@ def check_rerank(
 
 def _nearest_settings(k: int | None, residual: bool, opposites: bool) -> int:
     if k is None or residual or opposites:
-        raise Conflict("features are computed for the k nearest: k=None, residual=True and opposites=True do not apply")
+        raise Conflict(
+            f"features are computed for the k nearest: {setting('k', None)}, {setting('residual', True)} and "
+            f"{setting('opposites', True)} do not apply"
+        )
     return k
 
 

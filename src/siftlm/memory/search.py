@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm import selection as choosing
-from siftlm.errors import Conflict, InvalidInput
+from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import keywords, near_duplicates
 from siftlm.memory.filters import Expression
 from siftlm.memory.request import EmbeddedPrompt, SearchRequest
@@ -161,7 +161,7 @@ def _drop_copies(store: WholeStore, found: Candidates, prompt: EmbeddedPrompt, w
 
 def _copy_mask_of(store: WholeStore, ids: IntArray, prompt: EmbeddedPrompt, threshold: float) -> BoolArray:
     if prompt.text is None:
-        raise Conflict("without_copies needs the prompt's text, and only vectors were given")
+        raise Conflict(f"{setting('without_copies')} needs the prompt's text, and only vectors were given")
     texts = [passage.text for passage in store.passages(ids.tolist(), None)]
     return near_duplicates.copy_mask(prompt.text, texts, threshold)
 

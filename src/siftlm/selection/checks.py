@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 # Real vectors; float16 is read but never computed in.
@@ -91,7 +91,7 @@ def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
         row = int(np.argmin(squared))
         what = "is too short for float64" if array[row].any() else "is all zeros"
         what += " and has no direction"
-        raise InvalidInput(f"{name} row {row} {what}; drop it or pass normalize=False")
+        raise InvalidInput(f"{name} row {row} {what}; drop it or pass {setting('normalize', False)}")
     return squared
 
 

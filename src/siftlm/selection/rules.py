@@ -159,7 +159,7 @@ class Limits:
                 )
             validation.number("budget", self.budget, above=0)
         if (self.source_cap is None) != (self.sources is None):
-            names = f"{setting('sources')} and {setting('source_cap')}"
+            names = f"sources and {setting('source_cap')}"
             raise Conflict(f"{names} go together: labels, and how many picks may share one")
         if self.source_cap is not None:
             validation.whole_number("source_cap", self.source_cap, least=1)

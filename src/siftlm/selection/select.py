@@ -171,7 +171,7 @@ def _check_method(
         names = ", ".join(setting(name) for name in ("prior", "costs", "sources", "replacement"))
         raise Conflict(f"method {entry.name!r} decides on all picks at once: {names} don't apply")
     if not space.targets and stopping.active:
-        rules = ", ".join(setting(name) for name in ("adaptive", "until", "min_gain"))
+        rules = f"{setting('adaptive')}, {setting('until')} and {setting('min_gain')}"
         raise Conflict(f"{rules} follow the uncertainty about a query, and there is none")
 
 

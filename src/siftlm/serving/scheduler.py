@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from siftlm.controller import Controller
 from siftlm.controller.batch_tuner import BatchTuner
 from siftlm.controller.stacked import stackable_layers
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.serving.adapters import AdapterCache, AdapterSlots
@@ -91,7 +91,9 @@ class ServingEngine:
         **settings: Any,
     ) -> None:
         if not controller.adapters:
-            raise InvalidInput("a server needs adapters, for requests share the weights: Controller(…, engine='lora')")
+            raise InvalidInput(
+                f"a server needs adapters, for requests share the weights: pass {setting('engine', 'lora')}"
+            )
         stackable_layers(controller.engine)
         whole_number("slots", slots)
         whole_number("queue", queue)

@@ -333,7 +333,9 @@ def _lengths(name: str, vectors: Tensor, mask: Tensor | None, dtype: torch.dtype
     where = f"row {at[0]}" if len(at) == 1 else f"[{', '.join(map(str, at))}]"
     vector, norm = vectors[tuple(at)], float(norms[tuple(at)])
     if norm == 0:
-        raise InvalidInput(f"{name} {where} is all zeros and has no direction; mask it out or pass normalize=False")
+        raise InvalidInput(
+            f"{name} {where} is all zeros and has no direction; mask it out or pass {setting('normalize', False)}"
+        )
     wrong = (~vector.isfinite()).nonzero()
     detail = f"its length overflows {dtype}"
     if len(wrong):
@@ -405,7 +407,7 @@ def _pick_counts(n: int | None, have: list[int], cap: int | None, *, repeats_mea
     if not repeats_meant and n > fewest:
         raise InvalidInput(
             f"n={n} is more than the {fewest} candidates{owner}; ask for fewer, pass n=None for as many as "
-            "there are, or replacement=True to allow repeats"
+            f"there are, or {setting('replacement', True)} to allow repeats"
         )
     if cap is not None and n > fewest * cap:
         times = "once" if cap == 1 else f"at most {cap} times"

@@ -1,4 +1,4 @@
-"""The page that ``siftlm demo`` writes, and the table that it prints."""
+"""The page that ``siftlm demo`` writes, and the figures and findings that it prints as well."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from siftlm.evaluation import html
 from siftlm.evaluation.html import Series, escape_html
 
 if TYPE_CHECKING:
-    from siftlm.cli.demo_local import Case, Run
+    from siftlm.cli.demo import DemoCase, DemoRun
     from siftlm.controller import Controller
 
 HEAD = ("text", "base", "in context", "nearest", "SIFT", "SIFT, % of base")
@@ -29,9 +29,9 @@ BELOW = (
     "manner, not for knowledge."
 )
 # Shares that differ by less count as the same.
-SAME = 0.005
+SMALLEST_DIFFERENCE = 0.005
 # Of the picks, on the page: how many are seen at once, and how much of each.
-LISTED, CUT = 4, 200
+LISTED_PICKS, PICK_CHARACTERS = 4, 200
 ABOUT = (
     "Each text below was held out of the memory. Its first half is the prompt: for it, texts are selected from the "
     "memory, and the model takes one step on each. How many bits does it then need for a byte of the second half, "
@@ -39,14 +39,14 @@ ABOUT = (
 )
 
 
-def row(case: Case) -> tuple[str, ...]:
+def row(case: DemoCase) -> tuple[str, ...]:
     """A line of the table."""
     last = [case.runs[method].bits[-1] for method in ("nearest", "sift")]
     figures = [case.base, case.context, *last]
     return (f"{case.kind}: {case.name}"[:44], *(f"{x:.3f}" for x in figures), f"{100 * last[1] / case.base:.1f}")
 
 
-def means(cases: Sequence[Case]) -> tuple[str, ...]:
+def means(cases: Sequence[DemoCase]) -> tuple[str, ...]:
     """The last line."""
     columns = [
         [case.base for case in cases],
@@ -58,7 +58,7 @@ def means(cases: Sequence[Case]) -> tuple[str, ...]:
     return ("mean", *(f"{statistics.fmean(column):.3f}" for column in columns), f"{share:.1f}")
 
 
-def write(cases: Sequence[Case], file: Path, model: Controller, *, passages: int, n: int, seconds: float) -> Path:
+def write(cases: Sequence[DemoCase], file: Path, model: Controller, *, passages: int, n: int, seconds: float) -> Path:
     """The page; returns where it is."""
     about = (
         f"siftlm {__version__}, {model.name} with {model.parameters:,} parameters, a memory of "
@@ -80,35 +80,35 @@ def write(cases: Sequence[Case], file: Path, model: Controller, *, passages: int
     return file
 
 
-def findings(cases: Sequence[Case]) -> list[str]:
-    """What the run has shown, for better or worse, in sentences."""
+def findings(cases: Sequence[DemoCase]) -> list[str]:
+    """What the run has shown, for better or worse, in two sentences or more."""
     last = {method: [case.runs[method].bits[-1] / case.base for case in cases] for method in NAMES}
     names = [f"{case.kind} ({case.name})" for case in cases]
-    helped = [name for name, share in zip(names, last["sift"], strict=True) if share < 1 - SAME]
-    hurt = [name for name, share in zip(names, last["sift"], strict=True) if share > 1 + SAME]
-    said = f"Learning from SIFT's texts helped on {len(helped)} of {len(cases)}"
-    said += f": {_joined(helped)}" if helped else ""
-    said += f". It made the model worse on {_joined(hurt)}." if hurt else ", and hurt on none."
-    ahead = sum(one < other - SAME for one, other in zip(last["sift"], last["nearest"], strict=True))
-    behind = sum(one > other + SAME for one, other in zip(last["sift"], last["nearest"], strict=True))
+    helped = [name for name, share in zip(names, last["sift"], strict=True) if share < 1 - SMALLEST_DIFFERENCE]
+    hurt = [name for name, share in zip(names, last["sift"], strict=True) if share > 1 + SMALLEST_DIFFERENCE]
+    first = f"Learning from SIFT's texts helped on {len(helped)} of {len(cases)}"
+    first += f": {_joined(helped)}" if helped else ""
+    first += f". It made the model worse on {_joined(hurt)}." if hurt else ", and hurt on none."
+    ahead = sum(one < other - SMALLEST_DIFFERENCE for one, other in zip(last["sift"], last["nearest"], strict=True))
+    behind = sum(one > other + SMALLEST_DIFFERENCE for one, other in zip(last["sift"], last["nearest"], strict=True))
     mean = {method: 100 * statistics.fmean(shares) for method, shares in last.items()}
     left = {method: statistics.fmean(100 * case.runs[method].uncertainty[-1] for case in cases) for method in NAMES}
-    compared = f"SIFT against nearest neighbour: ahead on {ahead}, behind on {behind} of {len(cases)}"
-    compared += f"; on average {mean['sift']:.1f} % of the base model's bits per byte against {mean['nearest']:.1f} %, "
-    compared += f"with {left['sift']:.0f} % of the uncertainty left against {left['nearest']:.0f} %. "
-    return [said, compared + f"{len(cases)} texts show how it works; they are far too few to say which is better."]
+    second = f"SIFT against nearest neighbour: ahead on {ahead}, behind on {behind} of {len(cases)}"
+    second += f"; on average {mean['sift']:.1f} % of the base model's bits per byte against {mean['nearest']:.1f} %, "
+    second += f"with {left['sift']:.0f} % of the uncertainty left against {left['nearest']:.0f} %. "
+    return [first, second + f"{len(cases)} texts show how it works; they are far too few to say which is better."]
 
 
 def _joined(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _best(case: Case) -> int:
+def _best(case: DemoCase) -> int:
     figures = [case.base, case.context, *(case.runs[method].bits[-1] for method in ("nearest", "sift"))]
     return 1 + figures.index(min(figures))
 
 
-def _overview(cases: Sequence[Case]) -> str:
+def _overview(cases: Sequence[DemoCase]) -> str:
     bits, left = [], []
     for method, name in NAMES.items():
         runs = [(case.runs[method], case.base) for case in cases]
@@ -124,7 +124,7 @@ def _overview(cases: Sequence[Case]) -> str:
     )
 
 
-def _case(case: Case) -> list[str]:
+def _case(case: DemoCase) -> list[str]:
     bits = [Series(NAMES[method], list(enumerate(run.bits)), COLOURS[method]) for method, run in case.runs.items()]
     steps = len(case.runs["sift"].bits) - 1
     bits.append(Series("in context", [(0, case.context), (steps, case.context)], "d", dashed=True))
@@ -153,7 +153,7 @@ def _case(case: Case) -> list[str]:
     ]
 
 
-def _picks(run: Run, alone: set[int]) -> str:
+def _picks(run: DemoRun, alone: set[int]) -> str:
     """The first ones, and the others behind a word; those that only this method chose have an edge of its colour."""
     hits = run.found.hits if run.found else ()
     seen: set[int] = set()
@@ -165,18 +165,18 @@ def _picks(run: Run, alone: set[int]) -> str:
         items.append(
             f'<li class="{kind}"><pre>{escape_html(_short(hit.text))}</pre><small>{escape_html(about)}</small></li>'
         )
-    head = f"<h3>{escape_html(NAMES[run.method])}: {escape_html(picked(len(hits), len(seen), len(alone)))}</h3>"
-    first = f'<ol class="picks">{"".join(items[:LISTED])}</ol>'
-    if len(items) <= LISTED:
+    head = f"<h3>{escape_html(NAMES[run.method])}: {escape_html(pick_counts(len(hits), len(seen), len(alone)))}</h3>"
+    first = f'<ol class="picks">{"".join(items[:LISTED_PICKS])}</ol>'
+    if len(items) <= LISTED_PICKS:
         return head + first
-    rest = f'<ol class="picks" start="{LISTED + 1}">{"".join(items[LISTED:])}</ol>'
-    return f"{head}{first}<details><summary>and {len(items) - LISTED} more</summary>{rest}</details>"
+    rest = f'<ol class="picks" start="{LISTED_PICKS + 1}">{"".join(items[LISTED_PICKS:])}</ol>'
+    return f"{head}{first}<details><summary>and {len(items) - LISTED_PICKS} more</summary>{rest}</details>"
 
 
-def picked(picks: int, different: int, alone: int) -> str:
+def pick_counts(picks: int, different: int, alone: int) -> str:
     """How many, in words: the same text may be picked again, to learn it again.
 
-    >>> picked(20, 20, 12), picked(20, 13, 4)
+    >>> pick_counts(20, 20, 12), pick_counts(20, 13, 4)
     ('20 texts, 12 chosen only here', '20 picks of 13 texts, 4 chosen only here')
     """
     much = f"{picks} texts" if different == picks else f"{picks} picks of {different} texts"
@@ -189,5 +189,5 @@ def _end(prompt: str, most: int = 300) -> str:
 
 def _short(passage: str) -> str:
     lines = [line for line in passage.expandtabs(4).splitlines() if line.strip()]
-    kept = textwrap.dedent("\n".join(lines[:5]))[:CUT].rstrip()
+    kept = textwrap.dedent("\n".join(lines[:5]))[:PICK_CHARACTERS].rstrip()
     return kept if len(lines) <= 5 and len(kept) == len(textwrap.dedent("\n".join(lines)).rstrip()) else f"{kept} …"
