@@ -101,16 +101,11 @@ class _PosteriorArrays:
         self.cross = cross
         self.noisy = space.diagonal() + noise
         self._space = space
-        self._make_room()
+        self._gain, self._scratch = np.empty(len(self.noisy)), np.empty(len(self.noisy))
+        self._energy: FloatArray | None = None  # Σ_m cross², where there are several targets and a method needs it
         self._floored = needs_floor(noise, space.rounding, float(self.noisy.max()))
         self._targets: FloatArray | None = None
         self._seen: list[tuple[FloatArray, float]] = []
-
-    def _make_room(self) -> None:
-        self._gain: FloatArray = np.empty(len(self.noisy))
-        self._gain_row = self._gain[None, :]
-        self._scratch: FloatArray = np.empty(len(self.noisy))
-        self._energy: FloatArray | None = None  # Σ_m cross², where there are several targets and somebody asks
 
     @property
     def variance(self) -> FloatArray:
@@ -118,7 +113,7 @@ class _PosteriorArrays:
 
     @property
     def targets(self) -> FloatArray:
-        # Few methods ask, so it is put together at the first question and then kept up to date.
+        # Few methods need it, so it is made at the first use and then kept up to date.
         if self._targets is None:
             self._targets = self._space.target_gram().copy()
         for cross, noisy in self._seen:
@@ -129,7 +124,7 @@ class _PosteriorArrays:
     def trace_gain(self) -> FloatArray:
         gain, cross, targets = self._gain, self.cross, self._space.targets
         if targets == 1:
-            np.multiply(cross, cross, out=self._gain_row)
+            np.multiply(cross[0], cross[0], out=gain)
             gain /= self.noisy
         else:
             if self._energy is None:
@@ -141,7 +136,7 @@ class _PosteriorArrays:
         return gain
 
     def _add_up(self, block: slice) -> None:
-        """Σ_m k_n(x*_m, x)² of the block, best asked for while its numbers are still in the cache."""
+        """Σ_m k_n(x*_m, x)² of the block, cheapest while its numbers are still in the cache."""
         if self._energy is not None:
             part = self.cross[:, block]
             self._energy[block] = np.einsum("mk,mk->k", part, part)
@@ -360,7 +355,7 @@ class FeaturePosterior(_PosteriorArrays):
         variance = np.einsum("ij,ji->i", vectors, self._belief.project(vectors.T))
         self.noisy = np.concatenate([self.noisy, np.maximum(variance, 0) + self.noise])
         self.cross = np.concatenate([self.cross, self._space.scan(self.residual.T, added).T], axis=1)
-        self._make_room()
+        self._gain, self._scratch, self._energy = np.empty(len(self.noisy)), np.empty(len(self.noisy)), None
 
     def _refresh(self) -> None:
         """Everything anew from the picks: P = BᵀB with B = √λ L⁻¹ and L Lᵀ = λI + X_nᵀX_n."""

@@ -210,7 +210,7 @@ def _pick_rules(
     problem: Problem, limits: Limits, prior: Prior | None, *, cap: int | None, blocked: BoolArray
 ) -> PickRules:
     """The limits and the prior, checked, with one value per row of the space."""
-    size = problem.candidates
+    size = problem.space.size - problem.known
     sources = costs = weights = None
     if limits.sources is not None:
         sources = np.append(checks.labels("sources", limits.sources, size), np.full(problem.known, -1))
@@ -231,7 +231,7 @@ def _pick_rules(
         source_cap=limits.source_cap,
         prior=weights,
         costs=costs,
-        budget=limits.budget,
+        budget=None if limits.budget is None else float(limits.budget),
         ties=ties_of(problem.space, problem.noise),
     )
 
