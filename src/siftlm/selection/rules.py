@@ -247,9 +247,10 @@ def rules_in(settings: dict[str, Any], ready: Rules | None, none: Rules) -> Rule
     if ready is not None and not isinstance(ready, kind):
         raise InvalidInput(f"{setting(kind.__name__.lower())} must be {kind.__name__}(…), got {ready!r}")
     keywords = {}
-    for name, field in kind.__dataclass_fields__.items():
-        if name in settings and ((value := settings.pop(name)) is not None or field.default is not None):
+    for name in [name for name in settings if name in kind.__dataclass_fields__]:
+        default = kind.__dataclass_fields__[name].default
+        if (value := settings.pop(name)) is not None or default is not None:
             keywords[name] = value
-            if ready is not None and getattr(ready, name) is not field.default:
+            if ready is not None and getattr(ready, name) is not default:
                 raise Conflict(f"{setting(name)} is set twice: as a keyword, and in {ready!r}")
     return replace(ready or none, **keywords) if keywords else ready or none
