@@ -21,8 +21,12 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 ROOT = Path(__file__).parent
-# Rooms whose files import an extra at their top are not collected without it.
-NEEDS = {"src/siftlm/serving/*": "fastapi", "src/siftlm/selection/tensors/*": "torch"}
+# Files that import an extra at their top are not collected without it.
+NEEDS = {
+    "src/siftlm/serving/*": "fastapi",
+    "src/siftlm/selection/tensors/*": "torch",
+    "src/siftlm/evaluation/dynamic.py": "torch",
+}
 collect_ignore_glob = [files for files, library in NEEDS.items() if importlib.util.find_spec(library) is None]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 RUNS_A_MODEL = re.compile(r"LocalModel\(|Controller\(|^\$ siftlm (score|generate|eval)", re.MULTILINE)

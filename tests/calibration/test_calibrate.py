@@ -53,7 +53,7 @@ def test_nearest_neighbour_is_chosen_where_variety_does_harm(tmp_path):
     assert found.percent <= min(row["mean"] for row in sift)
     assert found.percent < max(row["mean"] for row in sift) - 5
     assert set(found.settings) <= {"method", "rate", "n", "adaptive", "decide"}
-    assert "nearest neighbour it is" in str(found)
+    assert "no SIFT setting was better than nearest neighbour" in str(found)
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_weights(run, folder, siftlm):
         (("runs/b",), "siftlm: runs/b: is no run: it has no run.json"),
         (("runs/a", "--against", "nm"), "unknown method of this run 'nm'; did you mean 'nn'?"),
         (("runs/a", "--methods", "sift,mmr"), "unknown method of this run 'mmr'"),
-        (("runs/a", "--weights", "pile"), "weights name none of the domains code, prose"),
+        (("runs/a", "--weights", "pile"), "--weights names none of the domains code, prose"),
         (("runs/a", "--weights", "no.json"), "no.json: there is no such file of weights"),
         (("runs/a", "--show", "worst"), "--show names a text and --texts the memory"),
         (("runs/a", "--show", "worst", "--texts", "runs"), "runs"),

@@ -49,18 +49,19 @@ CORE = {"siftlm", "numpy"}
 ROOM_LIBRARIES = {"cli": {"rich"}}
 # Files that are themselves loaded only on demand may import their library at the top. Path -> libraries.
 LOADED_ON_DEMAND: dict[str, set[str]] = {
-    f"siftlm.serving.{name}": {"fastapi"}
-    for name in (
-        "app",
-        "error_responses",
-        "middleware",
-        "routes.completions",
-        "routes.documents",
-        "routes.embeddings",
-        "routes.selection",
-        "routes.tokenizer",
-    )
-} | {f"siftlm.selection.tensors.{name}": {"torch"} for name in ("front", "posterior", "steps")}
+    "siftlm.evaluation.dynamic": {"torch"},
+    "siftlm.selection.tensors.front": {"torch"},
+    "siftlm.selection.tensors.posterior": {"torch"},
+    "siftlm.selection.tensors.steps": {"torch"},
+    "siftlm.serving.app": {"fastapi"},
+    "siftlm.serving.error_responses": {"fastapi"},
+    "siftlm.serving.middleware": {"fastapi"},
+    "siftlm.serving.routes.completions": {"fastapi"},
+    "siftlm.serving.routes.documents": {"fastapi"},
+    "siftlm.serving.routes.embeddings": {"fastapi"},
+    "siftlm.serving.routes.selection": {"fastapi"},
+    "siftlm.serving.routes.tokenizer": {"fastapi"},
+}
 
 
 def room_of(module: str) -> str:

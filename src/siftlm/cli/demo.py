@@ -40,8 +40,8 @@ examples:
   NO_COLOR=1 siftlm demo           without colour
 
 The memory is made of texts that ship with siftlm: Python's standard library, its language reference, and school
-mathematics. The texts that are scored are not in it. The model, siftlm-tiny, has seven million parameters: look at the differences, not at
-its knowledge.
+mathematics. The texts that are scored are not in it. The model, siftlm-tiny, has seven million parameters: look at the
+differences, not at its knowledge.
 """
 NAMES = ("picks", *demo_picks.EXAMPLES)
 # What the demo's memory is searched with; found by `siftlm calibrate` on this memory.

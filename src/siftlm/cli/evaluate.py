@@ -77,7 +77,7 @@ def add(commands: Any) -> None:
     flags.declare(
         report,
         Flag("runs", "RUN", str, "as siftlm eval --out made it; several of one protocol", more={"nargs": "+"}),
-        Flag("--out", "FOLDER", str, "to write into (default: RUN/report, of the first run)"),
+        Flag("--out", "FOLDER", str, "to write into (default: RUN/report, of the first run)", setting="into"),
         Flag("--against", "M", str, "compare with this method (default: nn if there, else base)"),
         Flag("--methods", "M,…", str, "only these (default: all)"),
         Flag("--weights", "FILE", str, "of domains, as JSON {domain: weight}; or pile"),
@@ -102,7 +102,7 @@ def _add_eval(commands: Any) -> None:
         parser,
         Flag("--memory", "MEMORY", str, "as siftlm index made it", more={"required": True, "dest": "folder"}),
         Flag("--test", "FILE", str, test, more={"required": True}),
-        Flag("--out", "FOLDER", str, "of the run; begun there, or gone on with", more={"required": True}),
+        Flag("--out", "FOLDER", str, "of the run; begun there, or resumed", more={"required": True}, setting="into"),
         Flag("--methods", "M,…", str, methods, "base,nn,sift"),
         "protocol",
         choice("--protocol", ("split", "prefix", "transductive"), "see below", default="split"),

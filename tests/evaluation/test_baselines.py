@@ -1,4 +1,4 @@
-"""The ways beside selection, each against a plain loop, and none of them sees what it must not see."""
+"""The baselines, each against a plain loop; none of them sees what it must not see."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 
 from evaluation.cases import known
 from siftlm.errors import Conflict, InvalidInput
-from siftlm.evaluation import Measured, Protocol, Text, evaluate
+from siftlm.evaluation import Measured, Protocol, Text, evaluate, records_of
 from siftlm.evaluation.baselines import at_chosen_weight, held_out_weights, token_frequencies
-from siftlm.evaluation.run_folder import records_of
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 
@@ -177,9 +176,10 @@ def test_dynamic_evaluation_scores_before_it_learns(local, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("window", [2, 16, 64])
-def test_dynamic_evaluation_that_learns_nothing_is_the_base_model(local, tmp_path, window):
-    [found] = measured(local, tmp_path, f"dynamic+rate=1e-30+window={window}", name="transductive")
+@pytest.mark.parametrize(("window", "letters"), [(2, 150), (16, 400), (64, 400)])
+def test_dynamic_evaluation_that_learns_nothing_is_the_base_model(local, tmp_path, window, letters):
+    text = Text("t", TEXT.text[:letters], "a")
+    [found] = measured(local, tmp_path, f"dynamic+rate=1e-30+window={window}", [text], name="transductive")
     assert found.tuned == pytest.approx(found.base, rel=1e-6)
     assert len(found.extra["windows"]) >= found.tokens / window
 
@@ -272,7 +272,7 @@ def test_tttlm_is_the_published_loop_with_its_leak(controller, memory, tmp_path)
 
 
 @pytest.mark.slow
-def test_all_ways_begin_at_the_same_base_and_leave_the_model_alone(local, tmp_path):
+def test_all_baselines_begin_at_the_same_base_and_leave_the_model_alone(local, tmp_path):
     methods = "base,dynamic,interpolation,tttlm,context,nn"
     for name in ("split", "transductive"):
         evaluate(local, [TEXT], methods, into=tmp_path / name, protocol=Protocol(name, n=3), progress=False)
@@ -288,7 +288,7 @@ def test_all_ways_begin_at_the_same_base_and_leave_the_model_alone(local, tmp_pa
 
 
 @pytest.mark.slow
-def test_ways_that_choose_from_an_empty_memory_leave_the_base_model(controller, tmp_path):
+def test_baselines_that_choose_from_an_empty_memory_leave_the_base_model(controller, tmp_path):
     empty = LocalModel(controller, Memory.create(tmp_path / "memory"))
     [found] = measured(empty, tmp_path, "tttlm", n=2)
     assert (found.tuned, found.ended) == (found.base, "nothing")
@@ -319,5 +319,5 @@ def test_tttlm_has_no_adapters(memory, tmp_path):
     pytest.importorskip("peft")
     from siftlm.controller import Controller
 
-    with pytest.raises(Conflict, match="--engine full"):
+    with pytest.raises(Conflict, match="engine='full'"):
         measured(LocalModel(Controller("siftlm-tiny", engine="lora"), memory), tmp_path, "tttlm")

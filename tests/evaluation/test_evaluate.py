@@ -15,8 +15,7 @@ from calibration.worlds import Reader, document, words
 from evaluation.cases import METHODS, PROTOCOL, TEXTS, known, lines, model, needles_world, plain, run, worker
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
-from siftlm.evaluation import Measured, Protocol, Text, evaluate
-from siftlm.evaluation.run_folder import question_of, records_of
+from siftlm.evaluation import Measured, Protocol, Text, evaluate, question_of, records_of
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.selection.kernels import relevance
@@ -28,6 +27,15 @@ COUNT = len(TEXTS) * len(METHODS.split(","))
 def memory(tmp_path_factory):
     with needles_world(tmp_path_factory.mktemp("needles") / "memory") as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A model that is tuned."""
+    pytest.importorskip("transformers")
+    from siftlm.controller import Controller
+
+    return Controller("siftlm-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -259,12 +267,11 @@ def test_a_passage_across_the_cut_gives_the_text_away_too(tmp_path):
 
 
 @pytest.mark.slow
-def test_more_steps_than_texts_end_at_what_the_model_says_after_the_last(tmp_path):
-    pytest.importorskip("transformers")
+def test_more_steps_than_texts_end_at_what_the_model_says_after_the_last(tiny, tmp_path):
     memory = Memory.create(tmp_path / "memory")
     memory.add([f"The lamp of station {number} was lit at dusk; oil burned: {number} pints." for number in range(9)])
     text = Text("t", "The lamp of station 20 was lit late; oil burned: 4 pints, and no more of it.", "a")
-    used = LocalModel("siftlm-tiny", memory)
+    used = LocalModel(tiny, memory)
     evaluate(used, [text], "nn+passes=2", into=tmp_path / "run", protocol=Protocol(n=3), progress=False)
     [one] = map(Measured.of, records_of(tmp_path / "run"))
     assert sorted(one.curve) == [0, 1, 2, 3, 6]
@@ -290,7 +297,7 @@ def test_a_record_is_read_back_as_it_was():
     assert math.isnan(Measured.of(Measured(math.nan, {0: math.nan}, 0, 0).to_dict()).base)
 
 
-def test_a_way_of_ones_own(memory, tmp_path):
+def test_a_baseline_of_ones_own(memory, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from siftlm.evaluation import Measured, baseline\n"
         '@baseline("mine", "half of it")\n'
@@ -309,12 +316,12 @@ WRONG = {
     "return 1.5": "mine: run must return a Measured, got float",
     "return Measured(float('nan'), {0: 1.0}, base.bytes, 5)": "mine: base=nan is no number of bits",
     "return Measured(bits, {0: bits}, 10, 5)": "mine scored 10 bytes of text .*, and base [0-9]+",
-    "return Measured(1.1 * bits, {0: bits}, base.bytes, 5)": "some way has left the model changed",
+    "return Measured(1.1 * bits, {0: bits}, base.bytes, 5)": "some baseline has left the model changed",
 }
 
 
 @pytest.mark.parametrize("ending", WRONG)
-def test_a_way_of_ones_own_that_is_wrong_is_told_so_and_leaves_no_record(memory, tmp_path, ending):
+def test_a_baseline_of_ones_own_that_is_wrong_is_refused_and_leaves_no_record(memory, tmp_path, ending):
     (tmp_path / "mine.py").write_text(
         "from siftlm.evaluation import Measured, baseline\n"
         '@baseline("mine", "wrong")\n'
@@ -334,7 +341,7 @@ def test_a_protocol_that_no_text_is_long_enough_for(memory, tmp_path):
 
 
 @pytest.mark.parametrize("signature", ["case, by=0.5", "case, by=0.5, **more"])
-def test_a_way_whose_file_was_changed_is_another_one(memory, tmp_path, signature):
+def test_a_baseline_whose_file_was_changed_is_another_one(memory, tmp_path, signature):
     file = tmp_path / "mine.py"
     text = (
         "from siftlm.evaluation import Measured, baseline\n"
@@ -419,16 +426,13 @@ def test_adapters_of_many_texts_at_once_are_those_of_one_at_a_time(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_model_is_put_back_between_texts_and_methods(tmp_path):
-    pytest.importorskip("transformers")
-    from siftlm.controller import Controller
-
+def test_the_real_model_is_restored_between_texts_and_methods(tiny, tmp_path):
     memory = Memory.create(tmp_path / "memory")
     memory.add([f"The lamp of station {number} was lit at dusk; oil burned: {number} pints." for number in range(20)])
     texts = [
         Text(f"t{n}", f"The lamp of station {n} was lit late; oil burned: {n} pints, no more.", "a") for n in (3, 9)
     ]
-    used = LocalModel(Controller("siftlm-tiny"), memory)
+    used = LocalModel(tiny, memory)
     one, other = tmp_path / "one", tmp_path / "other"
     evaluate(used, texts, "base,nn,context,sift", into=one, protocol=Protocol(n=3), progress=False)
     for method in ("sift", "base", "nn", "context"):
