@@ -12,7 +12,7 @@ from siftlm.controller.settings import setting_names
 from siftlm.errors import InvalidInput, UnknownName, setting
 from siftlm.memory import Found
 from siftlm.memory.searcher import Searcher
-from siftlm.selection import select
+from siftlm.selection import Limits, Stopping, select
 from siftlm.types import Likelihood, Trace
 from siftlm.validation import fraction, text_with_content, whole_number
 
@@ -63,7 +63,7 @@ class CallSettings:
 
 def check_setting_names(search: Mapping[str, Any], method: Any) -> None:
     """Whatever is neither ours nor a setting of tuning must be one of the search, the selection or the method."""
-    taken = [name for call in (Searcher.search, select) for name in signature(call).parameters]
+    taken = [name for call in (Searcher.search, select, Limits, Stopping) for name in signature(call).parameters]
     known = {*taken, *recipes.find(method).options} - {"self", "query", "settings", "options"}
     for name in search:
         if name not in known:

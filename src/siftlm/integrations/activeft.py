@@ -299,7 +299,7 @@ class AcquisitionRecipe:
     """True if ``method`` comes from `rank_once`."""
     replacement: bool | None = None
 
-    def select(self, queries: list[checks.RealArray], candidates: Any, n: int) -> list[Selection]:
+    def select(self, queries: list[checks.RealArray], candidates: Any, n: int) -> Sequence[Selection]:
         """One selection for each query, in order; ``candidates`` as for ``select_many``."""
         # Not normalized, unlike elsewhere in siftlm: activeft never does so, and its users expect that.
         settings: dict[str, Any] = {"method": self.method, "noise": self.noise, "normalize": False}

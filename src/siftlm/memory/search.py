@@ -81,7 +81,7 @@ def _select_group(
     group: Sequence[int],
     n: int,
     want: SearchRequest,
-) -> list[Selection]:
+) -> Sequence[Selection]:
     settings = dict(want.settings, method=want.method)
     if len(group) == 1 or want.per_document is not None:
         return [_select_one(store, prompts[at], found[at], n, want, settings) for at in group]
@@ -190,7 +190,7 @@ def _search_everything(
 
 def _select_everything(
     prompts: Sequence[EmbeddedPrompt], vectors: Vectors, banned: Sequence[IntArray], want: SearchRequest
-) -> list[Selection]:
+) -> Sequence[Selection]:
     sizes = [len(vectors) - len(out) for out in banned]
     settings = dict(want.settings, method=want.method)
     shared = all(np.array_equal(out, banned[0]) for out in banned)
