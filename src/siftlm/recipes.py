@@ -27,12 +27,8 @@ def find(method: Any) -> Method:
     >>> find("hullft").name
     'hull'
     """
-    if isinstance(method, str):
-        if method in RECIPES:
-            return problem.find_method(RECIPES[method]["method"])
-        if method not in problem.methods():
-            raise UnknownName("method", method, (*problem.methods(), *RECIPES))
-    return problem.find_method(method)
+    settings, _ = merged({}, {"method": method})
+    return problem.find_method(settings["method"])
 
 
 def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
@@ -53,6 +49,8 @@ def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[di
     explicit = {name: value for one in given for name, value in one.items()}
     measured = calibrated.get("method", "sift")
     word = explicit.get("method", measured)
+    if isinstance(word, str) and word not in RECIPES and word not in problem.methods():
+        raise UnknownName("method", word, (*problem.methods(), *RECIPES))
     if word != measured:
         calibrated = {name: calibrated[name] for name in (*setting_names(), "n") if name in calibrated}
     if not isinstance(word, str) or word not in RECIPES:
