@@ -29,6 +29,10 @@ from siftlm.validation import whole_number
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+WHY_UNSCORED = (
+    "the tokenizer makes no token of it, or a single one that nothing stands before (the tokenizer has no start "
+    "token). Give a longer text, or a pair (prompt, continuation)"
+)
 NO_TRACE = Trace((), "nothing", 0)
 NO_LIKELIHOOD, NO_GENERATION = Likelihood(0.0, 0, 0), Generated("", 0, "length")
 
@@ -39,7 +43,7 @@ class PromptState:
 
     prompt: str
     found: Found
-    """The texts to learn from."""
+    """The texts to tune on."""
     context: tuple[str, ...] = ()
     """Those of them that are read before the prompt."""
     tunes: bool = True
@@ -55,7 +59,7 @@ class PromptState:
     """Its likelihood by the base model."""
     tuned: Likelihood = NO_LIKELIHOOD
     """Its likelihood by the tuned model."""
-    made: Generated = NO_GENERATION
+    generated: Generated = NO_GENERATION
     """The continuation of the prompt."""
     seen: dict[int, Likelihood] = field(default_factory=dict)
     """Steps -> the likelihood after them, where it was measured."""
@@ -76,7 +80,7 @@ class SinglePromptTuner:
         owners: Sequence[int] | None = None,  # noqa: ARG002
         texts: Sequence[Sequence[str]] | None = None,
     ) -> list[Likelihood]:
-        """Together, unless there is something to be read before them."""
+        """The likelihoods of (text, after), together unless texts are to be read before them."""
         contexts = [()] * len(pairs) if texts is None else texts
         if len(pairs) > 1 and not any(contexts):
             return self.controller.likelihoods(pairs)
@@ -93,11 +97,11 @@ class SinglePromptTuner:
         texts: Sequence[Sequence[str]],
         **sampling: Any,
     ) -> list[Generated]:
-        """One after the other."""
+        """The continuations, one after the other."""
         return [self.controller.generate(one, texts=own, **sampling) for one, own in zip(prompts, texts, strict=True)]
 
     def rows(self, owners: Sequence[int]) -> AbstractContextManager[Any]:  # noqa: ARG002
-        """Nothing to switch: there is one owner."""
+        """A block in which nothing is switched, since there is one owner."""
         return nullcontext()
 
 
@@ -114,7 +118,7 @@ TunedWork = Callable[[TunedModel, Sequence[PromptState]], None]
 
 
 def select(memory: Searcher, settings: CallSettings, prompts: Sequence[str]) -> list[PromptState]:
-    """What each prompt is to learn from; the trace is there already where nothing is to be learned."""
+    """The selection for each prompt; the trace is there already where nothing is to be tuned."""
     began = time.perf_counter()
     request = replace(settings.request, prompts=prompts)
     found = memory.run(request) if settings.embed is None else rerank(memory, request, settings.embed)
@@ -206,11 +210,11 @@ def score(
     after: AfterStep | None = None,
     name: str = "",
 ) -> list[Score]:
-    """Score texts before and after the model is tuned for each.
+    """The scores of texts before and after the model is tuned for each.
 
     Args:
         controller: the model.
-        memory: where the texts to learn from are.
+        memory: the texts to tune on.
         settings: how to select and to tune.
         parts: of each text the prompt, what is scored, and what is read before that; see `siftlm.call.split_text`.
         mode: noted in the results.
@@ -219,18 +223,14 @@ def score(
         after: called after each step.
         name: of the text in an error; left out, a text is known by its beginning.
     """
-    # 1. What to learn from, and the score of the base model.
+    # 1. Select, and score by the base model.
     states = select(memory, settings, [prompt for prompt, _, _ in parts])
     for state, (_, scored, before) in zip(states, parts, strict=True):
         state.scored, state.before = scored, before
     base = _likelihoods(SinglePromptTuner(controller), dict(enumerate(states)), [()] * len(states))
     for state, one in zip(states, base, strict=True):
         if not one.tokens or not one.bytes:
-            raise InvalidInput(
-                f"nothing of {name or f'text {state.scored[:40]!r}'} can be scored: the tokenizer makes no token of "
-                "it, or a single one that nothing stands before (the tokenizer has no start token). Give a longer "
-                "text, or a pair (prompt, continuation)"
-            )
+            raise InvalidInput(f"nothing of {name or f'text {state.scored[:40]!r}'} can be scored: {WHY_UNSCORED}")
         state.base, state.seen = one, {0: one} if 0 in points else {}
 
     def taken(model: TunedModel, stepped: Mapping[int, PromptState]) -> None:
@@ -239,7 +239,7 @@ def score(
         for state, one in zip(due.values(), seen, strict=True):
             state.seen[state.steps] = one
 
-    # 2. Tune, and score what this very model has not scored on the way.
+    # 2. Tune, and score unless this very state was scored on the way.
     for group in tuning_groups(controller, states, settings):
         with tuned(controller, group, settings, watch=watch, taken=taken if points else None, after=after) as model:
             left = {}
@@ -279,7 +279,7 @@ def generate(
     watch: bool = False,
     after: AfterStep | None = None,
 ) -> list[Answer]:
-    """Continue prompts, each with a model that is tuned for it; ``sampling`` is checked already."""
+    """The continuations of prompts, each by the model tuned for it; ``sampling`` is checked already."""
     states = select(memory, settings, prompts)
     for group in tuning_groups(controller, states, settings):
         with tuned(controller, group, settings, watch=watch, after=after) as model:
@@ -287,15 +287,15 @@ def generate(
             contexts, owners = [state.context for state in group], range(len(group))
             made = model.generate([state.prompt for state in group], owners=owners, texts=contexts, **sampling)
             for state, one in zip(group, made, strict=True):
-                state.made, state.clock["generate"] = one, (time.perf_counter() - began) / len(group)
+                state.generated, state.clock["generate"] = one, (time.perf_counter() - began) / len(group)
     return [
         Answer(
-            state.made.text,
-            state.made.stopped,
-            state.made.tokens,
+            state.generated.text,
+            state.generated.stopped,
+            state.generated.tokens,
             state.found,
             state.trace,
-            state.made.cut,
+            state.generated.cut,
             state.clock,
         )
         for state in states
@@ -305,7 +305,7 @@ def generate(
 def tune_each(
     controller: Controller, memory: Searcher, settings: CallSettings, prompts: Sequence[str], work: TunedWork
 ) -> None:
-    """Do ``work`` with a model that is tuned for each prompt."""
+    """Call ``work`` with a model that is tuned for each prompt."""
     states = select(memory, settings, prompts)
     for group in tuning_groups(controller, states, settings):
         with tuned(controller, group, settings) as model:
@@ -315,7 +315,7 @@ def tune_each(
 def in_batches(
     items: Sequence[Item], batch: int, meter: Meter, work: Callable[[Sequence[Item]], list[Result]]
 ) -> list[Result]:
-    """``work`` on so many items at a time."""
+    """The results of ``work``, called with ``batch`` items at a time."""
     batch = whole_number("batch", batch)
     results: list[Result] = []
     for start in range(0, len(items), batch):

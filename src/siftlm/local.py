@@ -26,9 +26,12 @@ from siftlm.validation import text_with_content
 
 logger = logging.getLogger(__name__)
 
+# The seed of a `Search`, among settings by name, where ``seed`` is that of tuning.
+SELECTION_SEED = "seed of the selection"
+
 
 class LocalModel:
-    """A language model that learns from a memory for every prompt, and forgets.
+    """A language model that is fine-tuned on texts of a memory for each prompt, and restored afterwards.
 
     Args:
         model: a name, a folder, a transformers model (with ``tokenizer``), or a `Controller`.
@@ -97,7 +100,7 @@ class LocalModel:
             )
         self.calibration: Mapping[str, Any] = self._calibrated() if calibrated else {}
         """The settings that calibration chose; empty where there is none, or none is wanted."""
-        self._defaults = {**Search.chosen_in("search", search), **Tuning.chosen_in("tuning", tuning), **settings}
+        self._defaults = _by_name({"search": search, "tuning": tuning, **settings})
         self.settings()  # a wrong setting is an error here rather than at the first prompt
 
     # --- the flow
@@ -113,7 +116,7 @@ class LocalModel:
         after: Callable[[Step], None] | None = None,
         **settings: Any,
     ) -> Iterator[Learned]:
-        """Select for the prompt, tune, and stay so inside the block.
+        """The model, fine-tuned for the prompt inside the block and restored afterwards.
 
         ``watch``: end when the prompt itself is predicted worse. ``after``: called after each step.
         """
@@ -130,7 +133,7 @@ class LocalModel:
             yield self.controller.model
 
     def select(self, prompt: str, n: int | None = None, method: Any = None, **settings: Any) -> Found:
-        """What the model would learn from."""
+        """The texts that the model would be tuned on."""
         text_with_content("the prompt", prompt)
         resolved = self.call_settings(n, method, **settings)
         return flow.select(self.memory, resolved, [prompt])[0].found
@@ -147,14 +150,14 @@ class LocalModel:
         after: Callable[[Step], None] | None = None,
         **settings: Any,
     ) -> Score:
-        """Bits per byte of a text before and after the model learned for it.
+        """The bits per byte of a text before and after the model is tuned for it.
 
         Args:
             text: at least two words, in mode ``split``; or a pair, the prompt and the continuation that is scored.
-            n: how many texts to learn from.
+            n: how many texts to tune on.
             method: how to select them.
-            mode: ``split`` takes the first half as the prompt and scores the second, as a user gets it who wants a
-                continuation; ``transductive`` takes the text as the prompt for itself, as published.
+            mode: ``split`` takes the first half as the prompt and scores the second, which is what a continuation is
+                worth; ``transductive`` takes the text as the prompt for itself, as in the published tables.
             at: also score after these numbers of steps.
             watch: end tuning when the prompt is predicted worse (``split`` only).
             after: called after each step.
@@ -189,11 +192,11 @@ class LocalModel:
         after: Callable[[Step], None] | None = None,
         **settings: Any,
     ) -> Answer:
-        """Continue the prompt with a model that has learned for it.
+        """The continuation of a prompt by the model tuned for it.
 
         Args:
             prompt: what to continue.
-            n: how many texts to learn from.
+            n: how many texts to tune on.
             method: how to select them.
             max_new_tokens, temperature, top_p, stop, seed: see `siftlm.controller.generation.generate`.
             watch: end tuning when the prompt itself is predicted worse.
@@ -284,11 +287,11 @@ class LocalModel:
     # --- for evaluation, serving and integrations
 
     def select_many(self, prompts: Sequence[str], **settings: Any) -> list[flow.PromptState]:
-        """What each prompt is to learn from; the trace is there already where nothing is to be learned."""
+        """The selection for each prompt; the trace is there already where nothing is to be tuned."""
         return flow.select(self.memory, self._resolved(settings), _checked_prompts(prompts))
 
     def tune_many(self, prompts: Sequence[str], work: flow.TunedWork, *, batch: int = 32, **settings: Any) -> None:
-        """Do ``work(model, prompts)`` with a model that is tuned for each; prompt i of a call is owner i of its model.
+        """Call ``work(model, prompts)`` with a model tuned for each; prompt i of a call is owner i of its model.
 
         LoRA tunes ``batch`` prompts at once.
         """
@@ -307,7 +310,7 @@ class LocalModel:
     # --- settings
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        """What a call with these changes goes by; a name that is not known or a wrong value is an error.
+        """The settings of a call with these changes; an unknown name or a wrong value is an error.
 
         Of the search λ and repeats are there; other settings that nobody chose are left out, and have the defaults of
         `Memory.search`.
@@ -331,11 +334,11 @@ class LocalModel:
         }
 
     def tuning_settings(self, **changes: Any) -> Tuning:
-        """How a call with these changes learns."""
+        """The settings of tuning of a call with these changes."""
         return self._resolved(changes).tuning
 
     def call_settings(self, n: int | None = None, method: Any = None, **changes: Any) -> CallSettings:
-        """All that decides a call with these changes, beside its prompts.
+        """The resolved settings of a call with these changes.
 
         A call wins over the model, this over a recipe, this over calibration, and this over defaults.
         """
@@ -349,14 +352,13 @@ class LocalModel:
 
     def _resolved(self, changes: Mapping[str, Any]) -> CallSettings:
         """The settings of the model with these changes; the one place where they are sorted by who needs them."""
-        below: dict[str, Any] = {}
-        for name, kind in (("search", Search), ("tuning", Tuning)):
-            if name in changes:
-                below |= kind.chosen_in(name, changes[name])
-        given = {**below, **{name: value for name, value in changes.items() if name not in ("search", "tuning")}}
-        known, recipe = recipes.merged(self.calibration, self._defaults, given)
+        if "search" in changes or "tuning" in changes:
+            changes = _by_name(changes)
+        known, recipe = recipes.merged(self.calibration, self._defaults, changes)
         own = {name: known.pop(name) for name in LOCAL_SETTINGS if name in known}
         how = {name: known.pop(name) for name in Tuning.names() if name in known}
+        if SELECTION_SEED in known:
+            known["seed"] = known.pop(SELECTION_SEED)
         n, method, features = own.pop("n", 50), own.pop("method", "sift"), own.get("features")
         request = search_request(n, method, known, also_known=(*Tuning.names(), *LOCAL_SETTINGS))
         return CallSettings(
@@ -369,12 +371,12 @@ class LocalModel:
         )
 
     def _calibrated(self) -> dict[str, Any]:
-        """What calibration chose for this memory and this model."""
+        """The settings that calibration chose for this memory and this model."""
         known = getattr(self.memory, "manifest", None)
         record = (known.calibration if known is not None else {}).get(self.controller.name, {})
         made_with = record.get("model", {}).get("engine", {}).get("engine", "full")
         if record and (made_with != "full") != self.controller.adapters:
-            # All of it was chosen for a rate and a number of steps that are not these.
+            # All of them were chosen with a rate and a number of steps that do not fit this engine.
             own = "lora" if self.controller.adapters else "full"
             logger.warning(
                 "the calibration of this memory was made with engine=%r and is left out: "
@@ -417,6 +419,15 @@ class LocalModel:
 
     def __repr__(self) -> str:
         return f"LocalModel({self.controller!r}, {self.memory!r})"
+
+
+def _by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name: those that the objects ``search`` and ``tuning`` choose, below the keywords."""
+    rest = dict(settings)
+    search = Search.chosen_in("search", rest.pop("search", None))
+    if "seed" in search:
+        search[SELECTION_SEED] = search.pop("seed")
+    return {**search, **Tuning.chosen_in("tuning", rest.pop("tuning", None)), **rest}
 
 
 def _check_list(what: str, texts: object) -> None:

@@ -1,4 +1,4 @@
-"""Published procedures under one word, and which setting wins where several speak.
+"""Published procedures under one word, and the precedence of settings.
 
 A recipe is a way to select together with the way to learn that was published with it. `LocalModel` takes its word
 wherever it takes the name of a method.
@@ -32,7 +32,7 @@ def find(method: Any) -> Method:
 
 
 def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """All settings, and the word of the recipe among them, if there is one.
+    """The merged settings, and the word of the recipe among them, if there is one.
 
     What was given by name, last in a call, beats what a recipe implies, and this beats what calibration measured:
     ``reuse=3`` beside ``"hullft"`` means 3, wherever it stands. The recipe is that of the method in force; naming

@@ -248,6 +248,13 @@ def test_objects_are_the_same_as_keywords(controllers, memory):
     assert made.call_settings().request.search == search
 
 
+def test_selection_and_tuning_have_seeds_of_their_own(full):
+    known = full.call_settings(search=Search(seed=3), tuning=Tuning(seed=4))
+    assert (known.request.search.seed, known.tuning.seed) == (3, 4)
+    by_chance = full.select(PROMPT, method="random", search=Search(seed=3))
+    assert by_chance.texts == full.memory.search(PROMPT, 3, method="random", seed=3).texts
+
+
 def test_keywords_win_over_objects(controllers, memory):
     made = LocalModel(controllers["full"], memory, search=Search(k=6), tuning=Tuning(passes=2), k=7)
     assert (made.settings()["k"], made.settings()["passes"]) == (7, 2)

@@ -245,17 +245,18 @@ def search_request(
         prompts: what to search for.
         also_known: names that the caller takes besides, for the message about an unknown one.
     """
-    Search.chosen_in("search", search)
+    if search is not None:
+        Search.chosen_in("search", search)  # the right type
     fields = Search.names()
     named = {name: value for name, value in settings.items() if name in fields}
     options = {name: value for name, value in settings.items() if name not in fields}
     search = replace(search or Search(), **named)
     if search.residual:
         refuse_residual([name for name in settings if name not in SEARCH_SETTINGS])
-    own = find_method(method).options
+    entry = find_method(method)
     for name in options:
-        if name not in own:
-            raise UnknownName("setting", name, {*fields, *own, "n", "method", *also_known})
+        if name not in entry.options:
+            raise UnknownName("setting", name, {*fields, *entry.options, "n", "method", *also_known})
     return SearchRequest(n, method, search, options, prompts)
 
 

@@ -1,4 +1,4 @@
-"""Search by the memory's vectors, select by others: those of features too costly to have of every passage.
+"""Reranking: search by the memory's vectors, select by features that are too costly to have of every passage.
 
 prompt -> the memory's k nearest -> features of these and of the prompt -> selection among them
 """
@@ -27,7 +27,7 @@ Features = Callable[[Sequence[str]], Vectors]
 
 
 def rerank(memory: Searcher, request: SearchRequest, features: Features) -> list[Found]:
-    """`Searcher.run`, but what is selected among the k nearest is selected by ``features``.
+    """The passages for each prompt, selected among the memory's k nearest by ``features``.
 
     The prompts are texts, and ``known`` may be. The hits' scores are cosines of features, too.
     """

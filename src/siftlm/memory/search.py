@@ -1,4 +1,4 @@
-"""A search: find candidates near the prompt, then select among them those that together tell most.
+"""Passages for a prompt: candidates near it, then a selection of those that together tell most.
 
 prompt -> vectors -> candidates (by vectors, words or both) -> without copies -> selection -> passages
 """
@@ -29,9 +29,9 @@ COPY_SEARCH_NEIGHBOURS = 1000
 def find_passages(
     store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: SearchRequest, seconds: Mapping[str, float]
 ) -> list[Found]:
-    """What the request means for each prompt, in their order; embedding, scans and selections are shared.
+    """The passages for each prompt, in the order of the prompts, which share scans and selections.
 
-    ``seconds``: the time that was spent before.
+    ``seconds``: time spent before, by name.
     """
     if not prompts:
         return []
@@ -87,7 +87,7 @@ def _candidates(store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: S
 
 
 def _score_candidates(store: WholeStore, prompt: EmbeddedPrompt, ids: IntArray) -> Candidates:
-    """With their vectors, and their cosines to the nearest vector of the prompt."""
+    """Candidates with their vectors, and their cosines to the nearest vector of the prompt."""
     vectors = store.vectors(ids)
     scores = (vectors @ prompt.targets.T.astype(np.float32)).max(axis=1, initial=-1.0).astype(np.float64)
     return Candidates(ids, vectors, scores)
@@ -227,7 +227,7 @@ def _search_residual(store: WholeStore, prompt: EmbeddedPrompt, request: SearchR
 def _build_found(
     store: WholeStore, candidates: Candidates, chosen: Selection, considered: int, request: SearchRequest, clock: _Clock
 ) -> Found:
-    """``chosen`` holds the store's own ids."""
+    """The result of a selection whose indices are ids of the store."""
     score = dict(zip(candidates.ids.tolist(), candidates.scores.tolist(), strict=True))
     ids = [int(index) for index in chosen.indices]
     hits = []
@@ -254,7 +254,7 @@ def _build_found(
 
 
 def _empty_selection(prompt: EmbeddedPrompt, request: SearchRequest) -> Selection:
-    """An empty memory, or a filter that nothing meets, is no error; a wrong setting is one there as well."""
+    """The selection where there is no candidate, which is no error; a wrong setting is one here as well."""
     tried = dry_run_selection(prompt, request)
     ids: IntArray = np.zeros(0, dtype=np.int64)
     gains: FloatArray = np.zeros(0)
@@ -262,7 +262,7 @@ def _empty_selection(prompt: EmbeddedPrompt, request: SearchRequest) -> Selectio
 
 
 def dry_run_selection(prompt: EmbeddedPrompt, request: SearchRequest) -> Selection:
-    """The selection with the prompt itself as the only candidate: whatever is wrong is an error."""
+    """The selection with the prompt itself as the only candidate, to find out whether the settings are valid."""
     if request.search.residual:
         index = choosing.NumpyIndex(prompt.targets)
         return choosing.select_from(prompt.query, index, 1, k=request.search.k or 1, **request.selection)
@@ -270,7 +270,7 @@ def dry_run_selection(prompt: EmbeddedPrompt, request: SearchRequest) -> Selecti
 
 
 class _Clock:
-    """Where the time goes."""
+    """The seconds since the last lap, added up by name."""
 
     def __init__(self, seconds: Mapping[str, float]) -> None:
         self.seconds = dict(seconds)
@@ -288,10 +288,10 @@ class StoreIndex:
     def __init__(self, store: WholeStore, where: Expression | None) -> None:
         self._store, self._where, self.exact = store, where, store.exact
         self.seen: IntArray = np.zeros(0, dtype=np.int64)
-        """Every id that was found so far."""
+        """All ids found so far."""
 
     def search(self, queries: npt.NDArray[Any], k: int) -> tuple[IntArray, npt.NDArray[Any]]:
-        """As `siftlm.selection.Index` has it."""
+        """See `siftlm.selection.Index`."""
         found = self._store.nearest(queries, k, self._where)
         ids = np.full((len(found), k), -1, dtype=np.int64)
         scores = np.full((len(found), k), -np.inf)
@@ -301,12 +301,12 @@ class StoreIndex:
         return ids, scores
 
     def vectors(self, ids: IntArray) -> Vectors:
-        """As `siftlm.selection.Index` has it."""
+        """See `siftlm.selection.Index`."""
         return self._store.vectors(ids)
 
 
 class SizedStoreIndex(StoreIndex):
-    """One whose size is known, so that nobody asks it for more than there are."""
+    """A `StoreIndex` of known size, so that nobody asks it for more than there are."""
 
     def __init__(self, store: WholeStore, where: Expression | None, size: int) -> None:
         super().__init__(store, where)
