@@ -18,6 +18,7 @@ LEVEL = {
     "errors": 0,
     "extras": 0,
     "progress": 0,
+    "settings": 0,
     "validation": 0,
     "selection": 1,
     "embedding": 1,

@@ -186,11 +186,11 @@ def test_texts_in_the_context_are_read_as_local_model_does(memory):
 def test_what_is_selected_knows_the_context_alone_and_is_learned_once(one, memory, monkeypatch):
     model = learning(one, memory)
     prompts, tunings = [], []
-    search, tuning = memory.search_many, one.tuning
+    search, tuning = memory.run, one.tuning
 
-    def searched(queries, *rest, **settings):
-        prompts.extend(queries)
-        return search(queries, *rest, **settings)
+    def searched(request):
+        prompts.extend(request.prompts)
+        return search(request)
 
     @contextmanager
     def tuned(**settings):
@@ -198,7 +198,7 @@ def test_what_is_selected_knows_the_context_alone_and_is_learned_once(one, memor
         with tuning(**settings) as tuner:
             yield tuner
 
-    monkeypatch.setattr(memory, "search_many", searched)
+    monkeypatch.setattr(memory, "run", searched)
     monkeypatch.setattr(one, "tuning", tuned)
     pairs = [("the fox ran", " at sea"), ("rain fell", " at sea"), ("the fox ran", " on land"), ("the fox ran", " x")]
     found = model.loglikelihood(requests(*pairs))
@@ -281,15 +281,15 @@ def test_answers_are_kept_as_they_become_known(one, memory, tmp_path, monkeypatc
 
     cached = CachingLM(model, str(tmp_path / "answers.db"))
     pairs = [(text, " x") for text in TEXTS[:4]]
-    search = memory.search_many
+    search = memory.run
 
-    def fails(queries, *rest, **settings):
-        if TEXTS[2] in queries:
+    def fails(request):
+        if TEXTS[2] in request.prompts:
             raise OSError("gone")
-        return search(queries, *rest, **settings)
+        return search(request)
 
     with monkeypatch.context() as patch:
-        patch.setattr(memory, "search_many", fails)
+        patch.setattr(memory, "run", fails)
         with pytest.raises(OSError, match="gone"):
             cached.loglikelihood(requests(*pairs))
     assert len(cached.dbdict) == 2

@@ -78,5 +78,5 @@ def test_a_server_with_a_wrong_default_does_not_start(controller, docs):
 
 def test_features_of_the_model_are_not_made_for_it(controller, docs, monkeypatch):
     model = LocalModel(controller, docs, features="gradients")
-    monkeypatch.setattr(model, "_gradients", lambda: 1 / 0)
+    monkeypatch.setattr(LocalModel, "gradient_embedder", property(lambda _: 1 / 0))
     check_searchable({"docs": model})

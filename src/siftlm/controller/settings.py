@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
+from siftlm.settings import Settings
 from siftlm.validation import flag, number, whole_number
 
 ORDERS = ("picked", "reversed")
@@ -15,14 +16,20 @@ REPEATS = ("steps", "grouped", "scaled")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
-@dataclass(frozen=True)
-class Tuning:
+@dataclass(frozen=True, eq=False, repr=False)
+class Tuning(Settings):
     """How a controller learns from texts. What is ``None`` is decided when the model is known.
 
+    >>> Tuning(rate=1e-3, passes=2)
+    Tuning(rate=0.001, passes=2)
+    >>> Tuning.from_dict(Tuning(rate=1e-3).to_dict()) == Tuning(rate=1e-3)
+    True
     >>> Tuning(order="reverse")
     Traceback (most recent call last):
     siftlm.errors.UnknownName: unknown order 'reverse'; did you mean 'reversed'? Known: picked, reversed
     """
+
+    kind: ClassVar[str] = "setting of tuning"
 
     rate: float | None = None
     """Learning rate; see `rate_for`."""
@@ -83,6 +90,7 @@ class Tuning:
             raise InvalidInput(f"betas must be two numbers, got {betas!r}")
         for beta in betas:
             number("each of betas", beta, least=0, below=1)
+        object.__setattr__(self, "betas", tuple(betas))  # JSON has lists
         whole_number("seed", self.seed, least=0)
         for name in ("checkpointing", "compile"):
             flag(name, getattr(self, name))
@@ -104,22 +112,10 @@ class Tuning:
         if completion is not None and not (isinstance(completion, str) and completion):
             raise InvalidInput(f"completion must be a text to look for, or None, got {completion!r}")
 
-    def with_(self, changes: Mapping[str, Any]) -> Tuning:
-        """These settings with some changed; an unknown name is an error that lists the known."""
-        known = setting_names()
-        for name in changes:
-            if name not in known:
-                raise UnknownName("setting of tuning", name, known)
-        return replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name -> value."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
-
 
 def setting_names() -> list[str]:
     """Of all settings of tuning."""
-    return [one.name for one in fields(Tuning)]
+    return Tuning.names()
 
 
 def rate_for(parameters: int, adapters: bool) -> float:

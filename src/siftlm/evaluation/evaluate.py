@@ -129,8 +129,8 @@ class _MethodRunner:
 
     def __init__(self, model: LocalModel, protocol: Protocol) -> None:
         self._calibrated = model
-        # Every method begins with the same settings; those of a calibration are a method of their own.
-        self._plain = LocalModel(model.controller, model.memory, calibrated=False, **model._defaults)
+        # Every method begins with the same settings; those of a calibration are a method of its own.
+        self._plain = model.uncalibrated()
         self._protocol = protocol
         self._excluded_cache: tuple[TextParts, list[int]] | None = None
         self._with_direction: set[str] = set()
@@ -142,7 +142,7 @@ class _MethodRunner:
         if method.baseline is not None:
             return self._baseline_settings(method.baseline, method.settings)
         model = self._model(method)
-        if method.calibrated and not model._calibration:
+        if method.calibrated and not model.calibration:
             raise InvalidInput(
                 f"{method.label}: there is no calibration of this memory for {model.controller.name}: siftlm calibrate"
             )

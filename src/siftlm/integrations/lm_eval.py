@@ -28,7 +28,7 @@ from siftlm.controller.tokens import IGNORE_INDEX, TokenSpan, prefix_token_ids, 
 from siftlm.errors import InvalidInput, UnknownName, setting
 from siftlm.evaluation.fingerprints import memory_fingerprint
 from siftlm.extras import load
-from siftlm.flow import PromptState, TunedModel, learned_many
+from siftlm.flow import PromptState, TunedModel
 from siftlm.local import LocalModel
 from siftlm.progress import Meter, reporter
 from siftlm.validation import choice
@@ -252,10 +252,10 @@ class HarnessModel:
 
         def on_tuned(now: TunedModel, tasks: Sequence[PromptState]) -> None:
             # After a divergence the model is the base model, as in `LocalModel.score`.
-            work(now, [(task.prompt, () if task.went.ended == "diverged" else task.context) for task in tasks])
+            work(now, [(task.prompt, () if task.trace.ended == "diverged" else task.context) for task in tasks])
 
         if self._local is not None and tuned:
-            learned_many(self._local, tuned, on_tuned, self._batch, {})
+            self._local.tune_many(tuned, on_tuned, batch=self._batch)
 
     def _score(
         self,

@@ -309,7 +309,7 @@ class Memory(Searcher):
             taking = ingest.Ingester(writer, embedder)
             with writer.transaction():
                 for start in range(0, len(documents), EMBED_BATCH_DOCUMENTS):
-                    added += taking.write(taking.prepare(documents.some(start, start + EMBED_BATCH_DOCUMENTS)))
+                    added += taking.write(taking.prepare(documents.slice(start, start + EMBED_BATCH_DOCUMENTS)))
         return added
 
     def ingest(

@@ -220,3 +220,21 @@ def named_prior(name: str) -> Relevance:
         raise InvalidInput(f"prior {name!r}: {error}") from error
     except ValueError as error:
         raise InvalidInput(f"prior {name!r} needs a number: relevance:2") from error
+
+
+def name_of(part: object) -> str | None:
+    """The name from which `named` or `named_prior` makes this kernel or prior; None where there is no such name.
+
+    >>> name_of(power(4)), name_of(relevance(1.5)), name_of(power(2, base=centred))
+    ('power:4', 'relevance:1.5', None)
+    """
+    for kind, name in (
+        (Linear, "linear"),
+        (Centred, "centred"),
+        (Power, f"power:{getattr(part, 'exponent', '')}"),
+        (PlusConstant, f"plus-constant:{getattr(part, 'constant', '')}"),
+        (Relevance, f"relevance:{getattr(part, 'power', '')}"),
+    ):
+        if isinstance(part, kind):
+            return name if part == (named_prior if kind is Relevance else named)(name) else None
+    return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from siftlm.controller.batch_tuner import BatchTuner
 from siftlm.controller.settings import Tuning
 from siftlm.controller.tuning_batch import TuningBatch, TuningRun
-from siftlm.flow import PromptState, selected_many
+from siftlm.flow import PromptState
 from siftlm.serving.adapters import AdapterCache, AdapterKey, AdapterSlot, AdapterSlots, CachedTuning
 from siftlm.serving.events import EngineProtocol, Job, Selected, ServedRequest, Stepped, Tuned
 from siftlm.types import Step
@@ -131,7 +131,7 @@ class TuningQueue:
         for (memory, _), keys in groups.items():
             model, settings = self._engine.models[memory], new[keys[0]][0].job.mode.settings
             try:
-                selected = selected_many(model, [key.query for key in keys], settings)
+                selected = model.select_many([key.query for key in keys], **settings)
                 states.update(zip(keys, selected, strict=True))
             except Exception:  # noqa: BLE001 (one of them failed; searching for each alone shows which)
                 for key in keys:
@@ -140,7 +140,8 @@ class TuningQueue:
 
     def _select_alone(self, key: AdapterKey, tasks: Sequence[ServedRequest]) -> dict[AdapterKey, PromptState]:
         try:
-            return {key: selected_many(self._engine.models[key.memory], [key.query], tasks[0].job.mode.settings)[0]}
+            model, settings = self._engine.models[key.memory], tasks[0].job.mode.settings
+            return {key: model.select_many([key.query], **settings)[0]}
         except Exception as error:  # noqa: BLE001 (it fails these requests alone)
             for task in tasks:
                 task.fail(error)
@@ -148,7 +149,7 @@ class TuningQueue:
 
     def _begin(self, key: AdapterKey, tasks: list[ServedRequest], state: PromptState) -> list[ServedRequest]:
         """Start tuning on the selected texts; the requests come back at once if there is nothing to tune on."""
-        if state.trace is not None:  # the texts are its context, or not worth tuning on
+        if not state.tunes:  # the texts are its context, or not worth tuning on
             kept = CachedTuning(state.found, state.trace, state.context)
             self._keep(key, kept)
             return [self._ready(task, kept, cached=False) for task in tasks]
