@@ -27,7 +27,7 @@ from siftlm.controller import Controller
 from siftlm.controller.generation import check_sampling
 from siftlm.controller.restore import restoring
 from siftlm.controller.settings import Tuning, setting_names
-from siftlm.embedding.gradients import GradientEmbedder
+from siftlm.embedding.models import GradientSettings, ModelEmbedder
 from siftlm.errors import Conflict, setting
 from siftlm.memory import Found, Memory
 from siftlm.memory.request import with_defaults
@@ -107,7 +107,7 @@ class LocalModel:
                 context=context,
             )
         self._calibration, self._defaults = self._calibrated() if calibrated else {}, settings
-        self._own_gradients: GradientEmbedder | None = None
+        self._own_gradients: ModelEmbedder | None = None
         self._checked({})  # a wrong setting is said here rather than at the first prompt
 
     # --- the flow
@@ -391,14 +391,16 @@ class LocalModel:
 
         return rerank(self.memory, prompt, asked.n, features, method=asked.method, **settings)
 
-    def _gradients(self) -> GradientEmbedder:
+    def _gradients(self) -> ModelEmbedder:
         """Of the controller's own model, as it is when it is asked."""
         if self._own_gradients is None:
+            from siftlm.embedding.gradients import loaded_model_gradients  # which imports torch
+
             model, tokenizer, context = self.controller.model, self.controller.tokenizer, self.controller.context
             name = f"gradients:{self.controller.name}"
-            made = GradientEmbedder(name, model, tokenizer=tokenizer)
+            made = loaded_model_gradients(name, model, tokenizer)
             if made.max_tokens is None or made.max_tokens > context:
-                made = GradientEmbedder(name, model, tokenizer=tokenizer, max_tokens=context)
+                made = loaded_model_gradients(name, model, tokenizer, GradientSettings(max_tokens=context))
             self._own_gradients = made
         return self._own_gradients
 
