@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from siftlm.embedding.hashing import splitmix64, word_hash
 from siftlm.errors import InvalidInput
 from siftlm.types import BoolArray, IntArray
 
@@ -48,14 +48,14 @@ def shingles(texts: Sequence[str]) -> Shingles:
         return Shingles(np.empty(0, dtype=np.uint64), np.zeros(1, dtype=np.int64))
     number = _WordNumbers()
     numbers = np.fromiter(map(number.__getitem__, together), dtype=np.int64, count=len(together))
-    hashed = np.array([_hash(word) for word in number], dtype=np.uint64)[numbers]
+    hashed = np.array([word_hash(word) for word in number], dtype=np.uint64)[numbers]
     runs = np.zeros(len(hashed) - SHINGLE_WORDS + 1, dtype=np.uint64)
     for offset, factor in enumerate(_random_stream(0, SHINGLE_WORDS)):
         runs += hashed[offset : offset + len(runs)] * factor
     whole = np.ones(len(runs), dtype=bool)
     borders = np.cumsum(lengths)[:-1]
     whole[(borders[:, None] - np.arange(1, SHINGLE_WORDS)).ravel()] = False
-    return Shingles(_mix_bits(runs[whole]), np.concatenate([[0], np.cumsum(lengths - SHINGLE_WORDS + 1)]))
+    return Shingles(splitmix64(runs[whole]), np.concatenate([[0], np.cumsum(lengths - SHINGLE_WORDS + 1)]))
 
 
 def similarity(a: str, b: str) -> float:
@@ -118,8 +118,8 @@ class Near:
             permuted += self._shifts[at]
             np.minimum.reduceat(permuted, found.starts[:-1], out=smallest[:, at])
         # Mixed before they are added up, so that a band is more than a sum of its values.
-        bundles = (_mix_bits(smallest).reshape(len(texts), self.count, self.rows) * self._weights).sum(axis=2)
-        return _mix_bits(bundles + np.arange(self.count, dtype=np.uint64)).view(np.int64)
+        bundles = (splitmix64(smallest).reshape(len(texts), self.count, self.rows) * self._weights).sum(axis=2)
+        return splitmix64(bundles + np.arange(self.count, dtype=np.uint64)).view(np.int64)
 
 
 def _match_probability(similarity: Any, rows: int) -> Any:
@@ -155,22 +155,10 @@ class _WordNumbers(dict[str, int]):
         return number
 
 
-def _hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-def _mix_bits(numbers: Hashes) -> Hashes:
-    """Every bit of the input changes every bit of the output (the last step of splitmix64)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Hashes = numbers ^ (numbers >> np.uint64(31))
-    return mixed
-
-
 def _random_stream(seed: int, count: int) -> Hashes:
     """Random numbers that no version of numpy changes (splitmix64)."""
-    start = _mix_bits(np.array([seed], dtype=np.uint64))
-    return _mix_bits(start + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    start = splitmix64(np.array([seed], dtype=np.uint64))
+    return splitmix64(start + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
 
 COPY_THRESHOLD = 0.8
