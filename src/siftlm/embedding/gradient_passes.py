@@ -282,7 +282,7 @@ def _recording_hook(name: str, calls: list[_LayerCall]) -> Callable[..., torch.T
 
 
 def _has_text_axis(calls: Sequence[_LayerCall], shape: Any) -> bool:
-    """Does every layer see (texts, tokens, …)? Experts, for one, get tokens that are sorted differently."""
+    """Whether every layer sees (texts, tokens, …). Experts, for one, get tokens that are sorted differently."""
     return shape[0] == 1 or all(call.input.shape[:-1] == shape for call in calls)
 
 

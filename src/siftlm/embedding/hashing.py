@@ -150,8 +150,10 @@ class _WordCache:
     def forget(self) -> None:
         self._number: dict[str, int] = {}
         self.hashes: Hashes = np.empty(0, np.uint64)
-        nothing: IntArray = np.empty(0, np.int64)
-        self.starts = self.ends = self.buckets = self.weights = nothing
+        self.starts: IntArray = np.empty(0, np.int64)
+        self.ends: IntArray = np.empty(0, np.int64)
+        self.buckets: npt.NDArray[np.int32] = np.empty(0, np.int32)
+        self.weights: npt.NDArray[np.int32] = np.empty(0, np.int32)
 
     def numbers(self, texts: list[list[str]]) -> IntArray:
         """The words' numbers, text after text; new words are learned first."""
@@ -180,8 +182,8 @@ class _WordCache:
         self.hashes = np.concatenate([self.hashes, hashes])
         self.starts = np.concatenate([self.starts, ends - counts - 1])
         self.ends = np.concatenate([self.ends, ends])
-        self.buckets = np.concatenate([self.buckets, buckets[order]])
-        self.weights = np.concatenate([self.weights, (weights * signs)[order]])
+        self.buckets = np.concatenate([self.buckets, buckets[order].astype(np.int32)])
+        self.weights = np.concatenate([self.weights, (weights * signs)[order].astype(np.int32)])
 
 
 def _ngram_hashes(words: list[str]) -> tuple[IntArray, Hashes]:

@@ -130,7 +130,7 @@ class TokenLimits:
     """How many tokens a model reads, and of what."""
 
     text: int | None
-    """Of the text alone; ``None``: without a limit."""
+    """The limit of the text alone; ``None`` for no limit."""
     special: int
     """Special tokens that the tokenizer adds."""
     prefixes: dict[bool, int]

@@ -35,9 +35,9 @@ class ModelSettings:
     passage_prefix: str | None = None
     """Put before each passage; ``None``: the model's own, if it brings one along."""
     precision: str | None = None
-    """Of the arithmetic; ``None``: float32 on a processor."""
+    """The precision of the arithmetic; ``None``: float32 on a processor."""
     device: str | None = None
-    """``None``: the graphics card where there is one."""
+    """The device; ``None``: the graphics card where there is one."""
     batch_tokens: int | None = None
     """Tokens that go through the model at once."""
 
@@ -61,11 +61,11 @@ class GradientSettings:
     """``head``: the output layer, which needs no backward pass; ``block``: the linear layers of the last block;
     ``lora``: those of all blocks; or a list of ends of names, such as ``["down_proj", "head"]``."""
     width: int = DEFAULT_SKETCH_WIDTH
-    """Of the vectors; their inner products are off by about 1 / √width of the product of their norms."""
+    """The width of the vectors; inner products are off by about 1 / √width of the product of the norms."""
     seed: int = 0
-    """Of the projection."""
+    """The seed of the projection."""
     max_tokens: int | None = None
-    """As for `ModelSettings`, and so are the others."""
+    """This and the others are those of `ModelSettings`."""
     precision: str | None = None
     device: str | None = None
     batch_tokens: int | None = None
@@ -118,7 +118,7 @@ class ModelNetwork(Protocol):
         """(n, d) float32; zero for a text without tokens."""
 
     def tokens(self, texts: list[str]) -> list[IntArray]:
-        """As `siftlm.embedding.Embedder.tokens`."""
+        """The `siftlm.embedding.Embedder.tokens`."""
 
 
 class ModelEmbedder:

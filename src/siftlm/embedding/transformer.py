@@ -92,7 +92,7 @@ class TransformerNetwork:
     pool: Pooling
     layer: int
     prefixes: dict[bool, str]
-    """Of a query (True) and of a passage (False)."""
+    """The prefix of a query (True) and of a passage (False)."""
     limits: TokenLimits
     digest: dict[str, Any]
     settings: ModelSettings
@@ -225,7 +225,7 @@ class SentencesNetwork:
     model: Any
     width: int
     prefixes: dict[bool, str]
-    """Of a query (True) and of a passage (False)."""
+    """The prefix of a query (True) and of a passage (False)."""
     limits: TokenLimits
     digest: dict[str, Any]
     settings: ModelSettings
