@@ -278,7 +278,7 @@ def _missing_text(error: KeyError) -> Damaged:
     return Damaged(f"{database.DATABASE_FILE}: row {error} has a vector and no text; siftlm verify says more")
 
 
-# A compaction may move the data while we look for them; twice in a row is already unlikely.
+# Attempts to open the data, which a compaction may move meanwhile; twice in a row is already unlikely.
 SNAPSHOT_ATTEMPTS = 5
 
 
@@ -326,13 +326,14 @@ class SnapshotPool:
         finally:
             own.snapshot = None
             if snapshot.connection.in_transaction:
-                with contextlib.suppress(sqlite3.Error):  # of a damaged file: what reading it said matters more
+                with contextlib.suppress(sqlite3.Error):  # of a damaged file: the error of reading it matters more
                     snapshot.connection.execute("ROLLBACK")
 
     def _begin(self) -> Snapshot:
         """A snapshot of the generation that counts, which a compaction may replace while its files are opened."""
-        for attempt in range(1, SNAPSHOT_ATTEMPTS + 1):
-            current = self.manifest
+        attempts = SNAPSHOT_ATTEMPTS
+        while True:
+            current, attempts = self.manifest, attempts - 1
             try:
                 connection = self._connection(current)
                 with database.translate_database_errors(current.folder(self._memory) / database.DATABASE_FILE):
@@ -348,9 +349,8 @@ class SnapshotPool:
                 self._seen = (current, view)
                 return Snapshot(current, view, connection)
             except Damaged:
-                if attempt == SNAPSHOT_ATTEMPTS or self.manifest.generation == current.generation:
+                if not attempts or self.manifest.generation == current.generation:
                     raise
-        raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
         """Close all files; the next snapshot opens them again."""
