@@ -28,6 +28,9 @@ NEEDS = {
     "src/siftlm/selection/tensors/*": "torch",
     "src/siftlm/serving/*": "fastapi",
     "src/siftlm/serving/[!_]*": "torch",
+    "src/siftlm/embedding/gradient*.py": "transformers",
+    "src/siftlm/embedding/loading.py": "transformers",
+    "src/siftlm/embedding/transformer.py": "transformers",
 }
 collect_ignore_glob = [files for files, library in NEEDS.items() if importlib.util.find_spec(library) is None]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -14,7 +14,7 @@ from siftlm.controller import Controller
 from siftlm.controller.generation import check_sampling
 from siftlm.controller.restore import restoring
 from siftlm.controller.settings import Tuning
-from siftlm.embedding.gradients import GradientEmbedder
+from siftlm.embedding.models import GradientSettings, ModelEmbedder
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import Found, Memory, Search, Searcher
 from siftlm.memory.request import search_request
@@ -394,13 +394,15 @@ class LocalModel:
         return vectors
 
     @cached_property
-    def gradient_embedder(self) -> GradientEmbedder:
+    def gradient_embedder(self) -> ModelEmbedder:
         """The features ``"gradients"``: those of the controller's own model, as it is when it is used."""
         model, tokenizer, context = self.controller.model, self.controller.tokenizer, self.controller.context
+        from siftlm.embedding.gradients import loaded_model_gradients  # which needs torch
+
         name = f"gradients:{self.controller.name}"
-        made = GradientEmbedder(name, model, tokenizer=tokenizer)
+        made = loaded_model_gradients(name, model, tokenizer)
         if made.max_tokens is None or made.max_tokens > context:
-            made = GradientEmbedder(name, model, tokenizer=tokenizer, max_tokens=context)
+            made = loaded_model_gradients(name, model, tokenizer, GradientSettings(max_tokens=context))
         return made
 
     def _sampling(

@@ -50,6 +50,10 @@ CORE = {"siftlm", "numpy"}
 ROOM_LIBRARIES = {"cli": {"rich"}}
 # Files that are themselves loaded only on demand may import their library at the top. Path -> libraries.
 LOADED_ON_DEMAND: dict[str, set[str]] = {
+    "siftlm.embedding.gradient_passes": {"torch"},
+    "siftlm.embedding.gradients": {"transformers"},
+    "siftlm.embedding.loading": {"huggingface_hub", "torch", "transformers"},
+    "siftlm.embedding.transformer": {"torch", "transformers"},
     "siftlm.evaluation.dynamic": {"torch"},
     "siftlm.integrations.lm_eval": {"torch"},
     "siftlm.serving.adapters": {"torch"},

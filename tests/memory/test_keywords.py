@@ -152,5 +152,5 @@ def test_rankings_are_merged_as_defined(rankings, k, constant):
 
 
 def test_a_ranking_cannot_be_cut_to_less_than_nothing():
-    with pytest.raises(InvalidInput, match="negative"):
+    with pytest.raises(InvalidInput, match="must be a whole number ≥ 0, got -1"):
         reciprocal_rank_fusion([np.array([1])], -1)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from memory.fakes import Bare, Spoiled, each
 from siftlm.embedding import embedder
 from siftlm.errors import Conflict, InvalidInput, WrongEmbedder
-from siftlm.memory import ArrayStore, Memory, Outside, Passage
-from siftlm.memory.outside import CheckedStore
+from siftlm.memory import ArrayStore, CheckedStore, Memory, Outside, Passage
 
 WIDTH, SIZE = 16, 120
 HASHING = embedder("hashing", width=WIDTH)

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siftlm.memory import scan, vectors
-from siftlm.memory.store import Neighbours
+from siftlm.memory import Neighbours, scan, vectors
 from siftlm.memory.vectors import STORAGES, TopK, VectorFormat
 
 FORMS = st.sampled_from(STORAGES)
@@ -123,7 +122,7 @@ def test_the_best_over_blocks_are_the_best_of_all(data: st.DataObject) -> None:
         block = np.array(data.draw(st.lists(values, min_size=size, max_size=size)), dtype=np.float32)
         best.take(0, block, first)
         scores, first = np.concatenate([scores, block]), first + size
-    rows, found = best.found(0)
+    rows, found = best.best(0)
     assert rows.tolist() == slowly(scores, k, scores > -np.inf)
     np.testing.assert_array_equal(found, scores[rows])
 
