@@ -396,9 +396,9 @@ class LocalModel:
     @cached_property
     def gradient_embedder(self) -> ModelEmbedder:
         """The features ``"gradients"``: those of the controller's own model, as it is when it is used."""
-        model, tokenizer, context = self.controller.model, self.controller.tokenizer, self.controller.context
         from siftlm.embedding.gradients import loaded_model_gradients  # which needs torch
 
+        model, tokenizer, context = self.controller.model, self.controller.tokenizer, self.controller.context
         name = f"gradients:{self.controller.name}"
         made = loaded_model_gradients(name, model, tokenizer)
         if made.max_tokens is None or made.max_tokens > context:
