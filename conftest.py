@@ -41,7 +41,9 @@ RUN_SIFTLM = [sys.executable, "-c", "import sys; from siftlm.cli import main; sy
 # `pytest --hypothesis-profile=explore` looks for new counterexamples.
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
-hypothesis.settings.load_profile("steady")
+# Of properties that name no number of their own; those that do ask tests/effort.py.
+hypothesis.settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.load_profile("quick" if os.environ.get("SIFTLM_TESTS") == "quick" else "steady")
 
 
 # --- no network, no home directory
