@@ -22,7 +22,22 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 
 ROOT = Path(__file__).parent
 # Rooms whose files import an extra at their top are not collected without it.
-NEEDS = {"src/siftlm/serving/*": "fastapi", "src/siftlm/selection/tensors/*": "torch"}
+NEEDS = {
+    "src/siftlm/serving/*": "fastapi",
+    **{
+        f"src/siftlm/{files}": "torch"
+        for files in (
+            "calibration/*",
+            "controller/*",
+            "evaluation/baselines.py",
+            "evaluation/dynamic.py",
+            "flow.py",
+            "integrations/*lm_eval*",
+            "local.py",
+            "selection/tensors/*",
+        )
+    },
+}
 collect_ignore_glob = [files for files, library in NEEDS.items() if importlib.util.find_spec(library) is None]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 RUNS_A_MODEL = re.compile(r"LocalModel\(|Controller\(|^\$ siftlm (score|generate|eval)", re.MULTILINE)

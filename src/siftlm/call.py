@@ -8,7 +8,7 @@ from inspect import signature
 from typing import Any
 
 from siftlm import recipes
-from siftlm.controller.settings import setting_names
+from siftlm.controller import setting_names
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.memory import Found
 from siftlm.memory.searcher import Searcher

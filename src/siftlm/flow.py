@@ -12,10 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from siftlm.call import CallSettings, is_worth_tuning, refuse_unscored, scored_steps, split_text
-from siftlm.controller import Controller
-from siftlm.controller.batch_tuner import BatchTuner
-from siftlm.controller.generation import Generated, check_sampling
-from siftlm.controller.stacked import can_stack
+from siftlm.controller import BatchTuner, Controller, Generated, check_sampling
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.local import LocalModel
 from siftlm.memory import Found
@@ -278,7 +275,7 @@ def _tune(
     if as_it_is := [task for task in tasks if task.trace is not None]:
         work(alone, as_it_is)
     left = [task for task in tasks if task.trace is None]
-    if left and can_stack(controller.engine, controller.tuning_settings(**asked.tuning)):
+    if left and controller.can_tune_many(**asked.tuning):
         _tune_together(controller, left, asked, watch, after, work)
         return
     for task in left:

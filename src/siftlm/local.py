@@ -23,10 +23,7 @@ from siftlm.call import (
     scored_steps,
     split_text,
 )
-from siftlm.controller import Controller
-from siftlm.controller.generation import check_sampling
-from siftlm.controller.restore import restoring
-from siftlm.controller.settings import Tuning, setting_names
+from siftlm.controller import Controller, Tuning, check_sampling, restoring, setting_names
 from siftlm.embedding.gradients import GradientEmbedder
 from siftlm.errors import Conflict
 from siftlm.memory import Found, Memory

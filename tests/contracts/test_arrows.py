@@ -47,17 +47,38 @@ NEVER = {("memory", "controller"): "a search knows no language model"}
 CORE = {"siftlm", "numpy"}
 # Files that are themselves loaded only on demand may import their library at the top. Path -> libraries.
 LOADED_ON_DEMAND: dict[str, set[str]] = {
-    f"siftlm.serving.{name}": {"fastapi"}
-    for name in (
-        "app",
-        "error_responses",
-        "middleware",
-        "routes.completions",
-        "routes.documents",
-        "routes.embeddings",
-        "routes.selection",
-        "routes.tokenizer",
-    )
+    **{
+        f"siftlm.serving.{name}": {"fastapi"}
+        for name in (
+            "app",
+            "error_responses",
+            "middleware",
+            "routes.completions",
+            "routes.documents",
+            "routes.embeddings",
+            "routes.selection",
+            "routes.tokenizer",
+        )
+    },
+    # siftlm.controller itself, its settings and its tokens need no torch.
+    **{
+        f"siftlm.controller.{name}": {"torch", "transformers", "huggingface_hub"}
+        for name in (
+            "adapters",
+            "batch_tuner",
+            "batching",
+            "controller",
+            "engines",
+            "forward",
+            "decoding",
+            "generation",
+            "loading",
+            "restore",
+            "stacked",
+            "tuner",
+            "tuning_batch",
+        )
+    },
 }
 
 

@@ -8,9 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller import tiny
-from siftlm.controller import Controller
-from siftlm.controller.decoding import BatchDecoder, DecodingRow
-from siftlm.controller.generation import Detokenizer
+from siftlm.controller import BatchDecoder, Controller, DecodingRow, Detokenizer
 from siftlm.controller.tokens import text_token_ids
 
 TEXTS = ["the cat sat on the mat", "a dog", "every good boy does fine in the end", "x = y + 1"]

@@ -10,8 +10,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from controller import tiny
-from siftlm.controller import Controller
-from siftlm.controller.decoding import SampledToken
+from siftlm.controller import Controller, SampledToken
 from siftlm.controller.tokens import text_token_ids
 from siftlm.memory import Memory
 from siftlm.serving.app import create_app

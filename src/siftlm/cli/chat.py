@@ -149,7 +149,7 @@ class Talk:
 
     def check(self) -> None:
         """Would the settings do? What is wrong is said now rather than after the next prompt."""
-        from siftlm.controller.generation import check_sampling
+        from siftlm.controller import check_sampling
 
         how = self._how
         stops = [how["stop"]] if isinstance(how["stop"], str) else how["stop"]

@@ -152,8 +152,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, as a `LocalModel` takes it."""
-    from siftlm.controller import Tuning
-    from siftlm.controller.settings import setting_names
+    from siftlm.controller import Tuning, setting_names
     from siftlm.errors import Conflict, InvalidInput
 
     found = {name: value for name in (*OWN, *SEARCH, *TUNING) if (value := getattr(arguments, name)) is not None}

@@ -1,8 +1,80 @@
-"""A causal language model that can tune on texts, score, generate, and forget."""
+"""A causal language model that can tune on texts, score, generate, and forget.
 
-from siftlm.controller.controller import Controller
-from siftlm.controller.generation import Generated
-from siftlm.controller.settings import Tuning
-from siftlm.controller.tuner import Tuner
+The settings need nothing beside numpy. Everything else needs torch and transformers: the first use of one of its names
+loads them, or raises `siftlm.errors.MissingExtra` with the command that installs them.
+"""
 
-__all__ = ["Controller", "Generated", "Tuner", "Tuning"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from siftlm.controller.settings import Tuning, rate_for, setting_names
+from siftlm.extras import load
+
+if TYPE_CHECKING:
+    from siftlm.controller.batch_tuner import BatchTuner
+    from siftlm.controller.controller import Controller
+    from siftlm.controller.decoding import BatchDecoder, DecodingRow, SampledToken
+    from siftlm.controller.forward import span_nats, token_nats
+    from siftlm.controller.generation import Detokenizer, Generated, check_sampling, eos_token_ids
+    from siftlm.controller.restore import restoring
+    from siftlm.controller.stacked import stackable_layers
+    from siftlm.controller.tuner import Tuner
+    from siftlm.controller.tuning_batch import TuningBatch, TuningRun
+
+# public name -> the module that defines it
+_HOME = {
+    "BatchDecoder": "decoding",
+    "BatchTuner": "batch_tuner",
+    "Controller": "controller",
+    "DecodingRow": "decoding",
+    "Detokenizer": "generation",
+    "Generated": "generation",
+    "SampledToken": "decoding",
+    "Tuner": "tuner",
+    "TuningBatch": "tuning_batch",
+    "TuningRun": "tuning_batch",
+    "check_sampling": "generation",
+    "eos_token_ids": "generation",
+    "restoring": "restore",
+    "span_nats": "forward",
+    "stackable_layers": "stacked",
+    "token_nats": "forward",
+}
+
+__all__ = [
+    "BatchDecoder",
+    "BatchTuner",
+    "Controller",
+    "DecodingRow",
+    "Detokenizer",
+    "Generated",
+    "SampledToken",
+    "Tuner",
+    "Tuning",
+    "TuningBatch",
+    "TuningRun",
+    "check_sampling",
+    "eos_token_ids",
+    "rate_for",
+    "restoring",
+    "setting_names",
+    "span_nats",
+    "stackable_layers",
+    "token_nats",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for library in ("torch", "transformers"):
+        load(library, "tune")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from siftlm.controller.engines import Adam, TensorBackup
 from siftlm.controller.settings import Tuning
 from siftlm.errors import InvalidInput
@@ -113,7 +115,7 @@ class Adapters:
         return into
 
     def _inject(self, seed: int) -> None:
-        torch, peft = load("torch", "tune"), load("peft", "tune")
+        peft = load("peft", "tune")
         devices = sorted({p.device.index for p in self._model.parameters() if p.device.type == "cuda"})
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)  # every prompt starts from the same adapter
@@ -163,7 +165,7 @@ def lora(model: Any, *, rank: int = DEFAULT_RANK, alpha: float | None = None, ta
 
 def _adapted_matrix_sizes(model: Any, targets: Any) -> Iterator[int]:
     """Of the matrices that get an adapter, by PEFT's reading of ``targets``: a pattern, or how names end."""
-    embedding = load("torch", "tune").nn.Embedding
+    embedding = torch.nn.Embedding
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for name, module in model.named_modules():
         shape = tuple(getattr(getattr(module, "weight", None), "shape", ()))

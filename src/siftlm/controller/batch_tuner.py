@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from siftlm.controller import generation
 from siftlm.controller.batching import batch_budget, batches
@@ -23,7 +24,6 @@ from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_toke
 from siftlm.controller.tuner import Tuner, Watch
 from siftlm.controller.tuning_batch import AfterSteps, TuningBatch, TuningRun
 from siftlm.errors import InvalidInput
-from siftlm.extras import load
 from siftlm.types import FloatArray, Likelihood, Trace
 from siftlm.validation import whole_number
 
@@ -214,7 +214,6 @@ class BatchTuner:
 
     def _nats(self, rows: Sequence[tuple[int, TokenSpan]]) -> FloatArray:
         """(rows,) of each span's scored tokens."""
-        torch = load("torch", "tune")
         found = np.zeros(len(rows))
         for batch in batches([len(span.ids) - 1 for _, span in rows], self._room):
             with torch.inference_mode(), self._stack.rows([rows[place][0] for place in batch]):

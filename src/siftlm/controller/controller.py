@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from siftlm.controller import generation
 from siftlm.controller.adapters import DEFAULT_RANK, Adapters, lora
 from siftlm.controller.batch_tuner import BatchTuner
@@ -26,11 +28,10 @@ from siftlm.controller.restore import (
     restoring,
 )
 from siftlm.controller.settings import Tuning, rate_for
-from siftlm.controller.stacked import AdapterStack, refuse_unstackable
+from siftlm.controller.stacked import AdapterStack, can_stack, refuse_unstackable
 from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids, unscored_likelihood
 from siftlm.controller.tuner import Tuner
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
-from siftlm.extras import load
 from siftlm.types import Likelihood
 from siftlm.validation import number, whole_number
 
@@ -160,7 +161,7 @@ class Controller:
             preserved_random_state(self.model, self._unfinished),
             preserved_model(self.model, self._unfinished) as weights,
         ):
-            load("torch", "tune").manual_seed(settings.seed)
+            torch.manual_seed(settings.seed)
             tuner = Tuner(self.model, self.tokenizer, engine, settings, self.context)
             weights.append(engine.end)
             try:
@@ -184,6 +185,10 @@ class Controller:
         refuse_unstackable(settings)
         with self._lock, UninterruptibleContext(self._changed_for_many(count, settings)) as tuner:
             yield tuner
+
+    def can_tune_many(self, **changes: Any) -> bool:
+        """Can `tuning_many` do this with these settings and this engine?"""
+        return can_stack(self.engine, self.tuning_settings(**changes))
 
     @contextmanager
     def _changed_for_many(self, count: int, settings: Tuning) -> Iterator[BatchTuner]:
@@ -253,8 +258,8 @@ class Controller:
         The base model is recorded by the name it was opened with. ``siftlm-tiny`` is none of the Hugging Face hub's, so
         there the base is named when the adapter is loaded:
 
-            from siftlm.extras import bundled
-            base = transformers.AutoModelForCausalLM.from_pretrained(bundled()).float()
+            from siftlm.extras import bundled_model
+            base = transformers.AutoModelForCausalLM.from_pretrained(bundled_model()).float()
             model = peft.PeftModel.from_pretrained(base, folder)
         """
         if not isinstance(self.engine, Adapters):

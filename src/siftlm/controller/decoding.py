@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+import torch
+import transformers
+
 from siftlm.controller.batching import BatchBudget, batches
-from siftlm.extras import load
 
 if TYPE_CHECKING:
     from siftlm.controller.controller import Controller
@@ -80,7 +82,6 @@ class BatchDecoder:
 
     def join(self, rows: Sequence[DecodingRow]) -> list[tuple[DecodingRow, SampledToken]]:
         """Read what stands before them; the first token of each that is to be continued."""
-        torch = load("torch", "tune")
         found: list[tuple[DecodingRow, SampledToken]] = []
         with torch.inference_mode():
             for batch in batches([len(row.ids) for row in rows], self._room):
@@ -93,7 +94,6 @@ class BatchDecoder:
 
     def step(self) -> list[tuple[DecodingRow, SampledToken]]:
         """The next token of every row."""
-        torch = load("torch", "tune")
         found: list[tuple[DecodingRow, SampledToken]] = []
         with torch.inference_mode():
             for group in self._groups:
@@ -105,13 +105,12 @@ class BatchDecoder:
         """These are complete, or nobody waits for them."""
         gone = {id(row) for row in rows}
         if any(id(row) in gone for group in self._groups for row in group.rows):
-            with load("torch", "tune").inference_mode():
+            with torch.inference_mode():
                 self._keep(lambda row: id(row) not in gone)
 
     # --- inside
 
     def _begun(self, rows: Sequence[DecodingRow]) -> tuple[_RowGroup, list[tuple[DecodingRow, SampledToken]]]:
-        torch, transformers = load("torch", "tune"), load("transformers", "tune")
         device = self._stack.weights.device
         width = max(len(row.ids) for row in rows)
         # On the left, so that all continue at the same place.
@@ -135,7 +134,6 @@ class BatchDecoder:
         return group, drawn
 
     def _continued(self, group: _RowGroup) -> list[tuple[DecodingRow, SampledToken]]:
-        torch = load("torch", "tune")
         group.mask = torch.cat([group.mask, torch.ones_like(group.mask[:, :1])], dim=1)
         logits = self._logits(group.last, group.mask, group.cache, group.factors)
         return self._drawn(group, logits[:, -1], range(len(group.rows)))
@@ -154,7 +152,6 @@ class BatchDecoder:
 
     def _drawn(self, group: _RowGroup, scores: Any, places: Sequence[int]) -> list[tuple[DecodingRow, SampledToken]]:
         """The next token of these rows; each is what the row alone would have drawn."""
-        torch = load("torch", "tune")
         likeliest = scores.argmax(dim=-1).tolist()
         found = []
         for place in places:
@@ -184,7 +181,6 @@ class BatchDecoder:
         """One pass for all costs hardly more than one for some: the weights are read once."""
         if len(self._groups) < 2 or not all(_is_mergeable_cache(group.cache) for group in self._groups):
             return
-        torch = load("torch", "tune")
         widths = [group.mask.shape[1] for group in self._groups]
         # Of a group's last token the keys are not yet there.
         short = [max(widths) - width for width in widths]
@@ -209,7 +205,6 @@ def _keep_rows(group: _RowGroup, places: Sequence[int], stack: AdapterStack) -> 
         return
     if len(rows) == len(group.rows):
         return
-    torch = load("torch", "tune")
     at = torch.tensor(list(places), device=group.mask.device)
     group.cache.batch_select_indices(at)
     group.mask, group.last, group.rows = group.mask[at], group.last[at], rows
@@ -223,18 +218,17 @@ def _keep_rows(group: _RowGroup, places: Sequence[int], stack: AdapterStack) -> 
 
 def _is_mergeable_cache(cache: Any) -> bool:
     """Is it keys and values of every token, and nothing else?"""
-    plain = getattr(load("transformers.cache_utils", "tune"), "DynamicLayer", None)
+    plain = getattr(transformers.cache_utils, "DynamicLayer", None)
     layers = getattr(cache, "layers", None)
     return layers is not None and plain is not None and all(type(layer) is plain for layer in layers)
 
 
 def _left_padded(states: Any, columns: int) -> Any:
     """(rows, heads, columns + tokens, width), zeros in front."""
-    return load("torch", "tune").nn.functional.pad(states, (0, 0, columns, 0))
+    return torch.nn.functional.pad(states, (0, 0, columns, 0))
 
 
 def _warped_logits(scores: Any, row: DecodingRow) -> Any:
-    transformers = load("transformers", "tune")
     if row.temperature != 1.0:
         scores = transformers.TemperatureLogitsWarper(row.temperature)(None, scores)
     if row.top_p < 1.0:
@@ -244,7 +238,6 @@ def _warped_logits(scores: Any, row: DecodingRow) -> Any:
 
 def _with_logprobs(scores: Any, ids: Sequence[int], top: int) -> list[SampledToken]:
     """(n, vocabulary) scores, and the token that came at each: how likely it was, and what was likelier."""
-    torch = load("torch", "tune")
     logprobs = torch.log_softmax(scores, dim=-1)
     best = logprobs.topk(min(max(1, top), logprobs.shape[-1]), dim=-1)
     came = torch.tensor(list(ids), dtype=torch.long, device=logprobs.device)  # of a prompt of one token none

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
+import torch
+
 from siftlm.controller.restore import run_restores
 from siftlm.controller.settings import Tuning
-from siftlm.extras import load
 
 
 class Engine(Protocol):
@@ -49,7 +50,6 @@ def normal_tensors() -> Iterator[None]:
 
     What is made inside ``torch.inference_mode`` could never be changed outside of it again.
     """
-    torch = load("torch", "tune")
     with torch.inference_mode(False), torch.no_grad():
         yield
 
@@ -58,7 +58,6 @@ class Adam:
     """torch's fused AdamW, whose moments are kept and zeroed: allocating them anew for each prompt takes longer."""
 
     def __init__(self, parameters: Sequence[Any]) -> None:
-        torch = load("torch", "tune")
         kinds = {p.device.type for p in parameters}
         self._optimiser = torch.optim.AdamW(list(parameters), lr=1.0, fused=kinds <= {"cpu", "cuda"})
         self._whole = True
@@ -94,7 +93,6 @@ class TensorBackup:
 
     def save(self) -> None:
         """As they are now."""
-        torch = load("torch", "tune")
         self._saved = False
         with normal_tensors():
             if not self._copies:

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+import torch
 
 from siftlm.controller.tokens import IGNORE_INDEX, TokenSpan, Window
-from siftlm.extras import load
 from siftlm.types import FloatArray
 
 # Logits that are held at once while texts are scored, and the most padding beside them.
@@ -19,7 +19,6 @@ MAX_PADDING_RATIO = 1.1
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     """The context that computes in ``precision``."""
-    torch = load("torch", "tune")
     if precision == "float32":
         return nullcontext()
     context: AbstractContextManager[Any] = torch.autocast(device, dtype=getattr(torch, precision))
@@ -30,7 +29,6 @@ def resolve_precision(precision: str, device: str) -> str:
     """What ``auto`` means on this device."""
     if precision != "auto":
         return precision
-    torch = load("torch", "tune")
     if device == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     if device != "cpu":
@@ -41,7 +39,6 @@ def resolve_precision(precision: str, device: str) -> str:
 
 def window_loss(run: Callable[..., Any], window: Window, device: Any, precision: str) -> Any:
     """Mean nats of the tokens that are learned; the last token is predicted and not read."""
-    torch = load("torch", "tune")
     ids = torch.tensor([window.ids[:-1]], device=device)
     labels = torch.tensor(window.labels[1:], device=device)
     with autocast(ids.device.type, precision):
@@ -76,7 +73,6 @@ def span_nats_in_one_pass(model: Any, spans: Sequence[TokenSpan]) -> FloatArray:
 
 def _padded_nats(model: Any, spans: Sequence[TokenSpan]) -> Any:
     """(n, longest) of each token that is read: the nats of the one behind it, 0 where that is not scored."""
-    torch = load("torch", "tune")
     device = next(model.parameters()).device
     lengths = [len(span.ids) - 1 for span in spans]
     ids = torch.zeros((len(spans), max(lengths)), dtype=torch.long)

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+import transformers
+
 from siftlm.controller.batching import BatchBudget, batches
 from siftlm.controller.stacked import AdapterStack
 from siftlm.controller.tokens import prefix_token_ids, start_token, text_token_ids
 from siftlm.errors import InvalidInput
-from siftlm.extras import load
 from siftlm.validation import number, whole_number
 
 if TYPE_CHECKING:
@@ -98,7 +100,6 @@ def generate(
         stop: end before any of these texts.
         seed: of the drawing. The random state of the caller stays as it is.
     """
-    torch, transformers = load("torch", "tune"), load("transformers", "tune")
     stops = [stop] if isinstance(stop, str) else list(stop)
     check_sampling(max_new_tokens, temperature, top_p, stops, controller.context)
     tokenizer, model = controller.tokenizer, controller.model
@@ -154,7 +155,7 @@ def eos_token_ids(controller: Controller) -> list[int]:
 def neutral_generation_config(model: Any) -> Iterator[None]:
     """Inside, nothing is added to what was asked for: models come with penalties and temperatures of their own."""
     before = model.generation_config
-    model.generation_config = load("transformers", "tune").GenerationConfig()
+    model.generation_config = transformers.GenerationConfig()
     try:
         yield
     finally:
@@ -195,7 +196,6 @@ def generate_batch(
     seed: int = 0,
 ) -> list[Generated]:
     """`siftlm.controller.generation.generate` for every prompt; each row draws from a generator of its own."""
-    torch = load("torch", "tune")
     stops = [stop] if isinstance(stop, str) else list(stop)
     check_sampling(max_new_tokens, temperature, top_p, stops, controller.context)
     read = [
@@ -215,7 +215,6 @@ def generate_batch(
 def _generate_ids(
     controller: Controller, read: Sequence[Sequence[int]], most: int, stops: Sequence[str], draw: _RowSampler | None
 ) -> list[list[int]]:
-    torch, transformers = load("torch", "tune"), load("transformers", "tune")
     tokenizer, model = controller.tokenizer, controller.model
     device = next(model.parameters()).device
     ends = eos_token_ids(controller)
@@ -255,14 +254,12 @@ class _RowSampler:
     """Leaves one token a row: the one that a prompt alone, with the same seed, would have drawn."""
 
     def __init__(self, rows: int, temperature: float, top_p: float, seed: int, device: Any) -> None:
-        torch, transformers = load("torch", "tune"), load("transformers", "tune")
         self._warpers = [transformers.TemperatureLogitsWarper(temperature)] if temperature != 1.0 else []
         if top_p < 1.0:
             self._warpers.append(transformers.TopPLogitsWarper(top_p))
         self._sources = [torch.Generator(device).manual_seed(seed) for _ in range(rows)]
 
     def __call__(self, ids: Any, scores: Any) -> Any:
-        torch = load("torch", "tune")
         for warper in self._warpers:
             scores = warper(ids, scores)
         likely = torch.softmax(scores, dim=-1)

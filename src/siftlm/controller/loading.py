@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import huggingface_hub
+import torch
+import transformers
+
 from siftlm.controller.tokens import start_token, text_token_ids
 from siftlm.errors import InvalidInput
-from siftlm.extras import TINY_MODEL, bundled_model, load
+from siftlm.extras import TINY_MODEL, bundled_model
 from siftlm.validation import whole_number
 
 # Letters, digits and scripts of many kinds: who can spell none of them can spell no text.
@@ -84,7 +88,6 @@ def refuse_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
 
 def refuse_non_causal(name: str, model: Any, tokenizer: Any, context: int) -> None:
     """What it says about a token must not depend on later ones, or a text would be foreseen from itself."""
-    torch = load("torch", "tune")
     ids = text_token_ids(tokenizer, SPELLING_PROBE)[: min(CAUSALITY_PROBE_TOKENS, context)]
     others = [token for token in text_token_ids(tokenizer, SPELLING_PROBE) if token != ids[-1]]
     if len(ids) < 2 or not others:
@@ -164,7 +167,7 @@ def open_model(
     if isinstance(model, (str, os.PathLike)):
         name = os.fspath(model)
         made, tokenizer = _load_pretrained(name, tokenizer, dtype)
-        made = made.to(place or ("cuda" if load("torch", "tune").cuda.is_available() else "cpu")).eval()
+        made = made.to(place or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     else:
         made, name = model, str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
         if tokenizer is None:
@@ -180,7 +183,6 @@ def open_model(
 
 def checked_device(device: Any) -> Any:
     """The torch device of this name, if it is there; None stays None."""
-    torch = load("torch", "tune")
     if device is None:
         return None
     try:
@@ -203,15 +205,14 @@ def checked_device(device: Any) -> Any:
 
 
 def _load_pretrained(name: str, tokenizer: Any, dtype: str | None) -> tuple[Any, Any]:
-    torch, transformers = load("torch", "tune"), load("transformers", "tune")
     source = os.fspath(bundled_model()) if name == TINY_MODEL else name
-    wanted = getattr(torch, str(dtype), None) if dtype else torch.float32
-    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
+    dtype_wanted = getattr(torch, str(dtype), None) if dtype else torch.float32
+    if not isinstance(dtype_wanted, torch.dtype) or not dtype_wanted.is_floating_point:
         raise InvalidInput(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
     try:
-        with _without_progress_bars(transformers):
+        with _without_progress_bars():
             made, info = transformers.AutoModelForCausalLM.from_pretrained(
-                source, output_loading_info=True, **{_dtype_argument(transformers): wanted}
+                source, output_loading_info=True, **{_dtype_argument(): dtype_wanted}
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(source) if tokenizer is None else tokenizer
     # Missing files, no network, foreign formats, damaged weights: each library has its own errors, with no common root.
@@ -242,14 +243,14 @@ def _loading_advice(source: str, error: Exception) -> str:
 
 
 @contextmanager
-def _without_progress_bars(transformers: Any) -> Iterator[None]:
+def _without_progress_bars() -> Iterator[None]:
     """Downloads keep theirs: those take long enough to be watched."""
     talk = transformers.utils.logging
     if not talk.is_progress_bar_enabled():
         yield
         return
     # It hides the bars of downloads, too, so those are brought back.
-    bars = load("huggingface_hub", "tune").utils
+    bars = huggingface_hub.utils
     hidden = bars.are_progress_bars_disabled()
     talk.disable_progress_bar()
     if not hidden:
@@ -262,7 +263,7 @@ def _without_progress_bars(transformers: Any) -> Iterator[None]:
             bars.disable_progress_bars()
 
 
-def _dtype_argument(transformers: Any) -> str:
+def _dtype_argument() -> str:
     """The argument was renamed in 4.56."""
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
     return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"

@@ -12,8 +12,9 @@ from functools import partial, wraps
 from types import FrameType, TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import torch
+
 from siftlm.errors import InvalidInput, SiftlmError
-from siftlm.extras import load
 
 RestoreStep = Callable[[], object]
 
@@ -235,7 +236,6 @@ def preserved_model(model: Any, unfinished: PendingRestores) -> Iterator[list[Re
 @contextmanager
 def preserved_random_state(model: Any, unfinished: PendingRestores) -> Iterator[None]:
     """Torch's random state on all devices of the model; only for those who draw from it, as all threads share it."""
-    torch = load("torch", "tune")
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     state = torch.get_rng_state()
     cuda = [torch.cuda.get_rng_state(device) for device in devices]
@@ -270,7 +270,7 @@ def _restore_grad(p: Any, required: bool, gradient: Any) -> None:
 def _restore_buffer(module: Any, name: str, buffer: Any, value: Any) -> None:
     module._buffers[name] = buffer
     if buffer is not None:
-        with load("torch", "tune").inference_mode():  # where each buffer may be changed, whichever mode made it
+        with torch.inference_mode():  # where each buffer may be changed, whichever mode made it
             buffer.copy_(value)
 
 
@@ -281,7 +281,6 @@ def training_mode(model: Any, rate: float, checkpointing: bool) -> Iterator[None
         model.eval()
         yield
         return
-    torch = load("torch", "tune")
     before: list[tuple[Any, str, Any]] = []
     for module in model.modules():
         layer = isinstance(module, torch.nn.modules.dropout._DropoutNd)

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.optim.adamw import adamw
+
 from siftlm.controller.adapters import ADAPTER_NAME, Adapters
 from siftlm.controller.engines import Engine, normal_tensors
 from siftlm.controller.restore import uninterrupted
 from siftlm.controller.settings import Tuning
 from siftlm.errors import Conflict
-from siftlm.extras import load
 
 LoraFactors = list[tuple[Any, Any]]
 """For each layer A (rows, r, in) and B (rows, out, r)."""
@@ -48,7 +50,6 @@ class AdapterStack:
             self._begin(count, settings)
 
     def _begin(self, count: int, settings: Tuning) -> None:
-        torch = load("torch", "tune")
         weights = [weight for layer in self.layers for weight in (layer.down, layer.up)]
         self._sizes, self._shapes = [w.numel() for w in weights], [tuple(w.shape) for w in weights]
         self.initial = torch.cat([w.detach().reshape(-1) for w in weights])
@@ -91,7 +92,6 @@ class AdapterStack:
 
         Yields the (rows, total) weights, a leaf to take gradients of. ``kind``: the type to compute in.
         """
-        torch = load("torch", "tune")
         leaf = self.weights.detach()
         if list(owners) != list(range(len(self.weights))):
             leaf = leaf[torch.tensor(list(owners), device=leaf.device)]
@@ -101,7 +101,6 @@ class AdapterStack:
 
     def factors(self, owners: Sequence[int]) -> LoraFactors:
         """For `through`: what these prompts' adapters are now. Gathered once, they serve for many passes."""
-        torch = load("torch", "tune")
         return self._cut(self.weights.detach()[torch.tensor(list(owners), device=self.weights.device)], None)
 
     @contextmanager
@@ -120,7 +119,6 @@ class AdapterStack:
         return list(zip(views[::2], views[1::2], strict=True))
 
     def _hook(self, place: int) -> Callable[[Any, Any, Any], Any]:
-        torch = load("torch", "tune")
         layer = self.layers[place]
 
         def through(_: Any, inputs: tuple[Any, ...], base: Any) -> Any:
@@ -156,7 +154,6 @@ class AdapterStack:
 
     def update(self, steps: Sequence[tuple[int, Any, float]], settings: Tuning) -> None:
         """One step of AdamW for each (prompt, (total,) gradient, rate), as `Adam` makes it."""
-        adamw = load("torch.optim.adamw", "tune").adamw
         first, second = self._moments
         with normal_tensors():
             for rate in dict.fromkeys(rate for _, _, rate in steps):  # several only where repeats are scaled
@@ -201,12 +198,10 @@ class AdapterStack:
 
     def finite(self, owners: Sequence[int]) -> list[bool]:
         """For each of these prompts: is every weight of its adapter a number?"""
-        torch = load("torch", "tune")
         return [bool(fine) for fine in torch.isfinite(self.weights[list(owners)].norm(dim=1)).tolist()]
 
     def save(self, owner: int, folder: str | os.PathLike[str], base: str) -> Path:
         """One prompt's adapter in PEFT's format."""
-        torch = load("torch", "tune")
         pieces = self.weights[owner].split(self._sizes)
         try:
             self.engine.begin(self._settings)
@@ -262,7 +257,6 @@ def stackable_layers(engine: Engine) -> tuple[Adapters, list[LoraLayer]]:
 
 
 def _lora_layer(name: str, plain: Any, adapted: Any) -> LoraLayer:
-    torch = load("torch", "tune")
     down, up = (getattr(adapted, side, {}) for side in ("lora_A", "lora_B"))
     if ADAPTER_NAME not in down or not all(isinstance(side[ADAPTER_NAME], torch.nn.Linear) for side in (down, up)):
         raise Conflict(f"the adapter on {name} is no LoRA on a linear layer: tune one prompt at a time")

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from siftlm.controller.engines import Engine
 from siftlm.controller.forward import resolve_precision, window_loss
 from siftlm.controller.restore import training_mode
 from siftlm.controller.settings import PlannedStep, Tuning, plan_steps
 from siftlm.controller.tokens import Window, windows_of
 from siftlm.errors import Conflict, InvalidInput
-from siftlm.extras import load
 from siftlm.types import Step, Trace
 
 # Tokens that tell whether the last step has made the model go wild: a whole text would cost a third of a step.
@@ -40,7 +41,7 @@ class Tuner:
             settings, window=settings.window or context, precision=resolve_precision(settings.precision, device.type)
         )
         self._tokenizer, self._device = tokenizer, device
-        self._run = load("torch", "tune").compile(model, dynamic=True) if settings.compile else model
+        self._run = torch.compile(model, dynamic=True) if settings.compile else model
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
 
     def learn(
@@ -134,7 +135,6 @@ class Tuner:
     # --- inside
 
     def _step(self, turn: PlannedStep, window: Window) -> Step:
-        torch = load("torch", "tune")
         rate = float(self.settings.rate or 0.0) * turn.scale
         parameters = self.engine.parameters()
         reused = turn.reuse and any(p.grad is not None for p in parameters)
@@ -156,7 +156,7 @@ class Tuner:
 
     def _loss_now(self, window: Window) -> float:
         self.model.eval()
-        with load("torch", "tune").inference_mode():
+        with torch.inference_mode():
             return float(
                 window_loss(
                     self.model, window.beginning(DIVERGENCE_CHECK_TOKENS), self._device, self.settings.precision
@@ -164,7 +164,6 @@ class Tuner:
             )
 
     def _finite(self) -> bool:
-        torch = load("torch", "tune")
         with torch.no_grad():
             norms = torch._foreach_norm([p.detach() for p in self.engine.parameters()])
             return bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())

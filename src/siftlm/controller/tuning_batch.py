@@ -14,13 +14,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from siftlm.controller.batching import BatchBudget, batches
 from siftlm.controller.forward import autocast
 from siftlm.controller.settings import PlannedStep
 from siftlm.controller.stacked import AdapterStack
 from siftlm.controller.tokens import IGNORE_INDEX, Window
 from siftlm.controller.tuner import DIVERGENCE_CHECK_TOKENS, Tuner
-from siftlm.extras import load
 from siftlm.types import Step, Trace
 
 AfterSteps = Callable[[Mapping[int, Step]], None]
@@ -69,7 +70,7 @@ class TuningBatch:
         self._settings = rules.settings
         self._courses: list[TuningRun] = []
         self._best: Any = None
-        self._kept = load("torch", "tune").empty_like(stack.weights) if self._settings.reuse > 1 else None
+        self._kept = torch.empty_like(stack.weights) if self._settings.reuse > 1 else None
 
     def __len__(self) -> int:
         return len(self._courses)
@@ -78,7 +79,7 @@ class TuningBatch:
         """From now on they learn as well."""
         watched = [course for course in courses if course.watched]
         if watched and self._best is None:
-            self._best = load("torch", "tune").empty_like(self._stack.weights)
+            self._best = torch.empty_like(self._stack.weights)
         for course, now in self._measure_runs(watched):
             course.best, course.watched = now, math.isfinite(now)
             self._best[course.owner] = self._stack.weights[course.owner]
@@ -149,7 +150,6 @@ class TuningBatch:
 
     def _gradients(self, courses: Sequence[TuningRun]) -> Any:
         """(rows, total), clipped; loss and norm are left in `TuningRun.last`."""
-        torch = load("torch", "tune")
         owners = [course.owner for course in courses]
         with torch.inference_mode(False), torch.enable_grad(), self._through(owners) as weights:
             losses = self._losses([course.window for course in courses])
@@ -165,7 +165,6 @@ class TuningBatch:
 
     def _losses(self, windows: Sequence[Window]) -> Any:
         """(rows,) mean nats of the tokens that each learns."""
-        torch = load("torch", "tune")
         device = self._stack.weights.device
         width = max(len(window.ids) for window in windows) - 1
         # Padding on the right: no token of a causal model sees what comes after it.
@@ -183,7 +182,7 @@ class TuningBatch:
 
     def _through(self, owners: Sequence[int]) -> AbstractContextManager[Any]:
         precision = self._settings.precision
-        kind = None if precision == "float32" else getattr(load("torch", "tune"), precision)
+        kind = None if precision == "float32" else getattr(torch, precision)
         return self._stack.rows(owners, kind=kind)
 
     def _record_steps(self, taken: Sequence[tuple[TuningRun, Step]]) -> None:
@@ -237,7 +236,6 @@ class TuningBatch:
 
     def _losses_now(self, courses: Sequence[TuningRun]) -> list[float]:
         """Each on what it learned last."""
-        torch = load("torch", "tune")
         windows = [course.turns[len(course.steps) - 1][1].beginning(DIVERGENCE_CHECK_TOKENS) for course in courses]
         found = [math.inf] * len(courses)
         self.rules.model.eval()

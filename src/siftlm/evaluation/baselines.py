@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.controller.forward import token_nats
+from siftlm.controller import token_nats
 from siftlm.controller.tokens import spans_of, start_token, text_token_ids
 from siftlm.errors import InvalidInput
 from siftlm.evaluation.measured import Measured

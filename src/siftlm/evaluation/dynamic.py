@@ -9,9 +9,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from siftlm.controller import Controller
-from siftlm.controller.forward import span_nats
-from siftlm.controller.settings import setting_names
+from siftlm.controller import Controller, setting_names, span_nats
 from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids
 from siftlm.errors import Conflict
 from siftlm.evaluation.measured import Measured

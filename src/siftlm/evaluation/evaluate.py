@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siftlm.controller.settings import setting_names
-from siftlm.controller.stacked import can_stack
+from siftlm.controller import setting_names
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
 from siftlm.evaluation.corpus import Text
 from siftlm.evaluation.fingerprints import run_question
@@ -29,11 +28,13 @@ from siftlm.evaluation.methods import BASELINE_FILE_SETTING, Baseline, Case, Eva
 from siftlm.evaluation.protocol import Protocol, TextParts, leaked_rows
 from siftlm.evaluation.results import BASE_TOLERANCE
 from siftlm.evaluation.run_folder import RunFolder
-from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.memory.near_duplicates import copy_mask
 from siftlm.progress import Meter, Report, reporter
 from siftlm.results import Score
+
+if TYPE_CHECKING:
+    from siftlm.local import LocalModel
 
 
 def settings_check(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], None]:
@@ -156,7 +157,7 @@ class _MethodRunner:
     def __init__(self, model: LocalModel, protocol: Protocol) -> None:
         self._calibrated = model
         # Every method begins with the same settings; those of a calibration are a method of its own.
-        self._plain = LocalModel(model.controller, model.memory, calibrated=False, **model._defaults)
+        self._plain = type(model)(model.controller, model.memory, calibrated=False, **model._defaults)
         self._protocol = protocol
         self._excluded_cache: tuple[TextParts, list[int]] | None = None
         self._with_direction: set[str] = set()
@@ -274,7 +275,7 @@ class _MethodRunner:
         if count < 2 or self._protocol.copies == "exclude":
             return False
         tuning = {name: value for name, value in method.settings.items() if name in model.controller.settings.to_dict()}
-        return can_stack(model.controller.engine, model.controller.tuning_settings(**tuning))
+        return model.controller.can_tune_many(**tuning)
 
     @property
     def _mode(self) -> Any:

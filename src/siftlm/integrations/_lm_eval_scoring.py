@@ -11,9 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from siftlm.controller import Controller
+from siftlm.controller import Controller, check_sampling
 from siftlm.controller.batching import batch_budget, batches
-from siftlm.controller.generation import check_sampling
 from siftlm.controller.tokens import IGNORE_INDEX, TokenSpan, prefix_token_ids, spans_of, start_token, text_token_ids
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.extras import load

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from siftlm.controller import Controller
-from siftlm.controller.decoding import BatchDecoder, DecodingRow, SampledToken
-from siftlm.controller.generation import Detokenizer, eos_token_ids
+from siftlm.controller import BatchDecoder, Controller, DecodingRow, Detokenizer, SampledToken, eos_token_ids
 from siftlm.controller.tokens import prefix_token_ids
 from siftlm.serving import events
 from siftlm.serving.metrics import Metrics

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from siftlm.controller.batch_tuner import BatchTuner
-from siftlm.controller.settings import Tuning
-from siftlm.controller.tuning_batch import TuningBatch, TuningRun
+from siftlm.controller import BatchTuner, Tuning, TuningBatch, TuningRun
 from siftlm.flow import PromptState as Selection
 from siftlm.flow import selected_many
 from siftlm.local import LocalModel

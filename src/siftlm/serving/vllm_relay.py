@@ -15,8 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from siftlm.controller.decoding import SampledToken
-from siftlm.controller.generation import eos_token_ids
+from siftlm.controller import SampledToken, eos_token_ids
 from siftlm.serving import events
 from siftlm.serving import events as jobs
 from siftlm.serving.decoding import ChoiceWriter, prompt_event, prompt_with_context
