@@ -14,9 +14,10 @@ from siftlm.extras import load
 
 if TYPE_CHECKING:
     from siftlm.controller.batch_tuner import BatchTuner
+    from siftlm.controller.batching import batch_budget
     from siftlm.controller.controller import Controller
     from siftlm.controller.decoding import BatchDecoder, DecodingRow, SampledToken
-    from siftlm.controller.forward import span_nats, token_nats
+    from siftlm.controller.forward import measure_spans, span_nats, token_nats, token_nats_of, vocabulary_size
     from siftlm.controller.generation import Detokenizer, Generated, check_sampling, eos_token_ids
     from siftlm.controller.restore import restoring
     from siftlm.controller.stacked import stackable_layers
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 # public name -> the module that defines it
 _HOME = {
+    "vocabulary_size": "forward",
+    "token_nats_of": "forward",
+    "measure_spans": "forward",
+    "batch_budget": "batching",
     "BatchDecoder": "decoding",
     "BatchTuner": "batch_tuner",
     "Controller": "controller",
@@ -55,14 +60,18 @@ __all__ = [
     "Tuning",
     "TuningBatch",
     "TuningRun",
+    "batch_budget",
     "check_sampling",
     "eos_token_ids",
+    "measure_spans",
     "rate_for",
     "restoring",
     "setting_names",
     "span_nats",
     "stackable_layers",
     "token_nats",
+    "token_nats_of",
+    "vocabulary_size",
 ]
 
 

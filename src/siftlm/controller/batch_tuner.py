@@ -9,13 +9,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
 from siftlm.controller import generation
-from siftlm.controller.batching import batch_budget, batches
+from siftlm.controller.batching import batch_budget
 from siftlm.controller.decoding import BatchDecoder
-from siftlm.controller.forward import span_nats_in_one_pass
+from siftlm.controller.forward import span_nats, vocabulary_size
 from siftlm.controller.generation import Generated
 from siftlm.controller.restore import training_mode
 from siftlm.controller.settings import Tuning
@@ -39,8 +36,7 @@ class BatchTuner:
 
     def __init__(self, controller: Controller, stack: AdapterStack, rules: Tuner) -> None:
         self._controller, self._stack, self._rules = controller, stack, rules
-        self._vocabulary = int(controller.model.get_output_embeddings().weight.shape[0])
-        self._room = batch_budget(stack.weights.device, self._vocabulary, stack.total)
+        self._room = batch_budget(stack.weights.device, vocabulary_size(controller.model), stack.total)
         self.settings = rules.settings
 
     def __len__(self) -> int:
@@ -214,8 +210,9 @@ class BatchTuner:
 
     def _nats(self, rows: Sequence[tuple[int, TokenSpan]]) -> FloatArray:
         """(rows,) of each span's scored tokens."""
-        found = np.zeros(len(rows))
-        for batch in batches([len(span.ids) - 1 for _, span in rows], self._room):
-            with torch.inference_mode(), self._stack.rows([rows[place][0] for place in batch]):
-                found[batch] = span_nats_in_one_pass(self._controller.model, [rows[place][1] for place in batch])
-        return found
+        return span_nats(
+            self._controller.model,
+            [span for _, span in rows],
+            budget=self._room,
+            rows=lambda batch: self._stack.rows([rows[place][0] for place in batch]),
+        )

@@ -26,8 +26,8 @@ class BatchBudget:
     """A pass costs as much as so many tokens of padding."""
 
 
-def batch_budget(device: torch.device, vocabulary: int, weights: int) -> BatchBudget:
-    """For logits of ``vocabulary`` and adapters of so many weights."""
+def batch_budget(device: torch.device, vocabulary: int, weights: int = 0) -> BatchBudget:
+    """The budget for logits of ``vocabulary``, and an adapter of ``weights`` numbers for each row."""
     logits, held = MAX_TUNING_LOGITS, MAX_TUNING_WEIGHTS
     if device.type == "cuda":
         logits = torch.cuda.get_device_properties(device).total_memory // BYTES_PER_LOGIT

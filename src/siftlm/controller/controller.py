@@ -227,8 +227,7 @@ class Controller:
             ids = text_token_ids(self.tokenizer, text)
             spans = spans_of(ids, self.context, start=start, before=text_token_ids(self.tokenizer, after), fixed=fixed)
             cut.append((unscored_likelihood(self.tokenizer, text, ids, sum(span.scored for span in spans)), spans))
-        vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
-        nats = iter(self.evaluating(lambda: span_nats(self.model, [s for _, own in cut for s in own], vocabulary)))
+        nats = iter(self.evaluating(lambda: span_nats(self.model, [s for _, own in cut for s in own])))
         return [Likelihood(float(sum(next(nats) for _ in spans)), known.tokens, known.bytes) for known, spans in cut]
 
     def context_of(self, texts: Sequence[str], room: int | None = None) -> list[int]:

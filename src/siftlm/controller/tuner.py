@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from siftlm.controller.engines import Engine
-from siftlm.controller.forward import resolve_precision, window_loss
+from siftlm.controller.forward import resolve_precision, vocabulary_size, window_loss
 from siftlm.controller.restore import training_mode
 from siftlm.controller.settings import PlannedStep, Tuning, plan_steps
 from siftlm.controller.tokens import Window, windows_of
@@ -42,7 +42,7 @@ class Tuner:
         )
         self._tokenizer, self._device = tokenizer, device
         self._run = torch.compile(model, dynamic=True) if settings.compile else model
-        self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
+        self._vocabulary = vocabulary_size(model)
 
     def learn(
         self,

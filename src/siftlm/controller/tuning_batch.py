@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from siftlm.controller.batching import BatchBudget, batches
-from siftlm.controller.forward import autocast
+from siftlm.controller.forward import autocast, token_nats_of
 from siftlm.controller.settings import PlannedStep
 from siftlm.controller.stacked import AdapterStack
 from siftlm.controller.tokens import IGNORE_INDEX, Window
@@ -175,10 +175,7 @@ class TuningBatch:
         learned = torch.tensor([float(window.learned) for window in windows], device=device)
         with autocast(device.type, self._settings.precision):
             logits = self.rules.model(input_ids=ids, use_cache=False).logits
-        nats = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-        )
-        return nats.view(len(windows), width).sum(dim=1) / learned
+        return token_nats_of(logits, labels).sum(dim=1) / learned
 
     def _through(self, owners: Sequence[int]) -> AbstractContextManager[Any]:
         precision = self._settings.precision

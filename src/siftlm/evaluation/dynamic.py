@@ -87,7 +87,7 @@ def _learn_prompt_then_score(case: Case, base: Any, tuning: dict[str, Any], seco
 def _score_and_learn_windows(case: Case, base: Any, tuning: dict[str, Any], seconds: dict[str, float]) -> Measured:
     """Score a window, learn from it, go on to the next."""
     controller, passes = case.model.controller, tuning["passes"]
-    tokenizer, vocabulary = controller.tokenizer, int(controller.model.get_output_embeddings().weight.shape[0])
+    tokenizer = controller.tokenizer
     learned: list[int] = []
     nats: list[float] = []
     ended = "done"
@@ -95,7 +95,7 @@ def _score_and_learn_windows(case: Case, base: Any, tuning: dict[str, Any], seco
     with controller.tuning(**{**tuning, "passes": 1, "windows": 1}) as tuner:
         for at, piece in enumerate(pieces):
             began = time.perf_counter()
-            nats += controller.evaluating(partial(span_nats, controller.model, [piece], vocabulary)).tolist()
+            nats += controller.evaluating(partial(span_nats, controller.model, [piece])).tolist()
             seconds["score"] += time.perf_counter() - began
             if at == len(pieces) - 1 or ended != "done":
                 continue

@@ -11,11 +11,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from siftlm.controller import Controller, check_sampling
-from siftlm.controller.batching import batch_budget, batches
+from siftlm.controller import (
+    Controller,
+    batch_budget,
+    check_sampling,
+    measure_spans,
+    token_nats_of,
+    vocabulary_size,
+)
 from siftlm.controller.tokens import IGNORE_INDEX, TokenSpan, prefix_token_ids, spans_of, start_token, text_token_ids
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.extras import load
 
 # Rows that one pass may hold, where each may have an adapter of its own.
 MAX_BATCH_ROWS = 16
@@ -127,36 +132,20 @@ def score_spans(
     rows: Callable[[Sequence[int]], AbstractContextManager[Any]],
 ) -> list[ContinuationScore]:
     """Each (owner, span) by the model as the owner has tuned it; ``rows`` says to the model whose rows it reads."""
-    vocabulary = int(controller.model.get_output_embeddings().weight.shape[0])
-    room = replace(batch_budget(next(controller.model.parameters()).device, vocabulary, 1), rows=MAX_BATCH_ROWS)
-    found = [EMPTY_SCORE] * len(spans)
-
-    def work() -> None:
-        torch = load("torch", "tune")
-        for batch in batches([len(span.ids) - 1 for _, span in spans], room):
-            with torch.inference_mode(), rows([spans[place][0] for place in batch]):
-                seen = _score_batch(controller.model, [spans[place][1] for place in batch])
-            for place, answer in zip(batch, seen, strict=True):
-                found[place] = answer
-
-    controller.evaluating(work)
-    return found
-
-
-def _score_batch(model: Any, spans: Sequence[TokenSpan]) -> list[ContinuationScore]:
-    torch = load("torch", "tune")
-    device = next(model.parameters()).device
-    lengths = [len(span.ids) - 1 for span in spans]
-    ids = torch.zeros((len(spans), max(lengths)), dtype=torch.long)
-    labels = torch.full_like(ids, IGNORE_INDEX)
-    # Padding on the right: no token of a causal model sees what comes after it.
-    for row, (span, length) in enumerate(zip(spans, lengths, strict=True)):
-        ids[row, :length] = torch.tensor(span.ids[:-1])
-        labels[row, length - span.scored : length] = torch.tensor(span.ids[-span.scored :])
-    labels = labels.to(device)
-    logits = model(input_ids=ids.to(device), use_cache=False).logits.float()
-    nats = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), labels, ignore_index=IGNORE_INDEX, reduction="none"
+    model = controller.model
+    budget = replace(batch_budget(next(model.parameters()).device, vocabulary_size(model)), rows=MAX_BATCH_ROWS)
+    return controller.evaluating(
+        lambda: measure_spans(
+            model,
+            [span for _, span in spans],
+            _measure_continuations,
+            budget=budget,
+            rows=lambda batch: rows([spans[place][0] for place in batch]),
+        )
     )
+
+
+def _measure_continuations(logits: Any, labels: Any) -> list[ContinuationScore]:
+    nats = token_nats_of(logits, labels).double().sum(dim=1).tolist()
     greedy = ((logits.argmax(dim=-1) == labels) | (labels == IGNORE_INDEX)).all(dim=1).tolist()
-    return [ContinuationScore(one, best) for one, best in zip(nats.double().sum(dim=1).tolist(), greedy, strict=True)]
+    return [ContinuationScore(one, best) for one, best in zip(nats, greedy, strict=True)]
