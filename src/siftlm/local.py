@@ -237,7 +237,7 @@ class LocalModel:
             prompt: what to continue.
             n: how many texts to learn from.
             method: how to select them.
-            max_new_tokens, temperature, top_p, stop, seed: see `siftlm.controller.generation.generate`.
+            max_new_tokens, temperature, top_p, stop, seed: see `siftlm.controller.Controller.generate`.
             watch: end tuning when the prompt itself is foreseen worse.
             after: told of each step.
             **settings: as for `LocalModel`.

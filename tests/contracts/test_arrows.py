@@ -70,7 +70,6 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
             "controller",
             "engines",
             "forward",
-            "decoding",
             "generation",
             "loading",
             "restore",

@@ -10,12 +10,12 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from controller import tiny
-from siftlm.controller import Controller, SampledToken
+from siftlm.controller import Controller, SampledToken, SamplingParams
 from siftlm.controller.tokens import text_token_ids
 from siftlm.memory import Memory
 from siftlm.serving.app import create_app
 from siftlm.serving.decoding import ChoiceWriter
-from siftlm.serving.events import Job, Mode, SamplingParams
+from siftlm.serving.events import Job, Mode
 from siftlm.serving.modes import ModeParser
 from siftlm.serving.scheduler import ServingEngine
 

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.fakes import NAME, FakeEngine, app_of
-from siftlm.controller import SampledToken
+from siftlm.controller import SampledToken, SamplingParams
 from siftlm.serving import responses
 from siftlm.serving.decoding import prompt_event
 from siftlm.serving.error_responses import encode_json
-from siftlm.serving.events import Job, Mode, SamplingParams
+from siftlm.serving.events import Job, Mode
 from siftlm.serving.responses import ResponseBuilder
 
 ANYTHING = st.recursive(

@@ -18,11 +18,12 @@ from controller import tiny
 from serving.fake_vllm import FakeVLLM
 from serving.test_engine import BASE, PROMPTS, TEXTS, Heard, controller, job, mode
 from siftlm.cli import parser
+from siftlm.controller import SamplingParams
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.memory import Memory
 from siftlm.serving import events
 from siftlm.serving.errors import BadGateway, DeadlineExceeded, QueueFull, ShuttingDown
-from siftlm.serving.events import Job, SamplingParams
+from siftlm.serving.events import Job
 from siftlm.serving.metrics import NoMetrics
 from siftlm.serving.scheduler import ServingEngine
 from siftlm.serving.server import background_server

@@ -9,16 +9,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from siftlm.controller.settings import Tuning, rate_for, setting_names
+from siftlm.controller.settings import SamplingParams, Tuning, check_sampling, rate_for, setting_names
+from siftlm.controller.tokens import Detokenizer, StopStrings
 from siftlm.extras import load
 
 if TYPE_CHECKING:
     from siftlm.controller.batch_tuner import BatchTuner
     from siftlm.controller.batching import batch_budget
     from siftlm.controller.controller import Controller
-    from siftlm.controller.decoding import BatchDecoder, DecodingRow, SampledToken
     from siftlm.controller.forward import measure_spans, span_nats, token_nats, token_nats_of, vocabulary_size
-    from siftlm.controller.generation import Detokenizer, Generated, check_sampling, eos_token_ids
+    from siftlm.controller.generation import BatchDecoder, DecodingRow, Generated, SampledToken, eos_token_ids
     from siftlm.controller.restore import restoring
     from siftlm.controller.stacked import stackable_layers
     from siftlm.controller.tuner import Tuner
@@ -30,17 +30,15 @@ _HOME = {
     "token_nats_of": "forward",
     "measure_spans": "forward",
     "batch_budget": "batching",
-    "BatchDecoder": "decoding",
+    "BatchDecoder": "generation",
     "BatchTuner": "batch_tuner",
     "Controller": "controller",
-    "DecodingRow": "decoding",
-    "Detokenizer": "generation",
+    "DecodingRow": "generation",
     "Generated": "generation",
-    "SampledToken": "decoding",
+    "SampledToken": "generation",
     "Tuner": "tuner",
     "TuningBatch": "tuning_batch",
     "TuningRun": "tuning_batch",
-    "check_sampling": "generation",
     "eos_token_ids": "generation",
     "restoring": "restore",
     "span_nats": "forward",
@@ -56,6 +54,8 @@ __all__ = [
     "Detokenizer",
     "Generated",
     "SampledToken",
+    "SamplingParams",
+    "StopStrings",
     "Tuner",
     "Tuning",
     "TuningBatch",

@@ -9,13 +9,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siftlm.controller import generation
 from siftlm.controller.batching import batch_budget
-from siftlm.controller.decoding import BatchDecoder
 from siftlm.controller.forward import span_nats, vocabulary_size
-from siftlm.controller.generation import Generated
+from siftlm.controller.generation import BatchDecoder, Generated, generate
 from siftlm.controller.restore import training_mode
-from siftlm.controller.settings import Tuning
+from siftlm.controller.settings import SamplingParams, Tuning, stop_strings
 from siftlm.controller.stacked import AdapterStack, refuse_unstackable
 from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids, unscored_likelihood
 from siftlm.controller.tuner import Tuner, Watch
@@ -107,7 +105,7 @@ class BatchTuner:
 
     def decoder(self) -> BatchDecoder:
         """Prompts that are continued token by token, joining and leaving."""
-        return BatchDecoder(self._controller, self._stack, self._room)
+        return BatchDecoder(self._controller.model, self._stack, self._room)
 
     def weights(self, owner: int) -> Any:
         """A copy of what one prompt has learned, for `put`."""
@@ -166,7 +164,10 @@ class BatchTuner:
         owners: Sequence[int] | None = None,
         max_new_tokens: int = 100,
         texts: Sequence[Sequence[str]] | None = None,
-        **sampling: Any,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: str | Sequence[str] = (),
+        seed: int = 0,
     ) -> list[Generated]:
         """`Controller.generate` for many prompts, each continued by its own model, with what it would make alone.
 
@@ -175,18 +176,17 @@ class BatchTuner:
             owners: whose adapter continues each; left out, the text i belongs to prompt i.
             max_new_tokens: the longest continuation.
             texts: for each, those that are put before it.
-            **sampling: see `siftlm.controller.generation.generate`; the seed is that of every row.
+            temperature, top_p, stop: as in `Controller.generate`.
+            seed: that of every row.
         """
         whose = self._owners(owners, len(prompts), "prompts")
         contexts = [()] * len(prompts) if texts is None else texts
         if len(contexts) != len(prompts):
             raise InvalidInput(f"texts must have an entry for each of {len(prompts)} prompts, got {len(contexts)}")
         fixed = [self._controller.context_of(context) if context else [] for context in contexts]
-        return self._controller.evaluating(
-            lambda: generation.generate_batch(
-                self._controller, self._stack, self._room, prompts, whose, fixed, max_new_tokens, **sampling
-            )
-        )
+        sampling = SamplingParams(max_new_tokens, temperature, top_p, stop_strings(stop), seed)
+        decoder = self.decoder()
+        return self._controller.evaluating(lambda: generate(self._controller, decoder, prompts, fixed, whose, sampling))
 
     def rows(self, owners: Sequence[int]) -> AbstractContextManager[Any]:
         """Inside, row i of what the controller's model is given is read as prompt ``owners[i]`` has tuned it."""

@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from siftlm.controller import generation
 from siftlm.controller.adapters import DEFAULT_RANK, Adapters, lora
 from siftlm.controller.batch_tuner import BatchTuner
 from siftlm.controller.engines import Engine, FullWeights, normal_tensors
 from siftlm.controller.forward import span_nats
-from siftlm.controller.generation import Generated
+from siftlm.controller.generation import BatchDecoder, Generated, generate
 from siftlm.controller.loading import open_model
 from siftlm.controller.restore import (
     PendingRestores,
@@ -27,7 +26,7 @@ from siftlm.controller.restore import (
     preserved_random_state,
     restoring,
 )
-from siftlm.controller.settings import Tuning, rate_for
+from siftlm.controller.settings import SamplingParams, Tuning, rate_for, stop_strings
 from siftlm.controller.stacked import AdapterStack, can_stack, refuse_unstackable
 from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids, unscored_likelihood
 from siftlm.controller.tuner import Tuner
@@ -245,11 +244,31 @@ class Controller:
         return ids[: max(room, 1)]
 
     def generate(
-        self, prompt: str, *, max_new_tokens: int = 100, texts: Sequence[str] = (), **sampling: Any
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 100,
+        texts: Sequence[str] = (),
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: str | Sequence[str] = (),
+        seed: int = 0,
     ) -> Generated:
-        """Continue the prompt, as the model is now; see `siftlm.controller.generation.generate`."""
-        fixed = self.context_of(texts) if texts else []
-        return self.evaluating(lambda: generation.generate(self, prompt, fixed, max_new_tokens, **sampling))
+        """Continue the prompt, as the model is now.
+
+        Args:
+            prompt: its beginning is left out where it is too long.
+            max_new_tokens: the longest continuation.
+            texts: put before the prompt, as many as fit into half of the context.
+            temperature: 0 takes the likeliest token each time; 1 draws as the model says.
+            top_p: draw among the likeliest tokens that together have this probability.
+            stop: end before any of these texts.
+            seed: of the drawing. The random state of the caller stays as it is.
+        """
+        sampling = SamplingParams(max_new_tokens, temperature, top_p, stop_strings(stop), seed)
+        context = self.context_of(texts) if texts else []
+        decoder = BatchDecoder(self.model)
+        return self.evaluating(lambda: generate(self, decoder, [prompt], [context], [0], sampling)[0])
 
     def save_adapter(self, folder: str | os.PathLike[str]) -> Path:
         """Inside `tuning`: the adapter as it is now, in PEFT's format, for transformers, vLLM and others.

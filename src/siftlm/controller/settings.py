@@ -1,4 +1,4 @@
-"""How to tune: every setting by name, with published defaults where there are any."""
+"""How to tune and how to sample: every setting by name, with published defaults where there are any."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from siftlm.validation import flag, number, whole_number
 ORDERS = ("picked", "reversed")
 REPEATS = ("steps", "grouped", "scaled")
 PRECISIONS = ("auto", "float32", "bfloat16")
+# Scores are divided by the temperature: below this they would be infinite.
+MIN_TEMPERATURE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -164,3 +166,37 @@ def plan_steps(texts: Sequence[str], settings: Tuning) -> list[PlannedStep]:
             for time in range(counts[place])
         ]
     return once * settings.passes
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one continuation is drawn, and where it ends."""
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    """0 takes the likeliest token each time; 1 draws as the model says."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
+    stop: tuple[str, ...] = ()
+    """End before any of these texts."""
+    seed: int = 0
+    """Of the drawing; of several choices, choice i draws from a generator of its own with the seed + i."""
+    top: int | None = None
+    """Also say how likely each token was, and these many most likely ones (0: only the token itself)."""
+
+
+def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """One stop text, or several, as `SamplingParams` takes them."""
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def check_sampling(max_new_tokens: Any, temperature: Any, top_p: Any, stops: Sequence[Any], context: int) -> None:
+    """Refuse what is wrong with how to continue, by its name."""
+    whole_number("max_new_tokens", max_new_tokens, most=context - 1)
+    if 0 < number("temperature", temperature, least=0, below=100) < MIN_TEMPERATURE:
+        raise InvalidInput(
+            f"temperature must be 0 (the likeliest token each time) or {MIN_TEMPERATURE:g} or more, got {temperature!r}"
+        )
+    number("top_p", top_p, above=0, most=1)
+    if not all(isinstance(one, str) and one for one in stops):
+        raise InvalidInput(f"stop must be texts with something in them, got {stops!r}")

@@ -96,15 +96,15 @@ class AdapterStack:
         if list(owners) != list(range(len(self.weights))):
             leaf = leaf[torch.tensor(list(owners), device=leaf.device)]
         leaf.requires_grad_(not torch.is_inference_mode_enabled())
-        with self.through(self._cut(leaf, kind)):
+        with self.apply_factors(self._cut(leaf, kind)):
             yield leaf
 
     def factors(self, owners: Sequence[int]) -> LoraFactors:
-        """For `through`: what these prompts' adapters are now. Gathered once, they serve for many passes."""
+        """For `apply_factors`: what these prompts' adapters are now. Gathered once, they serve for many passes."""
         return self._cut(self.weights.detach()[torch.tensor(list(owners), device=self.weights.device)], None)
 
     @contextmanager
-    def through(self, factors: LoraFactors) -> Iterator[None]:
+    def apply_factors(self, factors: LoraFactors) -> Iterator[None]:
         """Inside, row i of a batch passes through the i-th of these."""
         self._factors = factors
         try:

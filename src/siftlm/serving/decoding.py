@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from siftlm.controller import BatchDecoder, Controller, DecodingRow, Detokenizer, SampledToken, eos_token_ids
+from siftlm.controller import (
+    BatchDecoder,
+    Controller,
+    DecodingRow,
+    Detokenizer,
+    SampledToken,
+    StopStrings,
+    eos_token_ids,
+)
 from siftlm.controller.tokens import prefix_token_ids
 from siftlm.serving import events
 from siftlm.serving.metrics import Metrics
@@ -43,11 +51,11 @@ class DecodeQueue:
         new = [voice for task in tasks for voice in self._make_choices(task)]
         self._choices.update((id(voice.row), voice) for voice in new)
         # Where nothing is to be said of what is read, it need not be read.
-        drawn = self._decoding.join([voice.row for voice in new if voice.row.most or voice.row.echo])
+        drawn = self._decoding.join([voice.row for voice in new if voice.row.sampling.max_tokens or voice.row.echo])
         for voice in new:
             if voice.task.job.echo and voice.saying.choice == 0:
                 voice.task.tell(prompt_event(self._controller.tokenizer, voice.task.job, voice.row.read))
-            if not voice.row.most:
+            if not voice.row.sampling.max_tokens:
                 voice.task.tell(voice.saying.end("length"))
                 del self._choices[id(voice.row)]
         return self._emit_tokens(drawn, tasks)
@@ -72,11 +80,7 @@ class DecodeQueue:
             DecodingRow(
                 ids,
                 task.owner,
-                how.max_tokens,
-                how.temperature,
-                how.top_p,
-                how.seed + choice,
-                how.top,
+                replace(how, seed=how.seed + choice),
                 echo=job.echo and how.top is not None and choice == 0,
             )
             for choice in range(job.choices)
@@ -95,7 +99,7 @@ class DecodeQueue:
             if voice.saying.over:
                 over.append(row)
                 del self._choices[id(row)]
-        self._decoding.leave([row for row in over if row.made < row.most])
+        self._decoding.leave([row for row in over if not row.complete])
         self._count.made(len(drawn))
         speaking = {id(voice.task) for voice in self._choices.values()}
         return [task for task in tasks if id(task) not in speaking]
@@ -136,7 +140,7 @@ class ChoiceWriter:
         """Tokens by now."""
         self.over = False
         self._tokenizer, self._ends, self._most = tokenizer, ends, job.sampling.max_tokens
-        self._spelling, self._stop_texts = Detokenizer(tokenizer, job.ids), StopTexts(job.sampling.stop)
+        self._spelling, self._stop_texts = Detokenizer(tokenizer, job.ids), StopStrings(job.sampling.stop)
 
     def say(self, one: SampledToken) -> list[events.Event]:
         """What this token adds; with it the choice may be over."""
@@ -144,9 +148,9 @@ class ChoiceWriter:
         ended = one.id in self._ends
         piece = "" if ended else self._spelling.add(one.id)
         last = ended or self.made >= self._most
-        shown = self._stop_texts.add(piece + (self._spelling.rest() if last else ""))
+        shown = self._stop_texts.add(piece + (self._spelling.flush() if last else ""))
         if last:
-            shown += self._stop_texts.rest()
+            shown += self._stop_texts.flush()
         # The end is a token, too, that says nothing: who asks how likely tokens are gets one for each that was made.
         told: list[events.Event] = [events.ChoiceDelta(self.choice, shown, (_make_token(self._tokenizer, one, piece),))]
         if last or self._stop_texts.stopped:
@@ -155,7 +159,7 @@ class ChoiceWriter:
 
     def break_off(self, reason: str) -> list[events.Event]:
         """No more tokens come: what was held back is said."""
-        shown = self._stop_texts.add(self._spelling.rest()) + self._stop_texts.rest()
+        shown = self._stop_texts.add(self._spelling.flush()) + self._stop_texts.flush()
         return [*([events.ChoiceDelta(self.choice, shown, ())] if shown else []), self.end(reason)]
 
     def end(self, reason: str) -> events.ChoiceEnded:
@@ -172,45 +176,3 @@ def _make_token(tokenizer: Any, one: SampledToken, text: str) -> events.Token:
 @lru_cache(TOKEN_TEXT_CACHE_SIZE)
 def _token_text(tokenizer: Any, token: int) -> str:
     return str(tokenizer.decode([token]))
-
-
-class StopTexts:
-    """One choice's text on its way out.
-
-    >>> telling = StopTexts(["END"])
-    >>> [telling.add(piece) for piece in ("one E", "N", "E two EN", "D three")], telling.stopped
-    (['one ', '', 'ENE two ', ''], True)
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = list(stops)
-        self._held = ""
-        self.stopped = False
-        """Was a stop text met? Then nothing more is shown."""
-
-    def add(self, piece: str) -> str:
-        """What may be shown now."""
-        if self.stopped:
-            return ""
-        self._held += piece
-        met = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if met:
-            self.stopped = True
-            return self._out(min(met))
-        return self._out(len(self._held) - self._begun())
-
-    def rest(self) -> str:
-        """What was held back, when no more comes."""
-        return "" if self.stopped else self._out(len(self._held))
-
-    def _begun(self) -> int:
-        """Characters at the end that may be the beginning of a stop text."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for size in range(min(longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-size:]) for stop in self._stops):
-                return size
-        return 0
-
-    def _out(self, end: int) -> str:
-        shown, self._held = self._held[:end], self._held[end:]
-        return shown

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from siftlm.controller import SamplingParams
 from siftlm.memory import Found
 from siftlm.types import Step, Trace
 
@@ -21,21 +22,6 @@ class Mode:
     """The name of the memory that is learned from; None for the base model."""
     settings: Mapping[str, Any]
     """What `siftlm.LocalModel` takes: ``n``, ``method``, ``use``, ``rate``, …"""
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How one choice is drawn."""
-
-    max_tokens: int = 16
-    temperature: float = 1.0
-    """0 takes the likeliest token each time."""
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int = 0
-    """Choice i draws from a generator of its own with the seed + i."""
-    top: int | None = None
-    """Also say how likely each token was, and these many most likely ones (0: only the token itself)."""
 
 
 @dataclass(frozen=True)
