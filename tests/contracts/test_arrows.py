@@ -75,7 +75,6 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
             "restore",
             "stacked",
             "tuner",
-            "tuning_batch",
         )
     },
 }

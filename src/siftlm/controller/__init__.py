@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from siftlm.controller.generation import BatchDecoder, DecodingRow, Generated, SampledToken, eos_token_ids
     from siftlm.controller.restore import restoring
     from siftlm.controller.stacked import stackable_layers
-    from siftlm.controller.tuner import Tuner
-    from siftlm.controller.tuning_batch import TuningBatch, TuningRun
+    from siftlm.controller.tuner import Tuner, TuningBatch, TuningRun
 
 # public name -> the module that defines it
 _HOME = {
@@ -37,8 +36,8 @@ _HOME = {
     "Generated": "generation",
     "SampledToken": "generation",
     "Tuner": "tuner",
-    "TuningBatch": "tuning_batch",
-    "TuningRun": "tuning_batch",
+    "TuningBatch": "tuner",
+    "TuningRun": "tuner",
     "eos_token_ids": "generation",
     "restoring": "restore",
     "span_nats": "forward",

@@ -9,17 +9,26 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siftlm.controller.batching import batch_budget
-from siftlm.controller.forward import span_nats, vocabulary_size
+import torch
+
+from siftlm.controller.batching import BatchBudget, batch_budget, batches
+from siftlm.controller.forward import autocast, span_nats, token_nats_of, vocabulary_size
 from siftlm.controller.generation import BatchDecoder, Generated, generate
 from siftlm.controller.restore import training_mode
 from siftlm.controller.settings import SamplingParams, Tuning, stop_strings
 from siftlm.controller.stacked import AdapterStack, refuse_unstackable
-from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids, unscored_likelihood
-from siftlm.controller.tuner import Tuner, Watch
-from siftlm.controller.tuning_batch import AfterSteps, TuningBatch, TuningRun
+from siftlm.controller.tokens import (
+    IGNORE_INDEX,
+    TokenSpan,
+    Window,
+    spans_of,
+    start_token,
+    text_token_ids,
+    unscored_likelihood,
+)
+from siftlm.controller.tuner import DIVERGENCE_CHECK_TOKENS, AfterSteps, Tuner, TuningBatch, TuningRun, Watch
 from siftlm.errors import InvalidInput
-from siftlm.types import FloatArray, Likelihood, Trace
+from siftlm.types import FloatArray, Likelihood, Step, Trace
 from siftlm.validation import whole_number
 
 if TYPE_CHECKING:
@@ -34,7 +43,7 @@ class BatchTuner:
 
     def __init__(self, controller: Controller, stack: AdapterStack, rules: Tuner) -> None:
         self._controller, self._stack, self._rules = controller, stack, rules
-        self._room = batch_budget(stack.weights.device, vocabulary_size(controller.model), stack.total)
+        self._budget = batch_budget(stack.weights.device, vocabulary_size(controller.model), stack.total)
         self.settings = rules.settings
 
     def __len__(self) -> int:
@@ -62,8 +71,8 @@ class BatchTuner:
         for name, given in (("texts", texts), ("watch", watched)):
             if len(given) != len(self):
                 raise InvalidInput(f"{name} must have an entry for each of {len(self)} prompts, got {len(given)}")
-        courses = [
-            TuningRun(owner, self._rules.turns(own), watched[owner] is not None) for owner, own in enumerate(texts)
+        runs = [
+            self._rules.run(own, watched=watched[owner] is not None, owner=owner) for owner, own in enumerate(texts)
         ]
         # Watched texts are cut into tokens once, not at each look.
         known = {owner: text for owner, text in enumerate(watched) if isinstance(text, str)}
@@ -82,41 +91,49 @@ class BatchTuner:
             return list(seen.values())
 
         with training_mode(self._controller.model, 0.0, self.settings.checkpointing):
-            lesson = TuningBatch(self._stack, self._rules, self._room, measure, after)
-            lesson.join(courses)
-            while len(lesson):
-                lesson.round()
-        return [lesson.trace(course) for course in courses]
+            batch = TuningBatch(StackedAdapters(self._stack, self._rules, self._budget), measure, after)
+            batch.join(runs)
+            while len(batch):
+                batch.round()
+        return [self.trace(run) for run in runs]
 
     # --- for a server: prompts come and go
 
-    def lesson(self, settings: Tuning, after: AfterSteps | None = None) -> TuningBatch:
-        """Prompts that learn with these settings, joining and leaving; see `course`."""
-        refuse_unstackable(settings)
-        controller = self._controller
-        rules = Tuner(controller.model, controller.tokenizer, controller.engine, settings, controller.context)
-        return TuningBatch(self._stack, rules, self._room, lambda owners: [math.inf] * len(owners), after)
+    def tuning_batch(self, settings: Tuning, after: AfterSteps | None = None) -> TuningBatch:
+        """Prompts that are tuned with these settings, joining and leaving; see `tuning_run`."""
+        weights = StackedAdapters(self._stack, self.rules(settings), self._budget)
+        return TuningBatch(weights, lambda owners: [math.inf] * len(owners), after)
 
-    def course(self, lesson: TuningBatch, owner: int, texts: Sequence[str]) -> TuningRun:
+    def tuning_run(self, owner: int, settings: Tuning, texts: Sequence[str]) -> TuningRun:
         """For `TuningBatch.join`: one prompt, from the base model on, and what it is to learn."""
         self._owners([owner], 1, "prompts")
         self._stack.begin(owner)
-        return TuningRun(owner, lesson.rules.turns(texts), watched=False)
+        return self.rules(settings).run(texts, owner=owner)
+
+    def rules(self, settings: Tuning) -> Tuner:
+        """What plans the steps of these settings."""
+        refuse_unstackable(settings)
+        controller = self._controller
+        return Tuner(controller.model, controller.tokenizer, controller.engine, settings, controller.context)
+
+    def trace(self, run: TuningRun) -> Trace:
+        """The record of a run that has ended."""
+        return run.trace(self._stack.engine.describe())
 
     def decoder(self) -> BatchDecoder:
         """Prompts that are continued token by token, joining and leaving."""
-        return BatchDecoder(self._controller.model, self._stack, self._room)
+        return BatchDecoder(self._controller.model, self._stack, self._budget)
 
     def weights(self, owner: int) -> Any:
-        """A copy of what one prompt has learned, for `put`."""
+        """A copy of what one prompt has learned, for `load_weights`."""
         return self._stack.export_weights(owner)
 
-    def put(self, owner: int, weights: Any) -> None:
+    def load_weights(self, owner: int, weights: Any) -> None:
         """One prompt has learned this; None: nothing."""
         if weights is None:
             self._stack.begin(owner)
         else:
-            self._stack.put(owner, weights)
+            self._stack.load_weights(owner, weights)
 
     # --- all at once
 
@@ -213,6 +230,104 @@ class BatchTuner:
         return span_nats(
             self._controller.model,
             [span for _, span in rows],
-            budget=self._room,
+            budget=self._budget,
             rows=lambda batch: self._stack.rows([rows[place][0] for place in batch]),
         )
+
+
+class StackedAdapters:
+    """The weights of `TuningBatch`: an adapter for each prompt; runs of similar length share a pass."""
+
+    def __init__(self, stack: AdapterStack, rules: Tuner, budget: BatchBudget) -> None:
+        self._stack, self._rules, self._budget = stack, rules, budget
+        self._settings = rules.settings
+        self._best: torch.Tensor | None = None
+        self._gradients = torch.empty_like(stack.weights) if rules.settings.reuse > 1 else None
+
+    def batches(self, runs: Sequence[TuningRun]) -> list[list[TuningRun]]:
+        fresh = [run for run in runs if not run.next[0].reuse]
+        reusing = [run for run in runs if run.next[0].reuse]
+        cut = batches([len(run.next[1].ids) - 1 for run in fresh], self._budget)
+        return [[fresh[place] for place in batch] for batch in cut] + ([reusing] if reusing else [])
+
+    def step(self, runs: Sequence[TuningRun]) -> list[Step]:
+        owners = [run.owner for run in runs]
+        reused = runs[0].next[0].reuse and self._gradients is not None
+        gradients = self._gradients[owners] if reused and self._gradients is not None else self._compute(runs)
+        steps = []
+        for run in runs:
+            planned, window = run.next
+            rate = float(self._settings.rate or 0.0) * planned.scale
+            steps.append(Step(planned.text, run.gradient[0], window.learned, run.gradient[1], rate, reused=reused))
+        finite = [place for place, run in enumerate(runs) if all(math.isfinite(number) for number in run.gradient)]
+        self._stack.update([(owners[place], gradients[place], steps[place].rate) for place in finite], self._settings)
+        return steps
+
+    def last_losses(self, runs: Sequence[TuningRun]) -> list[float]:
+        losses = [0.0] * len(runs)
+        checked = [place for place, run in enumerate(runs) if run.steps and not run.watched]
+        windows = {
+            place: runs[place].planned[len(runs[place].steps) - 1][1].beginning(DIVERGENCE_CHECK_TOKENS)
+            for place in checked
+        }
+        self._rules.model.eval()
+        with torch.inference_mode():
+            for batch in batches([len(windows[place].ids) - 1 for place in checked], self._budget):
+                places = [checked[at] for at in batch]
+                with self._apply_adapters([runs[place].owner for place in places]):
+                    found = self._losses([windows[place] for place in places]).tolist()
+                for place, loss in zip(places, found, strict=True):
+                    losses[place] = loss
+        finite = self._stack.finite([run.owner for run in runs])
+        return [loss if fine else math.nan for loss, fine in zip(losses, finite, strict=True)]
+
+    def keep(self, run: TuningRun) -> None:
+        if self._best is None:
+            self._best = torch.empty_like(self._stack.weights)
+        self._best[run.owner] = self._stack.weights[run.owner]
+
+    def take_best(self, run: TuningRun) -> None:
+        if self._best is not None:
+            self._stack.weights[run.owner] = self._best[run.owner]
+
+    def rewind(self, run: TuningRun) -> None:
+        self._stack.rewind(run.owner)
+
+    # --- inside
+
+    def _compute(self, runs: Sequence[TuningRun]) -> torch.Tensor:
+        """(rows, total) gradients, clipped; their losses and norms are left in `TuningRun.gradient`."""
+        owners = [run.owner for run in runs]
+        with torch.inference_mode(False), torch.enable_grad(), self._apply_adapters(owners) as weights:
+            losses = self._losses([run.next[1] for run in runs])
+            (gradients,) = torch.autograd.grad(losses.sum(), weights)
+        norms = gradients.norm(dim=1)
+        if self._settings.clip is not None:
+            gradients.mul_((self._settings.clip / (norms + 1e-6)).clamp(max=1.0)[:, None])
+        if self._gradients is not None:
+            self._gradients[owners] = gradients
+        for run, (loss, norm) in zip(runs, torch.stack([losses.detach(), norms], dim=1).tolist(), strict=True):
+            run.gradient = loss, norm
+        return gradients
+
+    def _losses(self, windows: Sequence[Window]) -> torch.Tensor:
+        """(rows,) mean nats of the tokens that each learns."""
+        device = self._stack.weights.device
+        width = max(len(window.ids) for window in windows) - 1
+        # Padding on the right: no token of a causal model sees what comes after it.
+        ids = torch.tensor([_right_padded(window.ids[:-1], width, 0) for window in windows], device=device)
+        labels = torch.tensor(
+            [_right_padded(window.labels[1:], width, IGNORE_INDEX) for window in windows], device=device
+        )
+        learned = torch.tensor([float(window.learned) for window in windows], device=device)
+        with autocast(device.type, self._settings.precision):
+            logits = self._rules.model(input_ids=ids, use_cache=False).logits
+        return token_nats_of(logits, labels).sum(dim=1) / learned
+
+    def _apply_adapters(self, owners: Sequence[int]) -> AbstractContextManager[Any]:
+        precision = self._settings.precision
+        return self._stack.rows(owners, kind=None if precision == "float32" else getattr(torch, precision))
+
+
+def _right_padded(ids: Sequence[int], width: int, filling: int) -> list[int]:
+    return [*ids, *[filling] * (width - len(ids))]

@@ -188,10 +188,10 @@ class AdapterStack:
             self._taken[owner].zero_()
 
     def export_weights(self, owner: int) -> Any:
-        """A copy of its weights, (total,), to be put in again by `put`; on the CPU, where there is room for many."""
+        """A copy of its weights, (total,), for `load_weights`; on the CPU, where there is room for many."""
         return self.weights[owner].detach().to("cpu", copy=True)
 
-    def put(self, owner: int, weights: Any) -> None:
+    def load_weights(self, owner: int, weights: Any) -> None:
         """Its weights from now on."""
         with normal_tensors():
             self.weights[owner] = weights.to(self.weights.device)

@@ -127,7 +127,7 @@ class TuningQueue:
         self._engine.count.cache(pupil is not None or kept is not None)
         if place is None and kept is not None and kept.weights is not None:
             place = self._places.take(key, kept)
-            self._many.put(place.number, kept.weights)
+            self._many.load_weights(place.number, kept.weights)
         task.place = place
         if pupil is not None:
             pupil.tasks.append(task)
@@ -167,8 +167,9 @@ class TuningQueue:
             return [self._ready(task, kept, cached=False) for task in tasks]
         place = self._places.take(key)
         place.users = len(tasks)
-        lesson = self._lesson(self._engine.models[key.memory].tuning_settings(**tasks[0].job.mode.settings))
-        course = self._many.course(lesson, place.number, selection.found.texts)
+        settings = self._engine.models[key.memory].tuning_settings(**tasks[0].job.mode.settings)
+        lesson = self._lesson(settings)
+        course = self._many.tuning_run(place.number, settings, selection.found.texts)
         self._requests[place.number] = TuningRequest(place, tasks, selection, course, lesson)
         for task in tasks:
             task.place = place
@@ -180,18 +181,18 @@ class TuningQueue:
     def _lesson(self, settings: Tuning) -> TuningBatch:
         name = json.dumps(settings.to_dict(), sort_keys=True)
         if name not in self._lessons:
-            self._lessons[name] = self._many.lesson(settings, after=self._stepped)
+            self._lessons[name] = self._many.tuning_batch(settings, after=self._stepped)
         return self._lessons[name]
 
     def _stepped(self, steps: Mapping[int, Step]) -> None:
         for owner, step in steps.items():
             pupil = self._requests[owner]
-            event = events.Stepped(step, len(pupil.course.steps), len(pupil.course.turns))
+            event = events.Stepped(step, len(pupil.course.steps), len(pupil.course.planned))
             for task in pupil.tasks:
                 task.tell(event)
 
     def _learned(self, pupil: TuningRequest) -> list[ServedRequest]:
-        trace = pupil.lesson.trace(pupil.course)
+        trace = self._many.trace(pupil.course)
         nothing = trace.ended in ("diverged", "nothing")
         weights = None if nothing else self._many.weights(pupil.place.number)
         context = () if trace.ended == "diverged" else pupil.selection.context
