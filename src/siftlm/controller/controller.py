@@ -95,7 +95,7 @@ class Controller:
         self._lock = threading.RLock()
         self._tuner: Tuner | None = None
         self._many = False
-        self._unfinished = PendingRestores()
+        self._pending = PendingRestores()
 
     @property
     def engine(self) -> Engine:
@@ -154,11 +154,11 @@ class Controller:
     def _changed(self, settings: Tuning) -> Iterator[Tuner]:
         if self._tuner is not None or self._many:
             raise Conflict("the model is being tuned already: leave that block before entering another")
-        self._unfinished.finish()
+        self._pending.finish()
         engine = self.engine
         with (
-            preserved_random_state(self.model, self._unfinished),
-            preserved_model(self.model, self._unfinished) as weights,
+            preserved_random_state(self.model, self._pending),
+            preserved_model(self.model, self._pending) as weights,
         ):
             torch.manual_seed(settings.seed)
             tuner = Tuner(self.model, self.tokenizer, engine, settings, self.context)
@@ -193,8 +193,8 @@ class Controller:
     def _changed_for_many(self, count: int, settings: Tuning) -> Iterator[BatchTuner]:
         if self._tuner is not None or self._many:
             raise Conflict("the model is being tuned already: leave that block before entering another")
-        self._unfinished.finish()
-        with preserved_model(self.model, self._unfinished):
+        self._pending.finish()
+        with preserved_model(self.model, self._pending):
             rules = Tuner(self.model, self.tokenizer, self.engine, settings, self.context)
             stack = AdapterStack(self.engine, count, rules.settings)
             for p in self.model.parameters():
@@ -290,7 +290,7 @@ class Controller:
     def evaluating(self, work: Callable[[], Result]) -> Result:
         """Without dropout, and back to the modes that there were."""
         with self._lock:
-            self._unfinished.finish()
+            self._pending.finish()
             modes = [(module, module.training) for module in self.model.modules() if module.training]
             if not modes:
                 return work()

@@ -18,11 +18,11 @@ from torch.optim.adamw import adamw
 
 from siftlm.controller.adapters import ADAPTER_NAME, Adapters
 from siftlm.controller.engines import Engine, normal_tensors
-from siftlm.controller.restore import uninterrupted
+from siftlm.controller.restore import InterruptShield
 from siftlm.controller.settings import Tuning
 from siftlm.errors import Conflict
 
-LoraFactors = list[tuple[Any, Any]]
+LoraFactors = list[tuple[torch.Tensor, torch.Tensor]]
 """For each layer A (rows, r, in) and B (rows, out, r)."""
 
 
@@ -31,11 +31,11 @@ class LoraLayer:
     """A linear layer of the base, and the two weights of the adapter on it."""
 
     name: str
-    module: Any
-    """Of the plain model."""
-    down: Any
+    module: torch.nn.Module
+    """The layer of the plain model."""
+    lora_a: torch.nn.Parameter
     """A, (r, in): a parameter of the engine, whose value is where every prompt begins."""
-    up: Any
+    lora_b: torch.nn.Parameter
     """B, (out, r)."""
     scale: float
 
@@ -50,7 +50,7 @@ class AdapterStack:
             self._begin(count, settings)
 
     def _begin(self, count: int, settings: Tuning) -> None:
-        weights = [weight for layer in self.layers for weight in (layer.down, layer.up)]
+        weights = [weight for layer in self.layers for weight in (layer.lora_a, layer.lora_b)]
         self._sizes, self._shapes = [w.numel() for w in weights], [tuple(w.shape) for w in weights]
         self.initial = torch.cat([w.detach().reshape(-1) for w in weights])
         """(total,) where every prompt begins."""
@@ -76,12 +76,12 @@ class AdapterStack:
     def attached(self) -> Iterator[None]:
         """Inside, the model passes through the adapters whenever `rows` says which; else it is the base model."""
         try:
-            with uninterrupted():
+            with InterruptShield():
                 for place, layer in enumerate(self.layers):
                     self._hooks.append(layer.module.register_forward_hook(self._hook(place)))
             yield
         finally:
-            with uninterrupted():
+            with InterruptShield():
                 for hook in self._hooks:
                     hook.remove()
                 self._hooks.clear()
@@ -121,22 +121,22 @@ class AdapterStack:
     def _hook(self, place: int) -> Callable[[Any, Any, Any], Any]:
         layer = self.layers[place]
 
-        def through(_: Any, inputs: tuple[Any, ...], base: Any) -> Any:
+        def add_adapter(_: Any, inputs: tuple[Any, ...], base: torch.Tensor) -> torch.Tensor | None:
             if not self._factors:
                 return None
-            down, up = self._factors[place]
-            x = self._by_row(inputs[0], len(down), layer.name)
+            lora_a, lora_b = self._factors[place]
+            x = self._by_row(inputs[0], len(lora_a), layer.name)
             y = base.reshape(*x.shape[:2], -1)
             if not torch.is_autocast_enabled(x.device.type):
-                x, y = x.to(down.dtype), y.to(down.dtype)
-            low, up = torch.bmm(x, down.transpose(1, 2)), up.transpose(1, 2)
+                x, y = x.to(lora_a.dtype), y.to(lora_a.dtype)
+            low, lora_b = torch.bmm(x, lora_a.transpose(1, 2)), lora_b.transpose(1, 2)
             if low.dtype == torch.float32:
-                y = torch.baddbmm(y, low, up, alpha=layer.scale)
+                y = torch.baddbmm(y, low, lora_b, alpha=layer.scale)
             else:  # rounded where PEFT rounds: in half precision another place changes a loss in the third digit
-                y = y + torch.bmm(low, up) * layer.scale
+                y = y + torch.bmm(low, lora_b) * layer.scale
             return y.reshape(base.shape).to(base.dtype)
 
-        return through
+        return add_adapter
 
     def _by_row(self, x: Any, rows: int, name: str) -> Any:
         """(rows, tokens, in), also where a model has put the tokens of all rows into one long row."""
@@ -206,12 +206,12 @@ class AdapterStack:
         try:
             self.engine.begin(self._settings)
             with torch.no_grad():
-                for layer, down, up in zip(self.layers, pieces[::2], pieces[1::2], strict=True):
-                    layer.down.copy_(down.view_as(layer.down))
-                    layer.up.copy_(up.view_as(layer.up))
+                for layer, lora_a, lora_b in zip(self.layers, pieces[::2], pieces[1::2], strict=True):
+                    layer.lora_a.copy_(lora_a.view_as(layer.lora_a))
+                    layer.lora_b.copy_(lora_b.view_as(layer.lora_b))
             return self.engine.save(folder, base)
         finally:
-            with uninterrupted():
+            with InterruptShield():
                 self.engine.end()
 
 
@@ -243,26 +243,25 @@ def stackable_layers(engine: Engine) -> tuple[Adapters, list[LoraLayer]]:
             f"many prompts at once share one frozen base, which the engine {engine.name!r} has not got: "
             f"take Controller(…, engine='lora'), or tune one prompt at a time"
         )
-    layers = [_lora_layer(name, plain, adapted) for name, plain, adapted in engine.places()]
-    trained = {id(weight) for layer in layers for weight in (layer.down, layer.up)}
-    if trained != {id(weight) for weight in engine.parameters()}:
+    layers = [_lora_layer(name, plain, adapted) for name, plain, adapted in engine.adapted_layers()]
+    trained = {id(weight) for layer in layers for weight in (layer.lora_a, layer.lora_b)}
+    if trained != {id(weight) for weight in engine.parameters}:
         raise Conflict(
             "this LoRA trains more than A and B of linear layers (biases, embeddings or whole modules): tune one "
             "prompt at a time"
         )
-    devices = sorted({str(layer.down.device) for layer in layers})
+    devices = sorted({str(layer.lora_a.device) for layer in layers})
     if len(devices) > 1:
         raise Conflict(f"the adapters lie on {', '.join(devices)}, and stacked they must lie on one device")
     return engine, layers
 
 
-def _lora_layer(name: str, plain: Any, adapted: Any) -> LoraLayer:
-    down, up = (getattr(adapted, side, {}) for side in ("lora_A", "lora_B"))
-    if ADAPTER_NAME not in down or not all(isinstance(side[ADAPTER_NAME], torch.nn.Linear) for side in (down, up)):
+def _lora_layer(name: str, plain: torch.nn.Module, adapted: Any) -> LoraLayer:
+    sides = [getattr(adapted, side, {}) for side in ("lora_A", "lora_B")]
+    if not all(ADAPTER_NAME in side and isinstance(side[ADAPTER_NAME], torch.nn.Linear) for side in sides):
         raise Conflict(f"the adapter on {name} is no LoRA on a linear layer: tune one prompt at a time")
     kinds = (getattr(adapted, "use_dora", {}), getattr(adapted, "lora_variant", {}))
     if any(kind.get(ADAPTER_NAME) for kind in kinds if hasattr(kind, "get")):
         raise Conflict(f"the adapter on {name} is a variant of LoRA (such as DoRA): tune one prompt at a time")
-    return LoraLayer(
-        name, plain, down[ADAPTER_NAME].weight, up[ADAPTER_NAME].weight, float(adapted.scaling[ADAPTER_NAME])
-    )
+    lora_a, lora_b = (side[ADAPTER_NAME].weight for side in sides)
+    return LoraLayer(name, plain, lora_a, lora_b, float(adapted.scaling[ADAPTER_NAME]))

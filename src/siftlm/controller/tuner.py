@@ -215,7 +215,7 @@ class Tuner:
         self._tokenizer = tokenizer
         self._highest_loss = settings.explode * math.log(max(2, vocabulary_size(model)))
         self._weights = _OnePrompt(
-            self, torch.compile(model, dynamic=True) if settings.compile else model, engine.parameters()
+            self, torch.compile(model, dynamic=True) if settings.compile else model, engine.parameters
         )
 
     def learn(
@@ -242,7 +242,7 @@ class Tuner:
             batch.join([run])
             while not run.ended:
                 batch.round()
-        for p in self.engine.parameters():
+        for p in self.engine.parameters:
             p.grad = None
         return run.trace(self.engine.describe())
 
@@ -299,7 +299,7 @@ class _OnePrompt:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters, settings.clip, norm)
             run.gradient = float(loss.detach()), float(norm)
         if all(math.isfinite(number) for number in run.gradient):
-            engine.update(rate)
+            engine.adam.update(rate)
         return [Step(planned.text, run.gradient[0], window.learned, run.gradient[1], rate, reused=reused)]
 
     def last_losses(self, runs: Sequence[TuningRun]) -> list[float]:
