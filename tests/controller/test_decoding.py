@@ -73,12 +73,12 @@ def test_a_recurrent_model_reads_every_row_for_itself():
         torch.manual_seed(0)
         model = transformers.MambaForCausalLM(transformers.MambaConfig(**shape)).eval()
     own = Controller(model, tiny.tokenizer(), context=tiny.CONTEXT)
-    decoder = BatchDecoder(model)
+    decoder = BatchDecoder(model, own.budget)
     rows = [row_of(read(own, text), most=4 + 2 * place) for place, text in enumerate(TEXTS)]
     together = finished(decoder, rows[:2], joining=rows[2:])
     for row, text in zip(rows, TEXTS, strict=True):
         again = row_of(row.ids, most=row.sampling.max_tokens)
-        assert together[id(row)] == finished(BatchDecoder(model), [again])[id(again)]
+        assert together[id(row)] == finished(BatchDecoder(model, own.budget), [again])[id(again)]
         assert own.tokenizer.decode(together[id(row)], skip_special_tokens=True).startswith(
             own.generate(text, max_new_tokens=row.sampling.max_tokens).text
         )

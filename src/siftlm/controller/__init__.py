@@ -15,9 +15,8 @@ from siftlm.extras import load
 
 if TYPE_CHECKING:
     from siftlm.controller.batch_tuner import BatchTuner
-    from siftlm.controller.batching import batch_budget
     from siftlm.controller.controller import Controller
-    from siftlm.controller.forward import measure_spans, span_nats, token_nats, token_nats_of, vocabulary_size
+    from siftlm.controller.forward import measure_spans, span_nats, token_nats, token_nats_of
     from siftlm.controller.generation import BatchDecoder, DecodingRow, Generated, SampledToken, eos_token_ids
     from siftlm.controller.restore import restoring
     from siftlm.controller.stacked import stackable_layers
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
 
 # public name -> the module that defines it
 _HOME = {
-    "vocabulary_size": "forward",
     "token_nats_of": "forward",
     "measure_spans": "forward",
-    "batch_budget": "batching",
     "BatchDecoder": "generation",
     "BatchTuner": "batch_tuner",
     "Controller": "controller",
@@ -59,7 +56,6 @@ __all__ = [
     "Tuning",
     "TuningBatch",
     "TuningRun",
-    "batch_budget",
     "check_sampling",
     "eos_token_ids",
     "measure_spans",
@@ -70,7 +66,6 @@ __all__ = [
     "stackable_layers",
     "token_nats",
     "token_nats_of",
-    "vocabulary_size",
 ]
 
 

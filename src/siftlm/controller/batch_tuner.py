@@ -12,23 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from siftlm.controller.batching import BatchBudget, batch_budget, batches
-from siftlm.controller.forward import autocast, span_nats, token_nats_of, vocabulary_size
+from siftlm.controller.forward import autocast, text_likelihoods, token_nats_of
 from siftlm.controller.generation import BatchDecoder, Generated, generate
 from siftlm.controller.restore import training_mode
 from siftlm.controller.settings import SamplingParams, Tuning, stop_strings
 from siftlm.controller.stacked import AdapterStack, refuse_unstackable
-from siftlm.controller.tokens import (
-    IGNORE_INDEX,
-    TokenSpan,
-    Window,
-    spans_of,
-    start_token,
-    text_token_ids,
-    unscored_likelihood,
-)
+from siftlm.controller.tokens import IGNORE_INDEX, Window, text_to_score
 from siftlm.controller.tuner import DIVERGENCE_CHECK_TOKENS, AfterSteps, Tuner, TuningBatch, TuningRun, Watch
 from siftlm.errors import InvalidInput
-from siftlm.types import FloatArray, Likelihood, Step, Trace
+from siftlm.types import Likelihood, Step, Trace
 from siftlm.validation import whole_number
 
 if TYPE_CHECKING:
@@ -43,7 +35,7 @@ class BatchTuner:
 
     def __init__(self, controller: Controller, stack: AdapterStack, rules: Tuner) -> None:
         self._controller, self._stack, self._rules = controller, stack, rules
-        self._budget = batch_budget(stack.weights.device, vocabulary_size(controller.model), stack.total)
+        self._budget = batch_budget(stack.weights.device, controller.vocabulary, stack.total)
         self.settings = rules.settings
 
     def __len__(self) -> int:
@@ -71,9 +63,7 @@ class BatchTuner:
         for name, given in (("texts", texts), ("watch", watched)):
             if len(given) != len(self):
                 raise InvalidInput(f"{name} must have an entry for each of {len(self)} prompts, got {len(given)}")
-        runs = [
-            self._rules.run(own, watched=watched[owner] is not None, owner=owner) for owner, own in enumerate(texts)
-        ]
+        runs = [_new_run(self._rules, owner, own, watched[owner] is not None) for owner, own in enumerate(texts)]
         # Watched texts are cut into tokens once, not at each look.
         known = {owner: text for owner, text in enumerate(watched) if isinstance(text, str)}
 
@@ -108,13 +98,12 @@ class BatchTuner:
         """For `TuningBatch.join`: one prompt, from the base model on, and what it is to learn."""
         self._owners([owner], 1, "prompts")
         self._stack.begin(owner)
-        return self.rules(settings).run(texts, owner=owner)
+        return _new_run(self.rules(settings), owner, texts)
 
     def rules(self, settings: Tuning) -> Tuner:
         """What plans the steps of these settings."""
         refuse_unstackable(settings)
-        controller = self._controller
-        return Tuner(controller.model, controller.tokenizer, controller.engine, settings, controller.context)
+        return Tuner(self._controller, settings)
 
     def trace(self, run: TuningRun) -> Trace:
         """The record of a run that has ended."""
@@ -122,7 +111,7 @@ class BatchTuner:
 
     def decoder(self) -> BatchDecoder:
         """Prompts that are continued token by token, joining and leaving."""
-        return BatchDecoder(self._controller.model, self._stack, self._budget)
+        return BatchDecoder(self._controller.model, self._budget, self._stack)
 
     def weights(self, owner: int) -> Any:
         """A copy of what one prompt has learned, for `load_weights`."""
@@ -156,23 +145,17 @@ class BatchTuner:
         if len(contexts) != len(pairs):
             raise InvalidInput(f"texts must have an entry for each of {len(pairs)} pairs, got {len(contexts)}")
         controller = self._controller
-        start = start_token(controller.tokenizer)
-        cut: list[tuple[Likelihood, list[TokenSpan]]] = []
-        for (text, after), context in zip(pairs, contexts, strict=True):
-            ids = text_token_ids(controller.tokenizer, text)
-            spans = spans_of(
-                ids,
-                controller.context,
-                start=start,
-                before=text_token_ids(controller.tokenizer, after),
-                fixed=controller.context_of(context) if context else (),
+        scored = [
+            text_to_score(
+                controller.tokenizer, text, after, controller.context_of(own) if own else (), controller.context
             )
-            cut.append(
-                (unscored_likelihood(controller.tokenizer, text, ids, sum(span.scored for span in spans)), spans)
-            )
-        rows = [(owner, span) for owner, (_, spans) in zip(whose, cut, strict=True) for span in spans]
-        nats = iter(controller.evaluating(lambda: self._nats(rows)))
-        return [Likelihood(float(sum(next(nats) for _ in spans)), known.tokens, known.bytes) for known, spans in cut]
+            for (text, after), own in zip(pairs, contexts, strict=True)
+        ]
+
+        def rows(places: Sequence[int]) -> AbstractContextManager[Any]:
+            return self._stack.rows([whose[place] for place in places])
+
+        return controller.evaluating(lambda: text_likelihoods(controller.model, scored, self._budget, rows))
 
     def generate(
         self,
@@ -225,14 +208,9 @@ class BatchTuner:
             whole_number("each of owners", owner, least=0, most=len(self) - 1)
         return found
 
-    def _nats(self, rows: Sequence[tuple[int, TokenSpan]]) -> FloatArray:
-        """(rows,) of each span's scored tokens."""
-        return span_nats(
-            self._controller.model,
-            [span for _, span in rows],
-            budget=self._budget,
-            rows=lambda batch: self._stack.rows([rows[place][0] for place in batch]),
-        )
+
+def _new_run(rules: Tuner, owner: int, texts: Sequence[str], watched: bool = False) -> TuningRun:
+    return TuningRun(rules.settings, rules.highest_loss, rules.planned_steps(texts), watched, owner)
 
 
 class StackedAdapters:

@@ -15,8 +15,9 @@ import torch
 
 from siftlm.controller.adapters import DEFAULT_RANK, Adapters, lora
 from siftlm.controller.batch_tuner import BatchTuner
+from siftlm.controller.batching import batch_budget
 from siftlm.controller.engines import Engine, FullWeights, normal_tensors
-from siftlm.controller.forward import span_nats
+from siftlm.controller.forward import text_likelihoods
 from siftlm.controller.generation import BatchDecoder, Generated, generate
 from siftlm.controller.loading import open_model
 from siftlm.controller.restore import (
@@ -28,7 +29,7 @@ from siftlm.controller.restore import (
 )
 from siftlm.controller.settings import SamplingParams, Tuning, rate_for, stop_strings
 from siftlm.controller.stacked import AdapterStack, can_stack, refuse_unstackable
-from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids, unscored_likelihood
+from siftlm.controller.tokens import start_token, text_to_score, text_token_ids
 from siftlm.controller.tuner import Tuner
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
 from siftlm.types import Likelihood
@@ -88,6 +89,8 @@ class Controller:
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.context = loaded.context
         self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
+        self.budget = batch_budget(next(self.model.parameters()).device, self.vocabulary)
         if engine == "auto":
             engine = "full" if self.parameters < LORA_MIN_PARAMETERS else "lora"
         self._engine_asked = (engine, rank, alpha, targets)
@@ -161,7 +164,7 @@ class Controller:
             preserved_model(self.model, self._pending) as weights,
         ):
             torch.manual_seed(settings.seed)
-            tuner = Tuner(self.model, self.tokenizer, engine, settings, self.context)
+            tuner = Tuner(self, settings)
             weights.append(engine.end)
             try:
                 engine.begin(tuner.settings)
@@ -195,7 +198,7 @@ class Controller:
             raise Conflict("the model is being tuned already: leave that block before entering another")
         self._pending.finish()
         with preserved_model(self.model, self._pending):
-            rules = Tuner(self.model, self.tokenizer, self.engine, settings, self.context)
+            rules = Tuner(self, settings)
             stack = AdapterStack(self.engine, count, rules.settings)
             for p in self.model.parameters():
                 p.requires_grad_(False)
@@ -220,14 +223,8 @@ class Controller:
     def likelihoods(self, pairs: Sequence[tuple[str, str]], *, texts: Sequence[str] = ()) -> list[Likelihood]:
         """`likelihood` for many (text, after), in few forward passes."""
         fixed = self.context_of(texts) if texts else []
-        start = start_token(self.tokenizer)
-        cut: list[tuple[Likelihood, list[TokenSpan]]] = []
-        for text, after in pairs:
-            ids = text_token_ids(self.tokenizer, text)
-            spans = spans_of(ids, self.context, start=start, before=text_token_ids(self.tokenizer, after), fixed=fixed)
-            cut.append((unscored_likelihood(self.tokenizer, text, ids, sum(span.scored for span in spans)), spans))
-        nats = iter(self.evaluating(lambda: span_nats(self.model, [s for _, own in cut for s in own])))
-        return [Likelihood(float(sum(next(nats) for _ in spans)), known.tokens, known.bytes) for known, spans in cut]
+        scored = [text_to_score(self.tokenizer, text, after, fixed, self.context) for text, after in pairs]
+        return self.evaluating(lambda: text_likelihoods(self.model, scored, self.budget))
 
     def context_of(self, texts: Sequence[str], room: int | None = None) -> list[int]:
         """The texts as tokens to be put before a prompt: the first ones stay where not all fit into ``room``."""
@@ -267,7 +264,7 @@ class Controller:
         """
         sampling = SamplingParams(max_new_tokens, temperature, top_p, stop_strings(stop), seed)
         context = self.context_of(texts) if texts else []
-        decoder = BatchDecoder(self.model)
+        decoder = BatchDecoder(self.model, self.budget)
         return self.evaluating(lambda: generate(self, decoder, [prompt], [context], [0], sampling)[0])
 
     def save_adapter(self, folder: str | os.PathLike[str]) -> Path:

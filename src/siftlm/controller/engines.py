@@ -18,7 +18,7 @@ class Engine(Protocol):
 
     name: str
     """``full``, or that of the kind of adapter."""
-    parameters: Sequence[torch.nn.Parameter]
+    parameters: list[torch.nn.Parameter]
     """The weights that are trained. Their gradients are the caller's to fill and to clear."""
     adam: Adam
     """Takes the steps, with the gradients as they are."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from siftlm.controller.batching import BatchBudget, batch_budget, batches
-from siftlm.controller.tokens import IGNORE_INDEX, TokenSpan, Window
-from siftlm.types import FloatArray
+from siftlm.controller.batching import BatchBudget, batches
+from siftlm.controller.tokens import IGNORE_INDEX, ScoredText, TokenSpan, Window
+from siftlm.types import FloatArray, Likelihood
 
 Measured = TypeVar("Measured")
 Measure = Callable[[torch.Tensor, torch.Tensor], Sequence[Measured]]
 """(rows, tokens, vocabulary) logits and (rows, tokens) labels -> one figure for each row."""
 RowsContext = Callable[[Sequence[int]], AbstractContextManager[Any]]
-"""Places of the spans in a batch -> the context in which the model reads those rows."""
+"""Places of what is in a batch -> the context in which the model reads those rows."""
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
@@ -28,6 +29,7 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     return context
 
 
+@cache
 def resolve_precision(precision: str, device: str) -> str:
     """The precision that ``auto`` means on this device."""
     if precision != "auto":
@@ -38,11 +40,6 @@ def resolve_precision(precision: str, device: str) -> str:
         return "float32"
     fast = [getattr(torch.cpu, name, lambda: False) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return "bfloat16" if any(has() for has in fast) else "float32"
-
-
-def vocabulary_size(model: torch.nn.Module) -> int:
-    """How many tokens the model's head predicts."""
-    return int(model.get_output_embeddings().weight.shape[0])
 
 
 def window_loss(run: Callable[..., Any], window: Window, device: torch.device, precision: str) -> torch.Tensor:
@@ -63,38 +60,42 @@ def token_nats_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return nats.view(labels.shape)
 
 
-def span_nats(
-    model: torch.nn.Module,
-    spans: Sequence[TokenSpan],
-    *,
-    budget: BatchBudget | None = None,
-    rows: RowsContext | None = None,
-) -> FloatArray:
+def text_likelihoods(
+    model: torch.nn.Module, texts: Sequence[ScoredText], budget: BatchBudget, rows: RowsContext | None = None
+) -> list[Likelihood]:
+    """The likelihood of each text, in few forward passes; ``rows`` gets the places of texts."""
+    spans = [span for text in texts for span in text.spans]
+    owners = [place for place, text in enumerate(texts) for _ in text.spans]
+    by_text = None if rows is None else (lambda batch: rows([owners[place] for place in batch]))
+    nats = iter(measure_spans(model, spans, _summed_nats, budget, by_text))
+    return [Likelihood(float(sum(next(nats) for _ in text.spans)), text.tokens, text.bytes) for text in texts]
+
+
+def span_nats(model: torch.nn.Module, spans: Sequence[TokenSpan], budget: BatchBudget) -> FloatArray:
     """(n,) the nats of each span's scored tokens."""
-
-    def measure(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
-        sums: list[float] = token_nats_of(logits, labels).double().sum(dim=1).tolist()
-        return sums
-
-    return np.array(measure_spans(model, spans, measure, budget=budget, rows=rows), dtype=np.float64)
+    return np.array(measure_spans(model, spans, _summed_nats, budget), dtype=np.float64)
 
 
-def token_nats(model: torch.nn.Module, spans: Sequence[TokenSpan]) -> list[FloatArray]:
+def _summed_nats(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    sums: list[float] = token_nats_of(logits, labels).double().sum(dim=1).tolist()
+    return sums
+
+
+def token_nats(model: torch.nn.Module, spans: Sequence[TokenSpan], budget: BatchBudget) -> list[FloatArray]:
     """(scored,) for each span: the nats of each of its scored tokens."""
 
     def measure(logits: torch.Tensor, labels: torch.Tensor) -> list[FloatArray]:
         nats, known = token_nats_of(logits, labels).double().cpu().numpy(), (labels != IGNORE_INDEX).cpu().numpy()
         return [row[own] for row, own in zip(nats, known, strict=True)]
 
-    return measure_spans(model, spans, measure)
+    return measure_spans(model, spans, measure, budget)
 
 
 def measure_spans(
     model: torch.nn.Module,
     spans: Sequence[TokenSpan],
     measure: Measure[Measured],
-    *,
-    budget: BatchBudget | None = None,
+    budget: BatchBudget,
     rows: RowsContext | None = None,
 ) -> list[Measured]:
     """What ``measure`` makes of the logits and labels of each span, in few forward passes.
@@ -103,12 +104,12 @@ def measure_spans(
         model: read in the modes that it is in.
         spans: each is a row; the labels are its scored tokens.
         measure: gets a batch of rows at a time.
-        budget: what one pass may hold; left out, what fits beside the model.
-        rows: the context of a batch, given the places of its spans; such as `AdapterStack.rows`.
+        budget: what one pass may hold.
+        rows: the context of a batch, by the places of its spans; such as `AdapterStack.rows`.
     """
     device = next(model.parameters()).device
     figures: dict[int, Measured] = {}
-    for batch in batches([len(span.ids) - 1 for span in spans], budget or batch_budget(device, vocabulary_size(model))):
+    for batch in batches([len(span.ids) - 1 for span in spans], budget):
         own = [spans[place] for place in batch]
         width = max(len(span.ids) for span in own) - 1
         ids = torch.zeros((len(own), width), dtype=torch.long)

@@ -15,8 +15,7 @@ import torch
 import transformers
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-from siftlm.controller.batching import BatchBudget, batch_budget, batches
-from siftlm.controller.forward import vocabulary_size
+from siftlm.controller.batching import BatchBudget, batches
 from siftlm.controller.settings import SamplingParams, check_sampling
 from siftlm.controller.tokens import Detokenizer, StopStrings, prefix_token_ids, start_token, text_token_ids
 from siftlm.errors import InvalidInput
@@ -176,17 +175,16 @@ class BatchDecoder:
 
     Args:
         model: continues them.
-        adapters: each row passes through that of its owner; without, through the model alone.
         budget: what one pass may hold.
+        adapters: each row passes through that of its owner; without, through the model alone.
 
     Models that keep something other than the keys and values of each token, such as recurrent ones, read every row for
     itself.
     """
 
-    def __init__(self, model: Any, adapters: AdapterStack | None = None, budget: BatchBudget | None = None) -> None:
-        self._model, self._adapters = model, adapters
+    def __init__(self, model: Any, budget: BatchBudget, adapters: AdapterStack | None = None) -> None:
+        self._model, self._budget, self._adapters = model, budget, adapters
         self._device = next(model.parameters()).device if adapters is None else adapters.weights.device
-        self._budget = budget or batch_budget(self._device, vocabulary_size(model))
         self._known = signature(model.forward).parameters
         self._shared = "past_key_values" in self._known and _caches_tokens_alone(model.config)
         self._groups: list[_RowGroup] = []

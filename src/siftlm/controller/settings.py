@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
@@ -113,12 +114,13 @@ class Tuning:
 
     def to_dict(self) -> dict[str, Any]:
         """Name -> value."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: getattr(self, name) for name in setting_names()}
 
 
-def setting_names() -> list[str]:
-    """Of all settings of tuning."""
-    return [one.name for one in fields(Tuning)]
+@cache
+def setting_names() -> tuple[str, ...]:
+    """The names of all settings of tuning."""
+    return tuple(one.name for one in fields(Tuning))
 
 
 def rate_for(parameters: int, adapters: bool) -> float:
@@ -134,20 +136,20 @@ def rate_for(parameters: int, adapters: bool) -> float:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One text's turn."""
+    """One step: the text that it learns, and how."""
 
     text: int
-    """Its place among those given; that of the first, for one that is there several times."""
+    """The text's place among all; that of the first, for one that is there several times."""
     scale: float = 1.0
     """Multiplies the learning rate."""
     reuse: bool = False
-    """Take the gradient that is there."""
+    """Take the gradient that is there already."""
 
 
 def plan_steps(texts: Sequence[str], settings: Tuning) -> list[PlannedStep]:
-    """All turns, in order.
+    """All steps, in order.
 
-    >>> [turn.text for turn in plan_steps(["a", "b", "a"], Tuning(repeats="grouped"))]
+    >>> [step.text for step in plan_steps(["a", "b", "a"], Tuning(repeats="grouped"))]
     [0, 0, 1]
     """
     first: dict[str, int] = {}

@@ -11,17 +11,19 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from siftlm.controller.engines import Engine
-from siftlm.controller.forward import resolve_precision, vocabulary_size, window_loss
+from siftlm.controller.forward import resolve_precision, window_loss
 from siftlm.controller.restore import training_mode
 from siftlm.controller.settings import PlannedStep, Tuning, plan_steps
 from siftlm.controller.tokens import Window, windows_of
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.types import Step, Trace
+
+if TYPE_CHECKING:
+    from siftlm.controller.controller import Controller
 
 # Tokens that tell whether the last step has made the model diverge: a whole text would cost a third of a step.
 DIVERGENCE_CHECK_TOKENS = 32
@@ -116,12 +118,15 @@ class Trainable(Protocol):
         """Go back to the base model."""
 
 
+@dataclass(eq=False)
 class TuningBatch:
     """Runs that are under way together; they may join while others are."""
 
-    def __init__(self, weights: Trainable, measure: MeasureRuns, after: AfterSteps | None) -> None:
-        self._weights, self._measure, self._after = weights, measure, after
-        self._runs: list[TuningRun] = []
+    weights: Trainable
+    measure: MeasureRuns
+    after: AfterSteps | None = None
+    """Called with the steps that were taken together, prompt -> step."""
+    _runs: list[TuningRun] = field(default_factory=list, init=False)
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -131,7 +136,7 @@ class TuningBatch:
         for run, now in self._measured([run for run in runs if run.watched]):
             run.best, run.watched = now, math.isfinite(now)  # of a text of one token, say, nothing could get worse
             if run.watched:
-                self._weights.keep(run)
+                self.weights.keep(run)
         self._runs.extend(runs)
 
     def leave(self, owner: int) -> None:
@@ -140,7 +145,7 @@ class TuningBatch:
 
     def round(self) -> list[TuningRun]:
         """The next step of each. Returns those that have ended, each at its best state."""
-        for batch in self._weights.batches([run for run in self._runs if run.is_running()]):
+        for batch in self.weights.batches([run for run in self._runs if run.is_running()]):
             self._step(batch)
         ended = [run for run in self._runs if not run.is_running()]
         self._runs = [run for run in self._runs if not run.ended]
@@ -151,30 +156,30 @@ class TuningBatch:
 
     def _step(self, runs: Sequence[TuningRun]) -> None:
         start = time.monotonic()
-        steps = self._weights.step(runs)
+        steps = self.weights.step(runs)
         share = (time.monotonic() - start) / len(runs)
         for run, step in zip(runs, steps, strict=True):
             run.clock["steps"] += share
             run.steps.append(replace(step, seconds=share))
             if not run.is_stable(step.loss, step.norm):
-                self._weights.rewind(run)
+                self.weights.rewind(run)
                 run.ended = "diverged"
         stable = [run for run in runs if not run.ended]
         due = [run for run in stable if run.watched and len(run.steps) % run.settings.watch_every == 0]
         for run, now in self._measured(due):
             run.steps[-1] = replace(run.steps[-1], watched=now)
             if run.observe(now):
-                self._weights.keep(run)
-        if self._after is not None and stable:
-            self._after({run.owner: run.steps[-1] for run in stable})
+                self.weights.keep(run)
+        if self.after is not None and stable:
+            self.after({run.owner: run.steps[-1] for run in stable})
 
     def _finish(self, ended: Sequence[TuningRun]) -> None:
         """Each at its best state."""
         # After a last step none follows that would notice where it led; a watch would.
         unchecked = [run for run in ended if run.ended != "diverged"]
-        for run, loss in zip(unchecked, self._weights.last_losses(unchecked), strict=True):
+        for run, loss in zip(unchecked, self.weights.last_losses(unchecked), strict=True):
             if not run.is_stable(loss):
-                self._weights.rewind(run)
+                self.weights.rewind(run)
                 run.ended = "diverged"
         watched = [run for run in unchecked if run.watched and run.ended != "diverged"]
         for run, now in self._measured([run for run in watched if len(run.steps) % run.settings.watch_every]):
@@ -182,14 +187,14 @@ class TuningBatch:
                 run.best_at = len(run.steps)
         for run in watched:
             if run.best_at < len(run.steps):
-                self._weights.take_best(run)
+                self.weights.take_best(run)
 
     def _measured(self, runs: Sequence[TuningRun]) -> list[tuple[TuningRun, float]]:
         """Each with what is watched for it, infinite where that is no number."""
         if not runs:
             return []
         start = time.monotonic()
-        values = [now if math.isfinite(now) else math.inf for now in self._measure([run.owner for run in runs])]
+        values = [now if math.isfinite(now) else math.inf for now in self.measure([run.owner for run in runs])]
         for run in runs:
             run.clock["watch"] += (time.monotonic() - start) / len(runs)
         return list(zip(runs, values, strict=True))
@@ -198,25 +203,24 @@ class TuningBatch:
 class Tuner:
     """A controller while it is tuned: `learn` from texts, then use the controller. `Controller.tuning` makes one."""
 
-    def __init__(self, model: Any, tokenizer: Any, engine: Engine, settings: Tuning, context: int) -> None:
+    def __init__(self, controller: Controller, settings: Tuning) -> None:
         if settings.reuse > 1 and settings.windows > 1:
             raise Conflict(f"reuse={settings.reuse} keeps one gradient, and windows={settings.windows} make several")
-        if settings.window is not None and settings.window > context:
-            raise InvalidInput(f"window={settings.window}: the model reads at most {context} tokens")
+        if settings.window is not None and settings.window > controller.context:
+            raise InvalidInput(f"window={settings.window}: the model reads at most {controller.context} tokens")
         if settings.rate is None:
             raise InvalidInput("the settings of a tuner need a rate")
-        self.model, self.engine = model, engine
-        self.device = next(model.parameters()).device
+        self.model, self.engine = controller.model, controller.engine
+        self.device = next(self.model.parameters()).device
         self.settings = replace(
             settings,
-            window=settings.window or context,
+            window=settings.window or controller.context,
             precision=resolve_precision(settings.precision, self.device.type),
         )
-        self._tokenizer = tokenizer
-        self._highest_loss = settings.explode * math.log(max(2, vocabulary_size(model)))
-        self._weights = _OnePrompt(
-            self, torch.compile(model, dynamic=True) if settings.compile else model, engine.parameters
-        )
+        self.highest_loss = settings.explode * math.log(max(2, controller.vocabulary))
+        """A loss above it is that of a model that has diverged."""
+        self._tokenizer = controller.tokenizer
+        self._forward = torch.compile(self.model, dynamic=True) if settings.compile else self.model
 
     def learn(
         self,
@@ -232,9 +236,9 @@ class Tuner:
             watch: measured every so many steps; when it gets worse, the best state is taken.
             after: called with each step.
         """
-        run = self.run(texts, watched=watch is not None)
+        run = TuningRun(self.settings, self.highest_loss, self.planned_steps(texts), watched=watch is not None)
         batch = TuningBatch(
-            self._weights,
+            _OnePrompt(self, self._forward),
             (lambda _: [watch()]) if watch is not None else (lambda _: [math.inf]),
             (lambda steps: after(steps[run.owner])) if after is not None else None,
         )
@@ -245,10 +249,6 @@ class Tuner:
         for p in self.engine.parameters:
             p.grad = None
         return run.trace(self.engine.describe())
-
-    def run(self, texts: Sequence[str], *, watched: bool = False, owner: int = 0) -> TuningRun:
-        """A run that learns these texts, for a `TuningBatch`."""
-        return TuningRun(self.settings, self._highest_loss, self.planned_steps(texts), watched, owner)
 
     def planned_steps(self, texts: Sequence[str]) -> list[tuple[PlannedStep, Window]]:
         """What is learned, window by window, in order."""
@@ -277,29 +277,28 @@ class _OnePrompt:
     tuner: Tuner
     forward: Any
     """The model, compiled or not."""
-    parameters: Sequence[torch.nn.Parameter]
 
     def batches(self, runs: Sequence[TuningRun]) -> list[list[TuningRun]]:
         return [[run] for run in runs]
 
     def step(self, runs: Sequence[TuningRun]) -> list[Step]:
         (run,) = runs
-        settings, engine = self.tuner.settings, self.tuner.engine
+        settings, parameters = self.tuner.settings, self.tuner.engine.parameters
         planned, window = run.next
         rate = float(settings.rate or 0.0) * planned.scale
-        reused = planned.reuse and any(p.grad is not None for p in self.parameters)
+        reused = planned.reuse and any(p.grad is not None for p in parameters)
         if not reused:
-            for p in self.parameters:
+            for p in parameters:
                 p.grad = None
             with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
                 loss = window_loss(self.forward, window, self.tuner.device, settings.precision)
                 loss.backward()
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             if settings.clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(self.parameters, settings.clip, norm)
+                torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
             run.gradient = float(loss.detach()), float(norm)
         if all(math.isfinite(number) for number in run.gradient):
-            engine.adam.update(rate)
+            self.tuner.engine.adam.update(rate)
         return [Step(planned.text, run.gradient[0], window.learned, run.gradient[1], rate, reused=reused)]
 
     def last_losses(self, runs: Sequence[TuningRun]) -> list[float]:
@@ -313,7 +312,7 @@ class _OnePrompt:
                         window_loss(self.tuner.model, window, self.tuner.device, self.tuner.settings.precision)
                     )
         with torch.no_grad():
-            norms = torch._foreach_norm([p.detach() for p in self.parameters])
+            norms = torch._foreach_norm([p.detach() for p in self.tuner.engine.parameters])
             finite = bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
         return losses if finite else [math.nan] * len(runs)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.controller import token_nats, vocabulary_size
+from siftlm.controller import token_nats
 from siftlm.controller.tokens import spans_of, start_token, text_token_ids
 from siftlm.errors import InvalidInput
 from siftlm.evaluation.measured import Measured
@@ -73,12 +73,12 @@ def interpolation(case: Case, **settings: Any) -> Measured:
     found = case.model.select(case.prompt, n=case.points[-1], exclude=list(case.exclude), **settings)
     began = time.perf_counter()
     base = controller.likelihood(case.scored, after=case.before)
-    tokenizer, vocabulary = controller.tokenizer, vocabulary_size(controller.model)
+    tokenizer, vocabulary = controller.tokenizer, controller.vocabulary
     ids = text_token_ids(tokenizer, case.scored)
     spans = spans_of(
         ids, controller.context, start=start_token(tokenizer), before=text_token_ids(tokenizer, case.before)
     )
-    nats = controller.evaluating(lambda: token_nats(controller.model, spans))
+    nats = controller.evaluating(lambda: token_nats(controller.model, spans, controller.budget))
     surprise = np.concatenate([np.zeros(0), *nats])
     wanted = np.array([token for span in spans for token in span.ids[-span.scored :]], dtype=np.int64)
     read = [text_token_ids(tokenizer, text) for text in found.texts]

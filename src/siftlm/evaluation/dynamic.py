@@ -95,7 +95,7 @@ def _score_and_learn_windows(case: Case, base: Any, tuning: dict[str, Any], seco
     with controller.tuning(**{**tuning, "passes": 1, "windows": 1}) as tuner:
         for at, piece in enumerate(pieces):
             began = time.perf_counter()
-            nats += controller.evaluating(partial(span_nats, controller.model, [piece])).tolist()
+            nats += controller.evaluating(partial(span_nats, controller.model, [piece], controller.budget)).tolist()
             seconds["score"] += time.perf_counter() - began
             if at == len(pieces) - 1 or ended != "done":
                 continue

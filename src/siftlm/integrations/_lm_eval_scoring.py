@@ -11,14 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from siftlm.controller import (
-    Controller,
-    batch_budget,
-    check_sampling,
-    measure_spans,
-    token_nats_of,
-    vocabulary_size,
-)
+from siftlm.controller import Controller, check_sampling, measure_spans, token_nats_of
 from siftlm.controller.tokens import IGNORE_INDEX, TokenSpan, prefix_token_ids, spans_of, start_token, text_token_ids
 from siftlm.errors import InvalidInput, UnknownName
 
@@ -132,15 +125,13 @@ def score_spans(
     rows: Callable[[Sequence[int]], AbstractContextManager[Any]],
 ) -> list[ContinuationScore]:
     """Each (owner, span) by the model as the owner has tuned it; ``rows`` says to the model whose rows it reads."""
-    model = controller.model
-    budget = replace(batch_budget(next(model.parameters()).device, vocabulary_size(model)), rows=MAX_BATCH_ROWS)
     return controller.evaluating(
         lambda: measure_spans(
-            model,
+            controller.model,
             [span for _, span in spans],
             _measure_continuations,
-            budget=budget,
-            rows=lambda batch: rows([spans[place][0] for place in batch]),
+            replace(controller.budget, rows=MAX_BATCH_ROWS),
+            lambda batch: rows([spans[place][0] for place in batch]),
         )
     )
 
