@@ -52,33 +52,30 @@ class BatchTuner:
 
         Args:
             texts: those of each prompt, in the order of the prompts.
-            watch: for each prompt a text that it must not foresee worse, or a function that measures, or ``None``.
-            after: told of the steps that were taken together, prompt -> step.
+            watch: for each prompt a text that must not be predicted worse, or a function that measures, or ``None``.
+            after: called with the steps that were taken together, prompt -> step.
 
         The budget ``seconds`` runs for all prompts from the beginning of this call; ``tokens`` is each prompt's own.
         """
         if isinstance(texts, str) or any(isinstance(own, str) for own in texts):
             raise InvalidInput("texts must be a list of texts for each prompt, so a list of lists")
         watched = [None] * len(self) if watch is None else list(watch)
-        for name, given in (("texts", texts), ("watch", watched)):
-            if len(given) != len(self):
-                raise InvalidInput(f"{name} must have an entry for each of {len(self)} prompts, got {len(given)}")
+        for name, entries in (("texts", texts), ("watch", watched)):
+            if len(entries) != len(self):
+                raise InvalidInput(f"{name} must have an entry for each of {len(self)} prompts, got {len(entries)}")
         runs = [_new_run(self._rules, owner, own, watched[owner] is not None) for owner, own in enumerate(texts)]
-        # Watched texts are cut into tokens once, not at each look.
         known = {owner: text for owner, text in enumerate(watched) if isinstance(text, str)}
 
         def measure(owners: Sequence[int]) -> list[float]:
-            seen = dict.fromkeys(owners, float("inf"))
-            texts_of = [owner for owner in owners if owner in known]
-            for owner, found in zip(
-                texts_of, self.likelihoods([(known[owner], "") for owner in texts_of], owners=texts_of), strict=True
-            ):
-                seen[owner] = found.nats_per_token
+            values = dict.fromkeys(owners, math.inf)
+            scored = [owner for owner in owners if owner in known]
+            likelihoods = self.likelihoods([(known[owner], "") for owner in scored], owners=scored)
+            values.update((owner, one.nats_per_token) for owner, one in zip(scored, likelihoods, strict=True))
             for owner in owners:
                 look = watched[owner]
                 if callable(look):
-                    seen[owner] = look()
-            return list(seen.values())
+                    values[owner] = look()
+            return list(values.values())
 
         with training_mode(self._controller.model, 0.0, self.settings.checkpointing):
             batch = TuningBatch(StackedAdapters(self._stack, self._rules, self._budget), measure, after)
@@ -95,13 +92,13 @@ class BatchTuner:
         return TuningBatch(weights, lambda owners: [math.inf] * len(owners), after)
 
     def tuning_run(self, owner: int, settings: Tuning, texts: Sequence[str]) -> TuningRun:
-        """For `TuningBatch.join`: one prompt, from the base model on, and what it is to learn."""
+        """One prompt that is tuned on these texts from the base model on, for `TuningBatch.join`."""
         self._owners([owner], 1, "prompts")
         self._stack.begin(owner)
         return _new_run(self.rules(settings), owner, texts)
 
     def rules(self, settings: Tuning) -> Tuner:
-        """What plans the steps of these settings."""
+        """The tuner that plans the steps of these settings."""
         refuse_unstackable(settings)
         return Tuner(self._controller, settings)
 
@@ -118,7 +115,7 @@ class BatchTuner:
         return self._stack.export_weights(owner)
 
     def load_weights(self, owner: int, weights: Any) -> None:
-        """One prompt has learned this; None: nothing."""
+        """Set what one prompt has learned; None: nothing."""
         if weights is None:
             self._stack.begin(owner)
         else:
@@ -137,19 +134,14 @@ class BatchTuner:
 
         Args:
             pairs: what is scored, and what comes before it.
-            owners: whose adapter scores each; left out, pair i belongs to prompt i.
+            owners: the prompt whose adapter scores each; left out, pair i belongs to prompt i.
             texts: for each pair, those that are put before it.
         """
         whose = self._owners(owners, len(pairs), "pairs")
-        contexts = [()] * len(pairs) if texts is None else texts
-        if len(contexts) != len(pairs):
-            raise InvalidInput(f"texts must have an entry for each of {len(pairs)} pairs, got {len(contexts)}")
-        controller = self._controller
+        controller, contexts = self._controller, self._contexts(texts, len(pairs), "pairs")
         scored = [
-            text_to_score(
-                controller.tokenizer, text, after, controller.context_of(own) if own else (), controller.context
-            )
-            for (text, after), own in zip(pairs, contexts, strict=True)
+            text_to_score(controller.tokenizer, text, after, context, controller.context)
+            for (text, after), context in zip(pairs, contexts, strict=True)
         ]
 
         def rows(places: Sequence[int]) -> AbstractContextManager[Any]:
@@ -173,20 +165,17 @@ class BatchTuner:
 
         Args:
             prompts: what to continue.
-            owners: whose adapter continues each; left out, the text i belongs to prompt i.
+            owners: the prompt whose adapter continues each; left out, the text i belongs to prompt i.
             max_new_tokens: the longest continuation.
             texts: for each, those that are put before it.
             temperature, top_p, stop: as in `Controller.generate`.
             seed: that of every row.
         """
         whose = self._owners(owners, len(prompts), "prompts")
-        contexts = [()] * len(prompts) if texts is None else texts
-        if len(contexts) != len(prompts):
-            raise InvalidInput(f"texts must have an entry for each of {len(prompts)} prompts, got {len(contexts)}")
-        fixed = [self._controller.context_of(context) if context else [] for context in contexts]
+        contexts = self._contexts(texts, len(prompts), "prompts")
         sampling = SamplingParams(max_new_tokens, temperature, top_p, stop_strings(stop), seed)
-        decoder = self.decoder()
-        return self._controller.evaluating(lambda: generate(self._controller, decoder, prompts, fixed, whose, sampling))
+        controller, decoder = self._controller, self.decoder()
+        return controller.evaluating(lambda: generate(controller, decoder, prompts, contexts, whose, sampling))
 
     def rows(self, owners: Sequence[int]) -> AbstractContextManager[Any]:
         """Inside, row i of what the controller's model is given is read as prompt ``owners[i]`` has tuned it."""
@@ -200,13 +189,21 @@ class BatchTuner:
     # --- inside
 
     def _owners(self, owners: Sequence[int] | None, count: int, what: str) -> list[int]:
-        found = list(range(len(self))) if owners is None else [int(owner) for owner in owners]
-        if len(found) != count:
-            said = "owners= says whose each is" if owners is None else f"{len(found)} owners"
-            raise InvalidInput(f"{count} {what} for {len(self) if owners is None else len(found)} prompts: {said}")
-        for owner in found:
+        numbers = list(range(len(self))) if owners is None else [int(owner) for owner in owners]
+        if len(numbers) != count:
+            reason = "owners= says whose each is" if owners is None else f"{len(numbers)} owners"
+            raise InvalidInput(f"{count} {what} for {len(numbers)} prompts: {reason}")
+        for owner in numbers:
             whole_number("each of owners", owner, least=0, most=len(self) - 1)
-        return found
+        return numbers
+
+    def _contexts(self, texts: Sequence[Sequence[str]] | None, count: int, what: str) -> list[list[int]]:
+        """The tokens that are put before each."""
+        if texts is None:
+            return [[] for _ in range(count)]
+        if len(texts) != count:
+            raise InvalidInput(f"texts must have an entry for each of {count} {what}, got {len(texts)}")
+        return [self._controller.context_of(own) if own else [] for own in texts]
 
 
 def _new_run(rules: Tuner, owner: int, texts: Sequence[str], watched: bool = False) -> TuningRun:

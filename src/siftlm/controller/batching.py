@@ -18,7 +18,7 @@ PASS_OVERHEAD_TOKENS = {"cpu": 48, "cuda": 4096}
 
 @dataclass(frozen=True)
 class BatchBudget:
-    """What one batch may hold."""
+    """The most that one batch may hold."""
 
     tokens: int
     rows: int

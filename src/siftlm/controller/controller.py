@@ -45,7 +45,7 @@ FINGERPRINT_NUMBERS = 1000
 
 
 class Controller:
-    """A language model and what is needed to tune it for one prompt and put it back.
+    """A language model and what is needed to tune it for one prompt and restore it.
 
     Args:
         model: a name on the Hugging Face hub, a folder, ``siftlm-tiny``, or a transformers model (with ``tokenizer``).
@@ -102,15 +102,15 @@ class Controller:
 
     @property
     def engine(self) -> Engine:
-        """What tunes; made when it is first needed."""
+        """The engine that tunes; made when it is first needed."""
         with self._lock:
             if self._engine is None:
                 _ = self.fingerprint  # adapters will change what there is to be read
                 with normal_tensors():
-                    self._engine = self._made()
+                    self._engine = self._make_engine()
             return self._engine
 
-    def _made(self) -> Engine:
+    def _make_engine(self) -> Engine:
         if any(p.is_inference() for p in self.model.parameters()):
             raise InvalidInput("the model was made inside torch.inference_mode(), so it cannot learn: make it outside")
         kind, rank, alpha, targets = self._engine_asked
@@ -122,14 +122,14 @@ class Controller:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the weights: some of each tensor, for a model that was trained on has changed in all of them."""
-        found = hashlib.blake2b(digest_size=8)
+        """A hash of some weights of each tensor: a model that was trained on has changed in all of them."""
+        digest = hashlib.blake2b(digest_size=8)
         for name, tensor in self.model.state_dict().items():
             flat = tensor.detach().reshape(-1)
             some = flat[:: max(1, len(flat) // FINGERPRINT_NUMBERS)]
-            found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            found.update(some.float().cpu().numpy().tobytes())
-        return found.hexdigest()
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(some.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def adapters(self) -> bool:
@@ -145,7 +145,7 @@ class Controller:
 
     @restoring
     def tuning(self, **changes: Any) -> Iterator[Tuner]:
-        """Inside the block the model may learn; at its end, however it ends, it is put back bit for bit.
+        """Inside the block the model may learn; at its end, however it ends, it is restored bit for bit.
 
         Other threads wait. The weights, buffers, modes and random state are those of the beginning afterwards.
         """
@@ -211,7 +211,7 @@ class Controller:
                 self._many = False
 
     def likelihood(self, text: str, *, after: str = "", texts: Sequence[str] = ()) -> Likelihood:
-        """How well the model foresees ``text``, as it is now.
+        """How well the model predicts ``text``, as it is now.
 
         Args:
             text: every token of it is scored, in consecutive windows if it is longer than the context.
@@ -234,7 +234,7 @@ class Controller:
         start = start_token(self.tokenizer)
         ids = [] if start is None else [start]
         gap = text_token_ids(self.tokenizer, "\n\n")
-        for text in dict.fromkeys(texts):  # hearing a text twice tells nothing new in a context
+        for text in dict.fromkeys(texts):  # the second time a text tells nothing new in a context
             ids.extend([*text_token_ids(self.tokenizer, text), *gap])
             if len(ids) >= room:
                 break

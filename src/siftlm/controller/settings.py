@@ -30,7 +30,7 @@ class Tuning:
     rate: float | None = None
     """Learning rate; see `rate_for`."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of Adam, whose moments begin at zero for each prompt."""
+    """The decay of Adam's two moments, which begin at zero for each prompt."""
     epsilon: float = 1e-8
     decay: float = 0.0
     """Weight decay, decoupled as in AdamW."""
@@ -64,14 +64,14 @@ class Tuning:
     explode: float = 2.0
     """A loss above so many times that of guessing every token alike ends tuning."""
     precision: str = "auto"
-    """Of the arithmetic of a step: ``float32`` or ``bfloat16``; ``auto`` takes bfloat16 where the processor
+    """The arithmetic of a step: ``float32`` or ``bfloat16``; ``auto`` takes bfloat16 where the processor
     has instructions for it. Weights, moments and scores stay as they are."""
     checkpointing: bool = False
     """Recompute activations instead of keeping them: less memory, a third slower."""
     compile: bool = False
     """Compile the forward pass; worth it when many prompts follow."""
     seed: int = 0
-    """Of dropout."""
+    """The seed of dropout."""
 
     def __post_init__(self) -> None:
         for name in ("rate", "clip", "seconds"):
@@ -182,7 +182,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     """End before any of these texts."""
     seed: int = 0
-    """Of the drawing; of several choices, choice i draws from a generator of its own with the seed + i."""
+    """The seed of the drawing; of several choices, choice i draws from a generator of its own with the seed + i."""
     top: int | None = None
     """Also say how likely each token was, and these many most likely ones (0: only the token itself)."""
 

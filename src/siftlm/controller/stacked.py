@@ -180,7 +180,7 @@ class AdapterStack:
         self.weights[owner] = self.initial
 
     def begin(self, owner: int) -> None:
-        """As if nobody had ever learned in this place."""
+        """Start afresh in this place: weights of the base model, moments of zero."""
         with normal_tensors():
             self.rewind(owner)
             for moment in self._moments:
@@ -188,11 +188,11 @@ class AdapterStack:
             self._taken[owner].zero_()
 
     def export_weights(self, owner: int) -> Any:
-        """A copy of its weights, (total,), for `load_weights`; on the CPU, where there is room for many."""
+        """A copy of a prompt's weights, (total,), for `load_weights`; on the CPU, where there is room for many."""
         return self.weights[owner].detach().to("cpu", copy=True)
 
     def load_weights(self, owner: int, weights: Any) -> None:
-        """Its weights from now on."""
+        """Set the weights of a prompt."""
         with normal_tensors():
             self.weights[owner] = weights.to(self.weights.device)
 
@@ -216,7 +216,7 @@ class AdapterStack:
 
 
 def refuse_unstackable(settings: Tuning) -> None:
-    """Settings whose outcome would depend on the prompts beside, or that nobody has made work."""
+    """Refuse settings whose outcome would depend on the prompts beside, or that do not work for many."""
     if settings.dropout:
         raise Conflict(
             f"dropout={settings.dropout:g} draws for a whole batch, so a prompt would depend on its neighbours: "

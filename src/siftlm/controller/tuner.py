@@ -251,7 +251,7 @@ class Tuner:
         return run.trace(self.engine.describe())
 
     def planned_steps(self, texts: Sequence[str]) -> list[tuple[PlannedStep, Window]]:
-        """What is learned, window by window, in order."""
+        """The steps that these texts are learned in, each with its window, in order."""
         if isinstance(texts, str):
             raise InvalidInput("texts must be a list of texts; for one text, put it into a list")
         for place, text in enumerate(texts):
