@@ -35,8 +35,11 @@ SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 test: check docs  ## everything: check, docs, then all tests, doctests and documentation examples
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-quick: $(READY)  ## the fast tests only
-	$(BIN)/python -m pytest -q -m "not slow" $(SIDE_BY_SIDE)
+# A room's tests, or all of them: no doctests and no documents, fewer examples of each property.
+QUICKLY := -q -m "not slow" -o addopts="--import-mode=importlib --strict-config --strict-markers -ra"
+
+quick: $(READY)  ## the fast tests only; `make quick ROOM=memory` for those of one room
+	SIFTLM_TESTS=quick $(BIN)/python -m pytest $(QUICKLY) $(SIDE_BY_SIDE) tests/$(ROOM)
 
 study-smoke: $(READY)  ## the study's whole pipeline on a few texts, with a kill in the middle
 	$(BIN)/python -m pytest -q tests/evaluation/test_study_smoke.py

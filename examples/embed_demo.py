@@ -17,7 +17,7 @@ import json
 
 import numpy as np
 
-from siftlm.cli.example import DATA, PICKS, fingerprint
+from siftlm.cli.demo_picks import DATA, EXAMPLES, fingerprint
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
 
     model = SentenceTransformer(model_name, device="cpu")
     arrays = {}
-    for name in PICKS:
+    for name in EXAMPLES:
         record = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
         texts = [text for fact in record["facts"] for text in fact["texts"]]
         vectors = model.encode([record["prompt"], *texts], normalize_embeddings=True, batch_size=64)

@@ -16,10 +16,11 @@ from siftlm.calibration.stopping import (
     fit_adaptive_rule,
     fit_decide_rule,
     percent_at,
-    picks_kept,
     uncertainty_gain_correlation,
 )
-from siftlm.calibration.trials import Trial, _bit_reversed, _join_passages, last_point_within, score_points
+from siftlm.calibration.trials import Trial, _bit_reversed, _join_passages, last_point_within
+from siftlm.evaluation.predictiveness import adaptive_stop
+from siftlm.evaluation.protocol import score_points
 from siftlm.evaluation.statistics import mean, rank_correlation
 from siftlm.memory import Memory
 
@@ -141,7 +142,7 @@ def test_the_adaptive_stop_is_that_of_a_search(tmp_path):
         kept = set()
         for alpha in np.geomspace(0.05, 5, 25):
             found = memory.search("word1 other2 third9", 10, method="sift", adaptive=float(alpha))
-            assert picks_kept(one, float(alpha)) == len(found)
+            assert adaptive_stop(one.uncertainty, float(alpha)) == len(found)
             kept.add(len(found))
     assert len(kept) > 3
 
@@ -160,10 +161,12 @@ def test_a_stop_is_found_where_the_unsure_are_hurt():
     runs = [certain(0), lost(1)] * MIN_RULE_TEXTS
     rule = fit_adaptive_rule(runs, 10)
     assert rule.helps
-    assert {picks_kept(one, rule.value) for one in runs[::2]} == {10}
-    assert max(picks_kept(one, rule.value) for one in runs[1::2]) <= 2
+    assert {adaptive_stop(one.uncertainty, rule.value) for one in runs[::2]} == {10}
+    assert max(adaptive_stop(one.uncertainty, rule.value) for one in runs[1::2]) <= 2
     assert rule.steps < 10
-    assert rule.percent == pytest.approx(np.mean([percent_at(one, picks_kept(one, rule.value)) for one in runs]))
+    assert rule.percent == pytest.approx(
+        np.mean([percent_at(one, adaptive_stop(one.uncertainty, rule.value)) for one in runs])
+    )
 
 
 def test_no_stop_where_all_gain_to_the_end():

@@ -1,4 +1,4 @@
-"""Small worlds in which it is known which setting is best, and a model without torch that learns by reading."""
+"""Small worlds whose best setting is known, and a model without torch that is tuned by remembering words."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LETTERS = "bcdfghklmnprstvwz"
 
 
 class Reader(Controller):
-    """Every word of the scored text that it has read makes the text cheaper; it reads best at one rate.
+    """A model for which every word of the scored text that it was tuned on makes the text cheaper, best at one rate.
 
-    A text with the word "poison" costs, wherever it is read.
+    Tuning on a text with the word "poison" makes every text more expensive.
     """
 
     def __init__(self, best=3e-4, poison=0.2, name="reader"):
@@ -72,13 +72,13 @@ class Reader(Controller):
 
 
 def words(topic, kind, count):
-    """Words that stand for a topic and nothing else."""
+    """Words of a topic, which no other topic has."""
     generator = np.random.default_rng([topic, ord(kind)])
     return [f"{kind}{''.join(generator.choice(list(LETTERS), size=6))}" for _ in range(count)]
 
 
 def document(topic):
-    """A prompt about a topic, and what is to be foreseen about it."""
+    """A prompt about a topic, and the text to predict."""
     return " ".join(words(topic, "p", 12) + words(topic, "q", 12))
 
 
@@ -112,7 +112,7 @@ def _made(folder, texts):
 
 
 def plain(calibration):
-    """What does not depend on the clock or the day."""
+    """The calibration without seconds and date."""
     known = calibration.to_dict()
     for name in ("seconds", "date"):
         known.pop(name)

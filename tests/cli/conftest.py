@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -52,6 +53,19 @@ def shell() -> Callable[..., subprocess.CompletedProcess[bytes]]:
             check=False,
             env=os.environ | {"PYTHONIOENCODING": "utf-8"} | environment,
         )
+
+    return run
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, bytes]]:
+    """Run a command in this process with a stdout of this encoding, which is no terminal: (status, stdout)."""
+
+    def run(encoding: str, *words: str) -> tuple[int, bytes]:
+        stream = io.BytesIO()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding=encoding, write_through=True))
+            return main(list(words)), stream.getvalue()
 
     return run
 

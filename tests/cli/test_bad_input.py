@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from siftlm.cli import files
+from siftlm.cli.arguments import TUNING_NAMES
 from siftlm.errors import InvalidInput
 
 BASE = ("select", "--candidates", "vectors.npy", "--query", "q.npy")
@@ -39,14 +41,9 @@ def broken_files() -> None:
     bad[7, 2] = np.nan
     np.save("nan.npy", bad)
     for name, line in {
-        "broken": "{",
-        "fieldless": "{}",
-        "wordy": '["a"]',
-        "flat": '{"vector": 3}',
-        "ragged": "[1]",
-        "null": "[null, 1]",
-        "deep": "[" * 100_000,
-    }.items():
+        "broken": "{", "fieldless": "{}", "wordy": '["a"]', "flat": '{"vector": 3}', "ragged": "[1]",
+        "null": "[null, 1]", "deep": "[" * 100_000,
+    }.items():  # fmt: skip
         Path(f"{name}.jsonl").write_text(f"[1, 2]\n{line}\n", encoding="utf-8")
     Path("nothing.jsonl").write_text("\n", encoding="utf-8")
     Path("latin.txt").write_bytes(b"ok\n\xe9\n")
@@ -102,7 +99,7 @@ def broken_files() -> None:
         ("--kernel power:0", "kernel 'power:0': "),
         ("--kernel centred:1", "takes no setting"),
         ("--noise 0", "noise"),
-        ("-n 41", "n=41 is more than the 40 candidates; ask for fewer, or pass --replacement yes to allow repeats"),
+        ("-n 41", "-n 41 is more than the 40 candidates; ask for fewer, or pass --replacement yes to allow repeats"),
         ("--source-cap 1", "sources and --source-cap go together"),
         ("--min-gain 2", "--min-gain must be a number from 0 to 1"),
         ("--candidates at_least.npy", "at_least.npy: No such file"),
@@ -127,7 +124,7 @@ def test_what_is_wrong_is_said_in_one_line(folder, siftlm, words, message):
 
 def test_the_seed_of_spread_is_checked(folder, siftlm):
     status, out, err = siftlm("spread", "--candidates", "vectors.npy", "--seed", "-1")
-    assert (status, out, err) == (1, "", "siftlm: seed must be a whole number ≥ 0, got -1\n")
+    assert (status, out, err) == (1, "", "siftlm: --seed must be a whole number ≥ 0, got -1\n")
 
 
 @pytest.mark.parametrize(
@@ -183,3 +180,8 @@ def test_how_a_command_can_end(folder, siftlm, monkeypatch, error, status, said)
 
     monkeypatch.setattr(files, "vectors", fail)
     assert siftlm(*BASE) == (status, "", said)
+
+
+def test_the_settings_of_tuning_are_those_of_the_library():
+    tuning = pytest.importorskip("siftlm.controller").Tuning
+    assert set(TUNING_NAMES) == {field.name for field in dataclasses.fields(tuning)}

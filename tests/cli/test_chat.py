@@ -81,20 +81,8 @@ def test_why_and_base(talk):
 
 
 def test_settings_change_what_comes_next(talk, fake):
-    lines = (
-        "/set n=2",
-        "/set method=nearest",
-        "/set k=all",
-        "/set kernel=power:2",
-        "/set rate=0.5",
-        "/set watch=true",
-        "/set watch_every=1",
-        PROMPT,
-        "/settings",
-        "/set n",
-        "/set method",
-        PROMPT,
-    )
+    lines = ("/set n=2", "/set method=nearest", "/set k=all", "/set kernel=power:2", "/set rate=0.5", "/set watch=true",
+             "/set watch_every=1", PROMPT, "/settings", "/set n", "/set method", PROMPT)  # fmt: skip
     status, out, err = talk(*lines)
     assert (status, err) == (0, "")
     first, second = fake.made[0].histories
@@ -107,19 +95,8 @@ def test_settings_change_what_comes_next(talk, fake):
 
 
 def test_what_is_wrong_is_said_and_the_talk_goes_on(talk):
-    status, out, err = talk(
-        "/why",
-        "/base",
-        "/what",
-        "/set",
-        "/set n",
-        "/set foo=1",
-        "/set n=0",
-        "/set temperature=-1",
-        "/set rate=0",
-        "/set x",
-        PROMPT,
-    )
+    status, out, err = talk("/why", "/base", "/what", "/set", "/set n", "/set foo=1", "/set n=0", "/set temperature=-1",
+                            "/set rate=0", "/set x", PROMPT)  # fmt: skip
     assert status == 1
     said = err.splitlines()
     assert len(said) == 10
@@ -132,7 +109,7 @@ def test_what_is_wrong_is_said_and_the_talk_goes_on(talk):
 def test_a_setting_that_is_wrong_from_the_beginning(talk):
     status, out, err = talk(PROMPT, words=("--temperature", "-1"))
     assert (status, out) == (1, "")
-    assert err.startswith("siftlm: temperature must be")
+    assert err.startswith("siftlm: --temperature must be")
 
 
 def test_input_that_is_no_text(fake, siftlm, monkeypatch):

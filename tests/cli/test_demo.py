@@ -10,12 +10,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from rich.cells import cell_len as width_of
 
 from cli.corpora import Screen
 from cli.fakes import FakeController
 from siftlm import Document
 from siftlm.cli import demo, main
-from siftlm.cli.drawing import Terminal, width_of
+from siftlm.cli.terminal import Terminal
 
 CODES = re.compile(r"\x1b\[[\d;]*[mAK]")
 KINDS = ("code", "prose", "mathematics")
@@ -117,23 +118,23 @@ def test_what_is_said_is_what_was_found(tiny, siftlm):
 
 
 def test_json_has_no_nan():
-    from siftlm.cli.demo_local import Case, Run
+    from siftlm.cli.demo import DemoCase, DemoRun
 
-    case = Case("code", "c", "p", "s", 2.0, "", runs={"sift": Run("sift", [2.0, float("nan")])})
+    case = DemoCase("code", "c", "p", "s", 2.0, "", runs={"sift": DemoRun("sift", [2.0, float("nan")])})
     record = json.loads(json.dumps(case.to_dict(), allow_nan=False))
     assert record["context"] is None
     assert record["sift"]["bits"] == [2.0, None]
 
 
 def test_where_learning_hurts_the_page_says_so():
-    from siftlm.cli.demo_local import Case, Run
-    from siftlm.cli.demo_report import findings
+    from siftlm.cli.demo import DemoCase, DemoRun
+    from siftlm.cli.demo_page import findings
 
-    def case(name: str, nearest: float, sift: float) -> Case:
-        runs = {"nearest": Run("nearest", [2.0, nearest]), "sift": Run("sift", [2.0, sift])}
+    def case(name: str, nearest: float, sift: float) -> DemoCase:
+        runs = {"nearest": DemoRun("nearest", [2.0, nearest]), "sift": DemoRun("sift", [2.0, sift])}
         for run in runs.values():
             run.found = type("Found", (), {"selection": type("S", (), {"uncertainty": [1.0, 0.5]})})()
-        return Case("code", name, "p", "s", 2.0, "c", 1.9, runs)
+        return DemoCase("code", name, "p", "s", 2.0, "c", 1.9, runs)
 
     better, worse = case("better", 1.6, 1.5), case("worse", 2.1, 2.2)
     said = " ".join(findings([better, worse]))
@@ -174,7 +175,7 @@ def test_on_a_screen(tiny, monkeypatch, environ, columns):
     shown = screen.getvalue()
     assert bool(re.search(r"\x1b\[[\d;]*m", shown)) is not bool(environ)
     # the chart is drawn over itself, 8 steps a text; a narrow screen sees it once
-    assert len(re.findall(r"\x1b\[\d+A", shown)) == (0 if columns < demo.LIVE else 8 * 3)
+    assert len(re.findall(r"\x1b\[\d+A", shown)) == (0 if columns < demo.LIVE_COLUMNS else 8 * 3)
     lines = [line for line in CODES.sub("", shown).splitlines() if "%" in line or "─" in line]
     assert max(map(width_of, lines)) <= columns
 
@@ -252,13 +253,17 @@ def test_what_is_not_installed_is_named_with_the_command(folder, siftlm, monkeyp
 
 
 def test_a_curve_keeps_its_place_while_it_grows():
-    from siftlm.cli.demo_local import Case, Run
+    from siftlm.cli.demo import DemoCase, DemoRun
 
-    stage = demo._Stage(Terminal(width=100), 10, quiet=False)
-    run = Run("nearest", [2.0, 1.9, 1.8])
-    early = stage._chart(Case("code", "c", "p", "s", 2.0, "", runs={"nearest": run}))
+    stage = demo.DemoScreen(Terminal(width=100), 10, quiet=False)
+    run = DemoRun("nearest", [2.0, 1.9, 1.8])
+
+    def drawn(case):
+        return Terminal(width=100).render(stage.chart(case)).split("\n")
+
+    early = drawn(DemoCase("code", "c", "p", "s", 2.0, "", runs={"nearest": run}))
     run.bits += [1.8] * 8
-    late = stage._chart(Case("code", "c", "p", "s", 2.0, "", runs={"nearest": run}))
+    late = drawn(DemoCase("code", "c", "p", "s", 2.0, "", runs={"nearest": run}))
     assert len(early) == len(late)
     assert early[-1] == late[-1], "the axis names all steps from the beginning"
     assert "90.0 %" in "\n".join(early)

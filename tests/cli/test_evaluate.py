@@ -92,10 +92,10 @@ def test_what_the_corpus_lost_is_said_on_one_line(test_set, siftlm):
 
 
 def test_one_is_no_plural():
-    from siftlm.cli.evaluate import _said
+    from siftlm.cli.evaluate import _evaluation_lines
     from siftlm.evaluation import Evaluation
 
-    assert _said(Evaluation(Path("run"), 1, 1, 1, 0, 1)) == [
+    assert _evaluation_lines(Evaluation(Path("run"), 1, 1, 1, 0, 1)) == [
         "1 text: 1 result made, 0 there before; siftlm report run",
         "1 text left out: too short for the protocol, or without a word that the memory can search for",
         "another process is still at work on 1 result",
@@ -158,7 +158,7 @@ def test_progress_is_drawn_for_a_person_only(test_set, siftlm):
         ("--domain topic", "no field 'topic'"),
         ("-n 0", "n must be"),
         ("--at 9", "there are only n=3"),
-        ("--per-domain 0", "per_domain must be"),
+        ("--per-domain 0", "--per-domain must be"),
         ("--set clap=1", "clap"),
         ("--protocol prefix --prefix 0", "prefix must be"),
     ],

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len as width_of
 
 from cli.corpora import Screen
 from siftlm import LocalModel
 from siftlm.cli import main
-from siftlm.cli.drawing import width_of
 
 PROMPT = "Is tea brewed with hot water?"
 CODES = re.compile(r"\x1b\[[\d;]*m")

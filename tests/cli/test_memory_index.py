@@ -146,10 +146,10 @@ def test_another_corpus_or_embedder_does_not_slip_in(folder, siftlm):
     siftlm("index", "a.jsonl", "--into", "memory")
     status, _, err = siftlm("index", "b.jsonl", "--into", "memory")
     assert status == 1
-    assert "use --append to add to it" in err
+    assert "use siftlm index --append" in err
     status, _, err = siftlm("index", "a.jsonl", "--into", "memory", "--storage", "int8")
     assert status == 1
-    assert err.endswith("memory: was built with --storage 'float32', not 'int8'\n")
+    assert err.endswith("memory: was built with --storage float32, not 'int8'\n")
     status, _, err = siftlm("index", "a.jsonl", "--into", "memory", "--embedder-option", "width=32")
     assert status == 1
     assert "cannot be compared" in err
@@ -180,7 +180,7 @@ def test_a_faiss_index_can_be_built_with_the_memory_or_later(folder, siftlm):
         ("c.jsonl --into memory --embedder hashng", "unknown embedder 'hashng'; did you mean 'hashing'?"),
         ("c.jsonl --into memory --embedder-option wide=3", "'wide'"),
         ("c.jsonl --into memory --passage-tokens 0", "--passage-tokens must be a whole number"),
-        ("c.jsonl --into memory --near-duplicates 2", "--near-duplicates must be a number > 0"),
+        ("c.jsonl --into memory --near-duplicates 2", "--near-duplicates must be a number > 0 and ≤ 1"),
         ("c.jsonl --into memory --text body", "c.jsonl:1: there is no field 'body' (--text)"),
         ("c.jsonl --into memory --format odd", "unknown format 'odd'"),
         ("c.jsonl --into memory --glob *.md", "--glob '*.md' chooses files of a folder"),

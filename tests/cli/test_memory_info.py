@@ -7,10 +7,10 @@ import re
 import sys
 
 import pytest
+from rich.cells import cell_len as width_of
 
 from cli.corpora import LONG, Screen, corpus
 from siftlm.cli import main
-from siftlm.cli.drawing import width_of
 from siftlm.memory import Memory
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.cells import cell_len as width_of
 
 from cli.corpora import TOPICS, Screen, corpus
-from siftlm.cli import hits, main
-from siftlm.cli.drawing import width_of
+from siftlm.cli import main, tables
 from siftlm.memory import Memory
 
 PROMPT = "How are lists sorted by several keys?"
@@ -72,10 +72,10 @@ def test_json_is_what_the_memory_finds(memory, siftlm):
     ],
 )
 def test_every_flag_is_an_argument_of_the_search(memory, siftlm, words, given):
-    from siftlm.cli import settings
+    from siftlm.cli import arguments
 
     if "kernel" in given:
-        given = {**given, "kernel": settings.kernel(given["kernel"])}
+        given = {**given, "kernel": arguments.kernel(given["kernel"])}
     record = found(siftlm, PROMPT, "-n", "6", *words.split())
     assert record["selection"] == memory.search(PROMPT, n=6, **given).selection.to_dict()
 
@@ -103,7 +103,7 @@ def test_the_prompt_comes_from_words_a_file_or_stdin_and_options_may_stand_anywh
 
 
 def test_many_prompts_are_json_lines_in_their_order(memory, siftlm, monkeypatch):
-    monkeypatch.setattr("siftlm.cli.search.TOGETHER", 2)
+    monkeypatch.setattr("siftlm.cli.search.PROMPTS_TOGETHER", 2)
     lines = [json.dumps(TOPICS[0]), json.dumps({"prompt": TOPICS[1], "id": 7}), "", json.dumps({"prompt": TOPICS[2]})]
     Path("prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     status, out, _ = siftlm("search", "memory", "--prompts", "prompts.jsonl", "-n", "3", "--compare")
@@ -261,8 +261,8 @@ def test_where_a_passage_comes_from():
     from siftlm.memory import Hit
 
     numbers = {"score": 0.5, "gain": 0.1, "uncertainty": 0.4, "row": 0}
-    assert hits.origin(Hit("", {"path": "a.py", "title": "x"}, **numbers)) == "a.py"
-    assert hits.origin(Hit("", {"path": 3, "title": "x"}, **numbers, part=1, parts=3)) == "x 2/3"
-    assert hits.origin(Hit("", {}, **numbers, id="mine")) == "mine"
-    assert hits.origin(Hit("", {}, **numbers)) == ""
-    assert hits.ending("a/long/path.py", 8, "…") == "…path.py"
+    assert tables.origin(Hit("", {"path": "a.py", "title": "x"}, **numbers)) == "a.py"
+    assert tables.origin(Hit("", {"path": 3, "title": "x"}, **numbers, part=1, parts=3)) == "x 2/3"
+    assert tables.origin(Hit("", {}, **numbers, id="mine")) == "mine"
+    assert tables.origin(Hit("", {}, **numbers)) == ""
+    assert tables.clip_start("a/long/path.py", 8) == "…path.py"

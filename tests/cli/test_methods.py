@@ -7,11 +7,17 @@ import subprocess
 import sys
 
 import pytest
+from rich.cells import cell_len as width_of
 
 import siftlm as library
-from siftlm.cli import methods
-from siftlm.cli.drawing import Terminal, width_of
+from siftlm.cli import select
+from siftlm.cli.terminal import Terminal
 from siftlm.selection import problem
+
+
+def _lines(found, width):
+    terminal = Terminal(width=width, fixed=True)
+    return terminal.render(*select._methods_parts(found, [], terminal)).split("\n")
 
 
 def test_every_method_has_one_line(siftlm):
@@ -59,7 +65,7 @@ def test_an_unknown_name_is_one_line(siftlm):
 @pytest.mark.parametrize("width", [40, 80, 160])
 def test_on_a_screen_lines_keep_the_width(width):
     found = [problem.find_method(name) for name in library.methods()]
-    lines = methods._table(found, [], Terminal(width=width, fixed=True))
+    lines = _lines(found, width)
     assert max(map(width_of, lines)) <= width
 
 

@@ -31,9 +31,8 @@ def test_json_says_the_same(run, siftlm):
     known = json.loads(out)
     assert status == 0
     assert [(one["method"], one["against"], one["verdict"]) for one in known["against"]] == [
-        ("nn", "base", "better"),
-        ("sift", "base", "better"),
-    ]
+        ("nn", "base", "better"), ("sift", "base", "better")
+    ]  # fmt: skip
     assert known["files"][0] == "elsewhere/report.html"
     assert not (run / "report").exists()
 
@@ -63,7 +62,7 @@ def test_weights(run, folder, siftlm):
         (("runs/b",), "siftlm: runs/b: is no run: it has no run.json"),
         (("runs/a", "--against", "nm"), "unknown method of this run 'nm'; did you mean 'nn'?"),
         (("runs/a", "--methods", "sift,mmr"), "unknown method of this run 'mmr'"),
-        (("runs/a", "--weights", "pile"), "weights name none of the domains code, prose"),
+        (("runs/a", "--weights", "pile"), "--weights names none of the domains code, prose"),
         (("runs/a", "--weights", "no.json"), "no.json: there is no such file of weights"),
         (("runs/a", "--show", "worst"), "--show names a text and --texts the memory"),
         (("runs/a", "--show", "worst", "--texts", "runs"), "runs"),

@@ -12,8 +12,8 @@ import pytest
 
 from cli.corpora import Screen
 from siftlm import LocalModel
-from siftlm.cli import learning, main
-from siftlm.cli.drawing import Terminal
+from siftlm.cli import charts, main, tuning
+from siftlm.cli.terminal import Terminal
 from siftlm.types import Step, Trace
 
 TEXT = "tea is brewed with hot water and lists are sorted by a key, they say"
@@ -81,34 +81,11 @@ def test_where_and_kernel_reach_the_search(fake, siftlm):
 
 
 def test_the_model_gets_its_flags(fake, siftlm):
-    scores(
-        siftlm,
-        TEXT,
-        "-n",
-        "1",
-        "--engine",
-        "lora",
-        "--rank",
-        "3",
-        "--targets",
-        "a,b",
-        "--dtype",
-        "bfloat16",
-        "--context-tokens",
-        "32",
-        "--device",
-        "cpu",
-    )
+    scores(siftlm, TEXT, "-n", "1", "--engine", "lora", "--rank", "3", "--targets", "a,b", "--dtype", "bfloat16",
+           "--context-tokens", "32", "--device", "cpu")  # fmt: skip
     asked = fake.made[0].asked
-    assert asked == {
-        "engine": "lora",
-        "rank": 3,
-        "alpha": None,
-        "targets": ["a", "b"],
-        "dtype": "bfloat16",
-        "context": 32,
-        "device": "cpu",
-    }
+    assert asked == {"engine": "lora", "rank": 3, "alpha": None, "targets": ["a", "b"], "dtype": "bfloat16",
+                     "context": 32, "device": "cpu"}  # fmt: skip
 
 
 def test_another_method_gets_as_many_texts_and_nothing_that_is_not_its_own(fake, siftlm):
@@ -300,19 +277,19 @@ def test_ctrl_c_leaves_nothing_behind(fake, siftlm):
 
 
 def test_sparklines():
-    assert learning.sparkline([], 5, Terminal()) == ""
-    assert learning.sparkline([3.0, 1.0, float("nan")], 5, Terminal()) == "█▁?"
-    assert learning.sparkline(list(range(100)), 8, Terminal()) == "▁▂▃▄▅▆▇█"
-    assert learning.sparkline([float("nan")], 5, Terminal(unicode=False)) == "?"
+    assert charts.sparkline([], 5, Terminal()) == ""
+    assert charts.sparkline([3.0, 1.0, float("nan")], 5, Terminal()) == "█▁?"
+    assert charts.sparkline(list(range(100)), 8, Terminal()) == "▁▂▃▄▅▆▇█"
+    assert charts.sparkline([float("nan")], 5, Terminal(unicode=False)) == "?"
 
 
 def test_why_it_ended_is_said():
     steps = (Step(0, 3.0, 5, 1.0, 0.1),) * 4
-    assert learning.remark(Trace(steps, "done", 4)) == ""
-    assert "after step 2 was taken" in learning.remark(Trace(steps, "worse", 2))
+    assert tuning.remark(Trace(steps, "done", 4)) == ""
+    assert "after step 2 was taken" in tuning.remark(Trace(steps, "worse", 2))
     for ended in ("seconds", "tokens", "diverged", "declined", "nothing"):
-        assert learning.remark(Trace(steps, ended, 0))
-    assert learning.how(Trace((), "declined", 0)) == "no step"
+        assert tuning.remark(Trace(steps, ended, 0))
+    assert tuning.loss_summary(Trace((), "declined", 0)) == "no step"
 
 
 @pytest.mark.slow
@@ -335,10 +312,10 @@ def test_a_real_model_scores_and_is_itself_again(folder, sixty, tiny_model, sift
 
 
 def test_a_text_without_a_figure_spoils_no_mean():
-    from siftlm.cli.score_many import _summary
+    from siftlm.cli.score import _means
 
     records = [
         {"base": base, "scores": {"sift": {"percent": percent}}} for base, percent in [(2.0, 90.0), (None, None)]
     ]
-    assert "base 2.000 bits per byte; sift 90.0 %" in _summary(records)
-    assert "base nan bits per byte; sift nan %" in _summary(records[1:])
+    assert "base 2.000 bits per byte; sift 90.0 %" in _means(records)
+    assert "base nan bits per byte; sift nan %" in _means(records[1:])

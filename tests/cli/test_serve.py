@@ -25,22 +25,15 @@ def opened(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--grace nan", "'nan' is no number from 0 on"),
-        ("--grace -1", "'-1' is no number from 0 on"),
-        ("--grace inf", "'inf' is no number"),
-        ("--seconds -1", "'-1' is no number above 0"),
-        ("--seconds nan", "'nan' is no number above 0"),
-        ("--seconds 0", "'0' is no number above 0"),
-        ("--seconds 1e999", "'1e999' is no number above 0"),
-        ("--cache -1", "'-1' is no whole number from 0 on"),
-        ("--slots 0", "'0' is no whole number from 1 on"),
-        ("--slots 1.5", "'1.5' is no whole number"),
-        ("--queue 0", "'0' is no whole number from 1 on"),
-        ("--vllm-adapters 0", "'0' is no whole number from 1 on"),
-        ("--port -1", "'-1' is no whole number from 0 to 65535"),
-        ("--port 65536", "from 0 to 65535"),
+        ("--grace nan", "'nan' is no number from 0 on"), ("--grace -1", "'-1' is no number from 0 on"),
+        ("--grace inf", "'inf' is no number"), ("--seconds -1", "'-1' is no number above 0"),
+        ("--seconds nan", "'nan' is no number above 0"), ("--seconds 0", "'0' is no number above 0"),
+        ("--seconds 1e999", "'1e999' is no number above 0"), ("--cache -1", "'-1' is no whole number from 0 on"),
+        ("--slots 0", "'0' is no whole number from 1 on"), ("--slots 1.5", "'1.5' is no whole number"),
+        ("--queue 0", "'0' is no whole number from 1 on"), ("--vllm-adapters 0", "'0' is no whole number from 1 on"),
+        ("--port -1", "'-1' is no whole number from 0 to 65535"), ("--port 65536", "from 0 to 65535"),
     ],
-)
+)  # fmt: skip
 def test_a_number_that_makes_no_sense_is_one_line(opened, memory, words, said, capsys):
     flag, value = words.split()
     assert main(["serve", "--memory", memory, f"{flag}={value}"]) == 2
@@ -73,16 +66,12 @@ def test_it_cannot_tune_all_weights(opened, memory, capsys):
 @pytest.mark.parametrize(
     ("words", "status"),
     [
-        (["serve", "--memory", "{}", "--host", "0.0.0.0"], 1),
-        (["search", "{}", "what", "-n", "0"], 1),
-        (["search", "{}", "what", "--noise=-1"], 1),
-        (["search", "nowhere", "what"], 1),
-        (["serve", "--memory", "{}", "-n", "many"], 2),
-        (["search", "{}", "what", "-n", "many"], 2),
-        (["serve"], 2),
+        (["serve", "--memory", "{}", "--host", "0.0.0.0"], 1), (["search", "{}", "what", "-n", "0"], 1),
+        (["search", "{}", "what", "--noise=-1"], 1), (["search", "nowhere", "what"], 1),
+        (["serve", "--memory", "{}", "-n", "many"], 2), (["search", "{}", "what", "-n", "many"], 2), (["serve"], 2),
         (["serve", "--memory", "{}", "--slots", "0"], 2),
     ],
-)
+)  # fmt: skip
 def test_the_status_is_what_the_help_says(memory, words, status, capsys):
     assert main([word.format(memory) for word in words]) == status
     capsys.readouterr()

@@ -18,6 +18,7 @@ LEVEL = {
     "errors": 0,
     "extras": 0,
     "progress": 0,
+    "settings": 0,
     "validation": 0,
     "selection": 1,
     "embedding": 1,
@@ -45,22 +46,11 @@ FLOW = {name for name, level in LEVEL.items() if level == 3}
 NEVER = {("memory", "controller"): "a search knows no language model"}
 
 CORE = {"siftlm", "numpy"}
+# Nothing but a person at a terminal loads this room.
+ROOM_LIBRARIES = {"cli": {"rich"}}
 # Files that are themselves loaded only on demand may import their library at the top. Path -> libraries.
 LOADED_ON_DEMAND: dict[str, set[str]] = {
-    **{
-        f"siftlm.serving.{name}": {"fastapi"}
-        for name in (
-            "app",
-            "error_responses",
-            "middleware",
-            "routes.completions",
-            "routes.documents",
-            "routes.embeddings",
-            "routes.selection",
-            "routes.tokenizer",
-        )
-    },
-    # siftlm.controller itself, its settings and its tokens need no torch.
+    # siftlm.controller itself, its settings and its tokens need neither.
     **{
         f"siftlm.controller.{name}": {"torch", "transformers", "huggingface_hub"}
         for name in (
@@ -77,6 +67,22 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
             "tuner",
         )
     },
+    "siftlm.evaluation.dynamic": {"torch"},
+    "siftlm.integrations.lm_eval": {"torch"},
+    "siftlm.serving.adapters": {"torch"},
+    "siftlm.selection.tensors.front": {"torch"},
+    "siftlm.selection.tensors.posterior": {"torch"},
+    "siftlm.selection.tensors.steps": {"torch"},
+    "siftlm.serving.app": {"fastapi"},
+    "siftlm.serving.error_responses": {"fastapi", "starlette"},
+    "siftlm.serving.metrics": {"fastapi", "prometheus_client"},
+    "siftlm.serving.middleware": {"fastapi"},
+    "siftlm.serving.routes.completions": {"fastapi"},
+    "siftlm.serving.routes.documents": {"fastapi"},
+    "siftlm.serving.routes.embeddings": {"fastapi"},
+    "siftlm.serving.routes.selection": {"fastapi"},
+    "siftlm.serving.routes.tokenizer": {"fastapi"},
+    "siftlm.serving.server": {"uvicorn"},
 }
 
 
@@ -166,7 +172,7 @@ def test_only_numpy_is_imported_at_the_top():
     allowed = CORE | sys.stdlib_module_names
     found = []
     for module, path in modules().items():
-        here = allowed | LOADED_ON_DEMAND.get(module, set())
+        here = allowed | LOADED_ON_DEMAND.get(module, set()) | ROOM_LIBRARIES.get(room_of(module), set())
         for library, line in imported_at_top(path.read_text(encoding="utf-8")):
             if library not in here:
                 found.append(f"{module}:{line}: {library} belongs into the function that needs it")

@@ -1,4 +1,4 @@
-"""A small run that takes no time, and how to look at what came of it."""
+"""A small and fast run, and views of its records."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from calibration.worlds import TOPICS, Reader, document, needles_world
-from siftlm.evaluation import Protocol, Text, evaluate
-from siftlm.evaluation.run_folder import records_of
+from siftlm.evaluation import Protocol, Text, evaluate, records_of
 from siftlm.local import LocalModel
 
 TESTS = Path(__file__).parent.parent
@@ -20,33 +19,33 @@ PROTOCOL = Protocol(n=5)
 
 
 def model(memory, **settings):
-    """A reader without a past, and a memory."""
+    """A fresh reader with a memory."""
     return LocalModel(Reader(), memory, **settings)
 
 
 def run(memory, into, methods=METHODS, texts=TEXTS, protocol=PROTOCOL, reader=None, **more):
-    """What `evaluate` says of it."""
+    """The result of `evaluate`."""
     used = model(memory) if reader is None else LocalModel(reader, memory)
     return evaluate(used, texts, methods, into=into, protocol=protocol, progress=False, **more)
 
 
 def plain(record):
-    """What does not depend on the clock, nor on which text came first."""
+    """The record without seconds, and without settings, which only the first record has."""
     return {name: value for name, value in record.items() if name not in ("seconds", "settings")}
 
 
 def known(folder):
-    """All results, in an order of their own."""
+    """All records, sorted."""
     return sorted((plain(record) for record in records_of(folder)), key=lambda one: (one["text"], one["method"]))
 
 
 def lines(folder):
-    """As they stand in the log, readable or not."""
+    """The lines of the log, valid or not."""
     return (folder / "records.jsonl").read_bytes().splitlines()
 
 
 def worker(memory, into, seconds=0.0):
-    """The same run in a process of its own, each step of which takes so long."""
+    """The same run in another process, with so many seconds for each step."""
     path = os.pathsep.join([str(TESTS), *sys.path])
     return subprocess.Popen(
         [sys.executable, __file__, str(memory), str(into), str(seconds)],

@@ -1,4 +1,4 @@
-"""Records of runs that never were: any number of methods and texts, in no time."""
+"""Invented records: any number of methods and texts, without a model."""
 
 from __future__ import annotations
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from evaluation.invented import POINTS, question, records
-from siftlm.evaluation import figures, html, predictiveness, report, results, statistics
-from siftlm.evaluation.measured import Measured
+from siftlm.evaluation import Measured, figures, html, predictiveness, results, statistics
 
 DOMAINS = ("code", "prose")
 
@@ -140,7 +139,7 @@ def test_the_stop_is_the_published_rule(alpha):
             if one.uncertainty[n] ** 0.5 > 1 / (alpha * n):
                 expected = n - 1
                 break
-        assert predictiveness.adaptive_stop(one, alpha) == expected
+        assert predictiveness.adaptive_stop(one.uncertainty, alpha) == expected
 
 
 def test_the_adaptive_stop_is_compared_at_equal_steps():
@@ -149,7 +148,7 @@ def test_the_adaptive_stop_is_compared_at_equal_steps():
     table = predictiveness.stopping_table(it, it.draws(), "")
     assert len(table.rows) > 3
     for alpha, steps, adaptive, fixed, gap, _ in table.rows:
-        stops = {one["text"]: predictiveness.adaptive_stop(Measured.of(one), float(alpha)) for one in found}
+        stops = {one["text"]: predictiveness.adaptive_stop(one["uncertainty"], float(alpha)) for one in found}
         assert steps == pytest.approx(np.mean(list(stops.values())))
 
         def at(one, where):
@@ -197,10 +196,10 @@ def test_a_picture_of_its_own_is_whole_and_has_its_colours():
 
 def test_a_picture_shows_as_many_lines_as_can_be_told_apart():
     lines = {f"m+noise={at}": ((0.0, 1.0), (1.0, float(at))) for at in range(12)}
-    shown = report.drawn_lines({**lines, "plain": ((0.0, 1.0), (1.0, 99.0))})
-    assert list(shown) == [*(f"m+noise={at}" for at in range(report.MAX_DRAWN_LINES - 1)), "plain"]
-    for names in (["nn", "sift", "mmr", "dpp", "hull"], [f"m{at}" for at in range(report.MAX_DRAWN_LINES)]):
-        assert len({report.colour_of(name, names) for name in names}) == len(names)
+    shown = figures.drawn_lines({**lines, "plain": ((0.0, 1.0), (1.0, 99.0))})
+    assert list(shown) == [*(f"m+noise={at}" for at in range(figures.MAX_DRAWN_LINES - 1)), "plain"]
+    for names in (["nn", "sift", "mmr", "dpp", "hull"], [f"m{at}" for at in range(figures.MAX_DRAWN_LINES)]):
+        assert len({figures.colour_of(name, names) for name in names}) == len(names)
 
 
 def test_names_stay_apart_and_within_the_picture():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from siftlm.errors import InvalidInput, UnknownName
-from siftlm.evaluation.methods import parse_method, parse_methods
+from siftlm.evaluation import parse_methods
+from siftlm.evaluation.methods import parse_method
 
 
 @pytest.mark.parametrize(
@@ -26,12 +27,12 @@ def test_settings_of_a_label(label, settings):
     found = parse_method(label)
     assert found.settings == settings
     assert found.label == label.strip()
-    assert found.way is None
+    assert found.baseline is None
 
 
-def test_a_way_has_its_own_settings():
+def test_a_baseline_has_its_own_settings():
     assert parse_method("context+method=nearest+noise=2").settings == {"method": "nearest", "noise": 2}
-    assert parse_method("base").way.name == "base"
+    assert parse_method("base").baseline.name == "base"
     assert parse_method("calibrated+n_=1").calibrated
 
 
@@ -67,12 +68,12 @@ def test_a_wrong_label_is_refused(labels, error, said):
 
 
 def test_a_file_is_called_by_its_name_without_its_folder(tmp_path):
-    way = (
+    source = (
         'from siftlm.evaluation import Measured, baseline\n@baseline("any", "")\n'
         "def one(case, by=1):\n    return Measured(1.0, {0: 1.0}, 1, 1)\n"
     )
     for name in ("mine.py", "sift.py"):
-        (tmp_path / name).write_text(way)
+        (tmp_path / name).write_text(source)
     assert [one.label for one in parse_methods(f"{tmp_path}/mine.py, {tmp_path}/mine.py+by=2")] == ["mine", "mine+by=2"]
     with pytest.raises(InvalidInput, match=r"sift\.py: sift is a method already"):
         parse_method(f"{tmp_path}/sift.py")

@@ -15,8 +15,7 @@ import pytest
 pytest.importorskip("transformers")
 
 import siftlm
-from siftlm.evaluation.measured import Measured
-from siftlm.evaluation.run_folder import question_of, records_of
+from siftlm.evaluation import Measured, question_of, records_of
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +29,8 @@ CLOCK = "seconds"
 def memory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smoke") / "memory"
     some = [itertools.islice(siftlm.sample.documents(only=kind), 100) for kind in siftlm.sample.KINDS]
-    siftlm.Memory.build(itertools.chain(*some), folder, progress=False).close()
+    # Short passages, for a step takes as long as its text.
+    siftlm.Memory.build(itertools.chain(*some), folder, passage_tokens=40, overlap=8, progress=False).close()
     return folder
 
 
@@ -47,7 +47,7 @@ def command(memory, into, *more):
         "--per-domain",
         "1",
         "--longest",
-        "600",
+        "300",
         "--methods",
         ",".join(METHODS),
         "-n",
@@ -86,7 +86,7 @@ def test_everything_is_there_once_and_the_base_model_is_one_model(whole):
     assert len(records) == len(texts) * len(METHODS)
     for text in texts:
         bases = {one["base"] for one in records if one["text"] == text}
-        assert len(bases) == 1, "the model was not put back"
+        assert len(bases) == 1, "the model was not restored"
     for one in map(Measured.of, records):
         assert one.curve[0] == pytest.approx(one.base, abs=1e-8)
         assert all(0 < value < 20 for value in one.curve.values())

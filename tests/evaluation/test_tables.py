@@ -206,18 +206,18 @@ def test_differences_on_the_way_are_those_of_loops():
     assert comparison.steps_table(of(some, ["nn"]), "nn", found.draws(), "") is None
 
 
-def test_equal_methods_are_not_told_apart():
+def test_equal_methods_have_no_significant_difference():
     found = records(per_domain=8)
     it = of([*found, *({**one, "method": "twin"} for one in found if one["method"] == "nn")])
     one = comparison.difference(it, "twin", "nn", it.draws())
-    assert (one.mean, one.verdict, one.texts_won) == (Mean(0, 0, 0), "not told apart", 0.5)
+    assert (one.mean, one.verdict, one.texts_won) == (Mean(0, 0, 0), "no significant difference", 0.5)
 
 
 def test_few_texts_decide_nothing():
     it = of(records(per_domain=comparison.MIN_TEXTS_PER_DOMAIN - 1, gain={"nn": 0.0, "sift": 0.5}))
     one = comparison.difference(it, "sift", "nn", it.draws())
     assert one.mean.high < 0
-    assert one.verdict == "not told apart"
+    assert one.verdict == "inconclusive"
     assert "too few texts" in one.sentence()
 
 
@@ -262,10 +262,10 @@ def test_repeats_are_counted():
     values = dict(zip(table.head, next(row for row in table.rows if row[0] == "nn"), strict=True))
     assert values["picks"] == 5
     assert values["distinct"] == pytest.approx((5 + 3 * 3) / 4)
-    assert values["picked again, %"] == pytest.approx(100 * 6 / 20)
+    assert values["repeated picks, %"] == pytest.approx(100 * 6 / 20)
     assert values["texts with repeats, %"] == 75
-    assert values["give-aways"] == 8
-    assert values["in texts"] == 4
+    assert values["leaks"] == 8
+    assert values["texts with leaks"] == 4
     often = costs.multiplicity_table(it, "")
     assert often.head == ["method", "1×", "2×", "3×"]
     assert often.rows[0] == ("nn", (5 + 3 * 2) / 4, 0, 3 / 4)
@@ -282,6 +282,6 @@ def test_costs_are_means_over_texts():
 
 def test_learning_is_compared_with_the_context():
     it = of(records(("base", "context", "sift"), per_domain=6, gain={"context": 0.0, "sift": 0.3}))
-    (row,) = costs.context_table(it, it.draws(), "").rows
-    assert row[0] == "sift less context"
+    (row,) = comparison.context_table(it, it.draws(), "").rows
+    assert row[0] == "sift − context"
     assert row[-1] == "better"

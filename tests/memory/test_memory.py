@@ -228,7 +228,7 @@ SEARCHING: list[tuple[Any, dict[str, Any], str]] = [
     ("tea", {"where": "source wiki"}, "where, column"),
     ("tea", {"where": {"a": None}}, "null"),
     ("tea", {"noise": -1}, "noise"),
-    ("tea", {"nosie": 1}, "no setting 'nosie'"),
+    ("tea", {"nosie": 1}, "unknown setting 'nosie'; did you mean 'noise'"),
 ]
 
 

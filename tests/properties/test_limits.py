@@ -397,6 +397,6 @@ def test_stopping_ends_the_work(form: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_no_rule_is_asked_when_none_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules.StoppingRules, "refuses", lambda *_: pytest.fail("asked"))
-    monkeypatch.setattr(rules.StoppingRules, "satisfied", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(rules.Stopping, "refuses", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(rules.Stopping, "satisfied", lambda *_: pytest.fail("asked"))
     select(np.ones(3), np.eye(3), 2)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from properties import oracle
 from properties.follow import Score, check_uncertainty, follow, rounding, run_case, world_of
 from properties.worlds import Case, cases
-from siftlm import Selection
+from siftlm import Selection, select_many
 
 torch = pytest.importorskip("torch", reason="the torch twin needs torch: pip install 'siftlm[torch]'")
 tensors = pytest.importorskip("siftlm.selection.tensors")
@@ -24,9 +24,8 @@ OF_ORDER_ONE = {"nearest", "nn-f", "mmr"}
 
 def twin(case: Case, **settings: Any) -> Selection:
     query, candidates = torch.tensor(case.query), torch.tensor(case.candidates)
-    return tensors.select(
-        query.to(candidates.dtype), candidates, case.n, noise=case.noise, normalize=case.normalize, **settings
-    )
+    settings = {"noise": case.noise, "normalize": case.normalize, **settings}
+    return select_many(query.to(candidates.dtype)[None], candidates, case.n, **settings)[0]
 
 
 def error_of(name: str, case: Case, world: oracle.World) -> float:

@@ -1,4 +1,4 @@
-"""What is tried: settings of selection and tuning, the plausible ones first."""
+"""The grid: settings of selection and tuning to try, the plausible ones first."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from siftlm.validation import number, whole_number
 DEFAULT_NOISES = (0.1, 0.3, 1.0, 3.0, 10.0)
 DEFAULT_KERNELS = ("linear", "power:4", "centred")
 DEFAULT_KS = (50, 200, 1000)
-# What a search does unless told otherwise.
+# The default of a search.
 DEFAULT_K = 200
-# Times the rate that suits models of this size; where time is short, only the first ones are tried.
+# Factors of the rate that suits models of this size; if time is short, only the first ones are tried.
 RATE_FACTORS = (1.0, 3.0, 0.3, 10.0)
-# A finer grid around the best of these, for the settings that are left.
+# The factor between the best of these and its neighbours in the finer grid.
 FINER_FACTOR = 1.8
-# How much less plausible, in powers of ten of λ, a setting is for not being the usual one.
+# How much less plausible, in powers of ten of λ, settings other than the defaults are.
 UNUSUAL_K_PENALTY, UNUSUAL_KERNEL_PENALTY = 0.5, 0.2
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to select and to learn."""
+    """One setting of selection and tuning."""
 
     method: str
     rate: float
@@ -36,19 +36,18 @@ class Setting:
 
     def search(self, n: int) -> dict[str, Any]:
         """The arguments of `Memory.search`; those of SIFT as `LocalModel` passes them."""
-        given: dict[str, Any] = {"method": self.method, "n": n, "k": max(self.k, n)}
+        arguments: dict[str, Any] = {"method": self.method, "n": n, "k": max(self.k, n)}
         if self.method != "nearest":
-            given.update(k=self.k, noise=self.noise)
-            given["kernel"] = None if self.kernel is None else kernels.named(self.kernel)
-        return given
+            arguments.update(k=self.k, noise=self.noise)
+            arguments["kernel"] = None if self.kernel is None else kernels.named(self.kernel)
+        return arguments
 
     def settings(self) -> dict[str, Any]:
-        """For `LocalModel`: what is not the setting of this method is left out."""
-        known = {"method": self.method, "rate": self.rate}
-        return known if self.method == "nearest" else asdict(self)
+        """The settings of `LocalModel`, without those that the method does not have."""
+        return {"method": self.method, "rate": self.rate} if self.method == "nearest" else asdict(self)
 
     def at(self, rate: float) -> Setting:
-        """The same with another rate."""
+        """The setting at another rate."""
         return Setting(self.method, _round_rate(rate), self.noise, self.kernel, self.k)
 
     def __str__(self) -> str:
@@ -56,7 +55,7 @@ class Setting:
 
     @property
     def selection(self) -> str:
-        """In words.
+        """The selection in words.
 
         >>> Setting("sift", 3e-4, 1.0, "power:4").selection
         'sift λ=1 power:4 k=200'
@@ -67,35 +66,35 @@ class Setting:
 
 
 def nearest_setting(rate: float) -> Setting:
-    """The usual way to retrieve."""
+    """Nearest neighbour."""
     return Setting("nearest", _round_rate(rate))
 
 
 def default_setting(rate: float) -> Setting:
-    """What a `LocalModel` does that was not calibrated."""
+    """The setting of a `LocalModel` without a calibration."""
     return Setting("sift", _round_rate(rate), 1.0, "linear", DEFAULT_K)
 
 
 def sift_settings(rate: float, grid: Grid, centres: Mapping[str, float]) -> list[Setting]:
-    """Every way to select by SIFT: the usual one first, then those near the λ that suits the kernel, with the usual k.
+    """All settings of SIFT: the default first, then those near the λ that suits the kernel, with the default k.
 
-    ``centres``: kernel -> λ, where `siftlm.spread` would start.
+    ``centres``: kernel -> the λ of `siftlm.spread`.
     """
 
     def distance(one: Setting) -> float:
-        """In powers of ten of λ."""
+        """Distance from the most plausible setting, in powers of ten of λ."""
         away = abs(math.log10((one.noise or 1.0) / centres.get(one.kernel or "", 1.0)))
         return away + UNUSUAL_K_PENALTY * (one.k != DEFAULT_K) + UNUSUAL_KERNEL_PENALTY * (one.kernel != "linear")
 
-    found = [
+    settings = [
         Setting("sift", rate, noise, kernel, k) for kernel in grid.kernels for noise in grid.noises for k in grid.ks
     ]
-    return sorted(found, key=lambda one: (one != default_setting(rate), distance(one)))
+    return sorted(settings, key=lambda one: (one != default_setting(rate), distance(one)))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The values to combine, checked."""
+    """Checked values to combine."""
 
     rates: tuple[float, ...]
     noises: tuple[float, ...]
@@ -112,7 +111,7 @@ def make_grid(
     kernel_names: Sequence[str] | None,
     ks: Sequence[int] | None,
 ) -> Grid:
-    """What was asked for, or the usual around ``rate``; of the k beyond all passages only one is kept."""
+    """The grid of the values, by default some around ``rate``; of the k beyond all passages only one is kept."""
     chosen = Grid(
         _check_numbers(
             "rates", rates if rates is not None else [_round_rate(rate * factor) for factor in RATE_FACTORS]
@@ -144,5 +143,5 @@ def _check_names(values: Sequence[str]) -> tuple[str, ...]:
 
 
 def _round_rate(rate: float) -> float:
-    """Two digits are what a grid can tell apart."""
+    """The rate at two digits; a grid distinguishes no more."""
     return float(f"{rate:.2g}")

@@ -1,4 +1,4 @@
-"""The order of the search: successive halving, stage by stage."""
+"""The search: successive halving in stages, within a time limit."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ import numpy as np
 
 from siftlm.calibration import grid as grids
 from siftlm.calibration.grid import Grid, Setting
-from siftlm.calibration.trials import MIN_TEXTS, SCORE_POINTS, TrialRunner, last_point_within, score_points
+from siftlm.calibration.trials import MIN_TEXTS, TrialRunner, last_point_within
+from siftlm.evaluation.protocol import DEFAULT_POINTS, score_points
 from siftlm.evaluation.statistics import mean
 
-# With fewer texts the first halving would be a lottery; with fewer settings it would not be worth it.
+# With fewer texts the first halving would be due to chance; with fewer settings it would save too little.
 MIN_TEXTS_PER_RUNG, MIN_SETTINGS_TO_HALVE = 2, 4
 
 
 @dataclass(frozen=True)
 class HalvingSchedule:
-    """``settings`` begin on ``texts`` texts; then half as many go on with twice the texts, until ``keep`` are left."""
+    """A schedule: ``settings`` begin on ``texts`` texts; half go on with twice the texts, until ``keep`` are left."""
 
     settings: int
     texts: int
     keep: int
     most: int
-    """Texts that there are."""
+    """All texts."""
 
     def each(self) -> list[tuple[int, int]]:
-        """(settings, texts) of each rung.
+        """The (settings, texts) of each rung.
 
         >>> HalvingSchedule(settings=12, texts=2, keep=2, most=6).each()
         [(12, 2), (6, 4), (3, 6)]
         """
-        found, settings, texts = [], self.settings, min(self.texts, self.most)
+        rungs, settings, texts = [], self.settings, min(self.texts, self.most)
         while settings > self.keep:
-            found.append((settings, texts))
+            rungs.append((settings, texts))
             settings, texts = max(self.keep, math.ceil(settings / 2)), min(2 * texts, self.most)
-        return found
+        return rungs
 
     def runs(self, always: int = 0) -> int:
-        """Of a setting on a text, in all; ``always``: settings besides that stay in every rung."""
+        """The number of trials; ``always``: further settings that stay in every rung."""
         total, before = 0, 0
         for settings, texts in self.each():
             total += (settings + always) * (texts - before)
@@ -52,103 +53,102 @@ class HalvingSchedule:
 def affordable_schedule(
     settings: int, keep: int, most: int, always: int, runs: float, *, fewest: int = MIN_SETTINGS_TO_HALVE
 ) -> HalvingSchedule | None:
-    """The rungs that take at most so many ``runs``: as many texts as possible, then as many settings; or None.
+    """The schedule of at most ``runs`` trials with the most texts, then the most settings; None if there is none.
 
     >>> affordable_schedule(46, keep=2, most=16, always=0, runs=60)
     HalvingSchedule(settings=14, texts=2, keep=2, most=16)
     """
     least = min(MIN_TEXTS_PER_RUNG, most)
     for texts in range(most, least - 1, -1):
-        found = HalvingSchedule(settings, texts, keep, most)
-        if found.runs(always) <= runs:
-            return found
+        schedule = HalvingSchedule(settings, texts, keep, most)
+        if schedule.runs(always) <= runs:
+            return schedule
     for fewer in range(settings - 1, max(keep + 1, min(fewest, settings)) - 1, -1):
-        found = HalvingSchedule(fewer, least, keep, most)
-        if found.runs(always) <= runs:
-            return found
+        schedule = HalvingSchedule(fewer, least, keep, most)
+        if schedule.runs(always) <= runs:
+            return schedule
     return None
 
 
-# Steps that tell rates apart, and ways to select.
+# Steps that suffice to compare rates, and selections.
 RATE_STEPS, SELECTION_STEPS = 10, 20
-# Of the time that is left, for each stage; the rest is for the confirmation, which needs at least half of all.
+# Each stage's share of the time left; the rest is for the confirmation, which needs at least half of all.
 STAGE_TIME_SHARES = {"rates": 0.15, "selection": 0.4, "finer": 0.3}
 FINALISTS, CONFIRMATION_TIME_SHARE, MIN_CONFIRMATION_TEXTS = 3, 0.5, 6
 
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """Who reached the confirmation."""
+    """The settings that reached the confirmation."""
 
     finalists: tuple[Setting, ...]
-    """The best by SIFT, the best nearest neighbour, and what is usual; without repeats."""
+    """The best setting of SIFT, the best of nearest neighbour, and the default; without repeats."""
     nearest: Setting
-    usual: Setting
+    default: Setting
     steps: int
     texts: tuple[int, ...]
-    """Those of the confirmation."""
+    """The texts of the confirmation."""
     fresh: bool
-    """Had they no part in the choice?"""
+    """Had these texts no part in the choice?"""
 
 
 class CalibrationSearch:
-    """Goes through the stages; every decision that depends on the clock is kept in the log, to be the same again."""
+    """Runs the stages. Decisions that depend on the clock are logged, so that a resumed search repeats them."""
 
     def __init__(
         self,
-        bench: TrialRunner,
+        runner: TrialRunner,
         grid: Grid,
         rate: float,
         seconds: float | None,
         n: int | None,
-        say: Callable[[str], None],
+        begin: Callable[[str], None],
     ) -> None:
-        self.bench, self.grid, self.rate, self.seconds, self.say = bench, grid, rate, seconds, say
+        self.runner, self.grid, self.rate, self.seconds, self._begin = runner, grid, rate, seconds, begin
         self.tried: list[dict[str, Any]] = []
-        self._asked = n
-        half = len(bench.texts) // 2
+        self._n = n
+        half = len(runner.texts) // 2
         self.fresh = half >= MIN_TEXTS
-        self.choice_texts = tuple(range(half if self.fresh else len(bench.texts)))
+        self.choice_texts = tuple(range(half if self.fresh else len(runner.texts)))
         self.confirmation_texts: tuple[int, ...] = (
-            tuple(range(half, len(bench.texts))) if self.fresh else self.choice_texts
+            tuple(range(half, len(runner.texts))) if self.fresh else self.choice_texts
         )
 
     def run(self, centres: Callable[[int], dict[str, float]]) -> SearchOutcome:
-        """All stages; ``centres``: for n picks, where `siftlm.spread` would start for each kernel."""
-        usual = grids.default_setting(self.rate)
+        """Run all stages; ``centres``: number of picks -> each kernel's λ to start from."""
+        default = grids.default_setting(self.rate)
         first = grids.nearest_setting(self.rate)
-        self.say("calibrating: rates")
-        self.bench.warm_up()
-        self.bench.run(first, self.choice_texts[0], min(RATE_STEPS, self._asked or RATE_STEPS))  # how fast is it?
+        self._begin("calibrating: rates")
+        self.runner.warm_up()
+        self.runner.run(first, self.choice_texts[0], min(RATE_STEPS, self._n or RATE_STEPS))  # measures the speed
         steps = int(self._plan("steps", lambda: {"steps": self._steps()})["steps"])
         few = last_point_within(steps, RATE_STEPS)
         neighbours = self._halved("rates", [grids.nearest_setting(rate) for rate in self.grid.rates], 1, few)
         rate = (neighbours or [first])[0].rate
-        self.say("calibrating: ways to select")
-        some = last_point_within(steps, SELECTION_STEPS)
-        ways = grids.sift_settings(rate, self.grid, centres(some))
-        best = self._halved("selection", ways, 2, some, few, always=grids.nearest_setting(rate)) or ways[:1]
-        self.say("calibrating: finer rates")
+        self._begin("calibrating: selection")
+        some, near = last_point_within(steps, SELECTION_STEPS), grids.nearest_setting(rate)
+        selections = grids.sift_settings(rate, self.grid, centres(some))
+        best = self._halved("selection", selections, 2, some, few, always=near) or selections[:1]
+        self._begin("calibrating: finer rates")
         finer = [(rate * grids.FINER_FACTOR), (rate / grids.FINER_FACTOR)]
         rivals = self._halved("finer", [*best, *(best[0].at(one) for one in finer)], 1, steps, share=0.5) or best
-        near = grids.nearest_setting(rate)
         nears = self._halved("nearest", [near, *(near.at(one) for one in finer)], 1, steps, share=0.5) or [near]
-        finalists = tuple(dict.fromkeys((rivals[0], nears[0], usual)))
-        self.say("calibrating: confirming")
+        finalists = tuple(dict.fromkeys((rivals[0], nears[0], default)))
+        self._begin("calibrating: confirming")
         texts = self._confirmed(finalists, steps)
-        return SearchOutcome(finalists, nears[0], usual, steps, texts, self.fresh)
+        return SearchOutcome(finalists, nears[0], default, steps, texts, self.fresh)
 
     # --- inside
 
     def _steps(self) -> int:
-        """The most steps whose confirmation on a few texts leaves half of the time."""
-        if self._asked is not None or self.seconds is None:
-            return self._asked or SCORE_POINTS[-1]
+        """The most steps for which confirming on a few texts takes at most half of the time."""
+        if self._n is not None or self.seconds is None:
+            return self._n or DEFAULT_POINTS[-1]
         runs = FINALISTS * min(MIN_CONFIRMATION_TEXTS, len(self.confirmation_texts))
         fits = [
             n
-            for n in SCORE_POINTS
-            if n >= RATE_STEPS and runs * self.bench.seconds_for(n) <= CONFIRMATION_TIME_SHARE * self.seconds
+            for n in DEFAULT_POINTS
+            if n >= RATE_STEPS and runs * self.runner.seconds_for(n) <= CONFIRMATION_TIME_SHARE * self.seconds
         ]
         return max(fits, default=RATE_STEPS)
 
@@ -163,9 +163,9 @@ class CalibrationSearch:
         always: Setting | None = None,
         share: float = 1.0,
     ) -> list[Setting]:
-        """The best ``keep``, best first; none where there was no time, or nothing to choose from.
+        """The best ``keep`` settings, best first; none if there was no time.
 
-        ``fewer``: steps to do with where ``steps`` are too many. ``always``: in every rung, to compare with.
+        ``fewer``: the number of steps if ``steps`` take too long. ``always``: a setting in every rung, for comparison.
         """
         settings = list(dict.fromkeys(settings))
         if len(settings) <= keep:
@@ -197,7 +197,7 @@ class CalibrationSearch:
         always: Setting | None,
         share: float,
     ) -> dict[str, int]:
-        """What the time allows, as it is kept in the log."""
+        """The schedule that the time allows, as a record of the log."""
         none = {"settings": 0, "texts": 0, "steps": steps}
         if self.seconds is None:
             texts = max(2, len(self.choice_texts) // 4)
@@ -205,37 +205,37 @@ class CalibrationSearch:
         part = STAGE_TIME_SHARES.get(stage, STAGE_TIME_SHARES["finer"]) * share * self._left()
         fewest = min(count, 8)
         for n in dict.fromkeys((steps, fewer or steps)):
-            runs = part / max(1e-9, self.bench.seconds_for(n))
+            runs = part / max(1e-9, self.runner.seconds_for(n))
             least = fewest if n != (fewer or steps) else keep + 1
-            found = affordable_schedule(
+            schedule = affordable_schedule(
                 count, keep, len(self.choice_texts), int(always is not None), runs, fewest=least
             )
-            if found is not None:
-                return {"settings": found.settings, "texts": found.texts, "steps": n}
+            if schedule is not None:
+                return {"settings": schedule.settings, "texts": schedule.texts, "steps": n}
         return none
 
     def _confirmed(self, finalists: Sequence[Setting], steps: int) -> tuple[int, ...]:
-        """Run the finalists on as many texts as there is time for."""
-        known, texts = self.bench.runs, self.confirmation_texts
+        """Run the finalists on as many texts as there is time for; returns the texts."""
+        runs, texts = self.runner.runs, self.confirmation_texts
         for at, text in enumerate(self.confirmation_texts):
-            there = all((one, text) in known and known[one, text].steps >= steps for one in finalists)
-            if at >= MIN_TEXTS and not there and self._left() < len(finalists) * self.bench.seconds_for(steps):
+            there = all((one, text) in runs and runs[one, text].steps >= steps for one in finalists)
+            if at >= MIN_TEXTS and not there and self._left() < len(finalists) * self.runner.seconds_for(steps):
                 break
             for setting in finalists:
-                self.bench.run(setting, text, steps)
+                self.runner.run(setting, text, steps)
             texts = self.confirmation_texts[: at + 1]
         for setting in finalists:
             self.tried.append(self._row("confirm", setting, texts, steps))
         return texts
 
     def _left(self) -> float:
-        return float("inf") if self.seconds is None else max(0.0, self.seconds - self.bench.seconds)
+        return float("inf") if self.seconds is None else max(0.0, self.seconds - self.runner.seconds)
 
     def _row(self, stage: str, setting: Setting, texts: Sequence[int], steps: int) -> dict[str, Any]:
-        """A setting on texts, at its best number of steps."""
-        percents = self.bench.percents(setting, texts, steps)
+        """The row of a setting in the table of trials, at its best number of steps."""
+        percents = self.runner.percents(setting, texts, steps)
         at = int(np.argmin(percents.mean(axis=0)))
-        runs = [self.bench.runs[setting, text] for text in texts]
+        runs = [self.runner.runs[setting, text] for text in texts]
         return {
             "stage": stage,
             "setting": str(setting),
@@ -249,8 +249,8 @@ class CalibrationSearch:
         }
 
     def _plan(self, stage: str, make: Callable[[], dict[str, int]]) -> dict[str, Any]:
-        """As it was decided before a crash, or now."""
-        for record in self.bench.log.records:
+        """The logged decision from before a crash, or a new one."""
+        for record in self.runner.log.records:
             if record.get("plan") == stage:
                 return record
-        return self.bench.log.add(plan=stage, **make())
+        return self.runner.log.add(plan=stage, **make())

@@ -1,5 +1,4 @@
-"""When to stop, and whether to begin at all: read off the runs that there are, and believed only if texts that had no
-say in it agree."""
+"""Stopping rules: when to stop tuning, and whether to begin; used only if they help texts left out of their fit."""
 
 from __future__ import annotations
 
@@ -10,56 +9,58 @@ from typing import TypeVar
 import numpy as np
 
 from siftlm.calibration.trials import Trial
+from siftlm.evaluation.predictiveness import adaptive_stop, alpha_candidates, uncertainty_left
 from siftlm.evaluation.statistics import rank_correlation
-from siftlm.selection.rules import StoppingRules
-from siftlm.types import FloatArray, IntArray
+from siftlm.types import IntArray
 
 Chosen = TypeVar("Chosen")
 
-# Values of α that are tried.
+# The number of values of α to try.
 CANDIDATE_ALPHAS = 40
-# With fewer texts a rule would be made for the texts rather than for the memory; with fewer hurt ones, by chance.
+# With fewer texts a rule would overfit; with fewer texts that tuning hurts, it would be due to chance.
 MIN_RULE_TEXTS, MIN_HURT_TEXTS = 8, 3
-# In % of base: less than this is no reason for a rule.
+# The least gain, in % of base, for which a rule is used.
 MIN_RULE_GAIN_PERCENT = 0.1
 
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """A number that decides, and how well it does: means over texts, in % of base."""
+    """A threshold, and its effect: means over texts, in % of base."""
 
     value: float
     percent: float
-    """With the rule."""
+    """Bits per byte with the rule."""
     left_out: float
-    """The same where each text is decided by the rule that the others make."""
+    """Bits per byte where each text is decided by the rule fitted on the others."""
     plain: float
-    """Without a rule."""
+    """Bits per byte without a rule."""
     steps: float
-    """Mean steps with it."""
+    """Mean steps with the rule."""
 
     @property
     def helps(self) -> bool:
-        """Would it help a text that was not asked?"""
+        """Does the rule help texts that it was not fitted on?"""
         return self.left_out < self.plain - MIN_RULE_GAIN_PERCENT
 
     def to_dict(self) -> dict[str, float | bool]:
-        """For the record."""
-        known = {name: round(getattr(self, name), 4) for name in ("percent", "left_out", "plain", "steps")}
-        return {"value": self.value, **known, "helps": self.helps}
+        """Ready for ``json.dumps``."""
+        means = {name: round(getattr(self, name), 4) for name in ("percent", "left_out", "plain", "steps")}
+        return {"value": self.value, **means, "helps": self.helps}
 
 
 def fit_adaptive_rule(runs: Sequence[Trial], steps: int) -> StoppingRule | None:
-    """The α that is best at no more steps on average than ``steps`` for every text."""
+    """The best α among those with a mean of at most ``steps`` steps; None without one, or with too few texts."""
     if len(runs) < MIN_RULE_TEXTS:
         return None
-    alphas = _alpha_candidates(runs)
-    stops = np.array([[picks_kept(run, alpha) for run in runs] for alpha in alphas]).reshape(len(alphas), len(runs))
+    alphas = alpha_candidates((run.uncertainty for run in runs), CANDIDATE_ALPHAS)
+    stops = np.array([[adaptive_stop(run.uncertainty, alpha) for run in runs] for alpha in alphas]).reshape(
+        len(alphas), len(runs)
+    )
     values = np.array([[percent_at(run, n) for run, n in zip(runs, row, strict=True)] for row in stops])
     plain = [run.percent(steps) for run in runs]
 
     def best(texts: IntArray) -> int | None:
-        """Which α, judged by these texts."""
+        """The index of the best α for these texts."""
         fits = np.flatnonzero(stops[:, texts].mean(axis=1) <= steps) if len(alphas) else np.zeros(0, dtype=int)
         return int(fits[np.argmin(values[fits][:, texts].mean(axis=1))]) if len(fits) else None
 
@@ -74,9 +75,9 @@ def fit_adaptive_rule(runs: Sequence[Trial], steps: int) -> StoppingRule | None:
 
 
 def fit_decide_rule(runs: Sequence[Trial], stops: Sequence[int]) -> StoppingRule | None:
-    """The least share of the uncertainty that must be removed; below it tuning hurt more than it helped.
+    """The share of the uncertainty that must be removed, below which tuning hurt more than it helped; None without one.
 
-    ``stops``: how many steps each text gets.
+    ``stops``: the number of steps on each text.
     """
     if len(runs) < MIN_RULE_TEXTS:
         return None
@@ -84,10 +85,10 @@ def fit_decide_rule(runs: Sequence[Trial], stops: Sequence[int]) -> StoppingRule
     values = np.array([percent_at(run, n) for run, n in zip(runs, stops, strict=True)])
 
     def best(texts: IntArray) -> float | None:
-        """The threshold, judged by these texts."""
+        """The threshold for these texts."""
         order = texts[np.argsort(shares[texts], kind="stable")]
         harm = np.cumsum(values[order] - 100)
-        # Between two equal shares no threshold can pass.
+        # A threshold cannot separate equal shares.
         ends = [at for at in range(MIN_HURT_TEXTS, len(order)) if shares[order[at]] > shares[order[at - 1]]]
         ends = [at for at in ends if harm[at - 1] > 0]
         if not ends:
@@ -109,52 +110,28 @@ def fit_decide_rule(runs: Sequence[Trial], stops: Sequence[int]) -> StoppingRule
 
 
 def uncertainty_gain_correlation(runs: Sequence[Trial], steps: int) -> float | None:
-    """Of the share of uncertainty removed with the gain, over texts (Spearman's)."""
+    """Spearman's correlation, over texts, of the share of the uncertainty removed with the gain."""
     return rank_correlation(
         [uncertainty_removed(run, steps) for run in runs], [100 - run.percent(steps) for run in runs]
     )
 
 
-def picks_kept(run: Trial, alpha: float) -> int:
-    """How many picks the adaptive rule keeps."""
-    rule = StoppingRules(adaptive=alpha)
-    for kept in range(len(run.rows)):
-        if rule.refuses(kept, run.uncertainty[kept], run.uncertainty[kept + 1]):
-            return kept
-    return len(run.rows)
-
-
 def percent_at(run: Trial, steps: int) -> float:
-    """In % of base, between two measured points on the line between them."""
+    """Bits per byte in % of base, interpolated linearly between measured points."""
     points = [0, *run.curve]
     return float(np.interp(steps, points, [100.0, *(run.percent(point) for point in run.curve)]))
 
 
 def uncertainty_removed(run: Trial, steps: int) -> float:
-    """The share of the uncertainty that the first picks took away."""
-    first, last = run.uncertainty[0], run.uncertainty[min(steps, len(run.rows))]
-    return 1 - last / first if first > 0 else 0.0
-
-
-def _alpha_candidates(runs: Sequence[Trial]) -> FloatArray:
-    """From one that stops nobody to one that stops everybody."""
-    critical = [
-        1 / ((at + 1) * np.sqrt(run.uncertainty[at + 1]))
-        for run in runs
-        for at in range(1, len(run.rows))
-        if run.uncertainty[at + 1] > 0
-    ]
-    if not critical:
-        return np.zeros(0)
-    spaced = np.geomspace(min(critical), max(critical), CANDIDATE_ALPHAS)
-    return np.array(sorted({float(f"{alpha:.3g}") for alpha in spaced}))
+    """The share of the uncertainty that the first picks removed."""
+    return 1 - uncertainty_left(run.uncertainty, steps)
 
 
 def _leave_one_out_mean(
     best: Callable[[IntArray], Chosen | None], value: Callable[[Chosen, int], float], plain: Sequence[float]
 ) -> float:
-    """The mean over texts, each decided by what is best for the others; ``plain`` where nothing is."""
+    """The mean over texts, each decided by the best rule for the others, or ``plain`` where there is none."""
     everyone = np.arange(len(plain))
     chosen = [best(np.delete(everyone, text)) for text in everyone]
-    found = [plain[text] if one is None else value(one, text) for text, one in enumerate(chosen)]
-    return float(np.mean(found))
+    values = [plain[text] if one is None else value(one, text) for text, one in enumerate(chosen)]
+    return float(np.mean(values))

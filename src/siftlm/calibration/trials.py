@@ -1,4 +1,4 @@
-"""Trials: held-out texts, runs on them, and their log."""
+"""Trials: held-out texts, settings tried on them, and the log of the results."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from siftlm.calibration.grid import Setting
 from siftlm.call import split_text
 from siftlm.controller import Controller
-from siftlm.errors import Conflict, InvalidInput
-from siftlm.evaluation.protocol import leaked_rows
+from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.evaluation.protocol import leaked_rows, score_points
 from siftlm.memory import Memory, durability
 from siftlm.memory.ingest import embed_checked
 from siftlm.memory.searcher import Searcher
@@ -29,18 +29,18 @@ LOG_FORMAT = 1
 
 
 class CalibrationLog:
-    """What was found so far for one question. Another question, or ``again``, begins a new log."""
+    """The results so far for one question. Another question, or ``again``, begins a new log."""
 
     def __init__(self, path: Path | None, question: Mapping[str, Any], *, again: bool = False) -> None:
         self._path = path
-        # As it will be read: tuples become lists.
+        # As JSON is read back: tuples become lists.
         head = json.loads(json.dumps({"format": LOG_FORMAT, "question": question}))
         self.records: list[dict[str, Any]] = []
         if path is None:
             return
-        known, size = _read_log(path)
-        if known and known[0] == head and not again:
-            self.records = known[1:]
+        records, size = _read_log(path)
+        if records and records[0] == head and not again:
+            self.records = records[1:]
             with durability.translate_write_errors(path), open(path, "rb+") as file:
                 file.truncate(size)  # without the line that a crash left unfinished
             return
@@ -48,14 +48,14 @@ class CalibrationLog:
             durability.atomic_replace(path, _log_line(head))
 
     def add(self, **record: Any) -> dict[str, Any]:
-        """Keep a result; returns it as it will be read."""
+        """Store a record; returns it as it will be read back."""
         line = _log_line(record)
         if self._path is not None:
             with durability.translate_write_errors(self._path), open(self._path, "ab") as file:
                 file.write(line)
-        kept: dict[str, Any] = json.loads(line)
-        self.records.append(kept)
-        return kept
+        stored: dict[str, Any] = json.loads(line)
+        self.records.append(stored)
+        return stored
 
 
 def _log_line(record: Mapping[str, Any]) -> bytes:
@@ -63,14 +63,14 @@ def _log_line(record: Mapping[str, Any]) -> bytes:
 
 
 def _read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines, and how many bytes they take."""
+    """The complete lines, and their number of bytes."""
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return [], 0
     if raw and not raw.startswith(b'{"format": '):
         raise InvalidInput(f"{path}: is no log of a calibration, and will not be overwritten; choose another place")
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     size = 0
     for line in raw.splitlines(keepends=True):
         try:
@@ -79,37 +79,37 @@ def _read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
             break
         if not line.endswith(b"\n") or not isinstance(record, dict):
             break
-        found.append(record)
+        records.append(record)
         size += len(line)
-    return found, size
+    return records, size
 
 
-# Characters of a text that is drawn: enough to embed one half and score the other, not so many that it takes long.
+# Characters of a drawn text: enough to embed one half and score the other, few enough to be fast.
 MIN_HELD_OUT_CHARACTERS, MAX_HELD_OUT_CHARACTERS = 100, 1500
-# Fewer texts say nothing.
+# The least number of texts.
 MIN_TEXTS = 4
-# Passages that are tried before a part of the memory is given up.
+# Passages that are tried before a part of the memory is skipped.
 MAX_DRAWS_PER_PART = 20
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """A text that a setting is tried on."""
+    """A held-out text with its parts."""
 
     text: str
     prompt: str
     scored: str
     before: str
-    """What is read before the scored part."""
+    """The context before the scored part."""
     vector: Vectors
-    """(d,) of the prompt."""
+    """(d,) the prompt's embedding."""
     exclude: tuple[int, ...] = ()
-    """Rows of its own document."""
+    """Rows of the text's own document."""
     document: int | None = None
 
 
 def held_out_from_texts(memory: Searcher, texts: Sequence[str], mode: str) -> list[HeldOut]:
-    """The caller's own."""
+    """The caller's texts."""
     if isinstance(texts, str) or len(texts) < MIN_TEXTS:
         count = "one str" if isinstance(texts, str) else str(len(texts))
         raise InvalidInput(
@@ -124,44 +124,44 @@ def held_out_from_texts(memory: Searcher, texts: Sequence[str], mode: str) -> li
 
 
 def draw_held_out(memory: Memory, count: int, seed: int, mode: str) -> list[HeldOut]:
-    """One from each of ``count`` equal parts of the memory, in an order whose every beginning is spread over it."""
+    """A text from each of ``count`` equal parts of the memory, ordered so that every prefix is spread over it."""
     generator = np.random.default_rng(seed)
     rows = memory.rows()
-    found: list[tuple[str, list[int], int]] = []
+    drawn: list[tuple[str, list[int], int]] = []
     used: set[int] = set()
     with memory.snapshot() as snapshot:
         for part in _bit_reversed(np.array_split(rows, min(count, max(1, len(rows))))):
             for row in generator.permutation(part)[:MAX_DRAWS_PER_PART].tolist():
                 one = _text_at(snapshot, row, used, mode)
                 if one is not None:
-                    found.append(one)
+                    drawn.append(one)
                     used.add(one[2])
                     break
-    cut = [split_text("a passage", text, mode) for text, _, _ in found]
+    cut = [split_text("a passage", text, mode) for text, _, _ in drawn]
     vectors = _prompt_vectors(memory, [prompt for prompt, _, _ in cut])
     usable = [
         HeldOut(text, *cut[at], vectors[at], tuple(own), document)
-        for at, (text, own, document) in enumerate(found)
+        for at, (text, own, document) in enumerate(drawn)
         if _has_direction(vectors)[at]
     ]
     if len(usable) < MIN_TEXTS:
         raise InvalidInput(
             f"{memory.path}: only {len(usable)} documents of {MIN_HELD_OUT_CHARACTERS} characters or more can be held "
-            f"out, and at least {MIN_TEXTS} are needed: give texts=…, of the kind that the prompts will be"
+            f"out, and at least {MIN_TEXTS} are needed: give {setting('texts')}…, of the kind that the prompts will be"
         )
     return usable
 
 
 def excluded_rows(memory: Searcher, held: HeldOut) -> list[int]:
-    """Rows that must not be learned from: the text's own document, and copies of the text or of either half."""
+    """Rows that must not be tuned on: the text's own document, and copies of the text or of either half."""
     return sorted({*held.exclude, *leaked_rows(memory, (held.prompt, held.scored), held.text)})
 
 
 def _text_at(snapshot: Snapshot, row: int, used: set[int], mode: str) -> tuple[str, list[int], int] | None:
-    """The text around a passage with the rows and the number of its document, if it will do."""
+    """The text around a passage, with its document's rows and number; None if the text is unusable."""
     document = snapshot.passages([row])[0].document
     places = snapshot.rows_of(document)
-    # A near-copy was stored as the text that it nearly is.
+    # A near-copy is stored with the original's text.
     if document in used or any(near for _, _, near in places):
         return None
     at = [place for place, _, _ in places].index(row)
@@ -180,7 +180,7 @@ def _text_at(snapshot: Snapshot, row: int, used: set[int], mode: str) -> tuple[s
 
 
 def _join_passages(snapshot: Snapshot, places: Sequence[tuple[int, int, bool]]) -> str:
-    """Passages overlap; between them at most white space is missing."""
+    """The text of consecutive passages, which overlap, or between which only white space is missing."""
     text, end = "", places[0][1]
     for (_, start, _), part in zip(places, snapshot.texts([row for row, _, _ in places]), strict=True):
         if start >= end:
@@ -192,7 +192,7 @@ def _join_passages(snapshot: Snapshot, places: Sequence[tuple[int, int, bool]]) 
 
 
 def _bit_reversed(pieces: Sequence[npt.NDArray[np.int64]]) -> list[npt.NDArray[np.int64]]:
-    """In the order of the bits of their numbers, reversed: the first, the middle, the quarters, …"""
+    """The pieces in bit-reversed order: the first, the middle, the quarters, …"""
     bits = max(1, (len(pieces) - 1).bit_length())
     order = sorted(range(len(pieces)), key=lambda at: int(f"{at:0{bits}b}"[::-1], 2))
     return [pieces[at] for at in order]
@@ -205,31 +205,28 @@ def _prompt_vectors(memory: Searcher, texts: Sequence[str]) -> Vectors:
 
 
 def _has_direction(vectors: Vectors) -> list[bool]:
-    found: list[bool] = (np.isfinite(vectors).all(axis=1) & (np.abs(vectors).max(axis=1, initial=0) > 0)).tolist()
-    return found
-
-
-SCORE_POINTS = (1, 2, 5, 10, 20, 50)
+    directed: list[bool] = (np.isfinite(vectors).all(axis=1) & (np.abs(vectors).max(axis=1, initial=0) > 0)).tolist()
+    return directed
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of one setting on one text."""
+    """The result of one setting on one text."""
 
     setting: Setting
     text: int
     steps: int
-    """That were asked for."""
+    """The requested number of steps."""
     base: float
-    """Bits per byte without tuning."""
+    """The base model's bits per byte."""
     curve: Mapping[int, float]
-    """Steps -> bits per byte."""
+    """Steps -> bits per byte after so many of them."""
     uncertainty: tuple[float, ...]
-    """Before the first pick, and after each."""
+    """The uncertainty before the first pick, and after each."""
     rows: tuple[int, ...]
-    """What was selected, in order."""
+    """The selected rows, in order."""
     seconds: Mapping[str, float]
-    """``select``, ``tune``, ``score``; nothing of it where another setting had selected the same."""
+    """``select``, ``tune``, ``score``; zero for what another setting with the same selection had done."""
 
     def percent(self, steps: int) -> float:
         """Bits per byte after so many steps in % of the base model's."""
@@ -240,15 +237,15 @@ class Trial:
         return {**asdict(self), "curve": [list(point) for point in self.curve.items()], "seconds": dict(self.seconds)}
 
     @classmethod
-    def of(cls, kept: Mapping[str, Any]) -> Trial:
-        """From what `to_dict` gave."""
-        lists = {name: tuple(kept[name]) for name in ("uncertainty", "rows")}
-        curve = {int(step): float(value) for step, value in kept["curve"]}
-        return cls(**{**kept, **lists, "curve": curve, "setting": Setting(**kept["setting"])})
+    def of(cls, record: Mapping[str, Any]) -> Trial:
+        """The trial in a record: the inverse of `to_dict`."""
+        lists = {name: tuple(record[name]) for name in ("uncertainty", "rows")}
+        curve = {int(step): float(value) for step, value in record["curve"]}
+        return cls(**{**record, **lists, "curve": curve, "setting": Setting(**record["setting"])})
 
 
 class TrialRunner:
-    """Runs settings on texts, and remembers."""
+    """Runs settings on texts, each once, and logs the results."""
 
     def __init__(
         self,
@@ -262,7 +259,7 @@ class TrialRunner:
         self.controller, self.memory, self.texts, self.log, self._after = controller, memory, texts, log, after
         self.runs: dict[tuple[Setting, int], Trial] = {}
         self.steps = 0
-        """Taken since this bench was made; what the log knew takes none."""
+        """Steps taken by this runner; results from the log take none."""
         self._all: list[Trial] = []
         self._bases: dict[int, float] = {}
         self._excluded_rows: dict[int, list[int]] = {}
@@ -271,7 +268,7 @@ class TrialRunner:
                 self._remember(Trial.of(record["run"]))
 
     def warm_up(self) -> None:
-        """The very first steps and scores take longer than all others, and would mislead whoever plans by them."""
+        """Take the first steps and scores, which are slower than later ones and would distort the estimate of time."""
         if not self.runs:
             held = self.texts[0]
             with self.controller.tuning() as tuner:
@@ -279,32 +276,32 @@ class TrialRunner:
             self.controller.likelihood(held.scored, after=held.before)
 
     def run(self, setting: Setting, text: int, steps: int) -> Trial:
-        """The setting on the text, for that many steps at least."""
-        known = self.runs.get((setting, text))
-        if known is None or known.steps < steps:
-            known = Trial.of(self.log.add(run=self._measured(setting, text, steps).to_dict())["run"])
-            self._remember(known)
+        """The trial of a setting on a text, of at least so many steps."""
+        trial = self.runs.get((setting, text))
+        if trial is None or trial.steps < steps:
+            trial = Trial.of(self.log.add(run=self._measured(setting, text, steps).to_dict())["run"])
+            self._remember(trial)
             self._after(self)
-        return known
+        return trial
 
     def percents(self, setting: Setting, texts: Sequence[int], steps: int) -> FloatArray:
-        """(len(texts), points) in % of base, for the points up to ``steps``."""
+        """(len(texts), points) in % of base, at the points up to ``steps``."""
         runs = [self.run(setting, text, steps) for text in texts]
         return np.array([[run.percent(point) for point in score_points(steps)] for run in runs])
 
     @property
     def seconds(self) -> float:
-        """Of all work so far, that before a crash included."""
+        """Seconds of all trials so far, those before a crash included."""
         return sum(sum(run.seconds.values()) for run in self._all)
 
     def seconds_for(self, steps: int) -> float:
-        """That one more run will take, judged by those that there are."""
-        made = [run for run in self._all if run.seconds.get("tune")]
-        clock = {name: sum(run.seconds.get(name, 0.0) for run in made) for name in ("select", "tune", "score")}
-        points = sum(len(run.curve) for run in made)
+        """The estimated seconds of one more trial."""
+        tuned = [run for run in self._all if run.seconds.get("tune")]
+        clock = {name: sum(run.seconds.get(name, 0.0) for run in tuned) for name in ("select", "tune", "score")}
+        points = sum(len(run.curve) for run in tuned)
         return (
-            clock["select"] / max(1, len(made))
-            + clock["tune"] / max(1, sum(min(run.steps, len(run.rows)) for run in made)) * steps
+            clock["select"] / max(1, len(tuned))
+            + clock["tune"] / max(1, sum(min(run.steps, len(run.rows)) for run in tuned)) * steps
             + clock["score"] / max(1, points) * len(score_points(steps))
         )
 
@@ -327,7 +324,7 @@ class TrialRunner:
         base = self._base(text, clock)
         curve = self._known_curve(setting, text, rows, steps)
         if curve is None:
-            curve = self._learned(setting.rate, held, found.texts, steps, base, clock)
+            curve = self._tuned_curve(setting.rate, held, found.texts, steps, base, clock)
             self.steps += steps
         return Trial(setting, text, steps, base, curve, uncertainty, rows, clock)
 
@@ -345,24 +342,24 @@ class TrialRunner:
     def _known_curve(
         self, setting: Setting, text: int, rows: tuple[int, ...], steps: int
     ) -> Mapping[int, float] | None:
-        """The same texts at the same rate were learned already, under another name."""
+        """The curve of a trial that tuned on the same rows at the same rate, if there is one."""
         for (other, where), run in self.runs.items():
             same = where == text and other.rate == setting.rate and run.steps >= steps
             if same and run.rows[: len(rows)] == rows and (len(rows) == steps or len(run.rows) == len(rows)):
                 return {point: run.curve[point] for point in score_points(steps)}
         return None
 
-    def _learned(
+    def _tuned_curve(
         self, rate: float, held: HeldOut, texts: Sequence[str], steps: int, base: float, clock: dict[str, float]
     ) -> Mapping[int, float]:
-        """Like `LocalModel.score` with ``at=``, but for what is known already."""
+        """The curve of tuning on texts: like `LocalModel.score` with ``at=``, but without the selection."""
         points, curve, taken = score_points(steps), {}, 0
 
         def score() -> float:
             began = time.perf_counter()
-            found = self.controller.likelihood(held.scored, after=held.before).bits_per_byte
+            bits = self.controller.likelihood(held.scored, after=held.before).bits_per_byte
             clock["score"] += time.perf_counter() - began
-            return found if math.isfinite(found) else base
+            return bits if math.isfinite(bits) else base
 
         def stepped(_: Step) -> None:
             nonlocal taken
@@ -381,22 +378,17 @@ class TrialRunner:
         return {point: curve.get(point, last) for point in points}
 
 
-def score_points(steps: int) -> tuple[int, ...]:
-    """After how many steps is scored."""
-    return (*(point for point in SCORE_POINTS if point < steps), steps)
-
-
 def last_point_within(steps: int, most: int) -> int:
-    """The last point up to ``most`` on the way to ``steps``."""
+    """The last of the points up to ``steps`` that is at most ``most``."""
     return max((point for point in score_points(steps) if point <= most), default=steps)
 
 
 def _check_one_step_per_text(controller: Controller) -> None:
-    """A curve over steps holds for every n only if step number n is on text number n."""
-    known = controller.settings
+    """Refuse tuning settings under which step n is not on text n: the curve over steps holds for every n only then."""
+    settings = controller.settings
     for name, plain in (("order", "picked"), ("passes", 1), ("windows", 1), ("repeats", "steps")):
-        if getattr(known, name) != plain:
+        if getattr(settings, name) != plain:
             raise Conflict(
-                f"calibration takes one step on each text in the order of the picks, and the controller has "
-                f"{name}={getattr(known, name)!r}; leave {name} at {plain!r}"
+                "calibration takes one step on each text in the order of the picks, and the controller has "
+                f"{setting(name, getattr(settings, name))}; leave {setting(name)} at {plain!r}"
             )

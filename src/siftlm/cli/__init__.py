@@ -1,10 +1,11 @@
-"""The command line: parsing and printing only. One module per command, each with ``add`` and ``run``."""
+"""The command line: parsing and printing only. One module for each command or few that belong together."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import errno
+import functools
 import io
 import os
 import re
@@ -13,40 +14,22 @@ from collections.abc import Sequence
 from typing import IO, Any, NoReturn
 
 from siftlm import __version__
-from siftlm.cli import (
-    calibrate,
-    chat,
-    compact,
-    delete,
-    demo,
-    evaluate,
-    generate,
-    index,
-    info,
-    keys,
-    methods,
-    report,
-    score,
-    search,
-    select,
-    serve,
-    spread,
-    verify,
-)
-from siftlm.cli.drawing import printable
+from siftlm.cli import calibrate, chat, demo, evaluate, generate, index, memory, score, search, select, serve
+from siftlm.cli.arguments import Flag, spelling
+from siftlm.cli.terminal import printable
 from siftlm.errors import SiftlmError
 
 EPILOG = """\
 examples:
   siftlm demo                                             see a model learn for a prompt, offline, in a minute
   siftlm index notes/ --into memory                       build a memory of texts in files, folders or data sets
-  siftlm search memory "a question" -n 10 --compare       what together tells most, beside the nearest neighbours
+  siftlm search memory "a question" -n 10 --compare       the most informative passages, beside nearest neighbours
   siftlm score memory --file page.txt --model gpt2        bits per byte before and after learning for it
-  siftlm generate memory "a prompt" --compare             continue it, beside what the base model says
+  siftlm generate memory "a prompt" --compare             continue it, beside the base model's continuation
   siftlm chat memory                                      prompt after prompt; /why shows what was learned
   siftlm calibrate memory                                 which settings make the model learn best from it
   siftlm eval --memory memory --test FILE --out runs/a    compare methods on many texts, resumably
-  siftlm report runs/a                                    tables, figures and verdicts of that
+  siftlm report runs/a                                    tables, figures and verdicts of a run
   siftlm serve --memory memory                            an OpenAI-compatible server, and a page that shows why
   siftlm info memory --redundancy                         what is in it, and whether diversity will matter
   siftlm spread --candidates vectors.npy                  which λ is sensible for these vectors
@@ -60,61 +43,13 @@ exit status: 0 done; 1 a setting, the data or the disk does not allow it; 2 the 
 # Read when torch is loaded. Its threads spin while they wait for one another, 300,000 times before they sleep: beside
 # another busy process that is up to twenty times as slow. And it keeps what it has compiled for each of the last 1,024
 # lengths of text, which is gigabytes after an hour.
-FOR_TORCH = {"GOMP_SPINCOUNT": "10000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+TORCH_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 
-# What the library says to a caller in Python, as it is said on the command line.
-FLAGS = {
-    "replacement=True": "--replacement yes",
-    "normalize=False": "--no-normalize",
-    "source_cap": "--source-cap",
-    "min_gain": "--min-gain",
-    "at_least": "--at-least",
-    "k=None": "--k all",
-    "k=": "--k",
-    "residual=True": "--residual",
-    "exact=True": "--exact",
-    "opposites=True": "--opposites",
-    "without_copies": "--without-copies",
-    "per_document": "--per-document",
-    "near_duplicates": "--near-duplicates",
-    "passage_tokens": "--passage-tokens",
-    "full_text=False": "--no-full-text",
-    "full_text=True": "the index of words (leave out --no-full-text)",
-    "candidates='words'": "--candidates words",
-    "candidates='both'": "--candidates both",
-    "glob=": "--glob ",
-    "text=": "--text ",
-    "storage=": "--storage ",
-    "overlap=": "--overlap ",
-    "id=": "--id ",
-    "meta=": "--meta ",
-    "vector=": "--vectors ",
-    "format=": "--format ",
-    "engine='lora'": "--engine lora",
-    "Controller(…, engine='lora')": "--engine lora",
-    "mode='transductive'": "--mode transductive",
-    "context=": "--context-tokens ",
-    "dtype": "--dtype",
-    "max_new_tokens": "--max-new-tokens",
-    "top_p": "--top-p",
-    "reuse=": "--set reuse=",
-    "window=": "--set window=",
-    "windows=": "--set windows=",
-    "repeats='grouped':": "--set repeats=grouped:",
-    "texts=": "--texts ",
-    "Memory.open(…).ingest(…)": "--append",
-    "Memory.build(…) or siftlm index": "siftlm index",
-}
-# As words of their own, not as parts of a file's name.
-PYTHON = re.compile(
-    rf"(?<![\w./'\"-])(?:{'|'.join(map(re.escape, sorted(FLAGS, key=len, reverse=True)))})(?:(?<==)|(?![\w/:-]|\.\w))"
-)
-
-# A message that ends with a caret under the place that it is about.
-POINTING = re.compile(r"\n.*\n +\^\Z")
+# The end of a message that points at a place with a caret below it.
+CARET = re.compile(r"\n.*\n +\^\Z")
 
 
-class Closed(io.TextIOBase):
+class ClosedStdout(io.TextIOBase):
     """In place of a stdout that was closed before we began: fine until something is to be printed."""
 
     def write(self, _text: str) -> int:
@@ -142,6 +77,7 @@ class Parser(argparse.ArgumentParser):
             stream.write(printable(message, stream))
 
 
+@functools.cache
 def parser() -> Parser:
     """The whole command line."""
     top = Parser(
@@ -151,27 +87,8 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for command in (
-        index,
-        search,
-        info,
-        delete,
-        compact,
-        verify,
-        score,
-        generate,
-        chat,
-        calibrate,
-        evaluate,
-        report,
-        select,
-        methods,
-        spread,
-        serve,
-        keys,
-        demo,
-    ):
-        command.add(commands)
+    for module in (index, search, memory, score, generate, chat, calibrate, evaluate, select, serve, demo):
+        module.add(commands)
     return top
 
 
@@ -183,13 +100,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     0
     """
     if sys.stdout is None:
-        with contextlib.redirect_stdout(Closed()):
+        with contextlib.redirect_stdout(ClosedStdout()):
             return main(argv)
     if argv is None:  # the process is ours
-        for name, value in FOR_TORCH.items():
+        for name, value in TORCH_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+    flags: Sequence[Flag] = ()
     try:
         arguments = parser().parse_args(argv)
+        flags = getattr(arguments, "flags", None) or ()
         status: int = arguments.run(arguments)
         sys.stdout.flush()  # here, where a closed pipe is still ours to catch
     except SystemExit as leave:  # argparse, after --help or an error
@@ -199,28 +118,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _closed_pipe()
     except SiftlmError as error:
-        return _complain(str(error))
+        return _print_error(error.spelled(spelling(flags)))
     except MemoryError as error:
-        return _complain(f"not enough memory: {error}" if str(error) else "not enough memory")
+        return _print_error(f"not enough memory: {error}" if str(error) else "not enough memory")
     except OSError as error:
         reason = error.strerror or str(error)
-        return _complain(f"{error.filename}: {reason}" if error.filename else reason)
+        return _print_error(f"{error.filename}: {reason}" if error.filename else reason)
     return status
 
 
-def _complain(message: str) -> int:
+def _print_error(message: str) -> int:
     if sys.stderr is None:  # print() would take stdout instead
         return 1
-    said, *pointed = message.rsplit("\n", 2) if POINTING.search(message) else [message]
-    # What a message points at is in the user's own words, so they stay.
-    said = PYTHON.sub(lambda found: FLAGS[found[0]], said)
-    print(printable(f"siftlm: {' '.join(said.split()).replace(' )', ')')}", sys.stderr), file=sys.stderr)
-    for line in pointed:  # a letter for a letter, or the caret would point elsewhere
+    text, *excerpt = message.rsplit("\n", 2) if CARET.search(message) else [message]
+    print(printable(f"siftlm: {' '.join(text.split()).replace(' )', ')')}", sys.stderr), file=sys.stderr)
+    for line in excerpt:  # a letter for a letter, or the caret would point elsewhere
         encoding = getattr(sys.stderr, "encoding", None) or "ascii"
-        print(
-            "".join(c if c.isprintable() else "?" for c in line).encode(encoding, "replace").decode(encoding),
-            file=sys.stderr,
-        )
+        shown = "".join(c if c.isprintable() else "?" for c in line)
+        print(shown.encode(encoding, "replace").decode(encoding), file=sys.stderr)
     return 1
 
 

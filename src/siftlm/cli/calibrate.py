@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from siftlm.cli import local, settings, watching
-from siftlm.cli.drawing import Terminal, pad, paragraphs, printable, wrap
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.text import Text
+
+from siftlm.cli import arguments as flags
+from siftlm.cli.arguments import Flag, choice, switch
+from siftlm.cli.terminal import Terminal, indented, print_json, progress_line, resumable, status, table
+from siftlm.cli.tuning import check_embedder, device_errors
+from siftlm.errors import InvalidInput
 
 if TYPE_CHECKING:
     from siftlm.calibration import Calibration
+    from siftlm.controller import Controller
+    from siftlm.memory import Memory
 
 EPILOG = """\
 examples:
@@ -30,9 +38,9 @@ more texts. At the end the best is set against nearest neighbour and against the
 part in the choice, and the best of the three on these is taken. The number of steps is read off the same runs; a rule
 that stops early or declines to tune is kept only if it also helps texts that had no part in making it.
 
-% of base: bits per byte after learning, of those of the model as it is; lower is better. An interval that holds 0 says
-that these texts do not tell two settings apart. The result is written into the memory's manifest, where siftlm score,
-generate and chat find it; what was measured stays in MEMORY/calibration.jsonl. Interrupted, the same command goes on.
+% of base: bits per byte after learning, of those of the model as it is; lower is better. An interval that holds 0 means
+that these texts show no difference. The result is written into the memory's manifest, where siftlm score, generate and
+chat find it; what was measured stays in MEMORY/calibration.jsonl. Interrupted, the same command goes on.
 """
 STAGES = {
     "rates": "learning rate",
@@ -43,67 +51,53 @@ STAGES = {
 }
 
 
+_minutes = flags.checked(
+    lambda word: None if word == "all" else float(word),
+    lambda value: value is None or 0 < value < math.inf,
+    "neither a number of minutes above 0 nor all",
+)
+
+
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "calibrate",
-        help="find the settings with which a model learns best from a memory",
-        description="Choose λ, kernel, k, learning rate and steps by how well the tuned model foresees held-out texts.",
-        epilog=EPILOG,
+    parser = flags.command(
+        commands, "calibrate", run, "find the settings with which a model learns best from a memory", EPILOG
     )
-    parser.add_argument("folder", metavar="MEMORY", help="the memory, as siftlm index made it")
-    parser.add_argument(
-        "--minutes",
-        type=_minutes,
-        default=5.0,
-        metavar="M|all",
-        help="of work (default: 5); all: every setting on all texts",
+    modes = (
+        "split (default): half of a text is the prompt, the other half is scored; transductive: the scored text is "
+        "the prompt"
     )
-    parser.add_argument(
-        "-n",
-        "--n",
-        type=int,
-        metavar="N",
-        dest="n",
-        help="the most steps for a prompt (default: 50, or fewer where time is short)",
+    minutes = "time to spend (default: 5); all: every setting on all texts"
+    texts = 'one text or {"text": …} a line (.jsonl), like the prompts to come; default: drawn from all over the memory'
+    flags.declare(
+        parser,
+        flags.MEMORY,
+        Flag("--minutes", "M|all", _minutes, minutes, 5.0),
+        Flag("-n --n", "N", int, "the most steps for a prompt (default: 50, or fewer where time is short)"),
+        choice("--mode", ("split", "transductive"), modes, default="split"),
+        "which texts",
+        Flag("--texts", "FILE", str, texts),
+        Flag("--count", "N", int, "number of texts to draw (default: 48)"),
+        flags.SEED.but("of the draw (default: 0)", default=0),
+        "what to try",
+        Flag("--rates", "R,…", flags.comma_list(float, "numbers"), "default: by the model's size"),
+        Flag("--noises", "λ,…", flags.comma_list(float, "numbers"), "default: 0.1,0.3,1,3,10"),
+        Flag(
+            "--kernels",
+            "K,…",
+            flags.comma_list(str, "names"),
+            f"of {', '.join(flags.KERNELS)} (default: linear,power:4,centred)",
+        ),
+        Flag("--ks", "K,…", flags.comma_list(int, "whole numbers"), "sizes of the choice (default: 50,200,1000)"),
+        "the model",
+        *flags.MODEL,
+        "output",
+        Flag("--log", "FILE", str, "keep what is measured there (default: in the memory's folder)"),
+        switch("--again", "measure again what the log knows already"),
+        switch("--no-note", "only look: leave the memory's manifest as it is"),
+        flags.JSON,
+        flags.QUIET.but("draw no progress"),
     )
-    parser.add_argument(
-        "--mode",
-        choices=("split", "transductive"),
-        default="split",
-        help="split (default): half of a text is the prompt, the other half is scored; transductive: "
-        "the scored text is the prompt",
-    )
-
-    what = parser.add_argument_group("which texts")
-    what.add_argument(
-        "--texts",
-        metavar="FILE",
-        help='one text or {"text": …} a line (.jsonl), like the prompts to '
-        "come; default: drawn from all over the memory",
-    )
-    what.add_argument("--count", type=int, metavar="N", help="draw so many (default: 48)")
-    what.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (default: 0)")
-
-    tried = parser.add_argument_group("what to try")
-    tried.add_argument("--rates", type=_numbers, metavar="R,…", help="default: by the model's size")
-    tried.add_argument("--noises", type=_numbers, metavar="λ,…", help="default: 0.1,0.3,1,3,10")
-    tried.add_argument(
-        "--kernels",
-        type=_words,
-        metavar="K,…",
-        help=f"of {', '.join(settings.KERNELS)} (default: linear,power:4,centred)",
-    )
-    tried.add_argument("--ks", type=_wholes, metavar="K,…", help="choose among so many (default: 50,200,1000)")
-
-    local.add_model(parser)
-    output = parser.add_argument_group("output")
-    output.add_argument("--log", metavar="FILE", help="keep what is measured there (default: in the memory's folder)")
-    output.add_argument("--again", action="store_true", help="measure again what the log knows already")
-    output.add_argument("--no-note", action="store_true", help="only look: leave the memory's manifest as it is")
-    output.add_argument("--json", action="store_true", help="one JSON object on one line")
-    output.add_argument("--quiet", action="store_true", help="draw no progress")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -112,12 +106,11 @@ def run(arguments: argparse.Namespace) -> int:
     from siftlm.memory import Memory
 
     texts = None if arguments.texts is None else _texts(arguments.texts)
-    names = ("n", "count", "rates", "noises", "kernels", "ks", "log")
-    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    report = watching.reporter(quiet=arguments.quiet or arguments.json)
+    quiet = arguments.quiet or arguments.json
     with Memory.open(arguments.folder, embedder=arguments.embedder) as memory:
         model = _model(arguments, memory)
-        try:
+        remark = "stopped; what was measured is kept, and the same command goes on from there"
+        with resumable(remark), progress_line(quiet=quiet) as report:
             found = calibrate(
                 model,
                 memory,
@@ -128,108 +121,72 @@ def run(arguments: argparse.Namespace) -> int:
                 again=arguments.again,
                 note=not arguments.no_note,
                 progress=report,
-                **given,
+                **flags.values_of(arguments, ("n", "count", "rates", "noises", "kernels", "ks", "log")),
             )
-        except KeyboardInterrupt:
-            if isinstance(report, watching.Line):
-                report.end()
-            local.note("stopped; what was measured is kept, and the same command goes on from there")
-            return 130
     if arguments.json:
-        shown = json.dumps(found.to_dict())
-    else:
-        shown = "\n".join(_shown(found, arguments, Terminal.of(sys.stdout)))
-    print(printable(shown, sys.stdout))
+        print_json(found.to_dict())
+        return 0
+    terminal = Terminal.of(sys.stdout)
+    terminal.show(*_parts(found, arguments, terminal))
     return 0
 
 
-def _model(arguments: argparse.Namespace, memory: Any) -> Any:
+def _model(arguments: argparse.Namespace, memory: Memory) -> Controller:
     from siftlm.controller import Controller
-    from siftlm.errors import Conflict
 
-    if memory.manifest.embedder == "precomputed":
-        raise Conflict(f"{arguments.folder}: its vectors were made elsewhere, so a prompt cannot be compared with them")
-    with local.saying(f"loading {arguments.model}", quiet=arguments.quiet or arguments.json), local.explained():
-        return Controller(arguments.model, **local.of_model(arguments))
+    check_embedder(memory, arguments.folder)
+    with status(f"loading {arguments.model}", quiet=arguments.quiet or arguments.json), device_errors():
+        return Controller(arguments.model, **flags.controller_settings(arguments))
 
 
 def _texts(path: str) -> list[str]:
     from siftlm.cli import files
-    from siftlm.errors import InvalidInput
 
-    found = []
-    for where, value in files.json_lines(path):
-        text = value.get("text") if isinstance(value, dict) else value
-        if not isinstance(text, str) or not text.strip():
-            raise InvalidInput(f"{where}: is neither a text nor an object with a 'text'")
-        found.append(text)
-    return found
+    texts = []
+    for where, record in files.records(path, "text"):
+        if not record["text"].strip():
+            raise InvalidInput(f"{where}: the text is empty")
+        texts.append(record["text"])
+    return texts
 
 
-def _shown(found: Calibration, arguments: argparse.Namespace, terminal: Terminal) -> list[str]:
+def _parts(found: Calibration, arguments: argparse.Namespace, terminal: Terminal) -> list[RenderableType]:
     """Stage by stage what was tried, then what follows from it."""
-    names = max(len(terminal.spell(row["setting"])) for row in found.tried)
-    titles = f"{'':<{names}}  texts  steps  % of base  95 % interval"
-    lines: list[str] = []
+    names = max(cell_len(terminal.spell(row["setting"])) for row in found.tried)
+    parts: list[RenderableType] = []
+    rows = None
     stage = None
     for row in found.tried:
-        if row["stage"] != stage:
+        if rows is None or row["stage"] != stage:
             stage = row["stage"]
-            lines += [*([""] if lines else []), terminal.paint(pad(STAGES[stage], names), "bold") + titles[names:]]
+            rows = table()
+            rows.add_column(Text(STAGES[stage], "bold"), min_width=names)
+            for title in ("texts", "steps", "% of base"):
+                rows.add_column(title, justify="right", no_wrap=True)
+            rows.add_column("95 % interval")
+            parts += [*([""] if parts else []), rows]
         low, high = row["interval"]
-        line = pad(terminal.spell(row["setting"]), names)
-        line += f" {row['texts']:>6} {row['best_steps']:>6} {row['mean']:>10.1f}  {low:.1f} to {high:.1f}"
-        lines.append(terminal.paint(line, "bold") if row["kept"] else line)
-        lines[-1] += terminal.pick(" ✓", " +") if row["kept"] else ""
-    lines.append("")
+        kept = terminal.pick(" ✓", " +") if row["kept"] else ""
+        cells = (str(row["texts"]), str(row["best_steps"]), f"{row['mean']:.1f}", f"{low:.1f} to {high:.1f}{kept}")
+        rows.add_row(terminal.prose(row["setting"]), *cells, style="bold" if row["kept"] else "")
+    parts.append("")
     for line in found.verdict():
-        text = terminal.spell(line)
-        indent = text[: len(text) - len(text.lstrip())]
-        lines += wrap(text.strip(), terminal.limit, first=indent, rest=indent + "  ")
-    if found.noted:
-        lines += ["", *paragraphs("from now on these settings are used by themselves:", terminal.limit)]
-    else:
-        lines += ["", *paragraphs("not written into the memory (--no-note); to use them:", terminal.limit)]
-    return [*lines, f"  {_command(found, arguments)}"]
+        text = line.lstrip()
+        parts.append(indented(terminal.prose(text), len(line) - len(text)))
+    use = "from now on these settings are used by themselves:"
+    if not found.noted:
+        use = "not written into the memory (--no-note); to use them:"
+    # Not wrapped, so that the command can be copied.
+    return [*parts, "", use, Text(f"  {terminal.spell(_command(found, arguments))}", no_wrap=True, overflow="ignore")]
 
 
 def _command(found: Calibration, arguments: argparse.Namespace) -> str:
-    words = ["siftlm", "generate", arguments.folder, "a prompt", "--model", arguments.model]
-    if arguments.model == local.MODEL:
-        words = words[:-2]
+    words = ["siftlm", "generate", arguments.folder, "a prompt"]
+    if arguments.model != flags.DEFAULT_MODEL:
+        words += ["--model", arguments.model]
     if arguments.engine not in (None, "auto"):
         words += ["--engine", arguments.engine]
     if not found.noted:
         for name, value in found.settings.items():
             words += ["-n" if name == "n" else f"--{name}", str(value)]
     return shlex.join(words)
-
-
-def _minutes(given: str) -> float | None:
-    if given == "all":
-        return None
-    try:
-        found = float(given)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < math.inf:
-        raise argparse.ArgumentTypeError(f"{given!r} is neither a number of minutes above 0 nor all")
-    return found
-
-
-def _words(given: str) -> list[str]:
-    return [word.strip() for word in given.split(",") if word.strip()]
-
-
-def _numbers(given: str) -> list[float]:
-    try:
-        return [float(word) for word in _words(given)]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{given!r} are no numbers with commas between them") from None
-
-
-def _wholes(given: str) -> list[int]:
-    try:
-        return [int(word) for word in _words(given)]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{given!r} are no whole numbers with commas between them") from None

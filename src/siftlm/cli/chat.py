@@ -1,4 +1,4 @@
-"""``siftlm chat``: a prompt loop; each answer comes from a model that was tuned for its prompt and then put back."""
+"""``siftlm chat``: a prompt loop; each answer comes from a model that was tuned for its prompt and then restored."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import sys
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
-from siftlm.cli import generate, local, settings
-from siftlm.cli.drawing import Terminal, printable, wrap
+from siftlm.cli import arguments as flags
+from siftlm.cli import generate
+from siftlm.cli.terminal import Terminal, note, printable, watched
+from siftlm.cli.tuning import device_errors, open_model
+from siftlm.errors import InvalidInput, SiftlmError
 
 if TYPE_CHECKING:
     from siftlm.local import LocalModel
@@ -35,58 +38,65 @@ examples:
   siftlm chat memory --temperature 0.8 --stop '\\n\\n'
   printf 'def heappop(heap):\\n/why\\n' | siftlm chat memory      plain text where no one is typing
 
-{local.SETTINGS}"""
-SAMPLING = {*generate.SAMPLING, "stop"}
+{flags.TUNING_HELP}"""
+CONTINUATION_NAMES = {*flags.SAMPLING_NAMES, "stop"}
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
+    parser = flags.command(
+        commands,
         "chat",
+        run,
+        "a prompt loop, each prompt with a model that learned for it",
+        EPILOG,
         usage="siftlm chat MEMORY [options]",
-        help="a prompt loop, each prompt with a model that learned for it",
-        description="Answer prompt after prompt, each with a model tuned on what a memory holds about it.",
-        epilog=EPILOG,
     )
-    parser.add_argument("folder", metavar="MEMORY", help="the memory, as siftlm index made it")
-    parser.add_argument("--quiet", action="store_true", help="answers and complaints only")
-    generate.sampling(parser)
-    local.add(parser)
-    parser.set_defaults(run=run)
+    flags.declare(
+        parser,
+        flags.MEMORY,
+        flags.QUIET.but("print answers and errors only"),
+        "how to continue",
+        *flags.SAMPLING,
+        *flags.LEARNING,
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Open the model, then talk."""
-    from siftlm.errors import InvalidInput
-
-    given = local.given(arguments)
+    """Open the model, then answer line by line."""
+    settings = flags.model_settings(arguments)
     if sys.stdin is None:
         raise InvalidInput("standard input is closed")
-    model = local.opened(arguments, given)
-    talk = Talk(model, arguments.watch, generate.sampled(arguments), quiet=arguments.quiet)
-    talk.check()
-    typed = sys.stdin.isatty() and sys.stdout.isatty()
-    if typed and not arguments.quiet:
-        talk.say(f"{arguments.folder}, {model.controller.name}. A line is a prompt; /help says what else.", "dim")
-    for line in _typed() if typed else _piped(sys.stdin):
-        if not talk.hear(line):
+    model = open_model(arguments, settings)
+    chat = Chat(model, arguments.watch, flags.sampling_settings(arguments), quiet=arguments.quiet)
+    chat.check()
+    interactive = _interactive()
+    if interactive and not arguments.quiet:
+        chat.comment(f"{arguments.folder}, {model.controller.name}. A line is a prompt; /help lists commands.", "dim")
+    for line in _typed_lines() if interactive else _piped_lines(sys.stdin):
+        if not chat.handle(line):
             break
     else:
-        talk.end()
-    return 0 if typed else talk.status
+        chat.end()
+    return 0 if interactive else chat.status
 
 
-def _typed() -> Iterator[str]:
+def _interactive() -> bool:
+    """Does a person type, and read along?"""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _typed_lines() -> Iterator[str]:
     """Lines from a person, with a history where Python has readline."""
     with contextlib.suppress(ImportError):
         import readline
 
         readline.set_auto_history(True)
-    while (line := _line()) is not None:
+    while (line := _typed_line()) is not None:
         yield line
 
 
-def _line() -> str | None:
+def _typed_line() -> str | None:
     """None at the end of the input."""
     try:
         return input("> ")
@@ -98,9 +108,7 @@ def _line() -> str | None:
         raise
 
 
-def _piped(stream: IO[str]) -> Iterator[str]:
-    from siftlm.errors import InvalidInput
-
+def _piped_lines(stream: IO[str]) -> Iterator[str]:
     for number, line in enumerate(getattr(stream, "buffer", stream), start=1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8") if isinstance(line, bytes) else str(line)
@@ -109,8 +117,8 @@ def _piped(stream: IO[str]) -> Iterator[str]:
         yield text.rstrip("\r\n")
 
 
-class Talk:
-    """What was said last, what is set, and how each line is answered."""
+class Chat:
+    """The last prompt and answer, the settings, and how each line is answered."""
 
     def __init__(self, model: LocalModel, watch: bool, sampling: dict[str, Any], *, quiet: bool) -> None:
         self._model, self._quiet = model, quiet
@@ -121,10 +129,8 @@ class Talk:
         self.status = 0
         """1 once something went wrong; for a caller who cannot read along."""
 
-    def hear(self, line: str) -> bool:
+    def handle(self, line: str) -> bool:
         """Act on a line; False at the end."""
-        from siftlm.errors import SiftlmError
-
         try:
             if self._block is not None:
                 self._collect(line)
@@ -135,43 +141,44 @@ class Talk:
         except SiftlmError as error:
             self.status = 1
             sys.stdout.flush()
-            local.note(str(error))
+            note(str(error))
         except KeyboardInterrupt:
-            if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            if not _interactive():
                 raise
-            self.say("stopped; the model is as it was", "dim")
+            self.comment("stopped; the model is as it was", "dim")
         return True
 
     def end(self) -> None:
         """The input is over, and with it a block."""
         if self._block:
-            self.hear("")
+            self.handle("")
 
     def check(self) -> None:
-        """Would the settings do? What is wrong is said now rather than after the next prompt."""
+        """Check the settings now rather than after the next prompt."""
         from siftlm.controller import check_sampling
 
-        how = self._how
+        how = self._continuation
         stops = [how["stop"]] if isinstance(how["stop"], str) else how["stop"]
         check_sampling(how["max_new_tokens"], how["temperature"], how["top_p"], stops, self._model.controller.context)
         self._model.settings(**self._learning)
 
     @property
-    def _how(self) -> dict[str, Any]:
-        """To continue."""
-        return {**self._sampling, **{name: value for name, value in self._changed.items() if name in SAMPLING}}
+    def _continuation(self) -> dict[str, Any]:
+        """Settings of the continuation."""
+        return {
+            **self._sampling,
+            **{name: value for name, value in self._changed.items() if name in CONTINUATION_NAMES},
+        }
 
     @property
     def _learning(self) -> dict[str, Any]:
         """What was changed about selecting and tuning."""
-        return {name: value for name, value in self._changed.items() if name not in {*SAMPLING, "watch"}}
+        return {name: value for name, value in self._changed.items() if name not in {*CONTINUATION_NAMES, "watch"}}
 
-    def say(self, text: str, *colours: str) -> None:
-        """A remark within the talk."""
+    def comment(self, text: str, style: str) -> None:
+        """A remark between the answers."""
         terminal = Terminal.of(sys.stdout)
-        for line in wrap(terminal.spell(text), terminal.limit):
-            print(printable(terminal.paint(line, *colours), sys.stdout))
-        sys.stdout.flush()
+        terminal.show(terminal.prose(text, style))
 
     # --- inside
 
@@ -184,21 +191,19 @@ class Talk:
             self._reply("\n".join(block))
 
     def _reply(self, prompt: str) -> None:
-        watched = sys.stderr is not None and sys.stderr.isatty()
-        with local.explained():
-            answer = generate.learned(
-                self._model,
-                prompt,
-                {**self._how, **self._learning},
-                watch=bool(self._changed.get("watch")),
-                quiet=self._quiet or not watched,
+        settings = {**self._continuation, **self._learning}
+        watch = bool(self._changed.get("watch"))
+        with device_errors():
+            answer = generate.continue_prompt(
+                self._model, prompt, settings, watch=watch, quiet=self._quiet or not watched()
             )
         self._prompt, self._answer = prompt, answer
-        self._print("\n".join(generate.spoken(answer.text, Terminal.of(sys.stdout))))
-        for said in generate.remarks(answer):
-            self.say(f"({said})", "yellow")
-        if Terminal.of(sys.stdout).fixed and not self._quiet:
-            self.say(f"({_short(answer)}; /why)", "dim")
+        terminal = Terminal.of(sys.stdout)
+        generate.show_continuation(answer.text, terminal)
+        for remark in generate.remarks(answer):
+            self.comment(f"({remark})", "yellow")
+        if terminal.fixed and not self._quiet:
+            self.comment(f"({_summary(answer)}; /why)", "dim")
 
     def _command(self, line: str) -> bool:
         name, _, rest = line.partition(" ")
@@ -218,39 +223,38 @@ class Talk:
         elif name == "/settings":
             self._settings()
         else:
-            self._complain(f"{name} is no command; /help lists them. A prompt that begins with / goes into a /block")
+            raise InvalidInput(
+                f"{name} is no command; /help lists them. A prompt that begins with / goes into a /block"
+            )
         return True
 
     def _why(self, *, full: bool) -> None:
         if self._answer is None:
-            self._complain("there was no answer yet")
-            return
+            raise InvalidInput("there was no answer yet")
         terminal = Terminal.of(sys.stdout)
-        self._print("\n".join(generate.why(self._answer, self._prompt, terminal, full=full)))
+        terminal.show(*generate.why_parts(self._answer, self._prompt, terminal, full=full))
 
     def _base(self) -> None:
         if not self._prompt:
-            self._complain("there was no prompt yet")
-            return
-        with local.explained():
-            made = self._model.controller.generate(self._prompt, **self._how)
-        self._print("\n".join(generate.spoken(made.text, Terminal.of(sys.stdout))))
+            raise InvalidInput("there was no prompt yet")
+        with device_errors():
+            base = self._model.controller.generate(self._prompt, **self._continuation)
+        generate.show_continuation(base.text, Terminal.of(sys.stdout))
 
     def _set(self, change: str) -> None:
         if "=" not in change:
-            if change.replace("-", "_") not in self._changed:
-                self._complain(f"{change or 'nothing'} was not set here: /set NAME=VALUE, or /set NAME to take it back")
-                return
-            del self._changed[change.replace("-", "_")]
+            name = change.replace("-", "_")
+            if name not in self._changed:
+                raise InvalidInput(f"{change or 'nothing'} was not set here: /set NAME=VALUE, or /set NAME to undo it")
+            del self._changed[name]
             return
         try:
-            name, value = settings.option(change)
+            name, value = flags.option(change)
         except argparse.ArgumentTypeError as error:
-            self._complain(str(error))
-            return
-        value = local.plain(name, value)
+            raise InvalidInput(str(error)) from error
+        value = flags.plain(name, value)
         if name == "stop" and isinstance(value, str):
-            value = value.replace("\\n", "\n").replace("\\t", "\t")
+            value = flags.unescaped(value)
         before = dict(self._changed)
         self._changed[name] = value
         try:
@@ -263,21 +267,19 @@ class Talk:
         # The seed that a prompt can be given is that of the drawing.
         shown = {**self._model.settings(**self._learning), "watch": False, **self._sampling, **self._changed}
         for name, value in sorted(shown.items()):
-            said = (
-                json.dumps(value) if isinstance(value, (str, list, tuple, bool, int, float, type(None))) else str(value)
-            )
-            self._print(f"{'*' if name in self._changed else ' '} {name} = {said}")
-
-    def _complain(self, text: str) -> None:
-        self.status = 1
-        sys.stdout.flush()
-        local.note(text)
+            mark = "*" if name in self._changed else " "
+            self._print(f"{mark} {name} = {_setting_text(value)}")
 
     def _print(self, text: str) -> None:
         print(printable(text, sys.stdout), flush=True)
 
 
-def _short(answer: Answer) -> str:
+def _setting_text(value: Any) -> str:
+    plain_types = (str, list, tuple, bool, int, float, type(None))
+    return json.dumps(value) if isinstance(value, plain_types) else str(value)
+
+
+def _summary(answer: Answer) -> str:
     steps, took = len(answer.trace.steps), sum(answer.seconds.values())
     left = answer.found.selection.uncertainty
     fell = f", uncertainty {left[0]:.2f} to {left[-1]:.2f}" if len(left) > 1 and left[0] == left[0] else ""

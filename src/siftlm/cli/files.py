@@ -25,9 +25,9 @@ FIELDS = ("embedding", "vector")
 LINES = (".jsonl", ".ndjson")
 
 
-def vectors(given: str) -> npt.NDArray[Any]:
+def vectors(name: str) -> npt.NDArray[Any]:
     """The array in ``file.npy``, ``file.npz``, ``file.npz:key`` or ``file.jsonl``."""
-    path, key = _split_key(given)
+    path, key = _split_key(name)
     suffix = path.suffix.lower()
     if suffix in LINES:
         return _embedded_lines(path)
@@ -39,11 +39,11 @@ def vectors(given: str) -> npt.NDArray[Any]:
     return found
 
 
-def _split_key(given: str) -> tuple[Path, str | None]:
-    head, colon, key = given.rpartition(":")
+def _split_key(name: str) -> tuple[Path, str | None]:
+    head, colon, key = name.rpartition(":")
     if colon and head.lower().endswith(".npz"):
         return Path(head), key
-    return Path(given), None
+    return Path(name), None
 
 
 def _npy(path: Path) -> npt.NDArray[Any]:
@@ -77,7 +77,7 @@ def _npz(path: Path, key: str | None) -> npt.NDArray[Any]:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Whatever numpy says of a broken file, as one error that names the file."""
+    """numpy's errors about a broken file, as one error that names the file."""
     try:
         yield
     except InvalidInput:
@@ -152,12 +152,18 @@ def text_of(stream: IO[str] | None, name: str) -> str:
         raise InvalidInput(f"{name}: is not UTF-8 text: {error.reason}") from error
 
 
-def prompts(path: str) -> Iterator[dict[str, Any]]:
-    """Objects with a ``prompt``, one a line; a line that is a text alone becomes one."""
+def records(path: str, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``file:line`` and an object with this text field, for each line; a line that is a text alone becomes one."""
     for where, value in json_lines(path):
-        record = {"prompt": value} if isinstance(value, str) else value
-        if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-            raise InvalidInput(f"{where}: is neither a text nor an object with a 'prompt'")
+        record = {field: value} if isinstance(value, str) else value
+        if not isinstance(record, dict) or not isinstance(record.get(field), str):
+            raise InvalidInput(f"{where}: is neither a text nor an object with a '{field}'")
+        yield where, record
+
+
+def prompts(path: str) -> Iterator[dict[str, Any]]:
+    """Objects with a ``prompt``, one a line."""
+    for where, record in records(path, "prompt"):
         if not record["prompt"].strip():
             raise InvalidInput(f"{where}: the prompt is empty")
         yield record
@@ -248,7 +254,7 @@ def _is_special(path: str) -> bool:
     """Is there something else than a regular file? The system follows links: not all lead to a name."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:  # nothing there; or whoever writes will say what is wrong
+    except OSError:  # nothing there, or an error that whoever writes will meet as well
         return False
 
 

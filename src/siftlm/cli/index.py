@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siftlm.cli import settings, watching
-from siftlm.cli.drawing import Terminal, amount, one_line, printable, wrap
+from rich.console import RenderableType
+
+from siftlm.cli import arguments as flags
+from siftlm.cli.arguments import Flag, choice, repeated, switch
+from siftlm.cli.terminal import Terminal, amount, indented, progress_line, resumable
+from siftlm.errors import Conflict, InvalidInput, NotAMemory
 
 if TYPE_CHECKING:
     from siftlm.embedding.protocol import Embedder
@@ -34,118 +38,77 @@ model, states:MODEL for a language model's own hidden states. It is the memory's
 not be compared. Then: siftlm search memory "a question", siftlm info memory.
 """
 # Arguments that go to the reading of a corpus, and what they are called there.
-READING = {"text": "text", "id": "id", "vectors": "vector", "split": "split", "format": "format", "glob": "glob"}
-# Settings of a memory, made once.
-MAKING = ("storage", "passage_tokens", "overlap", "near_duplicates")
+READING_NAMES = {"vectors": "vector", **{name: name for name in ("text", "id", "meta", "split", "format", "glob")}}
+# Settings of a new memory.
+MEMORY_NAMES = ("storage", "passage_tokens", "overlap", "near_duplicates")
 COMPLAINTS = 5
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "index",
-        help="build a memory: texts and their vectors in a folder",
-        description="Read texts, embed them, and keep both in a folder that siftlm search looks through.",
-        epilog=EPILOG,
+    parser = flags.command(
+        commands, "index", run, "build a memory: read texts, embed them, and keep both in a folder", EPILOG
     )
-    parser.add_argument(
-        "corpus", nargs="*", metavar="CORPUS", help="files, folders, or hf:NAME[:CONFIG] for a Hugging Face data set"
+    corpus = "files, folders, or hf:NAME[:CONFIG] for a Hugging Face data set"
+    bad = "records that cannot be used: count them (default), or stop at the first"
+    option = "a setting of the embedder, such as width=1024; repeatable"
+    storage = "of the vectors: exact (float32, the default), half the size, or a quarter"
+    flags.declare(
+        parser,
+        Flag("corpus", "CORPUS", str, corpus, more={"nargs": "*"}),
+        Flag("--into", "FOLDER", str, "the memory's folder", more={"required": True}),
+        switch("--append", "add to the memory that is there"),
+        choice("--bad", ("skip", "fail"), bad, "skip"),
+        flags.QUIET,
+        "the corpus",
+        Flag("--text", "FIELD", str, "the field of the text, such as body or page.text (default: text)"),
+        Flag("--id", "FIELD", str, "your own name of each document, to find or delete it by"),
+        Flag("--meta", "FIELD,…", flags.comma_list(str, "fields"), "keep these fields as metadata (default: all)"),
+        Flag("--vectors", "FIELD|FILE.npy", str, "the texts' vectors, where they are known already", setting="vector"),
+        Flag("--format", "F", str, "of files without a known suffix: csv, jsonl, parquet, text, tsv"),
+        Flag("--glob", "PATTERN", str, "in folders: only files like '*.md' or 'docs/**/*.md'"),
+        Flag("--split", "NAME", str, "of a Hugging Face data set (default: train)"),
+        "a new memory",
+        flags.EMBEDDER.but("what turns texts into vectors (default: hashing)"),
+        repeated("--embedder-option", "NAME=VALUE", flags.option, option),
+        choice("--storage", ("float32", "float16", "int8"), storage),
+        Flag("--passage-tokens", "N", int, "cut longer texts into passages of N tokens (default: at most 256)"),
+        Flag("--overlap", "N", int, "tokens that neighbouring passages share (default: N/8)"),
+        switch("--no-full-text", "leave out the index of words (smaller, faster)", setting="full_text"),
+        Flag("--near-duplicates", "S", float, "store texts that share this much (0 to 1) only once"),
+        choice("--faiss", ("flat", "ivf", "hnsw"), "also build a FAISS index, for searches faster than a scan"),
     )
-    parser.add_argument("--into", required=True, metavar="FOLDER", help="the memory's folder")
-    parser.add_argument("--append", action="store_true", help="add to the memory that is there")
-    parser.add_argument(
-        "--bad",
-        choices=("skip", "fail"),
-        default="skip",
-        help="records that cannot be used: count them (default), or stop at the first",
-    )
-    parser.add_argument("--quiet", action="store_true", help="print nothing but what went wrong")
-
-    data = parser.add_argument_group("what is where in the corpus")
-    data.add_argument(
-        "--text", metavar="FIELD", help="the field of the text, such as body or page.text (default: text)"
-    )
-    data.add_argument("--id", metavar="FIELD", help="your own name of each document, to find or delete it by")
-    data.add_argument("--meta", metavar="FIELD,…", help="keep these fields as metadata (default: all)")
-    data.add_argument("--vectors", metavar="FIELD|FILE.npy", help="the texts' vectors, where they are known already")
-    data.add_argument("--format", metavar="F", help="of files whose name does not tell: csv, jsonl, parquet, text, tsv")
-    data.add_argument("--glob", metavar="PATTERN", help="of folders: only such files, '*.md' or 'docs/**/*.md'")
-    data.add_argument("--split", metavar="NAME", help="of a Hugging Face data set (default: train)")
-
-    made = parser.add_argument_group("what the memory is to be (a new one)")
-    made.add_argument("--embedder", metavar="NAME", help="what turns texts into vectors (default: hashing)")
-    made.add_argument(
-        "--embedder-option",
-        action="append",
-        default=[],
-        type=settings.option,
-        metavar="NAME=VALUE",
-        help="a setting of the embedder, such as width=1024; may be repeated",
-    )
-    made.add_argument(
-        "--storage",
-        choices=("float32", "float16", "int8"),
-        help="of the vectors: exact (float32, the default), half the size, or a quarter",
-    )
-    made.add_argument(
-        "--passage-tokens",
-        type=int,
-        metavar="N",
-        help="cut longer texts into passages of so many tokens (default: at most 256)",
-    )
-    made.add_argument("--overlap", type=int, metavar="N", help="tokens that neighbouring passages share (default: N/8)")
-    made.add_argument("--no-full-text", action="store_true", help="leave out the index of words (smaller, faster)")
-    made.add_argument(
-        "--near-duplicates",
-        type=float,
-        metavar="S",
-        help="store a text that shares so much with another (0 to 1) only once",
-    )
-    made.add_argument(
-        "--faiss", choices=("flat", "ivf", "hnsw"), help="also build a FAISS index, for searches faster than a scan"
-    )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read everything in, then say what is there."""
+    """Read everything in, then print what is there."""
     from siftlm.memory.maintenance import collect_info
 
     _check(arguments)
-    report = watching.reporter(quiet=arguments.quiet)
-    try:
+    with resumable("stopped; the same command goes on from here"), progress_line(quiet=arguments.quiet) as report:
         before = _documents(arguments)
-        memory = _filled(arguments, report)
+        memory = _fill(arguments, report)
         if arguments.faiss is not None:
             memory.build_index(arguments.faiss, progress=report)
-    except KeyboardInterrupt:
-        if isinstance(report, watching.Line):
-            report.end()
-        if sys.stderr is not None:
-            print("siftlm: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
     memory.close()
     info = collect_info(memory.path)
-    _tell(arguments, info, before)
+    _print(arguments, info, before)
     return 0 if info.passages else 1
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from siftlm.errors import Conflict
-
     if not arguments.corpus and arguments.faiss is None:
         raise Conflict("nothing to read: name a file, a folder or hf:NAME before --into")
     if not arguments.append and arguments.corpus:
         return
-    made = [name for name in (*MAKING, "no_full_text", "embedder_option") if getattr(arguments, name)]
+    made = [name for name in (*MEMORY_NAMES, "no_full_text", "embedder_option") if getattr(arguments, name)]
     if made:
         flag = "--" + made[0].replace("_", "-")
         raise Conflict(f"{flag} is settled when a memory is made: leave it out, or build another memory")
 
 
 def _documents(arguments: argparse.Namespace) -> int | None:
-    """How many are there before; None for a new memory."""
-    from siftlm.errors import NotAMemory
+    """The number of documents before this command; None for a new memory."""
     from siftlm.memory.maintenance import collect_info
 
     try:
@@ -154,17 +117,20 @@ def _documents(arguments: argparse.Namespace) -> int | None:
         return None
 
 
-def _filled(arguments: argparse.Namespace, report: Report) -> Memory:
+def _fill(arguments: argparse.Namespace, report: Report) -> Memory:
     from siftlm.memory import Memory
 
-    reading = _reading(arguments)
-    corpus = _corpus(arguments.corpus)
-    if arguments.append or not arguments.corpus:
+    reading = {
+        there: getattr(arguments, here) for here, there in READING_NAMES.items() if getattr(arguments, here) is not None
+    }
+    # One input as it is; several as the list that `siftlm.memory.reading.open_source` takes for inputs.
+    names: list[str] = arguments.corpus
+    corpus: Any = names[0] if len(names) == 1 else [name if name.startswith("hf:") else Path(name) for name in names]
+    if arguments.append or not names:
         memory = Memory.open(arguments.into, embedder=arguments.embedder)
-        if arguments.corpus:
+        if names:
             memory.ingest(corpus, bad=arguments.bad, progress=report, **reading)
         return memory
-    made = {name: getattr(arguments, name) for name in MAKING if getattr(arguments, name) is not None}
     return Memory.build(
         corpus,
         arguments.into,
@@ -172,29 +138,14 @@ def _filled(arguments: argparse.Namespace, report: Report) -> Memory:
         full_text=not arguments.no_full_text,
         bad=arguments.bad,
         progress=report,
-        **made,
+        **flags.values_of(arguments, MEMORY_NAMES),
         **reading,
     )
-
-
-def _corpus(given: list[str]) -> Any:
-    """One input as it is; several as the list that `siftlm.memory.reading.open_source` takes for inputs."""
-    if len(given) == 1:
-        return given[0]
-    return [name if name.startswith("hf:") else Path(name) for name in given]
-
-
-def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
-    found = {there: getattr(arguments, here) for here, there in READING.items() if getattr(arguments, here) is not None}
-    if arguments.meta is not None:
-        found["meta"] = [name.strip() for name in arguments.meta.split(",") if name.strip()]
-    return found
 
 
 def _embedder(arguments: argparse.Namespace, corpus: Any, reading: dict[str, Any]) -> Embedder:
     """The one that was asked for; where only vectors were given, one that knows their width."""
     from siftlm.embedding import embedder
-    from siftlm.errors import InvalidInput
     from siftlm.memory.reading import open_source
 
     options = dict(arguments.embedder_option)
@@ -206,44 +157,37 @@ def _embedder(arguments: argparse.Namespace, corpus: Any, reading: dict[str, Any
     raise InvalidInput(f"--vectors {arguments.vectors}: no record of the corpus has a vector that can be used")
 
 
-def _tell(arguments: argparse.Namespace, info: Info, before: int | None) -> None:
+def _print(arguments: argparse.Namespace, info: Info, before: int | None) -> None:
     """Where it is, what is in it, what was left out, and what to do next."""
     stream = sys.stderr if arguments.quiet else sys.stdout
     if stream is None:
         return
     terminal = Terminal.of(stream)
-    width = terminal.limit
-    lines = [] if arguments.quiet else _summary(info, before, terminal, width)
+    parts: list[RenderableType] = [] if arguments.quiet else _summary(info, before, terminal)
     for one in info.inputs:
         if one.bad:
-            said = f"{one.name}: {one.bad:,} {'record' if one.bad == 1 else 'records'} could not be used:"
-            lines += wrap(said, width)
-            for complaint in one.complaints[:COMPLAINTS]:
-                lines += wrap(complaint, width, first="  ", rest="    ")
+            parts.append(f"{one.name}: {one.bad:,} {'record' if one.bad == 1 else 'records'} could not be used:")
+            parts += [indented(terminal.prose(complaint)) for complaint in one.complaints[:COMPLAINTS]]
             if one.bad > COMPLAINTS:
-                lines.append(f"  {terminal.pick('…', '...')} and {one.bad - COMPLAINTS:,} more")
+                parts.append(indented(terminal.prose(f"… and {one.bad - COMPLAINTS:,} more")))
     if not info.passages:
-        lines += wrap(f"{arguments.into}: holds no text: nothing of the input could be used", width)
+        parts.append(f"{arguments.into}: holds no text: nothing of the input could be used")
     elif not arguments.quiet:
-        asked = "--query prompt.npy" if info.embedder == "precomputed" else '"your question"'
-        command = f"siftlm search {shlex.quote(arguments.into)} {asked}"
-        lines += ["", "Now try:", f"  {terminal.paint(command, 'cyan')}"]
-    if lines:
-        print(printable("\n".join(lines), stream), file=stream)
+        prompt = "--query prompt.npy" if info.embedder == "precomputed" else '"your question"'
+        example = f"siftlm search {shlex.quote(arguments.into)} {prompt}"
+        parts += ["", "Now try:", indented(terminal.prose(example, "cyan"))]
+    if parts:
+        terminal.show(*parts, stream=stream)
 
 
-def _summary(info: Info, before: int | None, terminal: Terminal, width: int) -> list[str]:
+def _summary(info: Info, before: int | None, terminal: Terminal) -> list[RenderableType]:
     new = "" if before is None else f" ({info.documents - before:,} of them new)"
     counts = f"{info.documents:,} documents{new}, {info.passages:,} passages"
-    again = [
+    repeated = [
         f"{info.duplicates:,} duplicates" if info.duplicates else "",
         f"{info.near_duplicates:,} near-duplicates" if info.near_duplicates else "",
     ]
-    said = " and ".join(filter(None, again))
-    counts += f"; {said} stored once" if said else ""
+    once = " and ".join(filter(None, repeated))
+    counts += f"; {once} stored once" if once else ""
     made = f"embedder {info.embedder}, {info.width} wide, {info.storage}; {amount(info.bytes)} on disk"
-    return [
-        terminal.paint(one_line(info.path), "bold"),
-        *wrap(counts, width, first="  ", rest="  "),
-        *wrap(made, width, first="  ", rest="  "),
-    ]
+    return [terminal.prose(info.path, "bold"), indented(terminal.prose(counts)), indented(terminal.prose(made))]

@@ -1,22 +1,35 @@
-"""``siftlm score``: how well a text is foreseen before and after learning for it."""
+"""``siftlm score``: how well a model predicts a text before and after learning for it; one text, or many."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
+import math
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Any
 
-from siftlm.cli import local, scoring
-from siftlm.cli.drawing import Terminal, bar, printable, wrap
+from rich.console import RenderableType
+
+from siftlm.cli import arguments as flags
+from siftlm.cli.arguments import Flag, choice, switch
+from siftlm.cli.charts import bar
+from siftlm.cli.terminal import Terminal, finite, note, print_json, resumable, table, watched
+from siftlm.cli.tuning import device_errors, open_model, remark, step_line
+from siftlm.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
-    from siftlm.cli.scoring import Scored
+    from siftlm.local import LocalModel
+    from siftlm.results import Score
 
 EPILOG = f"""\
 examples:
   siftlm score memory --file fractions.py --model gpt2     the first half is the prompt, the second is scored
-  siftlm score memory "Some text whose end is to be foreseen." -n 20
+  siftlm score memory "Some text whose second half is scored." -n 20
   siftlm score memory - --at 1,2,5,10,20 < text.txt        the curve: bits per byte after so many steps
   siftlm score memory --file a.txt --context               also with the same texts in the prompt instead
   siftlm score memory --file a.txt --compare nearest,mmr,random
@@ -26,130 +39,359 @@ examples:
   siftlm score memory --file a.txt --json | jq .scores.sift.tuned
 
 Bits per byte: the text's negative log-likelihood in bits, by the bytes of what is scored; lower is better.
-100 % is the base model. After each text the model is put back bit for bit.
-{local.SETTINGS}"""
-BAR = 20
+100 % is the base model. After each text the model is restored bit for bit.
+{flags.TUNING_HELP}"""
+BAR_COLUMNS = 20
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
+    parser = flags.command(
+        commands,
         "score",
+        run,
+        "bits per byte of a text, before and after the model learned for it",
+        EPILOG,
         usage="siftlm score MEMORY [TEXT | - | --file FILE | --texts FILE] [options]",
-        help="score a text before and after the model learned for it",
-        description="Bits per byte of a text: of the model as it is, and tuned on what a memory holds about it.",
-        epilog=EPILOG,
     )
-    parser.add_argument("folder", metavar="MEMORY", help="the memory, as siftlm index made it")
-    # Not nargs="?": argparse would give it nothing when options stand between the two.
-    parser.add_argument("text", metavar="[TEXT]", help="in quotes; - reads it from stdin").required = False
-    parser.add_argument("--file", metavar="FILE", help="read the text from a file")
-    parser.add_argument(
-        "--texts",
-        metavar="FILE",
-        help='many: one text or {"text": …} a line (.jsonl); writes one JSON object for each, as soon as it is known',
+    many = 'many: one text or {"text": …} a line (.jsonl); writes one JSON object for each, as soon as it is known'
+    modes = (
+        "split (default): the first half is the prompt, the second is scored; transductive: the scored text is the "
+        "prompt"
     )
-    parser.add_argument(
-        "--mode",
-        choices=("split", "transductive"),
-        default="split",
-        help="split (default): the first half is the prompt, the second is scored; transductive: "
-        "the scored text is the prompt",
+    flags.declare(
+        parser,
+        flags.MEMORY,
+        replace(flags.PROMPT, name="text", metavar="[TEXT]"),
+        Flag("--file", "FILE", str, "read the text from a file"),
+        Flag("--texts", "FILE", str, many),
+        choice("--mode", ("split", "transductive"), modes, default="split"),
+        "comparisons",
+        Flag(
+            "--compare",
+            "M,…",
+            str,
+            "other methods, with the same number of texts (default: nearest; none for no other)",
+        ),
+        switch("--context", "also with the same texts in the prompt instead of the weights"),
+        Flag("--at", "N,…", flags.step_counts, "also score after these numbers of steps", ()),
+        "output",
+        flags.JSON,
+        switch("--why", "with JSON: also the texts that were learned from"),
+        flags.OUT.but("of --texts: append there, and leave out what it holds already"),
+        flags.QUIET.but("print nothing while learning"),
+        *flags.LEARNING,
     )
-
-    beside = parser.add_argument_group("what to put beside it")
-    beside.add_argument(
-        "--compare", metavar="M,…", help="other methods, with as many texts (default: nearest; none: no other)"
-    )
-    beside.add_argument("--context", action="store_true", help="the same texts in the prompt instead of the weights")
-    beside.add_argument("--at", type=scoring.steps, default=(), metavar="N,…", help="also score after so many steps")
-
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", action="store_true", help="one JSON object on one line")
-    output.add_argument("--why", action="store_true", help="with JSON: also the texts that were learned from")
-    output.add_argument("--out", metavar="FILE", help="of --texts: append there, and leave out what it holds already")
-    output.add_argument("--quiet", action="store_true", help="say nothing while learning")
-    local.add(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Score, then print."""
-    from siftlm.cli import files
-    from siftlm.errors import Conflict, InvalidInput
-
-    given = local.given(arguments)
-    texts = [name for name in ("text", "file", "texts") if getattr(arguments, name) is not None]
-    if len(texts) != 1:
-        if not texts:
-            raise InvalidInput("there is no text: give one in quotes, - for stdin, --file or --texts")
-        raise Conflict(
-            " and ".join("the text" if one == "text" else f"--{one}" for one in texts[:2]) + " exclude each other"
-        )
+    settings = flags.model_settings(arguments)
+    flags.one_text(arguments, "text", "text", "file", "texts")
     if arguments.out is not None and arguments.texts is None:
         raise Conflict("--out goes with --texts; for a single text redirect the output")
     if arguments.why and not (arguments.json or arguments.texts):
         raise Conflict("--why goes with --json; siftlm search MEMORY TEXT shows the texts to a person")
-    plan = scoring.plan(arguments, given)
-    if arguments.texts is not None:
-        from siftlm.cli import score_many
+    plan = _plan(arguments, settings)
+    return _run_one(arguments, plan) if arguments.texts is None else _run_many(arguments, plan)
 
-        return score_many.run(arguments, plan)
-    text = arguments.text
-    if arguments.file is not None:
-        text = files.text(arguments.file)
-    elif text == "-":
-        text = files.text_of(sys.stdin, "standard input")
-    scoring.check(text, arguments.mode)
-    model = local.opened(arguments, plan.shared)
-    scored = scoring.score(model, text, plan, quiet=arguments.quiet or (arguments.json and not _watched()))
-    for name, one in scored.scores.items():
-        if scoring.remark(one) and not arguments.json:
-            local.note(f"{name}: {scoring.remark(one)}")
+
+# --- one text, scored in every way that was asked for
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """What is to be done with each text."""
+
+    mode: str
+    at: tuple[int, ...]
+    watch: bool
+    context: bool
+    compare: tuple[str, ...]
+    shared: dict[str, Any]
+    """Settings of the model, whichever method selects."""
+    own: dict[str, Any]
+    """Settings of the main method's selection alone."""
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """A text, before and after each way of learning."""
+
+    model: str
+    mode: str
+    scores: Mapping[str, Score]
+    """Name of the way -> its score; the main one is the last."""
+
+    @property
+    def main(self) -> Score:
+        """By the method that was asked for."""
+        return list(self.scores.values())[-1]
+
+    def to_dict(self, *, why: bool) -> dict[str, Any]:
+        """Ready for ``json.dumps``; with the texts that were learned from, if somebody asks why."""
+        size = self.main.base_likelihood
+        return {
+            "model": self.model,
+            "mode": self.mode,
+            "bytes": size.bytes,
+            "tokens": size.tokens,
+            "base": self.main.to_dict()["base"],
+            "scores": {name: _score_record(one, why=why) for name, one in self.scores.items()},
+        }
+
+
+def _score_record(score: Score, *, why: bool) -> dict[str, Any]:
+    record = score.to_dict()
+    if not why:
+        del record["found"]["hits"]
+    record["percent"] = finite(score.percent)
+    return {name: record[name] for name in ("tuned", "percent", "curve", "seconds", "trace", "found")}
+
+
+def _plan(arguments: argparse.Namespace, settings: dict[str, Any]) -> ScoringPlan:
+    """What the flags ask for, checked as far as that goes without a model."""
+    from siftlm.recipes import find
+
+    own = flags.selection_settings(arguments, settings)
+    shared = {name: value for name, value in settings.items() if name not in own}
+    main = own.get("method", "sift")
+    find(main)
+    if arguments.watch and arguments.mode == "transductive":
+        raise Conflict("--watch with --mode transductive would watch the very text that is scored")
+    if arguments.context and settings.get("use", "weights") == "context":
+        raise Conflict("--context puts the texts in the prompt for comparison; with --use context they are there")
+    compare = _compared_methods(arguments.compare, main)
+    return ScoringPlan(arguments.mode, arguments.at, arguments.watch, arguments.context, compare, shared, own)
+
+
+def _compared_methods(names: str | None, main: str) -> tuple[str, ...]:
+    from siftlm.recipes import find
+
+    if names is None:
+        return () if main == "nearest" else ("nearest",)
+    methods = tuple(dict.fromkeys(part.strip() for part in names.split(","))) if names != "none" else ()
+    for name in methods:
+        find(name)
+        if name == main:
+            raise Conflict(f"--compare {name}: that is the method itself")
+    return methods
+
+
+def _check_text(text: str, mode: str) -> None:
+    """Refuse a text in which nothing can be scored."""
+    from siftlm.call import split_in_half
+
+    if not text.strip():
+        raise InvalidInput("the text is empty")
+    if mode == "split":
+        split_in_half(text)
+
+
+def _score(model: LocalModel, text: str, plan: ScoringPlan, *, quiet: bool, prefix: str = "") -> TextScores:
+    """The text in every way of the plan: others first in the result, the method that was asked for last."""
+    # None takes back what calibration may have chosen for another method.
+    others = {"adaptive": None, "until": None, "min_gain": None, "decide": None, "features": None}
+    known = model.settings(**plan.own)
+    method = known["method"]
+    name = str(method) + {"weights": "", "context": " in context", "both": ", both"}[known["use"]]
+    main = _score_one_way(model, text, plan, plan.own, prefix + name, quiet=quiet)
+    scores: dict[str, Score] = {}
+    if plan.context:
+        in_context = {**plan.own, "use": "context", "decide": None}
+        scores["in context"] = _score_one_way(model, text, plan, in_context, prefix + "in context", quiet=True)
+    for other in plan.compare:
+        if other != method:
+            settings = {**others, "n": max(1, len(main.found)), "method": other}
+            scores[other] = _score_one_way(model, text, plan, settings, prefix + other, quiet=quiet)
+    return TextScores(model.controller.name, plan.mode, {**scores, name: main})
+
+
+def _score_one_way(
+    model: LocalModel, text: str, plan: ScoringPlan, settings: dict[str, Any], name: str, *, quiet: bool
+) -> Score:
+    line = step_line(name, model, quiet=quiet, n=settings.get("n"))
+    score = None
+    try:
+        with device_errors():
+            score = model.score(text, mode=plan.mode, at=plan.at, watch=plan.watch, after=line, **settings)  # type: ignore[arg-type]
+    finally:
+        if line is not None:
+            line.end(None if score is None else score.trace)
+    return score
+
+
+def _run_one(arguments: argparse.Namespace, plan: ScoringPlan) -> int:
+    text = flags.read_text(arguments.text, arguments.file)
+    _check_text(text, plan.mode)
+    model = open_model(arguments, plan.shared)
+    scores = _score(model, text, plan, quiet=arguments.quiet or (arguments.json and not watched()))
     if arguments.json:
-        shown = json.dumps(scored.to_dict(why=arguments.why))
-    else:
-        shown = "\n".join(_table(scored, Terminal.of(sys.stdout)))
-    print(printable(shown, sys.stdout))
+        print_json(scores.to_dict(why=arguments.why))
+        return 0
+    for name, one in scores.scores.items():
+        if remark(one.trace):
+            note(f"{name}: {remark(one.trace)}")
+    terminal = Terminal.of(sys.stdout)
+    terminal.show(*_score_parts(scores, terminal))
     return 0
 
 
-def _watched() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
-def _table(scored: Scored, terminal: Terminal) -> list[str]:
-    """The base model, and below it each way of learning."""
-    names = max(len("base"), *(len(name) for name in scored.scores))
-    titles = f"{'':<{names}} {'bits/byte':>10} {'% of base':>10} {'steps':>6} {'seconds':>8}"
-    length = min(BAR, terminal.width - len(titles) - 2) if terminal.fixed else BAR
-    lines = [terminal.paint(titles, "dim"), _row("base", scored.base, 100.0, "", "", names, length, terminal)]
-    best = min(one.tuned for one in scored.scores.values())
-    for name, one in scored.scores.items():
-        seconds = f"{sum(one.seconds.values()):.1f}"
-        row = _row(name, one.tuned, one.percent, str(one.trace.kept), seconds, names, length, terminal)
-        lines.append(terminal.paint(row, "bold") if one.tuned == best < scored.base else row)
-    curves = {name: dict(one.curve) for name, one in scored.scores.items() if one.curve}
+def _score_parts(scores: TextScores, terminal: Terminal) -> list[RenderableType]:
+    """The base model, and below it each way of learning; then the curves, and what was scored."""
+    base = scores.main.base
+    rows = table()
+    rows.add_column("")
+    for title in ("bits/byte", "% of base", "steps", "seconds"):
+        rows.add_column(title, justify="right", no_wrap=True)
+    room = terminal.limit - max(len(name) for name in ("base", *scores.scores)) - 46
+    length = max(0, min(BAR_COLUMNS, room)) if room >= 8 else 0
+    rows.add_row("base", f"{base:.3f}", "100.0", "", "", bar(1.0, length, terminal))
+    best = min(one.tuned for one in scores.scores.values())
+    for name, one in scores.scores.items():
+        took = f"{sum(one.seconds.values()):.1f}"
+        cells = (name, f"{one.tuned:.3f}", f"{one.percent:.1f}", str(one.trace.kept), took)
+        style = "bold" if one.tuned == best < base else ""
+        rows.add_row(*cells, bar(one.percent / 100, length, terminal), style=style)
+    parts: list[RenderableType] = [rows, ""]
+    curves = {name: dict(one.curve) for name, one in scores.scores.items() if one.curve}
     if curves:
-        wide = {name: max(8, len(name)) for name in curves}
-        heads = "  ".join(f"{name:>{wide[name]}}" for name in curves)
-        lines += ["", terminal.paint(f"{'after':>6}  {heads}", "dim")]
+        points = table()
+        for title in ("after", *curves):
+            points.add_column(title, justify="right")
         for step in sorted({step for curve in curves.values() for step in curve}):
-            cells = (f"{curve[step]:.3f}" if step in curve else "" for curve in curves.values())
-            row = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, wide.values(), strict=True))
-            lines.append(f"{step:>6}  {row}".rstrip())
-    return [*lines, "", *(line for said in _about(scored) for line in wrap(terminal.spell(said), terminal.limit))]
+            points.add_row(str(step), *(f"{curve[step]:.3f}" if step in curve else "" for curve in curves.values()))
+        parts += [points, ""]
+    size = f"{scores.main.base_likelihood.bytes:,} bytes, {scores.main.base_likelihood.tokens:,} tokens"
+    about = f"split: the first half is the prompt, the second ({size}) is scored."
+    if scores.mode != "split":
+        about = f"transductive: the scored text ({size}) is its own prompt."
+    return [*parts, f"{about} Model: {scores.model}."]
 
 
-def _row(
-    name: str, value: float, percent: float, steps: str, seconds: str, names: int, length: int, terminal: Terminal
-) -> str:
-    row = f"{name:<{names}} {value:>10.3f} {percent:>10.1f} {steps:>6} {seconds:>8}"
-    return (f"{row}  {bar(percent / 100, length, terminal)}" if length >= 8 else row).rstrip()
+# --- many texts: a JSON line for each, as soon as it is known; what is done is not done again
 
 
-def _about(scored: Scored) -> list[str]:
-    size = f"{scored.bytes:,} bytes, {scored.tokens:,} tokens"
-    if scored.mode == "split":
-        return [f"split: the first half is the prompt, the second ({size}) is scored. Model: {scored.model}."]
-    return [f"transductive: the scored text ({size}) is its own prompt. Model: {scored.model}."]
+@dataclass(frozen=True)
+class ScoringTask:
+    """One text of the file."""
+
+    line: int
+    sha256: str
+    """Of the text, so that a changed one is not taken for done."""
+    text: str
+    known: dict[str, Any]
+    """Whatever else its line says."""
+
+
+def _run_many(arguments: argparse.Namespace, plan: ScoringPlan) -> int:
+    """Score those that are not in ``--out`` yet."""
+    tasks = list(_tasks(arguments.texts, plan.mode))
+    question = _question(arguments, plan)
+    done = {} if arguments.out is None else _read_done(arguments.out, question)
+    records = {task.line: done[task.sha256] for task in tasks if task.sha256 in done}
+    left = [task for task in tasks if task.line not in records]
+    if records and not arguments.quiet:
+        note(f"{len(records)} of {len(tasks)} texts are in {arguments.out} already")
+    if left:
+        model = open_model(arguments, plan.shared)
+        with _appending(arguments.out) as stream:
+            for task in left:
+                prefix = f"text {task.line} of {len(tasks)}, "
+                scores = _score(model, task.text, plan, quiet=arguments.quiet or not watched(), prefix=prefix)
+                about = {**task.known, "line": task.line, "sha256": task.sha256}
+                record = {**about, **scores.to_dict(why=arguments.why), "asked": question}
+                stream.write(json.dumps(record) + "\n")
+                stream.flush()
+                records[task.line] = record
+    if not arguments.quiet:
+        note(_means(list(records.values())))
+    return 0
+
+
+def _tasks(path: str, mode: str) -> Iterator[ScoringTask]:
+    """All texts, checked before the first one is scored."""
+    from siftlm.cli import files
+
+    count = 0
+    for where, record in files.records(path, "text"):
+        try:
+            _check_text(record["text"], mode)
+        except InvalidInput as error:
+            raise InvalidInput(f"{where}: {error}") from error
+        count += 1
+        sha = hashlib.sha256(record["text"].encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        yield ScoringTask(count, sha, record["text"], {name: v for name, v in record.items() if name != "text"})
+    if not count:
+        raise InvalidInput(f"{path}: holds no texts")
+
+
+def _question(arguments: argparse.Namespace, plan: ScoringPlan) -> dict[str, Any]:
+    """What decides about the figures: those of two different questions do not belong in one file."""
+    model = flags.values_of(arguments, ("model", "engine", "rank", "alpha", "targets", "dtype", "context_tokens"))
+    settings = {
+        name: value if isinstance(value, (bool, int, float, str, list, type(None))) else repr(value)
+        for name, value in sorted({**plan.shared, **plan.own}.items())
+    }
+    return {
+        "memory": os.path.basename(os.path.abspath(arguments.folder)),
+        **model,
+        "mode": plan.mode,
+        "at": list(plan.at),
+        "watch": plan.watch,
+        "context": plan.context,
+        "compare": list(plan.compare),
+        "settings": settings,
+    }
+
+
+def _read_done(path: str, question: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """sha256 -> the record, of those that the file holds; a line that was cut short is taken out of it."""
+    from siftlm.cli import files
+
+    if not os.path.isfile(path):
+        return {}
+    with open(path, "rb+") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+    done = {}
+    for where, record in files.json_lines(path):
+        if not isinstance(record, dict) or "sha256" not in record or not isinstance(record.get("asked"), dict):
+            raise InvalidInput(f"{where}: was not written by siftlm score; choose another --out")
+        before = record["asked"]
+        other = sorted(name for name in {*question, *before} if before.get(name) != question.get(name))
+        if other:
+            was, now = (json.dumps(one.get(other[0])) for one in (before, question))
+            change = f"{other[0]}: {was}, and now {now}"
+            raise Conflict(f"{where}: was asked for something else ({change}); choose another --out")
+        done[record["sha256"]] = record
+    return done
+
+
+@contextlib.contextmanager
+def _appending(path: str | None) -> Iterator[IO[str]]:
+    """Standard output, or a file that keeps what was written however this ends."""
+    if path is None:
+        yield sys.stdout
+        return
+    with (
+        resumable("stopped; the same command goes on from here"),
+        open(path, "a", encoding="utf-8", newline="\n") as file,
+    ):
+        yield file
+
+
+def _means(records: list[dict[str, Any]]) -> str:
+    """``12 texts, means: base 2.105 bits per byte; nearest 91.3 %, sift 90.2 % of the text's own base``."""
+    base = _mean([record["base"] for record in records])
+    shares = (
+        f"{name} {_mean([record['scores'][name]['percent'] for record in records]):.1f} %"
+        for name in records[0]["scores"]
+    )
+    return f"{len(records)} texts, means: base {base:.3f} bits per byte; {', '.join(shares)} of the text's own base"
+
+
+def _mean(values: list[float | None]) -> float:
+    """Of those that are numbers: a model whose logits are no numbers has none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan

@@ -1,18 +1,29 @@
-"""``siftlm select``: vectors in files in, a table or JSON out."""
+"""``siftlm select``, ``spread`` and ``methods``: vectors in files in, a table or JSON out."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siftlm.cli import settings
-from siftlm.cli.drawing import Terminal, printable
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.text import Text
+
+from siftlm.cli import arguments as flags
+from siftlm.cli import tables
+from siftlm.cli.arguments import Flag, choice, switch
+from siftlm.cli.terminal import Terminal, indented, one_line, print_json, printable, table
+from siftlm.errors import Conflict, InvalidInput, SiftlmError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from siftlm.selection.problem import Method
     from siftlm.types import Selection
 
 EPILOG = """\
@@ -28,93 +39,105 @@ examples:
 vectors: (rows, d) in file.npy, file.npz:key, or file.jsonl with a field "embedding" or "vector" on each line.
 Large .npy files are mapped, not read. Which λ (--noise) is sensible: siftlm spread. Methods: siftlm methods.
 """
+METHODS_EPILOG = """\
+examples:
+  siftlm methods                 all of them, one line each
+  siftlm methods sift            formula, settings and explanation of one
+  siftlm methods --json | jq -r '.[] | select(.needs_query | not) | .name'
+"""
+SPREAD_EPILOG = """\
+examples:
+  siftlm spread --candidates vectors.npy
+  siftlm spread --candidates vectors.npy --query prompts.npy -n 10
+  siftlm spread --candidates vectors.npy --kernel centred --json | jq .noise
+
+λ has no meaning of its own: the same λ picks repeats from one kind of embedding and noise from another.
+Look here first, then try a few values of the range on held-out prompts.
+"""
+FORMULA_COLUMNS = 30  # from which on a formula is worth showing
+GROUPS = ("for a prompt", "without a prompt", "on softmax outputs", "from other packages")
 # Arguments that go to siftlm.select under their own names, when they are given.
-PASSED_ON = (
-    "method",
-    "noise",
-    "replacement",
-    "source_cap",
-    "budget",
-    "adaptive",
-    "until",
-    "min_gain",
-    "at_least",
-    "seed",
+SELECT_NAMES = (
+    *("method", "noise", "replacement", "source_cap", "budget"),
+    *("adaptive", "until", "min_gain", "at_least", "seed"),
 )
+RESERVED = (
+    *SELECT_NAMES,
+    *("query", "candidates", "n", "kernel", "normalize", "known", "exclude", "sources", "costs", "prior"),
+)
+NO_NORMALIZE = switch("--no-normalize", "leave the vectors' lengths as they are", setting="normalize")
 
 
 def add(commands: Any) -> None:
-    """Declare the command."""
-    parser = commands.add_parser(
-        "select",
-        help="select the most informative candidates for a prompt",
-        description="Select the candidates that together tell most about the query.",
-        epilog=EPILOG,
+    """Declare the commands."""
+    _add_select(commands)
+    methods = flags.command(commands, "methods", run_methods, "list the selection methods", METHODS_EPILOG)
+    flags.declare(
+        methods, Flag("name", "NAME", str, "show this one in full", more={"nargs": "?"}), flags.JSON.but("print JSON")
     )
-    data = parser.add_argument_group("data")
-    data.add_argument("--candidates", required=True, metavar="FILE", help="(K, d) vectors to choose from")
-    data.add_argument("--query", metavar="FILE", help="(d,) or (m, d) vectors of the prompt; some methods need none")
-    data.add_argument(
-        "--queries-are",
-        choices=("targets", "prompts"),
-        default="targets",
-        help="what several rows of --query are: embeddings of one prompt (default), or prompts "
-        "of their own, with one selection each, in their order",
+    spread = flags.command(
+        commands, "spread", run_spread, "report how spread vectors are, and a sensible λ", SPREAD_EPILOG
     )
-    data.add_argument("--texts", metavar="FILE", help="one text per candidate: lines, or 'text' in .jsonl")
-    data.add_argument("--known", metavar="FILE", help="(j, d) vectors of texts that are known already")
-
-    how = parser.add_argument_group("how to select")
-    how.add_argument("-n", type=int, metavar="N", help="how many to pick (default: 50, or all if there are fewer)")
-    how.add_argument("--method", metavar="NAME", help="see siftlm methods (default: sift)")
-    how.add_argument("--noise", type=float, metavar="λ", help="see siftlm spread (default: 0.01)")
-    how.add_argument("--kernel", metavar="K", help=f"what similar means: {', '.join(settings.KERNELS)}")
-    how.add_argument("--no-normalize", action="store_true", help="leave the vectors' lengths as they are")
-    how.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        type=settings.option,
-        metavar="NAME=VALUE",
-        help="a setting of the method's own, such as balance=0.3; may be repeated",
-    )
-    how.add_argument("--seed", type=int, metavar="S", help="of methods that involve chance (default: 0)")
-
-    limits = parser.add_argument_group("limits and weights")
-    limits.add_argument(
-        "--replacement",
-        type=settings.replacement,
-        metavar="N|yes|no",
-        help="may a candidate be picked again: always, never, or N times in all",
-    )
-    limits.add_argument("--exclude", metavar="FILE", help="indices that must not be picked, one a line, or .npy")
-    limits.add_argument("--sources", metavar="FILE", help="one label per candidate, one a line")
-    limits.add_argument("--source-cap", type=int, metavar="N", help="at most so many picks share a label")
-    limits.add_argument("--costs", metavar="FILE", help="one number per candidate; gains count per cost")
-    limits.add_argument("--budget", type=float, metavar="B", help="the picks' costs add up to no more")
-    weight = limits.add_mutually_exclusive_group()
-    weight.add_argument("--prior", metavar="FILE", help="one number per candidate that multiplies its gains")
-    weight.add_argument(
-        "--relevance-prior",
-        type=float,
-        metavar="POWER",
-        help="multiply gains by similarity to the prompt, to this power",
+    flags.declare(
+        spread,
+        Flag("--candidates", "FILE", str, "(K, d) .npy, .npz:key or .jsonl", more={"required": True}),
+        Flag("--query", "FILE", str, "(B, d) typical prompts; else the candidates themselves"),
+        Flag("-n", "N", int, "how many will be picked (default: 50)", 50),
+        flags.KERNEL,
+        NO_NORMALIZE,
+        flags.SEED.but("of the sample that is looked at", default=0),
+        flags.JSON,
     )
 
-    stop = parser.add_argument_group("when to stop before N")
-    stop.add_argument("--adaptive", type=float, metavar="A", help="keep pick n only while σₙ ≤ 1 / (A n)")
-    stop.add_argument("--until", type=float, metavar="F", help="at this fraction of the first uncertainty")
-    stop.add_argument("--min-gain", type=float, metavar="F", help="when a pick takes less than this fraction away")
-    stop.add_argument("--at-least", type=int, metavar="N", help="keep so many whatever the rules say (default: 1)")
 
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", action="store_true", help="one JSON object per selection, on one line")
-    output.add_argument("--explain", action="store_true", help="say of each pick how relevant and how redundant it is")
-    output.add_argument("--out", metavar="FILE", help="write there instead of printing, whole or not at all")
-    output.add_argument(
-        "--figure", metavar="FILE", help="also draw relevance against redundancy over λ (.png, .svg, .pdf)"
+def _add_select(commands: Any) -> None:
+    parser = flags.command(
+        commands, "select", run, "select the candidates that are most informative about a prompt", EPILOG
     )
-    parser.set_defaults(run=run)
+    several = (
+        "what several rows of --query are: embeddings of one prompt (default), or prompts of their own, with one "
+        "selection each, in their order"
+    )
+    least = Flag("--at-least", "N", int, "keep at least N picks (default: 1)")
+    flags.declare(
+        parser,
+        "data",
+        Flag("--candidates", "FILE", str, "(K, d) vectors to choose from", more={"required": True}),
+        Flag("--query", "FILE", str, "(d,) or (m, d) vectors of the prompt; some methods need none"),
+        choice("--queries-are", ("targets", "prompts"), several, default="targets"),
+        Flag("--texts", "FILE", str, "one text per candidate: lines, or 'text' in .jsonl"),
+        Flag("--known", "FILE", str, "(j, d) vectors of texts that are known already"),
+        "how to select",
+        Flag("-n", "N", int, "how many to pick (default: 50, or all if there are fewer)"),
+        flags.METHOD,
+        flags.NOISE.but("see siftlm spread (default: 0.01)"),
+        flags.KERNEL,
+        NO_NORMALIZE,
+        flags.OPTION,
+        flags.SEED,
+        "limits and weights",
+        flags.REPLACEMENT.but("may a candidate be picked again: yes, no, or up to N times in all"),
+        Flag("--exclude", "FILE", str, "indices that must not be picked, one a line, or .npy"),
+        Flag("--sources", "FILE", str, "one label per candidate, one a line"),
+        Flag("--source-cap", "N", int, "at most N picks of one label"),
+        Flag("--costs", "FILE", str, "one number per candidate; gains are divided by it"),
+        Flag("--budget", "B", float, "upper limit of the sum of costs"),
+        (
+            Flag("--prior", "FILE", str, "one number per candidate that multiplies its gains"),
+            Flag("--relevance-prior", "POWER", float, "multiply gains by similarity to the prompt, to this power"),
+        ),
+        "when to stop before N",
+        *flags.STOPPING,
+        least,
+        "output",
+        flags.JSON.but("one JSON object per selection, on one line"),
+        switch("--explain", "show how relevant and how redundant each pick is"),
+        flags.OUT,
+        Flag("--figure", "FILE", str, "also draw relevance against redundancy over λ (.png, .svg, .pdf)"),
+    )
+
+
+# --- select
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -125,15 +148,15 @@ def run(arguments: argparse.Namespace) -> int:
     candidates = files.vectors(arguments.candidates)
     query = None if arguments.query is None else files.vectors(arguments.query)
     texts = None if arguments.texts is None else files.texts(arguments.texts, len(candidates))
-    given = _settings(arguments, len(candidates))
+    settings = _settings(arguments, len(candidates))
     several = arguments.queries_are == "prompts"
     _check(arguments, query, several=several)
     if several and query is not None:
-        found = siftlm.select_many(query[None] if query.ndim == 1 else query, candidates, arguments.n, **given)
+        found = siftlm.select_many(query[None] if query.ndim == 1 else query, candidates, arguments.n, **settings)
     else:
-        found = [siftlm.select(query, candidates, arguments.n, **given)]
+        found = [siftlm.select(query, candidates, arguments.n, **settings)]
     if arguments.figure is not None:
-        _figure(arguments, query, candidates, given, len(found[0]))
+        _draw_figure(arguments, query, candidates, settings, len(found[0]))
     _print(arguments, found, texts, len(candidates))
     return 0
 
@@ -142,93 +165,200 @@ def _settings(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     """The keyword arguments of ``siftlm.select``: only what was asked for."""
     from siftlm import kernels
     from siftlm.cli import files
-    from siftlm.errors import InvalidInput
 
-    given = {name: value for name in PASSED_ON if (value := getattr(arguments, name)) is not None}
+    settings = flags.values_of(arguments, SELECT_NAMES)
     if arguments.kernel is not None:
-        given["kernel"] = settings.kernel(arguments.kernel)
+        settings["kernel"] = flags.kernel(arguments.kernel)
     if arguments.no_normalize:
-        given["normalize"] = False
-    if arguments.known is not None:
-        given["known"] = files.vectors(arguments.known)
-    if arguments.exclude is not None:
-        given["exclude"] = files.ids(arguments.exclude)
-    if arguments.sources is not None:
-        given["sources"] = files.labels(arguments.sources, size)
-    if arguments.costs is not None:
-        given["costs"] = files.numbers(arguments.costs)
-    if arguments.prior is not None:
-        given["prior"] = files.numbers(arguments.prior)
+        settings["normalize"] = False
+    readers: dict[str, Callable[[str], Any]] = {
+        "known": files.vectors,
+        "exclude": files.ids,
+        "sources": lambda path: files.labels(path, size),
+        "costs": files.numbers,
+        "prior": files.numbers,
+    }
+    settings.update({name: readers[name](path) for name, path in flags.values_of(arguments, tuple(readers)).items()})
     if arguments.relevance_prior is not None:
-        given["prior"] = kernels.relevance(arguments.relevance_prior)
-    for name, value in arguments.option:
-        if name in RESERVED:
-            raise InvalidInput(f"--option {name}: that is no setting of a method; see siftlm select --help")
-        given[name] = value
-    return given
-
-
-RESERVED = {
-    *PASSED_ON,
-    "query",
-    "candidates",
-    "n",
-    "kernel",
-    "normalize",
-    "known",
-    "exclude",
-    "sources",
-    "costs",
-    "prior",
-}
+        settings["prior"] = kernels.relevance(arguments.relevance_prior)
+    flags.add_options(settings, arguments, RESERVED)
+    return settings
 
 
 def _check(arguments: argparse.Namespace, query: npt.NDArray[Any] | None, *, several: bool) -> None:
-    from siftlm.errors import Conflict
-
     if several and query is None:
         raise Conflict("--queries-are prompts needs --query")
     if arguments.figure is not None and (several or query is None):
         raise Conflict("--figure needs --query, and draws one prompt at a time")
 
 
-def _figure(
+def _draw_figure(
     arguments: argparse.Namespace,
     query: npt.NDArray[Any] | None,
     candidates: npt.NDArray[Any],
-    given: dict[str, Any],
+    settings: dict[str, Any],
     picks: int,
 ) -> None:
     """Save the figure; its format is that of the file's name."""
-    from pathlib import Path
-
     from siftlm.cli import files
-    from siftlm.errors import InvalidInput
     from siftlm.selection.figures import relevance_redundancy
 
     kind = Path(arguments.figure).suffix[1:].lower()
     if kind not in ("png", "svg", "pdf"):
         raise InvalidInput(f"{arguments.figure}: a figure is a .png, .svg or .pdf")
-    about = {name: given[name] for name in ("kernel", "normalize", "seed") if name in given}
+    about = {name: settings[name] for name in ("kernel", "normalize", "seed") if name in settings}
     figure = relevance_redundancy(query, candidates, n=max(1, picks), **about)
     with files.replacing(arguments.figure) as new:
         figure.savefig(new, format=kind, dpi=200)
 
 
-def _print(arguments: argparse.Namespace, found: list[Selection], texts: list[str] | None, size: int) -> None:
-    from siftlm.cli import files, table
+def _print(arguments: argparse.Namespace, found: Sequence[Selection], texts: list[str] | None, size: int) -> None:
+    from siftlm.cli import files
 
     terminal = Terminal(width=120) if arguments.out is not None else Terminal.of(sys.stdout)
     if arguments.json:
-        text = "\n".join(json.dumps(table.record(s, texts, explain=arguments.explain)) for s in found)
+        records = [tables.selection_record(selection, texts, explain=arguments.explain) for selection in found]
+        text = "\n".join(map(json.dumps, records))
     else:
-        blocks = []
+        parts: list[RenderableType] = []
         for at, selection in enumerate(found):
-            head = [terminal.paint(f"prompt {at}", "bold")] if arguments.queries_are == "prompts" else []
-            rows = table.rows(selection, texts, size, terminal, explain=arguments.explain)
-            blocks.append("\n".join(head + rows))
-        text = "\n\n".join(blocks)
+            parts += [""] if parts else []
+            parts += [Text(f"prompt {at}", "bold")] if arguments.queries_are == "prompts" else []
+            parts += tables.selection_parts(selection, texts, size, terminal, explain=arguments.explain)
+        text = terminal.render(*parts)
     if arguments.out is not None:
         files.write(arguments.out, text + "\n")
     else:
         print(printable(text, sys.stdout))
+
+
+# --- spread
+
+
+def run_spread(arguments: argparse.Namespace) -> int:
+    """Print the report."""
+    import siftlm
+    from siftlm import validation
+    from siftlm.cli import files
+
+    report = siftlm.spread(
+        files.vectors(arguments.candidates),
+        None if arguments.query is None else files.vectors(arguments.query),
+        n=arguments.n,
+        kernel=flags.kernel(arguments.kernel),
+        normalize=not arguments.no_normalize,
+        seed=validation.whole_number("seed", arguments.seed, least=0),
+    )
+    print(printable(json.dumps(report.to_dict()) if arguments.json else str(report), sys.stdout))
+    return 0
+
+
+# --- methods
+
+
+def run_methods(arguments: argparse.Namespace) -> int:
+    """Print one method or all of them."""
+    from siftlm.selection import problem
+
+    terminal = Terminal.of(sys.stdout)
+    if arguments.name is not None:
+        method = problem.find_method(arguments.name)
+        if arguments.json:
+            print_json(_method_record(method), indent=2)
+        else:
+            terminal.show(*_method_parts(method, terminal), width=min(terminal.width, 100))
+        return 0
+    methods, problems = _all_methods()
+    if arguments.json:
+        print_json([_method_record(method) for method in methods], indent=2)
+        for line in problems:  # no place for it in the list
+            print(printable(line, sys.stderr), file=sys.stderr)
+    else:
+        terminal.show(*_methods_parts(methods, problems, terminal))
+    return 0
+
+
+def _all_methods() -> tuple[list[Method], list[str]]:
+    """All methods, and a line for each that another package names but cannot deliver."""
+    from siftlm.selection import problem
+
+    def find(name: str) -> Method | str:
+        try:
+            return problem.find_method(name)
+        except SiftlmError as error:
+            return f"{name}: {one_line(str(error))}"
+
+    found = [find(name) for name in problem.methods()]
+    return [one for one in found if not isinstance(one, str)], [one for one in found if isinstance(one, str)]
+
+
+def _group(method: Method) -> str:
+    if not method.run.__module__.startswith("siftlm."):
+        return GROUPS[3]
+    if method.reads == "probabilities":
+        return GROUPS[2]
+    return GROUPS[0] if method.targeted else GROUPS[1]
+
+
+def _method_record(method: Method) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "summary": method.summary,
+        "formula": method.formula,
+        "needs_query": method.targeted,
+        "repeats": method.repeats,
+        "reads": method.reads,
+        "options": {
+            name: value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)
+            for name, value in method.options.items()
+        },
+        "group": _group(method),
+    }
+
+
+def _methods_parts(methods: list[Method], problems: list[str], terminal: Terminal) -> list[RenderableType]:
+    """One line a method, with the formula where there is room; on narrow screens a summary may take more."""
+    names = max((cell_len(m.name) for m in methods), default=0)
+    summaries = max((cell_len(terminal.spell(m.summary)) for m in methods), default=0)
+    formulas = terminal.limit - names - summaries - 6 >= FORMULA_COLUMNS
+    parts: list[RenderableType] = []
+    for group in GROUPS:
+        members = [m for m in methods if _group(m) == group]
+        if not members:
+            continue
+        rows = table(header=False)
+        rows.add_column(style="cyan", min_width=names, no_wrap=True)
+        rows.add_column(min_width=summaries if formulas else None)
+        rows.add_column(style="dim")
+        for m in members:
+            formula = terminal.line(m.formula) if formulas else ""
+            rows.add_row(Text(m.name), terminal.prose(m.summary), formula)
+        parts += [*([""] if parts else []), Text(group, "bold"), indented(rows)]
+    return [*parts, *(terminal.prose(line, "red") for line in problems)]
+
+
+def _method_parts(method: Method, terminal: Terminal) -> list[RenderableType]:
+    if method.reads == "probabilities":
+        needs = "softmax outputs (K, C) as candidates, no query"
+    else:
+        needs = "candidates and a query" if method.targeted else "candidates, no query"
+    rows = table(header=False)
+    rows.add_row("formula", terminal.prose(method.formula))
+    rows.add_row("needs", needs)
+    rows.add_row("repeats", "where that is worth more than a new candidate" if method.repeats else "no, unless asked")
+    for at, (name, default) in enumerate(method.options.items()):
+        value = terminal.prose(f"{name} = {default!r}    (--option {name}=…)")
+        rows.add_row("options" if not at else "", value)
+    if not method.options:
+        rows.add_row("options", "none of its own")
+    parts: list[RenderableType] = [
+        Text.assemble((method.name, "bold"), "  ", terminal.prose(method.summary)),
+        "",
+        indented(rows),
+    ]
+    explanation = (inspect.getdoc(method.run) or "").partition("\n")[2].strip("\n")
+    if explanation.strip():
+        parts += ["", terminal.verbatim(explanation, indent=2)]
+    query = "--query q.npy " if method.targeted and method.reads == "vectors" else ""
+    example = f"siftlm select --candidates vectors.npy {query}--method {method.name}"
+    return [*parts, "", indented(Text(example))]

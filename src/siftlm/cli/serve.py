@@ -1,22 +1,24 @@
-"""``siftlm serve``: an OpenAI-compatible server whose model learns for every request."""
+"""``siftlm serve`` and ``keys``: an OpenAI-compatible server whose model learns for every request, and its keys."""
 
 from __future__ import annotations
 
 import argparse
 import atexit
 import gc
-import math
 import re
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from siftlm.cli import local, settings
+from siftlm.cli import arguments as flags
+from siftlm.cli.arguments import Flag, repeated, switch
+from siftlm.cli.terminal import Terminal, note, print_json, table
+from siftlm.cli.tuning import device_errors
+from siftlm.errors import Conflict
 
 if TYPE_CHECKING:
     from siftlm.memory import Memory
 
-EPILOG = """\
+SERVE_EPILOG = """\
 examples:
   siftlm serve --memory memory                            http://127.0.0.1:8000, and a page there to look at
   siftlm serve --memory docs=docs/ --memory wiki=wiki/    several memories; the first is the default
@@ -28,7 +30,7 @@ examples:
 Any OpenAI client works with the base URL http://HOST:PORT/v1. The name of the model says how it learns:
   NAME                 not at all: the base model
   NAME:sift-50         from the 50 texts that SIFT selects for the prompt; NAME:nn-50 from the nearest ones
-  NAME:context-10      not: ten texts are put before the prompt
+  NAME:context-10      not at all: ten texts are put before the prompt
   NAME:auto            from as many as are worth it
   NAME:sift-50@wiki    from another memory
 Tuning is done by adapters (LoRA), for all requests share the model's weights: --engine auto is --engine lora here.
@@ -40,103 +42,97 @@ with the same model, a rank that is not below --rank, and DIR where it sees it a
 (its key, if it has one, in the environment variable VLLM_API_KEY). The weights are needed here as well, to be tuned.
 Ctrl-C takes no more requests in and finishes those that were accepted; a second one answers them with 503 and ends.
 """
+KEYS_EPILOG = """\
+examples:
+  siftlm keys add keys.json ann                           ann may ask, and learn from every memory
+  siftlm keys add keys.json loader --memory docs=write    may add to and delete from docs, and no other memory
+  siftlm keys add keys.json ben --memory docs=write --memory '*=read'
+  siftlm keys list keys.json
+  siftlm keys revoke keys.json ann                        from the next request on, without a restart
+  siftlm serve --memory docs=memory --keys keys.json --host 0.0.0.0
+
+A key is shown once, when it is made: the file keeps only its hash. Clients send it as they send OpenAI's, in the header
+Authorization: Bearer sift-…, so OPENAI_API_KEY or api_key= is the place for it. To change a key, add one under a new
+name, hand it out, and revoke the old one. The file is for its owner alone (chmod 600).
+"""
+
 NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)=(?P<folder>.+)")
 
 
 def add(commands: Any) -> None:
-    """Declare the command."""
-    parser = commands.add_parser(
+    """Declare the commands."""
+    parser = flags.command(
+        commands,
         "serve",
+        run,
+        "an OpenAI-compatible server that learns for every request, and a page that shows why",
+        SERVE_EPILOG,
         usage="siftlm serve --memory [NAME=]FOLDER [options]",
-        help="an OpenAI-compatible server that learns for every request, and a page that shows why",
-        description="Serve a model that learns from a memory for every request and forgets, behind the OpenAI API.",
-        epilog=EPILOG,
     )
-    parser.add_argument(
-        "--memory",
-        action="append",
-        required=True,
-        metavar="[NAME=]FOLDER",
-        dest="memories",
-        help="what to learn from; may be repeated (without NAME: the folder's own)",
+    memories = "what to learn from; repeatable (without NAME: the folder's own)"
+    queue = "requests that may wait; more are refused with 429 (default: 64)"
+    adapters = "adapters that it keeps at once, its --max-cpu-loras (default: 32)"
+    flags.declare(
+        parser,
+        repeated("--memory", "[NAME=]FOLDER", str, memories, required=True, dest="memories"),
+        "where",
+        Flag("--host", "H", str, "address to listen at (default: 127.0.0.1, this machine alone)", "127.0.0.1"),
+        Flag("--port", "P", flags.whole(0, 65535), "(default: 8000; 0 takes a free one)", 8000),
+        Flag("--keys", "FILE", str, "API keys: see siftlm keys; required where others can reach the host"),
+        switch("--open", "serve anybody who reaches the host, without keys", setting="anybody"),
+        "how much",
+        Flag("--slots", "N", flags.whole(1), "prompts that are tuned at once (default: 8)", 8),
+        Flag("--queue", "N", flags.whole(1), queue, 64),
+        Flag("--cache", "MIB", flags.whole(0), "memory for adapters of requests that may repeat (default: 256)", 256),
+        Flag("--seconds", "S", flags.above_zero, "time limit of a request (default: 300)", 300.0),
+        Flag("--grace", "S", flags.from_zero, "time for accepted requests at shutdown (default: 30)", 30.0),
+        "decoding by vLLM",
+        Flag("--vllm", "URL", str, "a vLLM that serves the same model: see below"),
+        Flag("--vllm-folder", "DIR", str, "where adapters are handed over; vLLM must see it too"),
+        Flag("--vllm-adapters", "N", flags.whole(1), adapters, 32),
+        "how to learn, unless a request says otherwise",
+        Flag("-n", "N", int, "texts (default: by the calibration, else 50)"),
+        flags.NOISE,
+        Flag("--rate", "R", float, "learning rate (default: by the model's size)"),
+        flags.SETTING.but("any other setting of the search or of tuning; repeatable"),
+        "the model",
+        *flags.MODEL,
     )
-    where = parser.add_argument_group("where")
-    where.add_argument(
-        "--host", default="127.0.0.1", metavar="H", help="address to listen at (default: 127.0.0.1, this machine alone)"
+    _add_keys(commands)
+
+
+def _add_keys(commands: Any) -> None:
+    parser = commands.add_parser(
+        "keys",
+        help="API keys of a server: add, list, revoke",
+        description="Make, list and revoke the keys that siftlm serve --keys FILE asks for.",
+        epilog=KEYS_EPILOG,
     )
-    where.add_argument(
-        "--port", type=_whole(0, 65535), default=8000, metavar="P", help="(default: 8000; 0 takes a free one)"
-    )
-    where.add_argument(
-        "--keys", metavar="FILE", help="who may ask: see siftlm keys; required where others can reach the host"
-    )
-    where.add_argument("--open", action="store_true", help="let anybody who reaches the host ask, without a key")
-    room = parser.add_argument_group("how much")
-    room.add_argument("--slots", type=_whole(1), default=8, metavar="N", help="prompts that learn at once (default: 8)")
-    room.add_argument(
-        "--queue",
-        type=_whole(1),
-        default=64,
-        metavar="N",
-        help="requests that may wait; one more is told to come again (default: 64)",
-    )
-    room.add_argument(
-        "--cache",
-        type=_whole(0),
-        default=256,
-        metavar="MIB",
-        help="for adapters of requests that may come again (default: 256)",
-    )
-    room.add_argument(
-        "--seconds",
-        type=_seconds(above=True),
-        default=300.0,
-        metavar="S",
-        help="give up on a request after so long (default: 300)",
-    )
-    room.add_argument(
-        "--grace",
-        type=_seconds(),
-        default=30.0,
-        metavar="S",
-        help="at the end, time for what was accepted (default: 30)",
-    )
-    other = parser.add_argument_group("another server speaks")
-    other.add_argument("--vllm", metavar="URL", help="a vLLM that serves the same model: see below")
-    other.add_argument("--vllm-folder", metavar="DIR", help="where adapters are handed over; vLLM must see it too")
-    other.add_argument(
-        "--vllm-adapters",
-        type=_whole(1),
-        default=32,
-        metavar="N",
-        help="adapters that it keeps at once, its --max-cpu-loras (default: 32)",
-    )
-    how = parser.add_argument_group("how to learn, unless a request says otherwise")
-    how.add_argument("-n", type=int, metavar="N", help="texts (default: by the calibration, else 50)")
-    how.add_argument("--noise", type=float, metavar="λ", help="small asks for variety (default: 1)")
-    how.add_argument("--rate", type=float, metavar="R", help="learning rate (default: by the model's size)")
-    how.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        type=settings.option,
-        metavar="NAME=VALUE",
-        dest="sets",
-        help="any other setting of the search or of tuning; may be repeated",
-    )
-    local.add_model(parser)
-    parser.set_defaults(run=run)
+    actions = parser.add_subparsers(metavar="action", required=True)
+    file = Flag("file", "FILE", str, "the keys")
+    adding = flags.command(actions, "add", run_add_key, "make a key and print it, once")
+    rights = "what it may do to a memory; '*' stands for those that are not named; repeatable (default: '*=read')"
+    name = Flag("name", "NAME", str, "whose it is; it stands in the log")
+    flags.declare(adding, file, name, repeated("--memory", "NAME=read|write", _right, rights))
+    about = "whose keys there are, since when, and what they may do"
+    listing = flags.command(actions, "list", run_list_keys, about)
+    flags.declare(listing, file, flags.JSON)
+    revoking = flags.command(actions, "revoke", run_revoke_key, "refuse a key from now on")
+    flags.declare(revoking, file, Flag("name", "NAME", str, "whose key"))
+
+
+# --- serve
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Open everything, serve, and leave everything tidy."""
-    from siftlm.serving.server import serve
+    from siftlm.serving import serve
 
     atexit.register(gc.freeze)  # or Python, at its end, looks for seconds through all that torch has made
-    memories = opened(arguments)
+    memories = _open_memories(arguments)
+    learning = {"n": arguments.n, "noise": arguments.noise, "rate": arguments.rate, **dict(arguments.sets)}
     try:
-        wanted = {"n": arguments.n, "noise": arguments.noise, "rate": arguments.rate, **dict(arguments.sets)}
-        with local.explained():
+        with device_errors():
             serve(
                 arguments.model,
                 memories,
@@ -152,9 +148,9 @@ def run(arguments: argparse.Namespace) -> int:
                 vllm=arguments.vllm,
                 vllm_folder=arguments.vllm_folder,
                 vllm_adapters=arguments.vllm_adapters,
-                said=said,
-                **{name: value for name, value in wanted.items() if value is not None},
-                **{**local.of_model(arguments), "engine": "lora"},
+                on_ready=_log,
+                **{name: value for name, value in learning.items() if value is not None},
+                **{**flags.controller_settings(arguments), "engine": "lora"},
             )
     finally:
         for memory in memories.values():
@@ -162,55 +158,74 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def opened(arguments: argparse.Namespace) -> dict[str, Memory]:
+def _open_memories(arguments: argparse.Namespace) -> dict[str, Memory]:
     """The memories by name."""
-    from siftlm.errors import Conflict
     from siftlm.memory import Memory
 
     if arguments.engine == "full":
         raise Conflict("--engine full: requests share the model's weights, so a server tunes adapters: --engine lora")
-    found: dict[str, Memory] = {}
-    for given in arguments.memories:
-        named = NAMED.fullmatch(given)
-        folder = named["folder"] if named else given
+    memories: dict[str, Memory] = {}
+    for word in arguments.memories:
+        named = NAMED.fullmatch(word)
+        folder = named["folder"] if named else word
         memory = Memory.open(folder, embedder=arguments.embedder)
         name = named["name"] if named else re.sub(r"[^A-Za-z0-9_.-]+", "-", memory.path.name).strip("-.") or "memory"
-        if name in found:
-            raise Conflict(f"--memory {given}: another one is called {name!r} already; say --memory NAME={folder}")
-        found[name] = memory
-    return found
+        if name in memories:
+            raise Conflict(f"--memory {word}: another one is called {name!r} already; say --memory NAME={folder}")
+        memories[name] = memory
+    return memories
 
 
-def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """A whole number; for argparse."""
-
-    def read(given: str) -> int:
-        found = int(given) if re.fullmatch(r"-?[0-9]{1,12}", given) else None
-        if found is None or found < least or (most is not None and found > most):
-            raise argparse.ArgumentTypeError(
-                f"{given!r:.40} is no whole number from {least} " + ("on" if most is None else f"to {most}")
-            )
-        return found
-
-    return read
-
-
-def _seconds(*, above: bool = False) -> Callable[[str], float]:
-    """A finite number, not negative; for argparse."""
-
-    def read(given: str) -> float:
-        try:
-            found = float(given)
-        except ValueError:
-            found = math.nan
-        if not (found > 0 if above else found >= 0) or math.isinf(found):
-            raise argparse.ArgumentTypeError(f"{given!r:.40} is no number {'above 0' if above else 'from 0 on'}")
-        return found
-
-    return read
-
-
-def said(line: str) -> None:
+def _log(line: str) -> None:
     """What a person at the terminal should know."""
     if sys.stderr is not None:
         print(line, file=sys.stderr, flush=True)
+
+
+# --- keys
+
+
+def run_add_key(arguments: argparse.Namespace) -> int:
+    """The key goes to stdout, alone, so that it can be piped; the rest to stderr."""
+    from siftlm.serving import auth
+
+    key = auth.add_key(arguments.file, arguments.name, dict(arguments.memory) or {auth.ANY_MEMORY: "read"})
+    print(key)
+    note(f"this is the key of {arguments.name}; it cannot be shown again")
+    return 0
+
+
+def run_list_keys(arguments: argparse.Namespace) -> int:
+    """A line a key."""
+    from siftlm.serving import auth
+
+    known = auth.list_keys(arguments.file)
+    if arguments.json:
+        print_json([{"name": key.name, "made": key.made, "memories": dict(key.memories)} for key in known])
+        return 0
+    terminal = Terminal.of(sys.stdout)
+    rows = table(header=False)
+    for key in known:
+        rights = ", ".join(f"{memory}={right}" for memory, right in key.memories.items())
+        rows.add_row(terminal.prose(key.name), terminal.prose(key.made), terminal.prose(rights))
+    if known:
+        terminal.show(rows)
+    return 0
+
+
+def run_revoke_key(arguments: argparse.Namespace) -> int:
+    """Revoke a key."""
+    from siftlm.serving import auth
+
+    auth.revoke_key(arguments.file, arguments.name)
+    Terminal.of(sys.stdout).show(f"{arguments.file}: the key of {arguments.name} is revoked")
+    return 0
+
+
+def _right(text: str) -> tuple[str, str]:
+    from siftlm.serving.auth import RIGHTS
+
+    memory, _, right = text.rpartition("=")
+    if not memory or right not in RIGHTS:
+        raise argparse.ArgumentTypeError(f"expected NAME=read or NAME=write, got {text!r}")
+    return memory, right

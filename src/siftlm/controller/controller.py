@@ -31,7 +31,7 @@ from siftlm.controller.settings import SamplingParams, Tuning, rate_for, stop_st
 from siftlm.controller.stacked import AdapterStack, can_stack, refuse_unstackable
 from siftlm.controller.tokens import start_token, text_to_score, text_token_ids
 from siftlm.controller.tuner import Tuner
-from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
+from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName, setting
 from siftlm.types import Likelihood
 from siftlm.validation import number, whole_number
 
@@ -83,7 +83,10 @@ class Controller:
         if alpha is not None:
             number("alpha", alpha, above=0)
         if engine != "lora" and not (rank is None and alpha is None and targets is None):
-            raise Conflict(f"rank, alpha and targets are settings of engine='lora', and engine is {engine!r:.40}")
+            raise Conflict(
+                f"{setting('rank')}, {setting('alpha')} and {setting('targets')} are settings of "
+                f"{setting('engine', 'lora')}, and engine is {engine!r:.40}"
+            )
         with normal_tensors():
             loaded = open_model(model, tokenizer, device=device, dtype=dtype, context=context)
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
@@ -188,9 +191,9 @@ class Controller:
         with self._lock, UninterruptibleContext(self._changed_for_many(count, settings)) as tuner:
             yield tuner
 
-    def can_tune_many(self, **changes: Any) -> bool:
+    def can_tune_many(self, settings: Tuning) -> bool:
         """Can `tuning_many` do this with these settings and this engine?"""
-        return can_stack(self.engine, self.tuning_settings(**changes))
+        return can_stack(self.engine, settings)
 
     @contextmanager
     def _changed_for_many(self, count: int, settings: Tuning) -> Iterator[BatchTuner]:
@@ -278,7 +281,7 @@ class Controller:
             model = peft.PeftModel.from_pretrained(base, folder)
         """
         if not isinstance(self.engine, Adapters):
-            raise Conflict("all weights are tuned, so there is no adapter: Controller(…, engine='lora')")
+            raise Conflict(f"all weights are tuned, so there is no adapter: pass {setting('engine', 'lora')}")
         with self._lock:  # another thread's block is not this one's
             if self._tuner is None:
                 raise SiftlmError("the adapter is there while the model is tuned: call save_adapter inside the block")

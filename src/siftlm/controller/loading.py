@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from siftlm.controller.tokens import start_token, text_token_ids
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.extras import TINY_MODEL, bundled_model
 from siftlm.validation import whole_number
 
@@ -188,19 +188,21 @@ def checked_device(device: Any) -> Any:
     try:
         place = torch.device(device)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InvalidInput(f"device={device!r} is none that torch knows; say cpu, cuda or cuda:1") from error
+        raise InvalidInput(f"{setting('device', device)} is none that torch knows; say cpu, cuda or cuda:1") from error
     if place.type == "meta":
         raise InvalidInput("device='meta' holds no numbers; say cpu, cuda or cuda:1")
     if place.type == "cuda":
         there = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not 0 <= (place.index or 0) < there:  # a number that is far too large comes out negative
             has = f"the last one here is cuda:{there - 1}" if there else "torch finds no CUDA device here; say cpu"
-            raise InvalidInput(f"device={str(device)!r}: {has}")
+            raise InvalidInput(f"{setting('device', str(device))}: {has}")
     else:
         try:
             torch.empty(0, device=place)
         except (RuntimeError, AssertionError, ImportError) as error:
-            raise InvalidInput(f"device={str(device)!r} cannot be used: {_failure_reason(error)}; say cpu") from error
+            raise InvalidInput(
+                f"{setting('device', str(device))} cannot be used: {_failure_reason(error)}; say cpu"
+            ) from error
     return place
 
 
@@ -276,6 +278,6 @@ def _context_tokens(model: Any, tokenizer: Any, chosen: int | None) -> int:
     if chosen is not None:
         whole_number("context", chosen, least=2)
         if known and chosen > min(known):
-            raise InvalidInput(f"context={chosen}: the model reads at most {min(known)} tokens")
+            raise InvalidInput(f"{setting('context', chosen)}: the model reads at most {min(known)} tokens")
         return chosen
     return min(known, default=DEFAULT_CONTEXT_TOKENS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
-from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
+from siftlm.settings import Settings
 from siftlm.validation import flag, number, whole_number
 
 ORDERS = ("picked", "reversed")
@@ -18,14 +19,20 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 MIN_TEMPERATURE = 1e-6
 
 
-@dataclass(frozen=True)
-class Tuning:
+@dataclass(frozen=True, eq=False, repr=False)
+class Tuning(Settings):
     """How a controller learns from texts. What is ``None`` is decided when the model is known.
 
+    >>> Tuning(rate=1e-3, passes=2)
+    Tuning(rate=0.001, passes=2)
+    >>> Tuning.from_dict(Tuning(rate=1e-3).to_dict()) == Tuning(rate=1e-3)
+    True
     >>> Tuning(order="reverse")
     Traceback (most recent call last):
     siftlm.errors.UnknownName: unknown order 'reverse'; did you mean 'reversed'? Known: picked, reversed
     """
+
+    kind: ClassVar[str] = "setting of tuning"
 
     rate: float | None = None
     """Learning rate; see `rate_for`."""
@@ -86,6 +93,7 @@ class Tuning:
             raise InvalidInput(f"betas must be two numbers, got {betas!r}")
         for beta in betas:
             number("each of betas", beta, least=0, below=1)
+        object.__setattr__(self, "betas", tuple(betas))  # JSON has lists
         whole_number("seed", self.seed, least=0)
         for name in ("checkpointing", "compile"):
             flag(name, getattr(self, name))
@@ -99,28 +107,19 @@ class Tuning:
             if getattr(self, name) not in known:
                 raise UnknownName(name, getattr(self, name), known)
         if self.reuse > 1 and self.repeats != "grouped":
-            raise Conflict(f"reuse={self.reuse} needs repeats='grouped': a gradient is reused right after it was made")
+            raise Conflict(
+                f"{setting('reuse', self.reuse)} needs {setting('repeats', 'grouped')}: a gradient is reused "
+                f"right after it was made"
+            )
         completion: Any = self.completion
         if completion is not None and not (isinstance(completion, str) and completion):
             raise InvalidInput(f"completion must be a text to look for, or None, got {completion!r}")
-
-    def with_(self, changes: Mapping[str, Any]) -> Tuning:
-        """These settings with some changed; an unknown name is an error that lists the known."""
-        known = setting_names()
-        for name in changes:
-            if name not in known:
-                raise UnknownName("setting of tuning", name, known)
-        return replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name -> value."""
-        return {name: getattr(self, name) for name in setting_names()}
 
 
 @cache
 def setting_names() -> tuple[str, ...]:
     """The names of all settings of tuning."""
-    return tuple(one.name for one in fields(Tuning))
+    return tuple(Tuning.names())
 
 
 def rate_for(parameters: int, adapters: bool) -> float:

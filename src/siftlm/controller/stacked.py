@@ -20,7 +20,7 @@ from siftlm.controller.adapters import ADAPTER_NAME, Adapters
 from siftlm.controller.engines import Engine, normal_tensors
 from siftlm.controller.restore import InterruptShield
 from siftlm.controller.settings import Tuning
-from siftlm.errors import Conflict
+from siftlm.errors import Conflict, setting
 
 LoraFactors = list[tuple[torch.Tensor, torch.Tensor]]
 """For each layer A (rows, r, in) and B (rows, out, r)."""
@@ -241,7 +241,7 @@ def stackable_layers(engine: Engine) -> tuple[Adapters, list[LoraLayer]]:
     if not isinstance(engine, Adapters) or engine.name != "lora":
         raise Conflict(
             f"many prompts at once share one frozen base, which the engine {engine.name!r} has not got: "
-            f"take Controller(…, engine='lora'), or tune one prompt at a time"
+            f"take {setting('engine', 'lora')}, or tune one prompt at a time"
         )
     layers = [_lora_layer(name, plain, adapted) for name, plain, adapted in engine.adapted_layers()]
     trained = {id(weight) for layer in layers for weight in (layer.lora_a, layer.lora_b)}

@@ -19,7 +19,7 @@ from siftlm.controller.forward import resolve_precision, window_loss
 from siftlm.controller.restore import training_mode
 from siftlm.controller.settings import PlannedStep, Tuning, plan_steps
 from siftlm.controller.tokens import Window, windows_of
-from siftlm.errors import Conflict, InvalidInput
+from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.types import Step, Trace
 
 if TYPE_CHECKING:
@@ -205,9 +205,14 @@ class Tuner:
 
     def __init__(self, controller: Controller, settings: Tuning) -> None:
         if settings.reuse > 1 and settings.windows > 1:
-            raise Conflict(f"reuse={settings.reuse} keeps one gradient, and windows={settings.windows} make several")
+            raise Conflict(
+                f"{setting('reuse', settings.reuse)} keeps one gradient, and "
+                f"{setting('windows', settings.windows)} make several"
+            )
         if settings.window is not None and settings.window > controller.context:
-            raise InvalidInput(f"window={settings.window}: the model reads at most {controller.context} tokens")
+            raise InvalidInput(
+                f"{setting('window', settings.window)}: the model reads at most {controller.context} tokens"
+            )
         if settings.rate is None:
             raise InvalidInput("the settings of a tuner need a rate")
         self.model, self.engine = controller.model, controller.engine

@@ -30,7 +30,7 @@ from siftlm.embedding.loading import (
 )
 from siftlm.embedding.protocol import fingerprint
 from siftlm.embedding.transformer import batches
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.extras import load
 from siftlm.types import IntArray, Vectors
 from siftlm.validation import list_of_texts, whole_number
@@ -90,7 +90,7 @@ class GradientEmbedder:
         self._precision, self._device = precision_checked(precision), device
         self._batch_tokens = None if batch_tokens is None else whole_number("batch_tokens", batch_tokens)
         if not isinstance(model, str) and tokenizer is None:
-            raise InvalidInput("a model that is loaded already needs its tokenizer: GradientEmbedder(…, tokenizer=)")
+            raise InvalidInput(f"a model that is loaded already needs its tokenizer: pass {setting('tokenizer')}")
         self._lock, self._turn = threading.Lock(), threading.Lock()
         self._network: _GradientNetwork | None = None
 

@@ -12,23 +12,23 @@ import numpy as np
 from siftlm.controller import token_nats
 from siftlm.controller.tokens import spans_of, start_token, text_token_ids
 from siftlm.errors import InvalidInput
-from siftlm.evaluation.measured import Measured
+from siftlm.evaluation.measured import Measured, selection_fields
 from siftlm.evaluation.methods import Case, baseline
 from siftlm.types import FloatArray, IntArray
 
 
 @baseline("base", "the model as it is")
 def base(case: Case) -> Measured:
-    """What everything is measured by; also tells whether the model is put back: it must never change within a run."""
+    """The reference of all methods. It must never change within a run, which shows that the model is restored."""
     began = time.perf_counter()
-    known = case.model.controller.likelihood(case.scored, after=case.before)
+    score = case.model.controller.likelihood(case.scored, after=case.before)
     seconds = {"score": round(time.perf_counter() - began, 4)}
-    return Measured(known.bits_per_byte, {0: known.bits_per_byte}, known.bytes, known.tokens, seconds=seconds)
+    return Measured(score.bits_per_byte, {0: score.bits_per_byte}, score.bytes, score.tokens, seconds=seconds)
 
 
-@baseline("context", "what SIFT selects, in the context instead of in the weights; the best stay where not all fit")
+@baseline("context", "SIFT's selection in the context instead of the weights; the first picks stay if not all fit")
 def context(case: Case, **settings: Any) -> Measured:
-    """A point of the curve has so many texts before the prompt, as many of them as fit into half of the context."""
+    """In-context learning: the curve at n has n texts before the prompt, or those that fit into half the context."""
     controller = case.model.controller
     found = case.model.select(case.prompt, n=case.points[-1], exclude=list(case.exclude), **settings)
     began = time.perf_counter()
@@ -42,10 +42,7 @@ def context(case: Case, **settings: Any) -> Measured:
         curve,
         base.bytes,
         base.tokens,
-        rows=tuple(hit.row for hit in found),
-        scores=tuple(round(hit.score, 5) for hit in found),
-        uncertainty=tuple(float(f"{left:.6g}") for left in found.selection.uncertainty),
-        considered=found.considered,
+        **selection_fields(found),
         seconds={
             "select": round(sum(found.seconds.values()), 4),
             "tune": 0.0,
@@ -54,20 +51,20 @@ def context(case: Case, **settings: Any) -> Measured:
     )
 
 
-# Of the selected texts; 0 is the base model.
+# Weights of the selected texts in the mixture; 0 is the base model.
 MIXTURE_WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 DEFAULT_MIXTURE_WEIGHT = 0.1
-# So many tokens are spread over the whole vocabulary, so that no token is impossible.
+# Tokens that are spread over the whole vocabulary, so that no token is impossible.
 SMOOTHING_TOKENS = 1.0
 
 
-@baseline("interpolation", "the model mixed with how often what SIFT selects has each token; no tuning")
+@baseline("interpolation", "the model mixed with the token frequencies of SIFT's selection; no tuning")
 def interpolation(case: Case, **settings: Any) -> Measured:
-    """p(token) = (1 − w) p_model(token) + w p_texts(token), with p_texts(v) = (count(v) + 1/V) / (tokens + 1).
+    """Interpolation: p(token) = (1 − w) p_model(token) + w p_texts(token).
 
-    The curve has w = 0.1, fixed, after so many texts. Which w is best is chosen on *other* texts, which one text alone
-    cannot know: so ``extra`` has the nats of this text for each of `MIXTURE_WEIGHTS`, and `at_chosen_weight` does the
-    rest.
+    p_texts(v) = (count(v) + 1/V) / (tokens + 1). The curve is that of w = 0.1. The best w has to be chosen on *other*
+    texts, which are not known here: ``extra`` holds the nats of this text for each of `MIXTURE_WEIGHTS`, and
+    `at_chosen_weight` chooses.
     """
     controller = case.model.controller
     found = case.model.select(case.prompt, n=case.points[-1], exclude=list(case.exclude), **settings)
@@ -80,27 +77,24 @@ def interpolation(case: Case, **settings: Any) -> Measured:
     )
     nats = controller.evaluating(lambda: token_nats(controller.model, spans, controller.budget))
     surprise = np.concatenate([np.zeros(0), *nats])
-    wanted = np.array([token for span in spans for token in span.ids[-span.scored :]], dtype=np.int64)
+    scored = np.array([token for span in spans for token in span.ids[-span.scored :]], dtype=np.int64)
     read = [text_token_ids(tokenizer, text) for text in found.texts]
 
     def bits(count: int, weight: float) -> float:
         return (
-            _mixture_nats(surprise, token_frequencies(read[:count], wanted, vocabulary), weight)
+            _mixture_nats(surprise, token_frequencies(read[:count], scored, vocabulary), weight)
             / math.log(2)
             / base.bytes
         )
 
     curve = {point: bits(point, DEFAULT_MIXTURE_WEIGHT) for point in case.points} if base.bytes else {}
-    grid = token_frequencies(read, wanted, vocabulary)
+    shares = token_frequencies(read, scored, vocabulary)
     return Measured(
         base.bits_per_byte,
         {0: base.bits_per_byte, **curve},
         base.bytes,
         base.tokens,
-        rows=tuple(hit.row for hit in found),
-        scores=tuple(round(hit.score, 5) for hit in found),
-        uncertainty=tuple(float(f"{left:.6g}") for left in found.selection.uncertainty),
-        considered=found.considered,
+        **selection_fields(found),
         seconds={
             "select": round(sum(found.seconds.values()), 4),
             "tune": 0.0,
@@ -108,27 +102,27 @@ def interpolation(case: Case, **settings: Any) -> Measured:
         },
         extra={
             "weights": list(MIXTURE_WEIGHTS),
-            "nats": [float(f"{_mixture_nats(surprise, grid, w):.9g}") for w in MIXTURE_WEIGHTS],
+            "nats": [float(f"{_mixture_nats(surprise, shares, w):.9g}") for w in MIXTURE_WEIGHTS],
         },
     )
 
 
-def token_frequencies(texts: Sequence[Sequence[int]], wanted: IntArray, vocabulary: int) -> FloatArray:
-    """(len(wanted),) p_texts of each of these tokens.
+def token_frequencies(texts: Sequence[Sequence[int]], tokens: IntArray, vocabulary: int) -> FloatArray:
+    """The smoothed frequency p_texts of each of the ``tokens``, (len(tokens),).
 
     >>> token_frequencies([[1, 1], [2]], np.array([1, 3]), vocabulary=4).tolist()
     [0.5625, 0.0625]
     """
     counts = np.bincount([token for text in texts for token in text], minlength=vocabulary)
-    shares: FloatArray = (counts[wanted] + SMOOTHING_TOKENS / vocabulary) / (counts.sum() + SMOOTHING_TOKENS)
+    shares: FloatArray = (counts[tokens] + SMOOTHING_TOKENS / vocabulary) / (counts.sum() + SMOOTHING_TOKENS)
     return shares
 
 
 def held_out_weights(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """For each text the weight that is best on all *other* texts together; 0.1 where there is no other.
+    """Each text's weight: the best one on all *other* texts together; 0.1 where there is no other.
 
     Args:
-        records: one of this way for each text, as a run has them.
+        records: a run's records of one interpolation, one for each text.
 
     >>> rows = [{"text": name, "extra": {"weights": [0.0, 0.1], "nats": nats}} for name, nats in (("a", [9.0, 1.0]),
     ...         ("b", [3.0, 2.0]), ("c", [2.0, 4.0]))]
@@ -148,19 +142,19 @@ def held_out_weights(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def at_chosen_weight(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The same records, each at the weight that was chosen on the other texts: what a table prints."""
-    chosen, made = held_out_weights(records), []
+    """The records, each at the weight chosen on the other texts, for the tables."""
+    weights, chosen = held_out_weights(records), []
     for one in records:
-        known, weight = one["extra"], chosen[str(one["text"])]
-        nats = known["nats"][known["weights"].index(weight)]
+        extra, weight = one["extra"], weights[str(one["text"])]
+        nats = extra["nats"][extra["weights"].index(weight)]
         last = max(step for step, _ in one["curve"])
         curve = [[0, one["base"]], [last, nats / math.log(2) / one["bytes"]]] if last else one["curve"]
-        made.append({**one, "curve": curve, "extra": {**known, "chosen": weight}})
-    return made
+        chosen.append({**one, "curve": curve, "extra": {**extra, "chosen": weight}})
+    return chosen
 
 
 def _mixture_nats(surprise: FloatArray, shares: FloatArray, weight: float) -> float:
-    """Nats of all tokens; in logarithms, for a model may find a token all but impossible."""
+    """Nats of all tokens, computed in logarithms: a model's probability of a token may be too small for a float."""
     if not weight:
         return float(surprise.sum())
     return float(-np.logaddexp(math.log1p(-weight) - surprise, math.log(weight) + np.log(shares)).sum())

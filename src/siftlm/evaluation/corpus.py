@@ -1,4 +1,4 @@
-"""The texts to evaluate on: read from anything that holds texts, each in its domain, a fair sample of each domain.
+"""Texts to evaluate on: read from any corpus, each in its domain, a random sample of each domain.
 
 texts = read("test.jsonl.gz", domain="pile_set_name", per_domain=12, longest=3000)
 """
@@ -12,47 +12,47 @@ from dataclasses import dataclass
 from typing import Any
 
 from siftlm import sample
-from siftlm.errors import InvalidInput, UnknownName
+from siftlm.errors import InvalidInput, UnknownName, setting
 from siftlm.memory.reading import open_source
 from siftlm.validation import whole_number
 
-# Where the domain is, in corpora made like the Pile; looked for unless another field is named.
+# Fields that may name the domain, as in corpora made like the Pile.
 DOMAIN_FIELDS = ("pile_set_name", "domain", "subset")
-# Where no field tells, or one that is empty.
+# The domain of texts without such a field, or with an empty one.
 NO_DOMAIN = "no domain"
 SAMPLE_CORPUS = "sample"
 SAMPLE_TEXTS_PER_DOMAIN = 20
-# A shorter text has no two halves worth the name.
+# A shorter text has no two halves worth scoring.
 MIN_TEXT_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
 class Text:
-    """One text to be scored."""
+    """One text to score."""
 
     id: str
-    """Of its domain and contents, so that a text that is in two domains has a record in each."""
+    """A digest of domain and contents, so that a text in two domains has a record in each."""
     text: str
     domain: str
 
     @property
     def bytes(self) -> int:
-        """In UTF-8."""
+        """The text's bytes in UTF-8."""
         return len(self.text.encode())
 
 
 @dataclass
 class SkippedRecords:
-    """Of a corpus, by `read`: what no text was made of."""
+    """Records of a corpus that `read` could not use."""
 
     unreadable: int = 0
     problem: str = ""
-    """Of the first one that could not be read."""
+    """The first unreadable record's problem."""
     short: int = 0
-    """Shorter than ``shortest``."""
+    """Records shorter than ``shortest``."""
 
     def sentence(self, shortest: int = MIN_TEXT_CHARACTERS) -> str:
-        """In words; nothing if there is nothing."""
+        """The counts in words; empty if nothing was skipped."""
         parts = [f"{self.unreadable} could not be read ({self.problem})"] if self.unreadable else []
         if self.short:
             parts.append(f"{self.short} {'has' if self.short == 1 else 'have'} fewer than {shortest} characters")
@@ -72,24 +72,25 @@ def read(
     left_out: SkippedRecords | None = None,
     **fields: Any,
 ) -> list[Text]:
-    """The texts, domain by domain.
+    """The texts of a corpus, domain by domain.
 
     >>> texts = read([{"text": "Of tea and other leaves, a short story.  ", "meta": {"domain": "prose"}}], shortest=10)
     >>> [(one.domain, one.bytes) for one in texts]
     [('prose', 41)]
 
     Args:
-        corpus: whatever `siftlm.memory.Memory.build` can read, or ``"sample"``: what the sample memory holds out.
-        domain: the field of the metadata that names the domain; left out, the first of ``pile_set_name``, ``domain``
-            and ``subset`` that is there. Texts for which it is empty are a domain of their own.
-        per_domain: take so many of each domain, by a lot that depends on the text and the seed alone: a larger sample
-            holds the smaller one, whatever else is in the corpus and whatever ``longest`` cuts off.
-        skip: leave out the first so many of each domain's lot: those that settings were chosen on.
+        corpus: anything that `siftlm.memory.Memory.build` can read, or ``"sample"``: the texts that the sample memory
+            holds out.
+        domain: the field of the metadata that names the domain; by default the first of ``pile_set_name``, ``domain``
+            and ``subset`` that a text has. Texts for which it is empty are a domain of their own.
+        per_domain: draw so many texts of each domain, in an order that depends on the text and the seed alone: a larger
+            sample contains the smaller one, whatever else the corpus holds and whatever ``longest`` cuts off.
+        skip: leave out the first so many of each domain: those that settings were chosen on.
         longest: keep so many characters of each text, up to the last white space.
         shortest: leave out shorter texts.
-        seed: of the lot.
-        domains: only these.
-        left_out: is told of what no text was made of.
+        seed: the seed of the order.
+        domains: read only these.
+        left_out: counts the records that were skipped.
         **fields: how to read the corpus; see `siftlm.memory.reading.open_source`.
     """
     for name, value in (("per_domain", per_domain), ("longest", longest)):
@@ -99,39 +100,41 @@ def read(
     whole_number("skip", skip, least=0)
     last = None if per_domain is None else skip + per_domain
     whole_number("shortest", shortest, least=0)
-    found: dict[str, dict[str, tuple[str, Text]]] = defaultdict(dict)
-    missed = left_out or SkippedRecords()
-    for text, meta, place in _documents(corpus, fields, last, seed, missed):
+    by_domain: dict[str, dict[str, tuple[str, Text]]] = defaultdict(dict)
+    skipped = left_out or SkippedRecords()
+    for text, meta, place in _documents(corpus, fields, last, seed, skipped):
         where = _domain(meta, domain)
         kept = _truncate(text, longest)
         if len(kept.strip()) >= max(shortest, 1):
             one = Text(_text_id(f"{where} {kept}"), kept, where)
-            lot = _text_id(f"{seed} {_text_id(text)}") if place is None else f"{place:012}"
-            # Of several that are the same when they are cut, the lot must not depend on which came first.
-            if one.id not in found[where] or lot < found[where][one.id][0]:
-                found[where][one.id] = lot, one
+            order = _text_id(f"{seed} {_text_id(text)}") if place is None else f"{place:012}"
+            # Texts may be equal once they are cut; their order must not depend on which came first.
+            if one.id not in by_domain[where] or order < by_domain[where][one.id][0]:
+                by_domain[where][one.id] = order, one
         else:
-            missed.short += 1
-    if not found:
-        why = f"; {missed.sentence(shortest)}" if missed.unreadable else ""
+            skipped.short += 1
+    if not by_domain:
+        why = f"; {skipped.sentence(shortest)}" if skipped.unreadable else ""
         raise InvalidInput(f"the corpus {corpus!r:.80} holds no text of {shortest} characters or more{why}")
-    wanted = sorted(found) if domains is None else list(domains)
-    for name in wanted:
-        if name not in found:
-            raise UnknownName("domain", name, sorted(found))
-    drawn = {name: sorted(found[name].values(), key=lambda known: known[0])[skip:last] for name in wanted}
+    names = sorted(by_domain) if domains is None else list(domains)
+    for name in names:
+        if name not in by_domain:
+            raise UnknownName("domain", name, sorted(by_domain))
+    drawn = {name: sorted(by_domain[name].values(), key=lambda pair: pair[0])[skip:last] for name in names}
     if not any(drawn.values()):
-        raise InvalidInput(f"skip={skip} leaves nothing: the largest domain has {max(map(len, found.values()))} texts")
-    return [one for name in wanted for _, one in drawn[name]]
+        raise InvalidInput(
+            f"{setting('skip', skip)} leaves nothing: the largest domain has {max(map(len, by_domain.values()))} texts"
+        )
+    return [one for name in names for _, one in drawn[name]]
 
 
 def _documents(
-    corpus: Any, fields: dict[str, Any], last: int | None, seed: int, missed: SkippedRecords
+    corpus: Any, fields: dict[str, Any], last: int | None, seed: int, skipped: SkippedRecords
 ) -> Iterator[tuple[str, Mapping[str, Any], int | None]]:
-    """Text, metadata, and its place in the lot where that was drawn already."""
+    """Texts with their metadata, and their place in the order where the source has drawn one."""
     if isinstance(corpus, str) and corpus == SAMPLE_CORPUS:
         for kind in sample.KINDS:
-            # Its own lot spreads over modules; a larger count begins with the smaller one's as well.
+            # The sample's own order spreads over modules; a larger count begins with the smaller one too.
             for place, one in enumerate(sample.prompts(kind, last or SAMPLE_TEXTS_PER_DOMAIN, seed=seed)):
                 yield one.text, {"domain": kind}, place
         return
@@ -139,15 +142,15 @@ def _documents(
         if record.document is not None:
             yield record.document.text, record.document.meta, None
         else:
-            missed.unreadable += 1
-            missed.problem = missed.problem or f"{record.where}: {record.problem}"
+            skipped.unreadable += 1
+            skipped.problem = skipped.problem or f"{record.where}: {record.problem}"
 
 
 def _domain(meta: Mapping[str, Any], name: str | None) -> str:
     if name is not None and name not in meta:
         raise InvalidInput(f"a text has no field {name!r} that names its domain; it has {', '.join(meta) or 'none'}")
-    given = (meta.get(known) for known in (DOMAIN_FIELDS if name is None else (name,)))
-    names = (str(one).strip() for one in given if one is not None)
+    values = (meta.get(field) for field in (DOMAIN_FIELDS if name is None else (name,)))
+    names = (str(value).strip() for value in values if value is not None)
     return next(filter(None, names), NO_DOMAIN)
 
 

@@ -9,38 +9,39 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
+
 from siftlm.controller import Controller, setting_names, span_nats
 from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids
-from siftlm.errors import Conflict
-from siftlm.evaluation.measured import Measured
+from siftlm.errors import Conflict, setting
+from siftlm.evaluation.measured import Measured, json_number, selection_fields
 from siftlm.evaluation.methods import Case, baseline
-from siftlm.extras import load
 from siftlm.local import LocalModel
+from siftlm.types import Likelihood, Step
 from siftlm.validation import number, whole_number
 
 WINDOW_TOKENS = 64
 
 
-@baseline("dynamic", "the model learns from what it has read of the text itself; no memory")
+@baseline("dynamic", "dynamic evaluation: tuned on the beginning of the text itself; no memory")
 def dynamic(case: Case, rate: float | None = None, passes: int = 1, window: int = WINDOW_TOKENS) -> Measured:
-    """One step on each window of the text, in the order in which they are read.
+    """Dynamic evaluation: one step on each window of the text, in reading order.
 
-    Split and prefix: steps on the prompt, then the rest is scored. Transductive: each window is scored by the model
-    that has learned from the windows before it, and only then learned from; the sum over windows is what the text
-    costs, each token with the very context that it has for the base model.
+    Split and prefix: the model is tuned on the prompt, then the rest is scored. Transductive: each window is scored
+    by the model tuned on the windows before it, and then tuned on. The score is the sum over windows; each token has
+    the same context as for the base model.
 
     Args:
         case: the text.
-        rate: learning rate; left out, the one that suits the model.
-        passes: split: how often to go over the prompt; transductive: steps on each window.
+        rate: the learning rate; by default the one that suits the model.
+        passes: split: passes over the prompt; transductive: steps on each window.
         window: tokens of a step.
     """
     controller = case.model.controller
     window = whole_number("window", window, most=controller.context)
     whole_number("passes", passes)
-    asked = {"window": window, "passes": passes, **({} if rate is None else {"rate": rate})}
-    known = case.model.settings(**asked)
-    tuning = {**{name: known[name] for name in setting_names()}, "reuse": 1, "repeats": "steps"}
+    settings = case.model.settings(window=window, passes=passes, **({} if rate is None else {"rate": rate}))
+    tuning = {**{name: settings[name] for name in setting_names()}, "reuse": 1, "repeats": "steps"}
     began = time.perf_counter()
     base = controller.likelihood(case.scored, after=case.before)
     seconds = {"tune": 0.0, "score": time.perf_counter() - began}
@@ -48,8 +49,10 @@ def dynamic(case: Case, rate: float | None = None, passes: int = 1, window: int 
     return run(case, base, tuning, seconds)
 
 
-def _learn_prompt_then_score(case: Case, base: Any, tuning: dict[str, Any], seconds: dict[str, float]) -> Measured:
-    """Learn from the prompt, score the rest."""
+def _learn_prompt_then_score(
+    case: Case, base: Likelihood, tuning: dict[str, Any], seconds: dict[str, float]
+) -> Measured:
+    """Tune on the prompt, then score the rest."""
     controller, curve, taken = case.model.controller, {0: base.bits_per_byte}, 0
 
     def scored() -> float:
@@ -58,7 +61,7 @@ def _learn_prompt_then_score(case: Case, base: Any, tuning: dict[str, Any], seco
         seconds["score"] += time.perf_counter() - began
         return bits
 
-    def after(_: Any) -> None:
+    def after(_: Step) -> None:
         nonlocal taken
         taken += 1
         if taken in case.points:
@@ -79,13 +82,15 @@ def _learn_prompt_then_score(case: Case, base: Any, tuning: dict[str, Any], seco
         ended=trace.ended,
         kept=trace.kept,
         learned=tuple(step.tokens for step in trace.steps),
-        losses=tuple(float(f"{s.loss:.5g}") if math.isfinite(s.loss) else None for s in trace.steps),
+        losses=tuple(json_number(step.loss, 5) for step in trace.steps),
         seconds={name: round(value, 4) for name, value in seconds.items()},
     )
 
 
-def _score_and_learn_windows(case: Case, base: Any, tuning: dict[str, Any], seconds: dict[str, float]) -> Measured:
-    """Score a window, learn from it, go on to the next."""
+def _score_and_learn_windows(
+    case: Case, base: Likelihood, tuning: dict[str, Any], seconds: dict[str, float]
+) -> Measured:
+    """Score each window, then take a step on it."""
     controller, passes = case.model.controller, tuning["passes"]
     tokenizer = controller.tokenizer
     learned: list[int] = []
@@ -103,7 +108,7 @@ def _score_and_learn_windows(case: Case, base: Any, tuning: dict[str, Any], seco
             trace = tuner.learn([tokenizer.decode(piece.ids[-piece.scored :])] * passes)
             seconds["tune"] += time.perf_counter() - began
             learned += [step.tokens for step in trace.steps]
-            # What is left of the text is then read by the model that it was put back to.
+            # After a divergence the restored model scores the rest of the text.
             ended = "diverged" if trace.ended == "diverged" else "done"
     bits = sum(nats) / math.log(2) / base.bytes if base.bytes else math.nan
     return Measured(
@@ -120,63 +125,65 @@ def _score_and_learn_windows(case: Case, base: Any, tuning: dict[str, Any], seco
 
 
 def text_windows(controller: Controller, text: str, size: int) -> list[TokenSpan]:
-    """Every token of the text once, at most ``size`` at a time, each with the context that `likelihood` gives it."""
-    ids, found = text_token_ids(controller.tokenizer, text), []
+    """Windows of at most ``size`` tokens that cover the text, each token with its context in `likelihood`."""
+    ids, windows = text_token_ids(controller.tokenizer, text), []
     for span in spans_of(ids, controller.context, start=start_token(controller.tokenizer)):
         first = len(span.ids) - span.scored
         for begin in range(first, len(span.ids), size):
             end = min(begin + size, len(span.ids))
-            found.append(TokenSpan(span.ids[:end], end - begin))
-    return found
+            windows.append(TokenSpan(span.ids[:end], end - begin))
+    return windows
 
 
 @dataclass
 class _OptimizerState:
-    """An optimiser that is never reset, and how many texts it has seen."""
+    """An optimiser that is never reset, and the number of texts it has seen."""
 
-    optimiser: Any
+    optimiser: torch.optim.Optimizer
     texts: int = 0
 
 
-# Of each run, domain and setting. Every call of `evaluate` makes a `LocalModel` of its own, and they go with it.
+# One for each run, domain and setting. A run's are freed with its `LocalModel`, of which each `evaluate` makes one.
 _OPTIMIZER_STATES: WeakKeyDictionary[LocalModel, dict[tuple[Any, ...], _OptimizerState]] = WeakKeyDictionary()
 
 
-@baseline("tttlm", "nearest neighbours as in the published script: its moments leak from text to text")
+@baseline("tttlm", "nearest neighbours as in the published script, whose optimiser state leaks from text to text")
 def tttlm(case: Case, rate: float = 2e-5, decay: float = 0.01, clip: float = 1.0) -> Measured:
-    """AdamW on the neighbours in order of increasing distance; each is learned whole, one step for each context of it.
+    """TTT-LM: AdamW on the neighbours by increasing distance, one step on each context of a neighbour's whole text.
 
-    As published: dropout at the rate of the model's own configuration, float32, all weights; weights are put back
-    before every text, **the optimiser's moments and its count of steps are not**. One optimiser serves a whole domain.
-    So a result depends on the texts before it: ``extra["order"]`` says how many there were in this process. A run that
-    goes on after an interruption, or is shared by processes, begins with new moments in each, and is another
-    sequence; to repeat a sequence exactly, run it in one go. Use ``nn`` for the same neighbours without the leak.
+    As published: dropout as in the model's configuration, float32, all weights; the weights are restored before every
+    text, **the optimiser's moments and step count are not**. One optimiser serves a whole domain, so a result depends
+    on the texts before it; ``extra["order"]`` counts those of this process. A run that is resumed or shared by
+    processes begins with new moments in each process, which is a different sequence: to repeat a sequence exactly,
+    run it in one go. ``nn`` uses the same neighbours without the leak.
 
-    Not as published: a last window of one token, which has nothing to predict, is left out (the script takes a step
+    Not as published: a last window of one token, which has nothing to predict, is skipped (the script takes a step
     along NaN there), and nothing is measured between the points of the protocol.
 
     Args:
         case: the text.
-        rate: 2e-5 is published for GPT-2, 5e-6 for GPT-Neo 1.3B.
+        rate: the learning rate; published are 2e-5 for GPT-2 and 5e-6 for GPT-Neo 1.3B.
         decay: weight decay.
         clip: largest norm of a gradient.
     """
     controller, n = case.model.controller, case.points[-1]
     if controller.adapters:
-        raise Conflict("tttlm tunes all weights, as published, and this model has adapters: --engine full")
+        raise Conflict(
+            f"tttlm tunes all weights, as published, and this model has adapters: {setting('engine', 'full')}"
+        )
     number("rate", rate, above=0)
     number("clip", clip, above=0)
-    running = _optimizer_state(case, rate, number("decay", decay, least=0))
+    state = _optimizer_state(case, rate, number("decay", decay, least=0))
     found = case.model.select(case.prompt, n=n, method="nearest", exclude=list(case.exclude))
     began = time.perf_counter()
     base = controller.likelihood(case.scored, after=case.before)
     seconds = {"select": sum(found.seconds.values()), "tune": 0.0, "score": time.perf_counter() - began}
     curve, learned, losses = {0: base.bits_per_byte}, [], []
-    with controller.tuning():  # puts weights, modes and random state back
+    with controller.tuning():  # restores weights, modes and random state
         for count, text in enumerate(found.texts, 1):
             began = time.perf_counter()
             for ids in _windows(controller, text):
-                losses.append(_gradient_step(controller.model, running.optimiser, ids, clip))
+                losses.append(_gradient_step(controller.model, state.optimiser, ids, clip))
                 learned.append(len(ids) - 1)
             seconds["tune"] += time.perf_counter() - began
             if count in case.points or count == len(found.texts):
@@ -185,7 +192,7 @@ def tttlm(case: Case, rate: float = 2e-5, decay: float = 0.01, clip: float = 1.0
                 curve.update({point: now for point in case.points if point >= count})
                 seconds["score"] += time.perf_counter() - began
         controller.model.zero_grad()
-    running.texts += 1
+    state.texts += 1
     if not found.texts:
         curve.update(dict.fromkeys(case.points, base.bits_per_byte))
     return Measured(
@@ -193,42 +200,38 @@ def tttlm(case: Case, rate: float = 2e-5, decay: float = 0.01, clip: float = 1.0
         curve,
         base.bytes,
         base.tokens,
-        rows=tuple(hit.row for hit in found),
-        scores=tuple(round(hit.score, 5) for hit in found),
-        considered=found.considered,
+        **{**selection_fields(found), "uncertainty": ()},
         ended="done" if learned else "nothing",
         kept=len(learned),
         learned=tuple(learned),
-        losses=tuple(float(f"{one:.5g}") if math.isfinite(one) else None for one in losses),
+        losses=tuple(json_number(loss, 5) for loss in losses),
         seconds={name: round(value, 4) for name, value in seconds.items()},
-        extra={"order": running.texts - 1},
+        extra={"order": state.texts - 1},
     )
 
 
 def _optimizer_state(case: Case, rate: float, decay: float) -> _OptimizerState:
-    torch = load("torch", "tune")
-    own = _OPTIMIZER_STATES.setdefault(case.model, {})
+    states = _OPTIMIZER_STATES.setdefault(case.model, {})
     key = (case.domain, rate, decay)
-    if key not in own:
+    if key not in states:
         parameters = [p for p in case.model.controller.model.parameters() if p.is_floating_point()]
-        own[key] = _OptimizerState(torch.optim.AdamW(parameters, lr=rate, eps=1e-8, weight_decay=decay))
-    return own[key]
+        states[key] = _OptimizerState(torch.optim.AdamW(parameters, lr=rate, eps=1e-8, weight_decay=decay))
+    return states[key]
 
 
 def _windows(controller: Controller, text: str) -> list[list[int]]:
-    """All of the text, a context at a time, without special tokens."""
+    """The text's tokens, a context at a time, without special tokens."""
     ids = text_token_ids(controller.tokenizer, text)
     cut = [ids[start : start + controller.context] for start in range(0, len(ids), controller.context)]
     return [window for window in cut if len(window) > 1]
 
 
-def _gradient_step(model: Any, optimiser: Any, ids: list[int], clip: float) -> float:
-    torch = load("torch", "tune")
+def _gradient_step(model: torch.nn.Module, optimiser: torch.optim.Optimizer, ids: list[int], clip: float) -> float:
     model.train()
     optimiser.zero_grad()
-    read = torch.tensor([ids], device=next(model.parameters()).device)
+    inputs = torch.tensor([ids], device=next(model.parameters()).device)
     with torch.inference_mode(False), torch.enable_grad():
-        loss = model(input_ids=read, labels=read, use_cache=False).loss
+        loss = model(input_ids=inputs, labels=inputs, use_cache=False).loss
         loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimiser.step()

@@ -1,8 +1,4 @@
-"""The settings of each method of a run: written with its first record, and the same for all that come after.
-
-Looked at whenever a record is read: two processes that begin at once with different settings see each other's first
-record before they write their own.
-"""
+"""`evaluate`: every method on every text, into the folder of a run."""
 
 from __future__ import annotations
 
@@ -20,11 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siftlm.controller import setting_names
-from siftlm.errors import Conflict, InvalidInput, SiftlmError
+from siftlm.errors import Conflict, InvalidInput, SiftlmError, setting
 from siftlm.evaluation.corpus import Text
 from siftlm.evaluation.fingerprints import run_question
 from siftlm.evaluation.measured import Measured, measured_from_score
-from siftlm.evaluation.methods import BASELINE_FILE_SETTING, Baseline, Case, EvaluatedMethod, parse_methods
+from siftlm.evaluation.methods import (
+    BASELINE_FILE_SETTING,
+    BASELINE_SETTING,
+    Baseline,
+    Case,
+    EvaluatedMethod,
+    parse_methods,
+)
 from siftlm.evaluation.protocol import Protocol, TextParts, leaked_rows
 from siftlm.evaluation.results import BASE_TOLERANCE
 from siftlm.evaluation.run_folder import RunFolder
@@ -36,55 +39,25 @@ from siftlm.results import Score
 if TYPE_CHECKING:
     from siftlm.local import LocalModel
 
-
-def settings_check(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], None]:
-    """A look at one record: refused if it is of other settings than ours, wherever those came from.
-
-    Args:
-        path: of the run, to be named.
-        settings: name of a method -> all that decides its results now.
-    """
-    asked = json.loads(json.dumps(settings))
-
-    def look(record: Mapping[str, Any]) -> None:
-        label = record["method"]
-        old, now = record.get("settings"), asked.get(label)
-        if old is None or now is None:
-            return
-        for name in old.keys() & now.keys():  # another version may have more
-            if old[name] != now[name]:
-                raise Conflict(
-                    f"{path}: holds results of {label} with {_describe_change(label, name, old[name], now[name])}"
-                )
-
-    return look
-
-
-def _describe_change(label: str, name: str, old: Any, now: Any) -> str:
-    if name == BASELINE_FILE_SETTING:
-        return f"another file than {label}'s is now: give --out another folder, or the file another name"
-    return f"{name}={old!r}, and now it is {now!r}; give --out another folder, or write {label}+{name}=…"
-
-
-# Texts that LoRA tunes at once.
+# Texts that LoRA tunes together.
 TUNING_BATCH_TEXTS = 16
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of a call of `evaluate`."""
+    """The outcome of `evaluate`."""
 
     path: Path
     texts: int
-    """Of the corpus that were used."""
+    """Usable texts of the corpus."""
     unusable: int
-    """Too short for the protocol, or its prompt has no direction to search in."""
+    """Texts too short for the protocol, or whose prompt has no direction to search in."""
     done: int
-    """Results that this call made."""
+    """Results of this call."""
     known: int
-    """Results that were there before, or that other processes made meanwhile."""
+    """Results of earlier calls and of other processes."""
     missing: int
-    """That others were still at when there was nothing else to do."""
+    """Results that other processes were still working on when this call ended."""
 
 
 def evaluate(
@@ -100,83 +73,77 @@ def evaluate(
     """Score every text by every method, into a run's folder.
 
     Args:
-        model: a controller and a memory. What a calibration chose counts for the method ``calibrated`` alone; what the
-            model was made with (``LocalModel(…, clip=1)``) for all.
-        texts: see `siftlm.evaluation.corpus.read`; one that is there twice counts once.
+        model: a controller and a memory. A calibration's settings count for the method ``calibrated`` alone; the
+            model's own defaults (``LocalModel(…, clip=1)``) for all.
+        texts: see `siftlm.evaluation.corpus.read`; duplicates count once.
         methods: see `siftlm.evaluation.methods`.
-        into: the folder of the run. There already: its question must be the same, and what it holds is kept; methods
-            and texts may be added.
+        into: the run's folder. An existing run must have the same question, and keeps its results; methods and texts
+            may be added.
         protocol: how to score, and after how many steps.
-        about: more to be written down with the question, such as where the texts are from.
+        about: more to record with the question, such as the source of the texts.
         progress: as in `Memory.build`.
     """
-    how = protocol or Protocol()
-    asked = parse_methods(methods)
-    given = list({text.id: text for text in texts}.values())
-    good = interleave_domains([text for text in given if how.fits(text.text)])
-    runner = _MethodRunner(model, how)
-    # What is wrong with any of them is said before there is any work or folder.
-    settings = {one.label: runner.settings(one) for one in asked}
-    if given and not good:
-        longest = max((len(text.text) for text in given), default=0)
+    protocol = protocol or Protocol()
+    evaluated = parse_methods(methods)
+    distinct = list({text.id: text for text in texts}.values())
+    usable = interleave_domains([text for text in distinct if protocol.fits(text.text)])
+    runner = _MethodRunner(model, protocol)
+    # 1. Wrong settings are refused before there is any work or folder.
+    settings = {method.label: runner.settings(method) for method in evaluated}
+    if distinct and not usable:
+        longest = max(len(text.text) for text in distinct)
         raise InvalidInput(
-            f"none of {len(given)} texts is long enough for the protocol {how.name!r} (the longest has {longest} "
-            "characters): nothing of it would be left to score"
+            f"none of {len(distinct)} texts is long enough for the protocol {protocol.name!r} (the longest has "
+            f"{longest} characters): nothing of it would be left to score"
         )
-    if (trial := next(filter(runner.has_direction, good), None)) is not None:
-        for one in asked:
-            runner.check_selection(one, trial)
-    with RunFolder.begin(into, run_question(model, how, about or {})) as folder:
+    if (trial := next(filter(runner.has_direction, usable), None)) is not None:
+        for method in evaluated:
+            runner.check_selection(method, trial)
+    # 2. Every result is stored as soon as it is known.
+    with RunFolder.begin(into, run_question(model, protocol, about or {})) as folder:
         folder.add_record_check(settings_check(folder.path, settings))
-        known = sum((text.id, one.label) in folder.records for text in good for one in asked)
-        # What is there already took no time today, and says nothing of the time that is left.
-        meter = Meter("evaluating", "results", reporter(progress), total=len(good) * len(asked) - known)
+        known = sum((text.id, method.label) in folder.records for text in usable for method in evaluated)
+        # Known results take no time, and would distort the estimate of the time left.
+        meter = Meter("evaluating", "results", reporter(progress), total=len(usable) * len(evaluated) - known)
         meter.at(0)
         before = len(folder.records)
         done = 0
-        for some in runner.batches(good):
-            for method in asked:
+        for batch in runner.batches(usable):
+            for method in evaluated:
                 with ExitStack() as claims:
-                    mine = [text for text in some if claims.enter_context(folder.claim(text.id, method.label))]
+                    mine = [text for text in batch if claims.enter_context(folder.claim(text.id, method.label))]
                     mine = [text for text in mine if runner.has_direction(text)]
                     for text, result in runner.measured(method, mine) if mine else ():
                         _check_base(text, method, result, folder)
                         folder.add(_result_record(text, method, settings[method.label], result, folder))
                         done += 1
                         meter.at(len(folder.records) - before)  # those of other processes as well
-        good = [text for text in good if text.id not in runner.without_direction]
-        there = sum((text.id, one.label) in folder.records for text in good for one in asked)
+        usable = [text for text in usable if text.id not in runner.without_direction]
+        there = sum((text.id, method.label) in folder.records for text in usable for method in evaluated)
     meter.finish()
-    total = len(good) * len(asked)
-    return Evaluation(Path(into), len(good), len(given) - len(good), done, there - done, total - there)
+    total = len(usable) * len(evaluated)
+    return Evaluation(Path(into), len(usable), len(distinct) - len(usable), done, there - done, total - there)
 
 
 class _MethodRunner:
-    """Does the work for one model and protocol."""
+    """Runs methods on texts, with one model and protocol."""
 
     def __init__(self, model: LocalModel, protocol: Protocol) -> None:
         self._calibrated = model
         # Every method begins with the same settings; those of a calibration are a method of its own.
-        self._plain = type(model)(model.controller, model.memory, calibrated=False, **model._defaults)
+        self._plain = model.uncalibrated()
         self._protocol = protocol
         self._excluded_cache: tuple[TextParts, list[int]] | None = None
         self._with_direction: set[str] = set()
         self.without_direction: set[str] = set()
-        """Texts that nothing can be searched for."""
+        """Ids of texts whose prompt the memory cannot search for."""
 
     def settings(self, method: EvaluatedMethod) -> dict[str, Any]:
-        """All that decides the method's results, for the record."""
-        if method.way is not None:
-            given = dict(method.settings)
-            known = {
-                "way": method.way.name,
-                **({BASELINE_FILE_SETTING: method.way.digest} if method.way.digest else {}),
-            }
-            if method.way.options is not None:
-                return self._baseline_settings(known, {**method.way.options, **given})
-            return {**known, **_json_settings(self._plain.settings(n=self._protocol.n, **given))}
+        """All settings that decide the method's results, for the record."""
+        if method.baseline is not None:
+            return self._baseline_settings(method.baseline, method.settings)
         model = self._model(method)
-        if method.calibrated and not model._calibration:
+        if method.calibrated and not model.calibration:
             raise InvalidInput(
                 f"{method.label}: there is no calibration of this memory for {model.controller.name}: siftlm calibrate"
             )
@@ -188,32 +155,32 @@ class _MethodRunner:
         return _json_settings({**model.settings(n=self._protocol.n, **_model_settings(method)), "watch": watch})
 
     def check_selection(self, method: EvaluatedMethod, text: Text) -> None:
-        """Select once, where there are settings of a selection: many are looked at only there."""
-        learns = method.way is None or method.way.options is None
-        given = _model_settings(method)
-        if learns and set(given) - {"method", "features"}:
+        """Select once if there are settings of a selection, many of which are checked only there."""
+        selects = method.baseline is None or method.baseline.options is None
+        settings = _model_settings(method)
+        if selects and set(settings) - {"method", "features"}:
             model = self._model(method)
-            model.select(self._protocol.parts(text.text).prompt, n=1, **{**given, "features": None})
+            model.select(self._protocol.parts(text.text).prompt, n=1, **{**settings, "features": None})
 
     def has_direction(self, text: Text) -> bool:
-        """Has its prompt a direction? None of its words may be known to the embedder; no method then has a result."""
+        """Has the prompt's vector a direction? A text without one, all words unknown to the embedder, is unusable."""
         if text.id not in self._with_direction | self.without_direction:
             prompt = self._protocol.parts(text.text).prompt
             vector = np.asarray(self._plain.memory.embedder.embed([prompt], as_query=True), dtype=np.float64)
-            known = bool(np.isfinite(vector).all() and vector.any())
-            (self._with_direction if known else self.without_direction).add(text.id)
+            directed = bool(np.isfinite(vector).all() and vector.any())
+            (self._with_direction if directed else self.without_direction).add(text.id)
         return text.id in self._with_direction
 
     def batches(self, texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
-        """As many as are tuned together."""
+        """The texts in batches that are tuned together."""
         size = TUNING_BATCH_TEXTS if self._plain.controller.adapters else 1
         return (texts[start : start + size] for start in range(0, len(texts), size))
 
     def measured(self, method: EvaluatedMethod, texts: Sequence[Text]) -> Iterator[tuple[Text, Measured]]:
-        """The method on some texts: together where that is possible."""
+        """The method's result for each text; the texts are tuned together where that is possible."""
         model = self._model(method)
         parts = [self._protocol.parts(text.text) for text in texts]
-        if method.way is None and self._can_batch(model, method, len(texts)):
+        if method.baseline is None and self._can_batch(model, method, len(texts)):
             scores = model.score_many(
                 [(one.prompt, one.scored) if one.before else one.scored for one in parts],
                 n=self._protocol.n,
@@ -230,20 +197,24 @@ class _MethodRunner:
 
     # --- inside
 
-    def _baseline_settings(self, way: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-        known = {**way, **options}
-        if "rate" not in options:
-            return _json_settings(known)
-        # It tunes: what it leaves to the model is written down too.
-        asked = {key: value for key, value in options.items() if key in setting_names() and value is not None}
-        tuning = self._plain.settings(**asked)
-        return _json_settings(
-            {**known, **({key: tuning[key] for key in setting_names()} if options["rate"] is None else {})}
-        )
+    def _baseline_settings(self, baseline: Baseline, settings: Mapping[str, Any]) -> dict[str, Any]:
+        source = {BASELINE_SETTING: baseline.name}
+        if baseline.digest:
+            source[BASELINE_FILE_SETTING] = baseline.digest
+        if baseline.options is None:
+            return {**source, **_json_settings(self._plain.settings(n=self._protocol.n, **settings))}
+        options = {**baseline.options, **settings}
+        tuning: dict[str, Any] = {}
+        if "rate" in options:  # the baseline tunes the model
+            named = {key: value for key, value in options.items() if key in setting_names() and value is not None}
+            resolved = self._plain.settings(**named)
+            if options["rate"] is None:  # the model's own settings count, so they are recorded
+                tuning = {key: resolved[key] for key in setting_names()}
+        return _json_settings({**source, **options, **tuning})
 
     def _one(self, model: LocalModel, method: EvaluatedMethod, parts: TextParts, domain: str) -> Measured:
         exclude = self._excluded(parts)
-        if method.way is not None:
+        if method.baseline is not None:
             case = Case(
                 self._plain,
                 parts.prompt,
@@ -254,17 +225,17 @@ class _MethodRunner:
                 tuple(exclude),
                 domain,
             )
-            result = _run_baseline(method.way, method, case)
+            result = _run_baseline(method.baseline, method, case)
             if not result.rows or not isinstance(case.model.memory, Memory):
                 return result
             return replace(result, copies=_count_copies(parts, case.model.memory.texts(result.rows)))
-        given = {**method.settings, **({"exclude": exclude} if exclude else {})}
+        settings = {**method.settings, **({"exclude": exclude} if exclude else {})}
         score = model.score(
             (parts.prompt, parts.scored) if parts.before else parts.scored,
             n=self._protocol.n,
             mode=self._mode,
             at=self._protocol.points,
-            **given,
+            **settings,
         )
         return self._of_score(parts, score)
 
@@ -275,14 +246,14 @@ class _MethodRunner:
         if count < 2 or self._protocol.copies == "exclude":
             return False
         tuning = {name: value for name, value in method.settings.items() if name in model.controller.settings.to_dict()}
-        return model.controller.can_tune_many(**tuning)
+        return model.controller.can_tune_many(model.controller.tuning_settings(**tuning))
 
     @property
     def _mode(self) -> Any:
         return "transductive" if self._protocol.name == "transductive" else "split"
 
     def _excluded(self, parts: TextParts) -> list[int]:
-        """Rows that no method may use for this text."""
+        """Rows that leak this text, if the protocol excludes them."""
         if self._protocol.copies != "exclude":
             return []
         if self._excluded_cache is None or self._excluded_cache[0] != parts:
@@ -298,14 +269,14 @@ class _MethodRunner:
         )
 
 
-def _run_baseline(way: Baseline, method: EvaluatedMethod, case: Case) -> Measured:
-    """A way that is somebody's file may fail in any manner: what is said names the file and its line."""
+def _run_baseline(baseline: Baseline, method: EvaluatedMethod, case: Case) -> Measured:
+    """The baseline's result. If the caller's own file fails, the error names the file and the line."""
     try:
-        result = way.run(case, **method.settings)
+        result = baseline.run(case, **method.settings)
     except SiftlmError:
         raise
     except Exception as error:
-        if not way.digest:
+        if not baseline.digest:
             raise
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise SiftlmError(
@@ -317,8 +288,42 @@ def _run_baseline(way: Baseline, method: EvaluatedMethod, case: Case) -> Measure
     return result
 
 
+# --- a run's settings: recorded with a method's first result, and the same for all later ones
+
+
+def settings_check(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], None]:
+    """A check that refuses records made with other settings than ``settings``.
+
+    It runs on every record that is read: two processes that begin at once with different settings see each other's
+    first record before they write their own.
+
+    Args:
+        path: the run's folder, for the message.
+        settings: method -> all that decides its results now.
+    """
+    current = json.loads(json.dumps(settings))
+
+    def check(record: Mapping[str, Any]) -> None:
+        label = record["method"]
+        old, new = record.get("settings"), current.get(label)
+        if old is None or new is None:
+            return
+        for name in old.keys() & new.keys():  # another version may have more
+            if old[name] != new[name]:
+                change = _describe_change(label, name, old[name], new[name])
+                raise Conflict(f"{path}: holds results of {label} with {change}")
+
+    return check
+
+
+def _describe_change(label: str, name: str, old: Any, new: Any) -> str:
+    if name == BASELINE_FILE_SETTING:
+        return f"another file than {label}'s is now: give {setting('into')} another folder, or the file another name"
+    return f"{name}={old!r}, and now it is {new!r}; give {setting('into')} another folder, or write {label}+{name}=…"
+
+
 def _check_base(text: Text, method: EvaluatedMethod, result: Measured, folder: RunFolder) -> None:
-    """The base model and the scored bytes are the same for every method, or nothing can be compared."""
+    """Refuse a result whose base model or scored bytes differ from those of other methods: they cannot be compared."""
     if not (math.isfinite(result.base) and result.base > 0):
         raise InvalidInput(f"{method.label}: base={result.base} is no number of bits per byte (text {text.id})")
     for name in sorted(folder.recorded_settings):
@@ -333,17 +338,17 @@ def _check_base(text: Text, method: EvaluatedMethod, result: Measured, folder: R
         if abs(record["base"] - result.base) > BASE_TOLERANCE * record["base"]:
             raise Conflict(
                 f"text {text.id}: the base model needs {result.base:g} bits per byte where {method.label} was "
-                f"measured, and {record['base']:g} where {name} was: some way has left the model changed"
+                f"measured, and {record['base']:g} where {name} was: some baseline has left the model changed"
             )
 
 
 def _count_copies(parts: TextParts, texts: Sequence[str]) -> int:
-    """Counted for every method alike: what would be excluded."""
-    found = np.zeros(len(texts), dtype=bool)
+    """The number of passages that leak the text: those that ``copies="exclude"`` keeps out."""
+    leaks = np.zeros(len(texts), dtype=bool)
     # A passage across the cut shares half of its words with either part, and all of them with the text.
     for piece in dict.fromkeys((parts.prompt, parts.scored, _full_text(parts))):
-        found |= copy_mask(piece, texts)
-    return int(found.sum())
+        leaks |= copy_mask(piece, texts)
+    return int(leaks.sum())
 
 
 def _full_text(parts: TextParts) -> str:
@@ -351,7 +356,7 @@ def _full_text(parts: TextParts) -> str:
 
 
 def interleave_domains(texts: Sequence[Text]) -> list[Text]:
-    """The first of each domain, then the second of each: a run that is stopped has all domains.
+    """The texts in turns: the first of each domain, then the second of each, so that a stopped run has all domains.
 
     >>> [one.id for one in interleave_domains([Text("a", "", "x"), Text("b", "", "x"), Text("c", "", "y")])]
     ['a', 'c', 'b']
@@ -365,21 +370,21 @@ def interleave_domains(texts: Sequence[Text]) -> list[Text]:
 
 
 def _model_settings(method: EvaluatedMethod) -> dict[str, Any]:
-    """Those that `LocalModel.settings` knows."""
+    """The method's settings that `LocalModel.settings` knows."""
     return {name: value for name, value in method.settings.items() if name != "watch"}
 
 
 def _result_record(
     text: Text, method: EvaluatedMethod, settings: Mapping[str, Any], result: Measured, folder: RunFolder
 ) -> dict[str, Any]:
-    """One line of the log; the settings only where they are new."""
+    """One line of the log, with the settings if the run has none of this method yet."""
     first = method.label not in folder.recorded_settings
-    known: dict[str, Any] = {"text": text.id, "domain": text.domain, "method": method.label, **result.to_dict()}
-    return {**known, "settings": dict(settings)} if first else known
+    record: dict[str, Any] = {"text": text.id, "domain": text.domain, "method": method.label, **result.to_dict()}
+    return {**record, "settings": dict(settings)} if first else record
 
 
 def _json_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON will give them back."""
+    """The settings as they will be read back from JSON."""
     return {
         name: value if isinstance(value, (str, int, float, bool, list, tuple, type(None))) else str(value)
         for name, value in settings.items()

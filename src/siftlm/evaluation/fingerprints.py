@@ -15,25 +15,25 @@ from siftlm.memory.searcher import Searcher
 if TYPE_CHECKING:
     from siftlm.local import LocalModel
 
-# Passages that are looked at: all would take too long in a large memory.
+# Passages that the contents' fingerprint reads; all would take too long in a large memory.
 FINGERPRINTED_PASSAGES = 200
 
 
 def memory_fingerprint(memory: Searcher) -> dict[str, Any]:
-    """Ready for ``json.dumps``; without the folders of this machine."""
+    """The memory's size, generation and embedder, ready for ``json.dumps``, without the folders of this machine."""
     if not isinstance(memory, Memory):
         return {"embedder": memory.embedder.name, "fingerprint": memory.embedder.fingerprint}
-    known = memory.manifest
+    manifest = memory.manifest
     return {
         "passages": len(memory),
-        "generation": known.generation,
-        "embedder": bare_name(known.embedder),
-        "fingerprint": known.fingerprint,
+        "generation": manifest.generation,
+        "embedder": bare_name(manifest.embedder),
+        "fingerprint": manifest.fingerprint,
     }
 
 
 def bare_name(name: str) -> str:
-    """The name of an embedder or of a model without the folder that it is in.
+    """The name of an embedder or of a model, without its folder.
 
     >>> bare_name("lexical:/models/words"), bare_name("hashing"), bare_name("intfloat/e5-small-v2")
     ('lexical:words', 'hashing', 'intfloat/e5-small-v2')
@@ -43,7 +43,7 @@ def bare_name(name: str) -> str:
 
 
 def model_fingerprint(model: Any) -> Any:
-    """What tells one from another: its weights, whatever it is called; the name where nothing is known of them.
+    """A model's identity: its weights under any name, or its name where the weights are unknown.
 
     >>> model_fingerprint({"name": "a", "fingerprint": "f"}) == model_fingerprint({"name": "b", "fingerprint": "f"})
     True
@@ -54,29 +54,29 @@ def model_fingerprint(model: Any) -> Any:
 
 
 def contents_fingerprint(memory: Searcher) -> str | None:
-    """Of some of its passages, evenly spread: two memories made alike of different texts are told apart by it."""
+    """A digest of some passages, evenly spread, by which memories of equal size and embedder differ."""
     if not isinstance(memory, Memory):
         return None
     rows = memory.rows()
-    found = hashlib.blake2b(digest_size=8)
+    digest = hashlib.blake2b(digest_size=8)
     for text in memory.texts(rows[:: max(1, len(rows) // FINGERPRINTED_PASSAGES)]):
-        found.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
-    return found.hexdigest()
+        digest.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def file_fingerprint(path: str) -> str | None:
-    """Tells a file from another of its name; None where there is no file."""
+    """A digest of the file's bytes; None where there is no file."""
     if not Path(path).is_file():
         return None
-    found = hashlib.blake2b(digest_size=8)
+    digest = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
         while piece := file.read(2**20):
-            found.update(piece)
-    return found.hexdigest()
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def run_question(model: LocalModel, protocol: Protocol, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run asks: two runs of the same question may be put together."""
+    """The question of a run: results of runs with the same question can be combined."""
     controller = model.controller
     return {
         "siftlm": version("siftlm"),

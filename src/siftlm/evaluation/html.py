@@ -1,6 +1,6 @@
-"""Web pages in one file: text, tables and line charts as inline SVG, for bright and dark screens, without scripts.
+"""Web pages in one file: text, tables and charts as inline SVG, for light and dark screens, without scripts.
 
-Everything returns a string of HTML; ``escape_html`` makes any string safe to be put into it.
+All functions return HTML; `escape_html` makes any text safe in it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ svg { width: 100%; height: auto; display: block; }
 )
 
 
-# Between two names, from line to line.
+# Pixels between the names of two lines.
 LABEL_LINE_HEIGHT = 15.0
 
 
@@ -67,30 +67,30 @@ class Series:
 
     name: str
     points: Sequence[tuple[float, float]]
-    """(x, y), x rising; where y is no number the line is broken off."""
+    """(x, y) by increasing x; the line is interrupted where y is not finite."""
     colour: str = "b"
-    """``a`` to ``h``, of the page's palette."""
+    """A colour of the page's palette, ``a`` to ``h``."""
     dashed: bool = False
 
 
-def escape_html(given: object) -> str:
-    """Safe in a page.
+def escape_html(text: object) -> str:
+    """The text with HTML's special characters escaped.
 
     >>> escape_html("a < b")
     'a &lt; b'
     """
-    return html.escape(str(given))
+    return html.escape(str(text))
 
 
 def html_page(title: str, body: Sequence[str]) -> str:
-    """A whole document."""
+    """A whole page."""
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head += f"<title>{escape_html(title)}</title><style>{PAGE_STYLE}</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[int | None] = ()) -> str:
-    """Rows of text; ``best`` names the column of each row that is set in bold."""
+    """A table of text; ``best``: each row's column in bold, or None."""
     lines = ["<tr>" + "".join(f"<th>{escape_html(cell)}</th>" for cell in head) + "</tr>"]
     for place, row in enumerate(rows):
         bold = best[place] if place < len(best) else None
@@ -103,7 +103,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequenc
 
 
 def side_by_side(*blocks: str) -> str:
-    """Next to each other where there is room."""
+    """Blocks side by side where there is room."""
     return '<div class="beside">' + "".join(f"<div>{block}</div>" for block in blocks) + "</div>"
 
 
@@ -117,7 +117,7 @@ def line_chart(
     log: bool = False,
     size: tuple[int, int] = (480, 240),
 ) -> str:
-    """Lines in one picture; the name of each stands at its end. ``log``: x goes up by factors, and is above zero."""
+    """A line chart, with each line's name at its end. ``log``: x is logarithmic, and points with x ≤ 0 are left out."""
     if log:
         series = [replace(one, points=[(math.log10(x), y) for x, y in one.points if x > 0]) for one in series]
     points = [point for one in series for point in one.points if math.isfinite(point[1])]
@@ -142,7 +142,7 @@ def line_chart(
 def interval_chart(
     rows: Sequence[tuple[str, float, float, float, str]], *, title: str, x_name: str, width: int = 720
 ) -> str:
-    """(name, value, low, high, colour) one below the other: a dot and its interval, zero marked."""
+    """A chart of intervals: one row (name, value, low, high, colour) a line, with zero marked."""
     rows = [row for row in rows if all(math.isfinite(number) for number in row[1:4])]
     if not rows:
         return ""
@@ -166,14 +166,14 @@ def interval_chart(
 
 
 def standalone_svg(drawn: str) -> str:
-    """The picture of a `line_chart` as a file of its own, for documents that show images."""
+    """The SVG of a chart as a file of its own."""
     picture = drawn[drawn.index("<svg") : drawn.index("</svg>") + len("</svg>")]
     head, rest = picture.split(">", 1)
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{PALETTE}{DRAWING_STYLE}</style>{rest}\n'
 
 
 def _log_ticks(frame: _Frame) -> list[tuple[float, str]]:
-    """Where the powers of ten are, or the ends where there are fewer than two of them."""
+    """Ticks at powers of ten, or at the ends if there are fewer than two powers between them."""
     low, high = frame.reach
     whole = list(range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1))
     every = max(1, math.ceil(len(whole) / 8))
@@ -194,14 +194,14 @@ def _polyline(one: Series, frame: _Frame) -> str:
 
 
 def _series_labels(series: Sequence[Series], frame: _Frame) -> list[str]:
-    """At the ends of the lines, moved apart where they would lie on each other."""
+    """The names at the ends of the lines, moved apart where they would overlap."""
     ends = [(frame.y(last), one) for one in series if (last := _last_point(one)) is not None]
     ends.sort(key=lambda pair: pair[0])
     places: list[float] = []
     for y, _ in ends:
         places.append(max(y, places[-1] + LABEL_LINE_HEIGHT) if places else y)
     above = frame.bottom + LABEL_LINE_HEIGHT
-    for at in reversed(range(len(places))):  # those that would stand below the picture push the others up
+    for at in reversed(range(len(places))):  # names below the picture push the others up
         above = places[at] = min(places[at], above - LABEL_LINE_HEIGHT)
     return [
         f'<text x="{frame.right + 6}" y="{y + 4:.1f}" style="fill:var(--{one.colour})">{escape_html(one.name)}</text>'
@@ -214,12 +214,12 @@ def _last_point(one: Series) -> float | None:
 
 
 class _Frame:
-    """From numbers to places in the picture."""
+    """The axes of a chart: numbers to pixels."""
 
     def __init__(
         self, points: Sequence[tuple[float, float]], size: tuple[int, int], from_zero: bool, letters: int
     ) -> None:
-        room = min(max(128, 7 * letters + 14), size[0] // 2)  # for names of so many letters, at the right
+        room = min(max(128, 7 * letters + 14), size[0] // 2)  # pixels for names at the right
         self.left, self.right, self.top, self.bottom = 46, size[0] - room, 24, size[1] - 36
         xs, ys = [x for x, _ in points], [y for _, y in points]
         low, high = (0.0 if from_zero else min(ys)), max(ys)
@@ -235,7 +235,7 @@ class _Frame:
 
     @property
     def reach(self) -> tuple[float, float]:
-        """The ends of x."""
+        """The least and the largest x."""
         return self._x0, self._x1
 
     def x(self, value: float) -> float:
@@ -246,7 +246,7 @@ class _Frame:
 
 
 def _tick_step(reach: float, count: int) -> float:
-    """1, 2 or 5 times a power of ten, so that ``reach`` has about ``count`` of them.
+    """A tick distance for about ``count`` ticks within ``reach``: 1, 2 or 5 times a power of ten.
 
     >>> _tick_step(20, 5), _tick_step(0.7, 5)
     (5.0, 0.2)

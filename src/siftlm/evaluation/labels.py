@@ -1,4 +1,4 @@
-"""The names of methods taken apart and put in order, and a run's question in words."""
+"""Labels of methods, split and sorted; the label of a difference; and a run's question in words."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from siftlm.evaluation.fingerprints import bare_name
 
-# As in `siftlm.evaluation.methods`: a plus may also be in a number or in the name of a file.
+# A plus may also be in a number or in the name of a file.
 SETTINGS_SEPARATOR = re.compile(r"\+(?=[a-z_]+=)")
-# Between methods, and not inside of betas=(0.9,0.99).
+# Between methods, and not inside betas=(0.9,0.99).
 METHOD_SEPARATOR = re.compile(r",(?![^()\[\]{}]*[)\]}])")
 BASE_METHOD, INTERPOLATION_METHOD = "base", "interpolation"
-# The order of columns, where a name says nothing about it.
+# The order of columns; methods in neither list stand between them, by name.
 FIRST_METHODS = (BASE_METHOD, "context", INTERPOLATION_METHOD, "dynamic", "random", "tttlm", "nn", "nearest", "nn-f")
 LAST_METHODS = ("sift", "sift-fast", "calibrated")
 
 
 def split_labels(labels: str) -> list[str]:
-    """Names with commas between them.
+    """The labels in a list separated by commas.
 
     >>> split_labels("nn, sift+betas=(0.9,0.99),")
     ['nn', 'sift+betas=(0.9,0.99)']
@@ -29,9 +29,9 @@ def split_labels(labels: str) -> list[str]:
 
 
 def without_folder(method: str) -> str:
-    """The name of a method that is a file, without the folders of this machine.
+    """The label, without the folder and the suffix of a method that is a file.
 
-    >>> without_folder("ways/mine.py+share=0.5"), without_folder("sift+noise=1")
+    >>> without_folder("methods/mine.py+share=0.5"), without_folder("sift+noise=1")
     ('mine+share=0.5', 'sift+noise=1')
     """
     name, *settings = SETTINGS_SEPARATOR.split(method)
@@ -39,7 +39,7 @@ def without_folder(method: str) -> str:
 
 
 def method_name(method: str) -> str:
-    """The name without settings.
+    """The method's name without settings.
 
     >>> method_name("sift+noise=0.1")
     'sift'
@@ -48,7 +48,7 @@ def method_name(method: str) -> str:
 
 
 def split_noise(method: str) -> tuple[str, float | None]:
-    """The name without its λ, and λ.
+    """The label without λ, and λ.
 
     >>> split_noise("sift+noise=1e+2+k=1000"), split_noise("sift")
     (('sift+k=1000', 100.0), ('sift', None))
@@ -62,8 +62,17 @@ def split_noise(method: str) -> tuple[str, float | None]:
     return "+".join([name, *(one for one in settings if one not in named)]), noise
 
 
+def difference_label(method: str, against: str) -> str:
+    """A difference of two methods, in figures where lower is better.
+
+    >>> difference_label("sift", "nn")
+    'sift − nn'
+    """
+    return f"{method} − {against}"
+
+
 def method_sort_key(method: str) -> tuple[Any, ...]:
-    """Where a method stands: the plain ones first, SIFT last; settings by their numbers.
+    """The sort key of labels: plain methods first, SIFT last; settings by their numbers.
 
     >>> sorted(["sift+noise=10", "sift+noise=2", "mmr", "sift+noise=2+k=9", "sift", "nn", "base"], key=method_sort_key)
     ['base', 'nn', 'mmr', 'sift', 'sift+noise=2', 'sift+noise=10', 'sift+noise=2+k=9']
@@ -84,7 +93,7 @@ def _natural_key(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def describe_question(question: Mapping[str, Any]) -> dict[str, str]:
-    """The question in words, for captions; folders of a machine are left out."""
+    """The run's question in words, for captions, without the folders of a machine."""
     model, memory, protocol = (question.get(name) or {} for name in ("model", "memory", "protocol"))
     name = bare_name(str(model.get("name", "a model")))
     size = model.get("parameters")

@@ -1,61 +1,67 @@
-"""What is known of one method on one text; a record of a run is one of these."""
+"""`Measured`: one method on one text. A record of a run holds one of these."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from siftlm.errors import InvalidInput
+from siftlm.memory import Found
 from siftlm.results import Score
+
+# No count of tokens, bytes or rows is as large, and numpy's integers hold no larger one.
+MAX_COUNT = 2**62
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One method on one text. Everything that a table or a figure needs, and no text."""
+    """One method on one text: everything that a table or a figure needs, and no text."""
 
     base: float
-    """Bits per byte of the base model."""
+    """The base model's bits per byte."""
     curve: Mapping[int, float]
     """Steps -> bits per byte after so many of them; 0 is the base model."""
     bytes: int
+    """The scored text's bytes in UTF-8."""
     tokens: int
-    """Of the scored text."""
+    """The scored text's tokens."""
     rows: tuple[int, ...] = ()
-    """Of the memory: what was learned from, in order."""
+    """Rows of the memory that the model was tuned on, in order."""
     scores: tuple[float, ...] = ()
-    """Cosine of each to the prompt."""
+    """Each row's cosine to the prompt."""
     uncertainty: tuple[float, ...] = ()
-    """Before the first pick, and after each."""
+    """The uncertainty before the first pick, and after each."""
     considered: int = 0
-    """Passages it was selected from."""
+    """The number of candidates."""
     ended: str = "done"
-    """See `siftlm.Trace`."""
+    """Why tuning ended; see `siftlm.Trace`."""
     kept: int = 0
     """Steps that the answering model has made."""
     learned: tuple[int, ...] = ()
     """Tokens of each step."""
     losses: tuple[float | None, ...] = ()
-    """Nats a token before each step, on its own text."""
+    """Nats per token of each step's own text, before the step."""
     copies: int = 0
-    """Picks that give the text away, its prompt included: pieces or near-copies of it."""
+    """Picks that leak the text or its prompt: pieces or near-copies of it."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """``select``, ``tune``, ``score``."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """What only this method has."""
+    """Fields of this method alone."""
 
     @property
     def tuned(self) -> float:
-        """Bits per byte at the end."""
+        """Bits per byte after the last step."""
         return self.curve[max(self.curve)]
 
     @property
     def percent(self) -> float:
-        """At the end, in % of the base model's."""
+        """Bits per byte after the last step, in % of the base model's."""
         return 100 * self.tuned / self.base
 
     def at(self, steps: int) -> float:
-        """After so many steps: those of the last point before, where nothing was measured at this one.
+        """Bits per byte after ``steps``, or at the last measured point before.
 
         >>> Measured(2.0, {0: 2.0, 5: 1.5}, 10, 3).at(7)
         1.5
@@ -63,59 +69,120 @@ class Measured:
         return self.curve[max((point for point in self.curve if point <= steps), default=min(self.curve))]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dumps``."""
+        """The record, ready for ``json.dumps``."""
         plain = {name: value for name, value in asdict(self).items() if value not in ((), {}, 0) or name == "base"}
-        return {
-            **plain,
-            "base": _rounded(self.base),
-            "curve": [[point, _rounded(value)] for point, value in sorted(self.curve.items())],
-        }
+        # Nine digits are more than any result means.
+        curve = [[point, json_number(value, 9)] for point, value in sorted(self.curve.items())]
+        return {**plain, "base": json_number(self.base, 9), "curve": curve}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Measured:
-        """From what `to_dict` gave; what else a record holds is passed over."""
-        known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
-        for name in ("rows", "scores", "uncertainty", "learned", "losses"):
-            known[name] = tuple(known.get(name, ()))
-        known["curve"] = {int(point): _record_number(value) for point, value in known["curve"]}
-        known["base"] = _record_number(known["base"])
-        return cls(**{"bytes": 0, "tokens": 0, **known})
+        """The result in a record: the inverse of `to_dict`. Fields of other names are ignored.
+
+        >>> Measured.of({"base": 2.0, "curve": [[0, 2.0]], "bytes": -1})
+        Traceback (most recent call last):
+        siftlm.errors.InvalidInput: bytes must be a count, got -1
+        """
+        for name in ("base", "curve"):
+            if name not in record:
+                raise InvalidInput(f"the record has no {name}")
+        points = record["curve"]
+        if not isinstance(points, list) or not points or any(not _is_pair(point) for point in points):
+            raise InvalidInput(f"curve must be a list of [steps, bits per byte], got {points!r:.80}")
+        seconds, extra = record.get("seconds", {}), record.get("extra", {})
+        if not isinstance(seconds, Mapping) or not all(map(_is_number, seconds.values())):
+            raise InvalidInput(f"seconds must be a mapping to numbers, got {seconds!r:.80}")
+        if not isinstance(extra, Mapping):
+            raise InvalidInput(f"extra must be a mapping, got {extra!r:.80}")
+        counts = ("bytes", "tokens", "considered", "kept", "copies")
+        fields: dict[str, Any] = {name: _count(name, record.get(name, 0)) for name in counts}
+        fields |= {name: _values(name, record.get(name, []), _is_count) for name in ("rows", "learned")}
+        fields |= {name: _values(name, record.get(name, []), _is_number) for name in ("scores", "uncertainty")}
+        return cls(
+            base=_float("base", record["base"]),
+            curve={_count("steps of curve", steps): _float("bits of curve", bits) for steps, bits in points},
+            losses=_values("losses", record.get("losses", []), lambda one: one is None or _is_number(one)),
+            ended=checked_name("ended", record.get("ended", "done")),
+            seconds=dict(seconds),
+            extra=dict(extra),
+            **fields,
+        )
 
 
 def measured_from_score(score: Score, points: Sequence[int]) -> Measured:
-    """A `Score` as a record; where there were fewer texts than steps, the last state stands for all later points."""
+    """The record of a `Score`; where there were fewer texts than steps, the last state stands for all later points."""
     curve = {0: score.base, **dict(score.curve)}
-    taken = len(score.trace.steps)
-    # A watch may have gone back, and after a divergence the base model answers: the end is what the tuned model says.
-    curve.update({point: score.tuned for point in points if point >= taken})
-    if taken > max(points):  # several passes or windows
-        curve[taken] = score.tuned
-    found = score.found
+    steps = len(score.trace.steps)
+    # Watching may restore an earlier state, and after a divergence the base model answers: the tuned model's score
+    # is that of the end.
+    curve.update({point: score.tuned for point in points if point >= steps})
+    if steps > max(points):  # several passes or windows
+        curve[steps] = score.tuned
     return Measured(
         score.base,
         dict(sorted(curve.items())),
         score.likelihood.bytes,
         score.likelihood.tokens,
-        rows=tuple(hit.row for hit in found),
-        scores=tuple(round(hit.score, 5) for hit in found),
-        uncertainty=tuple(float(f"{left:.6g}") for left in found.selection.uncertainty),
-        considered=found.considered,
+        **selection_fields(score.found),
         ended=score.trace.ended,
         kept=score.trace.kept,
         learned=tuple(step.tokens for step in score.trace.steps),
-        losses=tuple(_finite(float(f"{step.loss:.5g}")) for step in score.trace.steps),
+        losses=tuple(json_number(step.loss, 5) for step in score.trace.steps),
         seconds={name: round(value, 4) for name, value in score.seconds.items()},
     )
 
 
-def _rounded(value: float) -> float | None:
-    """Nine digits are more than any result means."""
-    return float(f"{value:.9g}") if math.isfinite(value) else None
+def selection_fields(found: Found) -> dict[str, Any]:
+    """The fields of `Measured` that a selection decides."""
+    return {
+        "rows": tuple(hit.row for hit in found),
+        "scores": tuple(round(hit.score, 5) for hit in found),
+        "uncertainty": tuple(float(f"{left:.6g}") for left in found.selection.uncertainty),
+        "considered": found.considered,
+    }
 
 
-def _record_number(value: float | None) -> float:
+def json_number(value: float, digits: int) -> float | None:
+    """The number at so many significant digits; None for inf and NaN, which JSON cannot hold."""
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+# --- checks of a record's fields, whose types are JSON's
+
+
+def checked_name(name: str, value: Any) -> str:
+    """A str with content that can be written in UTF-8; half of a surrogate pair cannot."""
+    if not isinstance(value, str) or not value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise InvalidInput(f"{name} must be a name, got {value!r:.80}")
+    return value
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MAX_COUNT
+
+
+def _is_number(value: Any) -> bool:
+    return math.isfinite(value) if type(value) is float else type(value) is int and abs(value) < MAX_COUNT
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def _count(name: str, value: Any) -> int:
+    if not _is_count(value):
+        raise InvalidInput(f"{name} must be a count, got {value!r:.80}")
+    return int(value)
+
+
+def _float(name: str, value: Any) -> float:
+    """None stands for NaN."""
+    if value is not None and not _is_number(value):
+        raise InvalidInput(f"{name} must be a number or null, got {value!r:.80}")
     return math.nan if value is None else float(value)
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _values(name: str, value: Any, holds: Callable[[Any], bool]) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)) or not all(map(holds, value)):
+        raise InvalidInput(f"{name} must be a list of numbers, got {value!r:.80}")
+    return tuple(value)

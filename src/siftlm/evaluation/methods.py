@@ -1,4 +1,4 @@
-"""Methods that are compared: every selection method, the baselines, and functions of the caller's own.
+"""Methods to compare: every selection method, the baselines, and functions of the caller's own.
 
     from siftlm.evaluation import Case, Measured, baseline
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siftlm.errors import InvalidInput, SiftlmError, UnknownName
+from siftlm.errors import InvalidInput, SiftlmError, UnknownName, setting
 from siftlm.evaluation.labels import SETTINGS_SEPARATOR, split_labels, without_folder
 from siftlm.evaluation.measured import Measured
+from siftlm.extras import load
 from siftlm.recipes import RECIPES
 from siftlm.selection import methods as selectors
 
@@ -38,21 +40,21 @@ __all__ = ["Baseline", "Case", "Measured", "baseline", "baseline_names", "find_b
 
 
 ENTRY_POINT_GROUP = "siftlm.baselines"
-# Under which a method's settings have the digest of the file that it is in.
-BASELINE_FILE_SETTING = "way_file"
+# Keys in a record's settings: a baseline's name, and the digest of its file. Records of all versions have these.
+BASELINE_SETTING, BASELINE_FILE_SETTING = "way", "way_file"
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One text, and everything to score it with."""
+    """One text, and everything that a baseline needs to score it."""
 
     model: LocalModel
     prompt: str
     scored: str
     before: str
-    """Read before what is scored."""
+    """The context before the scored part."""
     points: tuple[int, ...]
-    """After how many steps is scored; the last is how many texts are learned from."""
+    """Numbers of steps to score after; the last is the number of texts to tune on."""
     protocol: str
     exclude: tuple[int, ...] = ()
     """Rows of the memory that must not be used."""
@@ -64,58 +66,62 @@ BaselineFunction = Callable[..., Measured]
 
 @dataclass(frozen=True)
 class Baseline:
-    """A function and what is to be known of it."""
+    """A named function that scores a `Case`."""
 
     name: str
     summary: str
     run: BaselineFunction
     digest: str = ""
-    """Of the caller's file that it is in."""
+    """The digest of the caller's file that declares it."""
 
     @property
     def options(self) -> Mapping[str, Any] | None:
-        """Its settings with their defaults; None where it takes any that `LocalModel` takes."""
+        """The settings with their defaults; None for a function that takes all settings of `LocalModel`."""
         own = list(inspect.signature(self.run).parameters.values())[1:]
         if any(one.kind is one.VAR_KEYWORD for one in own):
             return None
         return {one.name: one.default for one in own}
 
 
-_BUILT_IN_BASELINES: dict[str, Baseline] = {}
+# Name -> the file that declares it, imported when the baseline is used: one of them needs torch.
+_BUILT_IN_FILES = {
+    "base": "baselines",
+    "context": "baselines",
+    "interpolation": "baselines",
+    "dynamic": "dynamic",
+    "tttlm": "dynamic",
+}
 
 
 def baseline(name: str, summary: str) -> Callable[[BaselineFunction], BaselineFunction]:
-    """Declare a function to be a way."""
+    """Declare a function to be a baseline."""
 
     def declare(run: BaselineFunction) -> BaselineFunction:
-        entry = Baseline(name, summary, run)
-        run.way = entry  # type: ignore[attr-defined]
-        if run.__module__.startswith("siftlm."):
-            _BUILT_IN_BASELINES[name] = entry
+        run.baseline = Baseline(name, summary, run)  # type: ignore[attr-defined]
         return run
 
     return declare
 
 
 def baseline_names() -> tuple[str, ...]:
-    """Of all ways but the methods of selection.
+    """The names of all baselines, those of other packages included.
 
     >>> "base" in baseline_names() and "context" in baseline_names()
     True
     """
-    # They declare themselves.
-    from siftlm.evaluation import baselines, dynamic  # noqa: F401
-
-    return tuple(sorted({*_BUILT_IN_BASELINES, *_installed_baselines()}))
+    return tuple(sorted({*_BUILT_IN_FILES, *_installed_baselines()}))
 
 
 def find_baseline(name: str) -> Baseline | None:
-    """The way of this name or in this file; None where there is none."""
+    """The baseline of this name or in this file; None where there is none."""
     if name.endswith(".py"):
         return _baseline_in_file(name)
-    if name not in baseline_names():
-        return None
-    return _BUILT_IN_BASELINES[name] if name in _BUILT_IN_BASELINES else _baseline_of(name, _load_installed(name))
+    if name in _BUILT_IN_FILES:
+        file = _BUILT_IN_FILES[name]
+        if file == "dynamic":
+            load("torch", "tune")
+        return _baseline_of(name, getattr(importlib.import_module(f"siftlm.evaluation.{file}"), name))
+    return _baseline_of(name, _load_installed(name)) if name in _installed_baselines() else None
 
 
 @functools.cache
@@ -128,21 +134,21 @@ def _load_installed(name: str) -> Any:
         return _installed_baselines()[name].load()
     except SiftlmError:
         raise
-    except Exception as error:  # it is another package's code
-        raise InvalidInput(f"way {name!r} of another package cannot be loaded: {error!r}") from error
+    except Exception as error:  # the other package's code may fail in any manner
+        raise InvalidInput(f"baseline {name!r} of another package cannot be loaded: {error!r}") from error
 
 
 def _baseline_in_file(path: str) -> Baseline:
     try:
         return _baseline_in_source(path, Path(path).read_bytes())
     except OSError as error:
-        raise InvalidInput(f"{path}: there is no such file to read a way from") from error
+        raise InvalidInput(f"{path}: there is no such file to read a baseline from") from error
 
 
 @functools.cache
 def _baseline_in_source(path: str, source: bytes) -> Baseline:
-    """Of exactly these bytes: neither a file that was changed since nor what Python kept of it counts."""
-    spec = importlib.util.spec_from_file_location(f"siftlm_way_{Path(path).stem}", path)
+    """The baseline in exactly these bytes: neither a later change of the file nor Python's cached bytecode counts."""
+    spec = importlib.util.spec_from_file_location(f"siftlm_baseline_{Path(path).stem}", path)
     if spec is None or not isinstance(spec.loader, SourceLoader):
         raise InvalidInput(f"{path}: cannot be read as Python")
     module = importlib.util.module_from_spec(spec)
@@ -150,28 +156,29 @@ def _baseline_in_source(path: str, source: bytes) -> Baseline:
         exec(spec.loader.source_to_code(source, path), vars(module))
     except SiftlmError:
         raise
-    except Exception as error:  # it is the caller's code
+    except Exception as error:  # the caller's code may fail in any manner
         raise InvalidInput(f"{path}: cannot be loaded: {error!r}") from error
-    found = [one.way for one in vars(module).values() if isinstance(getattr(one, "way", None), Baseline)]
-    if len(found) != 1:
+    entries = [getattr(one, "baseline", None) for one in vars(module).values()]
+    declared = [entry for entry in entries if isinstance(entry, Baseline)]
+    if len(declared) != 1:
         raise InvalidInput(
-            f"{path}: holds {len(found)} baselines; it must hold one, a function with @baseline(name, …)"
+            f"{path}: holds {len(declared)} baselines; it must hold one, a function with @baseline(name, …)"
         )
     digest = hashlib.blake2b(source, digest_size=8).hexdigest()
-    return replace(_baseline_of(path, found[0].run), digest=digest)
+    return replace(_baseline_of(path, declared[0].run), digest=digest)
 
 
 def _baseline_of(name: str, run: Any) -> Baseline:
-    entry = getattr(run, "way", None)
+    entry = getattr(run, "baseline", None)
     if not isinstance(entry, Baseline):
-        raise UnknownName("way", name, baseline_names())
+        raise UnknownName("baseline", name, baseline_names())
     return entry
 
 
-# As they are called in papers.
+# The names in papers.
 METHOD_ALIASES = {"nn": "nearest"}
 CALIBRATED_METHOD = "calibrated"
-# Set by the protocol, so that it is the same for all methods.
+# Settings of the protocol, the same for all methods.
 PROTOCOL_SETTINGS = ("n", "at", "mode", "exclude")
 
 
@@ -180,15 +187,15 @@ class EvaluatedMethod:
     """One line of the tables."""
 
     label: str
-    way: Baseline | None = None
-    """None where it learns from what a method of selection chooses."""
+    baseline: Baseline | None = None
+    """None for a selection method, whose selection the model is tuned on."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """For `LocalModel`, or for the way."""
+    """Settings of `LocalModel`, or of the baseline."""
     calibrated: bool = False
 
 
 def parse_method(label: str) -> EvaluatedMethod:
-    """What a name means.
+    """The method with this label: a name, and settings behind plus signs.
 
     >>> parse_method("sift+noise=0.1+kernel=power:4").settings
     {'method': 'sift', 'noise': 0.1, 'kernel': 'power:4'}
@@ -198,57 +205,61 @@ def parse_method(label: str) -> EvaluatedMethod:
     Traceback (most recent call last):
     siftlm.errors.UnknownName: unknown method 'shift'; did you mean 'sift'? ...
     """
-    label = label.strip()  # records are found by it
+    label = label.strip()  # the key of records
     name, *rest = SETTINGS_SEPARATOR.split(label)
     settings: dict[str, Any] = {}
     for one in rest:
-        known, value = _parse_setting(label, one)
-        if known in settings:
-            raise InvalidInput(f"{label}: {known} is given twice")
-        settings[known] = value
+        key, value = _parse_setting(label, one)
+        if key in settings:
+            raise InvalidInput(f"{label}: {key} is given twice")
+        settings[key] = value
     if name == CALIBRATED_METHOD:
         return EvaluatedMethod(label, None, settings, calibrated=True)
-    found = find_baseline(name)
-    learned = {*selectors(), *RECIPES}
-    if found is not None:
-        _check_settings(label, found, settings)
+    entry = find_baseline(name)
+    tuned = {*selectors(), *RECIPES}
+    known = {*baseline_names(), *METHOD_ALIASES, CALIBRATED_METHOD, *tuned}
+    if entry is not None:
+        _check_settings(label, entry, settings)
         short = without_folder(name)
-        if short != name and short in {*baseline_names(), *METHOD_ALIASES, CALIBRATED_METHOD, *learned}:
+        if short != name and short in known:
             raise InvalidInput(f"{name}: {short} is a method already; give the file another name")
-        return EvaluatedMethod(without_folder(label), found, settings)
+        return EvaluatedMethod(without_folder(label), entry, settings)
     selector = METHOD_ALIASES.get(name, name)
-    if selector not in learned:
+    if selector not in tuned:
         first, plus, bare = selector.partition("+")
-        if plus and (find_baseline(first) or METHOD_ALIASES.get(first, first) in learned):
+        if plus and (find_baseline(first) or METHOD_ALIASES.get(first, first) in tuned):
             raise InvalidInput(f"{label}: {bare!r} is no setting with a value; write {first}+NAME=VALUE")
-        raise UnknownName("method", name, {*baseline_names(), *METHOD_ALIASES, CALIBRATED_METHOD, *learned})
+        raise UnknownName("method", name, known)
     if "method" in settings:
         raise InvalidInput(f"{label}: its method is {name}; write {settings['method']}+… for the other one")
     return EvaluatedMethod(label, None, {"method": selector, **settings})
 
 
 def parse_methods(labels: str | Sequence[str]) -> list[EvaluatedMethod]:
-    """Several, separated by commas or in a list.
+    """The methods with these labels, which commas separate or a list holds.
 
     >>> [one.label for one in parse_methods("base,sift+betas=(0.9,0.99)")]
     ['base', 'sift+betas=(0.9,0.99)']
     """
     split = split_labels(labels) if isinstance(labels, str) else list(labels)
-    found = [parse_method(label) for label in split if label.strip()]
-    if not found:
-        raise InvalidInput("methods names nothing to compare; try base,nn,sift")
-    for at, one in enumerate(found):
-        if any(other.label == one.label for other in found[:at]):
-            raise InvalidInput(f"methods names {one.label!r} twice")
-        # 1 and 1.0 are the same; True is something else, though equal to both.
-        for other in found[:at]:
-            if (other.calibrated, other.way, _known_settings(other)) == (one.calibrated, one.way, _known_settings(one)):
-                raise InvalidInput(f"methods names the same twice, as {other.label!r} and as {one.label!r}")
-    return found
+    methods = [parse_method(label) for label in split if label.strip()]
+    if not methods:
+        raise InvalidInput(f"{setting('methods')} names nothing to compare; try base,nn,sift")
+    for at, one in enumerate(methods):
+        for other in methods[:at]:
+            if other.label == one.label:
+                raise InvalidInput(f"{setting('methods')} names {one.label!r} twice")
+            if _identity(other) == _identity(one):
+                raise InvalidInput(
+                    f"{setting('methods')} names the same twice, as {other.label!r} and as {one.label!r}"
+                )
+    return methods
 
 
-def _known_settings(method: EvaluatedMethod) -> dict[str, tuple[bool, Any]]:
-    return {name: (isinstance(value, bool), value) for name, value in method.settings.items()}
+def _identity(method: EvaluatedMethod) -> tuple[Any, ...]:
+    """Equal for methods with equal results: settings 1 and 1.0 are the same, but True, which equals both, is not."""
+    settings = {name: (isinstance(value, bool), value) for name, value in method.settings.items()}
+    return method.calibrated, method.baseline, settings
 
 
 def _parse_setting(label: str, text: str) -> tuple[str, Any]:
@@ -263,8 +274,8 @@ def _parse_setting(label: str, text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _check_settings(label: str, found: Baseline, settings: Mapping[str, Any]) -> None:
-    options = found.options
+def _check_settings(label: str, entry: Baseline, settings: Mapping[str, Any]) -> None:
+    options = entry.options
     for name in settings if options is not None else ():
         if name not in (options or {}):
             raise UnknownName(f"setting of {label.split('+')[0]}", name, options or ("none",))

@@ -1,12 +1,12 @@
-"""Does the estimated uncertainty tell how much will be gained, and when to stop?"""
+"""Does the estimated uncertainty predict the gain of tuning, and when to stop?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from siftlm.evaluation.comparison import BETTER, INCONCLUSIVE, WORSE, has_enough_texts
+from siftlm.evaluation.comparison import has_enough_texts, verdict
 from siftlm.evaluation.figures import Chart
 from siftlm.evaluation.labels import method_name
 from siftlm.evaluation.measured import Measured
@@ -20,40 +20,43 @@ from siftlm.evaluation.statistics import (
     rank_correlation,
 )
 from siftlm.evaluation.tables import Cell, Column, Table
-from siftlm.selection.rules import StoppingRules
+from siftlm.selection import Stopping
 from siftlm.types import FloatArray
 
-# Values of α in the table.
+# The number of values of α in the table.
 TABLE_ALPHAS = 12
 
 
-def uncertainty_left(one: Measured, picks: int | None = None) -> float:
-    """The share of the uncertainty that is left after so many picks, or after all."""
-    last = len(one.uncertainty) - 1
-    first = one.uncertainty[0]
-    return one.uncertainty[last if picks is None else min(picks, last)] / first if first > 0 else 1.0
+def uncertainty_left(uncertainty: Sequence[float], picks: int | None = None) -> float:
+    """The share of the uncertainty that is left after so many picks, or after all.
+
+    ``uncertainty``: before the first pick, and after each.
+    """
+    last = len(uncertainty) - 1
+    first = uncertainty[0]
+    return uncertainty[last if picks is None else min(picks, last)] / first if first > 0 else 1.0
 
 
-def methods_with_estimates(found: Results) -> list[str]:
-    """The methods whose every text has an estimate before and after picks."""
-    return [name for name in found.others if all(len(one.uncertainty) > 1 for one in found.measured[name])]
+def methods_with_estimates(results: Results) -> list[str]:
+    """Methods with an estimate before and after the picks of every text."""
+    return [name for name in results.others if all(len(one.uncertainty) > 1 for one in results.measured[name])]
 
 
-def correlation_table(found: Results, caption: str) -> Table | None:
-    """Per method: do texts on which less uncertainty is left gain more?"""
+def correlation_table(results: Results, caption: str) -> Table | None:
+    """Each method's rank correlation of the uncertainty removed with the gain; None without estimates."""
     rows: list[tuple[Cell, ...]] = []
-    for name in methods_with_estimates(found):
-        shares = [1 - uncertainty_left(one) for one in found.measured[name]]
-        gains = (100 - 100 * found.tuned(name) / found.base).tolist()
-        known = bool(np.isfinite(gains).all())
-        overall = rank_correlation(shares, gains) if known else None
+    for name in methods_with_estimates(results):
+        shares = [1 - uncertainty_left(one.uncertainty) for one in results.measured[name]]
+        gains = (100 - 100 * results.tuned(name) / results.base).tolist()
+        finite = bool(np.isfinite(gains).all())
+        overall = rank_correlation(shares, gains) if finite else None
         rows.append(
             (
                 name,
-                100 * (1 - found.mean(shares)),
-                found.mean(gains),
+                100 * (1 - results.mean(shares)),
+                results.mean(gains),
                 None if overall is None else correlation_interval(overall, len(gains)),
-                _correlation_within_domains(found, shares, gains) if known else None,
+                _correlation_within_domains(results, shares, gains) if finite else None,
             )
         )
     if not rows:
@@ -67,34 +70,35 @@ def correlation_table(found: Results, caption: str) -> Table | None:
     )
     return Table(
         "uncertainty",
-        "Estimated uncertainty and realised gain",
-        "Spearman's correlation, over texts, of the share of the uncertainty that the picks removed with the gain in "
-        "% of base, with 95 % intervals: +1 where the estimate puts the texts in the right order, 0 where it says "
-        "nothing. Within domains: the mean of the correlations of each domain of at least three texts. The first two "
-        f"columns are means of each text's own, over texts, then over domains. {caption}",
+        "Does the uncertainty predict the gain?",
+        "Spearman's correlation, over texts, between the share of the uncertainty that the picks removed and the gain "
+        "in % of base, with 95 % intervals: +1 if the estimate ranks the texts by their gain, 0 if it is "
+        "uninformative. Within domains: the mean correlation of the domains with at least three texts. The first two "
+        f"columns are means over the texts of each domain, then over domains. {caption}",
         columns,
         tuple(rows),
     )
 
 
-def _correlation_within_domains(found: Results, shares: Sequence[float], gains: Sequence[float]) -> float | None:
-    where = np.array(found.domains)
+def _correlation_within_domains(results: Results, shares: Sequence[float], gains: Sequence[float]) -> float | None:
+    where = np.array(results.domains)
     each = []
-    for name in found.names:
+    for name in results.names:
         at = np.flatnonzero(where == name).tolist()
         if len(at) >= 3:
             each.append(rank_correlation([shares[i] for i in at], [gains[i] for i in at]))
-    known = [one for one in each if one is not None]
-    return float(np.mean(known)) if known else None
+    correlations = [one for one in each if one is not None]
+    return float(np.mean(correlations)) if correlations else None
 
 
-def uncertainty_chart(found: Results, caption: str) -> Chart | None:
-    """Figure: what is left, mean over domains."""
+def uncertainty_chart(results: Results, caption: str) -> Chart | None:
+    """The uncertainty left against picks, mean over domains; None without estimates."""
     lines = {}
-    for name in methods_with_estimates(found):
-        last = max(len(one.uncertainty) for one in found.measured[name]) - 1
+    for name in methods_with_estimates(results):
+        last = max(len(one.uncertainty) for one in results.measured[name]) - 1
         values = [
-            found.mean([uncertainty_left(one, picks) for one in found.measured[name]]) for picks in range(last + 1)
+            results.mean([uncertainty_left(one.uncertainty, picks) for one in results.measured[name]])
+            for picks in range(last + 1)
         ]
         lines[name] = tuple((float(picks), 100 * value) for picks, value in enumerate(values))
     if not lines:
@@ -102,7 +106,7 @@ def uncertainty_chart(found: Results, caption: str) -> Chart | None:
     return Chart(
         "uncertainty-left",
         "Estimated uncertainty left",
-        f"In % of what it was before the first pick, mean over domains. {caption}",
+        f"In % of the uncertainty before the first pick, mean over domains. {caption}",
         "picks",
         "%",
         lines,
@@ -112,61 +116,59 @@ def uncertainty_chart(found: Results, caption: str) -> Chart | None:
 # --- the adaptive stop
 
 
-def adaptive_stop(one: Measured, alpha: float) -> int:
-    """How many picks the published rule keeps: while σ_n ≤ 1 / (α n).
+def adaptive_stop(uncertainty: Sequence[float], alpha: float) -> int:
+    """The number of picks that the published rule keeps: while σₙ ≤ 1 / (α n).
 
-    >>> adaptive_stop(Measured(2.0, {0: 2.0}, 1, 1, rows=(4, 5, 6), uncertainty=(1.0, 0.25, 0.25, 0.25)), 1.0)
+    >>> adaptive_stop((1.0, 0.25, 0.25, 0.25), alpha=1.0)
     2
     """
-    rule = StoppingRules(adaptive=alpha)
-    last = len(one.uncertainty) - 1
-    return next((n for n in range(last) if rule.refuses(n, one.uncertainty[n], one.uncertainty[n + 1])), last)
+    rule = Stopping(adaptive=alpha)
+    last = len(uncertainty) - 1
+    return next((n for n in range(last) if rule.refuses(n, uncertainty[n], uncertainty[n + 1])), last)
 
 
-def bits_after(one: Measured, steps: float) -> float:
-    """Bits per byte, between two measured points on the line between them."""
-    return float(np.interp(steps, list(one.curve), list(one.curve.values())))
-
-
-def alpha_candidates(some: Sequence[Measured]) -> list[float]:
-    """From one that stops hardly anybody to one that stops nearly everybody, evenly in their logarithm."""
-    critical = sorted(
-        1 / (n * left_now**0.5) for one in some for n, left_now in enumerate(one.uncertainty) if n > 1 and left_now > 0
-    )
+def alpha_candidates(uncertainties: Iterable[Sequence[float]], count: int) -> list[float]:
+    """Values of α from one that stops hardly any text to one that stops nearly all, in equal factors."""
+    critical = [1 / (n * left**0.5) for one in uncertainties for n, left in enumerate(one) if n > 1 and left > 0]
     if not critical:
         return []
-    spaced = np.geomspace(critical[0], critical[-1], TABLE_ALPHAS)
+    spaced = np.geomspace(min(critical), max(critical), count)
     return sorted({float(f"{alpha:.3g}") for alpha in spaced})
 
 
-def stopping_method(found: Results) -> str | None:
-    """The method that the rule is tried on: SIFT, one step on each pick in their order."""
-    known = [name for name in methods_with_estimates(found) if method_name(name) in ("sift", "sift-fast")]
-    for name in known:
-        how = found.settings.get(name, {})
-        plain = how.get("order", "picked") == "picked" and how.get("passes", 1) == 1
-        if plain and all(len(one.learned) <= len(one.rows) for one in found.measured[name]):
+def bits_after(one: Measured, steps: float) -> float:
+    """Bits per byte after so many steps, interpolated linearly between measured points."""
+    return float(np.interp(steps, list(one.curve), list(one.curve.values())))
+
+
+def stopping_method(results: Results) -> str | None:
+    """The method that the rule is applied to: SIFT with one step on each pick, in their order; None without one."""
+    candidates = [name for name in methods_with_estimates(results) if method_name(name) in ("sift", "sift-fast")]
+    for name in candidates:
+        settings = results.settings.get(name, {})
+        plain = settings.get("order", "picked") == "picked" and settings.get("passes", 1) == 1
+        if plain and all(len(one.learned) <= len(one.rows) for one in results.measured[name]):
             return name
     return None
 
 
-def stopping_table(found: Results, draws: Draws, caption: str) -> Table | None:
-    """The rule for some α beside as many steps for every text."""
-    name = stopping_method(found)
+def stopping_table(results: Results, draws: Draws, caption: str) -> Table | None:
+    """The adaptive stop for some α, against a fixed number of steps; None without a method to apply it to."""
+    name = stopping_method(results)
     if name is None:
         return None
-    some = found.measured[name]
+    some = results.measured[name]
     rows: list[tuple[Cell, ...]] = []
-    for alpha in alpha_candidates(some):
-        stops = [adaptive_stop(one, alpha) for one in some]
+    for alpha in alpha_candidates((one.uncertainty for one in some), TABLE_ALPHAS):
+        stops = [adaptive_stop(one.uncertainty, alpha) for one in some]
         steps = float(np.mean(stops))
         if len(set(stops)) == 1:  # the same as a fixed number
             continue
-        with_rule = percent_of_base(_bits(some, stops), found.base, found.bytes)
-        fixed = percent_of_base(_bits(some, [steps] * len(some)), found.base, found.bytes)
+        with_rule = percent_of_base(_bits(some, stops), results.base, results.bytes)
+        fixed = percent_of_base(_bits(some, [steps] * len(some)), results.base, results.bytes)
         gap = over_domains(less(with_rule, fixed), draws)
-        verdict = (INCONCLUSIVE, WORSE, BETTER)[gap.sign] if has_enough_texts(found) else INCONCLUSIVE
-        rows.append((f"{alpha:g}", steps, over_domains(with_rule, draws), over_domains(fixed, draws), gap, verdict))
+        means = (over_domains(with_rule, draws), over_domains(fixed, draws))
+        rows.append((f"{alpha:g}", steps, *means, gap, verdict(gap, has_enough_texts(results))))
     if not rows:
         return None
     columns = (
@@ -180,9 +182,9 @@ def stopping_table(found: Results, draws: Draws, caption: str) -> Table | None:
     return Table(
         "adaptive",
         "Adaptive stop against a fixed number of steps",
-        f"{name} stopped at the first n with σ > 1/(α n), beside the same mean number of steps for every text. "
-        "Computed from the measured points, on the line between them: no text was tuned anew. A difference below zero "
-        "says that the rule is better; with several α some may differ by chance, so choose one on other texts. "
+        f"{name} stopped at the first n with σ > 1/(α n), against the same mean number of steps for every text. "
+        "Computed from the measured points by linear interpolation: no text was tuned again. A difference below zero "
+        "means that the rule is better; with several α some may differ by chance, so choose one on other texts. "
         f"{caption}",
         columns,
         tuple(rows),

@@ -1,8 +1,8 @@
-"""How a text is scored: what of it is the prompt, what is foreseen, and after how many steps.
+"""The protocol: which part of a text is the prompt, which part is scored, and after how many steps.
 
-`transductive` is what is published: the scored text is also the prompt that texts are selected for. `split` and
-`prefix` select for the beginning and score the rest, which is what somebody gets who asks for a continuation. The two
-kinds of numbers are never comparable, so every record and every table carries the name.
+`transductive` is the published protocol: the scored text is also the prompt that texts are selected for. `split` and
+`prefix` select for the beginning and score the rest, as for a continuation. Numbers of the two kinds are not
+comparable, so every record and every table names the protocol.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from siftlm.call import split_in_half
-from siftlm.errors import InvalidInput, UnknownName
+from siftlm.errors import InvalidInput, setting
 from siftlm.memory.near_duplicates import copy_mask
 from siftlm.memory.searcher import Searcher
-from siftlm.validation import whole_number
+from siftlm.validation import choice, whole_number
 
 PROTOCOL_NAMES = ("transductive", "split", "prefix")
 COPY_RULES = ("report", "exclude")
@@ -31,18 +31,18 @@ DEFAULT_PREFIX_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class TextParts:
-    """A text, taken apart."""
+    """The parts of a text under a protocol."""
 
     prompt: str
-    """Texts are selected for it."""
+    """The part that texts are selected for."""
     scored: str
     before: str
-    """Read before what is scored, and not scored."""
+    """The context before the scored part."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is the same for all methods of a run.
+    """The settings that are the same for all methods of a run.
 
     >>> Protocol("prefix", prefix=9).parts("The train left at noon.")
     TextParts(prompt='The train', scored=' left at noon.', before='The train')
@@ -52,39 +52,38 @@ class Protocol:
 
     name: str = "split"
     n: int = 50
-    """Texts to learn from."""
+    """Texts to tune on."""
     at: tuple[int, ...] = ()
-    """Also score after these numbers of steps; without any, after 1, 2, 5, 10, 20 and 50."""
+    """Numbers of steps to score after, besides ``n``; by default those of `score_points`."""
     prefix: int = DEFAULT_PREFIX_CHARACTERS
-    """Characters of the prompt, of ``prefix``."""
+    """Characters of the prompt under ``prefix``."""
     copies: str = "report"
-    """Passages of the memory that give the scored text away: ``report`` counts those that were picked, ``exclude``
-    keeps them out of every search."""
+    """Passages of the memory that leak the scored text: ``report`` counts those that were picked, ``exclude`` keeps
+    them out of every search."""
 
     def __post_init__(self) -> None:
-        for name, value, known in (("protocol", self.name, PROTOCOL_NAMES), ("copies", self.copies, COPY_RULES)):
-            if value not in known:
-                raise UnknownName(name, value, known)
+        choice("protocol", self.name, PROTOCOL_NAMES)
+        choice("copies", self.copies, COPY_RULES)
         whole_number("n", self.n)
         whole_number("prefix", self.prefix)
         for step in self.at:
             if whole_number("each of at", step) > self.n:
-                raise InvalidInput(f"at={step}: there are only n={self.n} steps")
+                raise InvalidInput(f"{setting('at', step)}: there are only n={self.n} steps")
 
     @property
     def points(self) -> tuple[int, ...]:
-        """After how many steps is scored; the last is ``n``."""
-        return tuple(sorted({*(self.at or (point for point in DEFAULT_POINTS if point < self.n)), self.n}))
+        """Numbers of steps to score after; the last is ``n``."""
+        return tuple(sorted({*self.at, self.n})) if self.at else score_points(self.n)
 
     def parts(self, text: str) -> TextParts:
-        """The text, taken apart."""
+        """The parts of a text."""
         if self.name == "transductive":
             return TextParts(text, text, "")
         prompt, rest = split_in_half(text) if self.name == "split" else _prefix_end(text, self.prefix)
         return TextParts(prompt, rest, prompt)
 
     def fits(self, text: str) -> bool:
-        """Has the text the parts that are needed?"""
+        """Is the text long enough?"""
         try:
             self.parts(text)
         except InvalidInput:
@@ -93,37 +92,43 @@ class Protocol:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dumps``."""
-        known = {**asdict(self), "at": list(self.points)}
-        return known if self.name == "prefix" else {key: value for key, value in known.items() if key != "prefix"}
+        fields = {**asdict(self), "at": list(self.points)}
+        return fields if self.name == "prefix" else {key: value for key, value in fields.items() if key != "prefix"}
+
+
+def score_points(n: int) -> tuple[int, ...]:
+    """The default numbers of steps to score after, up to ``n``.
+
+    >>> score_points(15)
+    (1, 2, 5, 10, 15)
+    """
+    return (*(point for point in DEFAULT_POINTS if point < n), n)
 
 
 def _prefix_end(text: str, length: int) -> tuple[str, str]:
-    """Cut at the first white space from there on."""
+    """The text, cut at the first white space after ``length`` characters."""
     for at in range(length, len(text)):
         if text[at].isspace() and text[:at].strip() and text[at:].strip():
             return text[:at], text[at:]
     raise InvalidInput(f"the text {text[:40]!r} has nothing left to score behind its first {length} characters")
 
 
-# Copies are looked for among so many neighbours of each part.
+# Neighbours of each part among which copies are searched.
 LEAK_SEARCH_NEIGHBOURS = 200
 
 
 def leaked_rows(memory: Searcher, pieces: Sequence[str], *others: str) -> list[int]:
-    """Rows of passages that share most of their words with a piece (a prompt, what is scored) or with ``others``.
-
-    They are looked for near each piece.
-    """
-    wanted = [piece for piece in dict.fromkeys(pieces) if piece.strip()]
+    """Rows of passages that share most words with one of ``pieces`` or ``others``, searched near each piece."""
+    searched = [piece for piece in dict.fromkeys(pieces) if piece.strip()]
     rows: set[int] = set()
-    for piece in wanted:
+    for piece in searched:
         try:
             near = memory.search(piece, LEAK_SEARCH_NEIGHBOURS, method="nearest", k=LEAK_SEARCH_NEIGHBOURS)
-        except InvalidInput:  # it may have no direction
+        except InvalidInput:  # a piece without a direction
             continue
         texts = near.texts
         copy = np.zeros(len(texts), dtype=bool)
-        for other in dict.fromkeys((*wanted, *others)):
+        for other in dict.fromkeys((*searched, *others)):
             copy |= copy_mask(other, texts)
         rows.update(near[at].row for at in np.flatnonzero(copy).tolist())
     return sorted(rows)
@@ -157,31 +162,32 @@ PILE_WEIGHTS: Mapping[str, float] = {
 BUILT_IN_WEIGHTS = {"pile": PILE_WEIGHTS}
 
 
-def domain_weights(given: str | os.PathLike[str] | Mapping[str, float], domains: Sequence[str]) -> dict[str, float]:
-    """A weight for each of ``domains``; one that the weights do not name counts for nothing.
+def domain_weights(weights: str | os.PathLike[str] | Mapping[str, float], domains: Sequence[str]) -> dict[str, float]:
+    """The weight of each of ``domains``; a domain that ``weights`` does not name has weight 0.
 
     >>> domain_weights("pile", ["Github", "ArXiv", "Recipes"])
     {'Github': 7.59, 'ArXiv': 8.96, 'Recipes': 0.0}
     """
-    known = given if isinstance(given, Mapping) else BUILT_IN_WEIGHTS.get(str(given)) or _read_weights(Path(given))
-    for name, value in known.items():
+    all_weights = (
+        weights if isinstance(weights, Mapping) else BUILT_IN_WEIGHTS.get(str(weights)) or _read_weights(Path(weights))
+    )
+    for name, value in all_weights.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise InvalidInput(f"weights: the weight of {name!r} is {value!r}; it must be a number ≥ 0")
-    found = {name: float(known.get(name, 0.0)) for name in domains}
-    if not sum(found.values()):
-        raise InvalidInput(
-            f"weights name none of the domains {', '.join(domains)}; they name {', '.join(map(str, known))}"[:400]
-        )
-    return found
+            raise InvalidInput(f"{setting('weights')}: the weight of {name!r} is {value!r}; it must be a number ≥ 0")
+    shares = {name: float(all_weights.get(name, 0.0)) for name in domains}
+    if not sum(shares.values()):
+        names = ", ".join(map(str, all_weights))
+        raise InvalidInput(f"{setting('weights')} names none of the domains {', '.join(domains)}, but {names:.300}")
+    return shares
 
 
 def _read_weights(path: Path) -> dict[str, Any]:
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        weights = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InvalidInput(f"{path}: there is no such file of weights; give one, or pile") from error
     except (OSError, ValueError) as error:
         raise InvalidInput(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(known, dict) or not known:
+    if not isinstance(weights, dict) or not weights:
         raise InvalidInput(f'{path}: must hold an object such as {{"Github": 7.6, "ArXiv": 9}}')
-    return known
+    return weights

@@ -1,26 +1,24 @@
-"""A run as tables and figures.
+"""`report`: runs as verdicts, tables and figures; `write`: a report as files.
 
-found = report(["runs/a"], against="nn")
-found.sentences                       who is better than whom, as far as the texts tell
-write(found, "runs/a/report")         see `siftlm.evaluation.report`
+made = report(["runs/a"], against="nn")
+made.sentences                       which methods are better than nn
+write(made, "runs/a/report")
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from siftlm.errors import Unwritable
+from siftlm.errors import Unwritable, setting
 from siftlm.evaluation import comparison, costs, figures, html, predictiveness, tables
 from siftlm.evaluation.comparison import BETTER, WORSE, Difference
-from siftlm.evaluation.figures import Chart, Line
-from siftlm.evaluation.html import Series
+from siftlm.evaluation.figures import MAX_DRAWN_LINES, Chart
 from siftlm.evaluation.labels import BASE_METHOD, INTERPOLATION_METHOD, describe_question, method_name
 from siftlm.evaluation.protocol import domain_weights
 from siftlm.evaluation.results import Results, gather, on_common_texts
@@ -31,15 +29,15 @@ from siftlm.memory import durability
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All that is to be written."""
+    """Results as verdicts, tables and figures."""
 
     results: Results
     differences: tuple[Difference, ...]
-    """Each method against the reference."""
+    """Each method's difference to the reference."""
     about: tuple[str, ...]
-    """What was measured, and what was left out."""
+    """The run in words, and what was left out."""
     sections: tuple[tuple[str, tuple[Table | Chart, ...]], ...]
-    """Headings, and what stands below them."""
+    """Headings with their tables and figures."""
 
     @property
     def sentences(self) -> list[str]:
@@ -48,7 +46,7 @@ class Report:
 
     @property
     def main(self) -> Table:
-        """In % of base, by domain; in bits per byte where there is only the base model."""
+        """The table by domain: in % of base, or in bits per byte where there is only the base model."""
         first = self.sections[0][1][0]
         return first if isinstance(first, Table) else first.table()
 
@@ -60,55 +58,55 @@ def report(
     methods: Sequence[str] | None = None,
     weights: str | Mapping[str, float] | None = None,
 ) -> Report:
-    """Read runs and compare.
+    """The report of some runs.
 
     Args:
-        runs: folders of runs of one model and protocol. Tables are of the memory of the first; other memories are
-            compared with it in a table of their own.
-        against: the method that others are compared with; left out, ``nn`` if it is there, else ``base``.
-        methods: only these, and the reference.
+        runs: folders of runs of one model and protocol. The tables are those of the first run's memory; other memories
+            are compared with it in a table of their own.
+        against: the reference; by default ``nn`` if the runs have it, else ``base``.
+        methods: report only these and the reference.
         weights: for a weighted mean over domains: ``"pile"``, or a file or mapping {domain: weight}.
     """
-    wanted = None if methods is None else [*methods, *([against] if against else [])]
-    memories = gather(runs, wanted)
+    named = None if methods is None else [*methods, *([against] if against else [])]
+    memories = gather(runs, named)
     return compose_report(memories[0], memories, against=against, weights=weights)
 
 
 def compose_report(
-    found: Results,
+    results: Results,
     memories: Sequence[Results] = (),
     *,
     against: str | None = None,
     weights: str | Mapping[str, float] | None = None,
 ) -> Report:
-    """A report of results; ``memories``: of several memories, for a comparison of these."""
-    given = None if weights is None else domain_weights(weights, found.names)
-    versus = comparison.reference_method(found, against)
-    draws = found.draws()
+    """A report of results; ``memories``: the results of several memories, to be compared."""
+    shares = None if weights is None else domain_weights(weights, results.names)
+    versus = comparison.reference_method(results, against)
+    draws = results.draws()
     differences = tuple(
-        comparison.difference(found, name, versus, draws, given) for name in found.methods if name != versus
+        comparison.difference(results, name, versus, draws, shares) for name in results.methods if name != versus
     )
-    note = caption(found)
+    note = caption(results)
     sections = (
-        ("By domain", _domain_parts(found, draws, differences, note, given)),
-        ("On the way", (*_curve_parts(found, note), comparison.steps_table(found, versus, draws, note))),
-        ("Settings", _settings_parts(found, memories, note)),
-        ("Uncertainty", _uncertainty_parts(found, draws, note)),
-        ("What was picked, and what it cost", _cost_parts(found, draws, note, given)),
+        ("Bits per byte", _comparison_parts(results, draws, differences, note, shares)),
+        ("By number of steps", (*_curve_parts(results, note), comparison.steps_table(results, versus, draws, note))),
+        ("Settings", _settings_parts(results, memories, note)),
+        ("Uncertainty", _uncertainty_parts(results, draws, note)),
+        ("Picks and costs", _cost_parts(results, note)),
     )
     kept = tuple((head, tuple(one for one in parts if one is not None)) for head, parts in sections)
     return Report(
-        found, differences, _describe_run(found, given), tuple((head, parts) for head, parts in kept if parts)
+        results, differences, _describe_run(results, shares), tuple((head, parts) for head, parts in kept if parts)
     )
 
 
-def caption(found: Results, memory: str | None = None) -> str:
-    """What stands below every table; ``memory``: in place of that of the results."""
-    known = describe_question(found.question)
-    corpus = f" of {known['corpus']}" if "corpus" in known else ""
+def caption(results: Results, memory: str | None = None) -> str:
+    """The end of every caption; ``memory``: in place of the results' own."""
+    words = describe_question(results.question)
+    corpus = f" of {words['corpus']}" if "corpus" in words else ""
     return (
-        f"Protocol {known['protocol']}; {_count(len(found.texts), 'text')} in {_count(len(found.names), 'domain')}"
-        f"{corpus}; n = {known['n']}; {known['model']}; memory: {memory or known['memory']}."
+        f"Protocol {words['protocol']}; {_count(len(results.texts), 'text')} in {_count(len(results.names), 'domain')}"
+        f"{corpus}; n = {words['n']}; {words['model']}; memory: {memory or words['memory']}."
     )
 
 
@@ -116,36 +114,36 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _describe_run(found: Results, weights: Mapping[str, float] | None) -> tuple[str, ...]:
-    lines = [caption(found)]
-    if found.left_out:
-        lines.append(f"{_count(found.left_out, 'text')} left out, for which some method has no result yet.")
-    if any(method_name(name) == INTERPOLATION_METHOD for name in found.methods):
-        lines.append("The weight of an interpolation is, for each text, the one that is best on all other texts.")
-    for name in found.others:
-        broken = int((~np.isfinite(found.tuned(name))).sum())
+def _describe_run(results: Results, weights: Mapping[str, float] | None) -> tuple[str, ...]:
+    lines = [caption(results)]
+    if results.left_out:
+        lines.append(f"{_count(results.left_out, 'text')} left out, without a result of some method so far.")
+    if any(method_name(name) == INTERPOLATION_METHOD for name in results.methods):
+        lines.append("For each text, interpolation uses the weight that is best on all other texts.")
+    for name in results.others:
+        broken = int((~np.isfinite(results.tuned(name))).sum())
         if broken:
-            lines.append(f"{name}: {_count(broken, 'result')} that are no number; its means over them are none either.")
-    lines += _shortage_notes(found)
+            lines.append(f"{name}: {_count(broken, 'result')} not finite; means over them are not shown.")
+    lines += _shortage_notes(results)
     if weights is not None:
         without = [name for name, weight in weights.items() if not weight]
-        lines += [f"Without weight, and so not in the weighted mean: {', '.join(without)}."] if without else []
-    if describe_question(found.question)["copies"] == "exclude":
-        lines.append("Passages that give the scored text away were kept out of every search.")
+        lines += [f"Domains without a weight, left out of the weighted mean: {', '.join(without)}."] if without else []
+    if describe_question(results.question)["copies"] == "exclude":
+        lines.append("Passages that leak the scored text were excluded from every search.")
     return tuple(lines)
 
 
-def _shortage_notes(found: Results) -> list[str]:
-    """Later points of these repeat an earlier one."""
-    n = int((found.question.get("protocol") or {}).get("n", 0))
+def _shortage_notes(results: Results) -> list[str]:
+    """Methods that chose fewer texts than n: their later points repeat the last state."""
+    n = int((results.question.get("protocol") or {}).get("n", 0))
     lines = []
-    for name in found.others:
-        taken = [len(one.rows) for one in found.measured[name] if one.rows and len(one.rows) < n]
+    for name in results.others:
+        taken = [len(one.rows) for one in results.measured[name] if one.rows and len(one.rows) < n]
         if taken:
             least = min(taken)
             lines.append(
                 f"{name}: fewer texts than n = {n} were chosen for {_count(len(taken), 'text')} (at least {least}); "
-                "what is shown after more steps is what there was after the last."
+                "points beyond the last step show the state after it."
             )
     return lines
 
@@ -153,105 +151,99 @@ def _shortage_notes(found: Results) -> list[str]:
 SectionParts = tuple[Table | Chart | None, ...]
 
 
-def _domain_parts(
-    found: Results, draws: Draws, differences: Sequence[Difference], note: str, weights: Mapping[str, float] | None
+def _comparison_parts(
+    results: Results, draws: Draws, differences: Sequence[Difference], note: str, weights: Mapping[str, float] | None
 ) -> SectionParts:
-    absolute = comparison.absolute_table(found, draws, note, weights)
-    if not found.others:
+    absolute = comparison.absolute_table(results, draws, note, weights)
+    if not results.others:
         return (absolute,)
     return (
-        comparison.percent_table(found, draws, note, weights),
-        comparison.difference_table(found, differences, draws, note),
+        comparison.percent_table(results, draws, note, weights),
+        comparison.difference_table(results, differences, draws, note),
         absolute,
         comparison.domain_table(differences, note),
+        comparison.context_table(results, draws, note, weights),
     )
 
 
-def _curve_parts(found: Results, note: str) -> SectionParts:
-    made = (
-        figures.against_steps(found, note),
-        figures.against_tokens(found, note),
-        figures.against_seconds(found, note),
+def _curve_parts(results: Results, note: str) -> SectionParts:
+    charts = (
+        figures.against_steps(results, note),
+        figures.against_tokens(results, note),
+        figures.against_seconds(results, note),
     )
-    return tuple(chart if chart.lines else None for chart in made)
+    return tuple(chart if chart.lines else None for chart in charts)
 
 
-def _settings_parts(found: Results, memories: Sequence[Results], note: str) -> SectionParts:
-    same = on_common_texts(memories)
-    draws = same[0].draws() if same else None
+def _settings_parts(results: Results, memories: Sequence[Results], note: str) -> SectionParts:
+    chart, same = figures.over_noise(results, note), on_common_texts(memories)
+    if not same:
+        return (chart,)
+    several = caption(same[0], "several")
+    return chart, figures.over_memory(same, several), comparison.memories_table(same, same[0].draws(), several)
+
+
+def _uncertainty_parts(results: Results, draws: Draws, note: str) -> SectionParts:
     return (
-        figures.over_noise(found, note),
-        figures.over_memory(same, caption(same[0], "several")) if same else None,
-        costs.memories_table(same, draws, caption(same[0], "several")) if draws else None,
+        predictiveness.correlation_table(results, note),
+        predictiveness.uncertainty_chart(results, note),
+        predictiveness.stopping_table(results, draws, note),
     )
 
 
-def _uncertainty_parts(found: Results, draws: Draws, note: str) -> SectionParts:
+def _cost_parts(results: Results, note: str) -> SectionParts:
     return (
-        predictiveness.correlation_table(found, note),
-        predictiveness.uncertainty_chart(found, note),
-        predictiveness.stopping_table(found, draws, note),
+        costs.picks_table(results, note),
+        costs.multiplicity_table(results, note),
+        costs.costs_table(results, note),
     )
 
 
-def _cost_parts(found: Results, draws: Draws, note: str, weights: Mapping[str, float] | None) -> SectionParts:
-    return (
-        costs.context_table(found, draws, note, weights),
-        costs.picks_table(found, note),
-        costs.multiplicity_table(found, note),
-        costs.costs_table(found, note),
-    )
-
-
-# The names of what a report has written, one a line.
+# The file that lists the report's other files, one a line.
 WRITTEN_FILES_LIST = ".written"
 REPORT_FILE_PATTERN = re.compile(r"report\.(html|md)|(tables|figures|texts)/[^/\\]+\.(csv|tex|svg|html)")
-REPORT_TITLE = "What learning for each text is worth"
-# More lines in one picture cannot be told apart; CSV has them all.
-MAX_DRAWN_LINES = 8
-# So many verdicts on methods with settings are read at once.
+REPORT_TITLE = "The gain of tuning for each text"
+# More verdicts on methods with settings are folded.
 MAX_UNFOLDED_VERDICTS = 3
-METHOD_COLOURS = {"nn": "a", "nearest": "a", "sift": "b", "context": "d"}
-SPARE_COLOURS = "cefghdab"
 
 
 def write(report: Report, into: str | os.PathLike[str], texts: Mapping[str, str] | None = None) -> list[Path]:
-    """Write all of it; returns the files, the page first.
+    """Write a report's files; returns their paths, the page first.
 
     Args:
-        report: what to write.
-        into: the folder. What an earlier report wrote there, and this one does not, is taken away.
-        texts: pages of single texts, as `siftlm.evaluation.passages.passage_pages` makes them.
+        report: the report.
+        into: the folder. Files of an earlier report that this one does not write are removed.
+        texts: pages of single texts, from `siftlm.evaluation.passages.passage_pages`.
     """
     folder = Path(into)
-    made: dict[str, str] = {"report.html": report_to_html(report), "report.md": report_to_markdown(report)}
+    contents: dict[str, str] = {"report.html": report_to_html(report), "report.md": report_to_markdown(report)}
     if picture := _differences(report):
-        made["figures/differences.svg"] = html.standalone_svg(picture)
+        contents["figures/differences.svg"] = html.standalone_svg(picture)
     for _, parts in report.sections:
         for part in parts:
             table: Table | None
             if isinstance(part, Chart):
-                made[f"figures/{part.name}.csv"] = tables.to_csv(part.table())
+                contents[f"figures/{part.name}.csv"] = tables.to_csv(part.table())
                 if picture := _draw_svg(part, report):
-                    made[f"figures/{part.name}.svg"] = html.standalone_svg(picture)
+                    contents[f"figures/{part.name}.svg"] = html.standalone_svg(picture)
                 table = part.wide()
             else:
                 table = part
             if table is not None:
-                made[f"tables/{table.name}.csv"] = tables.to_csv(table)
-                made[f"tables/{table.name}.tex"] = tables.to_latex(table)
-    made |= texts or {}
+                contents[f"tables/{table.name}.csv"] = tables.to_csv(table)
+                contents[f"tables/{table.name}.tex"] = tables.to_latex(table)
+    contents |= texts or {}
     earlier = _earlier_files(folder)
-    files = write_files(made, folder)
+    files = write_files(contents, folder)
     with durability.translate_write_errors(folder):
-        for name in earlier - made.keys():
+        for name in earlier - contents.keys():
             (folder / name).unlink(missing_ok=True)
-        (folder / WRITTEN_FILES_LIST).write_bytes("".join(f"{name}\n" for name in sorted(made)).encode())
+        (folder / WRITTEN_FILES_LIST).write_bytes("".join(f"{name}\n" for name in sorted(contents)).encode())
     return files
 
 
 def _earlier_files(folder: Path) -> set[str]:
-    """By the report before; names that lead out of the folder are nobody's."""
+    """The files of the report before; names that lead out of the folder are ignored."""
     try:
         names = (folder / WRITTEN_FILES_LIST).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
@@ -260,9 +252,9 @@ def _earlier_files(folder: Path) -> set[str]:
 
 
 def write_files(files: Mapping[str, str], folder: Path) -> list[Path]:
-    """Write files below a folder. They can be made again, so nothing is done to make them outlast a power cut."""
+    """Write files below a folder, without fsync: a report can be made again after a power cut."""
     if folder.exists() and not folder.is_dir():
-        raise Unwritable(f"{folder}: is a file, and a report is a folder; give --out another name")
+        raise Unwritable(f"{folder}: is a file, and a report is a folder; give {setting('into')} another name")
     with durability.translate_write_errors(folder):
         for name, content in files.items():
             path = folder / name
@@ -272,10 +264,10 @@ def write_files(files: Mapping[str, str], folder: Path) -> list[Path]:
 
 
 def report_to_markdown(report: Report) -> str:
-    """One document; a figure is a link to its numbers."""
+    """The report as one Markdown document; figures are images with a link to their points."""
     lines = [f"# {REPORT_TITLE}", "", *report.about, ""]
     lines += [f"- {sentence}" for sentence in report.sentences]
-    lines += ["", "![Differences with their intervals](figures/differences.svg)"] if _differences(report) else []
+    lines += ["", "![Differences with intervals](figures/differences.svg)"] if _differences(report) else []
     for head, parts in report.sections:
         lines += ["", f"## {head}", ""]
         for part in parts:
@@ -292,7 +284,7 @@ def _chart_in_markdown(chart: Chart, report: Report) -> str:
 
 
 def report_to_html(report: Report) -> str:
-    """One page that needs nothing else."""
+    """The report as one HTML page that needs no other file."""
     body = [f"<h1>{REPORT_TITLE}</h1>"]
     body += [f'<p class="faint">{html.escape_html(line)}</p>' for line in report.about]
     body += _findings(report)
@@ -303,7 +295,7 @@ def report_to_html(report: Report) -> str:
 
 
 def _findings(report: Report) -> list[str]:
-    """The verdicts: those on methods with settings of their own, if they are many, behind a word."""
+    """The verdicts; those on methods with settings are folded if they are many."""
     plain = [one.sentence() for one in report.differences if "+" not in one.method]
     rest = [one.sentence() for one in report.differences if "+" in one.method]
     if len(rest) <= MAX_UNFOLDED_VERDICTS:
@@ -316,13 +308,13 @@ def _findings(report: Report) -> list[str]:
 
 
 def _differences(report: Report) -> str:
-    """Each method against the reference, without the base model, which would push all others together."""
+    """The picture of all differences but the base model's, whose scale would hide the others."""
     some = [one for one in report.differences if one.method != BASE_METHOD]
     if not some:
         return ""
     colours = {BETTER: "e", WORSE: "f"}
     rows = [(one.method, one.mean.value, one.mean.low, one.mean.high, colours.get(one.verdict, "d")) for one in some]
-    title = f"Each method less {some[0].against}: green is better, red is worse, grey is not told apart"
+    title = f"Difference to {some[0].against}: green is better, red is worse, grey is not significant"
     return html.interval_chart(rows, title=title, x_name="% of base, with 95 % intervals")
 
 
@@ -333,39 +325,5 @@ def _draw_chart(chart: Chart, report: Report) -> str:
 
 
 def _draw_svg(chart: Chart, report: Report) -> str:
-    # All lines of all pictures, in the order in which they first come: a line has one colour everywhere.
     charts = [part for _, parts in report.sections for part in parts if isinstance(part, Chart)]
-    among = list(dict.fromkeys(name for one in charts for name in drawn_lines(one.lines)))
-    series = [
-        Series(name, line, colour_of(name, among), dashed="+" in name)
-        for name, line in drawn_lines(chart.lines).items()
-    ]
-    size = (720, 320)
-    return html.line_chart(
-        series, title=chart.title, x_name=chart.x_name, y_name=chart.y_name, log=chart.log, size=size
-    )
-
-
-def colour_of(method: str, among: Iterable[str]) -> str:
-    """The same in every picture for the methods that most reports have; for the others those that are left.
-
-    >>> colour_of("sift", ["nn", "mmr", "sift"]), colour_of("mmr", ["nn", "mmr", "sift"])
-    ('b', 'c')
-    """
-    names = list(among)
-    if method in METHOD_COLOURS:
-        return METHOD_COLOURS[method]
-    free = [colour for colour in SPARE_COLOURS if colour not in {METHOD_COLOURS.get(name) for name in names}]
-    return free[[name for name in names if name not in METHOD_COLOURS].index(method) % len(free)]
-
-
-def drawn_lines(lines: Mapping[str, Line]) -> dict[str, Line]:
-    """As many as can be told apart: SIFT and what it is mostly compared with, methods without settings, then those
-    that end lowest."""
-
-    def rank(name: str) -> tuple[bool, bool, float, str]:
-        end = lines[name][-1][1]
-        return name not in METHOD_COLOURS, "+" in name, end if math.isfinite(end) else math.inf, name
-
-    order = sorted(lines, key=rank)[:MAX_DRAWN_LINES]
-    return {name: line for name, line in lines.items() if name in order}
+    return figures.draw(chart, dict.fromkeys(name for one in charts for name in figures.drawn_lines(one.lines)))

@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap over texts, in pairs, within domains; and whether two things go together."""
+"""Bootstrap intervals over texts, paired and within domains; and rank correlation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.types import FloatArray, IntArray
 
 BOOTSTRAP_RESAMPLES = 2000
@@ -17,20 +17,20 @@ INTERVAL_QUANTILES = (0.025, 0.975)
 
 @dataclass(frozen=True)
 class Mean:
-    """A figure of several texts, with its 95 % interval by the bootstrap over texts; nan where that says nothing."""
+    """A figure of several texts with its 95 % bootstrap interval over texts, which is nan for a single text."""
 
     value: float
     low: float
     high: float
 
     def to_dict(self) -> dict[str, float | list[float] | None]:
-        """Rounded: more digits would say nothing; None for what is no number."""
+        """Ready for ``json.dumps``, rounded to three digits; None for nan."""
         ends = [round(self.low, 3), round(self.high, 3)] if math.isfinite(self.low + self.high) else None
         return {"mean": round(self.value, 3) if math.isfinite(self.value) else None, "interval": ends}
 
     @property
     def sign(self) -> int:
-        """−1 or 1 where the whole interval is on one side of zero, else 0: the texts do not tell."""
+        """−1 or 1 where the whole interval is on one side of zero, else 0."""
         return -1 if self.high < 0 else 1 if self.low > 0 else 0
 
     def __str__(self) -> str:
@@ -38,35 +38,35 @@ class Mean:
 
 
 def mean(values: Sequence[float] | FloatArray, seed: int = 0) -> Mean:
-    """The mean of ``values``.
+    """The mean of ``values`` with its interval.
 
     >>> mean([1.0, 1.0, 1.0])
     Mean(value=1.0, low=1.0, high=1.0)
     """
-    known = np.asarray(values, dtype=np.float64)
-    if not len(known):
+    array = np.asarray(values, dtype=np.float64)
+    if not len(array):
         raise InvalidInput("there are no values to take the mean of")
-    drawn = np.random.default_rng(seed).integers(0, len(known), size=(BOOTSTRAP_RESAMPLES, len(known)))
-    return _with_interval(float(known.mean()), known[drawn].mean(axis=1))
+    drawn = np.random.default_rng(seed).integers(0, len(array), size=(BOOTSTRAP_RESAMPLES, len(array)))
+    return _with_interval(float(array.mean()), array[drawn].mean(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """The same resampled texts for everything that is compared, so that differences are paired."""
+    """The resampled texts of all comparisons: the same for every method, so that differences are paired."""
 
     domains: tuple[str, ...]
     places: Mapping[str, IntArray]
-    """Domain -> the texts that are in it."""
+    """Domain -> its texts."""
     drawn: Mapping[str, IntArray]
-    """Domain -> (resamples, texts of the domain), drawn from them."""
+    """Domain -> (resamples, texts of the domain), drawn with replacement."""
 
     @classmethod
     def of(cls, domains: Sequence[str], seed: int = 0, resamples: int = BOOTSTRAP_RESAMPLES) -> Draws:
-        """``domains``: of each text. Every domain keeps its number of texts in every resample."""
-        known = np.asarray(domains)
+        """The draws for texts of these domains; every resample keeps each domain's number of texts."""
+        array = np.asarray(domains)
         names = tuple(sorted(set(domains)))
-        places = {name: np.flatnonzero(known == name) for name in names}
-        # Each domain's own lot, by its name: its interval does not change when other domains are added.
+        places = {name: np.flatnonzero(array == name) for name in names}
+        # Seeded by the domain's name: its interval does not change when other domains are added.
         drawn = {
             name: np.random.default_rng([seed, *name.encode()]).integers(0, len(rows), size=(resamples, len(rows)))
             for name, rows in places.items()
@@ -75,26 +75,28 @@ class Draws:
 
 
 Figure = Callable[[IntArray], FloatArray]
-"""(…, texts) places of texts -> (…) the figure of each set of them."""
+"""(…, texts) indices of texts -> (…) the figure of each set of texts."""
 
 
 def percent_of_base(tuned: FloatArray, base: FloatArray, size: FloatArray) -> Figure:
-    """Bits of all texts after tuning in % of the bits before: long texts count for more, as in bits per byte.
+    """The bits of all texts after tuning in % of the bits before; long texts count for more, as in bits per byte.
 
     Args:
         tuned, base: (n,) bits per byte of each text.
-        size: (n,) its bytes.
+        size: (n,) bytes of each text.
     """
-    return lambda at: 100 * (tuned * size)[at].sum(axis=-1) / (base * size)[at].sum(axis=-1)
+    after, before = tuned * size, base * size
+    return lambda at: 100 * after[at].sum(axis=-1) / before[at].sum(axis=-1)
 
 
 def bits_per_byte(tuned: FloatArray, size: FloatArray) -> Figure:
-    """All bits over all bytes."""
-    return lambda at: (tuned * size)[at].sum(axis=-1) / size[at].sum(axis=-1)
+    """The bits of all texts over their bytes."""
+    bits = tuned * size
+    return lambda at: bits[at].sum(axis=-1) / size[at].sum(axis=-1)
 
 
 def of_domain(figure: Figure, draws: Draws, domain: str) -> Mean:
-    """The figure on one domain; without an interval if that has one text only, which no lot can vary."""
+    """The figure on one domain; without an interval if the domain has a single text."""
     value = float(figure(draws.places[domain]))
     if len(draws.places[domain]) == 1:
         return Mean(value, math.nan, math.nan)
@@ -102,9 +104,9 @@ def of_domain(figure: Figure, draws: Draws, domain: str) -> Mean:
 
 
 def over_domains(figure: Figure, draws: Draws, weights: Mapping[str, float] | None = None) -> Mean:
-    """The mean of the figure over domains: each counts the same, or as ``weights`` say.
+    """The figure's mean over domains, with equal weights or ``weights``.
 
-    Without an interval where every domain has one text only.
+    Without an interval if every domain has a single text.
     """
     shares = _shares(draws.domains, weights)
     value = sum(share * float(figure(draws.places[name])) for name, share in shares.items())
@@ -115,12 +117,12 @@ def over_domains(figure: Figure, draws: Draws, weights: Mapping[str, float] | No
 
 
 def less(one: Figure, other: Figure) -> Figure:
-    """One figure less another, on the same texts."""
+    """The difference of two figures on the same texts."""
     return lambda at: one(at) - other(at)
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's; None where one of the two never changes.
+    """Spearman's rank correlation; None if one of the two is constant.
 
     >>> rank_correlation([1, 2, 3], [10, 20, 25])
     1.0
@@ -147,11 +149,11 @@ def correlation_interval(value: float, count: int) -> Mean:
 
 
 def _shares(domains: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
-    given = {name: 1.0 if weights is None else weights.get(name, 0.0) for name in domains}
-    total = sum(given.values())
+    raw = {name: 1.0 if weights is None else weights.get(name, 0.0) for name in domains}
+    total = sum(raw.values())
     if not total > 0:
-        raise InvalidInput(f"weights has none above zero for any of the domains {', '.join(domains)}")
-    return {name: weight / total for name, weight in given.items() if weight > 0}
+        raise InvalidInput(f"{setting('weights')} has none above zero for any of the domains {', '.join(domains)}")
+    return {name: weight / total for name, weight in raw.items() if weight > 0}
 
 
 def _with_interval(value: float, again: FloatArray) -> Mean:
@@ -160,7 +162,7 @@ def _with_interval(value: float, again: FloatArray) -> Mean:
 
 
 def _ranks(values: FloatArray) -> FloatArray:
-    """From 0; equal values share the mean of theirs."""
+    """Ranks from 0; equal values share the mean of theirs."""
     below = (values[:, None] > values[None, :]).sum(axis=1)
     equal = (values[:, None] == values[None, :]).sum(axis=1)
     ranks: FloatArray = below + (equal - 1) / 2.0

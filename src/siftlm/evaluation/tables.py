@@ -1,6 +1,6 @@
-"""A table once, written as text for a terminal, Markdown, HTML, CSV and LaTeX.
+"""`Table`, written as text for a terminal, Markdown, HTML, CSV and LaTeX.
 
-Figures with an interval keep it: CSV gives its ends columns of their own, the others show it where a column says so.
+In CSV the ends of intervals have columns of their own; the other formats show intervals in columns that ask for it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ EMPTY_CELL = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """How the cells of a column are written."""
+    """A column's name and number format."""
 
     name: str
     digits: int = 1
     interval: bool = False
-    """Show it everywhere; CSV has it in any case."""
+    """Show intervals in all formats; CSV always has them."""
     signed: bool = False
-    """A plus before what is above zero."""
+    """Write a plus before numbers above zero."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Table:
     """Rows of cells under columns."""
 
     name: str
-    """Of its files."""
+    """The name of its files, without a suffix."""
     title: str
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     best: tuple[tuple[int, int], ...] = ()
-    """(row, column) of the cells in bold."""
+    """(row, column) of the cells in bold, at most one a row."""
 
     def written(self) -> list[list[str]]:
-        """The cells as people read them."""
+        """The cells as text."""
         return [
             [format_cell(cell, column) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows
         ]
@@ -58,7 +58,7 @@ class Table:
 
 
 def format_cell(cell: Cell, column: Column) -> str:
-    """One cell.
+    """A cell as text.
 
     >>> format_cell(Mean(-1.04, -1.8, -0.4), Column("", interval=True, signed=True))
     '−1.0 [−1.8, −0.4]'
@@ -75,15 +75,15 @@ def format_cell(cell: Cell, column: Column) -> str:
         return f"{cell:,}".replace("-", MINUS_SIGN)
     value = cell.value if isinstance(cell, Mean) else cell
     if isinstance(cell, Mean) and column.interval and cell.sign:
-        # An end that is not zero must not look like it: the verdict hangs on it.
+        # An end that is not zero must not be rounded to zero: the verdict depends on it.
         nearest = min(abs(cell.low), abs(cell.high))
         column = replace(column, digits=next((d for d in range(column.digits, 4) if round(nearest, d)), 4))
     text = _format_number(value, column)
     if isinstance(cell, Mean) and column.interval and math.isfinite(value):
-        known = math.isfinite(cell.low + cell.high)
+        finite = math.isfinite(cell.low + cell.high)
         text += (
             f" [{_format_number(cell.low, column)}, {_format_number(cell.high, column)}]"
-            if known
+            if finite
             else f" [{EMPTY_CELL}]"
         )
     return text
@@ -99,7 +99,7 @@ def _format_number(value: float, column: Column) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """With its title and caption."""
+    """The table in Markdown, with its title and caption."""
     bold = set(table.best)
     lines = ["| " + " | ".join(_escape_markdown(name) for name in table.head) + " |"]
     lines.append("|" + "|".join("---" if at == 0 else "---:" for at in range(len(table.columns))) + "|")
@@ -112,14 +112,14 @@ def to_markdown(table: Table) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    """For Markdown: nothing in a name may become markup."""
+    """Text without Markdown markup."""
     return re.sub(r"([\\|*_`<\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def to_html(table: Table) -> str:
-    """With its title and caption; for `siftlm.evaluation.html.html_page`."""
-    places = dict(table.best)  # one bold cell a row is all that a page can do
-    best = [places.get(at) for at in range(len(table.rows))]
+    """The table as HTML, with its title and caption, for `siftlm.evaluation.html.html_page`."""
+    columns = dict(table.best)
+    best = [columns.get(at) for at in range(len(table.rows))]
     return (
         f"<h3>{html.escape_html(table.title)}</h3>{html.html_table(table.head, table.written(), best)}"
         f'<p class="faint">{html.escape_html(table.caption)}</p>'
@@ -127,10 +127,10 @@ def to_html(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """All digits that mean something; the ends of intervals in columns of their own."""
+    """The table as CSV, with all significant digits, and the ends of intervals in columns of their own."""
     spread = [any(isinstance(row[at], Mean) for row in table.rows) for at in range(len(table.columns))]
-    made = io.StringIO()
-    writer = csv.writer(made, lineterminator="\n")
+    output = io.StringIO()
+    writer = csv.writer(output, lineterminator="\n")
     head: list[str] = []
     for column, wide in zip(table.columns, spread, strict=True):
         head += [column.name, f"{column.name} low", f"{column.name} high"] if wide else [column.name]
@@ -140,7 +140,7 @@ def to_csv(table: Table) -> str:
         for cell, wide in zip(row, spread, strict=True):
             cells += _csv_cell(cell, wide)
         writer.writerow(cells)
-    return made.getvalue()
+    return output.getvalue()
 
 
 def _csv_cell(cell: Cell, wide: bool) -> list[str]:
@@ -151,7 +151,7 @@ def _csv_cell(cell: Cell, wide: bool) -> list[str]:
 
 
 def _rounded_digits(value: float) -> str:
-    """Six digits: what is beyond them differs from one processor to the next."""
+    """A number at six digits: further ones differ between processors."""
     return f"{value:.6g}" if math.isfinite(value) else ""
 
 
@@ -180,7 +180,7 @@ LATEX_ESCAPES = {
 
 
 def to_latex(table: Table) -> str:
-    """For ``\\usepackage{booktabs,graphicx}``; a table wider than the page is made as wide."""
+    """The table in LaTeX, for ``\\usepackage{booktabs,graphicx}``; one wider than the page is scaled down."""
     bold = set(table.best)
     lines = [
         r"\begin{table}",
@@ -197,7 +197,7 @@ def to_latex(table: Table) -> str:
             for place, c in enumerate(row)
         )
         line = " & ".join(cells) + r" \\"
-        # After the end of a row these two would be read as its argument.
+        # LaTeX would read these two as an argument of the row end before.
         lines.append(f"{{}}{line}" if line.startswith(("[", "*")) else line)
     caption = _escape_latex(f"{table.title}. {table.caption}")
     lines += [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{caption}}}", rf"\label{{tab:{table.name}}}"]
@@ -209,7 +209,7 @@ def _escape_latex(text: str) -> str:
 
 
 def to_lines(table: Table, width: int | None = None) -> list[str]:
-    """For a terminal; columns that have no room go into blocks of their own below, each with the first column."""
+    """The table for a terminal; columns beyond ``width`` go into blocks below, each with the first column."""
     cells = [table.head, *table.written()]
     widths = [max(len(row[at]) for row in cells) for at in range(len(table.columns))]
     blocks: list[list[int]] = [[]]
@@ -230,14 +230,14 @@ def to_lines(table: Table, width: int | None = None) -> list[str]:
 def lowest_cells(
     rows: Sequence[Sequence[Cell]], columns: Sequence[int], below: float = math.inf
 ) -> tuple[tuple[int, int], ...]:
-    """The smallest figure of each row among some columns, where it is below a bound."""
-    found = []
+    """(row, column) of the lowest figure of each row among some columns, if it is below a bound."""
+    cells = []
     for at, row in enumerate(rows):
         values = {place: _cell_value(row[place]) for place in columns}
         best = min(values, key=lambda place: values[place], default=None)
         if best is not None and values[best] < below:
-            found.append((at, best))
-    return tuple(found)
+            cells.append((at, best))
+    return tuple(cells)
 
 
 def _cell_value(cell: Cell) -> float:

@@ -7,7 +7,9 @@ from siftlm.memory.maintenance import Compacted, Info
 from siftlm.memory.memory import Memory
 from siftlm.memory.outside import ArrayStore, Outside
 from siftlm.memory.redundancy import Redundancy
+from siftlm.memory.request import Search, SearchRequest
 from siftlm.memory.results import Found, Hit
+from siftlm.memory.searcher import Searcher
 from siftlm.memory.store import Listed, Neighbours, Passage, Store
 from siftlm.memory.verify import Verification
 from siftlm.memory.writer import Deleted
@@ -26,6 +28,9 @@ __all__ = [
     "Outside",
     "Passage",
     "Redundancy",
+    "Search",
+    "SearchRequest",
+    "Searcher",
     "Store",
     "Verification",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import Conflict, InvalidInput, NotAMemory, WrongEmbedder
+from siftlm.errors import Conflict, InvalidInput, NotAMemory, WrongEmbedder, setting
 from siftlm.memory import database, durability, manifest, vectors
 from siftlm.memory.manifest import Manifest
 from siftlm.validation import flag, number, whole_number
@@ -103,7 +103,7 @@ def _passage_tokens(given: Any, made: Embedder) -> int:
     tokens = whole_number("passage_tokens", given)
     if made.max_tokens is not None and tokens > made.max_tokens:
         raise InvalidInput(
-            f"passage_tokens={tokens}, but embedder {made.name!r} reads {made.max_tokens} tokens: "
+            f"{setting('passage_tokens', tokens)}, but embedder {made.name!r} reads {made.max_tokens} tokens: "
             "the end of each passage would not count"
         )
     return tokens
@@ -113,7 +113,7 @@ def _overlap(given: Any, size: int) -> int:
     if given is None:
         return size // DEFAULT_OVERLAP_DIVISOR
     if whole_number("overlap", given, least=0) > size // 2:
-        raise InvalidInput(f"overlap must be at most half of passage_tokens ({size}), got {given!r}")
+        raise InvalidInput(f"overlap must be at most half of {setting('passage_tokens')} ({size}), got {given!r}")
     return int(given)
 
 

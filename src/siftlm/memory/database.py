@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from siftlm.errors import Damaged, InvalidInput
+from siftlm.errors import Damaged, InvalidInput, setting
 from siftlm.memory import durability
 
 DATABASE_FILE = "texts.sqlite"
@@ -134,7 +134,7 @@ def _create_words(connection: sqlite3.Connection) -> None:
         if "fts5" not in str(error):
             raise
         raise InvalidInput(
-            "this Python's SQLite has no full-text search (FTS5): build the memory with full_text=False"
+            f"this Python's SQLite has no full-text search (FTS5): build the memory with {setting('full_text', False)}"
         ) from error
 
 

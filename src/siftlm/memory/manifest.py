@@ -93,10 +93,10 @@ def read_manifest(memory: Path) -> Manifest:
 
 def _no_manifest_error(memory: Path) -> str:
     if not memory.exists():
-        return "there is no such folder; build a memory with Memory.build(…) or siftlm index"
+        return "there is no such folder; build a memory with siftlm index (in Python: Memory.build)"
     if not memory.is_dir():
         return "is a file, and a memory is a folder"
-    return f"holds no {MANIFEST_FILE}, so it is no memory; build one with Memory.build(…) or siftlm index"
+    return f"holds no {MANIFEST_FILE}, so it is no memory; build one with siftlm index (in Python: Memory.build)"
 
 
 def _format_advice(version: object) -> str:

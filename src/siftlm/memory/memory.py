@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import Conflict, InvalidInput, MissingExtra, SiftlmError, UnknownName
+from siftlm.errors import Conflict, InvalidInput, MissingExtra, SiftlmError, UnknownName, setting
 from siftlm.memory import ann, ann_build, durability, ingest, inputs, manifest, reading
 from siftlm.memory import writer as writing
 from siftlm.memory.ann import Description
@@ -309,7 +309,7 @@ class Memory(Searcher):
             taking = ingest.Ingester(writer, embedder)
             with writer.transaction():
                 for start in range(0, len(documents), EMBED_BATCH_DOCUMENTS):
-                    added += taking.write(taking.prepare(documents.some(start, start + EMBED_BATCH_DOCUMENTS)))
+                    added += taking.write(taking.prepare(documents.slice(start, start + EMBED_BATCH_DOCUMENTS)))
         return added
 
     def ingest(
@@ -442,9 +442,8 @@ class Memory(Searcher):
         known, asked = self._readers.manifest, new_manifest(**settings)
         for name in ("storage", "passage_tokens", "overlap", "full_text", "near_duplicates"):
             if getattr(known, name) != getattr(asked, name):
-                raise Conflict(
-                    f"{self._path}: was built with {name}={getattr(known, name)!r}, not {getattr(asked, name)!r}"
-                )
+                built = setting(name, getattr(known, name))
+                raise Conflict(f"{self._path}: was built with {built}, not {getattr(asked, name)!r}")
         with self._readers.snapshot() as snapshot:
             inputs = snapshot.inputs()
         if inputs and _source_recipe(source) not in inputs:
@@ -452,7 +451,7 @@ class Memory(Searcher):
             raise Conflict(
                 f"{self._path}: already holds {names}; this is another input, or the same after a change (a file is "
                 "known by its path, size and time of change): "
-                "use Memory.open(…).ingest(…) to add to it, or another folder"
+                "use siftlm index --append (in Python: Memory.ingest) to add to it, or another folder"
             )
 
 

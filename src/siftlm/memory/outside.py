@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import Conflict, InvalidInput, WrongEmbedder
+from siftlm.errors import Conflict, InvalidInput, WrongEmbedder, setting
 from siftlm.memory import inputs, scan, vectors
 from siftlm.memory.filters import Expression
 from siftlm.memory.searcher import Searcher
@@ -95,7 +95,7 @@ class CheckedStore:
     def scanning(self) -> CheckedStore:
         """The store itself, if it is exact; what else it could do, nobody knows."""
         if not self.exact:
-            raise Conflict(f"{self._name} does not say that it is exact, which exact=True needs")
+            raise Conflict(f"{self._name} does not say that it is exact, which {setting('exact', True)} needs")
         return self
 
     # --- by vectors
@@ -295,7 +295,7 @@ class ArrayStore:
         *,
         ids: Sequence[str] | None = None,
     ) -> None:
-        self._documents = inputs.InputDocuments(texts, metadata, ids, vectors).some(0, len(texts))
+        self._documents = inputs.InputDocuments(texts, metadata, ids, vectors).slice(0, len(texts))
         self._vectors = _unit_vectors(vectors)
         self.width = self._vectors.shape[1]
         self._form = VectorFormat("float32", self.width)

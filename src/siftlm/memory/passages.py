@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.types import IntArray
 
 # Where to cut, best first; the next passage may begin at any place within the white space.
@@ -50,7 +50,10 @@ def split_passages(text: str, tokens: IntArray, *, size: int, overlap: int) -> l
     ['One sentence here.', 'Another sentence there.']
     """
     if size < 1 or not 0 <= overlap < size:
-        raise InvalidInput(f"size={size} and overlap={overlap}: size must be at least 1, overlap from 0 to size - 1")
+        raise InvalidInput(
+            f"{setting('size', size)} and {setting('overlap', overlap)}: size must be at least 1, overlap from "
+            f"0 to size - 1"
+        )
     tokens = np.asarray(tokens, dtype=np.int64).reshape(-1, 2)
     whole = _strip_span(text, 0, len(text))
     if whole is None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.errors import Damaged, InvalidInput
+from siftlm.errors import Damaged, InvalidInput, setting
 from siftlm.memory import ann, database, keywords, manifest, scan, vectors
 from siftlm.memory.filter_sql import SqlCondition
 from siftlm.memory.filters import Expression
@@ -185,7 +185,9 @@ class Snapshot:
     def words(self, text: str, k: int, where: Expression | None = None) -> IntArray:
         """The k best rows by BM25 over the rarest words of a text, best first."""
         if not self.manifest.full_text:
-            raise InvalidInput("this memory was built with full_text=False and cannot be searched by words")
+            raise InvalidInput(
+                f"this memory was built with {setting('full_text', False)} and cannot be searched by words"
+            )
         match = keywords.match_query(text, self._document_frequency, len(self))
         if match is None:
             return np.zeros(0, dtype=np.int64)

@@ -75,8 +75,8 @@ def test_long_fields_and_packed_files_are_read_and_no_limit_of_the_process_is_ch
 @pytest.mark.parametrize(
     ("head", "settings", "problem"),
     [
-        ("body,b", {}, r"no column 'text' \(text=\); its columns are 'body', 'b'"),
-        ("text,b", {"meta": ["b", "c"]}, r"no column 'c' \(meta=\)"),
+        ("body,b", {}, r"no column 'text' \(text\); its columns are 'body', 'b'"),
+        ("text,b", {"meta": ["b", "c"]}, r"no column 'c' \(meta\)"),
         ("text,b,b", {}, "two columns are called 'b'"),
         ('text,"b', {}, "never closed"),
     ],
@@ -167,7 +167,7 @@ def test_what_is_no_parquet_is_told(tmp_path):
 
 
 def test_parquet_columns_that_do_not_exist_are_an_error(table):
-    with pytest.raises(InvalidInput, match=r"no column 'body' \(text=\); its columns are 'text', 'n'"):
+    with pytest.raises(InvalidInput, match=r"no column 'body' \(text\); its columns are 'text', 'n'"):
         list(open_source(table, text="body").read())
 
 

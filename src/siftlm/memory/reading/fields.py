@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.types import Document, Vectors
 
 _ABSENT = object()
@@ -75,17 +75,17 @@ class FieldMapping:
         """A table has all of its columns in every row, so what is asked for must be among them."""
         asked = [("text", self.text), ("id", self.id), ("vector", self.vector)]
         asked += [("meta", field) for field in self.meta or () if "meta" not in names]
-        for setting, field in asked:
+        for name, field in asked:
             if field is not None and field not in names and field.split(".")[0] not in names:
-                known = ", ".join(repr(name) for name in names)
-                raise InvalidInput(f"{where}: there is no column {field!r} ({setting}=); its columns are {known}")
+                known = ", ".join(repr(column) for column in names)
+                raise InvalidInput(f"{where}: there is no column {field!r} ({setting(name)}); its columns are {known}")
 
     def check_present(self, record: Mapping[Any, Any], where: str) -> None:
         """The first record of an input must have what was asked for: else a name is wrong, not a record."""
-        for setting, field in (("text", self.text), ("id", self.id), ("vector", self.vector)):
+        for name, field in (("text", self.text), ("id", self.id), ("vector", self.vector)):
             if field is not None and _look_up(record, field) is _ABSENT:
                 known = ", ".join(repr(name) for name in _names(record)) or "none"
-                raise InvalidInput(f"{where}: there is no field {field!r} ({setting}=); its fields are {known}")
+                raise InvalidInput(f"{where}: there is no field {field!r} ({setting(name)}); its fields are {known}")
 
     @property
     def columns(self) -> list[str] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.memory.reading import datasets
 from siftlm.memory.reading.datasets import IterablePart
 from siftlm.memory.reading.fields import FieldMapping
@@ -114,7 +114,7 @@ class _SourceOpener:
         if isinstance(corpus, (list, tuple)) and corpus and _is_input(corpus[0]):
             return [self._part(each) for each in corpus]
         if self._format is not None or self._glob is not None:
-            raise Conflict("format= and glob= are for files; this corpus is an iterable")
+            raise Conflict(f"{setting('format')} and {setting('glob')} are for files; this corpus is an iterable")
         return [IterablePart(corpus)]
 
     def _part(self, corpus: Any) -> SourcePart:
@@ -141,7 +141,7 @@ class _SourceOpener:
 
     def _file(self, path: Path, form: str) -> SourcePart:
         if self._glob is not None:
-            raise Conflict(f"glob={self._glob!r} chooses files of a folder; {printable_path(path)} is a file")
+            raise Conflict(f"{setting('glob', self._glob)} chooses files of a folder; {printable_path(path)} is a file")
         return self._read_as(path, form)
 
     def _read_as(self, path: Path, form: str) -> SourcePart:
@@ -164,7 +164,8 @@ class _SourceOpener:
             if seen.shard is not None and seen.text is not None:
                 raise InvalidInput(
                     f"{printable_path(path)} holds data ({seen.shard}) and texts ({seen.text}); say which with "
-                    "glob='*.jsonl' or the like, or format='text' to take every file as a text"
+                    f"{setting('glob', '*.jsonl')} or the like, or {setting('format', 'text')} to take every "
+                    f"file as a text"
                 )
             if seen.text is None and seen.data is not None:
                 known = _SHARD_SUFFIXES if seen.shard is not None else _DATA_SUFFIXES
