@@ -23,8 +23,13 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 ROOT = Path(__file__).parent
 # Files that import an extra at their top are not collected without it.
 NEEDS = {
+    "src/siftlm/calibration/*": "torch",
+    "src/siftlm/controller/*": "torch",
+    "src/siftlm/evaluation/baselines.py": "torch",
     "src/siftlm/evaluation/dynamic.py": "torch",
+    "src/siftlm/flow.py": "torch",
     "src/siftlm/integrations/lm_eval.py": "torch",
+    "src/siftlm/local.py": "torch",
     "src/siftlm/selection/tensors/*": "torch",
     "src/siftlm/serving/*": "fastapi",
     "src/siftlm/serving/[!_]*": "torch",

@@ -13,11 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from siftlm.call import CallSettings
-from siftlm.controller import Controller, Tuner
-from siftlm.controller.batch_tuner import BatchTuner
-from siftlm.controller.generation import Generated
-from siftlm.controller.restore import restoring
-from siftlm.controller.stacked import can_stack
+from siftlm.controller import BatchTuner, Controller, Generated, Tuner, restoring
 from siftlm.errors import InvalidInput
 from siftlm.memory import Found, Searcher
 from siftlm.memory.rerank import rerank
@@ -137,7 +133,7 @@ def tuning_groups(
     """The prompts that are tuned together; those first for which nothing is tuned."""
     untuned = [state for state in states if not state.tunes]
     left = [state for state in states if state.tunes]
-    together = len(left) > 1 and can_stack(controller.engine, settings.tuning)
+    together = len(left) > 1 and controller.can_tune_many(settings.tuning)
     return [group for group in (untuned, *([left] if together else ([state] for state in left))) if group]
 
 

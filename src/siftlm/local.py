@@ -10,10 +10,7 @@ from typing import Any, Literal
 
 from siftlm import flow, recipes
 from siftlm.call import GRADIENT_FEATURES, LOCAL_SETTINGS, CallSettings, scored_steps, split_text
-from siftlm.controller import Controller
-from siftlm.controller.generation import check_sampling
-from siftlm.controller.restore import restoring
-from siftlm.controller.settings import Tuning
+from siftlm.controller import Controller, Tuning, check_sampling, restoring
 from siftlm.embedding.models import GradientSettings, ModelEmbedder
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import Found, Memory, Search, Searcher
@@ -198,7 +195,7 @@ class LocalModel:
             prompt: what to continue.
             n: how many texts to tune on.
             method: how to select them.
-            max_new_tokens, temperature, top_p, stop, seed: see `siftlm.controller.generation.generate`.
+            max_new_tokens, temperature, top_p, stop, seed: see `siftlm.controller.Controller.generate`.
             watch: end tuning when the prompt itself is predicted worse.
             after: called after each step.
             **settings: as for `LocalModel`, ``search`` and ``tuning`` included.

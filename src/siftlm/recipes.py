@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from siftlm.controller.settings import setting_names
+from siftlm.controller import setting_names
 from siftlm.errors import UnknownName
 from siftlm.selection import problem
 from siftlm.selection.problem import Method

@@ -50,6 +50,23 @@ CORE = {"siftlm", "numpy"}
 ROOM_LIBRARIES = {"cli": {"rich"}}
 # Files that are themselves loaded only on demand may import their library at the top. Path -> libraries.
 LOADED_ON_DEMAND: dict[str, set[str]] = {
+    # siftlm.controller itself, its settings and its tokens need neither.
+    **{
+        f"siftlm.controller.{name}": {"torch", "transformers", "huggingface_hub"}
+        for name in (
+            "adapters",
+            "batch_tuner",
+            "batching",
+            "controller",
+            "engines",
+            "forward",
+            "generation",
+            "loading",
+            "restore",
+            "stacked",
+            "tuner",
+        )
+    },
     "siftlm.embedding.gradient_passes": {"torch"},
     "siftlm.embedding.gradients": {"transformers"},
     "siftlm.embedding.loading": {"huggingface_hub", "torch", "transformers"},

@@ -21,12 +21,12 @@ import numpy as np
 import uvicorn
 from tokenizers import Tokenizer
 
+from siftlm.controller import StopStrings
 from siftlm.embedding import HashingEmbedder
 from siftlm.errors import UnknownName
 from siftlm.extras import bundled_model
 from siftlm.memory import Found, Hit
 from siftlm.serving import Handle, Job, Metrics, ModeParser, Token, create_app
-from siftlm.serving.decoding import StopTexts
 from siftlm.serving.errors import DeadlineExceeded, QueueFull, ShuttingDown
 from siftlm.serving.events import (
     ChoiceDelta,
@@ -220,7 +220,7 @@ def events_of(tokenizer: Any, job: Job, manners: Manners) -> Iterator[Event]:
     echoed = [one for one in job.ids if one != END]
     for choice in range(job.choices):
         ids = [*echoed[choice:], END][: job.sampling.max_tokens]
-        stops, reason, count = StopTexts(job.sampling.stop), "length", 0
+        stops, reason, count = StopStrings(job.sampling.stop), "length", 0
         for token in tokens_of(tokenizer, ids, job.sampling.top, manners):
             time.sleep(manners.pause)
             if job.deadline is not None and time.monotonic() > job.deadline:
@@ -231,7 +231,7 @@ def events_of(tokenizer: Any, job: Job, manners: Manners) -> Iterator[Event]:
             token = replace(token, text="") if ended else token
             made, count = made + 1, count + 1
             shown = stops.add(token.text)
-            yield ChoiceDelta(choice, shown + stops.rest() if ended or count == len(ids) else shown, (token,))
+            yield ChoiceDelta(choice, shown + stops.flush() if ended or count == len(ids) else shown, (token,))
             if ended or stops.stopped:
                 reason = "stop"
                 break

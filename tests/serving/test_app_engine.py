@@ -6,8 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from controller import tiny
-from siftlm.controller import Controller
-from siftlm.controller.decoding import SampledToken
+from siftlm.controller import Controller, SampledToken
 from siftlm.controller.tokens import text_token_ids
 from siftlm.memory import Memory
 from siftlm.serving import Job, Mode, ModeParser, SamplingParams, ServingEngine, create_app

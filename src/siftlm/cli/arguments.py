@@ -342,7 +342,7 @@ TUNING = (
     SETTING,
 )
 LEARNING = ("the model", *MODEL, "what to learn from", *LEARNED_FROM, "how to learn", *TUNING)
-# The fields of `siftlm.controller.Tuning`, which takes torch to import.
+# The fields of `siftlm.controller.Tuning`.
 TUNING_NAMES = (
     *("rate", "betas", "epsilon", "decay", "clip", "dropout", "order", "passes", "windows", "window", "completion"),
     *("repeats", "reuse", "seconds", "tokens", "watch_every", "patience", "explode", "precision", "checkpointing"),
@@ -400,8 +400,7 @@ def search_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Flags of score, generate and chat, as a `LocalModel` takes them."""
-    from siftlm.controller import Tuning
-    from siftlm.controller.settings import setting_names
+    from siftlm.controller import Tuning, setting_names
 
     found = {**values_of(arguments, (*_LEARNING_NAMES, *_TUNING_NAMES)), **search_settings(arguments)}
     add_options(found, arguments, (*_LEARNING_NAMES, *SEARCH_NAMES, "k", "kernel", *setting_names()))

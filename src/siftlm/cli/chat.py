@@ -155,7 +155,7 @@ class Chat:
 
     def check(self) -> None:
         """Check the settings now rather than after the next prompt."""
-        from siftlm.controller.generation import check_sampling
+        from siftlm.controller import check_sampling
 
         how = self._continuation
         stops = [how["stop"]] if isinstance(how["stop"], str) else how["stop"]

@@ -21,9 +21,7 @@ from typing import Any
 
 import torch
 
-from siftlm.controller import Controller
-from siftlm.controller.batching import batch_budget, batches
-from siftlm.controller.generation import check_sampling
+from siftlm.controller import Controller, check_sampling, measure_spans, token_nats_of
 from siftlm.controller.tokens import IGNORE_INDEX, TokenSpan, prefix_token_ids, spans_of, start_token, text_token_ids
 from siftlm.errors import InvalidInput, UnknownName, setting
 from siftlm.evaluation.fingerprints import memory_fingerprint
@@ -379,38 +377,21 @@ def score_spans(
     rows: Callable[[Sequence[int]], AbstractContextManager[Any]],
 ) -> list[ContinuationScore]:
     """The score of each (owner, span) by the owner's model; ``rows`` sets the owner of each row of a forward pass."""
-    vocabulary = int(controller.model.get_output_embeddings().weight.shape[0])
-    budget = replace(batch_budget(next(controller.model.parameters()).device, vocabulary, 1), rows=MAX_BATCH_ROWS)
-    scores = [EMPTY_SCORE] * len(spans)
-
-    def work() -> None:
-        for batch in batches([len(span.ids) - 1 for _, span in spans], budget):
-            with torch.inference_mode(), rows([spans[index][0] for index in batch]):
-                batch_scores = _score_batch(controller.model, [spans[index][1] for index in batch])
-            for index, score in zip(batch, batch_scores, strict=True):
-                scores[index] = score
-
-    controller.evaluating(work)
-    return scores
+    return controller.evaluating(
+        lambda: measure_spans(
+            controller.model,
+            [span for _, span in spans],
+            _measure_continuations,
+            replace(controller.budget, rows=MAX_BATCH_ROWS),
+            lambda batch: rows([spans[place][0] for place in batch]),
+        )
+    )
 
 
-def _score_batch(model: Any, spans: Sequence[TokenSpan]) -> list[ContinuationScore]:
-    device = next(model.parameters()).device
-    lengths = [len(span.ids) - 1 for span in spans]
-    ids = torch.zeros((len(spans), max(lengths)), dtype=torch.long)
-    labels = torch.full_like(ids, IGNORE_INDEX)
-    # Padding on the right: no token of a causal model sees what comes after it.
-    for row, (span, length) in enumerate(zip(spans, lengths, strict=True)):
-        ids[row, :length] = torch.tensor(span.ids[:-1])
-        labels[row, length - span.scored : length] = torch.tensor(span.ids[-span.scored :])
-    labels = labels.to(device)
-    logits = model(input_ids=ids.to(device), use_cache=False).logits.float()
-    # Flat, as in `siftlm.controller.forward`: with the vocabulary in the last place it is several times as fast.
-    nats = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-    ).view_as(labels)
+def _measure_continuations(logits: Any, labels: Any) -> list[ContinuationScore]:
+    nats = token_nats_of(logits, labels).double().sum(dim=1).tolist()
     greedy = ((logits.argmax(dim=-1) == labels) | (labels == IGNORE_INDEX)).all(dim=1).tolist()
-    return [ContinuationScore(one, best) for one, best in zip(nats.double().sum(dim=1).tolist(), greedy, strict=True)]
+    return [ContinuationScore(one, best) for one, best in zip(nats, greedy, strict=True)]
 
 
 @cache

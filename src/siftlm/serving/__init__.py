@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from siftlm.errors import MissingExtra
 
 if TYPE_CHECKING:
+    from siftlm.controller import SamplingParams
     from siftlm.serving.app import create_app
     from siftlm.serving.auth import ApiKeys, Caller, add_key, list_keys, revoke_key
-    from siftlm.serving.events import Handle, Job, Metrics, Mode, SamplingParams, Token
+    from siftlm.serving.events import Handle, Job, Metrics, Mode, Token
     from siftlm.serving.metrics import PrometheusMetrics
     from siftlm.serving.modes import ModeParser
     from siftlm.serving.requests import ParsedRequest, RequestParser

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from siftlm.controller import Controller
-from siftlm.controller.decoding import BatchDecoder, DecodingRow, SampledToken
-from siftlm.controller.generation import Detokenizer, eos_token_ids
+from siftlm.controller import (
+    BatchDecoder,
+    Controller,
+    DecodingRow,
+    Detokenizer,
+    SampledToken,
+    StopStrings,
+    eos_token_ids,
+)
 from siftlm.controller.tokens import prefix_token_ids
 from siftlm.serving.events import (
     ChoiceDelta,
@@ -52,11 +58,11 @@ class DecodeQueue:
         new = [choice for task in tasks for choice in self._make_choices(task)]
         self._choices.update((id(choice.row), choice) for choice in new)
         # A prompt need not be read if nothing is generated or reported.
-        drawn = self._decoding.join([choice.row for choice in new if choice.row.most or choice.row.echo])
+        drawn = self._decoding.join([choice.row for choice in new if choice.row.sampling.max_tokens or choice.row.echo])
         for choice in new:
             if choice.task.job.echo and choice.writer.choice == 0:
                 choice.task.emit(prompt_event(self._controller.tokenizer, choice.task.job, choice.row.read))
-            if not choice.row.most:
+            if not choice.row.sampling.max_tokens:
                 choice.task.emit(choice.writer.end("length"))
                 del self._choices[id(choice.row)]
         return self._emit_tokens(drawn, tasks)
@@ -81,11 +87,7 @@ class DecodeQueue:
             DecodingRow(
                 ids,
                 task.owner,
-                sampling.max_tokens,
-                sampling.temperature,
-                sampling.top_p,
-                sampling.seed + choice,
-                sampling.top,
+                replace(sampling, seed=sampling.seed + choice),
                 echo=job.echo and sampling.top is not None and choice == 0,
             )
             for choice in range(job.choices)
@@ -104,7 +106,7 @@ class DecodeQueue:
             if choice.writer.over:
                 ended.append(row)
                 del self._choices[id(row)]
-        self._decoding.leave([row for row in ended if row.made < row.most])
+        self._decoding.leave([row for row in ended if not row.complete])
         self._count.generated(len(drawn))
         unfinished = {id(choice.task) for choice in self._choices.values()}
         return [task for task in tasks if id(task) not in unfinished]
@@ -148,7 +150,7 @@ class ChoiceWriter:
         """Tokens so far."""
         self.over = False
         self._tokenizer, self._ends, self._most = tokenizer, ends, job.sampling.max_tokens
-        self._detokenizer, self._stop_texts = Detokenizer(tokenizer, job.ids), StopTexts(job.sampling.stop)
+        self._detokenizer, self._stop_texts = Detokenizer(tokenizer, job.ids), StopStrings(job.sampling.stop)
 
     def write(self, one: SampledToken) -> list[Event]:
         """The events of one more token, which may end the choice."""
@@ -156,9 +158,9 @@ class ChoiceWriter:
         ended = one.id in self._ends
         piece = "" if ended else self._detokenizer.add(one.id)
         last = ended or self.generated >= self._most
-        shown = self._stop_texts.add(piece + (self._detokenizer.rest() if last else ""))
+        shown = self._stop_texts.add(piece + (self._detokenizer.flush() if last else ""))
         if last:
-            shown += self._stop_texts.rest()
+            shown += self._stop_texts.flush()
         # The end token is reported as well, with an empty text: logprobs list every token that was generated.
         events: list[Event] = [ChoiceDelta(self.choice, shown, (_make_token(self._tokenizer, one, piece),))]
         if last or self._stop_texts.stopped:
@@ -167,7 +169,7 @@ class ChoiceWriter:
 
     def break_off(self, reason: str) -> list[Event]:
         """The events that end a choice early, with the text held back so far."""
-        shown = self._stop_texts.add(self._detokenizer.rest()) + self._stop_texts.rest()
+        shown = self._stop_texts.add(self._detokenizer.flush()) + self._stop_texts.flush()
         return [*([ChoiceDelta(self.choice, shown, ())] if shown else []), self.end(reason)]
 
     def end(self, reason: str) -> ChoiceEnded:
@@ -184,45 +186,3 @@ def _make_token(tokenizer: Any, one: SampledToken, text: str) -> Token:
 @lru_cache(TOKEN_TEXT_CACHE_SIZE)
 def _token_text(tokenizer: Any, token: int) -> str:
     return str(tokenizer.decode([token]))
-
-
-class StopTexts:
-    """Holds back text that may belong to a stop string, and ends at the first one.
-
-    >>> stops = StopTexts(["END"])
-    >>> [stops.add(piece) for piece in ("one E", "N", "E two EN", "D three")], stops.stopped
-    (['one ', '', 'ENE two ', ''], True)
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = list(stops)
-        self._held = ""
-        self.stopped = False
-        """True once a stop string has occurred; no more text is shown."""
-
-    def add(self, piece: str) -> str:
-        """Add text, and return what can be shown now."""
-        if self.stopped:
-            return ""
-        self._held += piece
-        starts = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if starts:
-            self.stopped = True
-            return self._release(min(starts))
-        return self._release(len(self._held) - self._partial())
-
-    def rest(self) -> str:
-        """The text held back, at the end."""
-        return "" if self.stopped else self._release(len(self._held))
-
-    def _partial(self) -> int:
-        """The number of characters at the end that may begin a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for size in range(min(longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-size:]) for stop in self._stops):
-                return size
-        return 0
-
-    def _release(self, end: int) -> str:
-        shown, self._held = self._held[:end], self._held[end:]
-        return shown

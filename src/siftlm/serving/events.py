@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from siftlm.controller import Controller
+from siftlm.controller import Controller, SamplingParams
 from siftlm.local import LocalModel
 from siftlm.memory import Found, Memory
 from siftlm.serving.adapters import AdapterSlot
@@ -32,21 +32,6 @@ class Mode:
     """The name of the memory that texts are selected from; None for the base model."""
     settings: Mapping[str, Any]
     """Settings of `siftlm.LocalModel`: ``n``, ``method``, ``use``, ``rate``, …"""
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How the tokens of one choice are sampled."""
-
-    max_tokens: int = 16
-    temperature: float = 1.0
-    """0 takes the most likely token each time."""
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int = 0
-    """Choice i has a random generator of its own, seeded with seed + i."""
-    top: int | None = None
-    """Report each token's log-likelihood and this many of the most likely alternatives; None reports nothing."""
 
 
 @dataclass(frozen=True)

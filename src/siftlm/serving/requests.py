@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from siftlm.controller import Controller
+from siftlm.controller import Controller, SamplingParams
 from siftlm.controller.tokens import prefix_token_ids, start_token, text_token_ids
 from siftlm.errors import InvalidInput
 from siftlm.serving.errors import BadRequest
-from siftlm.serving.events import Job, Mode, SamplingParams
+from siftlm.serving.events import Job, Mode
 from siftlm.serving.modes import AccessCheck, ModeParser, setting_error
 from siftlm.serving.schemas import (
     CHAT_SCHEMA,

@@ -12,9 +12,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from siftlm.controller import Controller
-from siftlm.controller.batch_tuner import BatchTuner
-from siftlm.controller.stacked import stackable_layers
+from siftlm.controller import BatchTuner, Controller, stackable_layers
 from siftlm.errors import InvalidInput, setting
 from siftlm.local import LocalModel
 from siftlm.memory import Memory

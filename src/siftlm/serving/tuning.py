@@ -7,9 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from siftlm.controller.batch_tuner import BatchTuner
-from siftlm.controller.settings import Tuning
-from siftlm.controller.tuning_batch import TuningBatch, TuningRun
+from siftlm.controller import BatchTuner, Tuning, TuningBatch, TuningRun
 from siftlm.flow import PromptState
 from siftlm.serving.adapters import AdapterCache, AdapterKey, AdapterSlot, AdapterSlots, CachedTuning
 from siftlm.serving.events import EngineProtocol, Job, Selected, ServedRequest, Stepped, Tuned
@@ -113,7 +111,7 @@ class TuningQueue:
         self._engine.count.cache(running is not None or kept is not None)
         if slot is None and kept is not None and kept.weights is not None:
             slot = self._slots.take(key, kept)
-            self._tuner.put(slot.number, kept.weights)
+            self._tuner.load_weights(slot.number, kept.weights)
         task.slot = slot
         if running is not None:
             running.tasks.append(task)
@@ -155,8 +153,9 @@ class TuningQueue:
             return [self._ready(task, kept, cached=False) for task in tasks]
         slot = self._slots.take(key)
         slot.users = len(tasks)
-        batch = self._batch(self._engine.models[key.memory].tuning_settings(**tasks[0].job.mode.settings))
-        run = self._tuner.course(batch, slot.number, state.found.texts)
+        settings = self._engine.models[key.memory].tuning_settings(**tasks[0].job.mode.settings)
+        batch = self._batch(settings)
+        run = self._tuner.tuning_run(slot.number, settings, state.found.texts)
         self._requests[slot.number] = TuningRequest(slot, tasks, state, run, batch)
         for task in tasks:
             task.slot = slot
@@ -169,19 +168,19 @@ class TuningQueue:
         """The batch of all prompts with these settings."""
         name = json.dumps(settings.to_dict(), sort_keys=True)
         if name not in self._batches:
-            self._batches[name] = self._tuner.lesson(settings, after=self._emit_steps)
+            self._batches[name] = self._tuner.tuning_batch(settings, after=self._emit_steps)
         return self._batches[name]
 
     def _emit_steps(self, steps: Mapping[int, Step]) -> None:
         for number, step in steps.items():
             request = self._requests[number]
-            event = Stepped(step, len(request.run.steps), len(request.run.turns))
+            event = Stepped(step, len(request.run.steps), len(request.run.planned))
             for task in request.tasks:
                 task.emit(event)
 
     def _finish(self, request: TuningRequest) -> list[ServedRequest]:
         """Cache the tuned adapter, and return the requests that waited for it."""
-        trace = request.batch.trace(request.run)
+        trace = self._tuner.trace(request.run)
         untuned = trace.ended in ("diverged", "nothing")
         weights = None if untuned else self._tuner.weights(request.slot.number)
         context = () if trace.ended == "diverged" else request.state.context

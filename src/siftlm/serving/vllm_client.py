@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from siftlm.controller.decoding import SampledToken
+from siftlm.controller import SampledToken
 from siftlm.errors import InvalidInput, SiftlmError, setting
 from siftlm.serving.errors import BadGateway, DeadlineExceeded
 

@@ -15,8 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from siftlm.controller.decoding import SampledToken
-from siftlm.controller.generation import eos_token_ids
+from siftlm.controller import SampledToken, eos_token_ids
 from siftlm.errors import setting
 from siftlm.serving.decoding import ChoiceWriter, prompt_event, prompt_with_context
 from siftlm.serving.errors import BadGateway, QueueFull, ShuttingDown
