@@ -23,9 +23,19 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 ROOT = Path(__file__).parent
 # Files that import an extra at their top are not collected without it.
 NEEDS = {
-    "src/siftlm/serving/*": "fastapi",
-    "src/siftlm/selection/tensors/*": "torch",
+    "src/siftlm/calibration/*": "torch",
+    "src/siftlm/controller/*": "torch",
+    "src/siftlm/evaluation/baselines.py": "torch",
     "src/siftlm/evaluation/dynamic.py": "torch",
+    "src/siftlm/flow.py": "torch",
+    "src/siftlm/integrations/lm_eval.py": "torch",
+    "src/siftlm/local.py": "torch",
+    "src/siftlm/selection/tensors/*": "torch",
+    "src/siftlm/serving/*": "fastapi",
+    "src/siftlm/serving/[!_]*": "torch",
+    "src/siftlm/embedding/gradient*.py": "transformers",
+    "src/siftlm/embedding/loading.py": "transformers",
+    "src/siftlm/embedding/transformer.py": "transformers",
 }
 collect_ignore_glob = [files for files, library in NEEDS.items() if importlib.util.find_spec(library) is None]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -36,7 +46,9 @@ RUN_SIFTLM = [sys.executable, "-c", "import sys; from siftlm.cli import main; sy
 # `pytest --hypothesis-profile=explore` looks for new counterexamples.
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
-hypothesis.settings.load_profile("steady")
+# Of properties that name no number of their own; those that do ask tests/effort.py.
+hypothesis.settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.load_profile("quick" if os.environ.get("SIFTLM_TESTS") == "quick" else "steady")
 
 
 # --- no network, no home directory

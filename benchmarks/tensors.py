@@ -1,9 +1,9 @@
-"""The torch twin: prompts per second in batches, on the processor and on CUDA where there is one.
+"""`siftlm.select_many` of torch tensors: prompts per second, on the processor and on CUDA where there is one.
 
     python benchmarks/tensors.py              a few minutes on two cores
     python benchmarks/tensors.py --quick      no batch above 32
 
-Against a loop over ``siftlm.select``, against ``siftlm.select_many`` and, with a set for each prompt, against
+Against a loop over ``siftlm.select``, against ``siftlm.select_many`` of arrays and, with a set for each prompt, against
 activeft 0.1.1 (the published SIFT, which also finds the candidates; what needs much time runs on the first few
 prompts only). Each job runs in turn with the others, and rates are of the median. Results go to
 benchmarks/results/tensors.json.
@@ -23,7 +23,6 @@ from machine import describe, side_by_side
 
 import siftlm
 from selection import activeft_job, prompts, texts
-from siftlm.selection import tensors
 
 RESULT = Path(__file__).parent / "results" / "tensors.json"
 N, WIDTH, NOISE, OWN, SHARED = 50, 768, 0.01, 200, 10_000
@@ -37,7 +36,7 @@ def on(device: str, queries: np.ndarray, candidates: np.ndarray) -> Job:
     there = [torch.from_numpy(array).to(device) for array in (queries, candidates)]
 
     def job() -> None:
-        tensors.select_many(*there, N, noise=NOISE)
+        siftlm.select_many(*there, N, noise=NOISE)
         if device == "cuda":
             torch.cuda.synchronize()
 

@@ -1,7 +1,11 @@
-"""Examples in docstrings become blocks of code in the reference; Markdown would take ``>>>`` for quotations."""
+"""What the reference reads otherwise than Python: examples in docstrings, and the table of the package's public names.
+
+Examples become blocks of code; Markdown would take ``>>>`` for quotations.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import Any
 
@@ -17,9 +21,14 @@ def fenced(text: str) -> str:
 
 
 class Doctests(griffe.Extension):
-    """Told of every object whose docstring is read."""
+    """Called for every object whose docstring is read, and for every module."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:  # noqa: ARG002
         """Fence its examples."""
         if obj.docstring:
             obj.docstring.value = fenced(obj.docstring.value)
+
+    def on_module_members(self, *, mod: griffe.Module, **kwargs: Any) -> None:  # noqa: ARG002
+        """Work ``__all__`` of the package out, which is made from the table ``_HOME``."""
+        if mod.path == "siftlm":
+            mod.exports = ["__version__", *ast.literal_eval(str(mod["_HOME"].value))]

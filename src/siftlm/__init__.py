@@ -9,90 +9,78 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from siftlm import embedding, errors, selection
-    from siftlm.calibration import Calibration
-    from siftlm.calibration.calibrate import calibrate
-    from siftlm.controller import Controller
-    from siftlm.embedding import embedder
-    from siftlm.local import LocalModel
-    from siftlm.memory import Found, Hit, Memory
-    from siftlm.results import Answer, Score
-    from siftlm.selection import Gram, kernels, methods, select_from
-    from siftlm.selection.select import select
-    from siftlm.selection.select_many import select_many
-    from siftlm.selection.spread import spread
-    from siftlm.types import Document, Explanation, Likelihood, Selection, Step, Trace
+if TYPE_CHECKING:  # what type checkers and editors read; the table below is what runs
+    from siftlm import embedding as embedding
+    from siftlm import errors as errors
+    from siftlm import selection as selection
+    from siftlm.calibration import Calibration as Calibration
+    from siftlm.calibration.calibrate import calibrate as calibrate
+    from siftlm.controller import Controller as Controller
+    from siftlm.controller import Tuning as Tuning
+    from siftlm.embedding import embedder as embedder
+    from siftlm.local import LocalModel as LocalModel
+    from siftlm.memory import Found as Found
+    from siftlm.memory import Hit as Hit
+    from siftlm.memory import Memory as Memory
+    from siftlm.memory import Search as Search
+    from siftlm.results import Answer as Answer
+    from siftlm.results import Score as Score
+    from siftlm.selection import Gram as Gram
+    from siftlm.selection import kernels as kernels
+    from siftlm.selection import methods as methods
+    from siftlm.selection import select_from as select_from
+    from siftlm.selection.select import select as select
+    from siftlm.selection.select_many import select_many as select_many
+    from siftlm.selection.spread import spread as spread
+    from siftlm.types import Document as Document
+    from siftlm.types import Explanation as Explanation
+    from siftlm.types import Likelihood as Likelihood
+    from siftlm.types import Selection as Selection
+    from siftlm.types import Step as Step
+    from siftlm.types import Trace as Trace
 
 __version__ = "0.1.0"
 
-# public name -> (module, attribute); an empty attribute means the module itself
+# public name -> the module that has it, or that it is
 _HOME = {
-    "Answer": ("siftlm.results", "Answer"),
-    "Calibration": ("siftlm.calibration", "Calibration"),
-    "Controller": ("siftlm.controller", "Controller"),
-    "Document": ("siftlm.types", "Document"),
-    "Explanation": ("siftlm.types", "Explanation"),
-    "Found": ("siftlm.memory", "Found"),
-    "Gram": ("siftlm.selection", "Gram"),
-    "Hit": ("siftlm.memory", "Hit"),
-    "Likelihood": ("siftlm.types", "Likelihood"),
-    "LocalModel": ("siftlm.local", "LocalModel"),
-    "Memory": ("siftlm.memory", "Memory"),
-    "Score": ("siftlm.results", "Score"),
-    "Selection": ("siftlm.types", "Selection"),
-    "Step": ("siftlm.types", "Step"),
-    "Trace": ("siftlm.types", "Trace"),
-    "calibrate": ("siftlm.calibration", "calibrate"),
-    "embedder": ("siftlm.embedding", "embedder"),
-    "embedding": ("siftlm.embedding", ""),
-    "errors": ("siftlm.errors", ""),
-    "kernels": ("siftlm.selection.kernels", ""),
-    "methods": ("siftlm.selection", "methods"),
-    "select": ("siftlm.selection", "select"),
-    "select_from": ("siftlm.selection", "select_from"),
-    "select_many": ("siftlm.selection", "select_many"),
-    "selection": ("siftlm.selection", ""),
-    "spread": ("siftlm.selection", "spread"),
+    "Answer": "siftlm.results",
+    "Calibration": "siftlm.calibration",
+    "Controller": "siftlm.controller",
+    "Document": "siftlm.types",
+    "Explanation": "siftlm.types",
+    "Found": "siftlm.memory",
+    "Gram": "siftlm.selection",
+    "Hit": "siftlm.memory",
+    "Likelihood": "siftlm.types",
+    "LocalModel": "siftlm.local",
+    "Memory": "siftlm.memory",
+    "Score": "siftlm.results",
+    "Search": "siftlm.memory",
+    "Selection": "siftlm.types",
+    "Step": "siftlm.types",
+    "Trace": "siftlm.types",
+    "Tuning": "siftlm.controller",
+    "calibrate": "siftlm.calibration",
+    "embedder": "siftlm.embedding",
+    "embedding": "siftlm.embedding",
+    "errors": "siftlm.errors",
+    "kernels": "siftlm.selection.kernels",
+    "methods": "siftlm.selection",
+    "select": "siftlm.selection",
+    "select_from": "siftlm.selection",
+    "select_many": "siftlm.selection",
+    "selection": "siftlm.selection",
+    "spread": "siftlm.selection",
 }
 
-__all__ = [
-    "Answer",
-    "Calibration",
-    "Controller",
-    "Document",
-    "Explanation",
-    "Found",
-    "Gram",
-    "Hit",
-    "Likelihood",
-    "LocalModel",
-    "Memory",
-    "Score",
-    "Selection",
-    "Step",
-    "Trace",
-    "__version__",
-    "calibrate",
-    "embedder",
-    "embedding",
-    "errors",
-    "kernels",
-    "methods",
-    "select",
-    "select_from",
-    "select_many",
-    "selection",
-    "spread",
-]
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'siftlm' has no attribute {name!r}")
-    module, attribute = _HOME[name]
-    loaded = importlib.import_module(module)
-    value = getattr(loaded, attribute) if attribute else loaded
+    module = importlib.import_module(_HOME[name])
+    value = module if _HOME[name].endswith(f".{name}") else getattr(module, name)
     globals()[name] = value
     return value
 

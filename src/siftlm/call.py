@@ -1,20 +1,17 @@
-"""What a call of the main flow asks for: its settings sorted by who needs them, and its texts taken apart."""
+"""The settings of a call of the main flow, resolved, and its texts taken apart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from inspect import signature
+from dataclasses import dataclass, field
 from typing import Any
 
-from siftlm import recipes
-from siftlm.controller.settings import setting_names
-from siftlm.errors import InvalidInput, UnknownName, setting
-from siftlm.memory import Found
-from siftlm.memory.searcher import Searcher
-from siftlm.selection import select
-from siftlm.types import Likelihood, Trace
-from siftlm.validation import fraction, text_with_content, whole_number
+from siftlm.controller import Tuning
+from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
+from siftlm.memory import Found, SearchRequest
+from siftlm.memory.rerank import Features
+from siftlm.types import Trace
+from siftlm.validation import choice, fraction, text_with_content, whole_number
 
 SCORE_MODES = ("split", "transductive")
 PAIR_LABELS = ("the prompt", "the continuation")
@@ -29,61 +26,59 @@ LOCAL_SETTINGS = ("n", "method", "use", "decide", "features")
 
 @dataclass(frozen=True)
 class CallSettings:
-    """Everything that a call may say, sorted by who needs it."""
+    """Everything that decides a call beside its prompts; `LocalModel.call_settings` makes it."""
 
-    tuning: dict[str, Any]
-    search: dict[str, Any]
-    n: int = 50
-    method: Any = "sift"
+    request: SearchRequest
+    """What to select, and how; without prompts."""
+    tuning: Tuning
+    """How to tune; with a learning rate."""
     use: str = "weights"
+    """Tune on the texts (``weights``), read them before the prompt (``context``), or ``both``."""
     decide: Decide = None
+    """Whether tuning is worth it."""
     features: Any = None
+    """What the selection compares, if not the memory's own vectors: ``"gradients"`` or an `Embedder`."""
+    embed: Features | None = None
+    """The function that computes ``features``."""
     recipe: str | None = None
-    """The word that method and some of tuning came from."""
+    """The word that stands for the method and some of ``tuning``."""
+    chosen: frozenset[str] = frozenset()
+    """Fields of the search that somebody chose, be it their default."""
+    notes: Mapping[str, Any] = field(init=False)
+    """What the settings of a trace say beside those of tuning."""
 
     def __post_init__(self) -> None:
-        whole_number("n", self.n)
         if self.features is not None and self.features != GRADIENT_FEATURES and not hasattr(self.features, "embed"):
             raise UnknownName("features", self.features, (GRADIENT_FEATURES, "an Embedder"))
-        if self.use not in PASSAGE_USES:
-            raise UnknownName("use", self.use, PASSAGE_USES)
+        choice("use", self.use, PASSAGE_USES)
         if self.decide is not None and not callable(self.decide):
             fraction("decide", self.decide)
+        object.__setattr__(self, "notes", {} if self.recipe is None else {"recipe": self.recipe})
 
-    def context(self, found: Found) -> tuple[str, ...]:
-        """Of what was found, what is read before the text."""
-        return () if self.use == "weights" else tuple(found.texts)
+    @property
+    def step_share(self) -> float:
+        """About the share of a prompt's tuning that one step is."""
+        return 1 / (self.request.n * self.tuning.passes * self.tuning.windows)
 
-    def noted(self, trace: Trace) -> Trace:
-        """The same, with the recipe among its settings, if there is one."""
-        if self.recipe is None:
-            return trace
-        return replace(trace, settings={**trace.settings, "recipe": self.recipe})
-
-
-def check_setting_names(search: Mapping[str, Any], method: Any) -> None:
-    """Whatever is neither ours nor a setting of tuning must be one of the search, the selection or the method."""
-    taken = [name for call in (Searcher.search, select) for name in signature(call).parameters]
-    known = {*taken, *recipes.find(method).options} - {"self", "query", "settings", "options"}
-    for name in search:
-        if name not in known:
-            raise UnknownName("setting", name, known | {*setting_names(), *LOCAL_SETTINGS})
-
-
-def is_worth_tuning(found: Found, decide: Decide) -> bool:
-    """Is what was found worth learning?"""
-    if decide is None:
-        return True
-    if callable(decide):
-        return bool(decide(found))
-    left = found.selection.uncertainty
-    return bool(len(found)) and bool(left[0] > 0) and float(1 - left[-1] / left[0]) >= decide
+    def untuned(self, found: Found) -> Trace | None:
+        """The trace where nothing is tuned: the texts are only read, or not worth tuning on. None where they are."""
+        ended = ""
+        if self.use == "context":
+            ended = "done" if found.texts else "nothing"
+        elif callable(self.decide):
+            ended = "" if self.decide(found) else "declined"
+        elif self.decide is not None:
+            left = found.selection.uncertainty
+            removed = float(1 - left[-1] / left[0]) if len(found) and left[0] > 0 else -1.0
+            ended = "" if removed >= self.decide else "declined"
+        if not ended:
+            return None
+        return Trace((), ended, 0, {"use": self.use, "decide": str(self.decide), **self.notes})
 
 
 def split_text(name: str, text: Any, mode: str) -> tuple[str, str, str]:
     """The prompt, what is scored, and what is read before it, of a text or of a pair that is cut already."""
-    if mode not in SCORE_MODES:
-        raise UnknownName("mode", mode, SCORE_MODES)
+    choice("mode", mode, SCORE_MODES)
     if isinstance(text, tuple):
         if len(text) != 2 or mode == "transductive":
             raise InvalidInput(
@@ -100,20 +95,13 @@ def split_text(name: str, text: Any, mode: str) -> tuple[str, str, str]:
     return prompt, rest, prompt
 
 
-def scored_steps(at: Any) -> set[int]:
-    """The numbers of steps to score after."""
+def scored_steps(at: Any, *, watch: bool, mode: str) -> frozenset[int]:
+    """The numbers of steps to score after; an error where ``watch`` would look at what is scored."""
+    if watch and mode == "transductive":
+        raise Conflict(f"{setting('watch', True)} in mode 'transductive' would watch the very text that is scored")
     if isinstance(at, (str, bytes)) or not isinstance(at, Iterable):
-        raise InvalidInput(f"at must be a list of numbers of steps, such as [1, 5, 10], got {at!r}")
-    return {whole_number("each of at", step, least=0) for step in at}
-
-
-def refuse_unscored(name: str, base: Likelihood) -> None:
-    """Where no token can be predicted, learning for it would tell nothing."""
-    if not base.tokens or not base.bytes:
-        raise InvalidInput(
-            f"nothing of {name} can be scored: the tokenizer makes no token of it, or a single one that nothing "
-            "stands before (the tokenizer has no start token). Give a longer text, or a pair (prompt, continuation)"
-        )
+        raise InvalidInput(f"{setting('at')} must be a list of numbers of steps, such as [1, 5, 10], got {at!r}")
+    return frozenset(whole_number("each of at", step, least=0) for step in at)
 
 
 def split_in_half(text: str) -> tuple[str, str]:

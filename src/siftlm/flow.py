@@ -1,64 +1,73 @@
-"""The main flow for many prompts: one search for all, and with LoRA a whole batch tuned, scored and continued at once.
+"""The main flow, for one prompt or many: candidates -> selection -> tune -> score or generate -> restore.
 
-What cannot be stacked (all weights, other adapters, dropout) is tuned one prompt after the other; results are the same.
+One prompt has the controller's `Tuner`. Several whose adapters can be stacked (LoRA) are tuned, scored and continued
+together, with the same results up to rounding; other engines tune them one after the other.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from siftlm.call import CallSettings, is_worth_tuning, refuse_unscored, scored_steps, split_text
-from siftlm.controller import Controller
-from siftlm.controller.batch_tuner import BatchTuner
-from siftlm.controller.generation import Generated, check_sampling
-from siftlm.controller.stacked import can_stack
-from siftlm.errors import Conflict, InvalidInput
-from siftlm.local import LocalModel
-from siftlm.memory import Found
-from siftlm.progress import Meter, Report, reporter
+from siftlm.call import CallSettings
+from siftlm.controller import BatchTuner, Controller, Generated, Tuner, restoring
+from siftlm.errors import InvalidInput
+from siftlm.memory import Found, Searcher
+from siftlm.memory.rerank import rerank
+from siftlm.progress import Meter
 from siftlm.results import Answer, Score
 from siftlm.types import Likelihood, Step, Trace
-from siftlm.validation import text_with_content, whole_number
+from siftlm.validation import whole_number
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
+WHY_UNSCORED = (
+    "the tokenizer makes no token of it, or a single one that nothing stands before (the tokenizer has no start "
+    "token). Give a longer text, or a pair (prompt, continuation)"
+)
+NO_TRACE = Trace((), "nothing", 0)
 NO_LIKELIHOOD, NO_GENERATION = Likelihood(0.0, 0, 0), Generated("", 0, "length")
 
 
 @dataclass(eq=False)
 class PromptState:
-    """One prompt on its way."""
+    """One prompt on its way through the flow."""
 
     prompt: str
-    scored: str
-    before: str
-    """Read before what is scored."""
     found: Found
-    context: tuple[str, ...]
-    trace: Trace | None = None
-    """Known from the beginning where nothing is to be learned."""
+    """The texts to tune on."""
+    context: tuple[str, ...] = ()
+    """Those of them that are read before the prompt."""
+    tunes: bool = True
+    """Is the model tuned for it?"""
+    trace: Trace = NO_TRACE
+    """How tuning went; known from the beginning where nothing is tuned."""
     steps: int = 0
-    curve: dict[int, float] = field(default_factory=dict)
-    clock: dict[str, float] = field(default_factory=dict)
+    """Steps taken so far."""
+    scored: str = ""
+    """The text to score, and what is read before it."""
+    before: str = ""
     base: Likelihood = NO_LIKELIHOOD
+    """Its likelihood by the base model."""
     tuned: Likelihood = NO_LIKELIHOOD
-    made: Generated = NO_GENERATION
+    """Its likelihood by the tuned model."""
+    generated: Generated = NO_GENERATION
+    """The continuation of the prompt."""
+    seen: dict[int, Likelihood] = field(default_factory=dict)
+    """Steps -> the likelihood after them, where it was measured."""
+    clock: dict[str, float] = field(default_factory=dict)
+    """Seconds spent on this prompt."""
 
-    @property
-    def went(self) -> Trace:
-        """The trace, of a task that is done."""
-        return Trace((), "nothing", 0) if self.trace is None else self.trace
 
-
+@dataclass(frozen=True)
 class SinglePromptTuner:
-    """The controller as it is now, whoever it is asked for, with the face of a `BatchTuner`."""
+    """The controller as it is now, for the only prompt there is, with the face of a `BatchTuner`."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
+    controller: Controller
 
     def likelihoods(
         self,
@@ -67,10 +76,14 @@ class SinglePromptTuner:
         owners: Sequence[int] | None = None,  # noqa: ARG002
         texts: Sequence[Sequence[str]] | None = None,
     ) -> list[Likelihood]:
-        """One after the other where there is something to put before them."""
-        if texts is None or not any(texts):
-            return self._controller.likelihoods(pairs)
-        return [self._controller.likelihoods([pair], texts=own)[0] for pair, own in zip(pairs, texts, strict=True)]
+        """The likelihoods of (text, after), together unless texts are to be read before them."""
+        contexts = [()] * len(pairs) if texts is None else texts
+        if len(pairs) > 1 and not any(contexts):
+            return self.controller.likelihoods(pairs)
+        return [
+            self.controller.likelihood(text, after=after, texts=own)
+            for (text, after), own in zip(pairs, contexts, strict=True)
+        ]
 
     def generate(
         self,
@@ -78,275 +91,243 @@ class SinglePromptTuner:
         *,
         owners: Sequence[int] | None = None,  # noqa: ARG002
         texts: Sequence[Sequence[str]],
-        **how: Any,
+        **sampling: Any,
     ) -> list[Generated]:
-        """One after the other."""
-        return [self._controller.generate(one, texts=own, **how) for one, own in zip(prompts, texts, strict=True)]
+        """The continuations, one after the other."""
+        return [self.controller.generate(one, texts=own, **sampling) for one, own in zip(prompts, texts, strict=True)]
 
     def rows(self, owners: Sequence[int]) -> AbstractContextManager[Any]:  # noqa: ARG002
-        """There is one owner."""
+        """A block in which nothing is switched, since there is one owner."""
         return nullcontext()
 
 
 TunedModel = BatchTuner | SinglePromptTuner
 AfterTunedSteps = Callable[[TunedModel, Mapping[int, PromptState]], None]
-"""Told of steps that were taken together: prompt of the model -> task."""
+"""Called after steps that were taken together: owner in the model -> prompt."""
+AfterStep = Callable[[Step], None]
+"""Called after each step."""
 TunedWork = Callable[[TunedModel, Sequence[PromptState]], None]
-"""What is to be done with a model that has learned for these."""
+"""What is done with a model that is tuned for these prompts; prompt i is owner i of the model."""
 
 
-def score_many(
-    model: LocalModel,
-    texts: Sequence[str | tuple[str, str]],
-    mode: str,
-    at: Sequence[int],
-    watch: bool,
-    batch: int,
-    progress: bool | Report | None,
-    settings: Mapping[str, Any],
-) -> list[Score]:
-    """See `LocalModel.score_many`."""
-    asked = model._asked(settings)
-    _check_list("text", texts)
-    parts = [split_text(f"text {place}", text, mode) for place, text in enumerate(texts)]
-    if watch and mode == "transductive":
-        raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
-    points = scored_steps(at)
-    meter = Meter("scoring", "texts", reporter(progress), total=len(parts))
-
-    def after(now: TunedModel, taken: Mapping[int, PromptState]) -> None:
-        due = {owner: task for owner, task in taken.items() if task.steps in points}
-        with _shared_timer(list(due.values()), "score"):
-            seen = now.likelihoods(
-                [(task.scored, task.before) for task in due.values()],
-                owners=list(due),
-                texts=[task.context for task in due.values()],
-            )
-        for task, one in zip(due.values(), seen, strict=True):
-            task.curve[task.steps] = one.bits_per_byte
-        meter.add(sum(_step_share(task, asked) for task in taken.values()))
-
-    def work(now: TunedModel, tasks: Sequence[PromptState]) -> None:
-        with _shared_timer(tasks, "score"):
-            seen = now.likelihoods(
-                [(task.scored, task.before) for task in tasks],
-                owners=range(len(tasks)),
-                texts=[task.context for task in tasks],
-            )
-        for task, one in zip(tasks, seen, strict=True):
-            task.tuned = task.base if task.went.ended == "diverged" else one
-
-    scores: list[Score] = []
-    for some in _prompt_batches(parts, batch):
-        tasks = _select_passages(model, some, asked)
-        with _shared_timer(tasks, "score"):
-            base = model.controller.likelihoods([(task.scored, task.before) for task in tasks])
-        for task, one in zip(tasks, base, strict=True):
-            refuse_unscored(f"text {task.scored[:40]!r}", one)
-            task.base = one
-            task.curve = {0: one.bits_per_byte} if 0 in points else {}
-        _tune(model.controller, tasks, asked, watch, after, work)
-        scores.extend(
-            Score(
-                task.base.bits_per_byte,
-                task.tuned.bits_per_byte,
-                mode,
-                task.tuned,
-                task.base,
-                task.found,
-                task.went,
-                tuple(sorted(task.curve.items())),
-                task.clock,
-            )
-            for task in tasks
-        )
-        meter.at(len(scores))
-    meter.finish()
-    return scores
+# --- the steps
 
 
-def generate_many(
-    model: LocalModel,
-    prompts: Sequence[str],
-    watch: bool,
-    batch: int,
-    progress: bool | Report | None,
-    sampling: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> list[Answer]:
-    """See `LocalModel.generate_many`."""
-    asked = model._asked(settings)
-    parts = [(prompt, "", "") for prompt in _checked_prompts("prompt", prompts)]
-    stop = sampling["stop"]
-    how = {**sampling, "stop": [stop] if isinstance(stop, str) else list(stop)}
-    check_sampling(how["max_new_tokens"], how["temperature"], how["top_p"], how["stop"], model.controller.context)
-    meter = Meter("answering", "prompts", reporter(progress), total=len(parts))
-
-    def after(_: TunedModel, taken: Mapping[int, PromptState]) -> None:
-        meter.add(sum(_step_share(task, asked) for task in taken.values()))
-
-    def work(now: TunedModel, tasks: Sequence[PromptState]) -> None:
-        with _shared_timer(tasks, "generate"):
-            made = now.generate(
-                [task.prompt for task in tasks], owners=range(len(tasks)), texts=[task.context for task in tasks], **how
-            )
-        for task, one in zip(tasks, made, strict=True):
-            task.made = one
-
-    answers: list[Answer] = []
-    for some in _prompt_batches(parts, batch):
-        tasks = _select_passages(model, some, asked)
-        _tune(model.controller, tasks, asked, watch, after, work)
-        answers.extend(
-            Answer(
-                task.made.text, task.made.stopped, task.made.tokens, task.found, task.went, task.made.cut, task.clock
-            )
-            for task in tasks
-        )
-        meter.at(len(answers))
-    meter.finish()
-    return answers
-
-
-def learned_many(
-    model: LocalModel, prompts: Sequence[str], work: TunedWork, batch: int, settings: Mapping[str, Any]
-) -> None:
-    """Do ``work`` with a model that has learned for each prompt; task i of a call of it is owner i of its model."""
-    asked = model._asked(settings)
-    parts = [(prompt, "", "") for prompt in _checked_prompts("prompt", prompts)]
-    for some in _prompt_batches(parts, batch):
-        _tune(model.controller, _select_passages(model, some, asked), asked, False, lambda *_: None, work)
-
-
-def selected_many(model: LocalModel, prompts: Sequence[str], settings: Mapping[str, Any]) -> list[PromptState]:
-    """What each prompt is to learn from; the trace is there already where nothing is to be learned."""
-    return _select_passages(
-        model, [(prompt, "", "") for prompt in _checked_prompts("prompt", prompts)], model._asked(settings)
-    )
-
-
-# --- inside
-
-
-def _check_list(what: str, texts: object) -> None:
-    if isinstance(texts, str):
-        raise InvalidInput(f"{what}s must be a list; for one {what} there is the method without _many")
-
-
-def _checked_prompts(what: str, texts: Sequence[str]) -> list[str]:
-    _check_list(what, texts)
-    return [text_with_content(f"{what} {place}", text) for place, text in enumerate(texts)]
-
-
-def _prompt_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    whole_number("batch", size)
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _select_passages(
-    model: LocalModel, parts: Sequence[tuple[str, str, str]], asked: CallSettings
-) -> list[PromptState]:
-    """All selections, in one search where they are made by the memory's own vectors."""
-    prompts = [prompt for prompt, _, _ in parts]
+def select(memory: Searcher, settings: CallSettings, prompts: Sequence[str]) -> list[PromptState]:
+    """The selection for each prompt; the trace is there already where nothing is to be tuned."""
     began = time.perf_counter()
-    if getattr(asked, "features", None) is not None:  # of the model itself, which looks at each prompt's own candidates
-        found = [model._select(prompt, asked) for prompt in prompts]
-    else:
-        found = model.memory.search_many(prompts, asked.n, method=asked.method, **asked.search)
-    share = (time.perf_counter() - began) / len(parts)
-    tasks = [
-        PromptState(*part, one, asked.context(one), clock={"select": share, "tune": 0.0})
-        for part, one in zip(parts, found, strict=True)
-    ]
-    for task in tasks:
-        if asked.use == "context" or not is_worth_tuning(task.found, asked.decide):
-            ended = "declined" if asked.use != "context" else "done" if task.context else "nothing"
-            task.trace = asked.noted(Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)}))
-    return tasks
+    request = replace(settings.request, prompts=prompts)
+    found = memory.run(request) if settings.embed is None else rerank(memory, request, settings.embed)
+    share = (time.perf_counter() - began) / max(1, len(prompts))
+    states = []
+    for prompt, own in zip(prompts, found, strict=True):
+        context, trace = () if settings.use == "weights" else tuple(own.texts), settings.untuned(own)
+        clock = {"select": share, "tune": 0.0}
+        states.append(PromptState(prompt, own, context, trace is None, trace or NO_TRACE, clock=clock))
+    return states
 
 
-def _tune(
+def tuning_groups(
+    controller: Controller, states: Sequence[PromptState], settings: CallSettings
+) -> list[list[PromptState]]:
+    """The prompts that are tuned together; those first for which nothing is tuned."""
+    untuned = [state for state in states if not state.tunes]
+    left = [state for state in states if state.tunes]
+    together = len(left) > 1 and controller.can_tune_many(settings.tuning)
+    return [group for group in (untuned, *([left] if together else ([state] for state in left))) if group]
+
+
+@restoring
+def tuned(
     controller: Controller,
-    tasks: Sequence[PromptState],
-    asked: CallSettings,
-    watch: bool,
-    after: AfterTunedSteps,
-    work: TunedWork,
-) -> None:
-    """Do the ``work`` for every task with a model that has learned for it, where that is worth it."""
-    alone = SinglePromptTuner(controller)
-    if as_it_is := [task for task in tasks if task.trace is not None]:
-        work(alone, as_it_is)
-    left = [task for task in tasks if task.trace is None]
-    if left and can_stack(controller.engine, controller.tuning_settings(**asked.tuning)):
-        _tune_together(controller, left, asked, watch, after, work)
+    group: Sequence[PromptState],
+    settings: CallSettings,
+    *,
+    watch: bool = False,
+    taken: AfterTunedSteps | None = None,
+    after: AfterStep | None = None,
+) -> Iterator[TunedModel]:
+    """The model, tuned for one of `tuning_groups` inside the block and itself again afterwards.
+
+    Args:
+        controller: the model.
+        group: prompts; their steps, trace and clock are filled in.
+        settings: how to tune.
+        watch: end when the prompt itself is predicted worse.
+        taken: called after steps that were taken together, with the model as it is then.
+        after: called after each step of each prompt.
+    """
+    model: TunedModel = SinglePromptTuner(controller)
+    if not group[0].tunes:
+        yield model
         return
-    for task in left:
 
-        def stepped(_: Step, task: PromptState = task) -> None:
-            task.steps += 1
-            after(alone, {0: task})
+    def stepped(steps: Mapping[int, Step]) -> None:
+        for owner in steps:
+            group[owner].steps += 1
+        if taken is not None:
+            taken(model, {owner: group[owner] for owner in steps})
+        if after is not None:
+            for step in steps.values():
+                after(step)
 
-        def look(prompt: str = task.prompt) -> float:
-            return controller.likelihood(prompt).nats_per_token
+    scored, began = sum(state.clock.get("score", 0.0) for state in group), time.perf_counter()
+    tuning, texts = settings.tuning.to_dict(), [state.found.texts for state in group]
+    opened: AbstractContextManager[Tuner | BatchTuner]
+    opened = controller.tuning(**tuning) if len(group) == 1 else controller.tuning_many(len(group), **tuning)
+    with opened as tuner:
+        if isinstance(tuner, BatchTuner):
+            model = tuner
+            traces = tuner.learn(texts, watch=[state.prompt for state in group] if watch else None, after=stepped)
+        else:
+            prompt = group[0].prompt
+            look = (lambda: controller.likelihood(prompt).nats_per_token) if watch else None
+            traces = [tuner.learn(texts[0], watch=look, after=lambda step: stepped({0: step}))]
+        # Time in which something was scored on the way is no time of tuning.
+        scored -= sum(state.clock.get("score", 0.0) for state in group)
+        for state, trace in zip(group, traces, strict=True):
+            state.trace = replace(trace, settings={**trace.settings, **settings.notes})
+            state.clock["tune"] = (time.perf_counter() - began + scored) / len(group)
+        yield model
 
-        began = _unscored_time([task])
-        with controller.tuning(**asked.tuning) as tuner:
-            trace = tuner.learn(task.found.texts, watch=look if watch else None, after=stepped)
-            task.trace = asked.noted(trace)
-            _record_tuning_time([task], began)
-            work(alone, [task])
+
+# --- what is done with a tuned model
 
 
-def _tune_together(
+def score(
     controller: Controller,
-    tasks: Sequence[PromptState],
-    asked: CallSettings,
-    watch: bool,
-    after: AfterTunedSteps,
-    work: TunedWork,
-) -> None:
-    began = _unscored_time(tasks)
-    with controller.tuning_many(len(tasks), **asked.tuning) as many:
+    memory: Searcher,
+    settings: CallSettings,
+    parts: Sequence[tuple[str, str, str]],
+    *,
+    mode: str,
+    points: frozenset[int] = frozenset(),
+    watch: bool = False,
+    after: AfterStep | None = None,
+    name: str = "",
+) -> list[Score]:
+    """The scores of texts before and after the model is tuned for each.
 
-        def stepped(steps: Mapping[int, Step]) -> None:
-            taken = {owner: tasks[owner] for owner in steps}
-            for task in taken.values():
-                task.steps += 1
-            after(many, taken)
+    Args:
+        controller: the model.
+        memory: the texts to tune on.
+        settings: how to select and to tune.
+        parts: of each text the prompt, what is scored, and what is read before that; see `siftlm.call.split_text`.
+        mode: noted in the results.
+        points: also score after these numbers of steps.
+        watch: end tuning when the prompt is predicted worse.
+        after: called after each step.
+        name: of the text in an error; left out, a text is known by its beginning.
+    """
+    # 1. Select, and score by the base model.
+    states = select(memory, settings, [prompt for prompt, _, _ in parts])
+    for state, (_, scored, before) in zip(states, parts, strict=True):
+        state.scored, state.before = scored, before
+    base = _likelihoods(SinglePromptTuner(controller), dict(enumerate(states)), [()] * len(states))
+    for state, one in zip(states, base, strict=True):
+        if not one.tokens or not one.bytes:
+            raise InvalidInput(f"nothing of {name or f'text {state.scored[:40]!r}'} can be scored: {WHY_UNSCORED}")
+        state.base, state.seen = one, {0: one} if 0 in points else {}
 
-        traces = many.learn(
-            [task.found.texts for task in tasks],
-            watch=[task.prompt for task in tasks] if watch else None,
-            after=stepped,
+    def taken(model: TunedModel, stepped: Mapping[int, PromptState]) -> None:
+        due = {owner: state for owner, state in stepped.items() if state.steps in points}
+        seen = _likelihoods(model, due, [state.context for state in due.values()]) if due else []
+        for state, one in zip(due.values(), seen, strict=True):
+            state.seen[state.steps] = one
+
+    # 2. Tune, and score unless this very state was scored on the way.
+    for group in tuning_groups(controller, states, settings):
+        with tuned(controller, group, settings, watch=watch, taken=taken if points else None, after=after) as model:
+            left = {}
+            for owner, state in enumerate(group):
+                if state.trace.ended == "diverged":
+                    state.tuned = state.base
+                elif state.steps in state.seen and 0 < state.steps == state.trace.kept:
+                    state.tuned = state.seen[state.steps]
+                else:
+                    left[owner] = state
+            seen = _likelihoods(model, left, [state.context for state in left.values()]) if left else []
+            for state, one in zip(left.values(), seen, strict=True):
+                state.tuned = one
+    return [
+        Score(
+            state.base.bits_per_byte,
+            state.tuned.bits_per_byte,
+            mode,
+            state.tuned,
+            state.base,
+            state.found,
+            state.trace,
+            tuple((steps, one.bits_per_byte) for steps, one in sorted(state.seen.items())),
+            state.clock,
         )
-        for task, trace in zip(tasks, traces, strict=True):
-            task.trace = asked.noted(trace)
-        _record_tuning_time(tasks, began)
-        work(many, tasks)
+        for state in states
+    ]
 
 
-def _step_share(task: PromptState, asked: CallSettings) -> float:
-    """Of its learning, that one step is; about."""
-    turns = int(asked.tuning.get("passes", 1)) * int(asked.tuning.get("windows", 1))
-    return 1 / max(1, len(task.found) * turns)
+def generate(
+    controller: Controller,
+    memory: Searcher,
+    settings: CallSettings,
+    prompts: Sequence[str],
+    sampling: Mapping[str, Any],
+    *,
+    watch: bool = False,
+    after: AfterStep | None = None,
+) -> list[Answer]:
+    """The continuations of prompts, each by the model tuned for it; ``sampling`` is checked already."""
+    states = select(memory, settings, prompts)
+    for group in tuning_groups(controller, states, settings):
+        with tuned(controller, group, settings, watch=watch, after=after) as model:
+            began = time.perf_counter()
+            contexts, owners = [state.context for state in group], range(len(group))
+            made = model.generate([state.prompt for state in group], owners=owners, texts=contexts, **sampling)
+            for state, one in zip(group, made, strict=True):
+                state.generated, state.clock["generate"] = one, (time.perf_counter() - began) / len(group)
+    return [
+        Answer(
+            state.generated.text,
+            state.generated.stopped,
+            state.generated.tokens,
+            state.found,
+            state.trace,
+            state.generated.cut,
+            state.clock,
+        )
+        for state in states
+    ]
 
 
-def _unscored_time(tasks: Sequence[PromptState]) -> float:
-    """Stands still while something is scored for them."""
-    return time.perf_counter() - sum(task.clock.get("score", 0.0) for task in tasks)
+def tune_each(
+    controller: Controller, memory: Searcher, settings: CallSettings, prompts: Sequence[str], work: TunedWork
+) -> None:
+    """Call ``work`` with a model that is tuned for each prompt."""
+    states = select(memory, settings, prompts)
+    for group in tuning_groups(controller, states, settings):
+        with tuned(controller, group, settings) as model:
+            work(model, group)
 
 
-def _record_tuning_time(tasks: Sequence[PromptState], began: float) -> None:
-    share = (_unscored_time(tasks) - began) / len(tasks)
-    for task in tasks:
-        task.clock["tune"] = share
+def in_batches(
+    items: Sequence[Item], batch: int, meter: Meter, work: Callable[[Sequence[Item]], list[Result]]
+) -> list[Result]:
+    """The results of ``work``, called with ``batch`` items at a time."""
+    batch = whole_number("batch", batch)
+    results: list[Result] = []
+    for start in range(0, len(items), batch):
+        results += work(items[start : start + batch])
+        meter.at(len(results))
+    meter.finish()
+    return results
 
 
-@contextmanager
-def _shared_timer(tasks: Sequence[PromptState], what: str) -> Iterator[None]:
-    """Each has its share of the time."""
+def _likelihoods(
+    model: TunedModel, states: Mapping[int, PromptState], contexts: Sequence[Sequence[str]]
+) -> list[Likelihood]:
+    """The likelihoods of the scored texts, owner in the model -> prompt; each has its share of the time."""
     began = time.perf_counter()
-    yield
-    for task in tasks:
-        task.clock[what] = task.clock.get(what, 0.0) + (time.perf_counter() - began) / len(tasks)
+    pairs = [(state.scored, state.before) for state in states.values()]
+    seen = model.likelihoods(pairs, owners=list(states), texts=contexts)
+    for state in states.values():
+        state.clock["score"] = state.clock.get("score", 0.0) + (time.perf_counter() - began) / len(states)
+    return seen

@@ -1,50 +1,34 @@
-"""The main flow: a prompt -> candidates -> selection -> tune -> score or generate -> forget.
-
-`LocalModel` brings a memory and a controller together for one prompt at a time. Read `LocalModel.learned` first.
-"""
+"""`LocalModel`: a memory and a controller brought together. What it does for a prompt is written in `siftlm.flow`."""
 
 from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import Any, Literal
 
-from siftlm import recipes
-from siftlm.call import (
-    GRADIENT_FEATURES,
-    LOCAL_SETTINGS,
-    CallSettings,
-    check_setting_names,
-    is_worth_tuning,
-    refuse_unscored,
-    scored_steps,
-    split_text,
-)
-from siftlm.controller import Controller
-from siftlm.controller.generation import check_sampling
-from siftlm.controller.restore import restoring
-from siftlm.controller.settings import Tuning, setting_names
-from siftlm.embedding.gradients import GradientEmbedder
-from siftlm.errors import Conflict, setting
-from siftlm.memory import Found, Memory
-from siftlm.memory.request import with_defaults
-from siftlm.memory.rerank import check_rerank as check_reselect
-from siftlm.memory.rerank import rerank
-from siftlm.memory.searcher import Searcher
-from siftlm.progress import Report
+from siftlm import flow, recipes
+from siftlm.call import GRADIENT_FEATURES, LOCAL_SETTINGS, CallSettings, scored_steps, split_text
+from siftlm.controller import Controller, Tuning, check_sampling, restoring
+from siftlm.embedding.models import GradientSettings, ModelEmbedder
+from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.memory import Found, Memory, Search, Searcher
+from siftlm.memory.request import search_request
+from siftlm.memory.rerank import check_rerank
+from siftlm.progress import Meter, Report, reporter
 from siftlm.results import Answer, Learned, Score
-from siftlm.selection import kernels
-from siftlm.types import Step, Trace, Vectors
+from siftlm.types import Step, Vectors
 from siftlm.validation import text_with_content
 
 logger = logging.getLogger(__name__)
 
+# The seed of a `Search`, among settings by name, where ``seed`` is that of tuning.
+SELECTION_SEED = "seed of the selection"
+
 
 class LocalModel:
-    """A language model that learns from a memory for every prompt, and forgets.
+    """A language model that is fine-tuned on texts of a memory for each prompt, and restored afterwards.
 
     Args:
         model: a name, a folder, a transformers model (with ``tokenizer``), or a `Controller`.
@@ -52,8 +36,11 @@ class LocalModel:
         embedder: for a folder whose own embedder has moved.
         tokenizer, engine, rank, alpha, targets, device, dtype, context: see `Controller`.
         calibrated: begin with what calibration chose for this memory and this model.
+        search, tuning: a `siftlm.Search` and a `siftlm.Tuning`, whose fields that differ from their defaults count as
+            if they were given by name.
         **settings: what to use unless a call says otherwise: ``n``, ``method``, ``use``, ``decide``, ``features``;
-            those of tuning (see `siftlm.controller.Tuning`) and of the search (see `Memory.search`).
+            the fields of `siftlm.Search` and of `siftlm.Tuning`, and the method's own options. They win over
+            ``search`` and ``tuning``.
 
     ``features="gradients"`` selects among the ``k`` nearest by what the model would learn from each, not by the
     memory's own vectors; any `siftlm.embedding.Embedder` will do as well.
@@ -63,7 +50,7 @@ class LocalModel:
 
     What is not given comes from the memory's calibration for this model, if there is one, and else from published
     values: 50 texts of the 200 nearest by SIFT, one step on each. Of a calibration that was made for another method
-    than the one asked for, only the settings of tuning and ``n`` are taken; of one that was made with all weights where
+    than the one in use, only the settings of tuning and ``n`` are taken; of one that was made with all weights where
     this model tunes adapters, or the other way round, all but the learning rate.
     """
 
@@ -82,6 +69,8 @@ class LocalModel:
         dtype: str | None = None,
         context: int | None = None,
         calibrated: bool = True,
+        search: Search | None = None,
+        tuning: Tuning | None = None,
         **settings: Any,
     ) -> None:
         if isinstance(memory, Searcher):
@@ -106,50 +95,45 @@ class LocalModel:
                 dtype=dtype,
                 context=context,
             )
-        self._calibration, self._defaults = self._calibrated() if calibrated else {}, settings
-        self._own_gradients: GradientEmbedder | None = None
-        self._checked({})  # a wrong setting is said here rather than at the first prompt
+        self.calibration: Mapping[str, Any] = self._calibrated() if calibrated else {}
+        """The settings that calibration chose; empty where there is none, or none is wanted."""
+        self._defaults = _by_name({"search": search, "tuning": tuning, **settings})
+        self.settings()  # a wrong setting is an error here rather than at the first prompt
 
     # --- the flow
 
     @restoring
     def learned(
-        self, prompt: str, *, watch: bool = False, after: Callable[[Step], None] | None = None, **settings: Any
+        self,
+        prompt: str,
+        n: int | None = None,
+        method: Any = None,
+        *,
+        watch: bool = False,
+        after: Callable[[Step], None] | None = None,
+        **settings: Any,
     ) -> Iterator[Learned]:
-        """Select for the prompt, tune, and stay so inside the block.
+        """The model, fine-tuned for the prompt inside the block and restored afterwards.
 
-        ``watch``: end when the prompt itself is foreseen worse. ``after``: told of each step.
+        ``watch``: end when the prompt itself is predicted worse. ``after``: called after each step.
         """
         text_with_content("the prompt", prompt)
-        asked = self._asked(settings)
-        with self._learned(prompt, asked, self._select(prompt, asked), watch, after) as learned:
-            yield learned
-
-    @restoring
-    def _learned(
-        self, prompt: str, asked: CallSettings, found: Found, watch: bool, after: Callable[[Step], None] | None
-    ) -> Iterator[Learned]:
-        context = asked.context(found)
-        if asked.use == "context" or not is_worth_tuning(found, asked.decide):
-            ended = "declined" if asked.use != "context" else "done" if context else "nothing"
-            trace = Trace((), ended, 0, {"use": asked.use, "decide": str(asked.decide)})
-            yield Learned(found, asked.noted(trace), context)
-            return
-        with self.controller.tuning(**asked.tuning) as tuner:
-            trace = tuner.learn(found.texts, watch=self._watch(prompt) if watch else None, after=after)
-            yield Learned(found, asked.noted(trace), context)
+        resolved = self.call_settings(n, method, **settings)
+        [state] = flow.select(self.memory, resolved, [prompt])
+        with flow.tuned(self.controller, [state], resolved, watch=watch, after=after):
+            yield Learned(state.found, state.trace, state.context)
 
     @restoring
     def tuned(self, prompt: str, n: int | None = None, method: Any = None, **settings: Any) -> Iterator[Any]:
         """The plain transformers model, tuned for the prompt inside the block and itself again afterwards."""
-        with self.learned(prompt, **_without_none(n=n, method=method), **settings):
+        with self.learned(prompt, n, method, **settings):
             yield self.controller.model
 
     def select(self, prompt: str, n: int | None = None, method: Any = None, **settings: Any) -> Found:
-        """What the model would learn from."""
-        return self._select(
-            text_with_content("the prompt", prompt), self._asked({**_without_none(n=n, method=method), **settings})
-        )
+        """The texts that the model would be tuned on."""
+        text_with_content("the prompt", prompt)
+        resolved = self.call_settings(n, method, **settings)
+        return flow.select(self.memory, resolved, [prompt])[0].found
 
     def score(
         self,
@@ -163,63 +147,32 @@ class LocalModel:
         after: Callable[[Step], None] | None = None,
         **settings: Any,
     ) -> Score:
-        """Bits per byte of a text before and after the model learned for it.
+        """The bits per byte of a text before and after the model is tuned for it.
 
         Args:
             text: at least two words, in mode ``split``; or a pair, the prompt and the continuation that is scored.
-            n: how many texts to learn from.
+            n: how many texts to tune on.
             method: how to select them.
-            mode: ``split`` takes the first half as the prompt and scores the second, as a user gets it who wants a
-                continuation; ``transductive`` takes the text as the prompt for itself, as published.
+            mode: ``split`` takes the first half as the prompt and scores the second, which is what a continuation is
+                worth; ``transductive`` takes the text as the prompt for itself, as in the published tables.
             at: also score after these numbers of steps.
-            watch: end tuning when the prompt is foreseen worse (``split`` only).
-            after: told of each step.
-            **settings: as for `LocalModel`.
+            watch: end tuning when the prompt is predicted worse (``split`` only).
+            after: called after each step.
+            **settings: as for `LocalModel`, ``search`` and ``tuning`` included.
         """
-        prompt, scored, before = split_text("the text", text, mode)
-        if watch and mode == "transductive":
-            raise Conflict("watch=True in mode 'transductive' would watch the very text that is scored")
-        points = scored_steps(at)
-        asked = self._asked({**_without_none(n=n, method=method), **settings})
-        clock: dict[str, float] = {}
-        with _timer(clock, "score"):
-            base = self.controller.likelihood(scored, after=before)
-        refuse_unscored("the text", base)
-        seen = {0: base} if 0 in points else {}
-        found = self._select(prompt, asked)
-        taken = 0
-
-        def stepped(step: Step) -> None:
-            nonlocal taken
-            taken += 1
-            if taken in points:
-                with _timer(clock, "score"):
-                    seen[taken] = self.controller.likelihood(scored, after=before, texts=asked.context(found))
-            if after is not None:
-                after(step)
-
-        began = time.perf_counter() - clock["score"]  # what is scored on the way counts as scoring
-        with self._learned(prompt, asked, found, watch, stepped) as learned:
-            clock["tune"] = time.perf_counter() - began - clock["score"]
-            if taken and taken in seen and learned.trace.kept == taken:
-                tuned = seen[taken]  # by this very model
-            else:
-                with _timer(clock, "score"):
-                    tuned = self.controller.likelihood(scored, after=before, texts=learned.context)
-        clock["select"] = sum(found.seconds.values())
-        if learned.trace.ended == "diverged":
-            tuned = base
-        return Score(
-            base.bits_per_byte,
-            tuned.bits_per_byte,
-            mode,
-            tuned,
-            base,
-            learned.found,
-            learned.trace,
-            tuple((step, one.bits_per_byte) for step, one in sorted(seen.items())),
-            clock,
-        )
+        parts = split_text("the text", text, mode)
+        points = scored_steps(at, watch=watch, mode=mode)
+        return flow.score(
+            self.controller,
+            self.memory,
+            self.call_settings(n, method, **settings),
+            [parts],
+            mode=mode,
+            points=points,
+            watch=watch,
+            after=after,
+            name="the text",
+        )[0]
 
     def generate(
         self,
@@ -236,36 +189,21 @@ class LocalModel:
         after: Callable[[Step], None] | None = None,
         **settings: Any,
     ) -> Answer:
-        """Continue the prompt with a model that has learned for it.
+        """The continuation of a prompt by the model tuned for it.
 
         Args:
             prompt: what to continue.
-            n: how many texts to learn from.
+            n: how many texts to tune on.
             method: how to select them.
-            max_new_tokens, temperature, top_p, stop, seed: see `siftlm.controller.generation.generate`.
-            watch: end tuning when the prompt itself is foreseen worse.
-            after: told of each step.
-            **settings: as for `LocalModel`.
+            max_new_tokens, temperature, top_p, stop, seed: see `siftlm.controller.Controller.generate`.
+            watch: end tuning when the prompt itself is predicted worse.
+            after: called after each step.
+            **settings: as for `LocalModel`, ``search`` and ``tuning`` included.
         """
-        stops = [stop] if isinstance(stop, str) else list(stop)
-        check_sampling(max_new_tokens, temperature, top_p, stops, self.controller.context)  # before any tuning
-        clock: dict[str, float] = {}
-        began = time.perf_counter()
-        given = {**_without_none(n=n, method=method), **settings}
-        with self.learned(prompt, watch=watch, after=after, **given) as learned:
-            clock["select"] = sum(learned.found.seconds.values())
-            clock["tune"] = time.perf_counter() - began - clock["select"]
-            with _timer(clock, "generate"):
-                made = self.controller.generate(
-                    prompt,
-                    max_new_tokens=max_new_tokens,
-                    texts=learned.context,
-                    temperature=temperature,
-                    top_p=top_p,
-                    stop=stops,
-                    seed=seed,
-                )
-        return Answer(made.text, made.stopped, made.tokens, learned.found, learned.trace, made.cut, clock)
+        sampling = self._sampling(max_new_tokens, temperature, top_p, stop, seed)
+        text_with_content("the prompt", prompt)
+        resolved = self.call_settings(n, method, **settings)
+        return flow.generate(self.controller, self.memory, resolved, [prompt], sampling, watch=watch, after=after)[0]
 
     def score_many(
         self,
@@ -285,11 +223,25 @@ class LocalModel:
         The results are those of `score`, for LoRA up to rounding: to four decimals in ``precision="float32"``, while in
         bfloat16 bits per byte may differ in the third.
         """
-        from siftlm.flow import score_many
+        resolved = self.call_settings(n, method, **settings)
+        _check_list("text", texts)
+        parts = [split_text(f"text {place}", text, mode) for place, text in enumerate(texts)]
+        points = scored_steps(at, watch=watch, mode=mode)
+        meter = Meter("scoring", "texts", reporter(progress), total=len(parts))
 
-        return score_many(
-            self, texts, mode, at, watch, batch, progress, {**_without_none(n=n, method=method), **settings}
-        )
+        def work(some: Sequence[tuple[str, str, str]]) -> list[Score]:
+            return flow.score(
+                self.controller,
+                self.memory,
+                resolved,
+                some,
+                mode=mode,
+                points=points,
+                watch=watch,
+                after=lambda _: meter.add(resolved.step_share),
+            )
+
+        return flow.in_batches(parts, batch, meter, work)
 
     def generate_many(
         self,
@@ -311,43 +263,117 @@ class LocalModel:
 
         The results are those of `generate`, for LoRA up to rounding; see `score_many`.
         """
-        from siftlm.flow import generate_many
+        resolved = self.call_settings(n, method, **settings)
+        checked = _checked_prompts(prompts)
+        sampling = self._sampling(max_new_tokens, temperature, top_p, stop, seed)
+        meter = Meter("answering", "prompts", reporter(progress), total=len(checked))
 
-        sampling = {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "stop": stop,
-            "seed": seed,
-        }
-        given = {**_without_none(n=n, method=method), **settings}
-        return generate_many(self, prompts, watch, batch, progress, sampling, given)
+        def work(some: Sequence[str]) -> list[Answer]:
+            return flow.generate(
+                self.controller,
+                self.memory,
+                resolved,
+                some,
+                sampling,
+                watch=watch,
+                after=lambda _: meter.add(resolved.step_share),
+            )
+
+        return flow.in_batches(checked, batch, meter, work)
+
+    # --- for evaluation, serving and integrations
+
+    def select_many(self, prompts: Sequence[str], **settings: Any) -> list[flow.PromptState]:
+        """The selection for each prompt; the trace is there already where nothing is to be tuned."""
+        return flow.select(self.memory, self._resolved(settings), _checked_prompts(prompts))
+
+    def tune_many(self, prompts: Sequence[str], work: flow.TunedWork, *, batch: int = 32, **settings: Any) -> None:
+        """Call ``work(model, prompts)`` with a model tuned for each; prompt i of a call is owner i of its model.
+
+        LoRA tunes ``batch`` prompts at once.
+        """
+        resolved = self._resolved(settings)
+
+        def tune(some: Sequence[str]) -> list[None]:
+            flow.tune_each(self.controller, self.memory, resolved, some, work)
+            return [None] * len(some)
+
+        flow.in_batches(_checked_prompts(prompts), batch, Meter("tuning", "prompts", None), tune)
+
+    def uncalibrated(self) -> LocalModel:
+        """The same model, memory and settings, without what calibration chose."""
+        return LocalModel(self.controller, self.memory, calibrated=False, **self._defaults)
+
+    # --- settings
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        """What a call with these changes goes by; a name that is not known or a wrong value is an error.
+        """The settings of a call with these changes; an unknown name or a wrong value is an error.
 
         Of the search λ and repeats are there; other settings that nobody chose are left out, and have the defaults of
         `Memory.search`.
         """
-        asked = self._checked(changes)
-        own = {name: getattr(asked, name) for name in LOCAL_SETTINGS}
-        own["method"] = asked.recipe or asked.method
-        tuning = self.controller.tuning_settings(**asked.tuning).to_dict()
-        return {**own, **with_defaults(asked.method, asked.search), **tuning}
+        resolved = self._resolved(changes)
+        request = resolved.request
+        if resolved.features is None:
+            self.memory.check_request(request)
+        else:
+            check_rerank(self.memory, request)
+        return {
+            "n": request.n,
+            "method": resolved.recipe or request.method,
+            "use": resolved.use,
+            "decide": resolved.decide,
+            "features": resolved.features,
+            **{name: getattr(request.search, name) for name in resolved.chosen},
+            **{name: request.selection[name] for name in ("noise", "replacement") if name in request.selection},
+            **request.options,
+            **resolved.tuning.to_dict(),
+        }
 
     def tuning_settings(self, **changes: Any) -> Tuning:
-        """How a call with these changes learns."""
-        return self.controller.tuning_settings(**self._asked(changes).tuning)
+        """The settings of tuning of a call with these changes."""
+        return self._resolved(changes).tuning
+
+    def call_settings(self, n: int | None = None, method: Any = None, **changes: Any) -> CallSettings:
+        """The resolved settings of a call with these changes.
+
+        A call wins over the model, this over a recipe, this over calibration, and this over defaults.
+        """
+        if n is not None:
+            changes["n"] = n
+        if method is not None:
+            changes["method"] = method
+        return self._resolved(changes)
 
     # --- inside
 
+    def _resolved(self, changes: Mapping[str, Any]) -> CallSettings:
+        """The settings of the model with these changes; the one place where they are sorted by who needs them."""
+        if "search" in changes or "tuning" in changes:
+            changes = _by_name(changes)
+        known, recipe = recipes.merged(self.calibration, self._defaults, changes)
+        own = {name: known.pop(name) for name in LOCAL_SETTINGS if name in known}
+        how = {name: known.pop(name) for name in Tuning.names() if name in known}
+        if SELECTION_SEED in known:
+            known["seed"] = known.pop(SELECTION_SEED)
+        n, method, features = own.pop("n", 50), own.pop("method", "sift"), own.get("features")
+        request = search_request(n, method, known, also_known=(*Tuning.names(), *LOCAL_SETTINGS))
+        return CallSettings(
+            request,
+            self.controller.tuning_settings(**how),
+            embed=None if features is None else partial(self._embed, features),
+            recipe=recipe,
+            chosen=frozenset(known) - request.options.keys(),
+            **own,
+        )
+
     def _calibrated(self) -> dict[str, Any]:
-        """What calibration chose for this memory and this model."""
+        """The settings that calibration chose for this memory and this model."""
         known = getattr(self.memory, "manifest", None)
         record = (known.calibration if known is not None else {}).get(self.controller.name, {})
         made_with = record.get("model", {}).get("engine", {}).get("engine", "full")
         if record and (made_with != "full") != self.controller.adapters:
-            # All of it was chosen for a rate and a number of steps that are not these.
+            # All of them were chosen with a rate and a number of steps that do not fit this engine.
             own = "lora" if self.controller.adapters else "full"
             logger.warning(
                 "the calibration of this memory was made with engine=%r and is left out: "
@@ -358,65 +384,56 @@ class LocalModel:
             return {}
         return dict(record.get("settings", {}))
 
-    def _asked(self, given: Mapping[str, Any]) -> CallSettings:
-        merged, recipe = recipes.merged(self._calibration, self._defaults, given)
-        tuning = {name: merged.pop(name) for name in setting_names() if name in merged}
-        own = {name: merged.pop(name) for name in LOCAL_SETTINGS if name in merged}
-        if isinstance(merged.get("kernel"), str):  # as calibration writes it down
-            merged["kernel"] = kernels.named(merged["kernel"])
-        if isinstance(merged.get("prior"), str):
-            merged["prior"] = kernels.named_prior(merged["prior"])
-        asked = CallSettings(tuning=tuning, search=merged, recipe=recipe, **own)
-        check_setting_names(merged, asked.method)
-        self.controller.tuning_settings(**asked.tuning)
-        return asked
+    def _embed(self, features: Any, texts: Sequence[str]) -> Vectors:
+        """The features of texts, by the model as it is now."""
+        made = self.gradient_embedder if features == GRADIENT_FEATURES else features
+        vectors: Vectors = self.controller.evaluating(lambda: made.embed(texts))
+        return vectors
 
-    def _checked(self, given: Mapping[str, Any]) -> CallSettings:
-        """The same, with what is wrong for the search said now."""
-        asked = self._asked(given)
-        if asked.features is None:
-            self.memory.check(asked.n, method=asked.method, **asked.search)
-        else:
-            check_reselect(self.memory, asked.n, method=asked.method, **asked.search)
-        return asked
+    @cached_property
+    def gradient_embedder(self) -> ModelEmbedder:
+        """The features ``"gradients"``: those of the controller's own model, as it is when it is used."""
+        from siftlm.embedding.gradients import loaded_model_gradients  # which needs torch
 
-    def _select(self, prompt: str, asked: CallSettings) -> Found:
-        settings = asked.search
-        if asked.features is None:
-            return self.memory.search(prompt, asked.n, method=asked.method, **settings)
-        made = self._gradients() if asked.features == GRADIENT_FEATURES else asked.features
+        model, tokenizer, context = self.controller.model, self.controller.tokenizer, self.controller.context
+        name = f"gradients:{self.controller.name}"
+        made = loaded_model_gradients(name, model, tokenizer)
+        if made.max_tokens is None or made.max_tokens > context:
+            made = loaded_model_gradients(name, model, tokenizer, GradientSettings(max_tokens=context))
+        return made
 
-        def features(texts: Sequence[str]) -> Vectors:
-            return self.controller.evaluating(lambda: made.embed(texts))
-
-        return rerank(self.memory, prompt, asked.n, features, method=asked.method, **settings)
-
-    def _gradients(self) -> GradientEmbedder:
-        """Of the controller's own model, as it is when it is asked."""
-        if self._own_gradients is None:
-            model, tokenizer, context = self.controller.model, self.controller.tokenizer, self.controller.context
-            name = f"gradients:{self.controller.name}"
-            made = GradientEmbedder(name, model, tokenizer=tokenizer)
-            if made.max_tokens is None or made.max_tokens > context:
-                made = GradientEmbedder(name, model, tokenizer=tokenizer, max_tokens=context)
-            self._own_gradients = made
-        return self._own_gradients
-
-    def _watch(self, prompt: str) -> Callable[[], float]:
-        return lambda: self.controller.likelihood(prompt).nats_per_token
+    def _sampling(
+        self, max_new_tokens: int, temperature: float, top_p: float, stop: str | Sequence[str], seed: int
+    ) -> dict[str, Any]:
+        """How to draw tokens, checked before any tuning."""
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        check_sampling(max_new_tokens, temperature, top_p, stops, self.controller.context)
+        return {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "stop": stops,
+            "seed": seed,
+        }
 
     def __repr__(self) -> str:
         return f"LocalModel({self.controller!r}, {self.memory!r})"
 
 
-def _without_none(**settings: Any) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value is not None}
+def _by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name: those that the objects ``search`` and ``tuning`` choose, below the keywords."""
+    rest = dict(settings)
+    search = Search.chosen_in("search", rest.pop("search", None))
+    if "seed" in search:
+        search[SELECTION_SEED] = search.pop("seed")
+    return {**search, **Tuning.chosen_in("tuning", rest.pop("tuning", None)), **rest}
 
 
-@contextmanager
-def _timer(clock: dict[str, float], name: str) -> Iterator[None]:
-    began = time.perf_counter()
-    try:
-        yield
-    finally:
-        clock[name] = clock.get(name, 0.0) + time.perf_counter() - began
+def _check_list(what: str, texts: object) -> None:
+    if isinstance(texts, str):
+        raise InvalidInput(f"{what}s must be a list; for one {what} there is the method without _many")
+
+
+def _checked_prompts(prompts: Sequence[str]) -> list[str]:
+    _check_list("prompt", prompts)
+    return [text_with_content(f"prompt {place}", text) for place, text in enumerate(prompts)]

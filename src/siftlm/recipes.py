@@ -1,4 +1,4 @@
-"""Published procedures under one word, and which setting wins where several speak.
+"""Published procedures under one word, and the precedence of settings.
 
 A recipe is a way to select together with the way to learn that was published with it. `LocalModel` takes its word
 wherever it takes the name of a method.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from siftlm.controller.settings import setting_names
+from siftlm.controller import setting_names
 from siftlm.errors import UnknownName
 from siftlm.selection import problem
 from siftlm.selection.problem import Method
@@ -27,16 +27,12 @@ def find(method: Any) -> Method:
     >>> find("hullft").name
     'hull'
     """
-    if isinstance(method, str):
-        if method in RECIPES:
-            return problem.find_method(RECIPES[method]["method"])
-        if method not in problem.methods():
-            raise UnknownName("method", method, (*problem.methods(), *RECIPES))
-    return problem.find_method(method)
+    settings, _ = merged({}, {"method": method})
+    return problem.find_method(settings["method"])
 
 
 def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """All settings, and the word of the recipe among them, if there is one.
+    """The merged settings, and the word of the recipe among them, if there is one.
 
     What was given by name, last in a call, beats what a recipe implies, and this beats what calibration measured:
     ``reuse=3`` beside ``"hullft"`` means 3, wherever it stands. The recipe is that of the method in force; naming
@@ -53,6 +49,8 @@ def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[di
     explicit = {name: value for one in given for name, value in one.items()}
     measured = calibrated.get("method", "sift")
     word = explicit.get("method", measured)
+    if isinstance(word, str) and word not in RECIPES and word not in problem.methods():
+        raise UnknownName("method", word, (*problem.methods(), *RECIPES))
     if word != measured:
         calibrated = {name: calibrated[name] for name in (*setting_names(), "n") if name in calibrated}
     if not isinstance(word, str) or word not in RECIPES:

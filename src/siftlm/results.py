@@ -8,45 +8,48 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from siftlm.memory import Found
-from siftlm.types import Likelihood, Step, Trace
+from siftlm.types import Likelihood, Step, Trace, json_number
 
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """A model that has learned for one prompt; valid inside the block that made it."""
+    """A model fine-tuned for one prompt; valid inside the block that made it."""
 
     found: Found
-    """What it learned from."""
+    """The texts it was tuned on."""
     trace: Trace
-    """How that went."""
+    """The course of tuning."""
     context: tuple[str, ...]
-    """Texts to be put before the prompt: what was found, where it is used as context."""
+    """Texts to put before the prompt: those found, where they are used in context."""
 
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """How well a text was foreseen, before and after."""
+    """How well a text is predicted, before tuning and after."""
 
     base: float
     """Bits per byte of the base model."""
     tuned: float
-    """Bits per byte after tuning (and with the texts in the context, where that was asked for)."""
+    """Bits per byte after tuning (and with the texts in context, for ``use="context"`` and ``"both"``)."""
     mode: str
     """``split``: the first half was the prompt and the second is scored; ``transductive``: the scored text itself
     was the prompt, as in the published tables."""
     likelihood: Likelihood
-    """Of the tuned model."""
+    """The likelihood of the text by the tuned model."""
     base_likelihood: Likelihood
+    """The likelihood of the text by the base model."""
     found: Found
+    """The texts that the model was tuned on."""
     trace: Trace
+    """The course of tuning."""
     curve: tuple[tuple[int, float], ...] = ()
-    """(steps, bits per byte) wherever that was asked for."""
+    """(steps, bits per byte) at each point of ``at``."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """``select``, ``tune``, ``score``."""
+    """Seconds spent to ``select``, ``tune`` and ``score``."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Of the tuning."""
+        """The steps of tuning."""
         return self.trace.steps
 
     @property
@@ -55,49 +58,46 @@ class Score:
         return 100 * self.tuned / self.base if self.base else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dumps``; None where a number is not finite."""
+        """The score as a dict for ``json.dumps``; None where a number is not finite."""
         return {
-            "base": _finite_number(self.base),
-            "tuned": _finite_number(self.tuned),
+            "base": json_number(self.base),
+            "tuned": json_number(self.tuned),
             "mode": self.mode,
             "bytes": self.likelihood.bytes,
             "tokens": self.likelihood.tokens,
-            "curve": [[steps, _finite_number(value)] for steps, value in self.curve],
+            "curve": [[steps, json_number(value)] for steps, value in self.curve],
             "seconds": dict(self.seconds),
             "trace": self.trace.to_dict(),
             "found": self.found.to_dict(),
         }
 
     def __str__(self) -> str:
-        said = f"{self.base:.3f} -> {self.tuned:.3f} bits per byte ({self.percent:.1f} %), {self.mode}, "
-        return said + f"{self.trace.kept} steps ({self.trace.ended})"
+        figures = f"{self.base:.3f} -> {self.tuned:.3f} bits per byte ({self.percent:.1f} %), {self.mode}, "
+        return figures + f"{self.trace.kept} steps ({self.trace.ended})"
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A continuation of the prompt by the model that was tuned for it."""
+    """A continuation of a prompt by the model tuned for it."""
 
     text: str
     stopped: str
     """``end``, ``stop`` or ``length``."""
     tokens: int
-    """That were made."""
+    """The number of generated tokens."""
     found: Found
+    """The texts that the model was tuned on."""
     trace: Trace
+    """The course of tuning."""
     cut: int = 0
-    """Tokens of the prompt's beginning that did not fit into the context."""
+    """Tokens cut from the beginning of the prompt because they did not fit into the context."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """``select``, ``tune``, ``generate``."""
+    """Seconds spent to ``select``, ``tune`` and ``generate``."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dumps``."""
+        """The answer as a dict for ``json.dumps``."""
         own = {"text": self.text, "stopped": self.stopped, "tokens": self.tokens, "cut": self.cut}
         return {**own, "seconds": dict(self.seconds), "trace": self.trace.to_dict(), "found": self.found.to_dict()}
 
     def __str__(self) -> str:
         return self.text
-
-
-def _finite_number(value: float) -> float | None:
-    """Strict JSON has no NaN."""
-    return value if math.isfinite(value) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -123,14 +124,12 @@ def test_what_is_wrong_is_said_before_any_tuning(fake, siftlm, words, message):
     assert not any(controller.histories for controller in fake.made)
 
 
-def test_without_torch_the_extra_is_named(fake, siftlm, monkeypatch):
-    from siftlm.controller import Controller
-
-    monkeypatch.setattr("siftlm.local.Controller", Controller)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    status, out, err = siftlm("generate", "memory", PROMPT)
-    assert (status, out) == (1, "")
-    assert err == "siftlm: this needs the library 'torch': pip install 'siftlm[tune]'\n"
+def test_without_torch_the_extra_is_named():
+    script = "import sys; sys.modules['torch'] = None; from siftlm.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", script, "generate", "memory", PROMPT]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == "siftlm: this needs the library 'torch': pip install 'siftlm[tune]'\n"
 
 
 def test_ctrl_c_leaves_nothing_behind(fake, siftlm):

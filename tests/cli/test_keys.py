@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from siftlm.serving.auth import ApiKeys, Caller
+from siftlm.serving import ApiKeys, Caller
 from siftlm.serving.errors import NotAllowed
 
 
@@ -60,7 +60,7 @@ def test_a_wrong_right_is_a_wrong_command_line(siftlm, file, right):
 
 def test_what_is_not_there_is_said(siftlm, file):
     status, _, err = siftlm("keys", "list", str(file))
-    assert (status, f"siftlm keys add {file} NAME makes one" in err) == (1, True)
+    assert (status, f"siftlm keys add {file} NAME creates it" in err) == (1, True)
     siftlm("keys", "add", str(file), "ann")
     assert siftlm("keys", "revoke", str(file), "anne")[0] == 1
     assert siftlm("keys", "add", str(file), "ann")[0] == 1

@@ -18,6 +18,7 @@ LEVEL = {
     "errors": 0,
     "extras": 0,
     "progress": 0,
+    "settings": 0,
     "validation": 0,
     "selection": 1,
     "embedding": 1,
@@ -49,15 +50,43 @@ CORE = {"siftlm", "numpy"}
 ROOM_LIBRARIES = {"cli": {"rich"}}
 # Files that are themselves loaded only on demand may import their library at the top. Path -> libraries.
 LOADED_ON_DEMAND: dict[str, set[str]] = {
+    # siftlm.controller itself, its settings and its tokens need neither.
+    **{
+        f"siftlm.controller.{name}": {"torch", "transformers", "huggingface_hub"}
+        for name in (
+            "adapters",
+            "batch_tuner",
+            "batching",
+            "controller",
+            "engines",
+            "forward",
+            "generation",
+            "loading",
+            "restore",
+            "stacked",
+            "tuner",
+        )
+    },
+    "siftlm.embedding.gradient_passes": {"torch"},
+    "siftlm.embedding.gradients": {"transformers"},
+    "siftlm.embedding.loading": {"huggingface_hub", "torch", "transformers"},
+    "siftlm.embedding.transformer": {"torch", "transformers"},
     "siftlm.evaluation.dynamic": {"torch"},
+    "siftlm.integrations.lm_eval": {"torch"},
+    "siftlm.serving.adapters": {"torch"},
+    "siftlm.selection.tensors.front": {"torch"},
+    "siftlm.selection.tensors.posterior": {"torch"},
+    "siftlm.selection.tensors.steps": {"torch"},
     "siftlm.serving.app": {"fastapi"},
-    "siftlm.serving.error_responses": {"fastapi"},
+    "siftlm.serving.error_responses": {"fastapi", "starlette"},
+    "siftlm.serving.metrics": {"fastapi", "prometheus_client"},
     "siftlm.serving.middleware": {"fastapi"},
     "siftlm.serving.routes.completions": {"fastapi"},
     "siftlm.serving.routes.documents": {"fastapi"},
     "siftlm.serving.routes.embeddings": {"fastapi"},
     "siftlm.serving.routes.selection": {"fastapi"},
     "siftlm.serving.routes.tokenizer": {"fastapi"},
+    "siftlm.serving.server": {"uvicorn"},
 }
 
 

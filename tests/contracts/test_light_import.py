@@ -25,7 +25,21 @@ print(json.dumps({{
     "total": end - start,
 }}))
 """
-EVERY_NAME = "import siftlm; [getattr(siftlm, name) for name in siftlm.__all__]"
+# These bring a language model in, and so torch.
+LANGUAGE_MODEL = {"Calibration", "Controller", "LocalModel", "calibrate"}
+EVERY_OTHER_NAME = f"import siftlm; [getattr(siftlm, name) for name in siftlm.__all__ if name not in {LANGUAGE_MODEL}]"
+LIGHT = ["import siftlm", "import siftlm.selection", "import siftlm.memory", EVERY_OTHER_NAME]
+# What needs no model must work without torch.
+WITHOUT_TORCH = """
+import json, sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+try:
+    {statement}
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+else:
+    print(json.dumps([]))
+"""
 
 
 def probe(statement: str) -> dict:
@@ -34,7 +48,7 @@ def probe(statement: str) -> dict:
     return json.loads(run.stdout)
 
 
-@pytest.mark.parametrize("statement", ["import siftlm", "import siftlm.selection", EVERY_NAME])
+@pytest.mark.parametrize("statement", LIGHT)
 def test_nothing_but_numpy_is_loaded(statement):
     # numpy may bring private top-level helpers; a heavy library never hides behind an underscore.
     loaded = {name for name in probe(statement)["libraries"] if not name.startswith("_")}
@@ -43,6 +57,42 @@ def test_nothing_but_numpy_is_loaded(statement):
 
 def test_a_heavy_library_is_seen():
     assert "pytest" in probe("import pytest")["libraries"]
+
+
+def without_torch(statement: str) -> list[str]:
+    script = WITHOUT_TORCH.format(statement=statement)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import siftlm; siftlm.Controller",
+        "import siftlm; siftlm.LocalModel",
+        "import siftlm; siftlm.calibrate",
+        "from siftlm.controller import Controller",
+        "from siftlm.controller import span_nats",
+        "from siftlm.local import LocalModel",
+    ],
+)
+def test_a_language_model_without_torch_names_the_extra(statement):
+    kind, message = without_torch(statement)
+    assert (kind, message) == ("MissingExtra", "this needs the library 'torch': pip install 'siftlm[tune]'")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from siftlm.controller import Tuning",
+        "import siftlm.call, siftlm.recipes, siftlm.results",
+        "import siftlm.evaluation.report, siftlm.evaluation.passages",
+        "from siftlm.evaluation import evaluate, read",
+        "import siftlm.cli.arguments, siftlm.cli.score, siftlm.cli.serve, siftlm.cli.calibrate, siftlm.cli.demo",
+    ],
+)
+def test_what_needs_no_language_model_works_without_torch(statement):
+    assert without_torch(statement) == []
 
 
 def test_import_is_fast():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +23,11 @@ PUBLIC = [
     "LocalModel",
     "Memory",
     "Score",
+    "Search",
     "Selection",
     "Step",
     "Trace",
+    "Tuning",
     "__version__",
     "calibrate",
     "embedder",
@@ -42,6 +46,13 @@ PUBLIC = [
 def test_the_list_is_the_promise():
     assert sorted(siftlm.__all__) == PUBLIC
     assert len(siftlm.__all__) == len(set(siftlm.__all__))
+
+
+def test_type_checkers_read_the_same_names():
+    source = ast.parse(Path(siftlm.__file__).read_text(encoding="utf-8"))
+    [block] = [node for node in source.body if isinstance(node, ast.If)]
+    names = [alias for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted([alias.asname for alias in names if alias.name == alias.asname] + ["__version__"]) == PUBLIC
 
 
 def test_dir_shows_every_name():

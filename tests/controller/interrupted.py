@@ -17,8 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from controller import tiny, traces
-from siftlm.controller import Controller
-from siftlm.controller.restore import restoring
+from siftlm.controller import Controller, restoring
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "rain fell on the harbour", "a third text"]
 

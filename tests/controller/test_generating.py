@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from controller import oracle, tiny  # noqa: E402
@@ -133,6 +134,75 @@ def test_an_empty_prompt_without_a_token_to_begin_with():
     with pytest.raises(InvalidInput, match="empty"):
         one.generate("", max_new_tokens=3)
     assert one.generate("a", max_new_tokens=3).tokens == 3
+
+
+# --- every kind of model against transformers' own loop
+
+# Models that keep something other than the keys and values of each token, or nothing at all.
+OTHER_CACHES = {
+    "mamba": ("MambaForCausalLM", "MambaConfig", {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2}),
+    "rwkv": ("RwkvForCausalLM", "RwkvConfig", {"hidden_size": 16, "num_hidden_layers": 2, "context_length": 64}),
+    "openai-gpt": (
+        "OpenAIGPTLMHeadModel",
+        "OpenAIGPTConfig",
+        {"n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2},
+    ),
+    "lfm2": ("Lfm2ForCausalLM", "Lfm2Config", {**tiny.GROUPED, "full_attn_idxs": [1], "block_ff_dim": 32}),
+    "bloom": ("BloomForCausalLM", "BloomConfig", {"hidden_size": 16, "n_layer": 2, "n_head": 2}),
+}
+
+
+def model_of(name):
+    if name in tiny.ARCHITECTURES:
+        return tiny.model(name)
+    kind, config, settings = OTHER_CACHES[name]
+    shared = {"vocab_size": tiny.VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = getattr(transformers, kind)(getattr(transformers, config)(**{**shared, **settings})).eval()
+        with torch.no_grad():
+            for p in made.parameters():
+                if p.dim() > 1:
+                    p.mul_(4)
+    return made
+
+
+def by_transformers(model, read, count, seed, **sampling):
+    """The tokens of ``model.generate`` without any of the model's own rules."""
+    rules, model.generation_config = model.generation_config, transformers.GenerationConfig()
+    how = {"do_sample": True, "top_k": 0, **sampling} if sampling else {"do_sample": False}
+    config = transformers.GenerationConfig(max_new_tokens=count, pad_token_id=0, eos_token_id=0, **how)
+    ids = torch.tensor([read])
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(seed)
+        made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    model.generation_config = rules
+    return made[0, len(read) :].tolist()
+
+
+FAST = {"gpt2", "llama", "mistral", "mamba"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+        for name in (*tiny.ARCHITECTURES, *OTHER_CACHES)
+    ],
+)
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}], ids=str)
+def test_the_tokens_are_those_of_transformers(name, sampling):
+    model = model_of(name)
+    one = Controller(model, TOKENIZER, context=tiny.CONTEXT)
+    for prompt in ("abc", "the cat sat on the mat", "q"):
+        expected = by_transformers(model, ids_of(prompt), 14, 3, **sampling)
+        made = one.generate(prompt, max_new_tokens=14, seed=3, **sampling)
+        assert (made.text, made.tokens) == (TOKENIZER.decode(expected, skip_special_tokens=True), len(expected))
+
+
+def test_a_stop_text_that_begins_in_the_prompt_is_none(one):
+    made = one.generate("abc", max_new_tokens=4, stop="cd")
+    assert (made.text, made.stopped) == ("defg", "length")
 
 
 @pytest.mark.parametrize(

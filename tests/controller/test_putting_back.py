@@ -43,7 +43,9 @@ def test_each_has_its_turn_and_the_first_error_is_raised():
         raise KeyError(name)
 
     with pytest.raises(KeyError, match="b"):
-        restore.run_restores([lambda: done.append("a"), lambda: fail("b"), lambda: fail("c"), lambda: done.append("d")])
+        restore.PendingRestores().run(
+            [lambda: done.append("a"), lambda: fail("b"), lambda: fail("c"), lambda: done.append("d")]
+        )
     assert done == ["a", "b", "c", "d"]
 
 
@@ -96,7 +98,7 @@ def test_a_model_that_cannot_be_put_back_is_not_used(monkeypatch, untouched):
             raise torch.OutOfMemoryError("no memory (a test)")
 
         with pytest.raises(torch.OutOfMemoryError), one.tuning() as tuner:
-            tuner.learn(TEXTS, after=lambda _: patch.setattr(engines, "_copy_tensors", fail))
+            tuner.learn(TEXTS, after=lambda _: patch.setattr(engines, "restore_tensor", fail))
         uses = [
             lambda: one.likelihood(OTHER),
             lambda: one.generate("rain", max_new_tokens=1),

@@ -525,7 +525,7 @@ def test_lambda_has_two_names():
     for settings in ({"llambda": 0.5}, {"lambda_": 0.5}, {"llambda": 0.5, "lambda_": 0.5}):
         found = Retriever(vectors, **settings).search(query, 4)
         assert found.values[-1] == pytest.approx(-left_after(query, vectors, found.indices, 0.5), abs=1e-5)
-    with pytest.raises(Conflict, match=r"llambda=0\.01 and lambda_=0\.1 are two names"):
+    with pytest.raises(Conflict, match=r"llambda=0\.01 and lambda_=0\.1 are the same setting"):
         Retriever(vectors, llambda=0.01, lambda_=0.1)
     for wrong in (0, -1, float("nan"), "0.1"):
         with pytest.raises(InvalidInput, match="llambda must be"):

@@ -13,24 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("peft")
-with warnings.catch_warnings():  # of its own dependencies
-    warnings.simplefilter("ignore")
-    pytest.importorskip("lm_eval")
-    from lm_eval import simple_evaluate
-    from lm_eval.api.model import CachingLM
-    from lm_eval.api.registry import get_model
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
+from controller import tiny
+from siftlm import Controller, LocalModel, Memory
+from siftlm.errors import InvalidInput, UnknownName
+from siftlm.integrations import lm_eval as ours
+from siftlm.integrations.lm_eval_tasks import main as write_from_a_shell
+from siftlm.integrations.lm_eval_tasks import write_tasks
 
-from controller import tiny  # noqa: E402
-from siftlm import Controller, LocalModel, Memory  # noqa: E402
-from siftlm.errors import InvalidInput, UnknownName  # noqa: E402
-from siftlm.integrations import lm_eval as ours  # noqa: E402
-from siftlm.integrations.lm_eval_tasks import main as write_from_a_shell  # noqa: E402
-from siftlm.integrations.lm_eval_tasks import write_tasks  # noqa: E402
+pytestmark = pytest.mark.usefixtures("lm_eval")
 
 TEXTS = [
     f"{what} {where} {when}"
@@ -57,8 +49,10 @@ def weights():
 
 
 @pytest.fixture(scope="module")
-def harness(weights):
+def harness(weights, lm_eval):
     """The harness's own."""
+    from lm_eval.models.huggingface import HFLM
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return HFLM(pretrained=weights, tokenizer=tiny.tokenizer(), max_length=tiny.CONTEXT)
@@ -192,11 +186,11 @@ def test_texts_in_the_context_are_read_as_local_model_does(memory):
 def test_what_is_selected_knows_the_context_alone_and_is_learned_once(one, memory, monkeypatch):
     model = learning(one, memory)
     prompts, tunings = [], []
-    search, tuning = memory.search_many, one.tuning
+    search, tuning = memory.run, one.tuning
 
-    def searched(queries, *rest, **settings):
-        prompts.extend(queries)
-        return search(queries, *rest, **settings)
+    def searched(request):
+        prompts.extend(request.prompts)
+        return search(request)
 
     @contextmanager
     def tuned(**settings):
@@ -204,7 +198,7 @@ def test_what_is_selected_knows_the_context_alone_and_is_learned_once(one, memor
         with tuning(**settings) as tuner:
             yield tuner
 
-    monkeypatch.setattr(memory, "search_many", searched)
+    monkeypatch.setattr(memory, "run", searched)
     monkeypatch.setattr(one, "tuning", tuned)
     pairs = [("the fox ran", " at sea"), ("rain fell", " at sea"), ("the fox ran", " on land"), ("the fox ran", " x")]
     found = model.loglikelihood(requests(*pairs))
@@ -263,7 +257,7 @@ def test_a_generation_that_cannot_be_had_is_refused(base, wanted, error):
 
 def test_wrong_settings_are_said_at_once(one, memory):
     make = ours.model_class()
-    with pytest.raises(InvalidInput, match="memory=FOLDER"):
+    with pytest.raises(InvalidInput, match="needs a memory: set memory to a folder"):
         make(one)
     with pytest.raises(UnknownName, match="rolling"):
         make(one, memory, rolling="prefix")
@@ -283,17 +277,19 @@ def test_the_results_say_how_they_were_made(one, memory):
 
 def test_answers_are_kept_as_they_become_known(one, memory, tmp_path, monkeypatch):
     model = learning(one, memory, rolling="untuned", batch_size=2)
+    from lm_eval.api.model import CachingLM
+
     cached = CachingLM(model, str(tmp_path / "answers.db"))
     pairs = [(text, " x") for text in TEXTS[:4]]
-    search = memory.search_many
+    search = memory.run
 
-    def fails(queries, *rest, **settings):
-        if TEXTS[2] in queries:
+    def fails(request):
+        if TEXTS[2] in request.prompts:
             raise OSError("gone")
-        return search(queries, *rest, **settings)
+        return search(request)
 
     with monkeypatch.context() as patch:
-        patch.setattr(memory, "search_many", fails)
+        patch.setattr(memory, "run", fails)
         with pytest.raises(OSError, match="gone"):
             cached.loglikelihood(requests(*pairs))
     assert len(cached.dbdict) == 2
@@ -347,6 +343,9 @@ metric_list: [{metric: acc}, {metric: acc_norm}]
 
 
 def evaluated(model, folder, *names):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         known = TaskManager(include_path=str(folder), include_defaults=False)
@@ -406,6 +405,9 @@ def test_tasks_are_refused_where_they_would_be_lost(tasks, tmp_path, capsys):
 
 
 def test_the_harness_finds_the_model_by_its_name():
+    from lm_eval.api.registry import get_model
+    from lm_eval.models.huggingface import HFLM
+
     ours.register()
     ours.register()
     assert get_model("siftlm") is ours.model_class()

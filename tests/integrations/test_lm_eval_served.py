@@ -7,21 +7,13 @@ import warnings
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("peft")
-pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
-with warnings.catch_warnings():  # of its own dependencies
-    warnings.simplefilter("ignore")
-    pytest.importorskip("lm_eval")
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
 from siftlm import Memory
 from siftlm.controller import Controller
 from siftlm.integrations import lm_eval as ours
 from siftlm.integrations.lm_eval_tasks import write_tasks
-from siftlm.serving.server import background_server
+from siftlm.serving import background_server
+
+pytestmark = pytest.mark.usefixtures("lm_eval")
 
 TEXTS = [
     f"def {verb}_{thing}(a, b):\n    return a {sign} b\n"
@@ -82,12 +74,16 @@ def tasks(tmp_path_factory):
     (made.path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, body in (("choosing", MULTIPLE), ("saying", GENERATE)):
         (made.path / f"{name}.yaml").write_text(CHOICE.format(name=name, body=body))
+    from lm_eval.tasks import TaskManager
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return TaskManager(include_path=str(made.path), include_defaults=False)
 
 
 def evaluated(model, model_args, names, tasks, **how):
+    from lm_eval import simple_evaluate
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = simple_evaluate(

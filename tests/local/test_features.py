@@ -9,7 +9,8 @@ import pytest
 
 import siftlm
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.memory.rerank import rerank
+from siftlm.memory import rerank as reranking
+from siftlm.memory.request import search_request
 
 TEXTS = [
     f"{what} {where} {when}"
@@ -22,6 +23,11 @@ TEXTS = [
 @pytest.fixture
 def memory(tmp_path):
     return siftlm.Memory.build(TEXTS, tmp_path / "memory")
+
+
+def rerank(memory, prompt, n, features, *, method="sift", **settings):
+    request = search_request(n, method, settings, prompts=[prompt])
+    return reranking.rerank(memory, request, features)[0]
 
 
 def lengths(texts):
@@ -122,7 +128,7 @@ def test_tuning_by_gradients_leaves_no_trace(memory, tmp_path, engine):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     # The same once adapters have been there.
     assert local.score(TEXTS[0], features="gradients").tuned == scored.tuned
-    assert local._gradients().max_tokens == 32
+    assert local.gradient_embedder.max_tokens == 32
 
 
 @pytest.mark.slow

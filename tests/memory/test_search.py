@@ -15,9 +15,10 @@ import pytest
 import siftlm
 from memory.oracle import cosines
 from siftlm import Memory
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding import HashingEmbedder
 from siftlm.errors import Conflict, Damaged, InvalidInput
 from siftlm.memory import request
+from siftlm.selection import Stopping
 
 RNG = np.random.default_rng(1)
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "pu", "sha") for b in ("ran", "tul", "vek", "dis", "gom", "bri")]
@@ -329,7 +330,8 @@ def test_what_a_residual_search_does_not_take_is_named(memory, setting):
 
 
 def test_what_a_residual_search_takes_is_what_select_from_takes():
-    taken = set(inspect.signature(siftlm.select_from).parameters)
+    taken = set(inspect.signature(siftlm.select_from).parameters) - {"limits", "stopping", "rules"}
+    taken |= {"replacement", "exclude", *inspect.signature(Stopping).parameters}
     assert taken == request.RESIDUAL_SETTINGS | {"query", "index", "n", "k", "exclude"}
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import siftlm
+from effort import examples
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.selection import batch
+from siftlm.selection import Limits, Stopping
 from siftlm.types import Selection
 
 
@@ -26,7 +30,7 @@ def assert_same(many: list[Selection], each: list[Selection], tolerance: float) 
         assert (left.stopped, left.method, left.noise) == (right.stopped, right.method, right.noise)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     seed=st.integers(0, 10**6),
     prompts=st.integers(1, 7),
@@ -55,8 +59,9 @@ def test_batch_is_loop(
 def test_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, candidates = vectors(0, 9, 6), vectors(1, 60, 6)
     whole = siftlm.select_many(queries, candidates, n=20)
-    monkeypatch.setattr(batch, "ROW_GROUP_BYTES", 1)
-    monkeypatch.setattr(batch, "SCAN_GROUP_BYTES", 1)
+    engine = sys.modules["siftlm.selection.select_many"]
+    monkeypatch.setattr(engine, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(engine, "SCAN_GROUP_BYTES", 1)
     assert_same(siftlm.select_many(queries, candidates, n=20), whole, 1e-12)
 
 
@@ -155,3 +160,16 @@ def test_settings_that_are_none_are_not_given() -> None:
     queries, candidates = vectors(0, 3, 5), vectors(1, 12, 5)
     each = siftlm.select_many(queries, candidates, n=4)
     assert_same(siftlm.select_many(queries, candidates, n=4, until=None, exclude=None), each, 1e-12)
+
+
+def test_rules_as_dataclasses_and_as_keywords_are_one() -> None:
+    queries, candidates = vectors(0, 3, 5), vectors(1, 12, 5)
+    for limits, stopping in (
+        (Limits(exclude=[0, 1]), Stopping()),
+        (Limits(replacement=False), Stopping(until=0.5)),
+        (Limits(costs=np.ones(12), budget=3.0), Stopping(min_gain=0.01, at_least=2)),
+    ):
+        keywords = {**limits.specified(), **dataclasses.asdict(stopping)}
+        each = siftlm.select_many(queries, candidates, n=4, **keywords)
+        assert_same(siftlm.select_many(queries, candidates, n=4, limits=limits, stopping=stopping), each, 1e-12)
+        assert_same([siftlm.select(q, candidates, 4, limits=limits, stopping=stopping) for q in queries], each, 1e-9)

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftlm import select
-from siftlm.errors import InvalidInput
-from siftlm.selection.rules import NO_PICK, PickRules, Ties
+from siftlm.errors import Conflict, InvalidInput
+from siftlm.selection import Limits, NumpyIndex, Stopping, select_from
+from siftlm.selection.numerics import Ties
+from siftlm.selection.rules import NO_PICK, PickRules
 
 scores = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=20).map(np.array)
 
@@ -125,3 +127,48 @@ def test_equal_texts_of_different_weight_are_different(name: str, better: float)
     rules = rules_of(3, ties=equal_if_named_alike("aaa"), **{name: weights})
     assert rules.choose(np.ones(3)) == 2
     assert rules_of(3, ties=equal_if_named_alike("aaa"), **{name: np.ones(3)}).choose(np.ones(3)) == 0
+
+
+# --- the rules as values
+
+
+def test_limits_are_printed_and_compared_by_what_is_set() -> None:
+    assert repr(Limits()) == "Limits()"
+    assert repr(Limits(replacement=2, exclude=[1])) == "Limits(replacement=2, exclude=[1])"
+    assert Limits(exclude=np.array([1, 2])) == Limits(exclude=[1, 2])
+    assert Limits(exclude=[1]) != Limits(exclude=[1, 2])
+    assert Limits(replacement=True) != Limits(replacement=1)
+    assert Limits(exclude=[1]) != Limits(exclude=[1], replacement=False)
+    assert Limits() != Stopping()
+    assert Stopping(until=0.5) == Stopping(until=0.5) != Stopping()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"limits": 3}, InvalidInput, r"limits must be Limits\(…\), got 3"),
+        ({"stopping": Limits()}, InvalidInput, r"stopping must be Stopping\(…\), got Limits\(\)"),
+        ({"limits": Limits(replacement=False), "replacement": True}, Conflict, "replacement is set twice"),
+        ({"stopping": Stopping(until=0.1), "until": 0.2}, Conflict, "until is set twice"),
+        ({"stopping": Stopping(until=0.1), "at_least": -1}, InvalidInput, "at_least must be"),
+    ],
+)
+def test_rules_that_do_not_fit(settings: dict[str, Any], error: type[InvalidInput], message: str) -> None:
+    with pytest.raises(error, match=message):
+        select(np.ones(3), np.eye(3), 2, **settings)
+
+
+def test_keywords_complete_ready_made_rules() -> None:
+    picked = select(
+        np.ones(3), np.eye(3), 2, limits=Limits(replacement=False), exclude=[0], stopping=Stopping(), until=0
+    )
+    assert picked.indices.tolist() == [1, 2]
+
+
+def test_an_index_has_no_costs_and_no_sources() -> None:
+    index = NumpyIndex(np.eye(3))
+    assert select_from(np.ones(3), index, 2, limits=Limits(exclude=[0]), until=0.0).indices.tolist() == [1, 2]
+    with pytest.raises(Conflict, match="costs needs candidates"):
+        select_from(np.ones(3), index, 2, costs=np.ones(3))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'kernel'"):
+        select_from(np.ones(3), index, 2, kernel=None)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siftlm import Selection, select
-from siftlm.errors import InvalidInput, MissingExtra, UnknownName
+from siftlm import Selection, select, select_many
+from siftlm.errors import Conflict, InvalidInput, MissingExtra, UnknownName
+from siftlm.selection import Limits, Stopping, kernels
 
 torch = pytest.importorskip("torch", reason="the torch twin needs torch: pip install 'siftlm[torch]'")
 tensors = pytest.importorskip("siftlm.selection.tensors")
@@ -27,6 +28,11 @@ def draw(*shape: int, seed: int = 0, dtype: Any = np.float64) -> np.ndarray:
     rng = np.random.default_rng(seed)
     topics = rng.normal(size=(5, shape[-1]))
     return (topics[rng.integers(5, size=shape[:-1])] + 0.7 * rng.normal(size=shape)).astype(dtype)
+
+
+def one(query: Any, candidates: Any, n: int | None, **settings: Any) -> Selection:
+    """The door, with one prompt."""
+    return select_many(query[None], candidates, n, **settings)[0]
 
 
 def assert_same(mine: Selection, theirs: Selection, *, atol: float = 1e-10) -> None:
@@ -52,15 +58,15 @@ def assert_equal_batches(one: Any, other: Any, *, atol: float = 1e-10) -> None:
 @pytest.mark.parametrize("name", AS_NUMPY)
 def test_the_same_picks_as_numpy(name: str, noise: float, targets: int) -> None:
     queries, candidates = draw(6, targets, 40, seed=1), draw(6, 60, 40)
-    found = tensors.select_many(torch.tensor(queries), torch.tensor(candidates), 20, method=name, noise=noise)
-    for query, own, mine in zip(queries, candidates, found.to_list(), strict=True):
+    found = select_many(torch.tensor(queries), torch.tensor(candidates), 20, method=name, noise=noise)
+    for query, own, mine in zip(queries, candidates, found, strict=True):
         assert_same(mine, select(query, own, 20, method=name, noise=noise), atol=1e-12 / noise + 1e-10)
 
 
 def test_one_embedding_a_prompt_may_leave_out_its_axis() -> None:
     queries, candidates = torch.tensor(draw(4, 10, seed=1)), torch.tensor(draw(30, 10))
-    found = tensors.select_many(queries, candidates, 5)
-    assert_equal_batches(found, tensors.select_many(queries[:, None], candidates, 5))
+    found = select_many(queries, candidates, 5)
+    assert_equal_batches(found, select_many(queries[:, None], candidates, 5))
     assert found.indices.shape == (4, 5)
     assert found.uncertainty.shape == (4, 6)
     assert found.counts.tolist() == [5] * 4
@@ -69,14 +75,14 @@ def test_one_embedding_a_prompt_may_leave_out_its_axis() -> None:
 
 def test_more_picks_than_features() -> None:
     queries, candidates = draw(3, 6, seed=1), draw(3, 50, 6)
-    found = tensors.select_many(torch.tensor(queries), torch.tensor(candidates), 40)
-    for query, own, mine in zip(queries, candidates, found.to_list(), strict=True):
+    found = select_many(torch.tensor(queries), torch.tensor(candidates), 40)
+    for query, own, mine in zip(queries, candidates, found, strict=True):
         assert_same(mine, select(query, own, 40))
 
 
 def test_more_picks_than_candidates() -> None:
     query, candidates = draw(8, seed=1), draw(10, 8)
-    mine = tensors.select(torch.tensor(query), torch.tensor(candidates), 25, replacement=True)
+    mine = one(torch.tensor(query), torch.tensor(candidates), 25, replacement=True)
     assert_same(mine, select(query, candidates, 25, replacement=True))
 
 
@@ -84,7 +90,7 @@ def test_more_picks_than_candidates() -> None:
 @pytest.mark.parametrize("name", AS_NUMPY)
 def test_replacement(name: str, replacement: bool | int) -> None:
     query, candidates = draw(12, seed=1), draw(15, 12)
-    mine = tensors.select(torch.tensor(query), torch.tensor(candidates), 14, method=name, replacement=replacement)
+    mine = one(torch.tensor(query), torch.tensor(candidates), 14, method=name, replacement=replacement)
     assert_same(mine, select(query, candidates, 14, method=name, replacement=replacement))
 
 
@@ -95,7 +101,7 @@ def test_hundreds_of_duplicates_go_by_index(form: str, noise: float, dtype: Any)
     few = draw(12, 64, dtype=dtype)
     query, candidates = draw(64, seed=1, dtype=dtype), np.repeat(few, 40, axis=0)
     candidates[::3] *= -1
-    found = tensors.select_many(
+    found = select_many(
         torch.tensor(query)[None], torch.tensor(candidates), 12, noise=noise, form=form, replacement=False
     )
     distinct = select(query, few, 3, noise=noise).indices * 40
@@ -107,17 +113,17 @@ def test_hundreds_of_duplicates_go_by_index(form: str, noise: float, dtype: Any)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_short_floats(dtype: Any) -> None:
     queries, candidates = torch.tensor(draw(3, 40, seed=1)).to(dtype), torch.tensor(draw(3, 60, 40)).to(dtype)
-    found = tensors.select_many(queries, candidates, 12)
+    found = select_many(queries, candidates, 12)
     assert found.gains.dtype == torch.float64
-    exact = tensors.select_many(queries.double(), candidates.double(), 12)
+    exact = select_many(queries.double(), candidates.double(), 12)
     assert_equal_batches(found, exact, atol=1e-5)
-    assert_equal_batches(tensors.select_many(queries, candidates, 12, precision=torch.float64), exact)
+    assert_equal_batches(select_many(queries, candidates, 12, precision=torch.float64), exact)
 
 
 def test_float32_is_enough_to_do_its_work_in() -> None:
     queries, candidates = torch.tensor(draw(3, 40, seed=1)).float(), torch.tensor(draw(3, 60, 40)).float()
-    narrow = tensors.select_many(queries, candidates, 12, noise=0.1, precision=torch.float32)
-    wide = tensors.select_many(queries, candidates, 12, noise=0.1)
+    narrow = select_many(queries, candidates, 12, noise=0.1, precision=torch.float32)
+    wide = select_many(queries, candidates, 12, noise=0.1)
     assert narrow.gains.dtype == torch.float32
     assert narrow.indices.tolist() == wide.indices.tolist()
 
@@ -127,13 +133,13 @@ def test_float32_is_enough_to_do_its_work_in() -> None:
 def test_a_variance_below_zero_is_rounding(form: str, noise: float) -> None:
     # A noise that even float64 hardly resolves: rounding takes the variance of a repeat below zero.
     queries, few = 1e6 * torch.tensor(draw(8, 16, seed=1)), 1e6 * torch.tensor(draw(10, 16))
-    found = tensors.select_many(queries, few.repeat(10, 1), 40, noise=noise, normalize=False, form=form)
+    found = select_many(queries, few.repeat(10, 1), 40, noise=noise, normalize=False, form=form)
     assert (found.gains >= 0).all()
     assert (found.uncertainty.diff() <= 0).all()
 
 
 def test_equal_and_opposite_vectors_are_one_group() -> None:
-    from siftlm.selection.tensors.candidates import TensorTies, _groups
+    from siftlm.selection.tensors.posterior import TensorTies, _groups
 
     few = torch.tensor(draw(40, 64)).float()
     vectors = torch.cat([few, -few, 4 * few])[None]
@@ -159,11 +165,11 @@ def test_equal_and_opposite_vectors_are_one_group() -> None:
 
 @pytest.mark.parametrize(("word", "wide"), [("highest", False), ("high", True), ("medium", True)])
 def test_careless_products_are_not_relied_on(word: str, wide: bool) -> None:
-    from siftlm.selection.tensors.checks import product_dtype
+    from siftlm.selection.tensors.front import product_dtype
 
     torch.set_float32_matmul_precision(word)
     try:
-        found = product_dtype(torch.float32, torch.ones(3).double(), None, 0.01, normalize=True, wanted=None)
+        found = product_dtype(torch.float32, torch.ones(3).double(), None, 0.01, normalize=True, precision=None)
     finally:
         torch.set_float32_matmul_precision("highest")
     assert found == (torch.float64 if wide else torch.float32)
@@ -173,11 +179,11 @@ def test_careless_products_are_not_relied_on(word: str, wide: bool) -> None:
     ("scale", "noise", "wide"), [(1, 1e-3, False), (1, 9e-4, True), (3, 5e-3, True), (3, 0.01, False)]
 )
 def test_a_small_noise_takes_wide_products(scale: float, noise: float, wide: bool) -> None:
-    from siftlm.selection.tensors.checks import product_dtype
+    from siftlm.selection.tensors.front import product_dtype
 
     lengths, mask = torch.full((4,), float(scale), dtype=torch.float64), torch.tensor([True, True, True, False])
     lengths[3] = torch.nan
-    found = product_dtype(torch.float16, lengths, mask, noise, normalize=scale == 1, wanted=None)
+    found = product_dtype(torch.float16, lengths, mask, noise, normalize=scale == 1, precision=None)
     assert found == (torch.float64 if wide else torch.float32)
 
 
@@ -187,16 +193,16 @@ def test_a_small_noise_takes_wide_products(scale: float, noise: float, wide: boo
 @pytest.mark.parametrize("name", NAMES)
 def test_one_at_a_time_is_a_batch(name: str) -> None:
     queries, candidates = torch.tensor(draw(7, 2, 20, seed=1)), torch.tensor(draw(7, 40, 20))
-    found = tensors.select_many(queries, candidates, 10, method=name).to_list()
+    found = select_many(queries, candidates, 10, method=name)
     for query, own, mine in zip(queries, candidates, found, strict=True):
-        assert_same(mine, tensors.select(query, own, 10, method=name))
+        assert_same(mine, one(query, own, 10, method=name))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shared_candidates_are_equal_sets(name: str) -> None:
     queries, candidates = torch.tensor(draw(5, 20, seed=1)), torch.tensor(draw(40, 20))
-    shared = tensors.select_many(queries, candidates, 10, method=name)
-    assert_equal_batches(shared, tensors.select_many(queries, candidates.expand(5, -1, -1), 10, method=name))
+    shared = select_many(queries, candidates, 10, method=name)
+    assert_equal_batches(shared, select_many(queries, candidates.expand(5, -1, -1), 10, method=name))
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -207,17 +213,17 @@ def test_chunks_change_nothing(name: str, form: str, shared: bool) -> None:
     candidates = candidates[0] if shared else candidates
     mask = torch.tensor(np.random.default_rng(2).random((9, 40)) < 0.7)
     settings = {"method": name, "form": form, "mask": mask, "until": 0.3}
-    whole = tensors.select_many(queries, candidates, 10, memory=1 << 40, **settings)
+    whole = select_many(queries, candidates, 10, memory=1 << 40, **settings)
     for memory in (1, 60_000):
-        assert_equal_batches(whole, tensors.select_many(queries, candidates, 10, memory=memory, **settings))
+        assert_equal_batches(whole, select_many(queries, candidates, 10, memory=memory, **settings))
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"nearest", "nn-f", "mmr", "random"}))
 @pytest.mark.parametrize(("size", "width", "n"), [(40, 20, 10), (40, 20, 30), (300, 4, 30)])
 def test_both_forms_are_one(name: str, size: int, width: int, n: int) -> None:
     queries, candidates = torch.tensor(draw(4, 2, width, seed=1)), torch.tensor(draw(size, width))
-    rows = tensors.select_many(queries, candidates, n, method=name, form="rows")
-    assert_equal_batches(rows, tensors.select_many(queries, candidates, n, method=name, form="features"))
+    rows = select_many(queries, candidates, n, method=name, form="rows")
+    assert_equal_batches(rows, select_many(queries, candidates, n, method=name, form="features"))
 
 
 def test_a_gram_matrix_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,9 +232,9 @@ def test_a_gram_matrix_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         queries, candidates = torch.tensor(draw(3, 20, seed=1)), torch.tensor(draw(*shape))
         for name in ("sift", "mmr"):
             monkeypatch.setattr(front, "TENSOR_GRAM_CANDIDATES", 8192)
-            before = tensors.select_many(queries, candidates, 20, method=name)
+            before = select_many(queries, candidates, 20, method=name)
             monkeypatch.setattr(front, "TENSOR_GRAM_CANDIDATES", 0)
-            assert_equal_batches(before, tensors.select_many(queries, candidates, 20, method=name))
+            assert_equal_batches(before, select_many(queries, candidates, 20, method=name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -242,11 +248,11 @@ def test_ragged_sets_can_be_padded(name: str) -> None:
     for b, size in enumerate(sizes):
         candidates[b, :size] = torch.tensor(draw(size, 20, seed=b))
         mask[b, :size] = True
-    found = tensors.select_many(queries, candidates, None, method=name, mask=mask)
+    found = select_many(queries, candidates, None, method=name, mask=mask)
     assert found.counts.tolist() == sizes
     for b, size in enumerate(sizes):
-        alone = tensors.select(queries[b], candidates[b, :size], None, method=name)
-        assert_same(found.to_list()[b], alone)
+        alone = one(queries[b], candidates[b, :size], None, method=name)
+        assert_same(found[b], alone)
         assert found.indices[b, size:].tolist() == [-1] * (40 - size)
         assert not found.gains[b, size:].any()
         assert (found.uncertainty[b, size:] == found.uncertainty[b, size]).all()
@@ -255,14 +261,14 @@ def test_ragged_sets_can_be_padded(name: str) -> None:
 def test_a_mask_excludes() -> None:
     query, candidates = draw(20, seed=1), draw(40, 20)
     mask = np.random.default_rng(3).random(40) < 0.5
-    mine = tensors.select(torch.tensor(query), torch.tensor(candidates), 10, mask=torch.tensor(mask))
+    mine = one(torch.tensor(query), torch.tensor(candidates), 10, mask=torch.tensor(mask))
     assert_same(mine, select(query, candidates, 10, exclude=~mask))
 
 
 def test_a_mask_for_each_prompt_of_a_shared_set() -> None:
     queries, candidates = draw(5, 20, seed=1), draw(40, 20)
     mask = np.random.default_rng(3).random((5, 40)) < 0.5
-    found = tensors.select_many(
+    found = select_many(
         torch.tensor(queries),
         torch.tensor(candidates),
         10,
@@ -270,17 +276,26 @@ def test_a_mask_for_each_prompt_of_a_shared_set() -> None:
         normalize=False,
         memory=50_000,
     )
-    for b, mine in enumerate(found.to_list()):
+    for b, mine in enumerate(found):
         assert_same(mine, select(queries[b], candidates, 10, exclude=~mask[b], normalize=False), atol=1e-7)
 
 
-@pytest.mark.parametrize("rules", [{"adaptive": 0.3}, {"until": 0.4}, {"adaptive": 0.2, "until": 0.6, "at_least": 4}])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"adaptive": 0.3},
+        {"until": 0.4},
+        {"min_gain": 0.03},
+        {"adaptive": 0.2, "until": 0.6, "at_least": 4},
+        {"stopping": Stopping(adaptive=0.2, min_gain=0.04), "at_least": 2},
+    ],
+)
 def test_stopping(rules: dict[str, Any]) -> None:
     queries, candidates = draw(12, 30, seed=1), draw(12, 60, 30)
-    found = tensors.select_many(torch.tensor(queries), torch.tensor(candidates), 40, **rules)
+    found = select_many(torch.tensor(queries), torch.tensor(candidates), 40, **rules)
     theirs = [select(q, own, 40, **rules) for q, own in zip(queries, candidates, strict=True)]
     assert len({len(one) for one in theirs}) > 1
-    for mine, other in zip(found.to_list(), theirs, strict=True):
+    for mine, other in zip(found, theirs, strict=True):
         assert_same(mine, other)
     for b, count in enumerate(found.counts.tolist()):
         assert (found.indices[b, count:] == -1).all()
@@ -289,10 +304,10 @@ def test_stopping(rules: dict[str, Any]) -> None:
 
 
 def test_no_prompts() -> None:
-    found = tensors.select_many(torch.empty(0, 4), torch.ones(3, 4), 2)
+    found = select_many(torch.empty(0, 4), torch.ones(3, 4), 2)
     assert found.indices.shape == (0, 2)
-    assert found.to_list() == []
-    assert tensors.select_many(torch.empty(0, 4), torch.ones(0, 3, 4), 2).uncertainty.shape == (0, 3)
+    assert list(found) == []
+    assert select_many(torch.empty(0, 4), torch.ones(0, 3, 4), 2).uncertainty.shape == (0, 3)
 
 
 # --- what it leaves alone
@@ -306,7 +321,7 @@ def test_the_tensors_of_the_caller_stay_as_they_are() -> None:
         before = [tensor.detach().clone() for tensor in (queries, candidates, mask)]
         for name in NAMES:
             for normalize in (True, False):
-                tensors.select_many(queries, candidates, 8, method=name, mask=mask, normalize=normalize)
+                select_many(queries, candidates, 8, method=name, mask=mask, normalize=normalize)
         for tensor, was in zip((queries, candidates, mask), before, strict=True):
             assert torch.equal(tensor.detach(), was)
         assert queries.grad is None
@@ -315,7 +330,7 @@ def test_the_tensors_of_the_caller_stay_as_they_are() -> None:
 
 def test_no_graph_is_kept_and_the_results_may_enter_one() -> None:
     queries, candidates = torch.ones(2, 3, requires_grad=True), torch.eye(3, requires_grad=True)
-    found = tensors.select_many(queries, candidates, 2)
+    found = select_many(queries, candidates, 2)
     for tensor in (found.indices, found.gains, found.uncertainty, found.counts):
         assert not tensor.requires_grad
         assert not tensor.is_inference()
@@ -328,7 +343,7 @@ def test_no_global_state_changes() -> None:
     torch.manual_seed(5)
     before = (torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_num_threads())  # noqa: NPY002
     for name in NAMES:
-        tensors.select(torch.ones(3), torch.eye(3), 2, method=name, seed=3)
+        one(torch.ones(3), torch.eye(3), 2, method=name, seed=3)
     after = (torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_num_threads())  # noqa: NPY002
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
@@ -338,14 +353,14 @@ def test_no_global_state_changes() -> None:
 
 def test_global_settings_change_nothing() -> None:
     queries, candidates = torch.tensor(draw(3, 40, seed=1)).float(), torch.tensor(draw(60, 40)).float()
-    before = tensors.select_many(queries, candidates, 12)
+    before = select_many(queries, candidates, 12)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = tensors.select_many(queries, candidates, 12)
+        inside = select_many(queries, candidates, 12)
     torch.set_default_dtype(torch.float64)
     torch.set_float32_matmul_precision("medium")
     torch.use_deterministic_algorithms(True)
     try:
-        other = tensors.select_many(queries, candidates, 12)
+        other = select_many(queries, candidates, 12)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_default_dtype(torch.float32)
@@ -357,11 +372,11 @@ def test_global_settings_change_nothing() -> None:
 
 def test_random_is_seeded() -> None:
     queries, candidates = torch.ones(4, 6), torch.tensor(draw(500, 6)).float()
-    picks = [tensors.select_many(queries, candidates, 40, method="random", seed=seed) for seed in (0, 0, 1)]
+    picks = [select_many(queries, candidates, 40, method="random", seed=seed) for seed in (0, 0, 1)]
     assert_equal_batches(picks[0], picks[1], atol=0)
     assert picks[0].indices.tolist() != picks[2].indices.tolist()
     assert len(picks[0].indices[0].unique()) == 40
-    repeated = tensors.select(queries[0], candidates[:5], 50, method="random", replacement=True)
+    repeated = one(queries[0], candidates[:5], 50, method="random", replacement=True)
     assert set(repeated.indices.tolist()) == set(range(5))
 
 
@@ -444,21 +459,75 @@ def test_it_refuses(changes: dict[str, Any], message: str) -> None:
 def test_a_gain_that_is_no_number_is_refused() -> None:
     huge = torch.full((2, 3), 1e150, dtype=torch.float64)
     with pytest.raises(InvalidInput, match="prompt 0: a gain is not a finite number"):
-        tensors.select_many(huge, huge, 1, normalize=False)
+        select_many(huge, huge, 1, normalize=False)
 
 
 def test_an_unknown_method_lists_the_known() -> None:
     with pytest.raises(UnknownName, match=r"did you mean 'sift'\? Known: itl, mm-itl, mmr, nearest, nn-f"):
-        tensors.select_many(Q, X, 2, method="shift")
+        select_many(Q, X, 2, method="shift")
     with pytest.raises(UnknownName, match="dpp"):
-        tensors.select(Q[0], X[0], 2, method="dpp")
+        one(Q[0], X[0], 2, method="dpp")
 
 
-def test_one_prompt_takes_one_set() -> None:
-    with pytest.raises(InvalidInput, match="candidates must have 2 dimensions"):
-        tensors.select(Q[0], X, 2)
-    with pytest.raises(InvalidInput, match="query must be a torch tensor"):
-        tensors.select(np.ones(3), X[0], 2)
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"costs": [1.0] * 4}, Conflict, "costs does not apply to tensors; pass arrays"),
+        ({"limits": Limits(sources=list("aabb"), source_cap=1)}, Conflict, "sources does not apply to tensors"),
+        ({"prior": np.ones(4)}, Conflict, "prior does not apply to tensors"),
+        ({"known": Q}, Conflict, "known does not apply to tensors"),
+        ({"kernel": kernels.power(2)}, Conflict, "kernel does not apply to tensors"),
+        ({"method": "mmr", "balance": 0.2}, InvalidInput, "on tensors there is no setting 'balance'"),
+        ({"exclude": [4]}, InvalidInput, r"exclude\[0\] is 4, but candidates are numbered 0 … 3"),
+        ({"min_gain": 2}, InvalidInput, "min_gain must be a number from 0 to 1"),
+    ],
+)
+def test_what_needs_arrays_is_refused(settings: dict[str, Any], error: type[InvalidInput], message: str) -> None:
+    with pytest.raises(error, match=message):
+        select_many(Q, X, 2, **settings)
+
+
+def test_arrays_stay_arrays() -> None:
+    assert isinstance(select_many(Q.numpy(), X.numpy(), 2), list)
+    assert isinstance(select_many(Q.numpy(), X, 2), list)
+    assert isinstance(select_many(list(Q), X, 2), list)
+    assert isinstance(select_many(Q, X, 2), tensors.BatchSelection)
+
+
+def test_limits_are_those_of_select() -> None:
+    queries, candidates = draw(4, 20, seed=1), draw(40, 20)
+    mask = torch.ones(40, dtype=torch.bool)
+    mask[7] = False
+    for exclude in ([0, 1, 2], torch.tensor([0, 1, 2]), np.arange(40) < 3):
+        found = select_many(
+            torch.tensor(queries),
+            torch.tensor(candidates),
+            10,
+            mask=mask,
+            exclude=exclude,
+            limits=Limits(replacement=2),
+        )
+        for query, mine in zip(queries, found, strict=True):
+            assert_same(mine, select(query, candidates, 10, exclude=[0, 1, 2, 7], replacement=2))
+
+
+def test_the_selections_explain_themselves() -> None:
+    queries, candidates = draw(4, 3, 20, seed=1), draw(4, 40, 20)
+    for normalize in (True, False):
+        found = select_many(torch.tensor(queries), torch.tensor(candidates), 5, normalize=normalize)
+        for query, own, mine in zip(queries, candidates, found, strict=True):
+            why, theirs = mine.explain(), select(query, own, 5, normalize=normalize).explain()
+            np.testing.assert_allclose(why.relevance, theirs.relevance)
+            np.testing.assert_allclose(why.overlap, theirs.overlap, atol=1e-12)
+            assert why.served.tolist() == theirs.served.tolist()
+
+
+def test_a_batch_is_a_sequence() -> None:
+    found = select_many(torch.tensor(draw(4, 20, seed=1)), torch.tensor(draw(40, 20)), 5)
+    assert [one.indices.tolist() for one in found[1:3]] == found.indices[1:3].tolist()
+    assert found[-1].indices.tolist() == found.indices[-1].tolist()
+    with pytest.raises(IndexError):
+        found[4]
 
 
 # --- on the device that it is for
@@ -469,8 +538,7 @@ def test_one_prompt_takes_one_set() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_step_reads_a_number_or_leaves_the_device(name: str, shared: bool) -> None:
     # Tensors on "meta" have no numbers: whoever asks for one fails, and so does whoever mixes devices.
-    from siftlm.selection.rules import StoppingRules
-    from siftlm.selection.tensors.candidates import TensorCandidates, TensorPlan
+    from siftlm.selection.tensors.posterior import TensorCandidates, TensorPlan
     from siftlm.selection.tensors.steps import TensorChunk
 
     vectors, targets = torch.randn(5, 40, 20).to("meta"), torch.randn(5, 2, 20, dtype=torch.float64).to("meta")
@@ -478,12 +546,13 @@ def test_no_step_reads_a_number_or_leaves_the_device(name: str, shared: bool) ->
     mask, limits = torch.ones(5, 40, dtype=torch.bool).to("meta"), torch.arange(5).to("meta")
     for features, cap, n in itertools.product((True, False), (None, 1, 2), (7, 25)):
         plan = TensorPlan(
-            method=tensors.METHODS[name],
+            method=name,
+            looks_at=tensors.METHODS[name].looks_at,
             n=n,
             noise=0.01,
             rounding=1e-7,
             cap=cap,
-            stopping=StoppingRules(adaptive=0.1, until=0.1) if n < 8 else StoppingRules(),
+            stopping=Stopping(adaptive=0.1, until=0.1) if n < 8 else Stopping(),
             seed=0,
             state=torch.float64,
             products=torch.float32,
@@ -504,8 +573,8 @@ def test_no_step_reads_a_number_or_leaves_the_device(name: str, shared: bool) ->
 def test_cuda_makes_the_same_picks(name: str) -> None:
     for shape in ((64, 200, 48), (3000, 48)):
         queries, candidates = torch.tensor(draw(64, 48, seed=1)), torch.tensor(draw(*shape))
-        here = tensors.select_many(queries, candidates, 30, method=name)
-        there = tensors.select_many(queries.cuda(), candidates.cuda(), 30, method=name)
+        here = select_many(queries, candidates, 30, method=name)
+        there = select_many(queries.cuda(), candidates.cuda(), 30, method=name)
         assert there.indices.device.type == "cuda"
         assert here.indices.tolist() == there.indices.tolist()
         torch.testing.assert_close(there.gains.cpu(), here.gains, atol=1e-9, rtol=1e-6)
@@ -515,7 +584,7 @@ def test_cuda_makes_the_same_picks(name: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = importlib.import_module("siftlm.selection.tensors.steps")
-    run = steps.Chunk.run
+    run = steps.TensorChunk.run
 
     def watched(self: Any, limits: Any) -> Any:
         torch.cuda.set_sync_debug_mode("error")
@@ -525,14 +594,14 @@ def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
     queries, candidates = torch.tensor(draw(8, 48, seed=1)).cuda(), torch.tensor(draw(8, 100, 48)).cuda()
-    monkeypatch.setattr(steps.Chunk, "run", watched)
+    monkeypatch.setattr(steps.TensorChunk, "run", watched)
     for name in sorted(set(NAMES) - {"random"}):
         for form in ("rows", "features"):
-            tensors.select_many(queries, candidates, 20, method=name, form=form)
+            select_many(queries, candidates, 20, method=name, form=form)
 
 
 @pytest.mark.parametrize("normalize", [None, 1, "no"])
 def test_normalize_is_yes_or_no(normalize: Any) -> None:
     queries, candidates = torch.tensor(draw(2, 8)), torch.tensor(draw(20, 8))
     with pytest.raises(InvalidInput, match="normalize must be True or False"):
-        tensors.select_many(queries, candidates, 3, normalize=normalize)
+        select_many(queries, candidates, 3, normalize=normalize)

@@ -1,4 +1,4 @@
-"""An engine without a model: its thread, its memories, and models that can do nothing but select."""
+"""An engine without a language model: its thread, its memories, and models that only select."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from fastapi import FastAPI, Header
 from fastapi.testclient import TestClient
 
 from siftlm.memory import Memory
-from siftlm.serving.auth import Caller
+from siftlm.serving import Caller, ModeParser
 from siftlm.serving.error_responses import add_error_handlers
 from siftlm.serving.errors import NotAllowed
-from siftlm.serving.modes import ModeParser
 
 CALLERS = {
     "writer": Caller("writer", {"docs": "write"}),
@@ -24,7 +23,7 @@ CALLERS = {
 
 
 class FakeModel:
-    """What `siftlm.LocalModel` is to a selection."""
+    """The part of `siftlm.LocalModel` that a selection uses."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
@@ -38,7 +37,7 @@ class FakeModel:
 
 
 class FakeEngine:
-    """The face of `siftlm.serving.scheduler.ServingEngine`, as far as these routes see it."""
+    """The part of `siftlm.serving.ServingEngine` that these routes use."""
 
     def __init__(self, memories: Mapping[str, Memory]) -> None:
         self.memories = dict(memories)
@@ -53,7 +52,7 @@ class FakeEngine:
     @property
     def state(self) -> Any:
         return SimpleNamespace(
-            waiting=3, learning=2, speaking=1, slots=8, cached=4, cached_bytes=4096, ready=True, closing=False
+            waiting=3, tuning=2, decoding=1, slots=8, cached=4, cached_bytes=4096, ready=True, closing=False
         )
 
     def close(self, grace: float = 0.0) -> None:
@@ -61,7 +60,7 @@ class FakeEngine:
 
 
 def allowed(authorization: str = Header("")) -> Caller:
-    """Whoever is named in the header."""
+    """The caller named in the header."""
     caller = CALLERS.get(authorization.removeprefix("Bearer "))
     if caller is None:
         raise NotAllowed("an API key is needed")
@@ -69,7 +68,7 @@ def allowed(authorization: str = Header("")) -> Caller:
 
 
 def client(engine: FakeEngine, *routes: Callable[..., Any], as_: str = "all") -> TestClient:
-    """A client of an app with these routes, that shows errors as the server does."""
+    """A client of an app with these routes, whose errors have the server's shape."""
     app = FastAPI()
     modes = ModeParser("siftlm-tiny", engine.models)
     for made in routes:

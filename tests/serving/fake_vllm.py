@@ -15,7 +15,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 
 # name -> the types that its pydantic model takes; anything else is refused here, where vLLM would only warn.
@@ -230,6 +229,8 @@ class FakeVLLM:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 if self.model is None:
+                    import peft
+
                     self.model = peft.PeftModel.from_pretrained(self.plain, lora_path, adapter_name=lora_name).eval()
                 elif lora_name not in self.model.peft_config:  # after `begin_anew` it is there still
                     self.model.load_adapter(lora_path, lora_name)

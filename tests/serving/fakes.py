@@ -1,6 +1,6 @@
-"""An engine without a model, with the face of `siftlm.serving.scheduler.ServingEngine`: it echoes the prompt by words.
+"""An engine without a language model, with the interface of `siftlm.serving.ServingEngine`: it repeats the prompt.
 
-The tokenizer is that of siftlm-tiny. How likely a token is follows from its number, so that everything can be foretold.
+The tokenizer is that of siftlm-tiny. A token's log-likelihood follows from its id, so that tests can predict it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 import uvicorn
 from tokenizers import Tokenizer
 
+from siftlm.controller import StopStrings
 from siftlm.embedding import HashingEmbedder
 from siftlm.errors import UnknownName
 from siftlm.extras import bundled_model
 from siftlm.memory import Found, Hit
-from siftlm.serving.app import create_app
-from siftlm.serving.decoding import StopTexts
+from siftlm.serving import Handle, Job, Metrics, ModeParser, Token, create_app
 from siftlm.serving.errors import DeadlineExceeded, QueueFull, ShuttingDown
 from siftlm.serving.events import (
     ChoiceDelta,
@@ -35,23 +35,20 @@ from siftlm.serving.events import (
     EventCallback,
     Failed,
     Finished,
-    Job,
     PromptRead,
     Selected,
     Stepped,
-    Token,
     Tuned,
 )
-from siftlm.serving.modes import ModeParser
 from siftlm.types import Selection, Step, Trace
 
 NAME, CONTEXT, END = "siftlm-tiny", 64, 0
 LIKELIEST = 500
-"""The token that the fake thinks most likely everywhere; others that are divisible by 5 are just as likely."""
+"""The most likely token everywhere; others whose ids are divisible by 5 are just as likely."""
 
 
 class FakeTokenizer:
-    """What of a tokenizer of transformers is used, in a fiftieth of its time."""
+    """The part of a transformers tokenizer that is used, fifty times as fast."""
 
     bos_token_id = eos_token_id = END
     bos_token = eos_token = pad_token = "<|endoftext|>"
@@ -92,23 +89,23 @@ def _tokenizer() -> Tokenizer:
 
 @dataclass
 class Manners:
-    """How the engine behaves; tests change this."""
+    """The engine's behaviour, which tests change."""
 
     pause: float = 0.0
     """Seconds before each token."""
     never: frozenset[int] = frozenset()
-    """Tokens that have no probability at all."""
+    """Tokens of probability 0."""
     fail: Exception | None = None
-    """Raised when so many tokens were made:"""
+    """Raised after ``fail_after`` tokens."""
     fail_after: int = 0
     room: int = 100
-    """Jobs that may be under way; one more finds the queue full."""
+    """Jobs that may run at once; one more finds the queue full."""
     broken: bool = False
-    """`submit` itself raises what nobody has foreseen."""
+    """True if `submit` raises an unexpected error."""
 
 
 class FakeModel:
-    """What of `siftlm.LocalModel` is used to read a request."""
+    """The part of `siftlm.LocalModel` that parsing a request uses."""
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         method = changes.get("method", "sift")
@@ -119,17 +116,18 @@ class FakeModel:
 
 @dataclass
 class FakeEngine:
-    """The face of the engine."""
+    """The engine's interface."""
 
     manners: Manners = field(default_factory=Manners)
     names: tuple[str, ...] = ("docs", "wiki")
     chat_template: str | None = None
     jobs: list[Job] = field(default_factory=list)
-    """That were accepted."""
+    """Accepted jobs."""
     cancelled: list[Job] = field(default_factory=list)
-    """That were cancelled before they had finished."""
+    """Jobs that were cancelled before they had finished."""
     ready: bool = True
     closing: bool = False
+    count: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         self.controller: Any = SimpleNamespace(
@@ -147,7 +145,7 @@ class FakeEngine:
         self._thread = ThreadPoolExecutor(1)
         self._running, self._lock = 0, threading.Lock()
 
-    def submit(self, job: Job, deliver: EventCallback) -> FakeTicket:
+    def submit(self, job: Job, deliver: EventCallback) -> Handle:
         if self.manners.broken:
             raise RuntimeError("/var/lib/somebody/secret.py has failed")
         if self.closing:
@@ -157,9 +155,9 @@ class FakeEngine:
         with self._lock:
             self._running += 1
         self.jobs.append(job)
-        ticket = FakeTicket(self, job)
-        threading.Thread(target=self._work, args=(job, deliver, ticket), daemon=True).start()
-        return ticket
+        running = RunningJob(self, job)
+        threading.Thread(target=self._work, args=(job, deliver, running), daemon=True).start()
+        return Handle(running.cancel)
 
     def call(self, work: Callable[[], Any]) -> Future[Any]:
         self.calls += 1
@@ -169,8 +167,8 @@ class FakeEngine:
     def state(self) -> Any:
         return SimpleNamespace(
             waiting=0,
-            learning=0,
-            speaking=self._running,
+            tuning=0,
+            decoding=self._running,
             slots=8,
             cached=0,
             cached_bytes=0,
@@ -182,47 +180,47 @@ class FakeEngine:
         self.closing = True
         self._thread.shutdown()
 
-    def _work(self, job: Job, deliver: EventCallback, ticket: FakeTicket) -> None:
+    def _work(self, job: Job, deliver: EventCallback, running: RunningJob) -> None:
         try:
-            for event in told(self.controller.tokenizer, job, self.manners):
-                if ticket.gone:
+            for event in events_of(self.controller.tokenizer, job, self.manners):
+                if running.cancelled:
                     return
-                ticket.finished = isinstance(event, Finished)
+                running.finished = isinstance(event, Finished)
                 deliver(event)
         except Exception as error:  # noqa: BLE001 - as the engine does it
             deliver(Failed(error))
         finally:
-            ticket.finished = True
+            running.finished = True
             with self._lock:
                 self._running -= 1
 
 
 @dataclass
-class FakeTicket:
+class RunningJob:
     """A job that was accepted."""
 
     engine: FakeEngine
     job: Job
-    gone: bool = False
+    cancelled: bool = False
     finished: bool = False
 
     def cancel(self) -> None:
-        if not self.finished and not self.gone:
-            self.gone = True
+        if not self.finished and not self.cancelled:
+            self.cancelled = True
             self.engine.cancelled.append(self.job)
 
 
-def told(tokenizer: Any, job: Job, manners: Manners) -> Iterator[Event]:
-    """All events of a job."""
+def events_of(tokenizer: Any, job: Job, manners: Manners) -> Iterator[Event]:
+    """The events of a job."""
     if job.mode.memory is not None:
         yield from _learning(job)
     if job.echo:
         yield PromptRead(tokens_of(tokenizer, job.ids, job.sampling.top, manners, first=True))
     made = 0
-    said = [one for one in job.ids if one != END]
+    echoed = [one for one in job.ids if one != END]
     for choice in range(job.choices):
-        ids = [*said[choice:], END][: job.sampling.max_tokens]
-        telling, reason, count = StopTexts(job.sampling.stop), "length", 0
+        ids = [*echoed[choice:], END][: job.sampling.max_tokens]
+        stops, reason, count = StopStrings(job.sampling.stop), "length", 0
         for token in tokens_of(tokenizer, ids, job.sampling.top, manners):
             time.sleep(manners.pause)
             if job.deadline is not None and time.monotonic() > job.deadline:
@@ -232,9 +230,9 @@ def told(tokenizer: Any, job: Job, manners: Manners) -> Iterator[Event]:
             ended = token.id == END
             token = replace(token, text="") if ended else token
             made, count = made + 1, count + 1
-            shown = telling.add(token.text)
-            yield ChoiceDelta(choice, shown + telling.rest() if ended or count == len(ids) else shown, (token,))
-            if ended or telling.stopped:
+            shown = stops.add(token.text)
+            yield ChoiceDelta(choice, shown + stops.flush() if ended or count == len(ids) else shown, (token,))
+            if ended or stops.stopped:
                 reason = "stop"
                 break
         yield ChoiceEnded(choice, reason, count)
@@ -242,7 +240,7 @@ def told(tokenizer: Any, job: Job, manners: Manners) -> Iterator[Event]:
 
 
 def _learning(job: Job) -> Iterator[Event]:
-    hits = tuple(Hit(f"about {job.learn_for}", {}, 0.5, 0.25, 0.75 - 0.25 * at, at) for at in range(2))
+    hits = tuple(Hit(f"about {job.query}", {}, 0.5, 0.25, 0.75 - 0.25 * at, at) for at in range(2))
     selection = Selection(np.array([0, 1]), np.array([0.25, 0.25]), np.array([1.0, 0.75, math.nan]), "n", "sift", 0.1)
     yield Selected(Found(hits, selection, 10, {"search": 0.001}))
     steps = tuple(Step(at, 3.0 - at, 20, 1.0, 1e-3) for at in range(2))
@@ -253,7 +251,7 @@ def _learning(job: Job) -> Iterator[Event]:
 def tokens_of(
     tokenizer: Any, ids: Sequence[int], top: int | None, manners: Manners, first: bool = False
 ) -> tuple[Token, ...]:
-    """Tokens with their texts, and how likely they are; the ``first`` of a prompt is foretold by nothing."""
+    """Tokens with their texts and log-likelihoods; the first token of a prompt (``first``) has none."""
     found = []
     for at, one in enumerate(ids):
         text = tokenizer.decode(ids[: at + 1])[len(tokenizer.decode(ids[:at])) :]
@@ -269,13 +267,13 @@ def tokens_of(
 
 
 def likely(token: int, manners: Manners) -> float:
-    """Of any token, wherever it stands."""
+    """The log-likelihood of a token, at any position."""
     return -math.inf if token in manners.never else -0.25 - (token % 5) / 3
 
 
 @contextmanager
 def served(app: Any) -> Iterator[str]:
-    """The address of a real server of the app, in a thread."""
+    """The address of a real server of the app, which runs in a thread."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
@@ -290,7 +288,7 @@ def served(app: Any) -> Iterator[str]:
 
 
 def until(holds: Callable[[], Any], seconds: float = 60.0) -> None:
-    """Wait for something that another thread does."""
+    """Wait until another thread has done something."""
     last = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > last:
@@ -299,5 +297,5 @@ def until(holds: Callable[[], Any], seconds: float = 60.0) -> None:
 
 
 def app_of(engine: FakeEngine, **settings: Any) -> Any:
-    """The application around it."""
+    """The application around an engine."""
     return create_app(engine, ModeParser(NAME, engine.models), **settings)

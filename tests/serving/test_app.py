@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 
 from serving.fakes import CONTEXT, END, NAME, FakeEngine, Manners, app_of, likely
 from siftlm.embedding import HashingEmbedder
-from siftlm.serving.auth import Caller
+from siftlm.serving import Caller, Metrics
 from siftlm.serving.errors import NotAllowed
 
 CALLERS = {"Bearer docs": Caller("d", {"docs": "read"}), "Bearer none": Caller("n", {})}
@@ -88,7 +85,7 @@ def test_a_chat(client, engine):
     chunks = stream_of(client, "/v1/chat/completions", **body, stream_options={"include_usage": True})
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1]) == "User: the"
     assert chunks[-1]["usage"] == answer["usage"]
-    assert [job.learn_for for job in engine.jobs] == ["the time", "the time"]
+    assert [job.query for job in engine.jobs] == ["the time", "the time"]
 
 
 def test_prompts_together_are_as_alone(client):
@@ -187,7 +184,7 @@ def test_who_may_learn_from_what(guarded, engine):
     assert asks("docs", f"{NAME}:sift-5@wiki") == 403
     assert asks("docs", f"{NAME}:sift-5", memory="wiki") == 403
     assert {job.mode.memory for job in engine.jobs} == {None, "docs"}
-    assert [job.asker for job in engine.jobs] == ["d", "n", "d"]
+    assert [job.caller for job in engine.jobs] == ["d", "n", "d"]
     assert guarded.get(f"/v1/models/{NAME}:sift-5@wiki", headers={"Authorization": "Bearer docs"}).status_code == 403
     names = guarded.get("/v1/models", headers={"Authorization": "Bearer docs"}).json()["data"]
     assert not any("wiki" in one["id"] for one in names)
@@ -282,7 +279,7 @@ def test_ready(client, engine):
 
 
 def test_everything_is_counted():
-    class Counts:
+    class Counts(Metrics):
         seen: list[Any] = []  # noqa: RUF012
         tokens = 0
 
@@ -292,11 +289,8 @@ def test_everything_is_counted():
         def read(self, tokens: int) -> None:
             self.tokens += tokens
 
-        def watch(self, state: Any) -> None:
-            assert state().ready
-
-    count: Any = Counts()
-    client = TestClient(app_of(FakeEngine(), count=count))
+    count = Counts()
+    client = TestClient(app_of(FakeEngine(count=count)))
     post(client, "/v1/completions", model=f"{NAME}:sift-3", prompt=[[1, 2], [3]])
     post(client, "/v1/completions", model="other", prompt="a")
     client.get(f"/v1/models/{NAME}")

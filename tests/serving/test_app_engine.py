@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import pytest
-
-pytest.importorskip("peft")
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 
 from controller import tiny
-from siftlm.controller import Controller
-from siftlm.controller.decoding import SampledToken
+from siftlm.controller import Controller, SampledToken
 from siftlm.controller.tokens import text_token_ids
 from siftlm.memory import Memory
-from siftlm.serving.app import create_app
+from siftlm.serving import Job, Mode, ModeParser, SamplingParams, ServingEngine, create_app
 from siftlm.serving.decoding import ChoiceWriter
-from siftlm.serving.events import Job, Mode, SamplingParams
-from siftlm.serving.modes import ModeParser
-from siftlm.serving.scheduler import ServingEngine
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +73,7 @@ def test_the_harness_gets_the_likelihoods_of_the_model(engine, asks):
 def test_the_end_of_a_text_is_a_token_that_was_made(engine):
     """The harness leaves out the last entry, for it is not of the prompt: where it is missing, another one goes."""
     job = Job((5,), "", Mode("base", None, {}), SamplingParams(max_tokens=1, top=1))
-    said, ended = ChoiceWriter(engine.controller.tokenizer, job, 0, {0}).say(SampledToken(0, -0.5, ((0, -0.5),)))
+    said, ended = ChoiceWriter(engine.controller.tokenizer, job, 0, {0}).write(SampledToken(0, -0.5, ((0, -0.5),)))
     assert [(token.id, token.text, token.logprob) for token in said.tokens] == [(0, "", -0.5)]
     assert (ended.reason, ended.tokens) == ("stop", 1)
 

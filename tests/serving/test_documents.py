@@ -243,7 +243,7 @@ def test_an_id_is_one_line(asking, still):
 
 def test_an_id_is_no_longer_than_an_address(asking):
     error = told(asking.post(PATH, json={"documents": [{"text": "x", "id": "x" * 1001}]}), 400)
-    assert (error["param"], "up to 1000 characters" in error["message"]) == ("documents[0].id", True)
+    assert (error["param"], "at most 1000 characters" in error["message"]) == ("documents[0].id", True)
 
 
 @pytest.mark.parametrize("body", [{}, {"documents": []}, {"documents": [{"text": "x"}] * 1001}, [], {"memory": "docs"}])

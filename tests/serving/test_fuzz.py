@@ -7,28 +7,17 @@ import random
 import warnings
 
 import pytest
-
-pytest.importorskip("peft")
-pytest.importorskip("fastapi")
-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
 from controller import tiny
+from effort import examples
 from siftlm.controller import Controller
 from siftlm.memory import Memory
-from siftlm.serving.app import create_app
-from siftlm.serving.limits import RequestLimits
-from siftlm.serving.metrics import PrometheusMetrics
-from siftlm.serving.modes import ModeParser
-from siftlm.serving.scheduler import ServingEngine
-from siftlm.serving.server import background_server
+from siftlm.serving import ModeParser, PrometheusMetrics, RequestLimits, ServingEngine, background_server, create_app
 
 httpx = pytest.importorskip("httpx")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    schemathesis = pytest.importorskip("schemathesis")
 
 BODY = {
     "model": "LlamaForCausalLM:sift-2",
@@ -56,23 +45,24 @@ def memory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def app(memory):
     controller = Controller(tiny.model("llama"), tiny.tokenizer(), engine="lora", rank=2)
-    engine = ServingEngine(controller, {"docs": memory}, slots=2)
-    yield create_app(
-        engine, ModeParser(controller.name, engine.models), limits=RequestLimits(seconds=20), count=PrometheusMetrics()
-    )
+    engine = ServingEngine(controller, {"docs": memory}, slots=2, count=PrometheusMetrics())
+    yield create_app(engine, ModeParser(controller.name, engine.models), limits=RequestLimits(seconds=20))
     engine.close()
 
 
 @pytest.mark.slow
 def test_no_request_is_too_much(app):
     """Requests that follow the description, and such that do not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        schemathesis = pytest.importorskip("schemathesis")
     described = schemathesis.openapi.from_asgi("/openapi.json", app)
     operations = [one.ok() for one in described.get_all_operations()]
     assert {"/v1/completions", "/v1/documents", "/v1/select", "/tokenize"} <= {one.path for one in operations}
     for operation in operations:
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
 
-            @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
             @given(case=operation.as_strategy(generation_mode=mode))
             def answered(case):
                 answer = case.call()
@@ -89,9 +79,12 @@ def test_no_request_is_too_much(app):
 
 
 @pytest.fixture(scope="module")
-def url(memory):
-    with background_server(tiny.model("llama"), {"docs": memory}, tokenizer=tiny.tokenizer(), rank=2) as found:
-        yield found
+def client(memory):
+    with (
+        background_server(tiny.model("llama"), {"docs": memory}, tokenizer=tiny.tokenizer(), rank=2) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        yield client
 
 
 def broken(body: bytes, lot: random.Random) -> bytes:
@@ -112,10 +105,10 @@ def broken(body: bytes, lot: random.Random) -> bytes:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), path=st.sampled_from(["completions", "chat/completions", "select", "documents"]))
-def test_fuzzed_bodies_never_end_the_process(url, seed, path):
+def test_fuzzed_bodies_never_end_the_process(client, seed, path):
     body = broken(json.dumps(BODY).encode(), random.Random(seed))
-    answer = httpx.post(f"{url}/v1/{path}", content=body, headers={"content-type": "application/json"}, timeout=30)
+    answer = client.post(f"/v1/{path}", content=body, headers={"content-type": "application/json"})
     assert answer.status_code < 500, (body, answer.text)
-    assert httpx.get(f"{url}/ready").status_code == 200
+    assert client.get("/ready").status_code == 200

@@ -7,7 +7,8 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.fake_engine import FakeEngine, allowed, client
-from siftlm.serving.metrics import GAUGES, PrometheusMetrics, route_template, routes
+from siftlm.serving import PrometheusMetrics
+from siftlm.serving.metrics import GAUGES, route_template, routes
 
 
 def shown(counts: PrometheusMetrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -36,9 +37,9 @@ def test_what_the_engine_tells(counts):
     counts.cache(True)
     counts.cache(False)
     counts.cache(False)
-    counts.learned(50, 1200)
-    counts.made(16)
-    counts.made(4)
+    counts.tuned(50, 1200)
+    counts.generated(16)
+    counts.generated(4)
     counts.read(30)
     assert value(counts, "siftlm_seconds_sum", mode="sift", stage="queue") == 1.0
     assert value(counts, "siftlm_seconds_count", mode="sift", stage="learn") == 1
@@ -122,7 +123,7 @@ def test_two_servers_share_nothing(counts):
 
 
 def test_the_route(counts):
-    counts.made(5)
+    counts.generated(5)
     engine = FakeEngine({})
     own = client(engine, lambda *_: routes(counts, allowed))
     answer = own.get("/metrics")

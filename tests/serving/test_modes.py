@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("peft")
-
 from controller import tiny
 from siftlm.controller import Controller
 from siftlm.errors import InvalidInput
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.selection import methods
+from siftlm.serving import ModeParser
 from siftlm.serving.errors import BadRequest, NotFound
-from siftlm.serving.modes import AUTO_ADAPTIVE, AUTO_DECIDE, ModeParser
+from siftlm.serving.modes import AUTO_ADAPTIVE, AUTO_DECIDE, setting_error
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def test_every_name_that_is_offered_is_understood(modes):
 @pytest.mark.parametrize(
     ("name", "extra", "kind", "said"),
     [
-        ("huge", None, NotFound, "does not exist; there are tiny"),
+        ("huge", None, NotFound, "does not exist; available are tiny"),
         ("tiny:Sift!", None, NotFound, "does not exist"),
         ("tiny:sift-9999", None, BadRequest, "from 1 to 200, got 9999"),
         ("tiny:shift-5", None, ValueError, "did you mean 'sift'"),
@@ -105,7 +104,7 @@ def test_every_name_that_is_offered_is_understood(modes):
         ("tiny:sift-5", {"candidates": "luck"}, ValueError, "vectors, words, both"),
         ("tiny:sift-5", {"where": 5}, ValueError, "where: expected a dict"),
         ("tiny:sift-5", {"where": "source ="}, ValueError, "where, column 9"),
-        ("tiny:base", {"n": 3, "method": "base"}, BadRequest, "the mode is base"),
+        ("tiny:base", {"n": 3, "method": "base"}, BadRequest, "no effect on the base model"),
     ],
 )
 def test_what_is_wrong_is_said(modes, name, extra, kind, said):
@@ -119,15 +118,17 @@ def test_where_a_method_needs_more_than_a_prompt_those_are_named_that_do_not(mod
         if method not in needy:
             assert modes.parse(f"tiny:{method}-2").name == f"{method}-2"
             continue
-        with pytest.raises(BadRequest, match="no request can give that; there are ") as caught:
+        with pytest.raises(BadRequest, match="no request can send; available are ") as caught:
             modes.parse("tiny", {"method": method, "n": 2})
-        there = str(caught.value).partition("there are ")[2].split(", ")
-        assert set(there) == {*methods(), "hullft"} - needy
+        available = str(caught.value).partition("available are ")[2].split(", ")
+        assert set(available) == {*methods(), "hullft"} - needy
 
 
 def test_a_wrong_setting_is_not_blamed_on_the_method(modes):
-    with pytest.raises(InvalidInput, match="noise must be a number > 0"):
+    with pytest.raises(InvalidInput, match="noise must be a number > 0") as caught:
         modes.parse("tiny:sift-5", {"noise": 0})
+    assert setting_error(caught.value, {"noise": 0}).param == "siftlm.noise"
+    assert setting_error(caught.value, {}, "model").param == "model", "it comes from the model's name"
 
 
 @pytest.mark.parametrize(

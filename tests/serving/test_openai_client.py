@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("fastapi")
-pytest.importorskip("openai")
-
-import openai
-
 from serving.fakes import CONTEXT, END, NAME, FakeEngine, Manners, app_of, served, until
 from siftlm.embedding import HashingEmbedder
-from siftlm.serving.auth import Caller
+from siftlm.serving import Caller
 from siftlm.serving.errors import NotAllowed
 
 pytestmark = pytest.mark.slow
@@ -39,7 +35,12 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def client(address) -> Iterator[openai.OpenAI]:
+def openai() -> Any:
+    return pytest.importorskip("openai")
+
+
+@pytest.fixture(scope="module")
+def client(openai, address) -> Iterator[Any]:
     with openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0) as made:
         yield made
 
@@ -131,7 +132,7 @@ def test_models(client):
     assert client.models.retrieve(f"{NAME}:sift-7").id == f"{NAME}:sift-7"
 
 
-def test_errors(client, manners, address):
+def test_errors(openai, client, manners):
     with pytest.raises(openai.BadRequestError, match="maximum context length") as caught:
         client.completions.create(model=NAME, prompt="a", max_tokens=CONTEXT)
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
@@ -148,7 +149,7 @@ def test_errors(client, manners, address):
     assert busy.value.response.headers["retry-after"] == "7"
 
 
-def test_an_error_in_the_middle_of_a_stream(client, manners):
+def test_an_error_in_the_middle_of_a_stream(openai, client, manners):
     manners.fail, manners.fail_after = ValueError("/home/secret"), 1
     stream = client.completions.create(model=NAME, prompt="the time", stream=True)
     assert next(stream).choices[0].text == "the"

@@ -16,9 +16,7 @@ import pytest
 from siftlm.cli import main, parser
 from siftlm.errors import Locked
 from siftlm.memory import Memory, durability
-from siftlm.serving import modes
-from siftlm.serving.limits import RequestLimits
-from siftlm.serving.metrics import PrometheusMetrics
+from siftlm.serving import PrometheusMetrics, RequestLimits, modes
 from siftlm.serving.routes import documents
 
 ROOT = Path(__file__).parents[2]
@@ -125,7 +123,7 @@ def test_the_limits_are_those_of_the_code():
     assert f"| `n` | {RequestLimits().choices} choices |" in GUIDE
     assert f"messages of a chat | {RequestLimits().messages:,} |" in GUIDE
     assert f"an answer | {RequestLimits().entries:,} entries" in GUIDE
-    assert f"learn for | {RequestLimits().text:,} characters |" in GUIDE
+    assert f"`siftlm.prompt` included | {RequestLimits().text:,} characters |" in GUIDE
     assert f"texts to embed | {RequestLimits().inputs:,}, of {RequestLimits().texts:,} characters together |" in GUIDE
     assert f"tokens to detokenize | {RequestLimits().ids:,} |" in GUIDE
     assert f"`id` | {documents.MAX_ID_CHARACTERS:,} characters, one line" in GUIDE
@@ -186,4 +184,4 @@ def test_the_container_asks_for_keys_and_runs_as_nobody_special():
 
 def test_the_server_refuses_to_be_reached_without_keys(memory, capsys):
     assert main(["serve", "--memory", f"docs={memory.path}", "--host", "0.0.0.0", "--port", "0"]) == 1
-    assert "--keys FILE" in capsys.readouterr().err
+    assert "keys to a file of API keys" in capsys.readouterr().err

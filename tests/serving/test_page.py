@@ -10,10 +10,10 @@ import subprocess
 from itertools import product
 
 import pytest
+from fastapi.testclient import TestClient
 
 from siftlm.serving import app as page
 
-TestClient = pytest.importorskip("fastapi.testclient").TestClient
 NODE = shutil.which("node")
 
 # What is not to be found in a page that turns no string into HTML or a program.
@@ -222,10 +222,10 @@ def test_how_much_of_a_text_was_said_before():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("401, {message: 'no key'}", "The server asks for an API key. No key."),
+        ("401, {message: 'no key'}", "The server requires an API key. No key."),
         ("429, {message: 'the queue is full'}, '7'", "The server is busy; try again in 7 seconds. The queue is full."),
         ("400, {message: 'n must be whole.'}", "N must be whole."),
-        ("502, null", "Something went wrong in the server (502)."),
+        ("502, null", "The server failed (502)."),
         ("418, null", "The server refused the request (418)."),
     ],
 )

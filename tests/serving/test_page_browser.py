@@ -12,14 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import uvicorn
 
 from serving import page_server
-
-sync = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install playwright")
-uvicorn = pytest.importorskip("uvicorn")
-pytest.importorskip("fastapi")
-expect = sync.expect
-expect.set_options(timeout=60_000)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -31,8 +26,17 @@ PROMPT = "What is the age of Ada Brook and how many children does she have?"
 PHONE = {"width": 390, "height": 844}
 
 
+def expect(locator: Any) -> Any:
+    """playwright's ``expect``, which is imported when a test needs it."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=60_000)
+    return expect(locator)
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[Any]:
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     # As root, as in containers, Chromium starts without its sandbox or not at all.
     alone = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     env = {**os.environ, "HOME": str(tmp_path_factory.mktemp("chromium"))}
@@ -110,8 +114,8 @@ def test_three_answers_stand_side_by_side(opened):
     run(view)
     for side, model in (("base", ""), ("nearest", ":nearest-20"), ("sift", ":sift-20")):
         assert view.text_content(f"#answer-{side} .said") == answer(page_server.NAME + model)
-    expect(view.locator("#answer-sift .how")).to_contain_text("learned in 20 steps")
-    expect(view.locator("#answer-base .how")).to_contain_text("nothing learned")
+    expect(view.locator("#answer-sift .how")).to_contain_text("tuned in 20 steps")
+    expect(view.locator("#answer-base .how")).to_contain_text("not tuned")
     tops = {round(view.locator(f"#answer-{side}").bounding_box()["y"]) for side in ("base", "nearest", "sift")}
     assert len(tops) == 1
 
@@ -350,7 +354,7 @@ def test_texts_are_shown_and_never_read_as_html(opened):
     run(view, "The age of Ada Brook is written here. <b>&lt;")
     expect(view.locator("#picks-sift")).to_contain_text(page_server.WILD)
     assert view.locator(".picks img, .picks script, .picks b, #plane img").count() == 0
-    assert view.title() == "siftlm: a model that learns for every prompt"
+    assert view.title() == "siftlm: a model fine-tuned for every prompt"
     assert view.text_content("#answer-base .asked") == "The age of Ada Brook is written here. <b>&lt;"
 
 
@@ -468,5 +472,5 @@ def test_progress_is_said_aloud_but_not_every_step(opened, manners):
     run(view)
     said = view.evaluate("window.said")
     assert said[0] == "Selecting …"
-    steps = [one for one in said if one.startswith("Learning")]
+    steps = [one for one in said if one.startswith("Tuning")]
     assert 1 <= len(steps) <= 8  # two sides, four times each

@@ -12,22 +12,15 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("peft")
-
 from controller import tiny
 from serving.fake_vllm import FakeVLLM
-from serving.test_engine import BASE, PROMPTS, TEXTS, Heard, controller, job, mode
+from serving.test_scheduler import BASE, PROMPTS, TEXTS, Heard, controller, job, mode
 from siftlm.cli import parser
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.memory import Memory
-from siftlm.serving import events
+from siftlm.serving import Job, Metrics, Relay, SamplingParams, ServingEngine, background_server, events
 from siftlm.serving.errors import BadGateway, DeadlineExceeded, QueueFull, ShuttingDown
-from siftlm.serving.events import Job, SamplingParams
-from siftlm.serving.metrics import NoMetrics
-from siftlm.serving.scheduler import ServingEngine
-from siftlm.serving.server import background_server
 from siftlm.serving.vllm_client import VLLM_COMMAND, AdapterFolder, VllmClient
-from siftlm.serving.vllm_relay import Relay
 
 WAYS = [BASE, mode(), mode(n=5), mode(use="context", n=2), mode(use="both", n=2)]
 LOAD, UNLOAD, COMPLETIONS = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/completions"
@@ -59,7 +52,7 @@ def vllm():
     made.close()
 
 
-class Counted(NoMetrics):
+class Counted(Metrics):
     def __init__(self):
         self.modes, self.seconds, self.tokens = [], [], 0
 
@@ -67,7 +60,7 @@ class Counted(NoMetrics):
         self.modes.append(mode)
         self.seconds.append(seconds)
 
-    def made(self, tokens):
+    def generated(self, tokens):
         self.tokens += tokens
 
 
@@ -163,7 +156,7 @@ def test_events_come_in_their_order_and_say_where_the_time_went(relay):
 def test_the_same_again_is_neither_learned_nor_written_nor_loaded_again(relay, vllm):
     first = Heard(relay, job(relay, PROMPTS[0], mode()))
     first.all()
-    (folder,) = relay.shelf.folder.iterdir()
+    (folder,) = relay.adapter_folder.folder.iterdir()
     before = (folder / "adapter_model.safetensors").stat().st_mtime_ns
     together = [Heard(relay, job(relay, PROMPTS[0], mode())) for _ in range(4)]
     assert {one.text() for one in together} == {first.text()}
@@ -176,7 +169,7 @@ def test_the_same_again_is_neither_learned_nor_written_nor_loaded_again(relay, v
 def test_the_base_model_has_no_adapter_and_no_folder(relay, vllm):
     Heard(relay, job(relay, PROMPTS[0])).all()
     assert vllm.bodies(COMPLETIONS)[0]["model"] == vllm.name
-    assert vllm.bodies(LOAD) == [] == list(relay.shelf.folder.iterdir())
+    assert vllm.bodies(LOAD) == [] == list(relay.adapter_folder.folder.iterdir())
 
 
 def test_choices_draw_from_seeds_of_their_own_and_follow_the_echo(relay, vllm):
@@ -196,7 +189,7 @@ def test_the_least_recently_used_adapters_go(memory, vllm, tmp_path):
             Heard(relay, job(relay, prompt, mode(n=1), most=1)).all()
         names = [body["lora_name"] for body in vllm.bodies(LOAD)]
         assert list(vllm.adapters) == [names[0], names[2]]
-        assert sorted(folder.name for folder in relay.shelf.folder.iterdir()) == [names[0], names[2]]
+        assert sorted(folder.name for folder in relay.adapter_folder.folder.iterdir()) == [names[0], names[2]]
         assert vllm.most == 2
         Heard(relay, job(relay, PROMPTS[1], mode(n=1), most=1)).all()  # learned before, and written anew
         assert vllm.bodies(LOAD)[-1]["lora_name"] not in names
@@ -250,7 +243,7 @@ def test_a_vllm_without_adapters_is_told_how_to_start(memory, tmp_path, caplog):
                 Relay(engine, wrong, tmp_path)
         vllm, blocked = fake(key="secret"), tmp_path / "file"
         blocked.write_text("")
-        with pytest.raises(SiftlmError, match="no adapters can be written"):
+        with pytest.raises(SiftlmError, match="cannot write adapters"):
             Relay(engine, vllm.url + "/v1/", blocked, key="secret")
         vllm.close()
     finally:
@@ -337,10 +330,10 @@ def test_a_vllm_that_dies_fails_requests_and_nothing_else(memory, tmp_path):
 
 
 def test_a_vllm_that_is_silent_is_not_waited_for(memory, vllm, tmp_path):
-    relay = Relay(ServingEngine(controller(), {"docs": memory}), vllm.url, tmp_path, patience=0.1)
+    relay = Relay(ServingEngine(controller(), {"docs": memory}), vllm.url, tmp_path, timeout=0.1)
     vllm.pause = 0.5
     try:
-        assert "nothing for 0.1 s" in str(Heard(relay, job(relay, PROMPTS[0])).all()[-1].error)
+        assert "not responded for 0.1 s" in str(Heard(relay, job(relay, PROMPTS[0])).all()[-1].error)
         late = Heard(relay, job(relay, PROMPTS[0], deadline=time.monotonic() + 0.05))
         assert isinstance(late.all()[-1].error, DeadlineExceeded)
     finally:
@@ -360,12 +353,12 @@ def test_who_hangs_up_is_not_worked_for(relay, vllm):
     until(lambda: vllm.bodies(COMPLETIONS))
     heard.ticket.cancel()
     until(lambda: vllm.aborted)
-    assert relay.state.speaking == 0
+    assert relay.state.decoding == 0
     assert not any(isinstance(event, (events.Finished, events.Failed)) for event in heard.waiting.queue)
     heard.ticket.cancel()
     vllm.pause = 0
     assert Heard(relay, job(relay, PROMPTS[0], mode())).text()
-    assert not any(adapter.users for adapter in relay.shelf._kept.values())
+    assert not any(adapter.users for adapter in relay.adapter_folder._kept.values())
 
 
 @pytest.mark.slow
@@ -374,7 +367,7 @@ def test_more_than_vllm_is_to_have_are_refused(memory, vllm, tmp_path):
     vllm.goes_on.clear()
     try:
         accepted = [Heard(relay, job(relay, PROMPTS[0])) for _ in range(2)]
-        until(lambda: relay.state.speaking == 1 and relay.state.waiting == 1)
+        until(lambda: relay.state.decoding == 1 and relay.state.waiting == 1)
         with pytest.raises(QueueFull):
             relay.submit(job(relay, PROMPTS[0]), print)
         vllm.goes_on.set()
@@ -397,7 +390,7 @@ def test_what_was_accepted_is_finished_at_the_end_unless_grace_ends(memory, vllm
     relay = Relay(ServingEngine(controller(), {"docs": memory}), vllm.url, tmp_path)
     vllm.goes_on.clear()
     late = Heard(relay, job(relay, PROMPTS[0], most=40))
-    until(lambda: relay.state.speaking)
+    until(lambda: relay.state.decoding)
     relay.close(grace=0.05)
     vllm.goes_on.set()
     assert isinstance(late.all()[-1].error, ShuttingDown)
@@ -427,7 +420,7 @@ def test_of_several_names_the_models_own_is_taken(vllm, monkeypatch):
     cards = [{**card, "id": "other"}, {**card, "id": "lora", "parent": "other"}, {**card, "id": "own"}]
     monkeypatch.setattr(vllm, "models", lambda: {"data": cards})
     client = VllmClient(vllm.url)
-    assert [client.served(name).name for name in ("own", "lora", "")] == ["own", "other", "other"]
+    assert [client.served_model(name).name for name in ("own", "lora", "")] == ["own", "other", "other"]
 
 
 @pytest.mark.slow
@@ -452,7 +445,7 @@ def test_nobody_notices_the_others(memory, alone, tmp_path):
         for thread in threads:
             thread.join()
         assert [found[at] for at in range(len(asked))] == [expected[p, WAYS.index(way)] for p, way in asked]
-        assert not any(adapter.users for adapter in relay.shelf._kept.values())
+        assert not any(adapter.users for adapter in relay.adapter_folder._kept.values())
     finally:
         relay.close()
         vllm.close()
@@ -490,7 +483,7 @@ def test_over_http(memory, alone, vllm, tmp_path):
 @pytest.mark.slow
 def test_an_address_needs_a_folder(memory):
     with (
-        pytest.raises(SiftlmError, match="--vllm-folder"),
+        pytest.raises(SiftlmError, match="vllm and vllm_folder must be set together"),
         background_server(controller(), {"docs": memory}, vllm="http://x"),
     ):
         pass

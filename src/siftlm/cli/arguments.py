@@ -353,7 +353,7 @@ TUNING = (
     SETTING,
 )
 LOCAL_MODEL = ("model", *MODEL, "selection", *SELECTION, "tuning", *TUNING)
-# The fields of `siftlm.controller.Tuning`, whose import needs torch.
+# The fields of `siftlm.controller.Tuning`.
 TUNING_NAMES = (
     *("rate", "betas", "epsilon", "decay", "clip", "dropout", "order", "passes", "windows", "window", "completion"),
     *("repeats", "reuse", "seconds", "tokens", "watch_every", "patience", "explode", "precision", "checkpointing"),
@@ -409,8 +409,7 @@ def search_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The flags of score, generate and chat, as keyword arguments of a `LocalModel`."""
-    from siftlm.controller import Tuning
-    from siftlm.controller.settings import setting_names
+    from siftlm.controller import Tuning, setting_names
 
     settings = {**values_of(arguments, (*_MODEL_NAMES, *_TUNING_NAMES)), **search_settings(arguments)}
     add_options(settings, arguments, (*_MODEL_NAMES, *SEARCH_NAMES, "k", "kernel", *setting_names()))

@@ -300,7 +300,7 @@ class Chat:
 
     def check(self) -> None:
         """Check the settings before the next prompt."""
-        from siftlm.controller.generation import check_sampling
+        from siftlm.controller import check_sampling
 
         sampling = self._current_sampling
         stop = [sampling["stop"]] if isinstance(sampling["stop"], str) else sampling["stop"]

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,7 +211,7 @@ def _draw_figure(
         figure.savefig(new, format=kind, dpi=200)
 
 
-def _print(arguments: argparse.Namespace, found: list[Selection], texts: list[str] | None, size: int) -> None:
+def _print(arguments: argparse.Namespace, found: Sequence[Selection], texts: list[str] | None, size: int) -> None:
     from siftlm.cli import files
 
     terminal = Terminal(width=120) if arguments.out is not None else Terminal.of(sys.stdout)

@@ -84,7 +84,7 @@ def add(commands: Any) -> None:
         Flag("--host", "H", str, "address to listen at (default: 127.0.0.1, for this machine only)", "127.0.0.1"),
         Flag("--port", "P", flags.whole(0, 65535), "port to listen at; 0: any free port (default: 8000)", 8000),
         Flag("--keys", "FILE", str, "API keys, made by siftlm keys; required if other machines can reach the host"),
-        switch("--open", "serve without keys, even to other machines"),
+        switch("--open", "serve without keys, even to other machines", setting="anybody"),
         "limits",
         Flag("--slots", "N", flags.whole(1), "prompts to tune for concurrently (default: 8)", 8),
         Flag("--queue", "N", flags.whole(1), queue, 64),
@@ -131,7 +131,7 @@ def _add_keys(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Open the memories, and serve until interrupted."""
-    from siftlm.serving.server import serve
+    from siftlm.serving import serve
 
     atexit.register(gc.freeze)  # or the last garbage collection takes seconds on torch's objects
     memories = _open_memories(arguments)
@@ -153,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
                 vllm=arguments.vllm,
                 vllm_folder=arguments.vllm_folder,
                 vllm_adapters=arguments.vllm_adapters,
-                said=_log,
+                on_ready=_log,
                 **{name: value for name, value in settings.items() if value is not None},
                 **{**flags.controller_settings(arguments), "engine": "lora"},
             )

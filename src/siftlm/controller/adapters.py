@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from siftlm.controller.engines import Adam, TensorBackup
 from siftlm.controller.settings import Tuning
 from siftlm.errors import InvalidInput
@@ -22,7 +24,7 @@ DEFAULT_RANK = 16
 class Adapters:
     """Adapters are injected once and then swapped in and out: between prompts the model is the plain one."""
 
-    def __init__(self, model: Any, config: Any = None, *, seed: int = 0) -> None:
+    def __init__(self, model: torch.nn.Module, config: Any = None, *, seed: int = 0) -> None:
         self._model = model
         self.config = lora(model) if config is None else copy.deepcopy(config)
         self.name = str(self.config.peft_type.value).lower()
@@ -36,7 +38,7 @@ class Adapters:
         try:
             self._inject(seed)
             # (the module that holds it, under which name, as it was, with the adapter)
-            self._places = [
+            self._layers = [
                 (parent, name, plain[f"{path}.{name}".lstrip(".")], child)
                 for path, parent in model.named_modules()
                 for name, child in parent.named_children()
@@ -44,37 +46,31 @@ class Adapters:
             ]
             self._refuse_changed(base)
             own = {id(p) for p, _, _ in base}
-            self._parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
-            for p in self._parameters:
+            self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+            for p in self.parameters:
                 p.data = p.data.float()  # updates are too small for half precision
-            self._initial, self._best = TensorBackup(self._parameters), TensorBackup(self._parameters)
+            self._initial, self._best = TensorBackup(self.parameters), TensorBackup(self.parameters)
             self._initial.save()
-            self._adam = Adam(self._parameters)
+            self.adam = Adam(self.parameters)
         finally:  # also where it was refused, or memory ran out, with some layers replaced already
             for module, before in children:
                 module._modules.clear()
                 module._modules.update(before)
-            for p, value, wanted in base:
+            for p, value, required in base:
                 p.data = value
-                p.requires_grad_(wanted)
+                p.requires_grad_(required)
             vars(model).pop("peft_config", None)
 
     def begin(self, settings: Tuning) -> None:
         for p in self._model.parameters():
             p.requires_grad_(False)
         self._initial.restore()
-        for p in self._parameters:
+        for p in self.parameters:
             p.grad = None  # an error may have left some
-        self._adam.begin(settings)
+        self.adam.begin(settings)
         self._swap(out=False)
-        for p in self._parameters:
+        for p in self.parameters:
             p.requires_grad_(True)
-
-    def parameters(self) -> list[Any]:
-        return self._parameters
-
-    def update(self, rate: float) -> None:
-        self._adam.update(rate)
 
     def keep(self) -> None:
         self._best.save()
@@ -89,15 +85,15 @@ class Adapters:
         self._swap(out=True)
 
     def describe(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"engine": self.name, "trained": sum(p.numel() for p in self._parameters)}
+        facts: dict[str, Any] = {"engine": self.name, "trained": sum(p.numel() for p in self.parameters)}
         for setting in ("r", "lora_alpha"):
             if hasattr(self.config, setting):
-                found[setting] = getattr(self.config, setting)
-        return found
+                facts[setting] = getattr(self.config, setting)
+        return facts
 
-    def places(self) -> list[tuple[str, Any, Any]]:
+    def adapted_layers(self) -> list[tuple[str, torch.nn.Module, torch.nn.Module]]:
         """(name, layer of the plain model, the same with its adapter) for each layer that has one."""
-        return [(name, without, with_adapter) for _, name, without, with_adapter in self._places]
+        return [(name, without, with_adapter) for _, name, without, with_adapter in self._layers]
 
     def save(self, folder: str | os.PathLike[str], base: str) -> Path:
         """The adapter as it is now, in PEFT's format; only while it is swapped in."""
@@ -113,7 +109,7 @@ class Adapters:
         return into
 
     def _inject(self, seed: int) -> None:
-        torch, peft = load("torch", "tune"), load("peft", "tune")
+        peft = load("peft", "tune")
         devices = sorted({p.device.index for p in self._model.parameters() if p.device.type == "cuda"})
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)  # every prompt starts from the same adapter
@@ -124,7 +120,7 @@ class Adapters:
                 raise InvalidInput(f"PEFT cannot put this adapter into {kind}: {error}") from error
 
     def _refuse_changed(self, base: Sequence[tuple[Any, Any, bool]]) -> None:
-        """Only what was added is put back, so the model's own weights must stay as they are."""
+        """Only what was added is taken out again, so the model's own weights must stay as they are."""
         if any(p.data_ptr() != value.data_ptr() for p, value, _ in base):
             raise InvalidInput(
                 f"this {self.name} adapter begins by changing the model's own weights "
@@ -137,7 +133,7 @@ class Adapters:
             )
 
     def _swap(self, *, out: bool) -> None:
-        for parent, name, without, with_adapter in self._places:
+        for parent, name, without, with_adapter in self._layers:
             setattr(parent, name, without if out else with_adapter)
         if out:
             vars(self._model).pop("peft_config", None)
@@ -145,7 +141,7 @@ class Adapters:
             self._model.peft_config = {ADAPTER_NAME: self.config}  # PEFT looks for it there
 
 
-def lora(model: Any, *, rank: int = DEFAULT_RANK, alpha: float | None = None, targets: Any = None) -> Any:
+def lora(model: torch.nn.Module, *, rank: int = DEFAULT_RANK, alpha: float | None = None, targets: Any = None) -> Any:
     """LoRA on all linear layers but the head, or on ``targets``; α is twice the rank unless given."""
     peft = load("peft", "tune")
     most = max(_adapted_matrix_sizes(model, targets), default=0)
@@ -161,19 +157,19 @@ def lora(model: Any, *, rank: int = DEFAULT_RANK, alpha: float | None = None, ta
     )
 
 
-def _adapted_matrix_sizes(model: Any, targets: Any) -> Iterator[int]:
-    """Of the matrices that get an adapter, by PEFT's reading of ``targets``: a pattern, or how names end."""
-    embedding = load("torch", "tune").nn.Embedding
+def _adapted_matrix_sizes(model: torch.nn.Module, targets: Any) -> Iterator[int]:
+    """Sides of the matrices that get an adapter, by PEFT's reading of ``targets``: a pattern, or how names end."""
+    embedding = torch.nn.Embedding
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for name, module in model.named_modules():
         shape = tuple(getattr(getattr(module, "weight", None), "shape", ()))
         if targets is None or targets == "all-linear":
-            meant = module is not head and not isinstance(module, embedding)
+            adapted = module is not head and not isinstance(module, embedding)
         elif isinstance(targets, str):
-            meant = re.fullmatch(targets, name) is not None
+            adapted = re.fullmatch(targets, name) is not None
         else:  # what is no list of names PEFT refuses
-            meant = isinstance(targets, Iterable) and any(name == one or name.endswith(f".{one}") for one in targets)
-        if meant and len(shape) == 2:
+            adapted = isinstance(targets, Iterable) and any(name == one or name.endswith(f".{one}") for one in targets)
+        if adapted and len(shape) == 2:
             # The shape of packed weights says little.
             yield int(getattr(module, "in_features", shape[0]))
             yield int(getattr(module, "out_features", shape[1]))

@@ -9,22 +9,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 
-from siftlm.controller import generation
-from siftlm.controller.batching import batch_budget, batches
-from siftlm.controller.decoding import BatchDecoder
-from siftlm.controller.forward import span_nats_in_one_pass
-from siftlm.controller.generation import Generated
+from siftlm.controller.batching import BatchBudget, batch_budget, batches
+from siftlm.controller.forward import autocast, text_likelihoods, token_nats_of
+from siftlm.controller.generation import BatchDecoder, Generated, generate
 from siftlm.controller.restore import training_mode
-from siftlm.controller.settings import Tuning
+from siftlm.controller.settings import SamplingParams, Tuning, stop_strings
 from siftlm.controller.stacked import AdapterStack, refuse_unstackable
-from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids, unscored_likelihood
-from siftlm.controller.tuner import Tuner, Watch
-from siftlm.controller.tuning_batch import AfterSteps, TuningBatch, TuningRun
+from siftlm.controller.tokens import IGNORE_INDEX, Window, text_to_score
+from siftlm.controller.tuner import DIVERGENCE_CHECK_TOKENS, AfterSteps, Tuner, TuningBatch, TuningRun, Watch
 from siftlm.errors import InvalidInput
-from siftlm.extras import load
-from siftlm.types import FloatArray, Likelihood, Trace
+from siftlm.types import Likelihood, Step, Trace
 from siftlm.validation import whole_number
 
 if TYPE_CHECKING:
@@ -39,8 +35,7 @@ class BatchTuner:
 
     def __init__(self, controller: Controller, stack: AdapterStack, rules: Tuner) -> None:
         self._controller, self._stack, self._rules = controller, stack, rules
-        self._vocabulary = int(controller.model.get_output_embeddings().weight.shape[0])
-        self._room = batch_budget(stack.weights.device, self._vocabulary, stack.total)
+        self._budget = batch_budget(stack.weights.device, controller.vocabulary, stack.total)
         self.settings = rules.settings
 
     def __len__(self) -> int:
@@ -57,72 +52,74 @@ class BatchTuner:
 
         Args:
             texts: those of each prompt, in the order of the prompts.
-            watch: for each prompt a text that it must not foresee worse, or a function that measures, or ``None``.
-            after: told of the steps that were taken together, prompt -> step.
+            watch: for each prompt a text that must not be predicted worse, or a function that measures, or ``None``.
+            after: called with the steps that were taken together, prompt -> step.
 
         The budget ``seconds`` runs for all prompts from the beginning of this call; ``tokens`` is each prompt's own.
         """
         if isinstance(texts, str) or any(isinstance(own, str) for own in texts):
             raise InvalidInput("texts must be a list of texts for each prompt, so a list of lists")
         watched = [None] * len(self) if watch is None else list(watch)
-        for name, given in (("texts", texts), ("watch", watched)):
-            if len(given) != len(self):
-                raise InvalidInput(f"{name} must have an entry for each of {len(self)} prompts, got {len(given)}")
-        courses = [
-            TuningRun(owner, self._rules.turns(own), watched[owner] is not None) for owner, own in enumerate(texts)
-        ]
-        # Watched texts are cut into tokens once, not at each look.
+        for name, entries in (("texts", texts), ("watch", watched)):
+            if len(entries) != len(self):
+                raise InvalidInput(f"{name} must have an entry for each of {len(self)} prompts, got {len(entries)}")
+        runs = [_new_run(self._rules, owner, own, watched[owner] is not None) for owner, own in enumerate(texts)]
         known = {owner: text for owner, text in enumerate(watched) if isinstance(text, str)}
 
         def measure(owners: Sequence[int]) -> list[float]:
-            seen = dict.fromkeys(owners, float("inf"))
-            texts_of = [owner for owner in owners if owner in known]
-            for owner, found in zip(
-                texts_of, self.likelihoods([(known[owner], "") for owner in texts_of], owners=texts_of), strict=True
-            ):
-                seen[owner] = found.nats_per_token
+            values = dict.fromkeys(owners, math.inf)
+            scored = [owner for owner in owners if owner in known]
+            likelihoods = self.likelihoods([(known[owner], "") for owner in scored], owners=scored)
+            values.update((owner, one.nats_per_token) for owner, one in zip(scored, likelihoods, strict=True))
             for owner in owners:
                 look = watched[owner]
                 if callable(look):
-                    seen[owner] = look()
-            return list(seen.values())
+                    values[owner] = look()
+            return list(values.values())
 
         with training_mode(self._controller.model, 0.0, self.settings.checkpointing):
-            lesson = TuningBatch(self._stack, self._rules, self._room, measure, after)
-            lesson.join(courses)
-            while len(lesson):
-                lesson.round()
-        return [lesson.trace(course) for course in courses]
+            batch = TuningBatch(StackedAdapters(self._stack, self._rules, self._budget), measure, after)
+            batch.join(runs)
+            while len(batch):
+                batch.round()
+        return [self.trace(run) for run in runs]
 
     # --- for a server: prompts come and go
 
-    def lesson(self, settings: Tuning, after: AfterSteps | None = None) -> TuningBatch:
-        """Prompts that learn with these settings, joining and leaving; see `course`."""
-        refuse_unstackable(settings)
-        controller = self._controller
-        rules = Tuner(controller.model, controller.tokenizer, controller.engine, settings, controller.context)
-        return TuningBatch(self._stack, rules, self._room, lambda owners: [math.inf] * len(owners), after)
+    def tuning_batch(self, settings: Tuning, after: AfterSteps | None = None) -> TuningBatch:
+        """Prompts that are tuned with these settings, joining and leaving; see `tuning_run`."""
+        weights = StackedAdapters(self._stack, self.rules(settings), self._budget)
+        return TuningBatch(weights, lambda owners: [math.inf] * len(owners), after)
 
-    def course(self, lesson: TuningBatch, owner: int, texts: Sequence[str]) -> TuningRun:
-        """For `TuningBatch.join`: one prompt, from the base model on, and what it is to learn."""
+    def tuning_run(self, owner: int, settings: Tuning, texts: Sequence[str]) -> TuningRun:
+        """One prompt that is tuned on these texts from the base model on, for `TuningBatch.join`."""
         self._owners([owner], 1, "prompts")
         self._stack.begin(owner)
-        return TuningRun(owner, lesson.rules.turns(texts), watched=False)
+        return _new_run(self.rules(settings), owner, texts)
+
+    def rules(self, settings: Tuning) -> Tuner:
+        """The tuner that plans the steps of these settings."""
+        refuse_unstackable(settings)
+        return Tuner(self._controller, settings)
+
+    def trace(self, run: TuningRun) -> Trace:
+        """The record of a run that has ended."""
+        return run.trace(self._stack.engine.describe())
 
     def decoder(self) -> BatchDecoder:
         """Prompts that are continued token by token, joining and leaving."""
-        return BatchDecoder(self._controller, self._stack, self._room)
+        return BatchDecoder(self._controller.model, self._budget, self._stack)
 
     def weights(self, owner: int) -> Any:
-        """A copy of what one prompt has learned, for `put`."""
+        """A copy of what one prompt has learned, for `load_weights`."""
         return self._stack.export_weights(owner)
 
-    def put(self, owner: int, weights: Any) -> None:
-        """One prompt has learned this; None: nothing."""
+    def load_weights(self, owner: int, weights: Any) -> None:
+        """Set what one prompt has learned; None: nothing."""
         if weights is None:
             self._stack.begin(owner)
         else:
-            self._stack.put(owner, weights)
+            self._stack.load_weights(owner, weights)
 
     # --- all at once
 
@@ -137,31 +134,20 @@ class BatchTuner:
 
         Args:
             pairs: what is scored, and what comes before it.
-            owners: whose adapter scores each; left out, pair i belongs to prompt i.
+            owners: the prompt whose adapter scores each; left out, pair i belongs to prompt i.
             texts: for each pair, those that are put before it.
         """
         whose = self._owners(owners, len(pairs), "pairs")
-        contexts = [()] * len(pairs) if texts is None else texts
-        if len(contexts) != len(pairs):
-            raise InvalidInput(f"texts must have an entry for each of {len(pairs)} pairs, got {len(contexts)}")
-        controller = self._controller
-        start = start_token(controller.tokenizer)
-        cut: list[tuple[Likelihood, list[TokenSpan]]] = []
-        for (text, after), context in zip(pairs, contexts, strict=True):
-            ids = text_token_ids(controller.tokenizer, text)
-            spans = spans_of(
-                ids,
-                controller.context,
-                start=start,
-                before=text_token_ids(controller.tokenizer, after),
-                fixed=controller.context_of(context) if context else (),
-            )
-            cut.append(
-                (unscored_likelihood(controller.tokenizer, text, ids, sum(span.scored for span in spans)), spans)
-            )
-        rows = [(owner, span) for owner, (_, spans) in zip(whose, cut, strict=True) for span in spans]
-        nats = iter(controller.evaluating(lambda: self._nats(rows)))
-        return [Likelihood(float(sum(next(nats) for _ in spans)), known.tokens, known.bytes) for known, spans in cut]
+        controller, contexts = self._controller, self._contexts(texts, len(pairs), "pairs")
+        scored = [
+            text_to_score(controller.tokenizer, text, after, context, controller.context)
+            for (text, after), context in zip(pairs, contexts, strict=True)
+        ]
+
+        def rows(places: Sequence[int]) -> AbstractContextManager[Any]:
+            return self._stack.rows([whose[place] for place in places])
+
+        return controller.evaluating(lambda: text_likelihoods(controller.model, scored, self._budget, rows))
 
     def generate(
         self,
@@ -170,27 +156,26 @@ class BatchTuner:
         owners: Sequence[int] | None = None,
         max_new_tokens: int = 100,
         texts: Sequence[Sequence[str]] | None = None,
-        **sampling: Any,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: str | Sequence[str] = (),
+        seed: int = 0,
     ) -> list[Generated]:
         """`Controller.generate` for many prompts, each continued by its own model, with what it would make alone.
 
         Args:
             prompts: what to continue.
-            owners: whose adapter continues each; left out, the text i belongs to prompt i.
+            owners: the prompt whose adapter continues each; left out, the text i belongs to prompt i.
             max_new_tokens: the longest continuation.
             texts: for each, those that are put before it.
-            **sampling: see `siftlm.controller.generation.generate`; the seed is that of every row.
+            temperature, top_p, stop: as in `Controller.generate`.
+            seed: that of every row.
         """
         whose = self._owners(owners, len(prompts), "prompts")
-        contexts = [()] * len(prompts) if texts is None else texts
-        if len(contexts) != len(prompts):
-            raise InvalidInput(f"texts must have an entry for each of {len(prompts)} prompts, got {len(contexts)}")
-        fixed = [self._controller.context_of(context) if context else [] for context in contexts]
-        return self._controller.evaluating(
-            lambda: generation.generate_batch(
-                self._controller, self._stack, self._room, prompts, whose, fixed, max_new_tokens, **sampling
-            )
-        )
+        contexts = self._contexts(texts, len(prompts), "prompts")
+        sampling = SamplingParams(max_new_tokens, temperature, top_p, stop_strings(stop), seed)
+        controller, decoder = self._controller, self.decoder()
+        return controller.evaluating(lambda: generate(controller, decoder, prompts, contexts, whose, sampling))
 
     def rows(self, owners: Sequence[int]) -> AbstractContextManager[Any]:
         """Inside, row i of what the controller's model is given is read as prompt ``owners[i]`` has tuned it."""
@@ -204,19 +189,120 @@ class BatchTuner:
     # --- inside
 
     def _owners(self, owners: Sequence[int] | None, count: int, what: str) -> list[int]:
-        found = list(range(len(self))) if owners is None else [int(owner) for owner in owners]
-        if len(found) != count:
-            said = "owners= says whose each is" if owners is None else f"{len(found)} owners"
-            raise InvalidInput(f"{count} {what} for {len(self) if owners is None else len(found)} prompts: {said}")
-        for owner in found:
+        numbers = list(range(len(self))) if owners is None else [int(owner) for owner in owners]
+        if len(numbers) != count:
+            reason = "owners= says whose each is" if owners is None else f"{len(numbers)} owners"
+            raise InvalidInput(f"{count} {what} for {len(numbers)} prompts: {reason}")
+        for owner in numbers:
             whole_number("each of owners", owner, least=0, most=len(self) - 1)
-        return found
+        return numbers
 
-    def _nats(self, rows: Sequence[tuple[int, TokenSpan]]) -> FloatArray:
-        """(rows,) of each span's scored tokens."""
-        torch = load("torch", "tune")
-        found = np.zeros(len(rows))
-        for batch in batches([len(span.ids) - 1 for _, span in rows], self._room):
-            with torch.inference_mode(), self._stack.rows([rows[place][0] for place in batch]):
-                found[batch] = span_nats_in_one_pass(self._controller.model, [rows[place][1] for place in batch])
-        return found
+    def _contexts(self, texts: Sequence[Sequence[str]] | None, count: int, what: str) -> list[list[int]]:
+        """The tokens that are put before each."""
+        if texts is None:
+            return [[] for _ in range(count)]
+        if len(texts) != count:
+            raise InvalidInput(f"texts must have an entry for each of {count} {what}, got {len(texts)}")
+        return [self._controller.context_of(own) if own else [] for own in texts]
+
+
+def _new_run(rules: Tuner, owner: int, texts: Sequence[str], watched: bool = False) -> TuningRun:
+    return TuningRun(rules.settings, rules.highest_loss, rules.planned_steps(texts), watched, owner)
+
+
+class StackedAdapters:
+    """The weights of `TuningBatch`: an adapter for each prompt; runs of similar length share a pass."""
+
+    def __init__(self, stack: AdapterStack, rules: Tuner, budget: BatchBudget) -> None:
+        self._stack, self._rules, self._budget = stack, rules, budget
+        self._settings = rules.settings
+        self._best: torch.Tensor | None = None
+        self._gradients = torch.empty_like(stack.weights) if rules.settings.reuse > 1 else None
+
+    def batches(self, runs: Sequence[TuningRun]) -> list[list[TuningRun]]:
+        fresh = [run for run in runs if not run.next[0].reuse]
+        reusing = [run for run in runs if run.next[0].reuse]
+        cut = batches([len(run.next[1].ids) - 1 for run in fresh], self._budget)
+        return [[fresh[place] for place in batch] for batch in cut] + ([reusing] if reusing else [])
+
+    def step(self, runs: Sequence[TuningRun]) -> list[Step]:
+        owners = [run.owner for run in runs]
+        reused = runs[0].next[0].reuse and self._gradients is not None
+        gradients = self._gradients[owners] if reused and self._gradients is not None else self._compute(runs)
+        steps = []
+        for run in runs:
+            planned, window = run.next
+            rate = float(self._settings.rate or 0.0) * planned.scale
+            steps.append(Step(planned.text, run.gradient[0], window.learned, run.gradient[1], rate, reused=reused))
+        finite = [place for place, run in enumerate(runs) if all(math.isfinite(number) for number in run.gradient)]
+        self._stack.update([(owners[place], gradients[place], steps[place].rate) for place in finite], self._settings)
+        return steps
+
+    def last_losses(self, runs: Sequence[TuningRun]) -> list[float]:
+        losses = [0.0] * len(runs)
+        checked = [place for place, run in enumerate(runs) if run.steps and not run.watched]
+        windows = {
+            place: runs[place].planned[len(runs[place].steps) - 1][1].beginning(DIVERGENCE_CHECK_TOKENS)
+            for place in checked
+        }
+        self._rules.model.eval()
+        with torch.inference_mode():
+            for batch in batches([len(windows[place].ids) - 1 for place in checked], self._budget):
+                places = [checked[at] for at in batch]
+                with self._apply_adapters([runs[place].owner for place in places]):
+                    found = self._losses([windows[place] for place in places]).tolist()
+                for place, loss in zip(places, found, strict=True):
+                    losses[place] = loss
+        finite = self._stack.finite([run.owner for run in runs])
+        return [loss if fine else math.nan for loss, fine in zip(losses, finite, strict=True)]
+
+    def keep(self, run: TuningRun) -> None:
+        if self._best is None:
+            self._best = torch.empty_like(self._stack.weights)
+        self._best[run.owner] = self._stack.weights[run.owner]
+
+    def take_best(self, run: TuningRun) -> None:
+        if self._best is not None:
+            self._stack.weights[run.owner] = self._best[run.owner]
+
+    def rewind(self, run: TuningRun) -> None:
+        self._stack.rewind(run.owner)
+
+    # --- inside
+
+    def _compute(self, runs: Sequence[TuningRun]) -> torch.Tensor:
+        """(rows, total) gradients, clipped; their losses and norms are left in `TuningRun.gradient`."""
+        owners = [run.owner for run in runs]
+        with torch.inference_mode(False), torch.enable_grad(), self._apply_adapters(owners) as weights:
+            losses = self._losses([run.next[1] for run in runs])
+            (gradients,) = torch.autograd.grad(losses.sum(), weights)
+        norms = gradients.norm(dim=1)
+        if self._settings.clip is not None:
+            gradients.mul_((self._settings.clip / (norms + 1e-6)).clamp(max=1.0)[:, None])
+        if self._gradients is not None:
+            self._gradients[owners] = gradients
+        for run, (loss, norm) in zip(runs, torch.stack([losses.detach(), norms], dim=1).tolist(), strict=True):
+            run.gradient = loss, norm
+        return gradients
+
+    def _losses(self, windows: Sequence[Window]) -> torch.Tensor:
+        """(rows,) mean nats of the tokens that each learns."""
+        device = self._stack.weights.device
+        width = max(len(window.ids) for window in windows) - 1
+        # Padding on the right: no token of a causal model sees what comes after it.
+        ids = torch.tensor([_right_padded(window.ids[:-1], width, 0) for window in windows], device=device)
+        labels = torch.tensor(
+            [_right_padded(window.labels[1:], width, IGNORE_INDEX) for window in windows], device=device
+        )
+        learned = torch.tensor([float(window.learned) for window in windows], device=device)
+        with autocast(device.type, self._settings.precision):
+            logits = self._rules.model(input_ids=ids, use_cache=False).logits
+        return token_nats_of(logits, labels).sum(dim=1) / learned
+
+    def _apply_adapters(self, owners: Sequence[int]) -> AbstractContextManager[Any]:
+        precision = self._settings.precision
+        return self._stack.rows(owners, kind=None if precision == "float32" else getattr(torch, precision))
+
+
+def _right_padded(ids: Sequence[int], width: int, filling: int) -> list[int]:
+    return [*ids, *[filling] * (width - len(ids))]

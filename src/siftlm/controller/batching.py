@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from siftlm.extras import load
+import torch
 
 # Bytes that a logit costs while it is learned from: itself, in full precision, its softmax, their gradients, and what
 # the layers below keep.
@@ -19,7 +18,7 @@ PASS_OVERHEAD_TOKENS = {"cpu": 48, "cuda": 4096}
 
 @dataclass(frozen=True)
 class BatchBudget:
-    """What one batch may hold."""
+    """The most that one batch may hold."""
 
     tokens: int
     rows: int
@@ -27,11 +26,11 @@ class BatchBudget:
     """A pass costs as much as so many tokens of padding."""
 
 
-def batch_budget(device: Any, vocabulary: int, weights: int) -> BatchBudget:
-    """For logits of ``vocabulary`` and adapters of so many weights."""
+def batch_budget(device: torch.device, vocabulary: int, weights: int = 0) -> BatchBudget:
+    """The budget for logits of ``vocabulary``, and an adapter of ``weights`` numbers for each row."""
     logits, held = MAX_TUNING_LOGITS, MAX_TUNING_WEIGHTS
     if device.type == "cuda":
-        logits = load("torch", "tune").cuda.get_device_properties(device).total_memory // BYTES_PER_LOGIT
+        logits = torch.cuda.get_device_properties(device).total_memory // BYTES_PER_LOGIT
         held = logits // 2
     return BatchBudget(
         max(1, logits // vocabulary),

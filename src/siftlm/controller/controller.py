@@ -11,12 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from siftlm.controller import generation
+import torch
+
 from siftlm.controller.adapters import DEFAULT_RANK, Adapters, lora
 from siftlm.controller.batch_tuner import BatchTuner
+from siftlm.controller.batching import batch_budget
 from siftlm.controller.engines import Engine, FullWeights, normal_tensors
-from siftlm.controller.forward import span_nats
-from siftlm.controller.generation import Generated
+from siftlm.controller.forward import text_likelihoods
+from siftlm.controller.generation import BatchDecoder, Generated, generate
 from siftlm.controller.loading import open_model
 from siftlm.controller.restore import (
     PendingRestores,
@@ -25,12 +27,11 @@ from siftlm.controller.restore import (
     preserved_random_state,
     restoring,
 )
-from siftlm.controller.settings import Tuning, rate_for
-from siftlm.controller.stacked import AdapterStack, refuse_unstackable
-from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids, unscored_likelihood
+from siftlm.controller.settings import SamplingParams, Tuning, rate_for, stop_strings
+from siftlm.controller.stacked import AdapterStack, can_stack, refuse_unstackable
+from siftlm.controller.tokens import start_token, text_to_score, text_token_ids
 from siftlm.controller.tuner import Tuner
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName, setting
-from siftlm.extras import load
 from siftlm.types import Likelihood
 from siftlm.validation import number, whole_number
 
@@ -44,7 +45,7 @@ FINGERPRINT_NUMBERS = 1000
 
 
 class Controller:
-    """A language model and what is needed to tune it for one prompt and put it back.
+    """A language model and what is needed to tune it for one prompt and restore it.
 
     Args:
         model: a name on the Hugging Face hub, a folder, ``siftlm-tiny``, or a transformers model (with ``tokenizer``).
@@ -91,6 +92,8 @@ class Controller:
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.context = loaded.context
         self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
+        self.budget = batch_budget(next(self.model.parameters()).device, self.vocabulary)
         if engine == "auto":
             engine = "full" if self.parameters < LORA_MIN_PARAMETERS else "lora"
         self._engine_asked = (engine, rank, alpha, targets)
@@ -98,19 +101,19 @@ class Controller:
         self._lock = threading.RLock()
         self._tuner: Tuner | None = None
         self._many = False
-        self._unfinished = PendingRestores()
+        self._pending = PendingRestores()
 
     @property
     def engine(self) -> Engine:
-        """What tunes; made when it is first needed."""
+        """The engine that tunes; made when it is first needed."""
         with self._lock:
             if self._engine is None:
                 _ = self.fingerprint  # adapters will change what there is to be read
                 with normal_tensors():
-                    self._engine = self._made()
+                    self._engine = self._make_engine()
             return self._engine
 
-    def _made(self) -> Engine:
+    def _make_engine(self) -> Engine:
         if any(p.is_inference() for p in self.model.parameters()):
             raise InvalidInput("the model was made inside torch.inference_mode(), so it cannot learn: make it outside")
         kind, rank, alpha, targets = self._engine_asked
@@ -122,14 +125,14 @@ class Controller:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the weights: some of each tensor, for a model that was trained on has changed in all of them."""
-        found = hashlib.blake2b(digest_size=8)
+        """A hash of some weights of each tensor: a model that was trained on has changed in all of them."""
+        digest = hashlib.blake2b(digest_size=8)
         for name, tensor in self.model.state_dict().items():
             flat = tensor.detach().reshape(-1)
             some = flat[:: max(1, len(flat) // FINGERPRINT_NUMBERS)]
-            found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            found.update(some.float().cpu().numpy().tobytes())
-        return found.hexdigest()
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(some.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def adapters(self) -> bool:
@@ -145,7 +148,7 @@ class Controller:
 
     @restoring
     def tuning(self, **changes: Any) -> Iterator[Tuner]:
-        """Inside the block the model may learn; at its end, however it ends, it is put back bit for bit.
+        """Inside the block the model may learn; at its end, however it ends, it is restored bit for bit.
 
         Other threads wait. The weights, buffers, modes and random state are those of the beginning afterwards.
         """
@@ -157,14 +160,14 @@ class Controller:
     def _changed(self, settings: Tuning) -> Iterator[Tuner]:
         if self._tuner is not None or self._many:
             raise Conflict("the model is being tuned already: leave that block before entering another")
-        self._unfinished.finish()
+        self._pending.finish()
         engine = self.engine
         with (
-            preserved_random_state(self.model, self._unfinished),
-            preserved_model(self.model, self._unfinished) as weights,
+            preserved_random_state(self.model, self._pending),
+            preserved_model(self.model, self._pending) as weights,
         ):
-            load("torch", "tune").manual_seed(settings.seed)
-            tuner = Tuner(self.model, self.tokenizer, engine, settings, self.context)
+            torch.manual_seed(settings.seed)
+            tuner = Tuner(self, settings)
             weights.append(engine.end)
             try:
                 engine.begin(tuner.settings)
@@ -188,13 +191,17 @@ class Controller:
         with self._lock, UninterruptibleContext(self._changed_for_many(count, settings)) as tuner:
             yield tuner
 
+    def can_tune_many(self, settings: Tuning) -> bool:
+        """Can `tuning_many` do this with these settings and this engine?"""
+        return can_stack(self.engine, settings)
+
     @contextmanager
     def _changed_for_many(self, count: int, settings: Tuning) -> Iterator[BatchTuner]:
         if self._tuner is not None or self._many:
             raise Conflict("the model is being tuned already: leave that block before entering another")
-        self._unfinished.finish()
-        with preserved_model(self.model, self._unfinished):
-            rules = Tuner(self.model, self.tokenizer, self.engine, settings, self.context)
+        self._pending.finish()
+        with preserved_model(self.model, self._pending):
+            rules = Tuner(self, settings)
             stack = AdapterStack(self.engine, count, rules.settings)
             for p in self.model.parameters():
                 p.requires_grad_(False)
@@ -207,7 +214,7 @@ class Controller:
                 self._many = False
 
     def likelihood(self, text: str, *, after: str = "", texts: Sequence[str] = ()) -> Likelihood:
-        """How well the model foresees ``text``, as it is now.
+        """How well the model predicts ``text``, as it is now.
 
         Args:
             text: every token of it is scored, in consecutive windows if it is longer than the context.
@@ -219,15 +226,8 @@ class Controller:
     def likelihoods(self, pairs: Sequence[tuple[str, str]], *, texts: Sequence[str] = ()) -> list[Likelihood]:
         """`likelihood` for many (text, after), in few forward passes."""
         fixed = self.context_of(texts) if texts else []
-        start = start_token(self.tokenizer)
-        cut: list[tuple[Likelihood, list[TokenSpan]]] = []
-        for text, after in pairs:
-            ids = text_token_ids(self.tokenizer, text)
-            spans = spans_of(ids, self.context, start=start, before=text_token_ids(self.tokenizer, after), fixed=fixed)
-            cut.append((unscored_likelihood(self.tokenizer, text, ids, sum(span.scored for span in spans)), spans))
-        vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
-        nats = iter(self.evaluating(lambda: span_nats(self.model, [s for _, own in cut for s in own], vocabulary)))
-        return [Likelihood(float(sum(next(nats) for _ in spans)), known.tokens, known.bytes) for known, spans in cut]
+        scored = [text_to_score(self.tokenizer, text, after, fixed, self.context) for text, after in pairs]
+        return self.evaluating(lambda: text_likelihoods(self.model, scored, self.budget))
 
     def context_of(self, texts: Sequence[str], room: int | None = None) -> list[int]:
         """The texts as tokens to be put before a prompt: the first ones stay where not all fit into ``room``."""
@@ -237,18 +237,38 @@ class Controller:
         start = start_token(self.tokenizer)
         ids = [] if start is None else [start]
         gap = text_token_ids(self.tokenizer, "\n\n")
-        for text in dict.fromkeys(texts):  # hearing a text twice tells nothing new in a context
+        for text in dict.fromkeys(texts):  # the second time a text tells nothing new in a context
             ids.extend([*text_token_ids(self.tokenizer, text), *gap])
             if len(ids) >= room:
                 break
         return ids[: max(room, 1)]
 
     def generate(
-        self, prompt: str, *, max_new_tokens: int = 100, texts: Sequence[str] = (), **sampling: Any
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 100,
+        texts: Sequence[str] = (),
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: str | Sequence[str] = (),
+        seed: int = 0,
     ) -> Generated:
-        """Continue the prompt, as the model is now; see `siftlm.controller.generation.generate`."""
-        fixed = self.context_of(texts) if texts else []
-        return self.evaluating(lambda: generation.generate(self, prompt, fixed, max_new_tokens, **sampling))
+        """Continue the prompt, as the model is now.
+
+        Args:
+            prompt: its beginning is left out where it is too long.
+            max_new_tokens: the longest continuation.
+            texts: put before the prompt, as many as fit into half of the context.
+            temperature: 0 takes the likeliest token each time; 1 draws as the model says.
+            top_p: draw among the likeliest tokens that together have this probability.
+            stop: end before any of these texts.
+            seed: of the drawing. The random state of the caller stays as it is.
+        """
+        sampling = SamplingParams(max_new_tokens, temperature, top_p, stop_strings(stop), seed)
+        context = self.context_of(texts) if texts else []
+        decoder = BatchDecoder(self.model, self.budget)
+        return self.evaluating(lambda: generate(self, decoder, [prompt], [context], [0], sampling)[0])
 
     def save_adapter(self, folder: str | os.PathLike[str]) -> Path:
         """Inside `tuning`: the adapter as it is now, in PEFT's format, for transformers, vLLM and others.
@@ -256,8 +276,8 @@ class Controller:
         The base model is recorded by the name it was opened with. ``siftlm-tiny`` is none of the Hugging Face hub's, so
         there the base is named when the adapter is loaded:
 
-            from siftlm.extras import bundled
-            base = transformers.AutoModelForCausalLM.from_pretrained(bundled()).float()
+            from siftlm.extras import bundled_model
+            base = transformers.AutoModelForCausalLM.from_pretrained(bundled_model()).float()
             model = peft.PeftModel.from_pretrained(base, folder)
         """
         if not isinstance(self.engine, Adapters):
@@ -270,7 +290,7 @@ class Controller:
     def evaluating(self, work: Callable[[], Result]) -> Result:
         """Without dropout, and back to the modes that there were."""
         with self._lock:
-            self._unfinished.finish()
+            self._pending.finish()
             modes = [(module, module.training) for module in self.model.modules() if module.training]
             if not modes:
                 return work()

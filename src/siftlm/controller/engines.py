@@ -7,25 +7,24 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
-from siftlm.controller.restore import run_restores
+import torch
+
+from siftlm.controller.restore import PendingRestores, restore_tensor
 from siftlm.controller.settings import Tuning
-from siftlm.extras import load
 
 
 class Engine(Protocol):
-    """Weights that can be trained and put back."""
+    """Weights that can be trained and restored."""
 
     name: str
     """``full``, or that of the kind of adapter."""
+    parameters: list[torch.nn.Parameter]
+    """The weights that are trained. Their gradients are the caller's to fill and to clear."""
+    adam: Adam
+    """Takes the steps, with the gradients as they are."""
 
     def begin(self, settings: Tuning) -> None:
-        """Remember what there is; whatever is trained starts afresh, its moments at zero."""
-
-    def parameters(self) -> list[Any]:
-        """What is trained. Their gradients are the caller's to fill and to clear."""
-
-    def update(self, rate: float) -> None:
-        """One step of Adam with the gradients as they are."""
+        """Remember the state; whatever is trained starts afresh, its moments at zero."""
 
     def keep(self) -> None:
         """Remember the state as the best so far."""
@@ -37,10 +36,10 @@ class Engine(Protocol):
         """Go back to the base model and stay ready to train."""
 
     def end(self) -> None:
-        """Put everything back, bit for bit."""
+        """Restore everything, bit for bit."""
 
     def describe(self) -> dict[str, Any]:
-        """For the record: its kind and size."""
+        """Kind and size, for the record."""
 
 
 @contextmanager
@@ -49,7 +48,6 @@ def normal_tensors() -> Iterator[None]:
 
     What is made inside ``torch.inference_mode`` could never be changed outside of it again.
     """
-    torch = load("torch", "tune")
     with torch.inference_mode(False), torch.no_grad():
         yield
 
@@ -57,8 +55,7 @@ def normal_tensors() -> Iterator[None]:
 class Adam:
     """torch's fused AdamW, whose moments are kept and zeroed: allocating them anew for each prompt takes longer."""
 
-    def __init__(self, parameters: Sequence[Any]) -> None:
-        torch = load("torch", "tune")
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         kinds = {p.device.type for p in parameters}
         self._optimiser = torch.optim.AdamW(list(parameters), lr=1.0, fused=kinds <= {"cpu", "cuda"})
         self._whole = True
@@ -87,14 +84,13 @@ class Adam:
 class TensorBackup:
     """Tensors and room for copies of them, which is made once and used for every prompt."""
 
-    def __init__(self, tensors: Sequence[Any]) -> None:
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self._tensors = list(tensors)
-        self._copies: list[Any] = []
+        self._copies: list[torch.Tensor] = []
         self._saved = False
 
     def save(self) -> None:
-        """As they are now."""
-        torch = load("torch", "tune")
+        """Copy the tensors as they are now."""
         self._saved = False
         with normal_tensors():
             if not self._copies:
@@ -104,14 +100,10 @@ class TensorBackup:
         self._saved = True
 
     def restore(self) -> None:
-        """As they were when they were saved; where saving failed, nothing was changed since."""
-        if self._saved:
-            with normal_tensors():  # one by one: where memory runs out for one, the others are put back
-                run_restores(partial(_copy_tensors, *pair) for pair in zip(self._tensors, self._copies, strict=True))
-
-
-def _copy_tensors(into: Any, copied: Any) -> None:
-    into.detach().copy_(copied)
+        """Set the tensors to what was saved; where saving failed, nothing was changed since."""
+        if self._saved:  # one by one: where memory runs out for one, the others are restored
+            pairs = zip(self._tensors, self._copies, strict=True)
+            PendingRestores().run(partial(restore_tensor, *pair) for pair in pairs)
 
 
 class FullWeights:
@@ -119,25 +111,19 @@ class FullWeights:
 
     name = "full"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: torch.nn.Module) -> None:
         # Tied weights are one parameter here.
-        self._parameters = [p for p in model.parameters() if p.is_floating_point()]
+        self.parameters = [p for p in model.parameters() if p.is_floating_point()]
         others = [p for p in model.parameters() if not p.is_floating_point()]
-        self._before = TensorBackup([*self._parameters, *others])
-        self._best = TensorBackup(self._parameters)
-        self._adam = Adam(self._parameters)
+        self._before = TensorBackup([*self.parameters, *others])
+        self._best = TensorBackup(self.parameters)
+        self.adam = Adam(self.parameters)
 
     def begin(self, settings: Tuning) -> None:
         self._before.save()
-        self._adam.begin(settings)
-        for p in self._parameters:
+        self.adam.begin(settings)
+        for p in self.parameters:
             p.requires_grad_(True)
-
-    def parameters(self) -> list[Any]:
-        return self._parameters
-
-    def update(self, rate: float) -> None:
-        self._adam.update(rate)
 
     def keep(self) -> None:
         self._best.save()
@@ -152,4 +138,4 @@ class FullWeights:
         self._before.restore()
 
     def describe(self) -> dict[str, Any]:
-        return {"engine": self.name, "trained": sum(p.numel() for p in self._parameters)}
+        return {"engine": self.name, "trained": sum(p.numel() for p in self.parameters)}

@@ -1,36 +1,39 @@
-"""The model's forward pass: losses to learn from, and texts to score, many at once without padding waste."""
+"""The model's forward pass: losses to learn from, and spans of text to score, many at once without padding waste."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
-from siftlm.controller.tokens import IGNORE_INDEX, TokenSpan, Window
-from siftlm.extras import load
-from siftlm.types import FloatArray
+from siftlm.controller.batching import BatchBudget, batches
+from siftlm.controller.tokens import IGNORE_INDEX, ScoredText, TokenSpan, Window
+from siftlm.types import FloatArray, Likelihood
 
-# Logits that are held at once while texts are scored, and the most padding beside them.
-MAX_SCORING_LOGITS = 2**27
-MAX_PADDING_RATIO = 1.1
+Measured = TypeVar("Measured")
+Measure = Callable[[torch.Tensor, torch.Tensor], Sequence[Measured]]
+"""(rows, tokens, vocabulary) logits and (rows, tokens) labels -> one figure for each row."""
+RowsContext = Callable[[Sequence[int]], AbstractContextManager[Any]]
+"""Places of what is in a batch -> the context in which the model reads those rows."""
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     """The context that computes in ``precision``."""
-    torch = load("torch", "tune")
     if precision == "float32":
         return nullcontext()
     context: AbstractContextManager[Any] = torch.autocast(device, dtype=getattr(torch, precision))
     return context
 
 
+@cache
 def resolve_precision(precision: str, device: str) -> str:
-    """What ``auto`` means on this device."""
+    """The precision that ``auto`` means on this device."""
     if precision != "auto":
         return precision
-    torch = load("torch", "tune")
     if device == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     if device != "cpu":
@@ -39,9 +42,8 @@ def resolve_precision(precision: str, device: str) -> str:
     return "bfloat16" if any(has() for has in fast) else "float32"
 
 
-def window_loss(run: Callable[..., Any], window: Window, device: Any, precision: str) -> Any:
+def window_loss(run: Callable[..., Any], window: Window, device: torch.device, precision: str) -> torch.Tensor:
     """Mean nats of the tokens that are learned; the last token is predicted and not read."""
-    torch = load("torch", "tune")
     ids = torch.tensor([window.ids[:-1]], device=device)
     labels = torch.tensor(window.labels[1:], device=device)
     with autocast(ids.device.type, precision):
@@ -49,59 +51,75 @@ def window_loss(run: Callable[..., Any], window: Window, device: Any, precision:
     return torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX)
 
 
-def span_nats(model: Any, spans: Sequence[TokenSpan], vocabulary: int) -> FloatArray:
+def token_nats_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(rows, tokens) nats of each label; 0 where there is none."""
+    # Flat: with the vocabulary in the last place its sums run over neighbours, ten times as fast as transposed.
+    nats = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return nats.view(labels.shape)
+
+
+def text_likelihoods(
+    model: torch.nn.Module, texts: Sequence[ScoredText], budget: BatchBudget, rows: RowsContext | None = None
+) -> list[Likelihood]:
+    """The likelihood of each text, in few forward passes; ``rows`` gets the places of texts."""
+    spans = [span for text in texts for span in text.spans]
+    owners = [place for place, text in enumerate(texts) for _ in text.spans]
+    by_text = None if rows is None else (lambda batch: rows([owners[place] for place in batch]))
+    nats = iter(measure_spans(model, spans, _summed_nats, budget, by_text))
+    return [Likelihood(float(sum(next(nats) for _ in text.spans)), text.tokens, text.bytes) for text in texts]
+
+
+def span_nats(model: torch.nn.Module, spans: Sequence[TokenSpan], budget: BatchBudget) -> FloatArray:
     """(n,) the nats of each span's scored tokens."""
-    found = np.zeros(len(spans))
-    for batch in _length_batches([len(span.ids) - 1 for span in spans], max(1, MAX_SCORING_LOGITS // vocabulary)):
-        found[list(batch)] = span_nats_in_one_pass(model, [spans[place] for place in batch])
-    return found
+    return np.array(measure_spans(model, spans, _summed_nats, budget), dtype=np.float64)
 
 
-def token_nats(model: Any, spans: Sequence[TokenSpan], vocabulary: int) -> list[FloatArray]:
+def _summed_nats(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    sums: list[float] = token_nats_of(logits, labels).double().sum(dim=1).tolist()
+    return sums
+
+
+def token_nats(model: torch.nn.Module, spans: Sequence[TokenSpan], budget: BatchBudget) -> list[FloatArray]:
     """(scored,) for each span: the nats of each of its scored tokens."""
-    found: list[FloatArray] = [np.zeros(0)] * len(spans)
-    for batch in _length_batches([len(span.ids) - 1 for span in spans], max(1, MAX_SCORING_LOGITS // vocabulary)):
-        nats = _padded_nats(model, [spans[place] for place in batch])
-        for place, row in zip(batch, nats.double().cpu().numpy(), strict=True):
-            end = len(spans[place].ids) - 1
-            found[place] = row[end - spans[place].scored : end]
-    return found
+
+    def measure(logits: torch.Tensor, labels: torch.Tensor) -> list[FloatArray]:
+        nats, known = token_nats_of(logits, labels).double().cpu().numpy(), (labels != IGNORE_INDEX).cpu().numpy()
+        return [row[own] for row, own in zip(nats, known, strict=True)]
+
+    return measure_spans(model, spans, measure, budget)
 
 
-def span_nats_in_one_pass(model: Any, spans: Sequence[TokenSpan]) -> FloatArray:
-    """`span_nats` in one pass."""
-    summed: FloatArray = _padded_nats(model, spans).double().sum(dim=1).cpu().numpy()
-    return summed
+def measure_spans(
+    model: torch.nn.Module,
+    spans: Sequence[TokenSpan],
+    measure: Measure[Measured],
+    budget: BatchBudget,
+    rows: RowsContext | None = None,
+) -> list[Measured]:
+    """What ``measure`` makes of the logits and labels of each span, in few forward passes.
 
-
-def _padded_nats(model: Any, spans: Sequence[TokenSpan]) -> Any:
-    """(n, longest) of each token that is read: the nats of the one behind it, 0 where that is not scored."""
-    torch = load("torch", "tune")
+    Args:
+        model: read in the modes that it is in.
+        spans: each is a row; the labels are its scored tokens.
+        measure: gets a batch of rows at a time.
+        budget: what one pass may hold.
+        rows: the context of a batch, by the places of its spans; such as `AdapterStack.rows`.
+    """
     device = next(model.parameters()).device
-    lengths = [len(span.ids) - 1 for span in spans]
-    ids = torch.zeros((len(spans), max(lengths)), dtype=torch.long)
-    labels = torch.full_like(ids, IGNORE_INDEX)
-    # On the right: a causal model then sees every token where it would be without padding.
-    for row, (span, length) in enumerate(zip(spans, lengths, strict=True)):
-        ids[row, :length] = torch.tensor(span.ids[:-1])
-        labels[row, length - span.scored : length] = torch.tensor(span.ids[-span.scored :])
-    with torch.inference_mode():
-        logits = model(input_ids=ids.to(device), use_cache=False).logits
-        # Flat: with the vocabulary in the last place its sums run over neighbours, ten times as fast.
-        nats = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.to(device).flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-        )
-        return nats.view(labels.shape)
-
-
-def _length_batches(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Places of similar length together: no more than ``most`` tokens, and hardly any of them padding."""
-    batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
-        batch = batches[-1] if batches else []
-        longest = lengths[batch[0]] if batch else 0
-        if batch and longest * (len(batch) + 1) <= most and longest <= MAX_PADDING_RATIO * lengths[place]:
-            batch.append(place)
-        else:
-            batches.append([place])
-    return batches
+    figures: dict[int, Measured] = {}
+    for batch in batches([len(span.ids) - 1 for span in spans], budget):
+        own = [spans[place] for place in batch]
+        width = max(len(span.ids) for span in own) - 1
+        ids = torch.zeros((len(own), width), dtype=torch.long)
+        labels = torch.full_like(ids, IGNORE_INDEX)
+        # Padding on the right: a causal model then sees every token where it would be without it.
+        for row, span in enumerate(own):
+            length = len(span.ids) - 1
+            ids[row, :length] = torch.tensor(span.ids[:-1])
+            labels[row, length - span.scored : length] = torch.tensor(span.ids[-span.scored :])
+        with torch.inference_mode(), rows(batch) if rows is not None else nullcontext():
+            measured = measure(model(input_ids=ids.to(device), use_cache=False).logits, labels.to(device))
+        figures.update(zip(batch, measured, strict=True))
+    return [figures[place] for place in range(len(spans))]

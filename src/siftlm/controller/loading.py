@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import huggingface_hub
+import torch
+import transformers
+
 from siftlm.controller.tokens import start_token, text_token_ids
 from siftlm.errors import InvalidInput, setting
-from siftlm.extras import TINY_MODEL, bundled_model, load
+from siftlm.extras import TINY_MODEL, bundled_model
 from siftlm.validation import whole_number
 
 # Letters, digits and scripts of many kinds: who can spell none of them can spell no text.
@@ -83,8 +87,7 @@ def refuse_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
 
 
 def refuse_non_causal(name: str, model: Any, tokenizer: Any, context: int) -> None:
-    """What it says about a token must not depend on later ones, or a text would be foreseen from itself."""
-    torch = load("torch", "tune")
+    """The prediction of a token must not depend on later ones, or a text would be predicted from itself."""
     ids = text_token_ids(tokenizer, SPELLING_PROBE)[: min(CAUSALITY_PROBE_TOKENS, context)]
     others = [token for token in text_token_ids(tokenizer, SPELLING_PROBE) if token != ids[-1]]
     if len(ids) < 2 or not others:
@@ -125,7 +128,7 @@ def _non_causal_error(name: str, kind: str) -> InvalidInput:
 
 
 def _embedding_rows(model: Any) -> int | None:
-    """How many tokens have an embedding, where that can be told."""
+    """How many tokens have an embedding, where the model tells."""
     try:
         weight = getattr(model.get_input_embeddings(), "weight", None)
     except (NotImplementedError, AttributeError):
@@ -163,24 +166,23 @@ def open_model(
     place = checked_device(device)
     if isinstance(model, (str, os.PathLike)):
         name = os.fspath(model)
-        made, tokenizer = _load_pretrained(name, tokenizer, dtype)
-        made = made.to(place or ("cuda" if load("torch", "tune").cuda.is_available() else "cpu")).eval()
+        opened, tokenizer = _load_pretrained(name, tokenizer, dtype)
+        opened = opened.to(place or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     else:
-        made, name = model, str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+        opened, name = model, str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
         if tokenizer is None:
             raise InvalidInput("a model that is loaded already needs its tokenizer: Controller(model, tokenizer)")
-        refuse_headless(name, made)
+        refuse_headless(name, opened)
         if place is not None:
-            made = made.to(place)
-    refuse_tokenizer(name, made, tokenizer)
-    reach = _context_tokens(made, tokenizer, context)
-    refuse_non_causal(name, made, tokenizer, reach)
-    return LoadedModel(name, made, tokenizer, reach)
+            opened = opened.to(place)
+    refuse_tokenizer(name, opened, tokenizer)
+    reach = _context_tokens(opened, tokenizer, context)
+    refuse_non_causal(name, opened, tokenizer, reach)
+    return LoadedModel(name, opened, tokenizer, reach)
 
 
 def checked_device(device: Any) -> Any:
     """The torch device of this name, if it is there; None stays None."""
-    torch = load("torch", "tune")
     if device is None:
         return None
     try:
@@ -205,15 +207,14 @@ def checked_device(device: Any) -> Any:
 
 
 def _load_pretrained(name: str, tokenizer: Any, dtype: str | None) -> tuple[Any, Any]:
-    torch, transformers = load("torch", "tune"), load("transformers", "tune")
     source = os.fspath(bundled_model()) if name == TINY_MODEL else name
-    wanted = getattr(torch, str(dtype), None) if dtype else torch.float32
-    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
+    weight_type = getattr(torch, str(dtype), None) if dtype else torch.float32
+    if not isinstance(weight_type, torch.dtype) or not weight_type.is_floating_point:
         raise InvalidInput(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
     try:
-        with _without_progress_bars(transformers):
-            made, info = transformers.AutoModelForCausalLM.from_pretrained(
-                source, output_loading_info=True, **{_dtype_argument(transformers): wanted}
+        with _without_progress_bars():
+            opened, info = transformers.AutoModelForCausalLM.from_pretrained(
+                source, output_loading_info=True, **{_dtype_argument(): weight_type}
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(source) if tokenizer is None else tokenizer
     # Missing files, no network, foreign formats, damaged weights: each library has its own errors, with no common root.
@@ -224,14 +225,14 @@ def _load_pretrained(name: str, tokenizer: Any, dtype: str | None) -> tuple[Any,
             f"{name!r} is no causal language model that can be loaded: {_failure_reason(error)}. "
             f"{_loading_advice(source, error)}"
         ) from error
-    refuse_headless(name, made)
-    refuse_new_head(name, made, set(info["missing_keys"]))
-    return made, tokenizer
+    refuse_headless(name, opened)
+    refuse_new_head(name, opened, set(info["missing_keys"]))
+    return opened, tokenizer
 
 
 def _failure_reason(error: BaseException) -> str:
-    said = str(error).strip()
-    return said.splitlines()[0].rstrip(". ") if said else type(error).__name__
+    message = str(error).strip()
+    return message.splitlines()[0].rstrip(". ") if message else type(error).__name__
 
 
 def _loading_advice(source: str, error: Exception) -> str:
@@ -244,14 +245,14 @@ def _loading_advice(source: str, error: Exception) -> str:
 
 
 @contextmanager
-def _without_progress_bars(transformers: Any) -> Iterator[None]:
+def _without_progress_bars() -> Iterator[None]:
     """Downloads keep theirs: those take long enough to be watched."""
     talk = transformers.utils.logging
     if not talk.is_progress_bar_enabled():
         yield
         return
     # It hides the bars of downloads, too, so those are brought back.
-    bars = load("huggingface_hub", "tune").utils
+    bars = huggingface_hub.utils
     hidden = bars.are_progress_bars_disabled()
     talk.disable_progress_bar()
     if not hidden:
@@ -264,19 +265,19 @@ def _without_progress_bars(transformers: Any) -> Iterator[None]:
             bars.disable_progress_bars()
 
 
-def _dtype_argument(transformers: Any) -> str:
+def _dtype_argument() -> str:
     """The argument was renamed in 4.56."""
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
     return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
 
 
-def _context_tokens(model: Any, tokenizer: Any, asked: int | None) -> int:
+def _context_tokens(model: Any, tokenizer: Any, chosen: int | None) -> int:
     limits = [getattr(model.config, name, None) for name in ("max_position_embeddings", "n_positions", "seq_length")]
     limits.append(getattr(tokenizer, "model_max_length", None))
     known = [int(limit) for limit in limits if isinstance(limit, int) and 0 < limit < NO_CONTEXT_LIMIT]
-    if asked is not None:
-        whole_number("context", asked, least=2)
-        if known and asked > min(known):
-            raise InvalidInput(f"{setting('context', asked)}: the model reads at most {min(known)} tokens")
-        return asked
+    if chosen is not None:
+        whole_number("context", chosen, least=2)
+        if known and chosen > min(known):
+            raise InvalidInput(f"{setting('context', chosen)}: the model reads at most {min(known)} tokens")
+        return chosen
     return min(known, default=DEFAULT_CONTEXT_TOKENS)

@@ -8,42 +8,49 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from types import FrameType, TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import torch
+
 from siftlm.errors import InvalidInput, SiftlmError
-from siftlm.extras import load
 
 RestoreStep = Callable[[], object]
+Params = ParamSpec("Params")
+Entered = TypeVar("Entered")
 
 
-def run_restores(work: Iterable[RestoreStep]) -> None:
-    """Do all of it, whatever becomes of the others; then raise the first error."""
-    PendingRestores().run(work)
-
-
+@dataclass(eq=False)
 class PendingRestores:
-    """What could not be put back: it is done before anything else is."""
+    """Restore steps that failed: they are repeated before anything else is done with the model.
 
-    def __init__(self) -> None:
-        self._left: list[RestoreStep] = []
+    Every step may run twice, so each sets a state and none changes one.
+    """
 
-    def run(self, work: Iterable[RestoreStep]) -> None:
-        """All of ``work``; what fails stays here, and the first error is raised at the end."""
-        failed = [(one, error) for one in work if (error := _restore_error(one)) is not None]
-        if failed:
-            self._left.extend(one for one, _ in failed)
-            raise failed[0][1]
+    left: list[RestoreStep] = field(default_factory=list)
+
+    def run(self, steps: Iterable[RestoreStep]) -> None:
+        """Take every step, whatever becomes of the others; those that fail stay here, and the first error is raised."""
+        errors: list[BaseException] = []
+        for step in steps:
+            try:
+                step()
+            except BaseException as error:  # noqa: BLE001, PERF203 (raised when the others have had their turn)
+                self.left.append(step)
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def finish(self) -> None:
-        """What has failed before, once more; nothing can go on without it."""
-        if not self._left:
+        """Repeat what failed before; nothing can go on without it."""
+        if not self.left:
             return
         try:
-            with uninterrupted():
-                work, self._left = self._left, []
-                self.run(work)
+            with InterruptShield():
+                steps, self.left = self.left, []
+                self.run(steps)
         except Exception as error:
             raise SiftlmError(
                 f"the model is not what it was: an earlier call could not put it back, nor could this one ({error}). "
@@ -51,66 +58,57 @@ class PendingRestores:
             ) from error
 
 
-def _restore_error(one: RestoreStep) -> BaseException | None:
-    try:
-        one()
-    except BaseException as error:  # noqa: BLE001 (raised when the others have had their turn)
-        return error
-    return None
+# --- Ctrl-C
 
 
-Params = ParamSpec("Params")
-Entered = TypeVar("Entered")
+@dataclass(eq=False)
+class InterruptShield:
+    """A context in which Ctrl-C waits: it stands before the handler of the signal."""
 
+    protected: Callable[[FrameType | None], bool] | None = None
+    """In which frames it waits; None: in all."""
+    held: bool = field(default=False, init=False)
+    """Has a signal arrived?"""
+    _before: Any = field(default=None, init=False)
+    _mine: Any = field(default=None, init=False)
 
-class _InterruptShield:
-    """Stands before the handler of Ctrl-C, and holds back what arrives where ``protected`` says so."""
-
-    def __init__(self, protected: Callable[[FrameType | None], bool]) -> None:
-        self._protected = protected
-        self._before: Any = None
-        self._mine: Any = None
-        self.held = False
-
-    def up(self) -> None:
-        """From now on."""
+    def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
         before = signal.getsignal(signal.SIGINT)
         if callable(before):  # else it is ignored, deadly, or not of Python: nothing to hold back
-            self._before, self._mine = before, self._called
+            self._before, self._mine = before, self._handle
             signal.signal(signal.SIGINT, self._mine)
 
-    def down(self) -> None:
-        """No longer; what was held back is heard."""
+    def __exit__(self, *_: object) -> None:
         # Somebody else may have put another handler into its place, which is then to stay.
         if self._mine is not None and signal.getsignal(signal.SIGINT) is self._mine:
             signal.signal(signal.SIGINT, self._before)
         self._mine = None
-        self.hear()
+        self.deliver()
 
-    def hear(self) -> None:
-        """What was held back, now."""
+    def deliver(self) -> None:
+        """Hand over the signal that was held back, if there was one."""
         if self.held:
             self.held = False
             self._before(signal.SIGINT, sys._getframe())
 
-    def _called(self, number: int, frame: FrameType | None) -> None:
-        if self._mine is not None and self._protected(frame):
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._mine is not None and (self.protected is None or self.protected(frame)):
             self.held = True
         else:
             self._before(number, frame)
 
 
+@dataclass(eq=False)
 class RestoringContext(AbstractContextManager[Entered], Generic[Entered]):
-    """A context manager around a `UninterruptibleContext`: once entered, nothing comes before the end of that."""
+    """A context manager around an `UninterruptibleContext`: once entered, it is always left through that one."""
 
-    def __init__(self, inner: AbstractContextManager[Entered]) -> None:
-        self._inner = inner
+    inner: AbstractContextManager[Entered]
 
     def __enter__(self) -> Entered:
         try:
-            return self._inner.__enter__()
+            return self.inner.__enter__()
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)  # perhaps just after it had been entered
             raise
@@ -118,25 +116,24 @@ class RestoringContext(AbstractContextManager[Entered], Generic[Entered]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool | None:
-        return self._inner.__exit__(kind, error, where)
+        return self.inner.__exit__(kind, error, where)
 
 
+@dataclass(eq=False)
 class UninterruptibleContext(RestoringContext[Entered]):
     """A context manager whose beginning and end cannot be interrupted; the block can."""
 
-    def __init__(self, inner: AbstractContextManager[Entered]) -> None:
-        super().__init__(inner)
-        self._shield = _InterruptShield(_in_protected_frame)
+    _shield: InterruptShield = field(default_factory=lambda: InterruptShield(_in_protected_frame))
 
     def __enter__(self) -> Entered:
-        self._shield.up()
+        self._shield.__enter__()
         try:
-            value = self._inner.__enter__()
+            value = self.inner.__enter__()
         except BaseException:
-            self._shield.down()
+            self._shield.__exit__()
             raise
         try:
-            self._shield.hear()
+            self._shield.deliver()
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
@@ -146,31 +143,20 @@ class UninterruptibleContext(RestoringContext[Entered]):
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool | None:
         try:
-            return self._inner.__exit__(kind, error, where)
+            return self.inner.__exit__(kind, error, where)
         finally:
-            self._shield.down()
+            self._shield.__exit__()
 
 
 def restoring(make: Callable[Params, Iterator[Entered]]) -> Callable[Params, AbstractContextManager[Entered]]:
-    """``contextlib.contextmanager`` for a function with a `UninterruptibleContext` inside."""
+    """``contextlib.contextmanager`` for a function with an `UninterruptibleContext` inside."""
     manager = contextmanager(make)
 
     @wraps(make)
-    def made(*args: Params.args, **kwargs: Params.kwargs) -> AbstractContextManager[Entered]:
+    def open_context(*args: Params.args, **kwargs: Params.kwargs) -> AbstractContextManager[Entered]:
         return RestoringContext(manager(*args, **kwargs))
 
-    return made
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Inside, Ctrl-C waits."""
-    shield = _InterruptShield(lambda _: True)
-    shield.up()
-    try:
-        yield
-    finally:
-        shield.down()
+    return open_context
 
 
 _PROTECTED_CODE = frozenset(
@@ -180,7 +166,7 @@ _PROTECTED_CODE = frozenset(
 
 
 def _in_protected_frame(frame: FrameType | None) -> bool:
-    """Is a model being changed or put back in this frame, or in one that called it?"""
+    """Is a model being changed or restored in this frame, or in one that called it?"""
     while frame is not None:
         if frame.f_code in _PROTECTED_CODE:
             return True
@@ -188,62 +174,60 @@ def _in_protected_frame(frame: FrameType | None) -> bool:
     return False
 
 
-__all__ = ["preserved_model", "preserved_random_state", "training_mode", "uninterrupted"]
+# --- the model
 
 # Rates that models keep as plain numbers and hand to a function, instead of having a layer for them.
 DROPOUT_ATTRIBUTES = re.compile(r"dropout|layerdrop")
 
 
 @contextmanager
-def preserved_model(model: Any, unfinished: PendingRestores) -> Iterator[list[RestoreStep]]:
-    """All of the model; the weights by what is added to the list that this yields.
+def preserved_model(model: torch.nn.Module, pending: PendingRestores) -> Iterator[list[RestoreStep]]:
+    """Restores all of the model at the end; the weights by the steps that are added to the list that this yields.
 
-    What cannot be put back stays in ``unfinished``.
+    What cannot be restored stays in ``pending``.
     """
     # Modes, dropout rates, checkpointing, what rotary embeddings remember: all are attributes of modules.
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
-    hooks = [  # transformers leaves some on the embeddings when checkpointing is switched off
-        (hooked, dict(hooked))
-        for _, before in attributes
-        for name, hooked in before.items()
-        if name.endswith("_hooks") and isinstance(hooked, dict)
+    attributes = [vars(module) for module in model.modules()]
+    # transformers leaves hooks on the embeddings when checkpointing is switched off.
+    inner = [
+        own for named in attributes for name, own in named.items() if name == "_buffers" or name.endswith("_hooks")
     ]
+    tables = [(table, dict(table)) for table in (*attributes, *(own for own in inner if isinstance(own, dict)))]
     buffers = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
+        (buffer, buffer.detach().clone())
         for module in model.modules()
-        for name, buffer in module._buffers.items()
+        for buffer in module._buffers.values()
+        if buffer is not None
     ]
-    wanted = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     weights: list[RestoreStep] = []
     try:
-        for p, _, _ in wanted:
+        for p, _, _ in parameters:
             p.grad = None
         yield weights
     finally:
-        with uninterrupted():
-            unfinished.run(
+        with InterruptShield():
+            pending.run(
                 [
                     *weights,
-                    *(partial(_restore_attributes, *one) for one in attributes),
-                    *(partial(_restore_hooks, *one) for one in hooks),
-                    *(partial(_restore_grad, *one) for one in wanted),
-                    *(partial(_restore_buffer, *one) for one in buffers),
+                    *(partial(_restore_table, *one) for one in tables),
+                    *(partial(_restore_gradient, *one) for one in parameters),
+                    *(partial(restore_tensor, *one) for one in buffers),
                 ]
             )
 
 
 @contextmanager
-def preserved_random_state(model: Any, unfinished: PendingRestores) -> Iterator[None]:
-    """Torch's random state on all devices of the model; only for those who draw from it, as all threads share it."""
-    torch = load("torch", "tune")
+def preserved_random_state(model: torch.nn.Module, pending: PendingRestores) -> Iterator[None]:
+    """Restores torch's random state on all devices of the model; only for who draws from it: all threads share it."""
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     state = torch.get_rng_state()
     cuda = [torch.cuda.get_rng_state(device) for device in devices]
     try:
         yield
     finally:
-        with uninterrupted():
-            unfinished.run(
+        with InterruptShield():
+            pending.run(
                 [
                     partial(torch.set_rng_state, state),
                     *(partial(torch.cuda.set_rng_state, *one) for one in zip(cuda, devices, strict=True)),
@@ -251,38 +235,30 @@ def preserved_random_state(model: Any, unfinished: PendingRestores) -> Iterator[
             )
 
 
-def _restore_attributes(module: Any, before: dict[str, Any]) -> None:
-    vars(module).clear()
-    vars(module).update(before)
+def restore_tensor(tensor: torch.Tensor, saved: torch.Tensor) -> None:
+    """Copy the saved numbers back, whichever mode the tensor was made in."""
+    with torch.inference_mode():
+        tensor.copy_(saved)
 
 
-def _restore_hooks(hooked: dict[Any, Any], before: dict[Any, Any]) -> None:
-    if hooked.keys() != before.keys():
-        hooked.clear()
-        hooked.update(before)
+def _restore_table(table: dict[str, Any], saved: dict[str, Any]) -> None:
+    table.clear()
+    table.update(saved)
 
 
-def _restore_grad(p: Any, required: bool, gradient: Any) -> None:
+def _restore_gradient(p: torch.nn.Parameter, required: bool, gradient: torch.Tensor | None) -> None:
     p.requires_grad_(required)
     p.grad = gradient
 
 
-def _restore_buffer(module: Any, name: str, buffer: Any, value: Any) -> None:
-    module._buffers[name] = buffer
-    if buffer is not None:
-        with load("torch", "tune").inference_mode():  # where each buffer may be changed, whichever mode made it
-            buffer.copy_(value)
-
-
 @contextmanager
-def training_mode(model: Any, rate: float, checkpointing: bool) -> Iterator[None]:
+def training_mode(model: torch.nn.Module, rate: float, checkpointing: bool) -> Iterator[None]:
     """All dropout at ``rate``; a model that learns without any stays in eval mode. Eval mode afterwards."""
     if not rate and not checkpointing:
         model.eval()
         yield
         return
-    torch = load("torch", "tune")
-    before: list[tuple[Any, str, Any]] = []
+    before: list[tuple[torch.nn.Module, str, Any]] = []
     for module in model.modules():
         layer = isinstance(module, torch.nn.modules.dropout._DropoutNd)
         for name, value in vars(module).items():
@@ -303,7 +279,7 @@ def training_mode(model: Any, rate: float, checkpointing: bool) -> Iterator[None
         model.eval()
 
 
-def _gradient_checkpointing(model: Any) -> None:
+def _gradient_checkpointing(model: torch.nn.Module) -> None:
     # The older name warns from transformers 5.23 on.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     try:

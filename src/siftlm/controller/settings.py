@@ -1,33 +1,43 @@
-"""How to tune: every setting by name, with published defaults where there are any."""
+"""How to tune and how to sample: every setting by name, with published defaults where there are any."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
+from siftlm.settings import Settings
 from siftlm.validation import flag, number, whole_number
 
 ORDERS = ("picked", "reversed")
 REPEATS = ("steps", "grouped", "scaled")
 PRECISIONS = ("auto", "float32", "bfloat16")
+# Scores are divided by the temperature: below this they would be infinite.
+MIN_TEMPERATURE = 1e-6
 
 
-@dataclass(frozen=True)
-class Tuning:
+@dataclass(frozen=True, eq=False, repr=False)
+class Tuning(Settings):
     """How a controller learns from texts. What is ``None`` is decided when the model is known.
 
+    >>> Tuning(rate=1e-3, passes=2)
+    Tuning(rate=0.001, passes=2)
+    >>> Tuning.from_dict(Tuning(rate=1e-3).to_dict()) == Tuning(rate=1e-3)
+    True
     >>> Tuning(order="reverse")
     Traceback (most recent call last):
     siftlm.errors.UnknownName: unknown order 'reverse'; did you mean 'reversed'? Known: picked, reversed
     """
 
+    kind: ClassVar[str] = "setting of tuning"
+
     rate: float | None = None
     """Learning rate; see `rate_for`."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of Adam, whose moments begin at zero for each prompt."""
+    """The decay of Adam's two moments, which begin at zero for each prompt."""
     epsilon: float = 1e-8
     decay: float = 0.0
     """Weight decay, decoupled as in AdamW."""
@@ -61,14 +71,14 @@ class Tuning:
     explode: float = 2.0
     """A loss above so many times that of guessing every token alike ends tuning."""
     precision: str = "auto"
-    """Of the arithmetic of a step: ``float32`` or ``bfloat16``; ``auto`` takes bfloat16 where the processor
+    """The arithmetic of a step: ``float32`` or ``bfloat16``; ``auto`` takes bfloat16 where the processor
     has instructions for it. Weights, moments and scores stay as they are."""
     checkpointing: bool = False
     """Recompute activations instead of keeping them: less memory, a third slower."""
     compile: bool = False
     """Compile the forward pass; worth it when many prompts follow."""
     seed: int = 0
-    """Of dropout."""
+    """The seed of dropout."""
 
     def __post_init__(self) -> None:
         for name in ("rate", "clip", "seconds"):
@@ -83,6 +93,7 @@ class Tuning:
             raise InvalidInput(f"betas must be two numbers, got {betas!r}")
         for beta in betas:
             number("each of betas", beta, least=0, below=1)
+        object.__setattr__(self, "betas", tuple(betas))  # JSON has lists
         whole_number("seed", self.seed, least=0)
         for name in ("checkpointing", "compile"):
             flag(name, getattr(self, name))
@@ -104,22 +115,11 @@ class Tuning:
         if completion is not None and not (isinstance(completion, str) and completion):
             raise InvalidInput(f"completion must be a text to look for, or None, got {completion!r}")
 
-    def with_(self, changes: Mapping[str, Any]) -> Tuning:
-        """These settings with some changed; an unknown name is an error that lists the known."""
-        known = setting_names()
-        for name in changes:
-            if name not in known:
-                raise UnknownName("setting of tuning", name, known)
-        return replace(self, **changes)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Name -> value."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
-
-
-def setting_names() -> list[str]:
-    """Of all settings of tuning."""
-    return [one.name for one in fields(Tuning)]
+@cache
+def setting_names() -> tuple[str, ...]:
+    """The names of all settings of tuning."""
+    return tuple(Tuning.names())
 
 
 def rate_for(parameters: int, adapters: bool) -> float:
@@ -135,20 +135,20 @@ def rate_for(parameters: int, adapters: bool) -> float:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One text's turn."""
+    """One step: the text that it learns, and how."""
 
     text: int
-    """Its place among those given; that of the first, for one that is there several times."""
+    """The text's place among all; that of the first, for one that is there several times."""
     scale: float = 1.0
     """Multiplies the learning rate."""
     reuse: bool = False
-    """Take the gradient that is there."""
+    """Take the gradient that is there already."""
 
 
 def plan_steps(texts: Sequence[str], settings: Tuning) -> list[PlannedStep]:
-    """All turns, in order.
+    """All steps, in order.
 
-    >>> [turn.text for turn in plan_steps(["a", "b", "a"], Tuning(repeats="grouped"))]
+    >>> [step.text for step in plan_steps(["a", "b", "a"], Tuning(repeats="grouped"))]
     [0, 0, 1]
     """
     first: dict[str, int] = {}
@@ -167,3 +167,37 @@ def plan_steps(texts: Sequence[str], settings: Tuning) -> list[PlannedStep]:
             for time in range(counts[place])
         ]
     return once * settings.passes
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one continuation is drawn, and where it ends."""
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    """0 takes the likeliest token each time; 1 draws as the model says."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
+    stop: tuple[str, ...] = ()
+    """End before any of these texts."""
+    seed: int = 0
+    """The seed of the drawing; of several choices, choice i draws from a generator of its own with the seed + i."""
+    top: int | None = None
+    """Also say how likely each token was, and these many most likely ones (0: only the token itself)."""
+
+
+def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """One stop text, or several, as `SamplingParams` takes them."""
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def check_sampling(max_new_tokens: Any, temperature: Any, top_p: Any, stops: Sequence[Any], context: int) -> None:
+    """Refuse what is wrong with how to continue, by its name."""
+    whole_number("max_new_tokens", max_new_tokens, most=context - 1)
+    if 0 < number("temperature", temperature, least=0, below=100) < MIN_TEMPERATURE:
+        raise InvalidInput(
+            f"temperature must be 0 (the likeliest token each time) or {MIN_TEMPERATURE:g} or more, got {temperature!r}"
+        )
+    number("top_p", top_p, above=0, most=1)
+    if not all(isinstance(one, str) and one for one in stops):
+        raise InvalidInput(f"stop must be texts with something in them, got {stops!r}")

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.optim.adamw import adamw
+
 from siftlm.controller.adapters import ADAPTER_NAME, Adapters
 from siftlm.controller.engines import Engine, normal_tensors
-from siftlm.controller.restore import uninterrupted
+from siftlm.controller.restore import InterruptShield
 from siftlm.controller.settings import Tuning
 from siftlm.errors import Conflict, setting
-from siftlm.extras import load
 
-LoraFactors = list[tuple[Any, Any]]
+LoraFactors = list[tuple[torch.Tensor, torch.Tensor]]
 """For each layer A (rows, r, in) and B (rows, out, r)."""
 
 
@@ -29,11 +31,11 @@ class LoraLayer:
     """A linear layer of the base, and the two weights of the adapter on it."""
 
     name: str
-    module: Any
-    """Of the plain model."""
-    down: Any
+    module: torch.nn.Module
+    """The layer of the plain model."""
+    lora_a: torch.nn.Parameter
     """A, (r, in): a parameter of the engine, whose value is where every prompt begins."""
-    up: Any
+    lora_b: torch.nn.Parameter
     """B, (out, r)."""
     scale: float
 
@@ -48,8 +50,7 @@ class AdapterStack:
             self._begin(count, settings)
 
     def _begin(self, count: int, settings: Tuning) -> None:
-        torch = load("torch", "tune")
-        weights = [weight for layer in self.layers for weight in (layer.down, layer.up)]
+        weights = [weight for layer in self.layers for weight in (layer.lora_a, layer.lora_b)]
         self._sizes, self._shapes = [w.numel() for w in weights], [tuple(w.shape) for w in weights]
         self.initial = torch.cat([w.detach().reshape(-1) for w in weights])
         """(total,) where every prompt begins."""
@@ -75,12 +76,12 @@ class AdapterStack:
     def attached(self) -> Iterator[None]:
         """Inside, the model passes through the adapters whenever `rows` says which; else it is the base model."""
         try:
-            with uninterrupted():
+            with InterruptShield():
                 for place, layer in enumerate(self.layers):
                     self._hooks.append(layer.module.register_forward_hook(self._hook(place)))
             yield
         finally:
-            with uninterrupted():
+            with InterruptShield():
                 for hook in self._hooks:
                     hook.remove()
                 self._hooks.clear()
@@ -91,21 +92,19 @@ class AdapterStack:
 
         Yields the (rows, total) weights, a leaf to take gradients of. ``kind``: the type to compute in.
         """
-        torch = load("torch", "tune")
         leaf = self.weights.detach()
         if list(owners) != list(range(len(self.weights))):
             leaf = leaf[torch.tensor(list(owners), device=leaf.device)]
         leaf.requires_grad_(not torch.is_inference_mode_enabled())
-        with self.through(self._cut(leaf, kind)):
+        with self.apply_factors(self._cut(leaf, kind)):
             yield leaf
 
     def factors(self, owners: Sequence[int]) -> LoraFactors:
-        """For `through`: what these prompts' adapters are now. Gathered once, they serve for many passes."""
-        torch = load("torch", "tune")
+        """For `apply_factors`: what these prompts' adapters are now. Gathered once, they serve for many passes."""
         return self._cut(self.weights.detach()[torch.tensor(list(owners), device=self.weights.device)], None)
 
     @contextmanager
-    def through(self, factors: LoraFactors) -> Iterator[None]:
+    def apply_factors(self, factors: LoraFactors) -> Iterator[None]:
         """Inside, row i of a batch passes through the i-th of these."""
         self._factors = factors
         try:
@@ -120,25 +119,24 @@ class AdapterStack:
         return list(zip(views[::2], views[1::2], strict=True))
 
     def _hook(self, place: int) -> Callable[[Any, Any, Any], Any]:
-        torch = load("torch", "tune")
         layer = self.layers[place]
 
-        def through(_: Any, inputs: tuple[Any, ...], base: Any) -> Any:
+        def add_adapter(_: Any, inputs: tuple[Any, ...], base: torch.Tensor) -> torch.Tensor | None:
             if not self._factors:
                 return None
-            down, up = self._factors[place]
-            x = self._by_row(inputs[0], len(down), layer.name)
+            lora_a, lora_b = self._factors[place]
+            x = self._by_row(inputs[0], len(lora_a), layer.name)
             y = base.reshape(*x.shape[:2], -1)
             if not torch.is_autocast_enabled(x.device.type):
-                x, y = x.to(down.dtype), y.to(down.dtype)
-            low, up = torch.bmm(x, down.transpose(1, 2)), up.transpose(1, 2)
+                x, y = x.to(lora_a.dtype), y.to(lora_a.dtype)
+            low, lora_b = torch.bmm(x, lora_a.transpose(1, 2)), lora_b.transpose(1, 2)
             if low.dtype == torch.float32:
-                y = torch.baddbmm(y, low, up, alpha=layer.scale)
+                y = torch.baddbmm(y, low, lora_b, alpha=layer.scale)
             else:  # rounded where PEFT rounds: in half precision another place changes a loss in the third digit
-                y = y + torch.bmm(low, up) * layer.scale
+                y = y + torch.bmm(low, lora_b) * layer.scale
             return y.reshape(base.shape).to(base.dtype)
 
-        return through
+        return add_adapter
 
     def _by_row(self, x: Any, rows: int, name: str) -> Any:
         """(rows, tokens, in), also where a model has put the tokens of all rows into one long row."""
@@ -156,7 +154,6 @@ class AdapterStack:
 
     def update(self, steps: Sequence[tuple[int, Any, float]], settings: Tuning) -> None:
         """One step of AdamW for each (prompt, (total,) gradient, rate), as `Adam` makes it."""
-        adamw = load("torch.optim.adamw", "tune").adamw
         first, second = self._moments
         with normal_tensors():
             for rate in dict.fromkeys(rate for _, _, rate in steps):  # several only where repeats are scaled
@@ -183,7 +180,7 @@ class AdapterStack:
         self.weights[owner] = self.initial
 
     def begin(self, owner: int) -> None:
-        """As if nobody had ever learned in this place."""
+        """Start afresh in this place: weights of the base model, moments of zero."""
         with normal_tensors():
             self.rewind(owner)
             for moment in self._moments:
@@ -191,37 +188,35 @@ class AdapterStack:
             self._taken[owner].zero_()
 
     def export_weights(self, owner: int) -> Any:
-        """A copy of its weights, (total,), to be put in again by `put`; on the CPU, where there is room for many."""
+        """A copy of a prompt's weights, (total,), for `load_weights`; on the CPU, where there is room for many."""
         return self.weights[owner].detach().to("cpu", copy=True)
 
-    def put(self, owner: int, weights: Any) -> None:
-        """Its weights from now on."""
+    def load_weights(self, owner: int, weights: Any) -> None:
+        """Set the weights of a prompt."""
         with normal_tensors():
             self.weights[owner] = weights.to(self.weights.device)
 
     def finite(self, owners: Sequence[int]) -> list[bool]:
         """For each of these prompts: is every weight of its adapter a number?"""
-        torch = load("torch", "tune")
         return [bool(fine) for fine in torch.isfinite(self.weights[list(owners)].norm(dim=1)).tolist()]
 
     def save(self, owner: int, folder: str | os.PathLike[str], base: str) -> Path:
         """One prompt's adapter in PEFT's format."""
-        torch = load("torch", "tune")
         pieces = self.weights[owner].split(self._sizes)
         try:
             self.engine.begin(self._settings)
             with torch.no_grad():
-                for layer, down, up in zip(self.layers, pieces[::2], pieces[1::2], strict=True):
-                    layer.down.copy_(down.view_as(layer.down))
-                    layer.up.copy_(up.view_as(layer.up))
+                for layer, lora_a, lora_b in zip(self.layers, pieces[::2], pieces[1::2], strict=True):
+                    layer.lora_a.copy_(lora_a.view_as(layer.lora_a))
+                    layer.lora_b.copy_(lora_b.view_as(layer.lora_b))
             return self.engine.save(folder, base)
         finally:
-            with uninterrupted():
+            with InterruptShield():
                 self.engine.end()
 
 
 def refuse_unstackable(settings: Tuning) -> None:
-    """Settings whose outcome would depend on the prompts beside, or that nobody has made work."""
+    """Refuse settings whose outcome would depend on the prompts beside, or that do not work for many."""
     if settings.dropout:
         raise Conflict(
             f"dropout={settings.dropout:g} draws for a whole batch, so a prompt would depend on its neighbours: "
@@ -248,27 +243,25 @@ def stackable_layers(engine: Engine) -> tuple[Adapters, list[LoraLayer]]:
             f"many prompts at once share one frozen base, which the engine {engine.name!r} has not got: "
             f"take {setting('engine', 'lora')}, or tune one prompt at a time"
         )
-    layers = [_lora_layer(name, plain, adapted) for name, plain, adapted in engine.places()]
-    trained = {id(weight) for layer in layers for weight in (layer.down, layer.up)}
-    if trained != {id(weight) for weight in engine.parameters()}:
+    layers = [_lora_layer(name, plain, adapted) for name, plain, adapted in engine.adapted_layers()]
+    trained = {id(weight) for layer in layers for weight in (layer.lora_a, layer.lora_b)}
+    if trained != {id(weight) for weight in engine.parameters}:
         raise Conflict(
             "this LoRA trains more than A and B of linear layers (biases, embeddings or whole modules): tune one "
             "prompt at a time"
         )
-    devices = sorted({str(layer.down.device) for layer in layers})
+    devices = sorted({str(layer.lora_a.device) for layer in layers})
     if len(devices) > 1:
         raise Conflict(f"the adapters lie on {', '.join(devices)}, and stacked they must lie on one device")
     return engine, layers
 
 
-def _lora_layer(name: str, plain: Any, adapted: Any) -> LoraLayer:
-    torch = load("torch", "tune")
-    down, up = (getattr(adapted, side, {}) for side in ("lora_A", "lora_B"))
-    if ADAPTER_NAME not in down or not all(isinstance(side[ADAPTER_NAME], torch.nn.Linear) for side in (down, up)):
+def _lora_layer(name: str, plain: torch.nn.Module, adapted: Any) -> LoraLayer:
+    sides = [getattr(adapted, side, {}) for side in ("lora_A", "lora_B")]
+    if not all(ADAPTER_NAME in side and isinstance(side[ADAPTER_NAME], torch.nn.Linear) for side in sides):
         raise Conflict(f"the adapter on {name} is no LoRA on a linear layer: tune one prompt at a time")
     kinds = (getattr(adapted, "use_dora", {}), getattr(adapted, "lora_variant", {}))
     if any(kind.get(ADAPTER_NAME) for kind in kinds if hasattr(kind, "get")):
         raise Conflict(f"the adapter on {name} is a variant of LoRA (such as DoRA): tune one prompt at a time")
-    return LoraLayer(
-        name, plain, down[ADAPTER_NAME].weight, up[ADAPTER_NAME].weight, float(adapted.scaling[ADAPTER_NAME])
-    )
+    lora_a, lora_b = (side[ADAPTER_NAME].weight for side in sides)
+    return LoraLayer(name, plain, lora_a, lora_b, float(adapted.scaling[ADAPTER_NAME]))

@@ -1,4 +1,4 @@
-"""Texts as a language model reads them: tokens, windows to learn from, windows to score."""
+"""Texts as a language model reads and writes them: windows to learn from, spans to score, tokens back to text."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from siftlm.errors import InvalidInput
-from siftlm.types import Likelihood
 
 # Not 0: cross entropy leaves out what is labelled so.
 IGNORE_INDEX = -100
+# Tokens of the prompt that are looked at: enough to tell whether the first new one begins with a space.
+DETOKENIZER_PREFIX_TOKENS = 8
+REPLACEMENT_CHARACTER = "\ufffd"
+"""What a tokenizer writes for bytes that are not yet a character."""
 
 
 @dataclass(frozen=True)
@@ -19,22 +22,20 @@ class Window:
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
-    """The same, IGNORED where nothing is to be learned."""
-
-    @property
-    def learned(self) -> int:
-        """How many tokens are predicted from those before them."""
-        return sum(label != IGNORE_INDEX for label in self.labels[1:])
+    """The same, `IGNORE_INDEX` where nothing is to be learned."""
+    learned: int
+    """How many tokens are predicted from those before them."""
 
     def beginning(self, size: int) -> Window:
         """Its first tokens, where they have something to learn; else all of it."""
-        part = Window(self.ids[:size], self.labels[:size])
-        return part if part.learned else self
+        labels = self.labels[:size]
+        learned = sum(label != IGNORE_INDEX for label in labels[1:])
+        return Window(self.ids[:size], labels, learned) if learned else self
 
 
 @dataclass(frozen=True)
 class TokenSpan:
-    """What a model reads at once when it scores: the last ``scored`` tokens are predicted."""
+    """The tokens that a model reads at once when it scores; the last of them are predicted."""
 
     ids: tuple[int, ...]
     scored: int
@@ -42,7 +43,7 @@ class TokenSpan:
 
 
 def start_token(tokenizer: Any) -> int | None:
-    """What stands before a text, so that its first token can be predicted: its beginning, or the end of another."""
+    """The token before a text, so that its first token can be predicted: a beginning, or the end of another text."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if isinstance(token, int):
             return token
@@ -50,7 +51,7 @@ def start_token(tokenizer: Any) -> int | None:
 
 
 def text_token_ids(tokenizer: Any, text: str) -> list[int]:
-    """The text alone, without special tokens."""
+    """The tokens of the text alone, without special ones."""
     if not isinstance(text, str):
         raise InvalidInput(f"a text must be a str, got {type(text).__name__}")
     readable = text.encode("utf-8", "replace").decode()  # lone surrogates have no tokens
@@ -58,7 +59,7 @@ def text_token_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def prefix_token_ids(tokenizer: Any) -> list[int]:
-    """What the tokenizer itself puts before every text, which its model is used to: often nothing."""
+    """The tokens that the tokenizer itself puts before every text, which its model is used to: often none."""
     ids = list(tokenizer("", add_special_tokens=True)["input_ids"])
     return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
 
@@ -69,23 +70,21 @@ def windows_of(tokenizer: Any, text: str, size: int, most: int, completion: str 
     at = text.find(completion) if completion is not None else -1
     if completion is not None and at >= 0:
         at += len(completion)
-        given, wanted = text_token_ids(tokenizer, text[:at]), text_token_ids(tokenizer, text[at:])
-        ids, labels = given + wanted, [IGNORE_INDEX] * len(given) + wanted
+        prompt, answer = text_token_ids(tokenizer, text[:at]), text_token_ids(tokenizer, text[at:])
+        ids, labels = prompt + answer, [IGNORE_INDEX] * len(prompt) + answer
     else:
         ids = text_token_ids(tokenizer, text)
         labels = ids
     room = max(1, size - len(head))
-    found = []
+    windows: list[Window] = []
     for start in range(0, len(ids), room):
-        part = Window(
-            tuple(head + ids[start : start + room]),
-            tuple([IGNORE_INDEX] * len(head) + list(labels[start : start + room])),
-        )
-        if part.learned:
-            found.append(part)
-        if len(found) == most:
+        own = (*[IGNORE_INDEX] * len(head), *labels[start : start + room])
+        learned = sum(label != IGNORE_INDEX for label in own[1:])
+        if learned:
+            windows.append(Window((*head, *ids[start : start + room]), own, learned))
+        if len(windows) == most:
             break
-    return found
+    return windows
 
 
 def spans_of(
@@ -120,17 +119,103 @@ def spans_of(
     return spans
 
 
-def unscored_likelihood(tokenizer: Any, text: str, ids: Sequence[int], scored: int) -> Likelihood:
-    """A `Likelihood` to fill in: how many bytes the scored tokens of ``text`` spell."""
-    size = len(text.encode("utf-8", "replace"))
-    # No start token: the first token was not scored, nor do its bytes count.
-    return Likelihood(0.0, scored, max(size - _byte_length(tokenizer, text, ids[: len(ids) - scored]), 0))
+@dataclass(frozen=True)
+class ScoredText:
+    """A text that is to be scored."""
+
+    spans: tuple[TokenSpan, ...]
+    tokens: int
+    """How many of its tokens are scored."""
+    bytes: int
+    """How many bytes those tokens spell."""
 
 
-def _byte_length(tokenizer: Any, text: str, ids: Sequence[int]) -> int:
-    """Of the beginning of ``text`` that these tokens spell."""
-    decoded = tokenizer.decode(ids) if ids else ""
+def text_to_score(tokenizer: Any, text: str, after: str, fixed: Sequence[int], context: int) -> ScoredText:
+    """Spans that score every token of ``text`` behind ``after`` and the ``fixed`` tokens, `context` of them at once."""
+    ids, before = text_token_ids(tokenizer, text), text_token_ids(tokenizer, after)
+    spans = spans_of(ids, context, start=start_token(tokenizer), before=before, fixed=fixed)
+    scored = sum(span.scored for span in spans)
+    # Without a start token the first token is not scored, and its bytes do not count.
+    left = ids[: len(ids) - scored]
+    decoded = tokenizer.decode(left) if left else ""
     if text.startswith(decoded):
-        return len(decoded.encode())
-    # The last one ends inside a character: it is written as <0xE2>, or with one letter for each byte.
-    return sum(1 if token.startswith("<0x") else len(token) for token in tokenizer.convert_ids_to_tokens(list(ids)))
+        unscored = len(decoded.encode())
+    else:  # the last one ends inside a character: it is written as <0xE2>, or with one letter for each byte
+        unscored = sum(1 if one.startswith("<0x") else len(one) for one in tokenizer.convert_ids_to_tokens(left))
+    return ScoredText(tuple(spans), scored, max(len(text.encode("utf-8", "replace")) - unscored, 0))
+
+
+class Detokenizer:
+    """The text of tokens that arrive one by one.
+
+    A token alone would lose the space that it begins with, or be half a character; so it is spelled behind those before
+    it, and half a character waits for the rest.
+    """
+
+    def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._ids = list(before)[-DETOKENIZER_PREFIX_TOKENS:]
+        self._from, self._spelled = 0, len(self._ids)
+
+    def add(self, token: int) -> str:
+        """The text that this token adds; empty where it ends inside a character."""
+        self._ids.append(token)
+        return self._new(wait=True)
+
+    def flush(self) -> str:
+        """The text that still waited for more tokens, when none follows."""
+        return self._new(wait=False)
+
+    def _new(self, *, wait: bool) -> str:
+        before = self._text(self._ids[self._from : self._spelled])
+        now = self._text(self._ids[self._from :])
+        if wait and now.endswith(REPLACEMENT_CHARACTER):
+            return ""
+        # Only what later tokens may still change is spelled again.
+        self._from, self._spelled = self._spelled, len(self._ids)
+        return now[len(before) :] if now.startswith(before) else now
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True)) if ids else ""
+
+
+class StopStrings:
+    """A text on its way out, up to the first of some stop strings.
+
+    >>> stops = StopStrings(["END"])
+    >>> [stops.add(piece) for piece in ("one E", "N", "E two EN", "D three")], stops.stopped
+    (['one ', '', 'ENE two ', ''], True)
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = list(stops)
+        self._held = ""
+        self.stopped = False
+        """Was a stop string met? Then nothing more is shown."""
+
+    def add(self, piece: str) -> str:
+        """The text that may be shown now."""
+        if self.stopped:
+            return ""
+        self._held += piece
+        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if places:
+            self.stopped = True
+            return self._release(min(places))
+        return self._release(len(self._held) - self._partial_length())
+
+    def flush(self) -> str:
+        """The text that was held back, when no more comes."""
+        return "" if self.stopped else self._release(len(self._held))
+
+    def _partial_length(self) -> int:
+        """Characters at the end that may be the beginning of a stop string."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for size in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-size:]) for stop in self._stops):
+                return size
+        return 0
+
+    def _release(self, end: int) -> str:
+        shown, self._held = self._held[:end], self._held[end:]
+        return shown

@@ -1,50 +1,231 @@
-"""Gradient steps on texts, one after another, watched: the loop at the heart of test-time fine-tuning."""
+"""Gradient steps on texts, watched: the loop at the heart of test-time fine-tuning, for one prompt and for many.
+
+In each round every prompt that is still being tuned takes its own next step; prompts whose texts are of similar length
+may take it in one pass. A prompt that has no text left, has spent its budget, diverged or got worse leaves, and others
+may join; nobody else notices.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
-from siftlm.controller.engines import Engine
+import torch
+
 from siftlm.controller.forward import resolve_precision, window_loss
 from siftlm.controller.restore import training_mode
 from siftlm.controller.settings import PlannedStep, Tuning, plan_steps
 from siftlm.controller.tokens import Window, windows_of
 from siftlm.errors import Conflict, InvalidInput, setting
-from siftlm.extras import load
 from siftlm.types import Step, Trace
 
-# Tokens that tell whether the last step has made the model go wild: a whole text would cost a third of a step.
+if TYPE_CHECKING:
+    from siftlm.controller.controller import Controller
+
+# Tokens that tell whether the last step has made the model diverge: a whole text would cost a third of a step.
 DIVERGENCE_CHECK_TOKENS = 32
 
 Watch = Callable[[], float]
 """How well the model does on what it is tuned for: nats a token, lower is better."""
+MeasureRuns = Callable[[Sequence[int]], Sequence[float]]
+"""Prompts -> how well each does on what is watched for it: nats a token."""
+AfterSteps = Callable[[Mapping[int, Step]], None]
+
+
+@dataclass(eq=False)
+class TuningRun:
+    """The tuning of one prompt so far, with the rules that end it."""
+
+    settings: Tuning
+    highest_loss: float
+    """A loss above it is that of a model that has diverged."""
+    planned: list[tuple[PlannedStep, Window]]
+    watched: bool = False
+    owner: int = 0
+    """The place of its prompt among all."""
+    steps: list[Step] = field(default_factory=list)
+    ended: str = ""
+    """Empty while it is under way; then as in `Trace`."""
+    clock: dict[str, float] = field(default_factory=lambda: {"steps": 0.0, "watch": 0.0})
+    gradient: tuple[float, float] = (math.nan, math.nan)
+    """Loss and norm of the newest gradient."""
+    best: float = math.inf
+    best_at: int = 0
+    checks_without_gain: int = 0
+    began: float = field(default_factory=lambda: time.monotonic())
+
+    @property
+    def next(self) -> tuple[PlannedStep, Window]:
+        """The next step, and what it learns."""
+        return self.planned[len(self.steps)]
+
+    def is_running(self) -> bool:
+        """Is there a next step, and room for it in every budget? If not, `ended` says why."""
+        if self.ended:
+            return False
+        seconds, tokens = self.settings.seconds, self.settings.tokens
+        if len(self.steps) == len(self.planned):
+            self.ended = "done" if self.steps else "nothing"
+        elif seconds is not None and time.monotonic() - self.began >= seconds:
+            self.ended = "seconds"
+        elif tokens is not None and sum(step.tokens for step in self.steps) + self.next[1].learned > tokens:
+            self.ended = "tokens"
+        return not self.ended
+
+    def is_stable(self, loss: float, norm: float = 0.0) -> bool:
+        """Are loss and gradient numbers, and the loss none of a model that has diverged?"""
+        return math.isfinite(loss) and math.isfinite(norm) and loss <= self.highest_loss
+
+    def observe(self, now: float) -> bool:
+        """Is this the best state so far? Too many checks without a gain end the run."""
+        if now < self.best:
+            self.best, self.best_at, self.checks_without_gain = now, len(self.steps), 0
+            return True
+        self.checks_without_gain += 1
+        if self.checks_without_gain >= self.settings.patience:
+            self.ended = "worse"
+        return False
+
+    def trace(self, engine: Mapping[str, Any]) -> Trace:
+        """The record of a run that has ended; ``engine`` describes what was tuned."""
+        kept = 0 if self.ended == "diverged" else self.best_at if self.watched else len(self.steps)
+        ended = "worse" if self.ended != "diverged" and kept < len(self.steps) else self.ended
+        return Trace(tuple(self.steps), ended, kept, {**self.settings.to_dict(), **engine}, dict(self.clock))
+
+
+class Trainable(Protocol):
+    """The weights that runs change: those of one model, or an adapter for each run."""
+
+    def batches(self, runs: Sequence[TuningRun]) -> list[list[TuningRun]]:
+        """Runs whose next steps are taken together."""
+
+    def step(self, runs: Sequence[TuningRun]) -> list[Step]:
+        """The next step of each run; no weight changes where loss or gradient is no number."""
+
+    def last_losses(self, runs: Sequence[TuningRun]) -> list[float]:
+        """The loss of each unwatched run on what it learned last; no number where its weights are none."""
+
+    def keep(self, run: TuningRun) -> None:
+        """Remember the state as the best so far."""
+
+    def take_best(self, run: TuningRun) -> None:
+        """Go back to what was kept last."""
+
+    def rewind(self, run: TuningRun) -> None:
+        """Go back to the base model."""
+
+
+@dataclass(eq=False)
+class TuningBatch:
+    """Runs that are under way together; they may join while others are."""
+
+    weights: Trainable
+    measure: MeasureRuns
+    after: AfterSteps | None = None
+    """Called with the steps that were taken together, prompt -> step."""
+    _runs: list[TuningRun] = field(default_factory=list, init=False)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def join(self, runs: Sequence[TuningRun]) -> None:
+        """From now on these take part."""
+        for run, now in self._measured([run for run in runs if run.watched]):
+            run.best, run.watched = now, math.isfinite(now)  # of a text of one token, say, nothing could get worse
+            if run.watched:
+                self.weights.keep(run)
+        self._runs.extend(runs)
+
+    def leave(self, owner: int) -> None:
+        """The run of this prompt ends here; nobody waits for it."""
+        self._runs = [run for run in self._runs if run.owner != owner]
+
+    def round(self) -> list[TuningRun]:
+        """The next step of each. Returns those that have ended, each at its best state."""
+        for batch in self.weights.batches([run for run in self._runs if run.is_running()]):
+            self._step(batch)
+        ended = [run for run in self._runs if not run.is_running()]
+        self._runs = [run for run in self._runs if not run.ended]
+        self._finish(ended)
+        return ended
+
+    # --- inside
+
+    def _step(self, runs: Sequence[TuningRun]) -> None:
+        start = time.monotonic()
+        steps = self.weights.step(runs)
+        share = (time.monotonic() - start) / len(runs)
+        for run, step in zip(runs, steps, strict=True):
+            run.clock["steps"] += share
+            run.steps.append(replace(step, seconds=share))
+            if not run.is_stable(step.loss, step.norm):
+                self.weights.rewind(run)
+                run.ended = "diverged"
+        stable = [run for run in runs if not run.ended]
+        due = [run for run in stable if run.watched and len(run.steps) % run.settings.watch_every == 0]
+        for run, now in self._measured(due):
+            run.steps[-1] = replace(run.steps[-1], watched=now)
+            if run.observe(now):
+                self.weights.keep(run)
+        if self.after is not None and stable:
+            self.after({run.owner: run.steps[-1] for run in stable})
+
+    def _finish(self, ended: Sequence[TuningRun]) -> None:
+        """Each at its best state."""
+        # After a last step none follows that would notice where it led; a watch would.
+        unchecked = [run for run in ended if run.ended != "diverged"]
+        for run, loss in zip(unchecked, self.weights.last_losses(unchecked), strict=True):
+            if not run.is_stable(loss):
+                self.weights.rewind(run)
+                run.ended = "diverged"
+        watched = [run for run in unchecked if run.watched and run.ended != "diverged"]
+        for run, now in self._measured([run for run in watched if len(run.steps) % run.settings.watch_every]):
+            if now < run.best:
+                run.best_at = len(run.steps)
+        for run in watched:
+            if run.best_at < len(run.steps):
+                self.weights.take_best(run)
+
+    def _measured(self, runs: Sequence[TuningRun]) -> list[tuple[TuningRun, float]]:
+        """Each with what is watched for it, infinite where that is no number."""
+        if not runs:
+            return []
+        start = time.monotonic()
+        values = [now if math.isfinite(now) else math.inf for now in self.measure([run.owner for run in runs])]
+        for run in runs:
+            run.clock["watch"] += (time.monotonic() - start) / len(runs)
+        return list(zip(runs, values, strict=True))
 
 
 class Tuner:
     """A controller while it is tuned: `learn` from texts, then use the controller. `Controller.tuning` makes one."""
 
-    def __init__(self, model: Any, tokenizer: Any, engine: Engine, settings: Tuning, context: int) -> None:
+    def __init__(self, controller: Controller, settings: Tuning) -> None:
         if settings.reuse > 1 and settings.windows > 1:
             raise Conflict(
                 f"{setting('reuse', settings.reuse)} keeps one gradient, and "
                 f"{setting('windows', settings.windows)} make several"
             )
-        if settings.window is not None and settings.window > context:
-            raise InvalidInput(f"{setting('window', settings.window)}: the model reads at most {context} tokens")
+        if settings.window is not None and settings.window > controller.context:
+            raise InvalidInput(
+                f"{setting('window', settings.window)}: the model reads at most {controller.context} tokens"
+            )
         if settings.rate is None:
             raise InvalidInput("the settings of a tuner need a rate")
-        device = next(model.parameters()).device
-        self.model, self.engine = model, engine
+        self.model, self.engine = controller.model, controller.engine
+        self.device = next(self.model.parameters()).device
         self.settings = replace(
-            settings, window=settings.window or context, precision=resolve_precision(settings.precision, device.type)
+            settings,
+            window=settings.window or controller.context,
+            precision=resolve_precision(settings.precision, self.device.type),
         )
-        self._tokenizer, self._device = tokenizer, device
-        self._run = load("torch", "tune").compile(model, dynamic=True) if settings.compile else model
-        self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
+        self.highest_loss = settings.explode * math.log(max(2, controller.vocabulary))
+        """A loss above it is that of a model that has diverged."""
+        self._tokenizer = controller.tokenizer
+        self._forward = torch.compile(self.model, dynamic=True) if settings.compile else self.model
 
     def learn(
         self,
@@ -58,173 +239,93 @@ class Tuner:
         Args:
             texts: those that were selected; one that is there several times is learned as `Tuning.repeats` says.
             watch: measured every so many steps; when it gets worse, the best state is taken.
-            after: told of each step.
+            after: called with each step.
         """
+        run = TuningRun(self.settings, self.highest_loss, self.planned_steps(texts), watched=watch is not None)
+        batch = TuningBatch(
+            _OnePrompt(self, self._forward),
+            (lambda _: [watch()]) if watch is not None else (lambda _: [math.inf]),
+            (lambda steps: after(steps[run.owner])) if after is not None else None,
+        )
         with training_mode(self.model, self.settings.dropout, self.settings.checkpointing):
-            return self._learn(texts, watch, after)
+            batch.join([run])
+            while not run.ended:
+                batch.round()
+        for p in self.engine.parameters:
+            p.grad = None
+        return run.trace(self.engine.describe())
 
-    def _learn(self, texts: Sequence[str], watch: Watch | None, after: Callable[[Step], None] | None) -> Trace:
-        began = time.monotonic()
-        clock = {"steps": 0.0, "watch": 0.0}
-        guard = _EarlyStopping(watch, self.settings, self.engine, clock)
-        steps: list[Step] = []
-        ended, learned = "nothing", Window((), ())
-        for turn, window in self.turns(texts):
-            ended = self.exhausted_budget(steps, window, began)
-            if ended:
-                break
-            start = time.monotonic()
-            step, learned = self._step(turn, window), window
-            clock["steps"] += time.monotonic() - start
-            if not self.sound(step):
-                self.engine.rewind()
-                steps.append(step)
-                return self._trace(steps, "diverged", 0, clock)
-            step = replace(step, watched=guard.look(len(steps) + 1), seconds=time.monotonic() - start)
-            steps.append(step)
-            if after is not None:
-                after(step)
-            if guard.worse:
-                ended = "worse"
-                break
-            ended = "done"
-        # After the last step none follows that would notice where it led; a watch would.
-        wild = bool(steps) and not guard.watching and not self.sound(replace(steps[-1], loss=self._loss_now(learned)))
-        if wild or not self._finite():
-            self.engine.rewind()
-            return self._trace(steps, "diverged", 0, clock)
-        kept = guard.settle(len(steps))
-        return self._trace(steps, "worse" if kept < len(steps) else ended, kept, clock)
-
-    # --- the rules, also where many prompts learn at once
-
-    def turns(self, texts: Sequence[str]) -> list[tuple[PlannedStep, Window]]:
-        """What is learned, window by window, in order."""
+    def planned_steps(self, texts: Sequence[str]) -> list[tuple[PlannedStep, Window]]:
+        """The steps that these texts are learned in, each with its window, in order."""
         if isinstance(texts, str):
             raise InvalidInput("texts must be a list of texts; for one text, put it into a list")
         for place, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InvalidInput(f"text {place} must be a str, got {type(text).__name__}")
+        settings = self.settings
         cut: dict[int, list[Window]] = {}
-        turns: list[tuple[PlannedStep, Window]] = []
-        for turn in plan_steps(texts, self.settings):
-            if turn.text not in cut:
-                cut[turn.text] = windows_of(
-                    self._tokenizer,
-                    texts[turn.text],
-                    self.settings.window or 0,
-                    self.settings.windows,
-                    self.settings.completion,
+        planned: list[tuple[PlannedStep, Window]] = []
+        for step in plan_steps(texts, settings):
+            if step.text not in cut:
+                cut[step.text] = windows_of(
+                    self._tokenizer, texts[step.text], settings.window or 0, settings.windows, settings.completion
                 )
             # A text without tokens has no window, and so no step.
-            turns.extend((turn, window) for window in cut[turn.text])
-        return turns
+            planned.extend((step, window) for window in cut[step.text])
+        return planned
 
-    def sound(self, step: Step) -> bool:
-        """Are its loss and gradient numbers, and the loss none of a model that has gone wild?"""
-        highest = self.settings.explode * math.log(max(2, self._vocabulary))
-        return math.isfinite(step.loss) and math.isfinite(step.norm) and step.loss <= highest
 
-    def exhausted_budget(self, steps: Sequence[Step], window: Window, began: float) -> str:
-        """Which budget has no room for another step on ``window``; empty where all have."""
-        settings = self.settings
-        if settings.seconds is not None and time.monotonic() - began >= settings.seconds:
-            return "seconds"
-        if settings.tokens is not None and sum(s.tokens for s in steps) + window.learned > settings.tokens:
-            return "tokens"
-        return ""
+@dataclass(frozen=True, eq=False)
+class _OnePrompt:
+    """The weights of the model itself, or its one adapter: for one run at a time."""
 
-    # --- inside
+    tuner: Tuner
+    forward: Any
+    """The model, compiled or not."""
 
-    def _step(self, turn: PlannedStep, window: Window) -> Step:
-        torch = load("torch", "tune")
-        rate = float(self.settings.rate or 0.0) * turn.scale
-        parameters = self.engine.parameters()
-        reused = turn.reuse and any(p.grad is not None for p in parameters)
+    def batches(self, runs: Sequence[TuningRun]) -> list[list[TuningRun]]:
+        return [[run] for run in runs]
+
+    def step(self, runs: Sequence[TuningRun]) -> list[Step]:
+        (run,) = runs
+        settings, parameters = self.tuner.settings, self.tuner.engine.parameters
+        planned, window = run.next
+        rate = float(settings.rate or 0.0) * planned.scale
+        reused = planned.reuse and any(p.grad is not None for p in parameters)
         if not reused:
             for p in parameters:
                 p.grad = None
             with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
-                loss = window_loss(self._run, window, self._device, self.settings.precision)
+                loss = window_loss(self.forward, window, self.tuner.device, settings.precision)
                 loss.backward()
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
-            if self.settings.clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, norm)
-            self._last = float(loss.detach()), float(norm)
-        loss, norm = self._last
-        if math.isfinite(norm) and math.isfinite(loss):
-            self.engine.update(rate)
-        return Step(turn.text, loss, window.learned, norm, rate, reused=reused)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if settings.clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
+            run.gradient = float(loss.detach()), float(norm)
+        if all(math.isfinite(number) for number in run.gradient):
+            self.tuner.engine.adam.update(rate)
+        return [Step(planned.text, run.gradient[0], window.learned, run.gradient[1], rate, reused=reused)]
 
-    def _loss_now(self, window: Window) -> float:
-        self.model.eval()
-        with load("torch", "tune").inference_mode():
-            return float(
-                window_loss(
-                    self.model, window.beginning(DIVERGENCE_CHECK_TOKENS), self._device, self.settings.precision
-                )
-            )
-
-    def _finite(self) -> bool:
-        torch = load("torch", "tune")
+    def last_losses(self, runs: Sequence[TuningRun]) -> list[float]:
+        losses = [0.0] * len(runs)
+        for place, run in enumerate(runs):
+            if run.steps and not run.watched:
+                window = run.planned[len(run.steps) - 1][1].beginning(DIVERGENCE_CHECK_TOKENS)
+                self.tuner.model.eval()
+                with torch.inference_mode():
+                    losses[place] = float(
+                        window_loss(self.tuner.model, window, self.tuner.device, self.tuner.settings.precision)
+                    )
         with torch.no_grad():
-            norms = torch._foreach_norm([p.detach() for p in self.engine.parameters()])
-            return bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
+            norms = torch._foreach_norm([p.detach() for p in self.tuner.engine.parameters])
+            finite = bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
+        return losses if finite else [math.nan] * len(runs)
 
-    def _trace(self, steps: Sequence[Step], ended: str, kept: int, clock: dict[str, float]) -> Trace:
-        for p in self.engine.parameters():
-            p.grad = None
-        return Trace(tuple(steps), ended, kept, {**self.settings.to_dict(), **self.engine.describe()}, dict(clock))
+    def keep(self, run: TuningRun) -> None:  # noqa: ARG002
+        self.tuner.engine.keep()
 
+    def take_best(self, run: TuningRun) -> None:  # noqa: ARG002
+        self.tuner.engine.take_best()
 
-class _EarlyStopping:
-    """Keeps the best state, if anybody watches."""
-
-    def __init__(self, watch: Watch | None, settings: Tuning, engine: Engine, clock: dict[str, float]) -> None:
-        self._watch, self._settings, self._engine, self._clock = watch, settings, engine, clock
-        self._best, self._at, self._missed = math.inf, 0, 0
-        if watch is not None:
-            self._best = self._measured()
-            if math.isfinite(self._best):
-                engine.keep()
-            else:
-                self._watch = None  # a text of one token, say: nothing is foreseen there that could get worse
-
-    @property
-    def watching(self) -> bool:
-        """Is there anything to look at?"""
-        return self._watch is not None
-
-    @property
-    def worse(self) -> bool:
-        """Is it time to give up?"""
-        return self._missed >= self._settings.patience
-
-    def look(self, step: int) -> float | None:
-        """Measure, if it is time to."""
-        if self._watch is None or step % self._settings.watch_every:
-            return None
-        now = self._measured()
-        if now < self._best:
-            self._best, self._at, self._missed = now, step, 0
-            self._engine.keep()
-        else:
-            self._missed += 1
-        return now
-
-    def settle(self, step: int) -> int:
-        """End at the best state; how many steps did it make?"""
-        if self._watch is None:
-            return step
-        if step % self._settings.watch_every and self._measured() < self._best:
-            return step
-        if self._at < step:
-            self._engine.take_best()
-        return self._at
-
-    def _measured(self) -> float:
-        start = time.monotonic()
-        now = self._watch() if self._watch is not None else math.inf
-        self._clock["watch"] += time.monotonic() - start
-        return now if math.isfinite(now) else math.inf
+    def rewind(self, run: TuningRun) -> None:  # noqa: ARG002
+        self.tuner.engine.rewind()

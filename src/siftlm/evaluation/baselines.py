@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.controller.forward import token_nats
+from siftlm.controller import token_nats
 from siftlm.controller.tokens import spans_of, start_token, text_token_ids
 from siftlm.errors import InvalidInput
 from siftlm.evaluation.measured import Measured, selection_fields
@@ -70,12 +70,12 @@ def interpolation(case: Case, **settings: Any) -> Measured:
     found = case.model.select(case.prompt, n=case.points[-1], exclude=list(case.exclude), **settings)
     began = time.perf_counter()
     base = controller.likelihood(case.scored, after=case.before)
-    tokenizer, vocabulary = controller.tokenizer, int(controller.model.get_output_embeddings().weight.shape[0])
+    tokenizer, vocabulary = controller.tokenizer, controller.vocabulary
     ids = text_token_ids(tokenizer, case.scored)
     spans = spans_of(
         ids, controller.context, start=start_token(tokenizer), before=text_token_ids(tokenizer, case.before)
     )
-    nats = controller.evaluating(lambda: token_nats(controller.model, spans, vocabulary))
+    nats = controller.evaluating(lambda: token_nats(controller.model, spans, controller.budget))
     surprise = np.concatenate([np.zeros(0), *nats])
     scored = np.array([token for span in spans for token in span.ids[-span.scored :]], dtype=np.int64)
     read = [text_token_ids(tokenizer, text) for text in found.texts]

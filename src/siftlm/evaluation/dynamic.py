@@ -11,15 +11,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from siftlm.controller import Controller
-from siftlm.controller.forward import span_nats
-from siftlm.controller.settings import setting_names
+from siftlm.controller import Controller, setting_names, span_nats
 from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids
 from siftlm.errors import Conflict, setting
-from siftlm.evaluation.measured import Measured, json_number, selection_fields
+from siftlm.evaluation.measured import Measured, selection_fields
 from siftlm.evaluation.methods import Case, baseline
 from siftlm.local import LocalModel
-from siftlm.types import Likelihood, Step
+from siftlm.types import Likelihood, Step, json_number
 from siftlm.validation import number, whole_number
 
 WINDOW_TOKENS = 64
@@ -94,7 +92,7 @@ def _score_and_learn_windows(
 ) -> Measured:
     """Score each window, then take a step on it."""
     controller, passes = case.model.controller, tuning["passes"]
-    tokenizer, vocabulary = controller.tokenizer, int(controller.model.get_output_embeddings().weight.shape[0])
+    tokenizer = controller.tokenizer
     learned: list[int] = []
     nats: list[float] = []
     ended = "done"
@@ -102,7 +100,7 @@ def _score_and_learn_windows(
     with controller.tuning(**{**tuning, "passes": 1, "windows": 1}) as tuner:
         for at, piece in enumerate(pieces):
             began = time.perf_counter()
-            nats += controller.evaluating(partial(span_nats, controller.model, [piece], vocabulary)).tolist()
+            nats += controller.evaluating(partial(span_nats, controller.model, [piece], controller.budget)).tolist()
             seconds["score"] += time.perf_counter() - began
             if at == len(pieces) - 1 or ended != "done":
                 continue

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siftlm.controller.settings import setting_names
-from siftlm.controller.stacked import can_stack
+from siftlm.controller import setting_names
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, setting
 from siftlm.evaluation.corpus import Text
 from siftlm.evaluation.fingerprints import run_question
@@ -32,11 +31,13 @@ from siftlm.evaluation.methods import (
 from siftlm.evaluation.protocol import Protocol, TextParts, leaked_rows
 from siftlm.evaluation.results import BASE_TOLERANCE
 from siftlm.evaluation.run_folder import RunFolder
-from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.memory.near_duplicates import copy_mask
 from siftlm.progress import Meter, Report, reporter
 from siftlm.results import Score
+
+if TYPE_CHECKING:
+    from siftlm.local import LocalModel
 
 # Texts that LoRA tunes together.
 TUNING_BATCH_TEXTS = 16
@@ -129,8 +130,8 @@ class _MethodRunner:
 
     def __init__(self, model: LocalModel, protocol: Protocol) -> None:
         self._calibrated = model
-        # Every method begins with the same settings; those of a calibration are a method of their own.
-        self._plain = LocalModel(model.controller, model.memory, calibrated=False, **model._defaults)
+        # Every method begins with the same settings; those of a calibration are a method of its own.
+        self._plain = model.uncalibrated()
         self._protocol = protocol
         self._excluded_cache: tuple[TextParts, list[int]] | None = None
         self._with_direction: set[str] = set()
@@ -142,7 +143,7 @@ class _MethodRunner:
         if method.baseline is not None:
             return self._baseline_settings(method.baseline, method.settings)
         model = self._model(method)
-        if method.calibrated and not model._calibration:
+        if method.calibrated and not model.calibration:
             raise InvalidInput(
                 f"{method.label}: there is no calibration of this memory for {model.controller.name}: siftlm calibrate"
             )
@@ -245,7 +246,7 @@ class _MethodRunner:
         if count < 2 or self._protocol.copies == "exclude":
             return False
         tuning = {name: value for name, value in method.settings.items() if name in model.controller.settings.to_dict()}
-        return can_stack(model.controller.engine, model.controller.tuning_settings(**tuning))
+        return model.controller.can_tune_many(model.controller.tuning_settings(**tuning))
 
     @property
     def _mode(self) -> Any:

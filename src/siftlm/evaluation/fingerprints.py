@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from siftlm.evaluation.protocol import Protocol
-from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.memory.searcher import Searcher
+
+if TYPE_CHECKING:
+    from siftlm.local import LocalModel
 
 # Passages that the contents' fingerprint reads; all would take too long in a large memory.
 FINGERPRINTED_PASSAGES = 200

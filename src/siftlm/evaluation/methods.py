@@ -24,15 +24,17 @@ from dataclasses import dataclass, field, replace
 from importlib.abc import SourceLoader
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from siftlm.errors import InvalidInput, SiftlmError, UnknownName, setting
 from siftlm.evaluation.labels import SETTINGS_SEPARATOR, split_labels, without_folder
 from siftlm.evaluation.measured import Measured
 from siftlm.extras import load
-from siftlm.local import LocalModel
 from siftlm.recipes import RECIPES
 from siftlm.selection import methods as selectors
+
+if TYPE_CHECKING:
+    from siftlm.local import LocalModel
 
 __all__ = ["Baseline", "Case", "Measured", "baseline", "baseline_names", "find_baseline"]
 

@@ -20,7 +20,7 @@ from siftlm.evaluation.statistics import (
     rank_correlation,
 )
 from siftlm.evaluation.tables import Cell, Column, Table
-from siftlm.selection.rules import StoppingRules
+from siftlm.selection import Stopping
 from siftlm.types import FloatArray
 
 # The number of values of α in the table.
@@ -122,7 +122,7 @@ def adaptive_stop(uncertainty: Sequence[float], alpha: float) -> int:
     >>> adaptive_stop((1.0, 0.25, 0.25, 0.25), alpha=1.0)
     2
     """
-    rule = StoppingRules(adaptive=alpha)
+    rule = Stopping(adaptive=alpha)
     last = len(uncertainty) - 1
     return next((n for n in range(last) if rule.refuses(n, uncertainty[n], uncertainty[n + 1])), last)
 

@@ -1,1 +1,1 @@
-"""siftlm inside other people's programs. Each module needs its own library only when it is used."""
+"""siftlm inside other programs: a module for each, which needs the program's library only when it is used."""

@@ -21,18 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm import validation
-from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.integrations._activeft_index import ActiveftIndex, FetchedCandidates, Ids, Vectors
 from siftlm.selection import Method, Problem, Steps, checks, select, select_many
 from siftlm.selection.problem import MethodFunction, find_method
 from siftlm.types import Selection
 
-# At most about this many numbers are fetched from the index at a time.
+# Numbers to fetch from the index at once, approximately.
 FETCH_NUMBERS = 1 << 26
 
 
 class RetrievalTime(NamedTuple):
-    """Seconds."""
+    """The seconds that a search took."""
 
     faiss: float
     """Time in the index, whatever its kind."""
@@ -46,39 +46,37 @@ class RetrievalResults(NamedTuple):
     values: npt.NDArray[np.float32]
     """(N,) see `Retriever`"""
     indices: Ids
-    """(N,) ids of the index, in the order of choice"""
+    """(N,) ids of the index, in the order of selection"""
     embeddings: Vectors
     """(N, d)"""
     time: RetrievalTime
 
 
 class Retriever:
-    """Fetch candidates from an index, then select from them; as ``activeft.sift.Retriever``.
+    """Fetches candidates from an index, then selects from them, like ``activeft.sift.Retriever``.
 
     Args:
         index: a faiss index; an object with ``d``, ``ntotal``, ``search(queries, k)`` and
             ``reconstruct(id)``; or an array (ntotal, d), which is searched by inner product.
         acquisition_function: the name of a method (``siftlm.methods()``), or an acquisition function of
-            activeft. Its class says which method; its ``noise_std`` is read, where ``None`` is λ = 0.01.
-        llambda: λ > 0 of SIFT; 0.01 unless given. An object of activeft brings its own.
+            activeft, whose class determines the method and whose ``noise_std`` the λ (``None`` means 0.01).
+        llambda: λ > 0 of SIFT; 0.01 by default. Ignored for an acquisition function of activeft.
         fast: SIFT-Fast instead of SIFT.
-        also_query_opposite: fetch by absolute inner product: the opposite of a text tells as much about it.
-        only_faiss: return what the index returns.
-        device: accepted and not used. The selection for one prompt is a few small products; moving them to an
-            accelerator costs more than it saves.
+        also_query_opposite: fetch by absolute inner product, since a vector is as informative as its opposite.
+        only_faiss: return the results of the index.
+        device: ignored. A selection is a few small matrix products, for which an accelerator costs more than it saves.
         lambda_: another name of ``llambda``.
 
-    What the values mean, with m the number of a query's embeddings:
+    The values, with m the number of a query's embeddings:
 
-    * SIFT (VTL): −Σ_m σ²_n(x*_m), minus the variance that is left about the query *after* the pick.
-    * ``fast=True`` (LazyVTL): by how much that sum fell.
-    * ``CosineSimilarity``: the mean cosine. ``UndirectedVTL``: minus the candidates' total variance.
+    * SIFT (VTL): −Σ_m σ²_n(x*_m), the negative variance left about the query *after* the pick.
+    * ``fast=True`` (LazyVTL): the decrease of that sum.
+    * ``CosineSimilarity``: the mean cosine. ``UndirectedVTL``: the candidates' negative total variance.
     * Other methods: the gains that ``siftlm.select`` reports.
     * ``only_faiss=True``: the largest inner product with an embedding of the query or its opposite; or the
       smallest distance, if that is what the index measures.
 
-    Vectors are used as they are, not brought to unit length. Nothing is kept from one search to the next, and
-    no setting outside this object is changed.
+    Vectors are used as they are, without normalization. Searches share no state, and global settings are not changed.
 
     >>> import numpy as np
     >>> texts = np.array([[1, 0.2, 0], [1, 0.21, 0], [0, 1, 0.1], [0, 0, 1]])
@@ -117,7 +115,7 @@ class Retriever:
 
         Args:
             query: (d,), or (m, d) if it has several embeddings.
-            N, K, mean_pooling, threads: as there.
+            N, K, mean_pooling, threads: see `batch_search`.
         """
         values, indices, embeddings, seconds = self.batch_search([query], N, K, mean_pooling, threads)
         return RetrievalResults(values[0], indices[0], embeddings[0], seconds)
@@ -130,16 +128,16 @@ class Retriever:
         mean_pooling: bool = False,
         threads: int = 1,
     ) -> RetrievalResults:
-        """Select N texts for each query; the answers come in the order of the queries.
+        """Select N texts for each query; results are in the order of the queries.
 
         Args:
             queries: (n, d), one embedding a query; (n, m, d), several each; or a list of (d,) and (m, d)
                 arrays, which may differ in m. Read as float32.
-            N: how many to select, no more than there are candidates.
-            K: how many candidates to fetch for every embedding; the union of them is what the selection sees.
-                ``None``: everything in the index.
+            N: texts to select, at most the number of candidates.
+            K: candidates to fetch for every embedding; the selection is made from their union. ``None`` fetches
+                everything in the index.
             mean_pooling: replace a query's embeddings by their mean.
-            threads: selections that run side by side. The index decides on its own threads.
+            threads: selections to run in parallel; the index has its own threads.
         """
         N, threads = validation.whole_number("N", N, least=1), validation.whole_number("threads", threads, least=1)
         size, width = self._index.size, self._index.width
@@ -147,33 +145,35 @@ class Retriever:
             raise InvalidInput("the index is empty")
         K = size if K is None else min(validation.whole_number("K", K, least=1), size)
         if self.also_query_opposite and not self._index.similarity:
-            raise Conflict("the index measures distances, which have no opposite: pass also_query_opposite=False")
+            raise Conflict(
+                f"the index measures distances, which have no opposite: pass {setting('also_query_opposite', False)}"
+            )
         prompts = _query_arrays(queries, width)
         if validation.flag("mean_pooling", mean_pooling):
             prompts = [prompt.mean(axis=0, keepdims=True) for prompt in prompts]
-        answers: list[_QueryResult] = []
+        results: list[_QueryResult] = []
         fetching = selecting = 0.0
         began = time.perf_counter()
         for part, found in self._candidates(prompts, N, K):
             fetched = time.perf_counter()
             fetching += fetched - began
-            _check_enough(found, N, len(answers), f"K={K}, {size} in the index")
+            _check_enough(found, N, len(results), f"K={K}, {size} in the index")
             if self.only_faiss:
-                answers += [_QueryResult(one.scores[:N], one.ids[:N], one.vectors[:N]) for one in found]
+                results += [_QueryResult(one.scores[:N], one.ids[:N], one.vectors[:N]) for one in found]
             else:
-                answers += self._select(part, found, N, threads)
+                results += self._select(part, found, N, threads)
                 selecting += time.perf_counter() - fetched
             began = time.perf_counter()
         values, indices = np.empty((len(prompts), N), np.float32), np.empty((len(prompts), N), np.int64)
         embeddings = np.empty((len(prompts), N, width), np.float32)
-        for at, answer in enumerate(answers):
-            values[at], indices[at], embeddings[at] = answer
+        for at, result in enumerate(results):
+            values[at], indices[at], embeddings[at] = result
         return RetrievalResults(values, indices, embeddings, RetrievalTime(fetching, selecting))
 
     def _candidates(
         self, prompts: list[Vectors], N: int, K: int
     ) -> Iterator[tuple[list[Vectors], list[FetchedCandidates]]]:
-        """Prompts and the candidates of each; the very same ``FetchedCandidates`` for all if that is everything."""
+        """Prompts and the candidates of each; one shared ``FetchedCandidates`` if they are the whole index."""
         if self.only_faiss:
             K = min(N, K)
         elif prompts and self._index.size == K and (everything := self._index.everything()) is not None:
@@ -181,7 +181,7 @@ class Retriever:
             return
         for part in _fetch_batches(prompts, 2 * K * self._index.width):
             found = self._index.fetch(part, K, opposite=self.also_query_opposite)
-            # The selection takes the smaller index among equals: let that be the smaller id.
+            # Ties go to the smaller index, which thus is the smaller id.
             yield part, found if self.only_faiss else [one.by_id() for one in found]
 
     def _select(
@@ -207,11 +207,11 @@ class Retriever:
         if len(parts) == 1:
             return run(parts[0])
         with ThreadPoolExecutor(max_workers=threads) as pool:
-            return [answer for part in pool.map(run, parts) for answer in part]
+            return [result for part in pool.map(run, parts) for result in part]
 
 
 class _QueryResult(NamedTuple):
-    """The part of `RetrievalResults` that belongs to one query."""
+    """One query's part of `RetrievalResults`."""
 
     values: npt.NDArray[np.float32]
     indices: Ids
@@ -236,7 +236,7 @@ def _query_arrays(queries: Any, width: int) -> list[Vectors]:
 
 
 def _fetch_batches(prompts: list[Vectors], numbers_per_row: int) -> Iterator[list[Vectors]]:
-    """As many prompts at a time as have candidates that fit into memory together."""
+    """Prompts in batches whose candidates fit into memory together."""
     part: list[Vectors] = []
     left = most = FETCH_NUMBERS // numbers_per_row
     for prompt in prompts:
@@ -252,18 +252,17 @@ def _fetch_batches(prompts: list[Vectors], numbers_per_row: int) -> Iterator[lis
 def _check_enough(found: list[FetchedCandidates], N: int, first: int, where: str) -> None:
     for at, one in enumerate(found, start=first):
         if len(one.ids) < N:
-            raise InvalidInput(f"N={N} is more than the {len(one.ids)} candidates of query {at} ({where})")
+            raise InvalidInput(f"{setting('N', N)} is more than the {len(one.ids)} candidates of query {at} ({where})")
 
 
-# The variance left about the query (or about everything), below zero; by how much it fell; a mean cosine; the
-# method's own gain.
+# The negative variance left about the query, or about all candidates; its decrease; a mean cosine; the method's gain.
 ValueMeaning = Literal["left", "left of all", "fall", "cosine", "gain"]
 
 DEFAULT_LAMBDA = 0.01
-# activeft's own λ where its acquisition function has noise_std=None.
+# activeft's λ for an acquisition function with noise_std=None.
 DEFAULT_NOISE = 0.01
 
-# By class name, so that activeft need not be installed.
+# By the name of the class, so that activeft need not be installed.
 ACQUISITION_CLASSES: dict[str, tuple[str, ValueMeaning]] = {
     "VTL": ("sift", "left"),
     "LazyVTL": ("sift-fast", "fall"),
@@ -272,7 +271,7 @@ ACQUISITION_CLASSES: dict[str, tuple[str, ValueMeaning]] = {
     "CTL": ("ctl", "gain"),
     "CosineSimilarity": ("nearest", "cosine"),
     "UndirectedVTL": ("undirected-vtl", "left of all"),
-    # What activeft computes under these two names is k_n(x, x); the second never conditions on its picks.
+    # activeft computes k_n(x, x) under both names; the second never conditions on its picks.
     "UndirectedITL": ("uncertainty", "gain"),
     "UncertaintySampling": ("uncertainty", "gain"),
     "Random": ("random", "gain"),
@@ -285,30 +284,30 @@ METHOD_MEANINGS: dict[str, ValueMeaning] = {
     "sift-fast": "fall",
     "undirected-vtl": "left of all",
 }
-# Methods that draw by lot.
+# Methods that pick at random.
 RANDOM_METHODS = {"random", "k-means++"}
 
 
 @dataclass(frozen=True)
 class AcquisitionRecipe:
-    """How to select, and what to report of it."""
+    """How to select, and which values to report."""
 
     method: str | MethodFunction
     noise: float
     meaning: ValueMeaning
     once: bool = False
-    """Is ``method`` one that ranks once (see `rank_once`)?"""
+    """True if ``method`` comes from `rank_once`."""
     replacement: bool | None = None
 
-    def select(self, queries: list[checks.RealArray], candidates: Any, n: int) -> list[Selection]:
+    def select(self, queries: list[checks.RealArray], candidates: Any, n: int) -> Sequence[Selection]:
         """One selection for each query, in order; ``candidates`` as for ``select_many``."""
-        # Unlike elsewhere in siftlm: activeft never normalises, so its users did so or don't want to.
+        # Not normalized, unlike elsewhere in siftlm: activeft never does so, and its users expect that.
         settings: dict[str, Any] = {"method": self.method, "noise": self.noise, "normalize": False}
         if self.replacement is not None:
             settings["replacement"] = self.replacement
         if self.method not in RANDOM_METHODS:
             return select_many(queries, candidates, n, **settings)
-        # Another draw for another query, and the same for the same one wherever it stands.
+        # The seed depends on the query alone, so its position in a batch does not matter.
         sets = candidates if isinstance(candidates, list) else [candidates] * len(queries)
         return [
             select(query, own, n, seed=zlib.crc32(query.tobytes()), **settings)
@@ -316,7 +315,7 @@ class AcquisitionRecipe:
         ]
 
     def values(self, picks: Selection, targets: int, candidates: checks.RealArray) -> npt.NDArray[np.float32]:
-        """(N,) activeft sums over targets where siftlm takes the mean."""
+        """(N,) the values; activeft sums over targets, siftlm takes the mean."""
         gains = picks.gains
         if self.meaning == "left":
             numbers = targets * (gains - picks.uncertainty[0] if self.once else -picks.uncertainty[1:])
@@ -333,21 +332,22 @@ class AcquisitionRecipe:
 
 
 def resolve_lambda(llambda: float | None, lambda_: float | None) -> float:
-    """The λ that was given under either name."""
+    """λ, from either of its two names."""
     if llambda is not None and lambda_ is not None and llambda != lambda_:
-        raise Conflict(f"llambda={llambda} and lambda_={lambda_} are two names of one setting: give one of them")
-    given = lambda_ if llambda is None else llambda
-    return validation.number("llambda", DEFAULT_LAMBDA if given is None else given, above=0)
+        raise Conflict(
+            f"{setting('llambda', llambda)} and {setting('lambda_', lambda_)} are the same setting: pass one of them"
+        )
+    value = lambda_ if llambda is None else llambda
+    return validation.number("llambda", DEFAULT_LAMBDA if value is None else value, above=0)
 
 
 def acquisition_recipe(acquisition: Any, noise: float, *, fast: bool) -> AcquisitionRecipe:
-    """The recipe for what was passed as ``acquisition_function``."""
+    """The recipe for the argument ``acquisition_function``."""
     if acquisition is None:
         return _recipe_by_name("LazyVTL" if fast else "VTL", noise, once=False)
     if isinstance(acquisition, str) or hasattr(acquisition, "method"):
         return AcquisitionRecipe(acquisition, noise, METHOD_MEANINGS.get(find_method(acquisition).name, "gain"))
-    # What else it holds (subsample, mini_batch_size, max_target_size, …) saves work at the price of
-    # the exact answer, and is not needed here.
+    # Its other settings (subsample, mini_batch_size, max_target_size, …) trade exactness for speed, and are not needed.
     own = getattr(acquisition, "noise_std", None)
     noise = DEFAULT_NOISE if own is None else validation.number("noise_std", float(own), above=0) ** 2
     return _recipe_by_name(type(acquisition).__name__, noise, once=getattr(acquisition, "force_nonsequential", False))
@@ -359,12 +359,12 @@ def _recipe_by_name(name: str, noise: float, *, once: bool) -> AcquisitionRecipe
     method, meaning = ACQUISITION_CLASSES[name]
     if once or name == "UncertaintySampling":
         return AcquisitionRecipe(rank_once(method), noise, meaning, once=True)
-    # activeft lets CTL repeat itself, siftlm only if asked.
+    # activeft's CTL may pick a text again; siftlm's does so only with replacement.
     return AcquisitionRecipe(method, noise, meaning, replacement=True if name == "CTL" else None)
 
 
 def rank_once(name: str) -> MethodFunction:
-    """The method, blind to its own picks: the n largest of its first gains (``force_nonsequential``)."""
+    """The method without regard to its own picks: the n largest of its first gains (``force_nonsequential``)."""
     entry = find_method(name)
 
     def run(problem: Problem) -> Steps:
@@ -372,7 +372,7 @@ def rank_once(name: str) -> MethodFunction:
         while True:
             yield gains
 
-    # Not declared to the registry: this is nobody else's method.
+    # Not registered: only this module uses it.
     run.method = Method(  # type: ignore[attr-defined]
         f"{name}, ranked once", entry.summary, run, entry.targeted, signed=entry.signed
     )

@@ -1,4 +1,4 @@
-"""What callers hand over, checked: texts with their metadata, prompts, rows."""
+"""Arguments of a memory, checked: texts with their metadata, prompts, rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def query_texts(query: Query) -> list[str] | None:
 
 
 def unit_targets(name: str, query: Any, width: int) -> Vectors:
-    """(m, d) at unit length."""
+    """The vectors of a prompt, (m, d), at unit length."""
     try:
         array = np.asarray(query, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -35,14 +35,14 @@ def unit_targets(name: str, query: Any, width: int) -> Vectors:
     array = array[None, :] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != width or not len(array):
         raise InvalidInput(f"{name} must be a text, texts, or vectors of width {width}, got shape {array.shape}")
-    found = vectors.unit_rows(array)
-    if np.isnan(found).any():
+    unit = vectors.unit_rows(array)
+    if np.isnan(unit).any():
         raise InvalidInput(f"{name} has a vector that is zero or not finite")
-    return found
+    return unit
 
 
 def existing_rows(rows: npt.ArrayLike, snapshot: Snapshot) -> IntArray:
-    """Rows that are there."""
+    """The rows as an array; an error where the memory has not got one of them."""
     array = np.atleast_1d(_array("rows", rows))
     if not array.size:
         return np.zeros(0, dtype=np.int64)
@@ -58,7 +58,7 @@ def existing_rows(rows: npt.ArrayLike, snapshot: Snapshot) -> IntArray:
 
 
 class InputDocuments:
-    """What `Memory.add` was given, checked as a whole before the first of it is written."""
+    """The documents of `Memory.add`, checked as a whole before the first of them is written."""
 
     def __init__(
         self,
@@ -88,8 +88,8 @@ class InputDocuments:
     def __len__(self) -> int:
         return len(self._texts)
 
-    def some(self, start: int, end: int) -> list[Document]:
-        """Those from ``start`` to ``end``; made when they are needed, so that few are there at a time."""
+    def slice(self, start: int, end: int) -> list[Document]:
+        """The documents from ``start`` to ``end``, made here, so that few exist at a time."""
         texts = self._texts[start:end]
         nothing: list[Any] = [None] * len(texts)
         metas = nothing if self._metadata is None else self._metadata[start:end]
@@ -119,7 +119,7 @@ def _array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def _text_problem(text: object) -> str | None:
-    """What is wrong with a text, if anything is."""
+    """The reason why a text cannot be added, or None."""
     if not isinstance(text, str):
         return f"must be a string, got {type(text).__name__}"
     if not text or text.isspace():

@@ -1,21 +1,25 @@
-"""Everything about a search but where it looks: what may be asked for, checked, and the prompt, embedded."""
+"""A search's settings, and the request that they make together with the prompts: everything but where to look."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.memory import near_duplicates
 from siftlm.memory.filter_sql import SqlCondition
 from siftlm.memory.filters import All, Expression, parse
-from siftlm.types import IntArray, Vectors
-from siftlm.validation import flag, number, whole_number
+from siftlm.selection import kernels
+from siftlm.selection.kernels import FeatureKernel, KernelFunction
+from siftlm.selection.problem import find_method
+from siftlm.settings import Settings
+from siftlm.types import FloatArray, IntArray, Vectors
+from siftlm.validation import flag, fraction, number, whole_number
 
 FilterInput = Mapping[str, Any] | str | Expression | None
 # A prompt: its text, several texts, or (d,) or (m, d) vectors.
@@ -24,97 +28,186 @@ Query = str | Sequence[str] | npt.NDArray[Any]
 CANDIDATE_SOURCES = ("vectors", "words", "both")
 # Methods whose gains are the same for x and −x, so that what points away from the prompt can win.
 SIGN_BLIND_METHODS = frozenset({"sift", "sift-fast", "vtl", "itl", "mm-itl", "noiseless-itl", "ctl", "eig"})
-# What a search at each step can be told besides; `siftlm.select_from` says what it means.
+# Settings that the search itself reads. All others are handed to the selection.
+SEARCH_SETTINGS = frozenset(
+    {"k", "candidates", "opposites", "where", "residual", "without_copies", "per_document", "exclude", "exact"}
+)
+# Settings of the selection that a search at each step takes; `siftlm.select_from` says what they mean.
 RESIDUAL_SETTINGS = frozenset(
     {"noise", "certify", "max_norm", "normalize", "replacement", "adaptive", "until", "min_gain", "at_least"}
 )
-# What has a value for each candidate, so that only the search itself can tell whether it fits.
-PER_CANDIDATE_SETTINGS = frozenset({"costs", "prior", "sources", "probabilities"})
+# Settings with a value for each candidate, so that only the search itself can tell whether they fit.
+PER_CANDIDATE_SETTINGS = frozenset({"costs", "prior", "sources"})
 # λ where nobody chose one: smaller ones, on embeddings as spread as those of sentence models, soon prefer what has
 # little to do with the prompt. `siftlm.spread` and trying a few say more about a given memory.
 DEFAULT_NOISE = 1.0
+NO_ROWS: IntArray = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Search(Settings):
+    """How a memory is searched: what may be found, and how it is selected from.
+
+    Every field is also a keyword argument of `Memory.search`, `Memory.search_many` and `LocalModel`; keywords win over
+    an object. What belongs to one method alone, such as ``balance`` of MMR, is a keyword only.
+
+    >>> search = Search(k=50, where="year >= 2000", kernel="power:4")
+    >>> search
+    Search(k=50, where='year >= 2000', kernel=Power(exponent=4, base=Linear()))
+    >>> Search.from_dict(search.to_dict()) == search
+    True
+    >>> Search(candidates="vector")
+    Traceback (most recent call last):
+    siftlm.errors.InvalidInput: candidates must be one of vectors, words, both, got 'vector'
+    """
+
+    k: int | None = 200
+    """Select among this many nearest passages of each of the prompt's vectors; ``None``: among the whole memory."""
+    candidates: str = "vectors"
+    """Found by ``vectors``, by ``words`` (BM25) or by ``both`` (their ranks, fused)."""
+    opposites: bool = False
+    """For SIFT and its kin, also select among the k nearest of each vector's opposite. To them what points away from
+    the prompt tells as much as what points towards it; to a reader it rarely does."""
+    where: FilterInput = None
+    """Only passages of documents whose metadata meet this, ``{"source": "wiki"}`` or
+    ``'source = "wiki" and year >= 2000'``; see `siftlm.memory.filters`."""
+    residual: bool = False
+    """Search again at each step, for what the prompt still lacks; see `siftlm.select_from`."""
+    without_copies: bool | float = False
+    """Leave out the prompt itself and whatever shares 80 % (or a given share) of its five-word sequences, such as when
+    the prompt may be part of the memory."""
+    per_document: int | None = None
+    """At most this many picks from one document."""
+    exclude: npt.ArrayLike | None = None
+    """Rows that must not be picked."""
+    exact: bool = False
+    """Compare every vector, even where there is an index that is faster and may miss some."""
+    noise: float = DEFAULT_NOISE
+    """λ: smaller values ask for more variety. The fields from here on are those of `siftlm.select`."""
+    kernel: KernelFunction | FeatureKernel | str | None = None
+    """What similar means, such as ``"power:4"``; the inner product unless given."""
+    normalize: bool = True
+    """Bring all vectors to unit length first."""
+    replacement: bool | int | None = None
+    """May a passage be picked again? ``True``, ``False`` or at most this many times in all. Left out: as the method has
+    it, but not for SIFT and its kin, since hits are for reading. For training, where a text that is seen twice can be
+    worth more than another text, choose ``True``."""
+    known: Query | None = None
+    """Texts, or vectors, that are known already: they count as picked before the first pick."""
+    sources: Sequence[object] | npt.NDArray[Any] | None = None
+    """A label for each candidate; with ``source_cap``, at most that many picks share a label."""
+    source_cap: int | None = None
+    costs: npt.ArrayLike | None = None
+    """A number > 0 for each candidate; gains are then compared per cost."""
+    budget: float | None = None
+    """The picks' costs add up to no more than this."""
+    prior: npt.ArrayLike | Callable[[FloatArray], npt.ArrayLike] | str | None = None
+    """A factor for each candidate's gains, or a function of the similarities such as ``"relevance:2"``."""
+    adaptive: float | None = None
+    """α of the published stopping rule: keep pick n only while σ_n ≤ 1 / (α n)."""
+    until: float | None = None
+    """Stop when the uncertainty is at most this fraction of what it was at first."""
+    min_gain: float | None = None
+    """Stop when the best pick lowers the uncertainty by less than this fraction of what is left."""
+    at_least: int = 1
+    """Picks that are kept whatever the stopping rules say."""
+    seed: int = 0
+    """Of the methods that involve chance."""
+    certify: bool | int = False
+    """For ``residual``: prove each pick; see `siftlm.select_from`."""
+    max_norm: float | None = None
+    """For ``residual``: no vector of the store is longer; left out, all have unit length."""
+    filter: Expression | None = field(init=False)
+    """``where``, parsed; None for a filter that everything meets."""
+    excluded: IntArray = field(init=False)
+    """``exclude``, as distinct rows."""
+    copy_similarity: float | None = field(init=False)
+    """``without_copies`` as a threshold; None where copies may stay."""
+
+    def __post_init__(self) -> None:
+        if self.candidates not in CANDIDATE_SOURCES:
+            raise InvalidInput(
+                f"{setting('candidates')} must be one of {', '.join(CANDIDATE_SOURCES)}, got {self.candidates!r}"
+            )
+        for name in ("opposites", "residual", "exact", "normalize"):
+            flag(name, getattr(self, name))
+        for name, least in (("k", 1), ("per_document", 1), ("source_cap", 1), ("at_least", 0), ("seed", 0)):
+            if getattr(self, name) is not None or name in ("at_least", "seed"):
+                whole_number(name, getattr(self, name), least=least)
+        number("noise", self.noise, above=0)
+        for name in ("adaptive", "budget", "max_norm"):
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name), above=0)
+        for name in ("until", "min_gain"):
+            if getattr(self, name) is not None:
+                fraction(name, getattr(self, name))
+        if self.replacement is not None and not isinstance(self.replacement, (bool, np.bool_)):
+            whole_number("replacement", self.replacement)
+        if (self.certify is not False or self.max_norm is not None) and not self.residual:
+            raise Conflict(f"{setting('certify')} and {setting('max_norm')} need {setting('residual', True)}")
+        made = {
+            "kernel": kernels.named(self.kernel) if isinstance(self.kernel, str) else self.kernel,
+            "prior": kernels.named_prior(self.prior) if isinstance(self.prior, str) else self.prior,
+            "filter": None if self.where is None else parse_filter(self.where),
+            "excluded": NO_ROWS if self.exclude is None else _distinct_rows(self.exclude),
+            "copy_similarity": None if self.without_copies is False else _copy_similarity(self.without_copies),
+        }
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings by name, ready for ``json.dumps``; a function without a name cannot be written."""
+        return {name: _plain(name, getattr(self, name)) for name in self.names()}
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """Everything about a search but the prompt, checked."""
+    """A checked search: the prompts, how many passages to pick for each, and how."""
 
-    n: int
-    method: Any
-    k: int | None
-    candidates: str
-    opposites: bool
-    where: Expression | None
-    residual: bool
-    without_copies: float | None
-    per_document: int | None
-    exclude: IntArray
-    settings: dict[str, Any]
-    """For the selection."""
+    n: int = 10
+    method: Any = "sift"
+    search: Search = Search()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the method's own."""
+    prompts: Sequence[Query] = ()
+    selection: dict[str, Any] = field(init=False)
+    """The keyword arguments of `siftlm.select`, or of `siftlm.select_from`, that differ from their defaults."""
+
+    def __post_init__(self) -> None:
+        search = self.search
+        whole_number("n", self.n)
+        if (search.k is None or search.residual) and search.candidates != "vectors":
+            raise Conflict(
+                f"{setting('candidates', search.candidates)} needs a number of them: {setting('k', None)} and "
+                f"{setting('residual', True)} search by vectors"
+            )
+        if search.residual and (search.k is None or self.method not in ("sift", "vtl") or search.per_document):
+            raise Conflict(
+                f"{setting('residual', True)} is SIFT with a search at each step: it takes a {setting('k')}, and no "
+                "other method or cap"
+            )
+        if search.k is None and search.per_document is not None:
+            raise Conflict(
+                f"{setting('per_document')} needs a number of candidates: pass {setting('k')}, not {setting('k', None)}"
+            )
+        selection = {name: value for name, value in search.chosen().items() if name not in SEARCH_SETTINGS}
+        if search.residual:
+            refuse_residual([*selection, *self.options])
+        selection["noise"] = search.noise
+        # Hits are for reading unless somebody chooses otherwise: no text is worth reading twice.
+        if search.replacement is None and self.sign_blind:
+            selection["replacement"] = False
+        object.__setattr__(self, "selection", {**selection, **self.options})
+
+    @property
+    def sign_blind(self) -> bool:
+        """Are the method's gains the same for x and −x?"""
+        return isinstance(self.method, str) and self.method in SIGN_BLIND_METHODS
 
     @property
     def per_candidate(self) -> bool:
-        """Is there a setting that has a value for each candidate?"""
-        return any(np.ndim(self.settings[name]) > 0 for name in PER_CANDIDATE_SETTINGS & set(self.settings))
-
-    @property
-    def signs(self) -> tuple[float, ...]:
-        """Is −q searched as well?"""
-        even = isinstance(self.method, str) and self.method in SIGN_BLIND_METHODS
-        return (1.0, -1.0) if self.opposites and even else (1.0,)
-
-
-def search_request(
-    n: int,
-    *,
-    method: Any,
-    k: int | None,
-    candidates: str,
-    opposites: bool,
-    where: FilterInput,
-    residual: bool,
-    without_copies: bool | float,
-    per_document: int | None,
-    exclude: npt.ArrayLike | None,
-    settings: dict[str, Any],
-) -> SearchRequest:
-    """Check what was asked for."""
-    if candidates not in CANDIDATE_SOURCES:
-        raise InvalidInput(f"candidates must be one of {', '.join(CANDIDATE_SOURCES)}, got {candidates!r}")
-    if (k is None or residual) and candidates != "vectors":
-        raise Conflict(
-            f"{setting('candidates', candidates)} needs a number of them: {setting('k', None)} and "
-            f"{setting('residual', True)} search by vectors"
-        )
-    if residual and (k is None or method not in ("sift", "vtl") or per_document is not None):
-        raise Conflict(
-            f"{setting('residual', True)} is SIFT with a search at each step: it takes a k, and no other method or cap"
-        )
-    if residual and (foreign := sorted(set(settings) - RESIDUAL_SETTINGS)):
-        raise Conflict(
-            f"{setting('residual', True)} does not go with {setting(foreign[0])}; "
-            f"it takes {', '.join(sorted(RESIDUAL_SETTINGS))}"
-        )
-    if k is None and per_document is not None:
-        raise Conflict(
-            f"{setting('per_document')} needs a number of candidates: pass {setting('k')}, not {setting('k', None)}"
-        )
-    if without_copies is True:
-        without_copies = near_duplicates.COPY_THRESHOLD
-    n = whole_number("n", n)
-    return SearchRequest(
-        n=n,
-        method=method,
-        k=None if k is None else whole_number("k", k),
-        candidates=candidates,
-        opposites=flag("opposites", opposites),
-        where=parse_filter(where),
-        residual=residual,
-        without_copies=_copy_similarity(without_copies),
-        per_document=None if per_document is None else min(n, whole_number("per_document", per_document)),
-        exclude=_excluded_rows(exclude),
-        settings=with_defaults(method, settings),
-    )
+        """Is there a setting with a value for each candidate?"""
+        return any(np.ndim(value) > 0 for name, value in self.selection.items() if name in PER_CANDIDATE_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -126,49 +219,105 @@ class EmbeddedPrompt:
     text: str | None
     """None where only vectors were given."""
 
+    @property
+    def query(self) -> Vectors:
+        """The vectors as `siftlm.select` takes them: (d,) for a single one."""
+        query: Vectors = self.targets[0] if len(self.targets) == 1 else self.targets
+        return query
 
-def with_defaults(method: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Hits are for reading unless somebody says otherwise: no text is worth reading twice."""
-    once = {"replacement": False} if isinstance(method, str) and method in SIGN_BLIND_METHODS else {}
-    return {"noise": DEFAULT_NOISE, **once, **settings}
+
+def search_request(
+    n: int,
+    method: Any,
+    settings: Mapping[str, Any],
+    *,
+    search: Search | None = None,
+    prompts: Sequence[Query] = (),
+    also_known: Collection[str] = (),
+) -> SearchRequest:
+    """The request that keyword arguments mean: the one place where they are sorted, and where unknown names end.
+
+    Args:
+        n: how many passages to pick.
+        method: how to select them.
+        settings: fields of `Search`, and the method's own options.
+        search: what counts where ``settings`` has nothing.
+        prompts: what to search for.
+        also_known: names that the caller takes besides, for the message about an unknown one.
+    """
+    if search is not None:
+        Search.chosen_in("search", search)  # the right type
+    fields = Search.names()
+    named = {name: value for name, value in settings.items() if name in fields}
+    options = {name: value for name, value in settings.items() if name not in fields}
+    search = replace(search or Search(), **named)
+    if search.residual:
+        refuse_residual([name for name in settings if name not in SEARCH_SETTINGS])
+    entry = find_method(method)
+    for name in options:
+        if name not in entry.options:
+            raise UnknownName("setting", name, {*fields, *entry.options, "n", "method", *also_known})
+    return SearchRequest(n, method, search, options, prompts)
+
+
+def refuse_residual(names: Iterable[str]) -> None:
+    """Raise if one of these settings of the selection is none of a search at each step."""
+    if foreign := sorted(set(names) - RESIDUAL_SETTINGS):
+        raise Conflict(
+            f"{setting('residual', True)} does not go with {setting(foreign[0])}; it takes "
+            f"{', '.join(sorted(RESIDUAL_SETTINGS))}"
+        )
 
 
 def parse_filter(where: FilterInput) -> Expression | None:
-    """None for one that everything meets."""
+    """The filter, parsed; None for one that everything meets."""
     parsed = parse(where)
     return None if parsed == All() else parsed
 
 
 def deletion_condition(where: FilterInput, numbers: Sequence[int] | None) -> SqlCondition:
-    """Which documents a deletion means."""
+    """The documents that a deletion means."""
     some = parse_filter(where)
     if some is not None and numbers is not None:
         raise InvalidInput("delete needs a filter or numbers of documents, not both")
     if numbers is not None:
-        found = [whole_number("each of numbers", one, least=0) for one in numbers]
-        return SqlCondition("(id IN (SELECT value FROM json_each(?)))", [json.dumps(found)])
+        wanted = [whole_number("each of numbers", one, least=0) for one in numbers]
+        return SqlCondition("(id IN (SELECT value FROM json_each(?)))", [json.dumps(wanted)])
     if some is None:
         raise InvalidInput("delete needs a filter; to delete everything, remove the memory's folder")
     return some.sql()
 
 
-def _copy_similarity(without_copies: Any) -> float | None:
-    if without_copies is False:
-        return None
+def _copy_similarity(without_copies: Any) -> float:
+    if without_copies is True:
+        return near_duplicates.COPY_THRESHOLD
     try:
         return number("without_copies", without_copies, above=0, most=1)
     except InvalidInput as error:
         raise InvalidInput(f"{error} (or True or False)") from error
 
 
-def _excluded_rows(exclude: npt.ArrayLike | None) -> IntArray:
+def _distinct_rows(exclude: npt.ArrayLike) -> IntArray:
     try:
-        rows = np.asarray([] if exclude is None else exclude)
+        rows = np.asarray(exclude)
     except ValueError as error:
-        raise InvalidInput(f"exclude must be a list of rows ≥ 0, got {exclude!r}") from error
+        raise InvalidInput(f"{setting('exclude')} must be a list of rows ≥ 0, got {exclude!r}") from error
     if not rows.size:
-        return np.zeros(0, np.int64)
+        return NO_ROWS
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows < 0).any():
-        raise InvalidInput(f"exclude must be a list of rows ≥ 0, got {exclude!r}")
+        raise InvalidInput(f"{setting('exclude')} must be a list of rows ≥ 0, got {exclude!r}")
     distinct: IntArray = np.unique(rows).astype(np.int64)
     return distinct
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A setting as JSON can hold it."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, Expression):
+        return str(value)
+    if callable(value) or isinstance(value, FeatureKernel):
+        if (known := kernels.name_of(value)) is None:
+            raise InvalidInput(f"{setting(name)} cannot be written down: {value!r} has no name such as 'power:4'")
+        return known
+    return dict(value) if isinstance(value, Mapping) else value

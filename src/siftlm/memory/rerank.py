@@ -1,4 +1,4 @@
-"""Search by the memory's vectors, select by others: those of features too costly to have of every passage.
+"""Reranking: search by the memory's vectors, select by features that are too costly to have of every passage.
 
 prompt -> the memory's k nearest -> features of these and of the prompt -> selection among them
 """
@@ -15,9 +15,9 @@ import numpy as np
 from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import inputs
-from siftlm.memory.request import SearchRequest, search_request
+from siftlm.memory.request import Search, SearchRequest
 from siftlm.memory.results import Found, Hit
-from siftlm.memory.search import picks_within_cap
+from siftlm.memory.search import capped_settings
 from siftlm.memory.searcher import Searcher
 from siftlm.memory.vectors import unit_rows
 from siftlm.types import Selection, Vectors
@@ -26,124 +26,94 @@ Features = Callable[[Sequence[str]], Vectors]
 """Texts -> (n, d)."""
 
 
-def rerank(
-    memory: Searcher,
-    prompt: str,
-    n: int,
-    features: Features,
-    *,
-    method: Any = "sift",
-    k: int | None = 200,
-    candidates: str = "vectors",
-    opposites: bool = False,
-    where: Any = None,
-    residual: bool = False,
-    without_copies: bool | float = False,
-    per_document: int | None = None,
-    exclude: Any = None,
-    exact: bool = False,
-    **settings: Any,
-) -> Found:
-    """`Searcher.search`, but what is selected among the k nearest is selected by ``features``.
+def rerank(memory: Searcher, request: SearchRequest, features: Features) -> list[Found]:
+    """The passages for each prompt, selected among the memory's k nearest by ``features``.
 
-    The hits' scores are cosines of features, too. ``known`` may be texts.
+    The prompts are texts, and ``known`` may be. The hits' scores are cosines of features, too.
     """
-    k = _nearest_settings(k, residual, opposites)
-    want = search_request(
-        n,
-        method=method,
-        k=k,
-        candidates=candidates,
-        opposites=False,
-        where=where,
-        residual=False,
-        without_copies=without_copies,
-        per_document=per_document,
-        exclude=exclude,
-        settings=settings,
+    known = _known_texts(request.search)
+    return [_rerank_one(memory, str(prompt), request, features, known) for prompt in request.prompts]
+
+
+def check_rerank(memory: Searcher, request: SearchRequest) -> None:
+    """Raise what `rerank` would raise for these settings, whatever the prompt is, without searching."""
+    _known_texts(request.search)
+    # A kernel may be made for features, and of those there are none yet.
+    memory.check_request(replace(request, search=replace(request.search, known=None, kernel=None)))
+
+
+def _known_texts(search: Search) -> list[str]:
+    """The texts that are known already; an error where a setting does not go with features."""
+    if search.k is None or search.residual or search.opposites:
+        raise Conflict(
+            f"features are computed for the {setting('k')} nearest: {setting('k', None)}, {setting('residual', True)} "
+            f"and {setting('opposites', True)} do not apply"
+        )
+    known: Any = search.known
+    texts = [] if known is None or not len(known) else inputs.query_texts(known)
+    if texts is None:
+        raise Conflict(
+            f"{setting('known')} must be texts where features are used: vectors of the memory's embedder mean nothing"
+        )
+    return texts
+
+
+def _rerank_one(
+    memory: Searcher, prompt: str, request: SearchRequest, features: Features, known: Sequence[str]
+) -> Found:
+    # 1. The memory's k nearest.
+    search = request.search
+    nearest = Search(
+        k=search.k,
+        candidates=search.candidates,
+        where=search.where,
+        without_copies=search.without_copies,
+        exclude=search.exclude,
+        exact=search.exact,
     )
-    near = memory.search(
-        prompt,
-        k,
-        method="nearest",
-        k=k,
-        candidates=candidates,
-        where=where,
-        without_copies=without_copies,
-        exclude=exclude,
-        exact=exact,
-    )
+    near = memory.run(SearchRequest(search.k or 1, "nearest", nearest, prompts=[prompt]))[0]
+    # 2. Features of the prompt, of what is known, and of these.
     began = time.perf_counter()
-    known = _embed_known_texts(settings.get("known"))
     made = unit_rows(np.asarray(features([prompt, *known, *near.texts])))
     if np.isnan(made[0]).any():
         raise InvalidInput(f"the prompt {prompt[:60]!r} has no direction: its features are zero or not finite")
     learned, rest = made[1 : 1 + len(known)], made[1 + len(known) :]
     there = np.flatnonzero(~np.isnan(rest).any(axis=1))
     hits, vectors = [near[int(at)] for at in there], rest[there]
-    taken = time.perf_counter()
-    chosen = _select_reranked(made[0], vectors, hits, learned[~np.isnan(learned).any(axis=1)], want)
-    seconds = {**near.seconds, "features": taken - began, "select": time.perf_counter() - taken}
-    return Found(_reranked_hits(hits, vectors @ made[0], chosen), _with_memory_rows(chosen, hits), len(hits), seconds)
-
-
-def check_rerank(
-    memory: Searcher,
-    n: int,
-    *,
-    k: int | None = 200,
-    residual: bool = False,
-    opposites: bool = False,
-    known: Any = None,
-    kernel: Any = None,  # noqa: ARG001 (it may be made for features, and of those there are none yet)
-    **settings: Any,
-) -> None:
-    """Raise what `rerank` would raise for these settings, whatever the prompt is, without searching."""
-    k = _nearest_settings(k, residual, opposites)
-    _embed_known_texts(known)
-    memory.check(n, k=k, **settings)
-
-
-def _nearest_settings(k: int | None, residual: bool, opposites: bool) -> int:
-    if k is None or residual or opposites:
-        raise Conflict(
-            f"features are computed for the k nearest: {setting('k', None)}, {setting('residual', True)} and "
-            f"{setting('opposites', True)} do not apply"
-        )
-    return k
-
-
-def _embed_known_texts(known: Any) -> list[str]:
-    texts = [] if known is None or not len(known) else inputs.query_texts(known)
-    if texts is None:
-        raise Conflict("known must be texts where features are used: vectors of the memory's embedder mean nothing")
-    return list(texts)
+    selecting = time.perf_counter()
+    # 3. The selection among them.
+    chosen = _select_reranked(made[0], vectors, hits, learned[~np.isnan(learned).any(axis=1)], request)
+    seconds = {**near.seconds, "features": selecting - began, "select": time.perf_counter() - selecting}
+    rows = np.array([hit.row for hit in hits], dtype=np.int64)
+    return Found(
+        _reranked_hits(hits, vectors @ made[0], chosen),
+        replace(chosen, indices=rows[chosen.indices]),
+        len(hits),
+        seconds,
+    )
 
 
 def _select_reranked(
-    query: Vectors, vectors: Vectors, hits: Sequence[Hit], known: Vectors, want: SearchRequest
+    query: Vectors, vectors: Vectors, hits: Sequence[Hit], known: Vectors, request: SearchRequest
 ) -> Selection:
-    settings = {**want.settings, "method": want.method}
-    settings.pop("known", None)
+    settings = {name: value for name, value in request.selection.items() if name != "known"}
     if not hits:
-        tried = choosing.select(query, query[None], 1, **settings)
-        none = np.zeros(0, dtype=np.int64)
+        tried = choosing.select(query, query[None], 1, method=request.method, **settings)
         return replace(
             tried,
-            indices=none,
+            indices=np.zeros(0, dtype=np.int64),
             gains=np.zeros(0),
             uncertainty=tried.uncertainty[:1],
             stopped="exhausted",
             evidence=None,
         )
+    n = min(request.n, len(hits))
+    if request.search.per_document is not None:
+        capped, n = capped_settings(request, n, [hit.document for hit in hits])
+        settings = {name: value for name, value in capped.items() if name != "known"}
     if len(known):
         settings["known"] = known
-    n = min(want.n, len(hits))
-    if want.per_document is not None:
-        documents = [hit.document for hit in hits]
-        settings.update(sources=documents, source_cap=want.per_document)
-        n = picks_within_cap(n, documents, want.per_document)
-    return choosing.select(query, vectors, n, **settings)
+    return choosing.select(query, vectors, n, method=request.method, **settings)
 
 
 def _reranked_hits(hits: Sequence[Hit], cosines: Vectors, chosen: Selection) -> tuple[Hit, ...]:
@@ -156,9 +126,3 @@ def _reranked_hits(hits: Sequence[Hit], cosines: Vectors, chosen: Selection) -> 
         )
         for at, place in enumerate(chosen.indices)
     )
-
-
-def _with_memory_rows(chosen: Selection, hits: Sequence[Hit]) -> Selection:
-    """With the memory's rows for indices."""
-    rows = np.array([hit.row for hit in hits], dtype=np.int64)
-    return replace(chosen, indices=rows[chosen.indices])

@@ -1,4 +1,4 @@
-"""What a search returns: the passages in the order of their picking, and the selection behind them."""
+"""Results of a search: the passages in the order in which they were picked, and the selection behind them."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-from siftlm.types import Selection
+from siftlm.types import Selection, json_number
 
 
 @dataclass(frozen=True, eq=False)
 class Hit:
-    """One pick."""
+    """One picked passage."""
 
     text: str
     meta: Mapping[str, Any]
-    """Of the document it comes from."""
+    """The metadata of its document."""
     score: float
     """Cosine to the prompt; to the nearest vector of it, if it has several."""
     gain: float
-    """What the method computed for it: for SIFT, by how much it lowered the uncertainty."""
+    """The method's figure for it; for SIFT, by how much it lowered the uncertainty."""
     uncertainty: float
-    """What was left after it."""
+    """The uncertainty left after it."""
     row: int
-    """Its number in the memory."""
+    """The row of the memory that holds it."""
     id: str | None = None
-    """The caller's own name of its document."""
+    """The caller's own id of its document."""
     document: int = 0
     """The number of its document."""
     part: int = 0
-    """Which passage of its document this is, from 0."""
+    """The place of this passage in its document, from 0."""
     parts: int = 1
-    """Of how many."""
+    """The number of passages of its document."""
     start: int = 0
-    """Where in its document it begins, in characters."""
+    """The character of its document at which it begins."""
     copies: int = 1
-    """How often this text was given to the memory."""
+    """How often this text was added to the memory."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dumps``; numbers that are not finite become ``None``."""
+        """The hit as a dict for ``json.dumps``; numbers that are not finite become ``None``."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
         for name in ("score", "gain", "uncertainty"):
-            plain[name] = plain[name] if plain[name] == plain[name] and abs(plain[name]) != float("inf") else None
+            plain[name] = json_number(plain[name])
         plain["meta"] = dict(self.meta)
         return plain
 
@@ -52,11 +52,11 @@ class Found:
 
     hits: tuple[Hit, ...]
     selection: Selection
-    """Gains, uncertainty and why it stopped. Its ``indices`` are rows of the memory."""
+    """The selection: gains, uncertainty and the reason it stopped. Its ``indices`` are rows of the memory."""
     considered: int
-    """How many passages it was chosen from."""
+    """The number of passages that were selected from."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Where the time went: ``embed``, ``search``, ``select``, ``read``."""
+    """Seconds spent to ``embed``, ``search``, ``select`` and ``read``."""
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -73,11 +73,11 @@ class Found:
 
     @property
     def texts(self) -> list[str]:
-        """Of the hits, in their order."""
+        """The texts of the hits, in their order."""
         return [hit.text for hit in self.hits]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dumps``."""
+        """The result as a dict for ``json.dumps``."""
         return {
             "considered": self.considered,
             "seconds": dict(self.seconds),

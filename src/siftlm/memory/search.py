@@ -1,4 +1,4 @@
-"""A search: find candidates near the prompt, then select among them those that together tell most.
+"""Passages for a prompt: candidates near it, then a selection of those that together tell most.
 
 prompt -> vectors -> candidates (by vectors, words or both) -> without copies -> selection -> passages
 """
@@ -6,7 +6,7 @@ prompt -> vectors -> candidates (by vectors, words or both) -> without copies ->
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import keywords, near_duplicates
 from siftlm.memory.filters import Expression
-from siftlm.memory.request import EmbeddedPrompt, SearchRequest
+from siftlm.memory.request import EmbeddedPrompt, Search, SearchRequest
 from siftlm.memory.results import Found, Hit
 from siftlm.memory.store import Neighbours, WholeStore
 from siftlm.types import BoolArray, Candidates, FloatArray, IntArray, Selection, Vectors
@@ -26,137 +26,79 @@ from siftlm.types import BoolArray, Candidates, FloatArray, IntArray, Selection,
 COPY_SEARCH_NEIGHBOURS = 1000
 
 
-def search(
-    store: WholeStore, prompt: EmbeddedPrompt, want: SearchRequest, seconds: Mapping[str, float] | None = None
-) -> Found:
-    """One prompt."""
-    clock = _Clock(seconds)
-    if want.k is None:
-        return _search_everything(store, [prompt], want, clock)[0]
-    if want.residual:
-        return _search_residual(store, prompt, want, clock)
-    return _search_nearest(store, [prompt], want, clock)[0]
+def find_passages(
+    store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: SearchRequest, seconds: Mapping[str, float]
+) -> list[Found]:
+    """The passages for each prompt, in the order of the prompts, which share scans and selections.
 
-
-def search_many(store: WholeStore, prompts: Sequence[EmbeddedPrompt], want: SearchRequest) -> list[Found]:
-    """Many prompts; the scans are shared."""
-    clock = _Clock(None)
+    ``seconds``: time spent before, by name.
+    """
     if not prompts:
         return []
-    if want.residual:
-        return [_search_residual(store, prompt, want, _Clock(None)) for prompt in prompts]
-    return (
-        _search_everything(store, prompts, want, clock)
-        if want.k is None
-        else _search_nearest(store, prompts, want, clock)
-    )
+    if request.search.residual:
+        return [_search_residual(store, prompt, request, _Clock(seconds)) for prompt in prompts]
+    search = _search_everything if request.search.k is None else _search_nearest
+    return search(store, prompts, request, _Clock(seconds))
 
 
 # --- among the nearest
 
 
 def _search_nearest(
-    store: WholeStore, prompts: Sequence[EmbeddedPrompt], want: SearchRequest, clock: _Clock
+    store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: SearchRequest, clock: _Clock
 ) -> list[Found]:
-    found = [_drop_copies(store, c, p, want) for c, p in zip(_candidates(store, prompts, want), prompts, strict=True)]
+    candidates = _candidates(store, prompts, request)
     clock.lap("search")
-    picked = [None if len(c.ids) else _empty_selection(prompt, want) for c, prompt in zip(found, prompts, strict=True)]
-    # Prompts with as many picks to make are selected for together.
-    for n in dict.fromkeys(min(want.n, len(c.ids)) for c in found if len(c.ids)):
-        group = [at for at, c in enumerate(found) if min(want.n, len(c.ids)) == n and len(c.ids)]
-        for at, chosen in zip(group, _select_group(store, prompts, found, group, n, want), strict=True):
-            picked[at] = replace(chosen, indices=found[at].ids[chosen.indices])
+    selections = _select(store, prompts, candidates, request)
     clock.lap("select")
     return [
-        _build_found(store, c, chosen, len(c.ids), want, clock)
-        for c, chosen in zip(found, picked, strict=True)
-        if chosen is not None
+        _build_found(store, own, chosen, len(own.ids), request, clock)
+        for own, chosen in zip(candidates, selections, strict=True)
     ]
 
 
-def _select_group(
-    store: WholeStore,
-    prompts: Sequence[EmbeddedPrompt],
-    found: Sequence[Candidates],
-    group: Sequence[int],
-    n: int,
-    want: SearchRequest,
-) -> list[Selection]:
-    settings = dict(want.settings, method=want.method)
-    if len(group) == 1 or want.per_document is not None:
-        return [_select_one(store, prompts[at], found[at], n, want, settings) for at in group]
-    queries = [_selection_query(prompts[at]) for at in group]
-    return choosing.select_many(queries, [found[at].vectors for at in group], n, **settings)
-
-
-def _select_one(
-    store: WholeStore, prompt: EmbeddedPrompt, found: Candidates, n: int, want: SearchRequest, settings: dict[str, Any]
-) -> Selection:
-    if want.per_document is not None:
-        documents = [passage.document for passage in store.passages(found.ids.tolist(), want.where)]
-        settings = dict(settings, sources=documents, source_cap=want.per_document)
-        n = picks_within_cap(n, documents, want.per_document)
-    return choosing.select(_selection_query(prompt), found.vectors, n, **settings)
-
-
-def picks_within_cap(n: int, documents: Sequence[int], cap: int) -> int:
-    """The most picks up to n of which no more than ``cap`` share a document."""
-    _, counts = np.unique(np.array(documents), return_counts=True)
-    return min(n, int(np.minimum(counts, cap).sum()))
-
-
-def _selection_query(prompt: EmbeddedPrompt) -> Vectors:
-    query: Vectors = prompt.targets[0] if len(prompt.targets) == 1 else prompt.targets
-    return query
-
-
-def _candidates(store: WholeStore, prompts: Sequence[EmbeddedPrompt], want: SearchRequest) -> list[Candidates]:
+def _candidates(store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: SearchRequest) -> list[Candidates]:
     """For each prompt: the best of each of its vectors, and of their opposites where the method sees no signs."""
+    search = request.search
+    signs = (1.0, -1.0) if search.opposites and request.sign_blind else (1.0,)
     # So that exclusions leave k of them.
-    reach = (want.k or 1) + len(want.exclude)
-    near: list[list[Neighbours]] = [[] for _ in prompts]
-    if want.candidates != "words":
-        signed = [sign * prompt.targets for prompt in prompts for sign in want.signs]
-        answers = iter(store.nearest(np.concatenate(signed), reach, want.where))
-        near = [[next(answers) for _ in range(len(want.signs) * len(prompt.targets))] for prompt in prompts]
-    return [_prompt_candidates(store, prompt, own, reach, want) for prompt, own in zip(prompts, near, strict=True)]
-
-
-def _prompt_candidates(
-    store: WholeStore, prompt: EmbeddedPrompt, near: Sequence[Neighbours], reach: int, want: SearchRequest
-) -> Candidates:
-    rankings = [_best_allowed(one.ids, want) for one in near]
-    if want.candidates == "vectors":
-        ids = np.unique(np.concatenate(rankings))
-    else:
-        rankings = [*rankings[: len(prompt.targets)], _best_allowed(_keyword_ranking(store, prompt, reach, want), want)]
-        ids = np.sort(keywords.reciprocal_rank_fusion(rankings, want.k or 1))
-    return _score_candidates(store, prompt, ids)
+    reach = (search.k or 1) + len(search.excluded)
+    answers: Iterator[Neighbours] = iter(())
+    if search.candidates != "words":
+        signed = [sign * prompt.targets for prompt in prompts for sign in signs]
+        answers = iter(store.nearest(np.concatenate(signed), reach, search.filter))
+    found = []
+    for prompt in prompts:
+        count = 0 if search.candidates == "words" else len(signs) * len(prompt.targets)
+        rankings = [next(answers).ids for _ in range(count)]
+        if search.candidates != "vectors":
+            rankings = [*rankings[: len(prompt.targets)], _keyword_ranking(store, prompt, reach, search)]
+        rankings = [ids[~np.isin(ids, search.excluded)][: search.k] for ids in rankings]
+        if search.candidates == "vectors":
+            ids = np.unique(np.concatenate(rankings))
+        else:
+            ids = np.sort(keywords.reciprocal_rank_fusion(rankings, search.k or 1))
+        own = _score_candidates(store, prompt, ids)
+        if search.copy_similarity is not None and len(ids):
+            keep = ~_copy_mask_of(store, ids, prompt, search.copy_similarity)
+            own = Candidates(ids[keep], own.vectors[keep], own.scores[keep])
+        found.append(own)
+    return found
 
 
 def _score_candidates(store: WholeStore, prompt: EmbeddedPrompt, ids: IntArray) -> Candidates:
-    """With their vectors, and their cosines to the nearest vector of the prompt."""
+    """Candidates with their vectors, and their cosines to the nearest vector of the prompt."""
     vectors = store.vectors(ids)
     scores = (vectors @ prompt.targets.T.astype(np.float32)).max(axis=1, initial=-1.0).astype(np.float64)
     return Candidates(ids, vectors, scores)
 
 
-def _best_allowed(ranking: IntArray, want: SearchRequest) -> IntArray:
-    return ranking[~np.isin(ranking, want.exclude)][: want.k]
-
-
-def _keyword_ranking(store: WholeStore, prompt: EmbeddedPrompt, k: int, want: SearchRequest) -> IntArray:
+def _keyword_ranking(store: WholeStore, prompt: EmbeddedPrompt, k: int, search: Search) -> IntArray:
     if prompt.text is None:
-        raise Conflict(f"candidates={want.candidates!r} needs the prompt's text, and only vectors were given")
-    return store.words(prompt.text, k, want.where)
-
-
-def _drop_copies(store: WholeStore, found: Candidates, prompt: EmbeddedPrompt, want: SearchRequest) -> Candidates:
-    """Without the prompt itself and its near-copies, if that was asked for."""
-    if want.without_copies is None or not len(found.ids):
-        return found
-    keep = ~_copy_mask_of(store, found.ids, prompt, want.without_copies)
-    return Candidates(found.ids[keep], found.vectors[keep], found.scores[keep])
+        raise Conflict(
+            f"{setting('candidates', search.candidates)} needs the prompt's text, and only vectors were given"
+        )
+    return store.words(prompt.text, k, search.filter)
 
 
 def _copy_mask_of(store: WholeStore, ids: IntArray, prompt: EmbeddedPrompt, threshold: float) -> BoolArray:
@@ -166,94 +108,130 @@ def _copy_mask_of(store: WholeStore, ids: IntArray, prompt: EmbeddedPrompt, thre
     return near_duplicates.copy_mask(prompt.text, texts, threshold)
 
 
+def _select(
+    store: WholeStore, prompts: Sequence[EmbeddedPrompt], candidates: Sequence[Candidates], request: SearchRequest
+) -> list[Selection]:
+    """The selections, whose indices are ids of the store; prompts with as many picks to make share the work."""
+    counts = [min(request.n, len(own.ids)) for own in candidates]
+    selections: dict[int, Selection] = {}
+    for n in dict.fromkeys(counts):
+        group = [place for place, count in enumerate(counts) if count == n]
+        if n and len(group) > 1 and request.search.per_document is None:
+            queries, vectors = [prompts[at].query for at in group], [candidates[at].vectors for at in group]
+            made = choosing.select_many(queries, vectors, n, method=request.method, **request.selection)
+        else:
+            made = [_select_one(store, prompts[at], candidates[at], n, request) for at in group]
+        for at, chosen in zip(group, made, strict=True):
+            selections[at] = replace(chosen, indices=candidates[at].ids[chosen.indices])
+    return [selections[place] for place in range(len(prompts))]
+
+
+def _select_one(
+    store: WholeStore, prompt: EmbeddedPrompt, candidates: Candidates, n: int, request: SearchRequest
+) -> Selection:
+    if not n:
+        return _empty_selection(prompt, request)
+    settings = request.selection
+    if request.search.per_document is not None:
+        passages = store.passages(candidates.ids.tolist(), request.search.filter)
+        settings, n = capped_settings(request, n, [passage.document for passage in passages])
+    return choosing.select(prompt.query, candidates.vectors, n, method=request.method, **settings)
+
+
+def capped_settings(request: SearchRequest, n: int, documents: Sequence[int]) -> tuple[dict[str, Any], int]:
+    """The settings of a selection with a cap for each document, and the number of picks that the cap allows."""
+    cap = min(request.n, request.search.per_document or request.n)
+    _, counts = np.unique(np.array(documents), return_counts=True)
+    most = min(n, int(np.minimum(counts, cap).sum()))
+    return {**request.selection, "sources": documents, "source_cap": cap}, most
+
+
 # --- among everything
 
 
 def _search_everything(
-    store: WholeStore, prompts: Sequence[EmbeddedPrompt], want: SearchRequest, clock: _Clock
+    store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: SearchRequest, clock: _Clock
 ) -> list[Found]:
-    vectors, allowed = store.everything(), store.allowed(want.where)
+    vectors, allowed = store.everything(), store.allowed(request.search.filter)
     if allowed is not None and len(allowed) != len(vectors):
         raise InvalidInput(f"the store says of {len(allowed)} rows what is allowed, and has {len(vectors)}")
-    banned = [_excluded_ids(store, prompt, want, allowed) for prompt in prompts]
+    banned = [_excluded_ids(store, prompt, request.search, allowed) for prompt in prompts]
     banned = [out[out < len(vectors)] for out in banned]  # a caller may exclude what is not there
     clock.lap("search")
-    picked = _select_everything(prompts, vectors, banned, want)
+    selections = _select_everything(prompts, vectors, banned, request)
     clock.lap("select")
     found = []
-    for chosen, prompt, out in zip(picked, prompts, banned, strict=True):
-        size = len(vectors) - len(out)
-        hits = _score_candidates(store, prompt, np.unique(chosen.indices))
-        found.append(_build_found(store, hits, chosen, size, want, clock))
+    for chosen, prompt, out in zip(selections, prompts, banned, strict=True):
+        candidates = _score_candidates(store, prompt, np.unique(chosen.indices))
+        found.append(_build_found(store, candidates, chosen, len(vectors) - len(out), request, clock))
     return found
 
 
 def _select_everything(
-    prompts: Sequence[EmbeddedPrompt], vectors: Vectors, banned: Sequence[IntArray], want: SearchRequest
-) -> list[Selection]:
+    prompts: Sequence[EmbeddedPrompt], vectors: Vectors, banned: Sequence[IntArray], request: SearchRequest
+) -> Sequence[Selection]:
     sizes = [len(vectors) - len(out) for out in banned]
-    settings = dict(want.settings, method=want.method)
+    settings = {**request.selection, "method": request.method}
     shared = all(np.array_equal(out, banned[0]) for out in banned)
     if len(prompts) > 1 and shared and sizes[0]:
         exclude = banned[0] if len(banned[0]) else None
-        queries = [_selection_query(prompt) for prompt in prompts]
-        return choosing.select_many(queries, vectors, min(want.n, sizes[0]), exclude=exclude, **settings)
-    picked = []
+        queries = [prompt.query for prompt in prompts]
+        return choosing.select_many(queries, vectors, min(request.n, sizes[0]), exclude=exclude, **settings)
+    selections = []
     for prompt, out, size in zip(prompts, banned, sizes, strict=True):
         exclude = out if len(out) else None
-        picked.append(
-            choosing.select(_selection_query(prompt), vectors, min(want.n, size), exclude=exclude, **settings)
+        selections.append(
+            choosing.select(prompt.query, vectors, min(request.n, size), exclude=exclude, **settings)
             if size
-            else _empty_selection(prompt, want)
+            else _empty_selection(prompt, request)
         )
-    return picked
+    return selections
 
 
-def _excluded_ids(
-    store: WholeStore, prompt: EmbeddedPrompt, want: SearchRequest, allowed: BoolArray | None
-) -> IntArray:
+def _excluded_ids(store: WholeStore, prompt: EmbeddedPrompt, search: Search, allowed: BoolArray | None) -> IntArray:
     """Rows that must not be picked."""
-    out = want.exclude if allowed is None else np.union1d(np.flatnonzero(~allowed), want.exclude)
-    if want.without_copies is not None:
+    out = search.excluded if allowed is None else np.union1d(np.flatnonzero(~allowed), search.excluded)
+    if search.copy_similarity is not None:
         near = np.unique(
-            np.concatenate([x.ids for x in store.nearest(prompt.targets, COPY_SEARCH_NEIGHBOURS, want.where)])
+            np.concatenate([x.ids for x in store.nearest(prompt.targets, COPY_SEARCH_NEIGHBOURS, search.filter)])
         )
-        out = np.union1d(out, near[_copy_mask_of(store, near, prompt, want.without_copies)])
+        out = np.union1d(out, near[_copy_mask_of(store, near, prompt, search.copy_similarity)])
     return out.astype(np.int64)
 
 
-def _search_residual(store: WholeStore, prompt: EmbeddedPrompt, want: SearchRequest, clock: _Clock) -> Found:
-    out = _excluded_ids(store, prompt, want, None)
+def _search_residual(store: WholeStore, prompt: EmbeddedPrompt, request: SearchRequest, clock: _Clock) -> Found:
+    search = request.search
+    out = _excluded_ids(store, prompt, search, None)
     none = np.zeros(0, dtype=np.int64)
-    size, left = store.count(want.where, none), store.count(want.where, out)
-    index = StoreIndex(store, want.where) if size is None else SizedStoreIndex(store, want.where, size)
-    n = want.n if left is None else min(want.n, left)
+    size, left = store.count(search.filter, none), store.count(search.filter, out)
+    index = StoreIndex(store, search.filter) if size is None else SizedStoreIndex(store, search.filter, size)
+    n = request.n if left is None else min(request.n, left)
     if left is None:
         # So that a store of unknown size is not asked to repeat itself, nor an empty one to answer.
         there, _ = index.search(prompt.targets, n + len(out))
         n = min(n, int((~np.isin(np.unique(there[there >= 0]), out)).sum()))
     clock.lap("search")
     if n > 0:
-        chosen = choosing.select_from(_selection_query(prompt), index, n, k=want.k or 1, exclude=out, **want.settings)
+        chosen = choosing.select_from(prompt.query, index, n, k=search.k or 1, exclude=out, **request.selection)
     else:
-        chosen = _empty_selection(prompt, want)
+        chosen = _empty_selection(prompt, request)
     clock.lap("select")
-    hits = _score_candidates(store, prompt, np.unique(chosen.indices))
+    candidates = _score_candidates(store, prompt, np.unique(chosen.indices))
     size = left if left is not None else int((~np.isin(index.seen, out)).sum())
-    return _build_found(store, hits, chosen, size, want, clock)
+    return _build_found(store, candidates, chosen, size, request, clock)
 
 
 # --- the result
 
 
 def _build_found(
-    store: WholeStore, candidates: Candidates, chosen: Selection, considered: int, want: SearchRequest, clock: _Clock
+    store: WholeStore, candidates: Candidates, chosen: Selection, considered: int, request: SearchRequest, clock: _Clock
 ) -> Found:
-    """``chosen`` holds the store's own ids."""
+    """The result of a selection whose indices are ids of the store."""
     score = dict(zip(candidates.ids.tolist(), candidates.scores.tolist(), strict=True))
     ids = [int(index) for index in chosen.indices]
     hits = []
-    for at, (row, passage) in enumerate(zip(ids, store.passages(ids, want.where), strict=True)):
+    for at, (row, passage) in enumerate(zip(ids, store.passages(ids, request.search.filter), strict=True)):
         left = float(chosen.uncertainty[at + 1])
         hits.append(
             Hit(
@@ -275,27 +253,27 @@ def _build_found(
     return Found(tuple(hits), chosen, considered, clock.seconds)
 
 
-def _empty_selection(prompt: EmbeddedPrompt, want: SearchRequest) -> Selection:
-    """An empty memory, or a filter that nothing meets, is no error; a wrong setting is one there as well."""
-    tried = dry_run_selection(prompt, want)
+def _empty_selection(prompt: EmbeddedPrompt, request: SearchRequest) -> Selection:
+    """The selection where there is no candidate, which is no error; a wrong setting is one here as well."""
+    tried = dry_run_selection(prompt, request)
     ids: IntArray = np.zeros(0, dtype=np.int64)
     gains: FloatArray = np.zeros(0)
     return Selection(ids, gains, tried.uncertainty[:1], "exhausted", tried.method, tried.noise)
 
 
-def dry_run_selection(prompt: EmbeddedPrompt, want: SearchRequest) -> Selection:
-    """The selection as it is wanted, with the prompt itself as the only candidate: whatever is wrong is an error."""
-    if want.residual:
+def dry_run_selection(prompt: EmbeddedPrompt, request: SearchRequest) -> Selection:
+    """The selection with the prompt itself as the only candidate, to find out whether the settings are valid."""
+    if request.search.residual:
         index = choosing.NumpyIndex(prompt.targets)
-        return choosing.select_from(_selection_query(prompt), index, 1, k=want.k or 1, **want.settings)
-    return choosing.select(_selection_query(prompt), prompt.targets, 1, method=want.method, **want.settings)
+        return choosing.select_from(prompt.query, index, 1, k=request.search.k or 1, **request.selection)
+    return choosing.select(prompt.query, prompt.targets, 1, method=request.method, **request.selection)
 
 
 class _Clock:
-    """Where the time goes."""
+    """The seconds since the last lap, added up by name."""
 
-    def __init__(self, seconds: Mapping[str, float] | None) -> None:
-        self.seconds = dict(seconds or {})
+    def __init__(self, seconds: Mapping[str, float]) -> None:
+        self.seconds = dict(seconds)
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
@@ -310,10 +288,10 @@ class StoreIndex:
     def __init__(self, store: WholeStore, where: Expression | None) -> None:
         self._store, self._where, self.exact = store, where, store.exact
         self.seen: IntArray = np.zeros(0, dtype=np.int64)
-        """Every id that was found so far."""
+        """All ids found so far."""
 
     def search(self, queries: npt.NDArray[Any], k: int) -> tuple[IntArray, npt.NDArray[Any]]:
-        """As `siftlm.selection.Index` has it."""
+        """See `siftlm.selection.Index`."""
         found = self._store.nearest(queries, k, self._where)
         ids = np.full((len(found), k), -1, dtype=np.int64)
         scores = np.full((len(found), k), -np.inf)
@@ -323,12 +301,12 @@ class StoreIndex:
         return ids, scores
 
     def vectors(self, ids: IntArray) -> Vectors:
-        """As `siftlm.selection.Index` has it."""
+        """See `siftlm.selection.Index`."""
         return self._store.vectors(ids)
 
 
 class SizedStoreIndex(StoreIndex):
-    """One whose size is known, so that nobody asks it for more than there are."""
+    """A `StoreIndex` of known size, so that nobody asks it for more than there are."""
 
     def __init__(self, store: WholeStore, where: Expression | None, size: int) -> None:
         super().__init__(store, where)

@@ -1,23 +1,26 @@
 """Selection: arrays in, a named result out. No text, no disk, no model, no state between calls."""
 
 from siftlm.selection import kernels
-from siftlm.selection.gram import Gram
 from siftlm.selection.index import FaissIndex, Index, NumpyIndex
 from siftlm.selection.problem import Method, Problem, Steps, method, methods
 from siftlm.selection.residual import select_from
+from siftlm.selection.rules import Limits, Stopping
 from siftlm.selection.select import select
 from siftlm.selection.select_many import select_many
+from siftlm.selection.space import Gram
 from siftlm.selection.spread import Spread, spread
 
 __all__ = [
     "FaissIndex",
     "Gram",
     "Index",
+    "Limits",
     "Method",
     "NumpyIndex",
     "Problem",
     "Spread",
     "Steps",
+    "Stopping",
     "kernels",
     "method",
     "methods",

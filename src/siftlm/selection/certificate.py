@@ -1,20 +1,14 @@
-"""The index that residual-query selection searches, held to its promise, and what proves a pick."""
+"""What proves a pick of a residual-query selection: an upper bound on the gain of all that a search left out."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
-from siftlm.errors import InvalidInput
-from siftlm.selection import checks
-from siftlm.selection.index import Index
-from siftlm.types import BoolArray, FloatArray, IntArray
+from siftlm.selection.numerics import CERTIFICATE_MARGIN, COVARIANCE_ROUNDING, SPECTRUM_CUTOFF
+from siftlm.types import FloatArray
 
 # Fractions of P's smallest eigenvalue that are tried as θ.
 EIGENVALUE_FRACTIONS = (0.0, 0.3, 0.6, 0.8, 0.9, 0.97, 0.995)
-# Relative room for the rounding of everything here, which is float64.
-ROUNDING_MARGIN = 1e-7
 
 
 def hidden_square(scores: FloatArray, length: FloatArray, rounding: float) -> float:
@@ -51,12 +45,12 @@ def hidden_gain(
         shortest: r, no vector is shorter; 0 if nothing is known.
         gain: if given, the answer need only be right about being at most this, which can save the spectrum.
     """
-    leftover = _largest_eigenvalue(targets) + 1e-13 * float(np.square(residual).sum())
+    leftover = _largest_eigenvalue(targets) + COVARIANCE_ROUNDING * float(np.square(residual).sum())
     best = _gain_bound(square, leftover, 0.0, noise)
     if picked is not None and shortest > 0 and _can_decide(gain, best, square, leftover, picked, noise, len(residual)):
         for theta, rho in _theta_bounds(residual, picked, noise):
             best = min(best, _gain_bound(square, rho, theta * shortest**2, noise))
-    return best / len(residual) * (1 + ROUNDING_MARGIN)
+    return best / len(residual) * (1 + CERTIFICATE_MARGIN)
 
 
 def _can_decide(
@@ -72,8 +66,8 @@ def _can_decide(
     if gain is None:
         return True
     largest = float(np.einsum("nd,nd->n", picked, picked).max(initial=0.0))
-    hoped = _gain_bound(square, leftover, noise / (noise + largest), noise) / (1 + ROUNDING_MARGIN)
-    return hoped <= gain * targets < bound * (1 + ROUNDING_MARGIN)
+    hoped = _gain_bound(square, leftover, noise / (noise + largest), noise) / (1 + CERTIFICATE_MARGIN)
+    return hoped <= gain * targets < bound * (1 + CERTIFICATE_MARGIN)
 
 
 def _gain_bound(square: float, rho: float, kept: float, noise: float) -> float:
@@ -85,12 +79,12 @@ def _theta_bounds(residual: FloatArray, picked: FloatArray, noise: float) -> lis
     """Pairs θ, ρ_θ, from the eigenvalues of P in the span of the picks; P is the identity outside of it."""
     values, vectors = np.linalg.eigh(picked @ picked.T) if len(picked) else (np.zeros(0), np.zeros((0, 0)))
     largest = float(values.max(initial=0.0))
-    kept = values > 1e-10 * largest
+    kept = values > SPECTRUM_CUTOFF * largest
     eigen = noise / (noise + values[kept])
     along = residual @ (picked.T @ (vectors[:, kept] / np.sqrt(values[kept])))
     rest = residual @ residual.T - along @ along.T
     # Directions that were dropped have an eigenvalue between this and 1: take the one that promises less.
-    rest_eigen = noise / (noise + 1e-10 * largest)
+    rest_eigen = noise / (noise + SPECTRUM_CUTOFF * largest)
     smallest = min(rest_eigen, noise / (noise + largest))
     return [
         (theta, _largest_eigenvalue((along / (eigen - theta)) @ along.T + rest / (rest_eigen - theta)))
@@ -102,104 +96,3 @@ def _largest_eigenvalue(matrix: FloatArray) -> float:
     """The largest eigenvalue of a symmetric matrix, never below 0."""
     top = matrix[0, 0] if len(matrix) == 1 else np.linalg.eigvalsh(matrix)[-1]
     return max(0.0, float(top))
-
-
-# How far a vector may be from unit length where unit vectors are promised: what float16 storage does to them.
-UNIT_TOLERANCE = 1e-3
-
-
-class IndexResult(NamedTuple):
-    """What a search for ±q_i returned."""
-
-    ids: IntArray
-    """(a,) all ids, each once"""
-    table: IntArray
-    """(2, m, k) the ids, −1 where there were fewer"""
-    scores: FloatArray
-    """(2, m, k) their products with ±q_i / |q_i|"""
-    length: FloatArray
-    """(m,) |q_i|"""
-    short: bool
-    """Did any search return fewer than k?"""
-
-
-class CheckedIndex:
-    """The index, with everything that is checked about what comes back from it."""
-
-    def __init__(self, index: Index, width: int, *, max_norm: float | None, excluded: IntArray) -> None:
-        self._index, self._width, self._excluded = _checked_index(index), width, excluded
-        self._unit = max_norm is None
-        self.longest = 1 + UNIT_TOLERANCE if max_norm is None else max_norm
-        self.shortest = 1 - UNIT_TOLERANCE if max_norm is None else 0.0
-        # A product of d float32 terms, in whatever order they are summed, and the rounding of the query.
-        self.rounding = (width + 8) * 2.0**-24 * self.longest
-        length = getattr(index, "__len__", None)
-        self.size: int | None = int(length()) if callable(length) else None
-        if self.size == 0:
-            raise InvalidInput("the index is empty")
-
-    @property
-    def exact(self) -> bool:
-        return getattr(self._index, "exact", False) is True
-
-    @property
-    def excluded_count(self) -> int:
-        return len(self._excluded)
-
-    def excludes(self, ids: IntArray) -> BoolArray:
-        """(len(ids),) which are excluded?"""
-        return np.isin(ids, self._excluded)
-
-    def search(self, residual: FloatArray, k: int) -> IndexResult:
-        """The best k for +q and −q of every target, in one call."""
-        if self.size is not None and k >= self.size:
-            k = self.size + 1  # one more than there are: the answer is short, and so known to be complete
-        length = np.sqrt(np.einsum("ij,ij->i", residual, residual))
-        unit = residual / np.maximum(length, np.finfo(np.float64).tiny)[:, None]
-        ids, scores = self._index.search(np.concatenate([unit, -unit]).astype(np.float32), k)
-        ids, scores = np.asarray(ids), np.asarray(scores, dtype=np.float64)
-        whole = ids.ndim == 2 and len(ids) == 2 * len(unit) and ids.dtype.kind in "iu"
-        if not whole or ids.shape != scores.shape:
-            raise InvalidInput(
-                f"index.search must return whole ids and scores, both ({2 * len(unit)}, {k}); "
-                f"got {ids.dtype} {ids.shape} and {scores.shape}"
-            )
-        there = ids >= 0
-        if not np.isfinite(scores[there]).all():
-            at = tuple(np.argwhere(there & ~np.isfinite(scores))[0])
-            raise InvalidInput(f"index.search returned the score {scores[at]} for id {ids[at]}")
-        shape = (2, len(unit), ids.shape[1])
-        return IndexResult(
-            ids=np.unique(ids[there]).astype(np.int64),
-            table=np.where(there, ids, -1).astype(np.int64).reshape(shape),
-            scores=np.where(there, scores, np.inf).reshape(shape),
-            length=length,
-            short=bool((there.sum(axis=1) < k).any()),
-        )
-
-    def vectors(self, ids: IntArray) -> FloatArray:
-        """(len(ids), d) float64, checked."""
-        found = checks.matrix("vectors of the index", self._index.vectors(ids), width=self._width)
-        vectors = found.astype(np.float64)
-        if len(vectors) != len(ids):
-            raise InvalidInput(f"index.vectors returned {len(vectors)} vectors for {len(ids)} ids")
-        length = np.sqrt(checks.squared_norms("vectors of the index", vectors, zero_ok=True))
-        off = np.abs(length - 1) > UNIT_TOLERANCE if self._unit else length > self.longest * (1 + 1e-6)
-        if off.any():
-            at = int(np.argmax(off))
-            hint = "normalise the vectors, or pass max_norm" if self._unit else f"max_norm is {self.longest:g}"
-            raise InvalidInput(f"the vector with id {ids[at]} has length {length[at]:.6g}; {hint}")
-        return vectors
-
-
-def _checked_index(index: Any) -> Index:
-    """``index``, if it has the methods of one; or how to make one of it."""
-    if callable(getattr(index, "search", None)):
-        if callable(getattr(index, "vectors", None)):
-            found: Index = index
-            return found
-        if hasattr(index, "ntotal"):
-            raise InvalidInput(f"index is a bare {type(index).__name__}; wrap it: FaissIndex(index)")
-    if isinstance(index, (list, tuple)) or hasattr(index, "__array__"):
-        raise InvalidInput("index is a plain array; wrap it: NumpyIndex(array)")
-    raise InvalidInput(f"index must have search(queries, k) and vectors(ids), got {type(index).__name__}; see Index")

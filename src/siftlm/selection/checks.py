@@ -37,7 +37,7 @@ def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool
     if array.dtype.kind != "f":
         raise InvalidInput(f"{name} must hold real numbers, got dtype {array.dtype}")
     if array.dtype.itemsize > 8:
-        with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite, which is found later
+        with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite, which a later check reports
             array = array.astype(np.float64)
     if array.ndim == 1:
         array = array[None, :]
@@ -66,16 +66,17 @@ def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         if array.dtype == np.float16:
-            squared = np.concatenate([_row_squares(block.astype(np.float32)) for block in blocks(array)])
+            wide = [block.astype(np.float32) for block in blocks(array)]
+            squared = np.concatenate([np.einsum("ij,ij->i", block, block) for block in wide]).astype(np.float64)
         else:
-            squared = _row_squares(array)
+            squared = np.einsum("ij,ij->i", array, array).astype(np.float64)
         if squared.size and float(squared.min()) >= 1e-30 and float(squared.max()) <= SAFE_SQUARED_NORM:
             return squared  # as nearly always; a NaN would have failed the comparison
         suspicious = ~np.isfinite(squared) | (squared < 1e-30)
         if suspicious.any():
             # Either really bad, or too long or short to be squared in its own precision.
             rows = np.flatnonzero(suspicious)
-            squared[rows] = _row_squares(array[rows].astype(np.float64))
+            squared[rows] = row_squares(array[rows])
     finite = np.isfinite(squared)
     if not finite.all():
         row = int(np.argmin(finite))
@@ -103,8 +104,10 @@ def within_product_range(name: str, squared: FloatArray) -> FloatArray:
     return squared
 
 
-def _row_squares(array: RealArray) -> FloatArray:
-    squared: FloatArray = np.einsum("ij,ij->i", array, array).astype(np.float64)
+def row_squares(array: RealArray) -> FloatArray:
+    """Squared length of each row (rows,), computed in float64."""
+    wide = array.astype(np.float64)
+    squared: FloatArray = np.einsum("ij,ij->i", wide, wide)
     return squared
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from siftlm.errors import InvalidInput
 from siftlm.selection.checks import RealArray
 from siftlm.selection.kernels import KernelFunction
+from siftlm.selection.numerics import cosines
 from siftlm.types import Evidence, Explanation, FloatArray, IntArray, Selection
 
 __all__ = ["Evidence", "GramEvidence", "VectorEvidence"]
@@ -33,8 +34,8 @@ class GramEvidence:
         gram, cross = self.gram[self.known :, self.known :], self.cross[:, self.known :]
         own = np.sqrt(np.maximum(np.diagonal(gram), 0))
         prompt = np.sqrt(np.maximum(np.diagonal(self.targets), 0))
-        relevance = np.abs(_similarities(cross, prompt, own)).max(axis=0, initial=0.0)
-        similar = np.abs(_similarities(gram, own, own))
+        relevance = np.abs(cosines(cross, np.outer(prompt, own))).max(axis=0, initial=0.0)
+        similar = np.abs(cosines(gram, np.outer(own, own)))
         overlap = np.array([similar[:n, n].max(initial=0.0) for n in range(len(similar))])
         return Explanation(
             indices=selection.indices,
@@ -89,13 +90,6 @@ class VectorEvidence:
             self.known,
         )
         return gram.explain(selection, texts)
-
-
-def _similarities(products: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
-    """Products as similarities: 1 for equal texts; 0 where something has no length."""
-    own = np.outer(left, right)
-    scaled: FloatArray = np.divide(products, own, out=np.zeros_like(products), where=own > 0)
-    return scaled
 
 
 def _picked_texts(texts: Sequence[str], indices: IntArray) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""Indexes of vectors for residual-query selection: numpy's and FAISS's."""
+"""Indexes of vectors for residual-query selection: numpy's, FAISS's, and any other, held to its promise."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ from siftlm import extras, validation
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.checks import RealArray
-from siftlm.types import IntArray
+from siftlm.selection.numerics import LENGTH_TOLERANCE, UNIT_TOLERANCE, index_rounding
+from siftlm.types import BoolArray, FloatArray, IntArray
 
 
 class Index(Protocol):
@@ -50,13 +51,13 @@ class NumpyIndex:
     def search(self, queries: RealArray, k: int) -> tuple[IntArray, RealArray]:
         """The best k rows for each query; one matrix product."""
         queries = checks.matrix("queries", queries, width=self._vectors.shape[1])
-        found = min(validation.whole_number("k", k, least=1), len(self))
+        count = min(validation.whole_number("k", k, least=1), len(self))
         scores = self._products(queries)
         if not np.isfinite(scores).all():
             query, row = np.argwhere(~np.isfinite(scores))[0]
             raise InvalidInput(f"the product of query {query} and vector {row} is {scores[query, row]}")
-        if found < len(self):
-            best = np.argpartition(scores, len(self) - found, axis=1)[:, len(self) - found :]
+        if count < len(self):
+            best = np.argpartition(scores, len(self) - count, axis=1)[:, len(self) - count :]
             best.sort(axis=1)
         else:
             best = np.broadcast_to(np.arange(len(self)), scores.shape)
@@ -64,7 +65,7 @@ class NumpyIndex:
         order = np.argsort(-best_scores, axis=1, kind="stable")
         ids = np.take_along_axis(best, order, axis=1)
         best_scores = np.take_along_axis(best_scores, order, axis=1)
-        padding = ((0, 0), (0, k - found))
+        padding = ((0, 0), (0, k - count))
         return np.pad(ids, padding, constant_values=-1), np.pad(best_scores, padding, constant_values=-np.inf)
 
     def _products(self, queries: RealArray) -> RealArray:
@@ -119,8 +120,8 @@ class FaissIndex:
         """What faiss finds."""
         self._check_ready()
         queries = checks.matrix("queries", queries, width=int(self._index.d))
-        found = min(validation.whole_number("k", k, least=1), len(self))
-        scores, ids = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), found)
+        count = min(validation.whole_number("k", k, least=1), len(self))
+        scores, ids = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), count)
         return ids.astype(np.int64, copy=False), scores
 
     def vectors(self, ids: IntArray) -> RealArray:
@@ -132,12 +133,12 @@ class FaissIndex:
         if isinstance(core, self._faiss.IndexIVF) and core.direct_map.no():
             self._make_direct_map(core)
         try:
-            found: RealArray = core.reconstruct_batch(np.ascontiguousarray(keys))
+            vectors: RealArray = core.reconstruct_batch(np.ascontiguousarray(keys))
         except RuntimeError as error:
             raise InvalidInput(
                 f"{type(core).__name__} cannot give vectors back, which selection needs: {_first_error_line(error)}"
             ) from error
-        return found
+        return vectors
 
     def _core(self) -> Any:
         """The index that holds the vectors, without the map of ids around it."""
@@ -171,3 +172,98 @@ class FaissIndex:
 
 def _first_error_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
+
+
+class IndexResult(NamedTuple):
+    """What a search for ±q_i returned."""
+
+    ids: IntArray
+    """(a,) all ids, each once"""
+    table: IntArray
+    """(2, m, k) the ids, −1 where there were fewer"""
+    scores: FloatArray
+    """(2, m, k) their products with ±q_i / |q_i|"""
+    length: FloatArray
+    """(m,) |q_i|"""
+    short: bool
+    """Did any search return fewer than k?"""
+
+
+class CheckedIndex:
+    """The index, with everything that is checked about what comes back from it."""
+
+    def __init__(self, index: Index, width: int, *, max_norm: float | None, excluded: IntArray) -> None:
+        self._index, self._width, self._excluded = _checked_index(index), width, excluded
+        self._unit = max_norm is None
+        self.longest = 1 + UNIT_TOLERANCE if max_norm is None else max_norm
+        self.shortest = 1 - UNIT_TOLERANCE if max_norm is None else 0.0
+        self.rounding = index_rounding(width, self.longest)
+        length = getattr(index, "__len__", None)
+        self.size: int | None = int(length()) if callable(length) else None
+        if self.size == 0:
+            raise InvalidInput("the index is empty")
+
+    @property
+    def exact(self) -> bool:
+        return getattr(self._index, "exact", False) is True
+
+    @property
+    def excluded_count(self) -> int:
+        return len(self._excluded)
+
+    def excludes(self, ids: IntArray) -> BoolArray:
+        """(len(ids),) which are excluded?"""
+        return np.isin(ids, self._excluded)
+
+    def search(self, residual: FloatArray, k: int) -> IndexResult:
+        """The best k for +q and −q of every target, in one call."""
+        if self.size is not None and k >= self.size:
+            k = self.size + 1  # one more than there are: the answer is short, and so known to be complete
+        length = np.sqrt(np.einsum("ij,ij->i", residual, residual))
+        unit = residual / np.maximum(length, np.finfo(np.float64).tiny)[:, None]
+        ids, scores = self._index.search(np.concatenate([unit, -unit]).astype(np.float32), k)
+        ids, scores = np.asarray(ids), np.asarray(scores, dtype=np.float64)
+        whole = ids.ndim == 2 and len(ids) == 2 * len(unit) and ids.dtype.kind in "iu"
+        if not whole or ids.shape != scores.shape:
+            raise InvalidInput(
+                f"index.search must return whole ids and scores, both ({2 * len(unit)}, {k}); "
+                f"got {ids.dtype} {ids.shape} and {scores.shape}"
+            )
+        there = ids >= 0
+        if not np.isfinite(scores[there]).all():
+            at = tuple(np.argwhere(there & ~np.isfinite(scores))[0])
+            raise InvalidInput(f"index.search returned the score {scores[at]} for id {ids[at]}")
+        shape = (2, len(unit), ids.shape[1])
+        return IndexResult(
+            ids=np.unique(ids[there]).astype(np.int64),
+            table=np.where(there, ids, -1).astype(np.int64).reshape(shape),
+            scores=np.where(there, scores, np.inf).reshape(shape),
+            length=length,
+            short=bool((there.sum(axis=1) < k).any()),
+        )
+
+    def vectors(self, ids: IntArray) -> FloatArray:
+        """(len(ids), d) float64, checked."""
+        vectors = checks.matrix("vectors of the index", self._index.vectors(ids), width=self._width).astype(np.float64)
+        if len(vectors) != len(ids):
+            raise InvalidInput(f"index.vectors returned {len(vectors)} vectors for {len(ids)} ids")
+        length = np.sqrt(checks.squared_norms("vectors of the index", vectors, zero_ok=True))
+        off = np.abs(length - 1) > UNIT_TOLERANCE if self._unit else length > self.longest * (1 + LENGTH_TOLERANCE)
+        if off.any():
+            at = int(np.argmax(off))
+            hint = "normalise the vectors, or pass max_norm" if self._unit else f"max_norm is {self.longest:g}"
+            raise InvalidInput(f"the vector with id {ids[at]} has length {length[at]:.6g}; {hint}")
+        return vectors
+
+
+def _checked_index(index: Any) -> Index:
+    """``index``, if it has the methods of one; or how to make one of it."""
+    if callable(getattr(index, "search", None)):
+        if callable(getattr(index, "vectors", None)):
+            checked: Index = index
+            return checked
+        if hasattr(index, "ntotal"):
+            raise InvalidInput(f"index is a bare {type(index).__name__}; wrap it: FaissIndex(index)")
+    if isinstance(index, (list, tuple)) or hasattr(index, "__array__"):
+        raise InvalidInput("index is a plain array; wrap it: NumpyIndex(array)")
+    raise InvalidInput(f"index must have search(queries, k) and vectors(ids), got {type(index).__name__}; see Index")

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from siftlm import validation
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.selection import checks
-from siftlm.types import FloatArray
 
 Vectors = npt.NDArray[Any]
 KernelFunction = Callable[[Vectors, Vectors], Vectors]
@@ -223,35 +222,19 @@ def named_prior(name: str) -> Relevance:
         raise InvalidInput(f"prior {name!r} needs a number: relevance:2") from error
 
 
-def explained_variance(cross: FloatArray, targets: FloatArray, noise: float) -> FloatArray:
-    """(K,) aᵀ (T + λI)⁻¹ a: how much of each candidate's variance the targets would explain.
+def name_of(part: object) -> str | None:
+    """The name from which `named` or `named_prior` makes this kernel or prior; None where there is no such name.
 
-    ``cross`` (m, K) holds the columns a, ``targets`` (m, m) is T, positive semi-definite up to rounding.
+    >>> name_of(power(4)), name_of(relevance(1.5)), name_of(power(2, base=centred))
+    ('power:4', 'relevance:1.5', None)
     """
-    values, vectors = np.linalg.eigh(targets)
-    white = vectors.T @ cross
-    white /= np.sqrt(np.maximum(values, 0) + noise)[:, None]
-    total: FloatArray = np.einsum("mk,mk->k", white, white)
-    return total
-
-
-def mutual_information(part: FloatArray, variance: FloatArray, noise: float) -> FloatArray:
-    """½ log((v + λ) / (v + λ − part)), in nats: what an observation shares with what explains ``part`` of v.
-
-    No part is larger than the whole, so it is cut at v, and the logarithm stays finite.
-    """
-    shared: FloatArray = -0.5 * np.log1p(-np.minimum(part, variance) / (variance + noise))
-    return shared
-
-
-def entropy(probabilities: FloatArray) -> FloatArray:
-    """−Σ_c p_c log p_c over the last axis, in nats, with 0 log 0 = 0.
-
-    >>> entropy(np.array([[1.0, 0.0], [0.5, 0.5]])).round(3).tolist()
-    [0.0, 0.693]
-    """
-    positive = probabilities > 0
-    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=positive)
-    # A sum a little over one, which input may have, would otherwise give an entropy a little under zero.
-    total: FloatArray = np.maximum(-(probabilities * logs).sum(axis=-1), 0)
-    return total
+    for kind, name in (
+        (Linear, "linear"),
+        (Centred, "centred"),
+        (Power, f"power:{getattr(part, 'exponent', '')}"),
+        (PlusConstant, f"plus-constant:{getattr(part, 'constant', '')}"),
+        (Relevance, f"relevance:{getattr(part, 'power', '')}"),
+    ):
+        if isinstance(part, kind):
+            return name if part == (named_prior if kind is Relevance else named)(name) else None
+    return None

@@ -17,7 +17,8 @@ Two forms of the same numbers:
   The direction is formed in float64 before the scan, so a float32 scan is off by its own rounding alone,
   however often picks repeat each other.
 
-`belief.Belief` is the posterior of the targets alone, for methods that never look at it: it costs no scan.
+A `Belief` is the targets' posterior alone, one candidate at a time: what any picks tell about the prompt, without a
+scan, so that methods that never look at the posterior can report the uncertainty that their picks leave.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from siftlm.errors import InvalidInput
 from siftlm.selection.checks import RealArray
+from siftlm.selection.numerics import FLOAT64_ROUNDING, check_noise, needs_floor
 from siftlm.selection.space import FeatureSpace, Space
 from siftlm.types import FloatArray, IntArray
 
@@ -50,20 +51,6 @@ class Look(NamedTuple):
     """k_n(x, x) + λ"""
     drop: float
     """by how much picking it lowers the mean variance of the targets; NaN without targets"""
-
-
-def smallest_noise(space: Space) -> float:
-    """Below so much, float64 cannot tell what is left of a text after it was picked from nothing at all."""
-    return 1e-12 * float(space.diagonal().max())
-
-
-def check_noise(space: Space, noise: float) -> None:
-    """Refuse a λ whose answers would be made of rounding."""
-    least = smallest_noise(space)
-    if noise < least:
-        raise InvalidInput(
-            f"noise={noise:g} drowns in rounding beside a k(x, x) of {1e12 * least:.3g}; use at least {least:.2g}"
-        )
 
 
 # No candidate has been looked at since the last pick; who looks usually picks next, so one look is kept.
@@ -114,17 +101,11 @@ class _PosteriorArrays:
         self.cross = cross
         self.noisy = space.diagonal() + noise
         self._space = space
-        self._make_room()
-        # Rounding can take a variance below zero, which matters where λ does not dwarf rounding.
-        self._fragile = noise < 1e4 * space.rounding * max(1.0, float(self.noisy.max()))
+        self._gain, self._scratch = np.empty(len(self.noisy)), np.empty(len(self.noisy))
+        self._energy: FloatArray | None = None  # Σ_m cross², where there are several targets and a method needs it
+        self._floored = needs_floor(noise, space.rounding, float(self.noisy.max()))
         self._targets: FloatArray | None = None
         self._seen: list[tuple[FloatArray, float]] = []
-
-    def _make_room(self) -> None:
-        self._gain: FloatArray = np.empty(len(self.noisy))
-        self._gain_row = self._gain[None, :]
-        self._scratch: FloatArray = np.empty(len(self.noisy))
-        self._energy: FloatArray | None = None  # Σ_m cross², where there are several targets and somebody asks
 
     @property
     def variance(self) -> FloatArray:
@@ -132,7 +113,7 @@ class _PosteriorArrays:
 
     @property
     def targets(self) -> FloatArray:
-        # Few methods ask, so it is put together at the first question and then kept up to date.
+        # Few methods need it, so it is made at the first use and then kept up to date.
         if self._targets is None:
             self._targets = self._space.target_gram().copy()
         for cross, noisy in self._seen:
@@ -143,7 +124,7 @@ class _PosteriorArrays:
     def trace_gain(self) -> FloatArray:
         gain, cross, targets = self._gain, self.cross, self._space.targets
         if targets == 1:
-            np.multiply(cross, cross, out=self._gain_row)
+            np.multiply(cross[0], cross[0], out=gain)
             gain /= self.noisy
         else:
             if self._energy is None:
@@ -155,7 +136,7 @@ class _PosteriorArrays:
         return gain
 
     def _add_up(self, block: slice) -> None:
-        """Σ_m k_n(x*_m, x)² of the block, best asked for while its numbers are still in the cache."""
+        """Σ_m k_n(x*_m, x)² of the block, cheapest while its numbers are still in the cache."""
         if self._energy is not None:
             part = self.cross[:, block]
             self._energy[block] = np.einsum("mk,mk->k", part, part)
@@ -174,7 +155,7 @@ class _PosteriorArrays:
             self._add_up(block)
         np.multiply(row, row, out=scratch)
         noisy -= scratch
-        if self._fragile:
+        if self._floored:
             np.maximum(noisy, self.noise, out=noisy)
 
 
@@ -210,34 +191,124 @@ class RowPosterior(_PosteriorArrays):
         self._seen.append((look.cross, look.noisy))
 
 
-class Projection:
-    """P_n = (I + X_nᵀX_n/λ)⁻¹: I − WᵀW while there are at most d picks, the matrix itself from then on."""
+class Belief(Protocol):
+    """The posterior of the targets alone."""
 
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._white: FloatArray = np.empty((min(width, 64), width))
-        self._count = 0
+    def look(self, index: int) -> Look:
+        """One candidate, as seen now; kept, because who looks usually picks next."""
+
+    def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
+        """(b,) drop and (b,) noisy of several candidates at once; see `Look`."""
+
+    def observe(self, index: int) -> object:
+        """Condition on it."""
+
+
+class FeatureBelief:
+    """By P_n = (I + X_nᵀX_n/λ)⁻¹ of the feature space: O(min(n, d) d) a look.
+
+    P is I − WᵀW while there are at most d picks, the matrix itself from then on.
+    """
+
+    def __init__(self, space: FeatureSpace, noise: float, targets: FloatArray | None = None) -> None:
+        self._space, self._noise = space, noise
+        self.residual: FloatArray = (space.target_vectors if targets is None else targets).copy()
+        """(m, d) P x*: what the prompt still lacks. Its product with any x, candidate or not, is k_n(x*, x)."""
         self.matrix: FloatArray | None = None
+        """(d, d) P, once there are more than d picks"""
+        self._white: FloatArray = np.empty((min(space.width, 64), space.width))
+        self._count = 0
+        self._last, self._direction = NO_LOOK, self._white[:0]
 
-    def apply(self, vectors: FloatArray) -> FloatArray:
+    def project(self, vectors: FloatArray) -> FloatArray:
         """P times a vector (d,) or the columns of a matrix (d, b)."""
         if self.matrix is not None:
             return self.matrix @ vectors
         white = self._white[: self._count]
         return vectors - white.T @ (white @ vectors)
 
-    def lose(self, white: FloatArray) -> None:
-        """P − w wᵀ, with w = P x / sqrt(k_n(x, x) + λ): x has been observed."""
-        if self._count < self._width:
+    def look(self, index: int) -> Look:
+        if self._last[0] != index:
+            vector = self._space.vector(index)
+            self._direction = self.project(vector)
+            noisy = max(0.0, float(vector @ self._direction)) + self._noise
+            self._last = (index, look_of(self.residual @ vector, noisy, self._space.targets))
+        return self._last[1]
+
+    def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
+        vectors = self._space.gather(indices).T
+        variance: FloatArray = np.einsum("db,db->b", vectors, self.project(vectors))
+        return _drops(self.residual @ vectors, variance, self._noise)
+
+    def observe(self, index: int) -> FloatArray:
+        """Condition on it: P − w wᵀ, with the returned w = P x / sqrt(k_n(x, x) + λ)."""
+        look, width = self.look(index), self._space.width
+        white: FloatArray = self._direction / look.noisy**0.5
+        self.residual -= np.outer(look.cross / look.noisy**0.5, white)
+        if self._count < width:
             if self._count == len(self._white):
-                more = np.empty((min(self._count, self._width - self._count), self._width))
+                more = np.empty((min(self._count, width - self._count), width))
                 self._white = np.concatenate([self._white, more])
             self._white[self._count] = white
         else:
             if self.matrix is None:
-                self.matrix = np.eye(self._width) - self._white.T @ self._white
+                self.matrix = np.eye(width) - self._white.T @ self._white
             self.matrix -= np.outer(white, white)
         self._count += 1
+        self._last = NO_LOOK
+        return white
+
+
+class KernelBelief:
+    """By L⁻¹, with L Lᵀ = K_n + λI, for kernels that only compare pairs: O(n²) a look."""
+
+    def __init__(self, space: Space, noise: float) -> None:
+        self._space, self._noise, self._count = space, noise, 0
+        self._picked: IntArray = np.zeros(16, dtype=np.int64)
+        self._inverse: FloatArray = np.zeros((16, 16))
+        self._white: FloatArray = np.zeros((16, space.targets))  # that inverse times k(X_n, x*)
+        self._last, self._past = NO_LOOK, self._white[:0]
+
+    def look(self, index: int) -> Look:
+        if self._last[0] != index:
+            here = np.array([index], dtype=np.int64)
+            past, cross = self._whiten(here)
+            self._past = past[:, 0]
+            variance = float(self._space.among(here, here)[0, 0]) - float(self._past @ self._past)
+            self._last = (index, look_of(cross[:, 0], max(0.0, variance) + self._noise, len(cross)))
+        return self._last[1]
+
+    def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
+        past, cross = self._whiten(indices)
+        return _drops(cross, self._space.diagonal()[indices] - np.einsum("nb,nb->b", past, past), self._noise)
+
+    def _whiten(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
+        n = self._count
+        past = self._inverse[:n, :n] @ self._space.among(self._picked[:n], indices)
+        return past, self._space.cross_to(indices) - self._white[:n].T @ past
+
+    def observe(self, index: int) -> None:
+        look, n = self.look(index), self._count
+        root = look.noisy**0.5
+        if n == len(self._picked):
+            self._picked = np.pad(self._picked, (0, n))
+            self._white = np.pad(self._white, ((0, n), (0, 0)))
+            self._inverse = np.pad(self._inverse, (0, n))
+        self._picked[n], self._white[n] = index, look.cross / root
+        self._inverse[n, :n] = -(self._past @ self._inverse[:n, :n]) / root
+        self._inverse[n, n] = 1 / root
+        self._count += 1
+        self._last = NO_LOOK
+
+
+def _drops(cross: FloatArray, variance: FloatArray, noise: float) -> tuple[FloatArray, FloatArray]:
+    noisy = np.maximum(variance, 0) + noise
+    return np.einsum("mb,mb->b", cross, cross) / (len(cross) * noisy), noisy
+
+
+def belief_of(space: Space, noise: float) -> Belief:
+    """The form that fits the space."""
+    return FeatureBelief(space, noise) if isinstance(space, FeatureSpace) else KernelBelief(space, noise)
 
 
 class FeaturePosterior(_PosteriorArrays):
@@ -246,75 +317,59 @@ class FeaturePosterior(_PosteriorArrays):
     _space: FeatureSpace
 
     def __init__(self, space: FeatureSpace, noise: float, *, trace_only: bool = False) -> None:
-        self._width = space.width
         # A trace sees the targets' scatter alone, so d vectors of the same scatter stand in for more targets than d.
         stand_in = trace_only and space.targets > space.width
         self._prompt = space.target_root() if stand_in else space.target_vectors
         # With several targets, no wider than the scans that feed it.
-        narrow = len(self._prompt) > 1 and space.rounding > 1e-10
-        super().__init__(space, noise, space.against(self._prompt, np.float32 if narrow else np.float64))
-        self._residual = self._prompt.copy()
-        self._projection = Projection(self._width)
+        narrow = len(self._prompt) > 1 and space.rounding > FLOAT64_ROUNDING
+        if narrow or stand_in:
+            cross = space.against(self._prompt, np.float32 if narrow else np.float64)
+        else:
+            cross = space.cross()
+        super().__init__(space, noise, cross)
+        self._belief = FeatureBelief(space, noise, self._prompt)
         self._picked: list[int] = []
-        self._last: tuple[int, FloatArray, Look] | None = None
 
     def look(self, index: int) -> Look:
-        return self._direction(index)[1]
-
-    def _direction(self, index: int) -> tuple[FloatArray, Look]:
-        """P x and the exact numbers of x; kept, because who looks usually picks next."""
-        if self._last is not None and self._last[0] == index:
-            return self._last[1], self._last[2]
-        vector = self._space.vector(index)
-        direction = self._projection.apply(vector)
-        noisy = max(0.0, float(vector @ direction)) + self.noise
-        look = look_of(self._residual @ vector, noisy, self._space.targets)
-        self._last = (index, direction, look)
-        return direction, look
+        return self._belief.look(index)
 
     def observe(self, index: int) -> None:
-        direction, look = self._direction(index)
-        self._last = None
-        white = direction / look.noisy**0.5
-        self._residual -= np.outer(look.cross / look.noisy**0.5, white)
-        self._projection.lose(white)
+        look, white = self._belief.look(index), self._belief.observe(index)
         self._picked.append(index)
         for start in range(0, self._space.size, UPDATE_BLOCK_CANDIDATES):
             block = slice(start, start + UPDATE_BLOCK_CANDIDATES)
             self._update(self._space.scan(white, block), look, block)
         self._seen.append((look.cross, look.noisy))
-        if self._projection.matrix is not None and len(self._picked) % REFRESH_EVERY == 0:
+        if self._belief.matrix is not None and len(self._picked) % REFRESH_EVERY == 0:
             self._refresh()
 
     @property
     def residual(self) -> FloatArray:
         """(m, d) P x*: what the prompt still lacks. Its product with any x, candidate or not, is k_n(x*, x)."""
-        return self._residual
+        return self._belief.residual
 
     def extend(self) -> None:
         """Take in the candidates that the space has gained since: all earlier picks count for them too."""
         added = slice(len(self.noisy), self._space.size)
         vectors = self._space.gather(np.arange(added.start, added.stop))
-        variance = np.einsum("ij,ji->i", vectors, self._projection.apply(vectors.T))
+        variance = np.einsum("ij,ji->i", vectors, self._belief.project(vectors.T))
         self.noisy = np.concatenate([self.noisy, np.maximum(variance, 0) + self.noise])
-        self.cross = np.concatenate([self.cross, self._space.scan(self._residual.T, added).T], axis=1)
-        self._make_room()
+        self.cross = np.concatenate([self.cross, self._space.scan(self.residual.T, added).T], axis=1)
+        self._gain, self._scratch, self._energy = np.empty(len(self.noisy)), np.empty(len(self.noisy)), None
 
     def _refresh(self) -> None:
         """Everything anew from the picks: P = BᵀB with B = √λ L⁻¹ and L Lᵀ = λI + X_nᵀX_n."""
         space = self._space
-        picked = space.gather(picks_array(self._picked))
-        factor = np.linalg.cholesky(picked.T @ picked + self.noise * np.eye(self._width))
+        picked = space.gather(np.array(self._picked, dtype=np.int64))
+        factor = np.linalg.cholesky(picked.T @ picked + self.noise * np.eye(space.width))
         root = self.noise**0.5 * np.linalg.inv(factor)
-        self._projection.matrix = matrix = root.T @ root
+        matrix = root.T @ root
+        self._belief.matrix, self._belief.residual = matrix, self._prompt @ matrix
         for start in range(0, space.size, UPDATE_BLOCK_CANDIDATES):
             block = slice(start, start + UPDATE_BLOCK_CANDIDATES)
             whitened = space.scan(root.T, block)
             self.noisy[block] = np.einsum("ij,ij->i", whitened, whitened) + self.noise
-        self._residual = self._prompt @ matrix
-        for start in range(0, space.size, UPDATE_BLOCK_CANDIDATES):
-            block = slice(start, start + UPDATE_BLOCK_CANDIDATES)
-            self.cross[:, block] = space.scan(self._residual.T, block).T
+            self.cross[:, block] = space.scan(self.residual.T, block).T
             self._add_up(block)
 
 
@@ -327,8 +382,3 @@ def posterior_of(space: Space, noise: float, expected: int, *, trace_only: bool 
     ):
         return FeaturePosterior(space, noise, trace_only=trace_only)
     return RowPosterior(space, noise, expected)
-
-
-def picks_array(indices: list[int]) -> IntArray:
-    """A list of picks as the array that results carry."""
-    return np.array(indices, dtype=np.int64)

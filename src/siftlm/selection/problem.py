@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
-from siftlm.selection.belief import Belief
-from siftlm.selection.posterior import Posterior, check_noise, posterior_of
+from siftlm.selection.numerics import check_noise, cosines
+from siftlm.selection.posterior import Belief, Posterior, belief_of, posterior_of
 from siftlm.selection.rules import PickRules
 from siftlm.selection.space import FeatureSpace, Space
 from siftlm.types import FloatArray
@@ -43,16 +43,14 @@ class Problem:
 
     def posterior(self, *, trace_only: bool = False) -> Posterior:
         """The posterior over all candidates. ``trace_only`` allows a form that cannot tell targets apart."""
-        made = posterior_of(self.space, self.noise, self.expected, trace_only=trace_only)
-        self.posterior_in_use = made
-        return made
+        self.posterior_in_use = posterior = posterior_of(self.space, self.noise, self.expected, trace_only=trace_only)
+        return posterior
 
     def belief(self) -> Belief:
         """The targets' posterior alone, for methods that look at few candidates."""
         check_noise(self.space, self.noise)
-        made = Belief(self.space, self.noise)
-        self.posterior_in_use = made
-        return made
+        self.posterior_in_use = belief = belief_of(self.space, self.noise)
+        return belief
 
     @property
     def candidates(self) -> int:
@@ -89,12 +87,12 @@ class Problem:
     def similarity(self) -> FloatArray:
         """(m, K) k(x*, x) / sqrt(k(x*, x*) k(x, x))"""
         own = np.sqrt(np.outer(np.diagonal(self.space.target_gram()), self.space.diagonal()))
-        return _cosines(self.space.cross(), own)
+        return cosines(self.space.cross(), own)
 
     def similarity_to(self, index: int) -> FloatArray:
         """(K,) k(x_index, x) / sqrt(k(x_index, x_index) k(x, x))"""
         diagonal = self.space.diagonal()
-        return _cosines(self.space.row(index).astype(np.float64), np.sqrt(diagonal * diagonal[index]))
+        return cosines(self.space.row(index).astype(np.float64), np.sqrt(diagonal * diagonal[index]))
 
     def generator(self) -> np.random.Generator:
         """The source of chance of this selection."""
@@ -106,7 +104,7 @@ class Problem:
         size = self.space.size
         length = np.sqrt(self.space.diagonal())
         gram = self.space.rows(np.arange(size, dtype=np.int64)).astype(np.float64)
-        return _cosines(gram, np.outer(length, length))
+        return cosines(gram, np.outer(length, length))
 
     def _check_pairs(self, method: str, most: int) -> None:
         size = self.space.size
@@ -115,12 +113,6 @@ class Problem:
                 f"method {method!r} compares every pair of candidates: {size} of them would need "
                 f"{8 * size**2 / 2**30:.0f} GiB; preselect at most {most}"
             )
-
-
-def _cosines(products: FloatArray, own: FloatArray) -> FloatArray:
-    """Products as cosines; 0 where something has no length."""
-    cosines: FloatArray = np.divide(products, own, out=np.zeros_like(products), where=own > 0)
-    return cosines
 
 
 Steps = Generator[FloatArray, int, None]
@@ -138,7 +130,7 @@ class Method:
     targeted: bool = True
     """Does it need a query?"""
     repeats: bool = False
-    """May it pick the same candidate again, unless told otherwise?"""
+    """May it pick the same candidate again by default?"""
     signed: bool = False
     """Can its gains be negative? Then a factor on them (prior, cost) would mean nothing."""
     reads: Literal["vectors", "probabilities"] = "vectors"
@@ -201,7 +193,8 @@ def methods() -> tuple[str, ...]:
 
 def find_method(name: object) -> Method:
     """The method of this name, or `UnknownName` with the closest one."""
-    known = methods()
+    from siftlm.selection import selectors  # noqa: F401  # as in `methods`
+
     if isinstance(name, str):
         if name in _BUILT_IN_METHODS:
             return _BUILT_IN_METHODS[name]
@@ -209,7 +202,7 @@ def find_method(name: object) -> Method:
             return method_of(_load_entry_point(name))
     elif callable(name):
         return method_of(name)
-    raise UnknownName("method", name, known)
+    raise UnknownName("method", name, methods())
 
 
 def _load_entry_point(name: str) -> object:

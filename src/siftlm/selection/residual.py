@@ -8,18 +8,21 @@ gain, the pick is provably the one that a search through the whole corpus would 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from siftlm import validation
-from siftlm.errors import InvalidInput, setting
-from siftlm.selection import certificate, checks, greedy
-from siftlm.selection.certificate import CheckedIndex, IndexResult
+from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.selection import certificate, checks
 from siftlm.selection.checks import RealArray
-from siftlm.selection.index import Index
+from siftlm.selection.index import CheckedIndex, Index, IndexResult
+from siftlm.selection.numerics import ties_of
 from siftlm.selection.posterior import FeaturePosterior
 from siftlm.selection.problem import Problem, Steps
-from siftlm.selection.rules import NO_PICK, PickRules, StoppingRules, ties_of
+from siftlm.selection.rules import NO_LIMITS, NO_PICK, NO_STOPPING, Limits, PickRules, Stopping, rules_in
+from siftlm.selection.select import greedy_select
 from siftlm.selection.space import FeatureSpace, unit_rows
 from siftlm.types import FloatArray, IntArray, Selection
 
@@ -39,12 +42,9 @@ def select_from(
     certify: bool | int = False,
     normalize: bool = True,
     max_norm: float | None = None,
-    replacement: bool | int | None = None,
-    exclude: npt.ArrayLike | None = None,
-    adaptive: float | None = None,
-    until: float | None = None,
-    min_gain: float | None = None,
-    at_least: int = 1,
+    limits: Limits | None = None,
+    stopping: Stopping | None = None,
+    **rules: Any,
 ) -> Selection:
     """Select by SIFT from an index, without preselecting candidates.
 
@@ -60,13 +60,10 @@ def select_from(
         normalize: bring the query to unit length first. The index's vectors are taken as they are.
         max_norm: left out, the vectors of the index are unit vectors, and one that is not is an error.
             Otherwise no vector is longer than this, and the certificate relies on no more.
-        replacement: may a vector be picked again? ``True``, ``False`` or at most so many times in all. Left
-            out: yes, where that tells more than anything new.
-        exclude: ids that must not be picked; they need not be in the index.
-        adaptive: as in ``siftlm.select``, like the three below.
-        until: stop when the uncertainty is at most this fraction of what it was at first.
-        min_gain: stop when the best pick lowers the uncertainty by less than this fraction of what is left.
-        at_least: picks that are kept whatever the stopping rules say.
+        limits: whether a vector may be picked again (``replacement``), and ids that must not be picked
+            (``exclude``; they need not be in the index). The other `Limits` need candidates.
+        stopping: when to stop before n, as in ``siftlm.select``.
+        **rules: the fields of `Limits` and `Stopping`, as keywords.
 
     Returns:
         A `Selection` whose ``indices`` are ids of the index, and whose ``certified`` (n,) says of each
@@ -82,20 +79,19 @@ def select_from(
     ([0, 2], [True, True])
     """
     noise, normalize = validation.number("noise", noise, above=0), validation.flag("normalize", normalize)
-    stopping = StoppingRules(
-        adaptive=None if adaptive is None else validation.number("adaptive", adaptive, above=0),
-        until=None if until is None else validation.fraction("until", until),
-        min_gain=None if min_gain is None else validation.fraction("min_gain", min_gain),
-        at_least=validation.whole_number("at_least", at_least, least=0),
-    )
+    limits, stopping = rules_in(rules, limits, NO_LIMITS), rules_in(rules, stopping, NO_STOPPING)
+    if rules:
+        raise TypeError(f"select_from() got an unexpected keyword argument {next(iter(rules))!r}")
+    if foreign := sorted({*limits.specified()} - {"replacement", "exclude"}):
+        raise Conflict(f"{setting(foreign[0])} needs candidates, and an index is searched as it is")
     targets = unit_rows("query", checks.matrix("query", query), normalize=normalize)
     source = CheckedIndex(
         index,
         targets.shape[1],
         max_norm=None if max_norm is None else validation.number("max_norm", max_norm, above=0),
-        excluded=_excluded_ids(exclude),
+        excluded=_excluded_ids(limits.exclude),
     )
-    n = _pick_count(n, source, replacement)
+    n = _pick_count(n, source, repeats_meant=limits.replacement is not None)
     doublings = _max_doublings(certify)
     k = validation.whole_number("k", k, least=1)
     first = source.search(targets, k)
@@ -105,22 +101,22 @@ def select_from(
     problem = Problem(space=pool, expected=n, noise=noise)
     blocked = source.excludes(first.ids)
     problem.rules = PickRules(
-        pool.size, cap=_max_vector_repeats(replacement), blocked=blocked, ties=ties_of(pool, noise), names=pool.ids
+        pool.size, cap=limits.cap(repeats=True), blocked=blocked, ties=ties_of(pool, noise), names=pool.ids
     )
     problem.posterior_in_use = posterior = FeaturePosterior(pool, noise)
     steps = _IndexSearch(problem, pool, posterior, source, k, doublings)
-    found = greedy.greedy_select(problem, steps.run(first), n, stopping)
-    if not len(found.indices) and found.stopped == "exhausted":
+    picked = greedy_select(problem, steps.run(first), n, stopping)
+    if not len(picked.indices) and picked.stopped == "exhausted":
         raise InvalidInput("exclude leaves nothing to pick from")
     return Selection(
-        indices=pool.ids[found.indices],
-        gains=found.gains,
-        uncertainty=found.uncertainty,
-        stopped=found.stopped,
+        indices=pool.ids[picked.indices],
+        gains=picked.gains,
+        uncertainty=picked.uncertainty,
+        stopped=picked.stopped,
         method="sift",
         noise=noise,
-        certified=np.array(steps.certified[: len(found.indices)], dtype=np.bool_),
-        evidence=pool.evidence(found.indices),
+        certified=np.array(steps.certified[: len(picked.indices)], dtype=np.bool_),
+        evidence=pool.evidence(picked.indices),
     )
 
 
@@ -247,13 +243,6 @@ def _excluded_ids(exclude: npt.ArrayLike | None) -> IntArray:
     return distinct
 
 
-def _max_vector_repeats(replacement: bool | int | None) -> int | None:
-    """How often one vector may be picked; ``None`` for no limit."""
-    if replacement is None or isinstance(replacement, (bool, np.bool_)):
-        return 1 if replacement is not None and not replacement else None
-    return validation.whole_number("replacement", replacement, least=1)
-
-
 def _max_doublings(certify: bool | int) -> int:
     """How often k may be doubled in one step for the sake of the certificate."""
     if isinstance(certify, (bool, np.bool_)):
@@ -261,13 +250,13 @@ def _max_doublings(certify: bool | int) -> int:
     return min(UNLIMITED_DOUBLINGS, validation.whole_number("certify", certify, least=0))
 
 
-def _pick_count(n: int | None, source: CheckedIndex, replacement: bool | int | None) -> int:
+def _pick_count(n: int | None, source: CheckedIndex, *, repeats_meant: bool) -> int:
     if n is None:
         return 50 if source.size is None else max(1, min(50, source.size - source.excluded_count))
     n = validation.whole_number("n", n, least=1)
-    if replacement is None and source.size is not None and n > source.size:
+    if not repeats_meant and source.size is not None and n > source.size:
         raise InvalidInput(
-            f"n={n} is more than the {source.size} vectors of the index; "
+            f"{setting('n', n)} is more than the {source.size} vectors of the index; "
             f"ask for fewer, or pass {setting('replacement', True)} to allow repeats"
         )
     return n

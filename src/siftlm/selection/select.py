@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ import numpy.typing as npt
 
 from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, setting
-from siftlm.selection import checks, greedy
-from siftlm.selection.gram import Gram, GramSpace, space_of
+from siftlm.selection import checks
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
-from siftlm.selection.problem import Method, MethodFunction, Problem, find_method
-from siftlm.selection.rules import PickRules, StoppingRules, ties_of
-from siftlm.selection.space import Space, unit_rows
-from siftlm.types import BoolArray, FloatArray, Selection
+from siftlm.selection.numerics import smallest_noise, ties_of
+from siftlm.selection.posterior import belief_of
+from siftlm.selection.problem import Method, MethodFunction, Problem, Steps, find_method
+from siftlm.selection.rules import NO_LIMITS, NO_PICK, NO_STOPPING, Limits, PickRules, Stopping, rules_in
+from siftlm.selection.space import Gram, Space, space_of, unit_rows
+from siftlm.types import BoolArray, FloatArray, IntArray, Selection
 
 Prior = npt.ArrayLike | Callable[[FloatArray], npt.ArrayLike]
 
@@ -30,18 +32,10 @@ def select(
     noise: float = 0.01,
     kernel: KernelFunction | FeatureKernel | None = None,
     normalize: bool = True,
-    replacement: bool | int | None = None,
     known: npt.ArrayLike | None = None,
-    exclude: npt.ArrayLike | None = None,
-    sources: Sequence[object] | npt.NDArray[Any] | None = None,
-    source_cap: int | None = None,
-    costs: npt.ArrayLike | None = None,
-    budget: float | None = None,
     prior: Prior | None = None,
-    adaptive: float | None = None,
-    until: float | None = None,
-    min_gain: float | None = None,
-    at_least: int = 1,
+    limits: Limits | None = None,
+    stopping: Stopping | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Selection:
@@ -57,19 +51,13 @@ def select(
             kernel: ask ``siftlm.spread(candidates)``.
         kernel: what similar means; the inner product unless given. See ``siftlm.kernels``.
         normalize: bring all vectors to unit length first, so that the inner product is the cosine.
-        replacement: may a candidate be picked again? ``True``, ``False`` or at most so many times in all. Left
-            out: as the method has it (SIFT: yes, where that tells more than anything new), with n ≤ K.
         known: (j, d) vectors of texts that are known already: they count as picked before the first pick.
-        exclude: indices (or a mask) of candidates that must not be picked.
-        sources: one label per candidate; with ``source_cap``, at most that many picks share a label.
-        costs: one number > 0 per candidate, such as its tokens; gains are then compared per cost.
-        budget: the picks' costs add up to no more than this.
         prior: one number ≥ 0 per candidate that multiplies its gains, or a function of the similarities to the
             prompt such as ``siftlm.kernels.relevance()``.
-        adaptive: α of the published stopping rule: keep pick n only while σ_n ≤ 1 / (α n).
-        until: stop when the uncertainty is at most this fraction of what it was at first.
-        min_gain: stop when the best pick lowers the uncertainty by less than this fraction of what is left.
-        at_least: picks that are kept whatever the stopping rules say.
+        limits: what may be picked, and how often. The fields of `Limits` are accepted as keywords too:
+            ``replacement``, ``exclude``, ``sources`` with ``source_cap``, ``costs`` with ``budget``.
+        stopping: when to stop before n. The fields of `Stopping` are accepted as keywords too: ``adaptive``,
+            ``until``, ``min_gain``, ``at_least``.
         seed: of the methods that involve chance.
         **options: the method's own settings.
 
@@ -80,81 +68,58 @@ def select(
     [1, 0]
     >>> select(prompt, texts, n=2, method="sift").indices.tolist()      # one of each
     [1, 2]
+    >>> select(prompt, texts, exclude=[1], until=0.1).indices.tolist()
+    [0, 2]
     """
+    # 1. Settings.
     entry = find_method(method)
-    noise = validation.number("noise", noise, above=0)
-    normalize, seed = validation.flag("normalize", normalize), validation.whole_number("seed", seed, least=0)
-    stopping = StoppingRules(
-        adaptive=None if adaptive is None else validation.number("adaptive", adaptive, above=0),
-        until=None if until is None else validation.fraction("until", until),
-        min_gain=None if min_gain is None else validation.fraction("min_gain", min_gain),
-        at_least=validation.whole_number("at_least", at_least, least=0),
-    )
+    noise, seed = validation.number("noise", noise, above=0), validation.whole_number("seed", seed, least=0)
+    normalize = validation.flag("normalize", normalize)
+    limits, stopping = rules_in(options, limits, NO_LIMITS), rules_in(options, stopping, NO_STOPPING)
+    # 2. How query, candidates and known items look to each other.
+    probabilities = None
     if isinstance(candidates, Gram):
-        size = len(candidates.values)
-        space, probabilities = _given_space(entry, query, candidates, known=known, kernel=kernel), None
+        size, space = len(candidates.values), _gram_space(entry, query, candidates, known=known, kernel=kernel)
     else:
         vectors = checks.matrix("candidates", candidates)
+        if entry.reads == "probabilities":
+            if query is not None or known is not None or kernel is not None:
+                raise Conflict(f"method {entry.name!r} reads softmax outputs: query, known and kernel don't apply")
+            probabilities, normalize = checks.probabilities("candidates", vectors), False
         size = len(vectors)
-        space, probabilities = _vector_space(
-            entry, query, vectors, known=known, kernel=kernel, normalize=normalize, noise=noise
-        )
-    _check_method(entry, space, options, weighted=_any_given(prior, costs), stopping=stopping)
-    if entry.whole and _any_given(prior, costs, sources, replacement):
-        raise Conflict(
-            f"method {entry.name!r} decides on all picks at once: prior, costs, sources, replacement don't apply"
-        )
-    cap = _max_repeats(entry, replacement)
-    blocked = _excluded_mask(exclude, size, space.size)
+        space = _vector_space(query, vectors, known=known, kernel=kernel, normalize=normalize, noise=noise)
+    _check_method(entry, space, options, prior=prior, limits=limits, stopping=stopping)
+    # 3. How many picks, and of what.
+    blocked = np.arange(space.size) >= size  # known items follow the candidates, and are not picked again
+    if limits.exclude is not None:
+        blocked[checks.item_indices("exclude", limits.exclude, size)] = True
+    cap = limits.cap(repeats=entry.repeats)
     n = pick_count(
         n,
-        size if blocked is None else int((~blocked).sum()),
+        space.size - int(np.count_nonzero(blocked)),
         cap,
         # More picks than candidates are likely a slip, unless counting repeats is all that the method does.
-        replacement=cap is None if entry.whole else replacement,
-        budgeted=budget is not None,
+        repeats_meant=entry.whole or limits.replacement is not None,
+        budgeted=limits.budget is not None,
     )
-    known_items = space.size - size
-    problem = Problem(
-        space=space,
-        expected=n + known_items,
-        noise=noise,
-        probabilities=probabilities,
-        seed=seed,
-        known=known_items,
-    )
-    if budget is not None and costs is None:
-        raise Conflict("budget needs costs: one number per candidate, such as its tokens")
-    if (source_cap is None) != (sources is None):
-        raise Conflict(f"sources and {setting('source_cap')} go together: labels, and how many picks may share one")
-    problem.rules = PickRules(
-        space.size,
-        cap=cap,
-        blocked=blocked,
-        sources=None if sources is None else _padded_for_known(checks.labels("sources", sources, size), space.size, -1),
-        source_cap=None if source_cap is None else validation.whole_number("source_cap", source_cap, least=1),
-        prior=None if prior is None else _padded_for_known(_prior_weights(prior, problem, size), space.size, 0),
-        costs=None
-        if costs is None
-        else _padded_for_known(checks.per_item("costs", costs, size, positive=True), space.size, 1),
-        budget=None if budget is None else validation.number("budget", budget, above=0),
-        ties=ties_of(space, noise),
-    )
-    found = greedy.greedy_select(problem, entry.run(problem, **options), n, stopping, range(size, space.size))
+    known_count = space.size - size
+    problem = Problem(space, n + known_count, noise, probabilities, seed=seed, known=known_count)
+    problem.rules = _pick_rules(problem, limits, prior, cap=cap, blocked=blocked)
+    # 4. Pick.
+    picked = greedy_select(problem, entry.run(problem, **options), n, stopping)
     return Selection(
-        indices=found.indices,
-        gains=found.gains,
-        uncertainty=found.uncertainty,
-        stopped=found.stopped,
+        indices=picked.indices,
+        gains=picked.gains,
+        uncertainty=picked.uncertainty,
+        stopped=picked.stopped,
         method=entry.name,
         noise=noise,
-        certified=None if problem.certified is None else np.array(problem.certified[: len(found.indices)], np.bool_),
-        evidence=space.evidence(np.concatenate([np.arange(size, space.size), found.indices]), known_items),
+        certified=None if problem.certified is None else np.array(problem.certified[: len(picked.indices)], np.bool_),
+        evidence=space.evidence(np.concatenate([np.arange(size, space.size), picked.indices]), known_count),
     )
 
 
 def _vector_space(
-    entry: Method,
     query: npt.ArrayLike | None,
     vectors: checks.RealArray,
     *,
@@ -162,16 +127,10 @@ def _vector_space(
     kernel: KernelFunction | FeatureKernel | None,
     normalize: bool,
     noise: float,
-) -> tuple[Space, FloatArray | None]:
-    """The space of these vectors, known items behind the candidates; and the softmax outputs, if they are that."""
-    width = vectors.shape[1]
-    probabilities = None
-    if entry.reads == "probabilities":
-        if _any_given(query, known, kernel):
-            raise Conflict(f"method {entry.name!r} reads softmax outputs: query, known and kernel mean nothing to it")
-        probabilities, normalize = checks.probabilities("candidates", vectors), False
+) -> Space:
+    """The space of these vectors, known items behind the candidates."""
+    size, width = vectors.shape
     targets = np.zeros((0, width)) if query is None else checks.matrix("query", query, width=width)
-    own = len(vectors)
     if known is not None:
         more = checks.matrix("known", known, width=width, empty_ok=True)
         checks.squared_norms("known", more, zero_ok=not normalize)
@@ -179,10 +138,10 @@ def _vector_space(
             # Cut to shorter floats only once they are unit, or large and small ones would be lost.
             more = unit_rows("known", more, normalize=True).astype(np.promote_types(vectors.dtype, np.float32))
         vectors = np.concatenate([vectors, more])
-    return space_of(vectors, targets, kernel=kernel, normalize=normalize, noise=noise, own=own), probabilities
+    return space_of(vectors, targets, kernel=kernel, normalize=normalize, noise=noise, own=size)
 
 
-def _given_space(
+def _gram_space(
     entry: Method,
     query: npt.ArrayLike | None,
     gram: Gram,
@@ -190,105 +149,164 @@ def _given_space(
     known: npt.ArrayLike | None,
     kernel: KernelFunction | FeatureKernel | None,
 ) -> Space:
-    """The space whose inner products are all given."""
+    """The space of a Gram matrix."""
     if entry.reads == "probabilities":
         raise Conflict(f"method {entry.name!r} reads softmax outputs, not a Gram matrix")
-    if _any_given(known, kernel):
+    if known is not None or kernel is not None:
         raise Conflict("a Gram matrix already holds the kernel's values: kernel and known don't apply")
-    size = len(gram.values)
-    cross = np.zeros((0, size)) if query is None else checks.finite_matrix("query", query, shape=(None, size))
-    if gram.targets is not None:
-        targets = checks.finite_matrix("targets", gram.targets, shape=(len(cross), len(cross)))
-    elif len(cross) > 1:
-        raise InvalidInput(f"several targets need Gram(…, targets=) of shape ({len(cross)}, {len(cross)})")
-    else:
-        targets = np.ones((len(cross), len(cross)))
-    most = np.sqrt(np.outer(np.diagonal(targets), np.diagonal(gram.values)))
-    if (np.abs(cross) > most * (1 + 1e-6) + 1e-12).any():
-        row, column = (int(at) for at in np.argwhere(np.abs(cross) > most * (1 + 1e-6) + 1e-12)[0])
-        raise InvalidInput(
-            f"query[{row}, {column}] is {cross[row, column]:g}, and no kernel gives more than "
-            f"√(k(x*, x*) k(x, x)) = {most[row, column]:g}; pass k(x*, x*) as Gram(…, targets=)"
-        )
-    return GramSpace(gram.values, cross, targets)
+    return gram.space(query)
 
 
 def _check_method(
-    entry: Method, space: Space, options: dict[str, Any], *, weighted: bool, stopping: StoppingRules
+    entry: Method, space: Space, options: dict[str, Any], *, prior: Prior | None, limits: Limits, stopping: Stopping
 ) -> None:
-    """Does everything that was asked for mean something to this method?"""
+    """Does every setting mean something to this method?"""
+    if options:
+        check_options(entry, options)
+    if entry.targeted and not space.targets:
+        raise InvalidInput(f"method {entry.name!r} needs a query; without one try 'undirected-vtl'")
+    if entry.signed and (prior is not None or limits.costs is not None):
+        raise Conflict(f"prior and costs multiply gains, and those of method {entry.name!r} may be negative")
+    if entry.whole and (prior is not None or {*limits.specified()} & {"costs", "sources", "replacement"}):
+        names = ", ".join(setting(name) for name in ("prior", "costs", "sources", "replacement"))
+        raise Conflict(f"method {entry.name!r} decides on all picks at once: {names} don't apply")
+    if not space.targets and stopping.active:
+        rules = f"{setting('adaptive')}, {setting('until')} and {setting('min_gain')}"
+        raise Conflict(f"{rules} follow the uncertainty about a query, and there is none")
+
+
+def check_options(entry: Method, options: Iterable[str]) -> None:
+    """Is each of these a setting of the method's own?"""
     for name in options:
         if name not in entry.options:
             own = ", ".join(entry.options) or "none"
             raise InvalidInput(f"method {entry.name!r} has no setting {name!r}; its own are: {own}")
-    if entry.targeted and not space.targets:
-        raise InvalidInput(f"method {entry.name!r} needs a query; without one try 'undirected-vtl'")
-    if entry.signed and weighted:
-        raise Conflict(f"prior and costs multiply gains, and those of method {entry.name!r} may be negative")
-    if stopping.active and not space.targets:
-        raise Conflict(
-            f"{setting('adaptive')}, {setting('until')} and {setting('min_gain')} follow the uncertainty about "
-            f"a query, and there is none"
-        )
 
 
-def _excluded_mask(exclude: npt.ArrayLike | None, size: int, total: int) -> BoolArray | None:
-    """(total,) what may never be picked: what is excluded, and the known items behind the candidates."""
-    if exclude is None and size == total:
-        return None
-    blocked = np.arange(total) >= size
-    if exclude is not None:
-        blocked[checks.item_indices("exclude", exclude, size)] = True
-    return blocked
-
-
-def _any_given(*values: object) -> bool:
-    """Was any of them given?"""
-    return any(value is not None for value in values)
-
-
-def _max_repeats(entry: Method, replacement: bool | int | None) -> int | None:
-    """How often one candidate may be picked; ``None`` for no limit."""
-    if replacement is None:
-        replacement = entry.repeats
-    if isinstance(replacement, (bool, np.bool_)):
-        return None if replacement else 1
-    return validation.whole_number("replacement", replacement, least=1)
-
-
-def pick_count(
-    n: int | None, available: int, cap: int | None, *, replacement: bool | int | None, budgeted: bool
-) -> int:
+def pick_count(n: int | None, available: int, cap: int | None, *, repeats_meant: bool, budgeted: bool = False) -> int:
     """n, checked against what there is to pick from."""
     if available == 0:
-        raise InvalidInput("exclude leaves no candidate to pick from")
+        raise InvalidInput(f"{setting('exclude')} leaves no candidate to pick from")
     most = available * cap if cap is not None else None
     if n is None:
         if budgeted:
             return most if most is not None else 1 << 31
         return min(50, available)
     n = validation.whole_number("n", n, least=1)
-    if replacement is None and n > available:
+    if not repeats_meant and n > available:
         raise InvalidInput(
-            f"{setting('n', n)} is more than the {available} candidates; ask for fewer, or pass "
-            f"{setting('replacement', True)} to allow repeats"
+            f"{setting('n', n)} is more than the {available} candidates; "
+            f"ask for fewer, or pass {setting('replacement', True)} to allow repeats"
         )
     if most is not None and n > most:
         times = "once" if cap == 1 else f"at most {cap} times"
-        raise InvalidInput(f"n={n} is more than {available} candidates picked {times} each can give ({most})")
+        raise InvalidInput(
+            f"{setting('n', n)} is more than {available} candidates picked {times} each can give ({most})"
+        )
     return n
 
 
-def _prior_weights(prior: Prior, problem: Problem, size: int) -> FloatArray:
-    if callable(prior):
-        if not problem.space.targets:
-            raise Conflict("a prior on relevance needs a query")
-        prior = prior(problem.similarity()[:, :size])
-    return checks.per_item("prior", prior, size, positive=False)
+def _pick_rules(
+    problem: Problem, limits: Limits, prior: Prior | None, *, cap: int | None, blocked: BoolArray
+) -> PickRules:
+    """The limits and the prior, checked, with one value per row of the space."""
+    size = problem.space.size - problem.known
+    sources = costs = weights = None
+    if limits.sources is not None:
+        sources = np.append(checks.labels("sources", limits.sources, size), np.full(problem.known, -1))
+    if prior is not None:
+        if callable(prior):
+            if not problem.space.targets:
+                raise Conflict("a prior on relevance needs a query")
+            prior = prior(problem.similarity()[:, :size])
+        weights = problem.padded(checks.per_item("prior", prior, size, positive=False))
+    if limits.costs is not None:
+        # Known items are never picked, so any cost will do for them.
+        costs = np.append(checks.per_item("costs", limits.costs, size, positive=True), np.ones(problem.known))
+    return PickRules(
+        problem.space.size,
+        cap=cap,
+        blocked=blocked,
+        sources=sources,
+        source_cap=limits.source_cap,
+        prior=weights,
+        costs=costs,
+        budget=None if limits.budget is None else float(limits.budget),
+        ties=ties_of(problem.space, problem.noise),
+    )
 
 
-def _padded_for_known(values: npt.NDArray[Any], size: int, fill: float) -> npt.NDArray[Any]:
-    """Known items follow the candidates in the space; they are never picked, so any value will do for them."""
-    if len(values) == size:
-        return values
-    return np.concatenate([values, np.full(size - len(values), fill, dtype=values.dtype)])
+# --- the loop that every method runs in: get gains, choose, record, go on until there is a reason to stop
+
+
+@dataclass(frozen=True)
+class GreedyResult:
+    """The picks of the loop, which `select` makes a `Selection` of."""
+
+    indices: IntArray
+    gains: FloatArray
+    uncertainty: FloatArray
+    stopped: str
+
+
+def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) -> GreedyResult:
+    """Pick until ``n``, a stopping rule, the budget or the candidates end it.
+
+    The known items count as picked before the first pick. After the last pick nothing more is computed.
+    """
+    steps = _checked_steps(steps, problem)
+    gains = next(steps)
+    in_use, space = problem.posterior_in_use, problem.space
+    # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare.
+    belief = in_use or belief_of(space, max(problem.noise, smallest_noise(space)))
+    first = space.target_trace() / space.targets if space.targets else float("nan")
+    for index in range(space.size - problem.known, space.size):
+        first -= belief.look(index).drop
+        if in_use is None:
+            belief.observe(index)
+        gains = steps.send(index)
+    indices: list[int] = []
+    values: list[float] = []
+    trace = [first]
+    stopped, rules, may_stop = "n", problem.rules, stopping.active
+    while len(indices) < n:
+        index = rules.choose(gains)
+        if index == NO_PICK:
+            stopped = "budget" if rules.out_of_budget else "exhausted"
+            break
+        after = trace[-1] - belief.look(index).drop
+        if may_stop and (reason := stopping.refuses(len(indices), trace[-1], after)):
+            stopped = reason
+            break
+        indices.append(index)
+        values.append(float(gains[index]))
+        trace.append(after)
+        rules.record(index)
+        if may_stop and (reason := stopping.satisfied(len(indices), trace[0], after)):
+            stopped = reason
+            break
+        if len(indices) < n:
+            if in_use is None:
+                belief.observe(index)
+            gains = steps.send(index)
+    steps.close()
+    # Rounding can take a variance below zero; a variance cannot be.
+    return GreedyResult(np.array(indices, np.int64), np.array(values), np.maximum(trace, 0.0), stopped)
+
+
+def _checked_steps(steps: Steps, problem: Problem) -> Steps:
+    """The same gains, checked to be one number for each candidate: a method may come from anywhere."""
+    index: int | None = None
+    while True:
+        try:
+            gains = next(steps) if index is None else steps.send(index)
+        except StopIteration:
+            raise InvalidInput("the method stopped yielding gains; it must yield again after every pick") from None
+        if type(gains) is not np.ndarray or gains.dtype != np.float64:
+            try:
+                gains = np.asarray(gains, dtype=np.float64)
+            except (TypeError, ValueError) as error:
+                raise InvalidInput(f"the method must yield an array of numbers, not {type(gains).__name__}") from error
+        if gains.shape != (problem.space.size,):
+            raise InvalidInput(f"the method must yield ({problem.space.size},) gains, got shape {gains.shape}")
+        index = yield gains

@@ -14,14 +14,24 @@ import copy
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
+from siftlm.errors import InvalidInput
 from siftlm.selection import checks
 from siftlm.selection.checks import RealArray
-from siftlm.selection.explain import Evidence, VectorEvidence
+from siftlm.selection.explain import Evidence, GramEvidence, VectorEvidence
+from siftlm.selection.kernels import FeatureKernel, KernelFunction, Linear
+from siftlm.selection.numerics import (
+    GRAM_TOLERANCE,
+    MIN_FLOAT32_NOISE,
+    NEGATIVE_DIAGONAL,
+    UNIT_ROUNDINGS,
+    entry_tolerance,
+    fits_float32,
+    same_vectors,
+)
 from siftlm.types import BoolArray, FloatArray, IntArray
 
-# Below this ratio of λ to the kernel's size, float32 products would blur the decision.
-MIN_FLOAT32_NOISE = 1e-3
 # Up to this many bytes, a float64 copy of the candidates is cheaper than converting block by block.
 MAX_COPY_BYTES = 1 << 28
 # A Gram matrix of this many candidates is still cheap to hold.
@@ -50,7 +60,7 @@ class Space(Protocol):
         """(len(indices), K)"""
 
     def expect(self, rows: int) -> None:
-        """Announce how many rows will be asked for."""
+        """Announce how many rows will be needed."""
 
     def cross(self) -> FloatArray:
         """(m, K) k(x*, x), an array of the caller's own"""
@@ -86,18 +96,18 @@ class FeatureSpace:
         self._target_vectors: FloatArray | None = unit_rows("query", targets, normalize=normalize)
         squared = checks.squared_norms("candidates", vectors, zero_ok=not normalize)
         scale = 1.0 if normalize else float(squared.mean())
-        exact = vectors.dtype == np.float64 or noise < MIN_FLOAT32_NOISE * scale or not _fits_float32(squared)
+        exact = vectors.dtype == np.float64 or noise < MIN_FLOAT32_NOISE * scale or not fits_float32(squared)
         if not normalize:
             checks.within_product_range("candidates", squared)
-            asked = checks.within_product_range("query", _block_squares(self.target_vectors))
-            exact = exact or not _fits_float32(asked)
+            target_squares = checks.within_product_range("query", checks.row_squares(self.target_vectors))
+            exact = exact or not fits_float32(target_squares)
         self._scan_type = np.float64 if exact else np.float32
         self.rounding = float(np.finfo(self._scan_type).eps)
         if exact and vectors.dtype != np.float64:
             # The check above squared in the vectors' own precision, which is no longer enough.
-            squared = np.concatenate([_block_squares(block) for block in checks.blocks(vectors)])
+            squared = np.concatenate([checks.row_squares(block) for block in checks.blocks(vectors)])
         # Vectors that are already unit, within the rounding of a scan, need no correction.
-        slack = 16 * self.rounding
+        slack = UNIT_ROUNDINGS * self.rounding
         unit = not normalize or (float(squared.min()) >= 1 - slack and float(squared.max()) <= 1 + slack)
         self._inverse_length = None if unit else 1 / np.sqrt(squared)
         self._diagonal = np.ones(self.size) if normalize else squared
@@ -107,7 +117,7 @@ class FeatureSpace:
         self._gram: RealArray | None = None
 
     def expect(self, rows: int) -> None:
-        """Announce how many rows will be asked for: if many, all products at once cost less (measured: K ≤ 5 n)."""
+        """Announce how many rows will be needed: if many, all products at once cost less (measured: K ≤ 5 n)."""
         if (
             self._gram is None
             and self.size <= min(5 * rows, MAX_GRAM_CANDIDATES)
@@ -166,12 +176,10 @@ class FeatureSpace:
         return self.scan(self.gather(indices).T).T
 
     def cross(self) -> FloatArray:
-        return self.against(self.target_vectors)
+        return self.scan(self.target_vectors[0])[None, :] if self.targets == 1 else self.against(self.target_vectors)
 
     def against(self, vectors: FloatArray, dtype: type[np.floating] = np.float64) -> RealArray:
         """(r, d) -> (r, K): the products of these vectors with every candidate"""
-        if len(vectors) == 1:
-            return self.scan(vectors[0])[None, :].astype(dtype, copy=False)
         products = np.empty((len(vectors), self.size), dtype=dtype)
         for start in range(0, self.size, CONVERSION_BLOCK_ROWS):
             block = slice(start, start + CONVERSION_BLOCK_ROWS)
@@ -197,16 +205,14 @@ class FeatureSpace:
         vector, few = self.vector(index), self.vectors[others, :8].astype(np.float64)
         if self._inverse_length is not None:
             few *= self._inverse_length[others, None]
-        within = rounding_of(vector, self.rounding)
+        within = entry_tolerance(vector, self.rounding)
         alike = same_vectors(vector[:8], few, within)
         alike[alike] = same_vectors(vector, self.gather(others[alike]), within)
         return alike
 
     def evidence(self, indices: IntArray, known: int = 0) -> VectorEvidence:
-        return VectorEvidence(self.vectors[indices], self._lengths(indices), self.target_vectors, None, known)
-
-    def _lengths(self, indices: IntArray) -> FloatArray | None:
-        return None if self._inverse_length is None else self._inverse_length[indices]
+        inverse = None if self._inverse_length is None else self._inverse_length[indices]
+        return VectorEvidence(self.vectors[indices], inverse, self.target_vectors, None, known)
 
     def everything(self, count: int) -> FeatureSpace:
         view = copy.copy(self)
@@ -230,34 +236,214 @@ class FeatureSpace:
         return root
 
 
-def _fits_float32(squared: FloatArray) -> bool:
-    """Are these squared lengths such that float32 can multiply the vectors without overflow or lost digits?"""
-    if squared.size and float(squared.min()) > 1e-24:
-        return float(squared.max()) < 1e36
-    positive = squared[squared > 0]
-    return not positive.size or (float(positive.min()) > 1e-24 and float(positive.max()) < 1e36)
-
-
-def rounding_of(vector: FloatArray, rounding: float) -> float:
-    """By how much the entries of equal vectors may differ."""
-    return 8 * rounding * max(1e-300, float(np.abs(vector).max(initial=0.0)))
-
-
-def same_vectors(vector: FloatArray, others: FloatArray, within: float) -> BoolArray:
-    """(len(others),) which are the vector, or its opposite, within so much an entry?"""
-    alike: BoolArray = np.all(np.abs(others - vector) <= within, axis=1)
-    opposite: BoolArray = np.all(np.abs(others + vector) <= within, axis=1)
-    return alike | opposite
-
-
-def _block_squares(block: RealArray) -> FloatArray:
-    wide = block.astype(np.float64)
-    squares: FloatArray = np.einsum("ij,ij->i", wide, wide)
-    return squares
-
-
 def unit_rows(name: str, vectors: RealArray, *, normalize: bool) -> FloatArray:
-    """The rows in float64, at unit length if asked."""
+    """The rows in float64, at unit length if ``normalize``."""
     wide = vectors.astype(np.float64)
     squared = checks.squared_norms(name, wide, zero_ok=not normalize) if len(wide) else np.zeros(0)
     return wide / np.sqrt(squared)[:, None] if normalize else wide
+
+
+class KernelSpace:
+    """k is a function of two sets of vectors; every row costs one call over the whole candidate set."""
+
+    def __init__(self, kernel: KernelFunction, vectors: RealArray, targets: RealArray, *, normalize: bool) -> None:
+        self._kernel = kernel
+        self.size, self.targets = len(vectors), len(targets)
+        # Powers and constants of inner products amplify rounding, so everything is float64 here.
+        self._vectors = unit_rows("candidates", vectors, normalize=normalize)
+        self._targets = unit_rows("query", targets, normalize=normalize)
+        self.rounding = float(np.finfo(np.float64).eps)
+        self._diagonal = self._own_diagonal()
+
+    def _own_diagonal(self) -> FloatArray:
+        # A kernel function shows its diagonal only inside square blocks; small ones waste little.
+        parts = [np.diagonal(self._call(block, block)) for block in checks.blocks(self._vectors, rows=64)]
+        diagonal = np.concatenate(parts)
+        if diagonal.min() < -NEGATIVE_DIAGONAL * np.abs(diagonal).max():
+            row = int(np.argmin(diagonal))
+            raise InvalidInput(f"kernel(x, x) of candidates row {row} is {diagonal[row]:g}; a kernel is never below 0")
+        return checks.within_product_range("candidates", np.maximum(diagonal, 0))
+
+    def _call(self, x: FloatArray, y: FloatArray) -> FloatArray:
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
+            values = checks.as_array("what kernel returned", self._kernel(x, y))
+        if values.dtype.kind not in "fiub":
+            raise InvalidInput(f"kernel returned values that are no real numbers: dtype {values.dtype}")
+        values = values.astype(np.float64, copy=False)
+        if values.shape != (len(x), len(y)):
+            raise InvalidInput(
+                f"kernel returned shape {values.shape} for {len(x)} and {len(y)} vectors, expected ({len(x)}, {len(y)})"
+            )
+        if not np.isfinite(values).all():
+            row, column = np.argwhere(~np.isfinite(values))[0]
+            raise InvalidInput(f"kernel returned {values[row, column]} for vectors {row} and {column}")
+        return values
+
+    def diagonal(self) -> FloatArray:
+        return self._diagonal
+
+    def row(self, index: int) -> FloatArray:
+        row: FloatArray = self._call(self._vectors[index : index + 1], self._vectors)[0]
+        return row
+
+    def rows(self, indices: IntArray) -> FloatArray:
+        return self._call(self._vectors[indices], self._vectors)
+
+    def expect(self, rows: int) -> None:
+        """Nothing to prepare: a row costs what it costs."""
+
+    def cross(self) -> FloatArray:
+        return self._call(self._targets, self._vectors)
+
+    def target_gram(self) -> FloatArray:
+        return self._call(self._targets, self._targets)
+
+    def target_trace(self) -> float:
+        return float(np.trace(self.target_gram()))
+
+    def among(self, left: IntArray, right: IntArray) -> FloatArray:
+        return self._call(self._vectors[left], self._vectors[right])
+
+    def cross_to(self, indices: IntArray) -> FloatArray:
+        return self._call(self._targets, self._vectors[indices])
+
+    def everything(self, count: int) -> KernelSpace:
+        view = copy.copy(self)
+        view.targets, view._targets = count, self._vectors[:count]
+        return view
+
+    def same(self, index: int, others: IntArray) -> BoolArray:
+        # What a kernel function makes of opposite vectors is its own affair; equal ones are equal to it.
+        equal: BoolArray = (self._vectors[others] == self._vectors[index]).all(axis=1)
+        return equal
+
+    def evidence(self, indices: IntArray, known: int = 0) -> VectorEvidence:
+        return VectorEvidence(self._vectors[indices], None, self._targets, self._kernel, known)
+
+
+class Gram:
+    """The kernel's values among the candidates, (K, K), where they are known already.
+
+    ``targets`` (m, m) holds k(x*, x*); it may be left out for one target with k(x*, x*) = 1. The query of
+    ``select`` is then k(x*, x).
+
+    >>> from siftlm import select
+    >>> gram = Gram([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> select([0.7, 0.6, 0.5], gram, n=2).indices.tolist()
+    [0, 2]
+    """
+
+    def __init__(self, values: npt.ArrayLike, targets: npt.ArrayLike | None = None) -> None:
+        self.values = _checked_gram("gram", values)
+        self.targets = None if targets is None else _checked_gram("targets", targets)
+
+    def space(self, query: npt.ArrayLike | None) -> GramSpace:
+        """The space that looks everything up; ``query`` holds k(x*, x), (K,) or (m, K)."""
+        size = len(self.values)
+        cross = np.zeros((0, size)) if query is None else checks.finite_matrix("query", query, shape=(None, size))
+        if self.targets is not None:
+            targets = checks.finite_matrix("targets", self.targets, shape=(len(cross), len(cross)))
+        elif len(cross) > 1:
+            raise InvalidInput(f"several targets need Gram(…, targets=) of shape ({len(cross)}, {len(cross)})")
+        else:
+            targets = np.ones((len(cross), len(cross)))
+        most = np.sqrt(np.outer(np.diagonal(targets), np.diagonal(self.values)))
+        limit = most * (1 + GRAM_TOLERANCE) + GRAM_TOLERANCE**2
+        if (np.abs(cross) > limit).any():
+            row, column = (int(at) for at in np.argwhere(np.abs(cross) > limit)[0])
+            raise InvalidInput(
+                f"query[{row}, {column}] is {cross[row, column]:g}, and no kernel gives more than "
+                f"√(k(x*, x*) k(x, x)) = {most[row, column]:g}; pass k(x*, x*) as Gram(…, targets=)"
+            )
+        return GramSpace(self.values, cross, targets)
+
+
+def _checked_gram(name: str, value: npt.ArrayLike) -> FloatArray:
+    gram = checks.finite_matrix(name, value, shape=(None, None))
+    if gram.shape[0] != gram.shape[1]:
+        raise InvalidInput(f"{name} must be square, got shape {gram.shape}")
+    diagonal = np.diagonal(gram)
+    if (diagonal < 0).any():
+        row = int(np.argmin(diagonal))
+        raise InvalidInput(f"{name}[{row}, {row}] is {diagonal[row]:g}; a kernel's diagonal is never below 0")
+    checks.within_product_range(name, diagonal)
+    difference = np.abs(gram - gram.T)
+    if difference.max() > GRAM_TOLERANCE * float(diagonal.max()):
+        row, column = (int(at) for at in np.unravel_index(int(difference.argmax()), gram.shape))
+        raise InvalidInput(f"{name} is not symmetric: [{row}, {column}] differs from [{column}, {row}]")
+    return gram
+
+
+class GramSpace:
+    """All inner products are given."""
+
+    def __init__(self, gram: FloatArray, cross: FloatArray, targets: FloatArray) -> None:
+        self._gram, self._cross, self._targets = gram, cross, targets
+        self.size, self.targets = len(gram), len(targets)
+        self.rounding = float(np.finfo(np.float64).eps)
+
+    def diagonal(self) -> FloatArray:
+        return self._gram.diagonal().copy()
+
+    def row(self, index: int) -> FloatArray:
+        row: FloatArray = self._gram[index]
+        return row
+
+    def rows(self, indices: IntArray) -> FloatArray:
+        return self._gram[indices]
+
+    def expect(self, rows: int) -> None:
+        """Nothing to prepare: all rows are there."""
+
+    def cross(self) -> FloatArray:
+        return self._cross.copy()
+
+    def target_gram(self) -> FloatArray:
+        return self._targets
+
+    def target_trace(self) -> float:
+        return float(np.trace(self.target_gram()))
+
+    def among(self, left: IntArray, right: IntArray) -> FloatArray:
+        return self._gram[np.ix_(left, right)]
+
+    def cross_to(self, indices: IntArray) -> FloatArray:
+        return self._cross[:, indices]
+
+    def everything(self, count: int) -> GramSpace:
+        return GramSpace(self._gram, self._gram[:count], self._gram[:count, :count])
+
+    def same(self, index: int, others: IntArray) -> BoolArray:
+        row, cross = self._gram[index], self._cross[:, index]
+        equal = same_vectors(row, self._gram[others], entry_tolerance(row, self.rounding))
+        return equal & same_vectors(cross, self._cross[:, others].T, entry_tolerance(cross, self.rounding))
+
+    def evidence(self, indices: IntArray, known: int = 0) -> GramEvidence:
+        return GramEvidence(self._gram[np.ix_(indices, indices)], self._cross[:, indices], self._targets, known)
+
+
+def space_of(
+    vectors: RealArray,
+    targets: RealArray,
+    *,
+    kernel: KernelFunction | FeatureKernel | None,
+    normalize: bool,
+    noise: float,
+    own: int | None = None,
+) -> Space:
+    """The space that fits the kernel: scanning where the kernel has features, a row at a time where it has none.
+
+    Only the first ``own`` vectors are candidates, which features may depend on; known items follow them.
+    """
+    if kernel is None or isinstance(kernel, Linear):
+        return FeatureSpace(vectors, targets, normalize=normalize, noise=noise)
+    if isinstance(kernel, FeatureKernel):
+        candidates = unit_rows("candidates", vectors, normalize=normalize)
+        prompt = unit_rows("query", targets, normalize=normalize)
+        features = kernel.features(candidates, candidates[:own])
+        if features.size * 8 > MAX_COPY_BYTES:
+            features = features.astype(np.float32)
+        return FeatureSpace(features, kernel.features(prompt, candidates[:own]), normalize=False, noise=noise)
+    if not callable(kernel):
+        raise InvalidInput(f"kernel must be a function of two sets of vectors, got {kernel!r}")
+    return KernelSpace(kernel, vectors, targets, normalize=normalize)

@@ -22,8 +22,8 @@ import numpy.typing as npt
 from siftlm import validation
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
-from siftlm.selection.gram import space_of
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
+from siftlm.selection.space import space_of
 from siftlm.types import FloatArray, IntArray
 
 RowsOf = Callable[[IntArray], checks.RealArray]

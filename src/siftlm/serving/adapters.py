@@ -1,10 +1,11 @@
-"""Adapter slots, and the cache of adapters that were tuned for earlier requests."""
+"""Adapter slots, and the cache of adapters that were tuned for earlier requests. Only the engine's thread uses them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+
+import torch
 
 from siftlm.memory import Found
 from siftlm.types import Trace
@@ -12,38 +13,38 @@ from siftlm.types import Trace
 
 @dataclass(frozen=True)
 class AdapterKey:
-    """Requests with equal keys would learn the same."""
+    """Everything that determines an adapter: requests with equal keys share one tuning."""
 
     memory: str
     version: str
-    """Of the memory, which changes with every text that is added or deleted."""
-    prompt: str
+    """The memory's version, which changes with every text that is added or deleted."""
+    query: str
     settings: str
-    """All of them, as JSON."""
-    asker: str = ""
-    """Who may know that it was learned."""
+    """All settings, as JSON."""
+    caller: str = ""
+    """The caller that the adapter belongs to."""
 
 
 @dataclass(frozen=True, eq=False)
 class CachedTuning:
-    """What one of them learned."""
+    """The result of tuning for one key."""
 
     found: Found
     trace: Trace
     context: tuple[str, ...]
-    """Texts to be put before the prompt."""
-    weights: Any = None
-    """Of the adapter; None where nothing was learned."""
+    """Texts to put before the prompt."""
+    weights: torch.Tensor | None = None
+    """The adapter's weights; None if nothing was tuned."""
 
     @property
     def bytes(self) -> int:
-        """About; what was found counts with its texts."""
+        """Approximate size, the selected texts included."""
         own = 0 if self.weights is None else self.weights.numel() * self.weights.element_size()
         return own + sum(len(hit.text) * 2 + 500 for hit in self.found)
 
 
 class AdapterCache:
-    """At most so many bytes. Only the engine's thread uses it."""
+    """A least-recently-used cache of tunings, limited by bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -54,14 +55,14 @@ class AdapterCache:
         return len(self._kept)
 
     def find(self, key: AdapterKey) -> CachedTuning | None:
-        """And it counts as used."""
+        """The tuning of this key, which becomes the most recently used; None if it is not cached."""
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
         return kept
 
     def keep(self, key: AdapterKey, kept: CachedTuning) -> None:
-        """Unless it alone is larger than the limit."""
+        """Store a tuning, unless it alone exceeds the limit."""
         if kept.bytes > self._limit:
             return
         self._drop(key)
@@ -71,7 +72,7 @@ class AdapterCache:
             self._drop(next(iter(self._kept)))
 
     def forget(self, memory: str, version: str) -> None:
-        """All that was learned from other versions of this memory: what was deleted there has no effect any more."""
+        """Drop every tuning on other versions of this memory, so that deleted texts have no effect."""
         for key in [key for key in self._kept if key.memory == memory and key.version != version]:
             self._drop(key)
 
@@ -83,17 +84,17 @@ class AdapterCache:
 
 @dataclass(eq=False)
 class AdapterSlot:
-    """One of them, taken."""
+    """A slot in use."""
 
     number: int
     key: AdapterKey
     users: int = 1
     kept: CachedTuning | None = None
-    """What is there, once it has been learned."""
+    """The slot's adapter, once it is tuned."""
 
 
 class AdapterSlots:
-    """Who asks the same as somebody who is there already shares the place. Only the engine's thread uses it."""
+    """The slots for adapters; requests with equal keys share one."""
 
     def __init__(self, count: int) -> None:
         self._free = list(range(count, 0, -1))
@@ -101,27 +102,27 @@ class AdapterSlots:
 
     @property
     def free(self) -> int:
-        """How many."""
+        """The number of free slots."""
         return len(self._free)
 
     def take(self, key: AdapterKey, kept: CachedTuning | None = None) -> AdapterSlot:
-        """A free one; there must be one."""
-        place = AdapterSlot(self._free.pop(), key, kept=kept)
-        self._taken[key] = place
-        return place
+        """Take a free slot; there must be one."""
+        slot = AdapterSlot(self._free.pop(), key, kept=kept)
+        self._taken[key] = slot
+        return slot
 
     def share(self, key: AdapterKey) -> AdapterSlot | None:
-        """The place of somebody who asks the same."""
-        place = self._taken.get(key)
-        if place is not None:
-            place.users += 1
-        return place
+        """The slot that already holds this key, with one more user; None if there is none."""
+        slot = self._taken.get(key)
+        if slot is not None:
+            slot.users += 1
+        return slot
 
-    def leave(self, place: AdapterSlot | None) -> None:
-        """The last who leaves frees it."""
-        if place is None or self._taken.get(place.key) is not place:
+    def leave(self, slot: AdapterSlot | None) -> None:
+        """Leave a slot; the last user frees it."""
+        if slot is None or self._taken.get(slot.key) is not slot:
             return
-        place.users -= 1
-        if not place.users:
-            del self._taken[place.key]
-            self._free.append(place.number)
+        slot.users -= 1
+        if not slot.users:
+            del self._taken[slot.key]
+            self._free.append(slot.number)

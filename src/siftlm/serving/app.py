@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Container
+from collections.abc import Awaitable, Callable, Container
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 
-from siftlm import extras
 from siftlm.errors import InvalidInput
 from siftlm.serving import metrics
 from siftlm.serving.auth import ANONYMOUS_CALLER, ApiKeys, Caller
 from siftlm.serving.error_responses import add_error_handlers, error_body, json_response
 from siftlm.serving.errors import NotFound, NotReady
-from siftlm.serving.events import Mode
-from siftlm.serving.limits import RequestLimits
+from siftlm.serving.events import EngineProtocol, Mode
 from siftlm.serving.middleware import ASGIApp, GuardMiddleware, Message, Receive, Send
 from siftlm.serving.modes import ModeParser
 from siftlm.serving.requests import RequestParser
 from siftlm.serving.routes import completions, documents, embeddings, selection, tokenizer
-from siftlm.serving.schemas import ERROR_SCHEMA
-from siftlm.serving.streaming import EngineProtocol
+from siftlm.serving.schemas import DEFAULT_LIMITS, ERROR_SCHEMA, RequestLimits
 
-DEFAULT_LIMITS = RequestLimits()
 API_DESCRIPTION = (
-    "A language model that learns for every request. The name of the model says how: `NAME` is the model as it is, "
-    "`NAME:sift-50` learns from 50 texts that SIFT selects. Requests are OpenAI's; what is ours is under `siftlm`."
+    "A language model that is fine-tuned for every request. The model's name says how: `NAME` is the base model, and "
+    "`NAME:sift-50` is tuned on 50 texts that SIFT selects. Requests are OpenAI's, extended by the field `siftlm`."
 )
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    "default": {"description": "An error, as OpenAI has it", "content": {"application/json": {"schema": ERROR_SCHEMA}}}
+    "default": {"description": "An error in OpenAI's shape", "content": {"application/json": {"schema": ERROR_SCHEMA}}}
 }
 
 
@@ -45,26 +41,23 @@ def create_app(
     *,
     keys: ApiKeys | None = None,
     limits: RequestLimits = DEFAULT_LIMITS,
-    count: metrics.PrometheusMetrics | None = None,
     hosts: Container[str] | None = None,
 ) -> FastAPI:
-    """The application.
+    """The application around an engine.
 
     Args:
-        engine: works off the jobs.
-        modes: reads names of models.
-        keys: of those who may ask; None: everybody may do everything.
-        limits: what one request may ask for.
-        count: told of everything, and shown at ``/metrics``; the one that the engine tells, too.
-        hosts: names that it may be asked by; None: any.
+        engine: runs the jobs; its ``count`` counts the responses, and is shown at ``/metrics`` if it is for Prometheus.
+        modes: parses the names of models.
+        keys: the accepted API keys; None lets everybody do everything.
+        limits: the largest requests to accept.
+        hosts: accepted names of this server; None accepts any.
     """
 
     def allowed(authorization: str = Header("", include_in_schema=False)) -> Caller:
         return ANONYMOUS_CALLER if keys is None else keys.of(authorization)
 
-    def answered(scope: dict[str, Any], status: int) -> None:
-        if count is not None:
-            count.answered(metrics.route_template(scope), status, scope.get("state", {}).get("mode"))
+    def count(scope: dict[str, Any], status: int) -> None:
+        engine.count.answered(metrics.route_template(scope), status, scope.get("state", {}).get("mode"))
 
     app = FastAPI(
         title="siftlm",
@@ -73,40 +66,36 @@ def create_app(
         responses=ERROR_RESPONSES,
         redirect_slashes=False,
         docs_url=None,
-        redoc_url=None,  # they would load scripts from elsewhere
-        dependencies=[] if keys is None else [Depends(HTTPBearer(auto_error=False))],  # for the description alone
+        redoc_url=None,  # these pages would load scripts from other sites
+        dependencies=[] if keys is None else [Depends(HTTPBearer(auto_error=False))],  # only for the API's description
     )
-    app.add_middleware(GuardMiddleware, most=limits.body, count=answered, hosts=hosts)
+    app.add_middleware(GuardMiddleware, most=limits.body, count=count, hosts=hosts)
     add_error_handlers(app)
-    reader = RequestParser(engine.controller, modes, limits)
+    parser = RequestParser(engine.controller, modes, limits)
     app.include_router(_health_routes(engine))
-    app.include_router(_model_routes(modes, allowed, reader.context))
-    app.include_router(
-        completions.routes(engine, reader, allowed)
-        if count is None
-        else completions.routes(engine, reader, allowed, count.read)
-    )
+    app.include_router(_model_routes(modes, allowed, parser.context))
+    app.include_router(completions.routes(engine, parser, allowed))
     app.include_router(embeddings.routes(engine, modes, allowed, limits))
-    app.include_router(tokenizer.routes(reader, allowed))
+    app.include_router(tokenizer.routes(parser, allowed))
     app.include_router(selection.routes(engine, modes, allowed, limits))
     app.include_router(documents.routes(engine, modes, allowed))
-    if count is not None:
-        count.watch(lambda: engine.state)
-        app.include_router(metrics.routes(count, allowed))
+    if isinstance(engine.count, metrics.PrometheusMetrics):
+        engine.count.watch(lambda: engine.state)
+        app.include_router(metrics.routes(engine.count, allowed))
     app.include_router(page_routes())
     return app
 
 
 def _health_routes(engine: EngineProtocol) -> APIRouter:
-    """What whoever looks after the server asks, without a key."""
+    """The probes of process managers, which need no API key."""
     router = APIRouter(tags=["life"])
 
     async def health() -> Response:
-        """Is the process alive?"""
+        """200 while the process is alive."""
         return json_response({"status": "alive"})
 
     async def ready() -> Response:
-        """Are requests taken? 503 while the model is loaded, and while the server shuts down."""
+        """200 when requests are accepted; 503 while the model is loaded or the server shuts down."""
         state = engine.state
         if state.closing:
             return json_response(error_body("the server is shutting down", "server_error", "shutting_down"), 503)
@@ -120,27 +109,28 @@ def _health_routes(engine: EngineProtocol) -> APIRouter:
 
 
 def _model_routes(modes: ModeParser, allowed: Any, context: int) -> APIRouter:
-    router, who, born = APIRouter(tags=["openai"]), Depends(allowed), int(time.time())
+    """The list of models."""
+    router, auth, created = APIRouter(tags=["openai"]), Depends(allowed), int(time.time())
 
-    def shown(name: str, mode: Mode) -> dict[str, Any]:
-        plain = {"id": name, "object": "model", "created": born, "owned_by": "siftlm", "max_model_len": context}
+    def model_json(name: str, mode: Mode) -> dict[str, Any]:
+        plain = {"id": name, "object": "model", "created": created, "owned_by": "siftlm", "max_model_len": context}
         settings = modes.effective_settings(mode)
         return {**plain, "siftlm": settings} if settings else plain
 
-    async def models(caller: Caller = who) -> Response:
-        """The models that are worth listing, and what each goes by; any other method, number and memory works too."""
+    async def models(caller: Caller = auth) -> Response:
+        """Common models and their settings; any other method, number and memory works as well."""
         names = modes.names([memory for memory in modes.memories if caller.may(memory, "read")])
-        return json_response({"object": "list", "data": [shown(name, modes.parse(name)) for name in names]})
+        return json_response({"object": "list", "data": [model_json(name, modes.parse(name)) for name in names]})
 
-    async def model(model: str, caller: Caller = who) -> Response:
-        """One of them."""
+    async def model(model: str, caller: Caller = auth) -> Response:
+        """One model and its settings."""
         try:
             mode = modes.parse(model, None, caller.reads)
         except InvalidInput as error:
             raise NotFound(
-                f"the model {model!r:.80} does not exist: {error}", param="model", code="model_not_found"
+                f"the model {model!r:.80} does not exist: {error.args[0]}", param="model", code="model_not_found"
             ) from error
-        return json_response(shown(model, mode))
+        return json_response(model_json(model, mode))
 
     router.add_api_route("/v1/models", models, methods=["GET"])
     router.add_api_route("/v1/models/{model:path}", model, methods=["GET"])
@@ -154,7 +144,7 @@ CONTENT_TYPES = {
     ".svg": "image/svg+xml",
 }
 INDEX_FILE = "index.html"
-# Nothing but our own files, no script or style inside the page, no frame around it, and no string turned into HTML.
+# Only files of this server, no inline scripts or styles, no frames, and no strings turned into HTML.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
@@ -166,13 +156,13 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-# The address of a file holds the hash of all of them, so what was fetched once stays right for ever.
+# A file's address holds the hash of all files, so a cached copy is never out of date.
 IMMUTABLE_CACHE_CONTROL = "public, max-age=31536000, immutable"
 
 
 @cache
 def page_version() -> str:
-    """It changes with any of the files."""
+    """A hash of all the page's files."""
     whole = hashlib.sha256()
     for name, content in sorted(_read_page_files().items()):
         whole.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -181,7 +171,7 @@ def page_version() -> str:
 
 @cache
 def page_files() -> dict[str, bytes]:
-    """What is sent, by name: in the index every address holds the `page_version`."""
+    """The page's files by name; addresses in the index hold the `page_version`."""
     stored = _read_page_files()
     return {**stored, INDEX_FILE: stored[INDEX_FILE].replace(b"page/VERSION/", f"page/{page_version()}/".encode())}
 
@@ -196,43 +186,42 @@ def _file_suffix(name: str) -> str:
     return "." + name.rpartition(".")[2]
 
 
-def page_routes() -> Any:
-    """A FastAPI router for ``/`` and ``/page/…``; all addresses are relative, so a prefix before it does no harm."""
-    fastapi = extras.load("fastapi", "serve")
-    router = fastapi.APIRouter(include_in_schema=False)
-    held = page_files()
+def page_routes() -> APIRouter:
+    """The router of ``/`` and ``/page/…``. All addresses are relative, so the page works behind a path prefix."""
+    router = APIRouter(include_in_schema=False)
+    files = page_files()
     tag = f'"{page_version()}"'
     index = {**SECURITY_HEADERS, "Cache-Control": "no-cache", "ETag": tag}
 
-    async def page(request: Any) -> Any:
+    async def page(request: Request) -> Response:
         if tag in request.headers.get("if-none-match", ""):
-            return fastapi.Response(status_code=304, headers=index)
-        return fastapi.Response(held[INDEX_FILE], media_type=CONTENT_TYPES[".html"], headers=index)
+            return Response(status_code=304, headers=index)
+        return Response(files[INDEX_FILE], media_type=CONTENT_TYPES[".html"], headers=index)
 
     router.add_route("/", page, methods=["GET", "HEAD"], include_in_schema=False)
-    for name, content in held.items():
+    for name, content in files.items():
         if name != INDEX_FILE:
             router.add_route(
                 f"/page/{page_version()}/{name}",
-                _file_sender(fastapi, name, content),
+                _file_sender(name, content),
                 methods=["GET", "HEAD"],
                 include_in_schema=False,
             )
     return router
 
 
-def _file_sender(fastapi: Any, name: str, content: bytes) -> Any:
+def _file_sender(name: str, content: bytes) -> Callable[[Request], Awaitable[Response]]:
     headers = {**SECURITY_HEADERS, "Cache-Control": IMMUTABLE_CACHE_CONTROL}
     kind = CONTENT_TYPES[_file_suffix(name)]
 
-    async def send(_: Any) -> Any:
-        return fastapi.Response(content, media_type=kind, headers=headers)
+    async def send(_: Request) -> Response:
+        return Response(content, media_type=kind, headers=headers)
 
     return send
 
 
 class SwappableApp:
-    """Every request goes to ``app``, which may be exchanged at any time."""
+    """Passes every request to ``app``, which may be replaced at any time."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -242,7 +231,7 @@ class SwappableApp:
 
 
 async def loading_app(scope: Message, receive: Receive, send: Send) -> None:
-    """``/health`` is 200, for a process that loads is alive; anything else has to come again."""
+    """The application while the model is being loaded: ``/health`` is 200, and anything else must be retried."""
     if scope["path"] != "/health" or scope["method"] != "GET":
-        raise NotReady("the model is being loaded: ask again in a few seconds")
+        raise NotReady("the model is being loaded: retry in a few seconds")
     await json_response({"status": "alive"})(scope, receive, send)

@@ -1,32 +1,45 @@
-"""Decoding: prompts are continued token by token, and stop strings end them."""
+"""Decoding: prompts are continued token by token until an end token, a stop string or the limit."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from siftlm.controller import Controller
-from siftlm.controller.decoding import BatchDecoder, DecodingRow, SampledToken
-from siftlm.controller.generation import Detokenizer, eos_token_ids
+from siftlm.controller import (
+    BatchDecoder,
+    Controller,
+    DecodingRow,
+    Detokenizer,
+    SampledToken,
+    StopStrings,
+    eos_token_ids,
+)
 from siftlm.controller.tokens import prefix_token_ids
-from siftlm.serving import events
-from siftlm.serving.metrics import Metrics
-from siftlm.serving.task import ServedRequest
+from siftlm.serving.events import (
+    ChoiceDelta,
+    ChoiceEnded,
+    Event,
+    Job,
+    Metrics,
+    PromptRead,
+    ServedRequest,
+    Token,
+)
 
 
 @dataclass(eq=False)
 class Choice:
-    """One choice of one task."""
+    """One choice of a request, as it is decoded."""
 
     task: ServedRequest
     row: DecodingRow
-    saying: ChoiceWriter
+    writer: ChoiceWriter
 
 
 class DecodeQueue:
-    """Only the engine's thread uses it."""
+    """The choices that are being decoded. Only the engine's thread uses it."""
 
     def __init__(self, controller: Controller, decoding: BatchDecoder, count: Metrics) -> None:
         self._controller, self._decoding, self._count = controller, decoding, count
@@ -37,182 +50,139 @@ class DecodeQueue:
         return len(self._choices)
 
     def tasks(self) -> list[ServedRequest]:
-        """All who are speaking."""
-        return list({id(voice.task): voice.task for voice in self._choices.values()}.values())
+        """All requests that are being decoded."""
+        return list({id(choice.task): choice.task for choice in self._choices.values()}.values())
 
     def join(self, tasks: Sequence[ServedRequest]) -> list[ServedRequest]:
-        """They begin to speak; those who have said everything already."""
-        new = [voice for task in tasks for voice in self._make_choices(task)]
-        self._choices.update((id(voice.row), voice) for voice in new)
-        # Where nothing is to be said of what is read, it need not be read.
-        drawn = self._decoding.join([voice.row for voice in new if voice.row.most or voice.row.echo])
-        for voice in new:
-            if voice.task.job.echo and voice.saying.choice == 0:
-                voice.task.tell(prompt_event(self._controller.tokenizer, voice.task.job, voice.row.read))
-            if not voice.row.most:
-                voice.task.tell(voice.saying.end("length"))
-                del self._choices[id(voice.row)]
+        """Start decoding new requests, and return those that are complete at once."""
+        new = [choice for task in tasks for choice in self._make_choices(task)]
+        self._choices.update((id(choice.row), choice) for choice in new)
+        # A prompt need not be read if nothing is generated or reported.
+        drawn = self._decoding.join([choice.row for choice in new if choice.row.sampling.max_tokens or choice.row.echo])
+        for choice in new:
+            if choice.task.job.echo and choice.writer.choice == 0:
+                choice.task.emit(prompt_event(self._controller.tokenizer, choice.task.job, choice.row.read))
+            if not choice.row.sampling.max_tokens:
+                choice.task.emit(choice.writer.end("length"))
+                del self._choices[id(choice.row)]
         return self._emit_tokens(drawn, tasks)
 
     def step(self) -> list[ServedRequest]:
-        """One token more of each; those who have said everything."""
+        """Generate one more token for each choice, and return the requests that are complete."""
         return self._emit_tokens(self._decoding.step(), self.tasks())
 
     def leave(self, task: ServedRequest) -> None:
-        """Nobody listens."""
-        gone = [voice for voice in self._choices.values() if voice.task is task]
-        self._decoding.leave([voice.row for voice in gone])
-        for voice in gone:
-            del self._choices[id(voice.row)]
+        """Stop decoding a request."""
+        gone = [choice for choice in self._choices.values() if choice.task is task]
+        self._decoding.leave([choice.row for choice in gone])
+        for choice in gone:
+            del self._choices[id(choice.row)]
 
     # --- inside
 
     def _make_choices(self, task: ServedRequest) -> list[Choice]:
-        job, how = task.job, task.job.sampling
+        job, sampling = task.job, task.job.sampling
         ids = prompt_with_context(self._controller, job, task.context)
         rows = [
             DecodingRow(
                 ids,
                 task.owner,
-                how.max_tokens,
-                how.temperature,
-                how.top_p,
-                how.seed + choice,
-                how.top,
-                echo=job.echo and how.top is not None and choice == 0,
+                replace(sampling, seed=sampling.seed + choice),
+                echo=job.echo and sampling.top is not None and choice == 0,
             )
             for choice in range(job.choices)
         ]
-        spelled = self._controller.tokenizer
-        return [Choice(task, row, ChoiceWriter(spelled, job, at, self._ends)) for at, row in enumerate(rows)]
+        tokenizer = self._controller.tokenizer
+        return [Choice(task, row, ChoiceWriter(tokenizer, job, at, self._ends)) for at, row in enumerate(rows)]
 
     def _emit_tokens(
         self, drawn: Sequence[tuple[DecodingRow, SampledToken]], tasks: Sequence[ServedRequest]
     ) -> list[ServedRequest]:
-        over = []
+        ended = []
         for row, one in drawn:
-            voice = self._choices[id(row)]
-            for event in voice.saying.say(one):
-                voice.task.tell(event)
-            if voice.saying.over:
-                over.append(row)
+            choice = self._choices[id(row)]
+            for event in choice.writer.write(one):
+                choice.task.emit(event)
+            if choice.writer.over:
+                ended.append(row)
                 del self._choices[id(row)]
-        self._decoding.leave([row for row in over if row.made < row.most])
-        self._count.made(len(drawn))
-        speaking = {id(voice.task) for voice in self._choices.values()}
-        return [task for task in tasks if id(task) not in speaking]
+        self._decoding.leave([row for row in ended if not row.complete])
+        self._count.generated(len(drawn))
+        unfinished = {id(choice.task) for choice in self._choices.values()}
+        return [task for task in tasks if id(task) not in unfinished]
 
 
-# Texts of single tokens that are remembered: with logprobs the same few thousand come again and again.
+# Texts of single tokens to cache: with logprobs the same few thousand recur.
 TOKEN_TEXT_CACHE_SIZE = 2**16
 
 
-def prompt_with_context(controller: Controller, job: events.Job, context: Sequence[str]) -> tuple[int, ...]:
-    """The prompt; behind texts that were selected as its context, the best that there is room for."""
+def prompt_with_context(controller: Controller, job: Job, context: Sequence[str]) -> tuple[int, ...]:
+    """The prompt's token ids, preceded by as many of the texts selected as its context as there is room for."""
     ids, most = job.ids, controller.context
     room = min(most // 2, most - job.sampling.max_tokens - len(ids))
     if not context or room < 1:
         return ids
-    # A start of text stands before everything, and once.
+    # The start token comes first, and only once.
     head = prefix_token_ids(controller.tokenizer)
     own = ids[len(head) :] if head and list(ids[: len(head)]) == head else ids
     return (*controller.context_of(context, room), *own)
 
 
-def prompt_event(tokenizer: Any, job: events.Job, known: Sequence[SampledToken] = ()) -> events.PromptRead:
-    """The prompt's own tokens; ``known``: what was read behind the first, which ends with them."""
+def prompt_event(tokenizer: Any, job: Job, known: Sequence[SampledToken] = ()) -> PromptRead:
+    """The event with the prompt's own tokens.
+
+    ``known``: all tokens that were read after the first, with their log-likelihoods; the prompt's are the last of them.
+    """
     first, *others = job.ids
-    told: Iterable[SampledToken] = known[len(known) - len(others) :] if known else map(SampledToken, others)
-    spelling = Detokenizer(tokenizer)
-    return events.PromptRead(
-        tuple(_make_token(tokenizer, one, spelling.add(one.id)) for one in (SampledToken(first), *told))
+    rest: Iterable[SampledToken] = known[len(known) - len(others) :] if known else map(SampledToken, others)
+    detokenizer = Detokenizer(tokenizer)
+    return PromptRead(
+        tuple(_make_token(tokenizer, one, detokenizer.add(one.id)) for one in (SampledToken(first), *rest))
     )
 
 
 class ChoiceWriter:
-    """One choice of a job, on its way out."""
+    """Turns the tokens of one choice into events."""
 
-    def __init__(self, tokenizer: Any, job: events.Job, choice: int, ends: Collection[int]) -> None:
+    def __init__(self, tokenizer: Any, job: Job, choice: int, ends: Collection[int]) -> None:
         self.choice = choice
-        self.made = 0
-        """Tokens by now."""
+        self.generated = 0
+        """Tokens so far."""
         self.over = False
         self._tokenizer, self._ends, self._most = tokenizer, ends, job.sampling.max_tokens
-        self._spelling, self._stop_texts = Detokenizer(tokenizer, job.ids), StopTexts(job.sampling.stop)
+        self._detokenizer, self._stop_texts = Detokenizer(tokenizer, job.ids), StopStrings(job.sampling.stop)
 
-    def say(self, one: SampledToken) -> list[events.Event]:
-        """What this token adds; with it the choice may be over."""
-        self.made += 1
+    def write(self, one: SampledToken) -> list[Event]:
+        """The events of one more token, which may end the choice."""
+        self.generated += 1
         ended = one.id in self._ends
-        piece = "" if ended else self._spelling.add(one.id)
-        last = ended or self.made >= self._most
-        shown = self._stop_texts.add(piece + (self._spelling.rest() if last else ""))
+        piece = "" if ended else self._detokenizer.add(one.id)
+        last = ended or self.generated >= self._most
+        shown = self._stop_texts.add(piece + (self._detokenizer.flush() if last else ""))
         if last:
-            shown += self._stop_texts.rest()
-        # The end is a token, too, that says nothing: who asks how likely tokens are gets one for each that was made.
-        told: list[events.Event] = [events.ChoiceDelta(self.choice, shown, (_make_token(self._tokenizer, one, piece),))]
+            shown += self._stop_texts.flush()
+        # The end token is reported as well, with an empty text: logprobs list every token that was generated.
+        events: list[Event] = [ChoiceDelta(self.choice, shown, (_make_token(self._tokenizer, one, piece),))]
         if last or self._stop_texts.stopped:
-            told.append(self.end("stop" if ended or self._stop_texts.stopped else "length"))
-        return told
+            events.append(self.end("stop" if ended or self._stop_texts.stopped else "length"))
+        return events
 
-    def break_off(self, reason: str) -> list[events.Event]:
-        """No more tokens come: what was held back is said."""
-        shown = self._stop_texts.add(self._spelling.rest()) + self._stop_texts.rest()
-        return [*([events.ChoiceDelta(self.choice, shown, ())] if shown else []), self.end(reason)]
+    def break_off(self, reason: str) -> list[Event]:
+        """The events that end a choice early, with the text held back so far."""
+        shown = self._stop_texts.add(self._detokenizer.flush()) + self._stop_texts.flush()
+        return [*([ChoiceDelta(self.choice, shown, ())] if shown else []), self.end(reason)]
 
-    def end(self, reason: str) -> events.ChoiceEnded:
-        """It is over."""
+    def end(self, reason: str) -> ChoiceEnded:
+        """The event that ends the choice."""
         self.over = True
-        return events.ChoiceEnded(self.choice, reason, self.made)
+        return ChoiceEnded(self.choice, reason, self.generated)
 
 
-def _make_token(tokenizer: Any, one: SampledToken, text: str) -> events.Token:
+def _make_token(tokenizer: Any, one: SampledToken, text: str) -> Token:
     top = tuple((token, _token_text(tokenizer, token), logprob) for token, logprob in one.top)
-    return events.Token(one.id, text, one.logprob, top)
+    return Token(one.id, text, one.logprob, top)
 
 
 @lru_cache(TOKEN_TEXT_CACHE_SIZE)
 def _token_text(tokenizer: Any, token: int) -> str:
     return str(tokenizer.decode([token]))
-
-
-class StopTexts:
-    """One choice's text on its way out.
-
-    >>> telling = StopTexts(["END"])
-    >>> [telling.add(piece) for piece in ("one E", "N", "E two EN", "D three")], telling.stopped
-    (['one ', '', 'ENE two ', ''], True)
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = list(stops)
-        self._held = ""
-        self.stopped = False
-        """Was a stop text met? Then nothing more is shown."""
-
-    def add(self, piece: str) -> str:
-        """What may be shown now."""
-        if self.stopped:
-            return ""
-        self._held += piece
-        met = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if met:
-            self.stopped = True
-            return self._out(min(met))
-        return self._out(len(self._held) - self._begun())
-
-    def rest(self) -> str:
-        """What was held back, when no more comes."""
-        return "" if self.stopped else self._out(len(self._held))
-
-    def _begun(self) -> int:
-        """Characters at the end that may be the beginning of a stop text."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for size in range(min(longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-size:]) for stop in self._stops):
-                return size
-        return 0
-
-    def _out(self, end: int) -> str:
-        shown, self._held = self._held[:end], self._held[end:]
-        return shown

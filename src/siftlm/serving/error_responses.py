@@ -1,7 +1,8 @@
-"""Errors as OpenAI's clients know them. Whatever goes wrong inside is said in the log and nowhere else."""
+"""Errors in OpenAI's shape. The details of an internal failure are logged and never sent."""
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import math
@@ -10,25 +11,26 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError, StarletteHTTPException
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 
 from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, SiftlmError, Unwritable
-from siftlm.extras import load
 from siftlm.serving.errors import MemoryLocked, ServingError
 from siftlm.serving.streaming import ClientDisconnected
+from siftlm.types import json_number
 
 logger = logging.getLogger(__name__)
-CLIENT_CLOSED_REQUEST = 499  # as proxies log it; nobody reads it
-# Of errors that are about values, these are not about the request's, and name folders.
+CLIENT_CLOSED_REQUEST = 499  # the status that proxies log; the client is gone
+# Errors about values that are not the request's: they name folders of the server.
 MEMORY_ERRORS = (NotAMemory, BadRecord)
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON, in which no number is infinite."""
+    """A response with a JSON body; see `encode_json`."""
     return Response(encode_json(content), status, headers, media_type="application/json")
 
 
 def encode_json(content: Any) -> bytes:
-    """As JSON, in UTF-8; what is no number becomes null.
+    """JSON in UTF-8; numbers that are not finite become null.
 
     >>> encode_json({"gain": float("nan"), "n": 2})
     b'{"gain":null,"n":2}'
@@ -42,7 +44,7 @@ def encode_json(content: Any) -> bytes:
 
 def _nonfinite_to_null(content: Any) -> Any:
     if isinstance(content, float):
-        return content if math.isfinite(content) else None
+        return json_number(content)
     if isinstance(content, dict):
         return {name: _nonfinite_to_null(value) for name, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -50,42 +52,61 @@ def _nonfinite_to_null(content: Any) -> Any:
     return content
 
 
+def spell_as_json(name: str, value: str | None) -> str:
+    """A setting as clients write it, for `siftlm.errors.SiftlmError.spelled`.
+
+    >>> spell_as_json("replacement", "True"), spell_as_json("n", None)
+    ('"replacement": true', 'n')
+    """
+    if value is None:
+        return name
+    try:
+        written = json.dumps(ast.literal_eval(value), ensure_ascii=False)
+    except (ValueError, SyntaxError, TypeError):  # no literal
+        written = value
+    return f'"{name}": {written}'
+
+
 def error_body(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """An error as OpenAI has it."""
+    """The JSON body of an error."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def error_parts(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """(status, body, headers) that answer an error."""
+    """The response to an error: (status, body, headers)."""
+    message, param = "", None
+    if isinstance(error, SiftlmError):
+        message, param = error.spelled(spell_as_json), next(iter(error.settings), None)
     if isinstance(error, ServingError):
+        param = param if error.param is None else error.param
         headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
         if error.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return error.status, error_body(str(error), error.type, error.code, error.param), headers
+        return error.status, error_body(message, error.type, error.code, param), headers
     if isinstance(error, Locked):
-        logger.warning("a change has to wait: %s", error)
-        return error_parts(MemoryLocked("the memory is being written by somebody else; try again soon"))
+        logger.warning("a change must wait: %s", error)
+        return error_parts(MemoryLocked("another process is writing to the memory: retry soon"))
     if isinstance(error, (*MEMORY_ERRORS, Damaged, Unwritable)):
         logger.error("%s", error)
-        said = "the memory cannot be read or written; the server's log says why"
-        return 500, error_body(said, "server_error", "memory_fails"), {}
+        message = "the memory cannot be read or written; the server's log says why"
+        return 500, error_body(message, "server_error", "memory_fails"), {}
     if isinstance(error, InvalidInput):
-        return 400, error_body(str(error), "invalid_request_error", "invalid_value"), {}
+        return 400, error_body(message, "invalid_request_error", "invalid_value", param), {}
     logger.error("a request failed", exc_info=error)
     return 500, error_body("the server failed; its log says why", "server_error", "internal_error"), {}
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Let every error leave in OpenAI's shape."""
+    """Answer every error in OpenAI's shape."""
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def siftlm_error(_: Request, error: Exception) -> Response:
         status, body, headers = error_parts(error)
         return json_response(body, status, headers)
 
-    async def gone(_: Request, __: Exception) -> Response:
+    async def client_gone(_: Request, __: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    async def not_served(request: Request, error: StarletteHTTPException) -> Response:
+    async def no_route(request: Request, error: StarletteHTTPException) -> Response:
         status, path = error.status_code, request.url.path
         message = {
             404: f"there is nothing at {request.method} {path[:80]}",
@@ -95,14 +116,14 @@ def add_error_handlers(app: FastAPI) -> None:
         kind = "invalid_request_error" if status < 500 else "server_error"
         return json_response(error_body(message, kind, code), status, dict(error.headers or {}))
 
-    async def wrong(_: Request, error: RequestValidationError) -> Response:
+    async def invalid_parameters(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None
         message = f"{param or 'the body'}: {first['msg']}"
         return json_response(error_body(message, "invalid_request_error", "invalid_value", param), 400)
 
-    app.add_exception_handler(SiftlmError, refused)
-    app.add_exception_handler(ClientDisconnected, gone)
-    app.add_exception_handler(load("starlette.requests", "serve").ClientDisconnect, gone)  # before its body was there
-    app.add_exception_handler(StarletteHTTPException, not_served)
-    app.add_exception_handler(RequestValidationError, wrong)
+    app.add_exception_handler(SiftlmError, siftlm_error)
+    app.add_exception_handler(ClientDisconnected, client_gone)
+    app.add_exception_handler(ClientDisconnect, client_gone)  # before its body was complete
+    app.add_exception_handler(StarletteHTTPException, no_route)
+    app.add_exception_handler(RequestValidationError, invalid_parameters)

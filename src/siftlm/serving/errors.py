@@ -1,15 +1,15 @@
-"""Why a request gets no answer; each error knows its HTTP status.
+"""Errors that end a request, each with its HTTP status.
 
-Refused
-├── BadRequest    400   something in the request is wrong; ``param`` names it
-├── Unknown       404   no such model, memory or document
-├── NotAllowed    401   no key, or not one that we know; 403: it may not do this
-├── Busy          429   the queue is full; ``retry_after`` says when to come back
-├── BadGateway    502   vLLM, which speaks for this server, does not
-├── Closing       503   the server is shutting down
-├── NotReady      503   the model is being loaded; ``retry_after`` says when to come back
-├── Occupied      503   another process writes to the memory; ``retry_after`` says when to come back
-└── TooLate       504   its time was up before the answer was there
+ServingError
+├── BadRequest         400   something in the request is wrong; ``param`` names it
+├── NotFound           404   no such model, memory or document
+├── NotAllowed         401   no API key, or an unknown one; 403: a key without the right
+├── QueueFull          429   the queue is full; ``retry_after`` says when to retry
+├── BadGateway         502   the vLLM behind this server failed
+├── ShuttingDown       503   the server is shutting down
+├── NotReady           503   the model is being loaded; ``retry_after`` says when to retry
+├── MemoryLocked       503   another process writes to the memory; ``retry_after`` says when to retry
+└── DeadlineExceeded   504   the request was not finished before its deadline
 """
 
 from __future__ import annotations
@@ -39,9 +39,14 @@ class BadRequest(ServingError):
     status = 400
     type = "invalid_request_error"
 
+    @classmethod
+    def caused_by(cls, error: SiftlmError, *, param: str | None = None, code: str | None = None) -> BadRequest:
+        """The message of another error, with its settings still marked as such."""
+        return cls(str(error.args[0]), param=param, code=code)
+
 
 class NotFound(ServingError):
-    """No such thing."""
+    """No such model, memory or document."""
 
     status = 404
     type = "invalid_request_error"
@@ -49,7 +54,7 @@ class NotFound(ServingError):
 
 
 class NotAllowed(ServingError):
-    """No key, or one that may not do this."""
+    """No API key, an unknown one, or one without the right (``known``)."""
 
     status = 401
     type = "authentication_error"
@@ -57,7 +62,7 @@ class NotAllowed(ServingError):
 
     def __init__(self, message: str, *, known: bool = False) -> None:
         super().__init__(message)
-        if known:  # we know who it is, and that they may not
+        if known:  # the caller is known and lacks the right
             self.status, self.type, self.code = 403, "permission_error", "not_allowed"
 
 
@@ -74,7 +79,7 @@ class QueueFull(ServingError):
 
 
 class BadGateway(ServingError):
-    """vLLM is not there, or does not do what it was asked."""
+    """The vLLM behind this server cannot be reached, or failed."""
 
     status = 502
     code = "backend_failed"
@@ -96,7 +101,7 @@ class NotReady(ServingError):
 
 
 class MemoryLocked(ServingError):
-    """Somebody else writes to the memory."""
+    """Another process writes to the memory."""
 
     status = 503
     code = "memory_locked"
@@ -104,7 +109,7 @@ class MemoryLocked(ServingError):
 
 
 class DeadlineExceeded(ServingError):
-    """The time of the request was up."""
+    """The request was not finished before its deadline."""
 
     status = 504
     type = "timeout_error"

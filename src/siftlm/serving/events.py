@@ -1,78 +1,74 @@
-"""What travels between HTTP and the thread that owns the model: jobs one way, events the other."""
+"""The engine as HTTP sees it: its interface, the jobs that go in, and the events that come out."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from siftlm.memory import Found
+from siftlm.controller import Controller, SamplingParams
+from siftlm.local import LocalModel
+from siftlm.memory import Found, Memory
+from siftlm.serving.adapters import AdapterSlot
 from siftlm.types import Step, Trace
+
+ResultT = TypeVar("ResultT")
+
+
+# --- jobs
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How a request wants the model to learn."""
+    """How the model is tuned for a request."""
 
     name: str
-    """As in the name of the model: ``base``, ``sift-50``, ``nn-50``, ``context-10``, ``auto``."""
+    """As in the model's name: ``base``, ``sift-50``, ``nn-50``, ``context-10``, ``auto``."""
     memory: str | None
-    """The name of the memory that is learned from; None for the base model."""
+    """The name of the memory that texts are selected from; None for the base model."""
     settings: Mapping[str, Any]
-    """What `siftlm.LocalModel` takes: ``n``, ``method``, ``use``, ``rate``, …"""
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How one choice is drawn."""
-
-    max_tokens: int = 16
-    temperature: float = 1.0
-    """0 takes the likeliest token each time."""
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int = 0
-    """Choice i draws from a generator of its own with the seed + i."""
-    top: int | None = None
-    """Also say how likely each token was, and these many most likely ones (0: only the token itself)."""
+    """Settings of `siftlm.LocalModel`: ``n``, ``method``, ``use``, ``rate``, …"""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt to be continued, or scored."""
+    """One prompt to continue or to score."""
 
     ids: tuple[int, ...]
-    """The prompt as the model reads it, special tokens included."""
-    learn_for: str
-    """The prompt as the memory reads it."""
+    """The prompt's token ids, special tokens included."""
+    query: str
+    """The text that passages are selected for."""
     mode: Mode
     sampling: SamplingParams = field(default_factory=SamplingParams)
     choices: int = 1
     echo: bool = False
-    """Also say the prompt, and with ``sampling.top`` how likely each of its tokens was."""
+    """Report the prompt's tokens as well, and with ``sampling.top`` their log-likelihoods."""
     deadline: float | None = None
-    """``time.monotonic()`` from which on nobody waits for it."""
+    """The ``time.monotonic()`` at which the job is given up."""
     export: Callable[[Hashable], Path | None] | None = None
-    """It is continued elsewhere: asked where its adapter goes, in PEFT's format, once there is one; None: it is there.
+    """Called for a job that another server decodes: the folder to save its adapter to, or None if it is saved already.
 
-    The adapters of equal keys are the same. The engine's thread calls it; for the base model nobody does.
+    Equal keys stand for equal adapters. The engine's thread calls it, and never for the base model.
     """
-    asker: str = ""
-    """Whose it is: what one key's requests have learned is not used for another's, who would see what was asked."""
+    caller: str = ""
+    """Owner of the job. Tuned adapters are shared within one caller only: a cache hit would reveal others' prompts."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token that was read or made."""
+    """A token of a prompt or of a continuation."""
 
     id: int
     text: str
-    """What it adds to the text; the texts of all tokens together are the text."""
+    """The token's share of the text: joined together, these are the whole text."""
     logprob: float | None = None
-    """Natural logarithm; None where nobody asked, and for the first of a prompt."""
+    """Natural logarithm; None unless requested, and for the first token of a prompt."""
     top: tuple[tuple[int, str, float], ...] = ()
-    """(id, text, logprob) of the likeliest, best first; the likeliest is always there, and so is the token itself."""
+    """(id, text, logprob) of the most likely tokens, best first, always with the most likely one and this one."""
 
 
 # --- events, in the order in which they come. Every job ends with `Finished` or `Failed`, and nothing follows them.
@@ -80,20 +76,20 @@ class Token:
 
 @dataclass(frozen=True)
 class Selected:
-    """What is learned from."""
+    """The texts were selected."""
 
     found: Found
     cached: bool = False
-    """True: the model has learned from it before, so no `Stepped` follows."""
+    """True if the tuned adapter was cached, so no `Stepped` follows."""
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """A step was taken."""
+    """A gradient step was taken."""
 
     step: Step
     taken: int
-    """So many by now."""
+    """Steps so far."""
     planned: int
 
 
@@ -102,25 +98,25 @@ class Tuned:
     """The model is ready for this prompt."""
 
     trace: Trace
-    """Its ``ended`` says how that went; empty for the base model."""
+    """The tuning; its ``ended`` says how it ended."""
     context: tuple[str, ...] = ()
-    """Texts that are put before the prompt."""
+    """Texts to put before the prompt."""
 
 
 @dataclass(frozen=True)
 class PromptRead:
-    """With ``echo``: the prompt's tokens."""
+    """The prompt's tokens, for a job with ``echo``."""
 
     tokens: tuple[Token, ...]
 
 
 @dataclass(frozen=True)
 class ChoiceDelta:
-    """More of one choice."""
+    """The next part of one choice."""
 
     choice: int
     text: str
-    """To be shown now; may be empty while a stop text or half a character is waited for."""
+    """Text to show now; empty while it may turn out to be part of a stop string or half a character."""
     tokens: tuple[Token, ...]
 
 
@@ -130,27 +126,159 @@ class ChoiceEnded:
 
     choice: int
     reason: str
-    """As OpenAI says it: ``stop`` (the model ended it, or a stop text was met) or ``length``."""
+    """OpenAI's finish reason: ``stop`` (an end token or a stop string) or ``length``."""
     tokens: int
-    """That were made for it."""
+    """Tokens generated for it."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """All choices are."""
+    """All choices are complete."""
 
     seconds: Mapping[str, float]
-    """``queue``, ``select``, ``learn``, ``generate``."""
+    """Time spent in ``queue``, ``select``, ``learn`` and ``generate``."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Nothing more comes."""
+    """The job failed; no event follows."""
 
     error: Exception
-    """A `siftlm.errors.SiftlmError` where the request is to blame or its time was up (`TooLate`)."""
+    """A `siftlm.errors.SiftlmError` for a bad request or a missed deadline (`DeadlineExceeded`)."""
 
 
 Event = Selected | Stepped | Tuned | PromptRead | ChoiceDelta | ChoiceEnded | Finished | Failed
 EventCallback = Callable[[Event], None]
 """Called by the engine's thread: it must return at once and never raise."""
+
+
+@dataclass(eq=False)
+class ServedRequest:
+    """A job on its way through the engine. Only the engine's thread touches it, except for ``cancelled``."""
+
+    job: Job
+    deliver: EventCallback
+    slot: AdapterSlot | None = None
+    """The slot of its adapter; None decodes with the base model."""
+    context: tuple[str, ...] = ()
+    """Texts to put before its prompt."""
+    cancelled: bool = False
+    failed: bool = False
+    finished: bool = False
+    clock: dict[str, float] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def over(self) -> bool:
+        """True if no more work is needed."""
+        return self.cancelled or self.failed
+
+    @property
+    def owner(self) -> int:
+        """The number of its adapter's slot; 0 for the base model."""
+        return 0 if self.slot is None else self.slot.number
+
+    def emit(self, event: Event) -> None:
+        """Deliver an event. A listener that raises must not stop the engine."""
+        if not self.over:
+            with suppress(Exception):
+                self.deliver(event)
+
+    def fail(self, error: Exception) -> None:
+        """End the request with an error."""
+        self.emit(Failed(error))
+        self.failed = True
+
+    def record_time(self, stage: str) -> None:
+        """Add the time since the last call to this stage."""
+        now = time.monotonic()
+        self.clock[stage] = self.clock.get(stage, 0.0) + now - self.since
+        self.since = now
+
+    def finish(self) -> dict[str, float]:
+        """End the request, and return the time spent in each stage."""
+        self.record_time("generate")
+        self.emit(Finished(dict(self.clock)))
+        self.finished = True
+        return self.clock
+
+
+# --- the engine
+
+
+@dataclass(frozen=True)
+class Handle:
+    """An accepted job."""
+
+    cancel: Callable[[], None]
+    """Stop working on it; does nothing once it has finished."""
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """The engine's load."""
+
+    waiting: int
+    tuning: int
+    decoding: int
+    """Choices being decoded; a request may have several."""
+    slots: int
+    cached: int
+    cached_bytes: int
+    ready: bool
+    closing: bool
+
+
+class Metrics:
+    """What a server counts. This class counts nothing; `siftlm.serving.metrics.PrometheusMetrics` does."""
+
+    def answered(self, route: str | None, status: int, mode: str | None = None) -> None:
+        """A request was answered; ``route`` is the template that matched, never the path itself."""
+
+    def read(self, tokens: int) -> None:
+        """A prompt was read."""
+
+    def finished(self, mode: str, seconds: Mapping[str, float]) -> None:
+        """A request has finished; ``seconds`` by stage."""
+
+    def refused(self) -> None:
+        """The queue was full."""
+
+    def cache(self, hit: bool) -> None:
+        """An adapter was looked up in the cache."""
+
+    def tuned(self, steps: int, tokens: int) -> None:
+        """A prompt's tuning has ended."""
+
+    def generated(self, tokens: int) -> None:
+        """Tokens were generated."""
+
+
+class EngineProtocol(Protocol):
+    """The interface of `siftlm.serving.scheduler.ServingEngine` and `siftlm.serving.vllm_relay.Relay`."""
+
+    @property
+    def controller(self) -> Controller:
+        """The model."""
+
+    @property
+    def memories(self) -> Mapping[str, Memory]:
+        """The memories by name; the first is the default."""
+
+    @property
+    def models(self) -> Mapping[str, LocalModel]:
+        """One local model for each memory."""
+
+    @property
+    def count(self) -> Metrics:
+        """The counters of this server."""
+
+    @property
+    def state(self) -> EngineState:
+        """The current load."""
+
+    def submit(self, job: Job, deliver: EventCallback) -> Handle:
+        """Accept a job, or raise `QueueFull` or `ShuttingDown`."""
+
+    def call(self, work: Callable[[], ResultT]) -> Future[ResultT]:
+        """Run a function on the model's thread."""

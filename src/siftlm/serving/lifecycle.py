@@ -1,4 +1,4 @@
-"""The engine's life: opened and checked before the first request, and shut down gracefully."""
+"""The engine's life cycle: opened and checked before the first request, and shut down gracefully."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ from siftlm.memory import Memory
 from siftlm.serving.scheduler import ServingEngine
 from siftlm.serving.vllm_relay import Relay
 
-# Seconds that clients have to read that the server has shut down, before their connections are cut.
+# Seconds for clients to read that the server has shut down, before their connections are cut.
 DISCONNECT_DELAY_SECONDS = 0.5
-# Seconds beyond all of this after which uvicorn itself cuts off what is still there.
+# Seconds beyond all of this after which uvicorn itself cuts the remaining connections.
 UVICORN_MARGIN_SECONDS = 5
 POLL_SECONDS = 0.05
 
 
 class GracefulShutdown:
-    """How a server of uvicorn ends.
+    """The shutdown of a uvicorn server.
 
     Args:
-        server: of uvicorn; two of its methods are replaced.
-        grace: seconds that accepted requests have.
-        told: called at each call of `end` with the seconds that are left.
+        server: a uvicorn server; two of its methods are replaced.
+        grace: seconds to finish accepted requests in.
+        on_end: called at each call of `end` with the seconds that are left.
     """
 
-    def __init__(self, server: Any, grace: float, told: Callable[[float], None]) -> None:
-        self._server, self._grace, self._on_end = server, grace, told
+    def __init__(self, server: Any, grace: float, on_end: Callable[[float], None]) -> None:
+        self._server, self._grace, self._on_end = server, grace, on_end
         self._until = math.inf
         self._handle, self._shutdown = server.handle_exit, server.shutdown
-        server.handle_exit, server.shutdown = self.signalled, self._shutdown_and_watch
+        server.handle_exit, server.shutdown = self.on_signal, self._shutdown_and_watch
 
     @property
-    def asked(self) -> bool:
-        """Has somebody said that it is to end?"""
+    def requested(self) -> bool:
+        """True once the server is to end."""
         return bool(self._server.should_exit)
 
     @property
     def left(self) -> float:
-        """Seconds that accepted requests have."""
+        """Seconds left for accepted requests."""
         return max(0.0, min(self._grace, self._until - time.monotonic()))
 
     def end(self, seconds: float | None = None) -> None:
-        """Take nothing more in; what was accepted has so many seconds, or the grace. From any thread."""
+        """Accept nothing more; accepted requests have this many seconds, or the grace. Any thread may call it."""
         self._until = min(self._until, time.monotonic() + (self._grace if seconds is None else seconds))
         self._server.should_exit = True
         self._on_end(self.left)
 
-    def signalled(self, number: int, frame: Any) -> None:
-        """The same for a signal; the second one leaves no time."""
-        first, ending = not self.asked, self.left > 0
-        # Who is cut off by uvicorn's own haste is told nothing: that is for when ours does not help.
-        if first or not ending:
+    def on_signal(self, number: int, frame: Any) -> None:
+        """End at a signal; a second one leaves accepted requests no time."""
+        first, has_time = not self.requested, self.left > 0
+        # uvicorn's own forced exit sends clients no error, so it is left for when the shutdown here has failed.
+        if first or not has_time:
             self._handle(number, frame)
         self.end(None if first else 0.0)
 
@@ -72,14 +72,14 @@ class GracefulShutdown:
             watching.cancel()
 
     async def _cancel_when_due(self) -> None:
-        """Once it is time each request is cancelled, which `Guard` answers, and who does not read that is cut off."""
+        """At the deadline cancel all requests, which `GuardMiddleware` answers, then cut the remaining connections."""
         while self.left:
             await asyncio.sleep(min(POLL_SECONDS, self.left))
         self._cancel()
         await asyncio.sleep(DISCONNECT_DELAY_SECONDS)
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
-        await asyncio.sleep(POLL_SECONDS)  # they hear of it
+        await asyncio.sleep(POLL_SECONDS)  # for the requests to notice
         self._cancel()
 
     def _cancel(self) -> None:
@@ -91,7 +91,7 @@ CONTROLLER_SETTINGS = ("tokenizer", "engine", "rank", "alpha", "targets", "devic
 
 
 class EngineLifecycle:
-    """The engine, and what hands over to another server; one thread makes them, another may end them meanwhile."""
+    """The engine, and the relay to vLLM if there is one. One thread opens them, and another may end them meanwhile."""
 
     def __init__(self) -> None:
         self._engine: ServingEngine | None = None
@@ -102,86 +102,85 @@ class EngineLifecycle:
         model: Any,
         memories: Mapping[str, Memory],
         *,
-        room: Mapping[str, Any],
+        capacity: Mapping[str, Any],
         relay: tuple[str, str | os.PathLike[str], int] | None = None,
         **settings: Any,
     ) -> ServingEngine | Relay:
-        """What is to be asked.
+        """Load the model, and return the engine to submit jobs to.
 
         Args:
-            model: as for `siftlm.controller.Controller`, or one.
-            memories: by name.
-            room: of `ServingEngine`: ``slots``, ``queue``, ``cache``, ``count``.
-            relay: address, folder and number of adapters of a vLLM that continues the prompts.
+            model: a model for `siftlm.controller.Controller`, or a controller.
+            memories: the memories by name.
+            capacity: ``slots``, ``queue``, ``cache`` and ``count`` of `ServingEngine`.
+            relay: address, folder and number of adapters of a vLLM that decodes.
             **settings: of the controller and of `siftlm.LocalModel`.
         """
         own = {name: settings.pop(name) for name in CONTROLLER_SETTINGS if name in settings}
         controller = model if isinstance(model, Controller) else load_controller(model, own)
-        self._engine = ServingEngine(controller, memories, **room, **settings)
+        self._engine = ServingEngine(controller, memories, **capacity, **settings)
         if relay is None:
             return self._engine
         url, folder, most = relay
         key = os.environ.get("VLLM_API_KEY") or None
-        self._relay = Relay(self._engine, url, folder, key=key, most=most, queue=room["queue"])
+        self._relay = Relay(self._engine, url, folder, key=key, most=most, queue=capacity["queue"])
         return self._relay
 
     def end(self, seconds: float) -> None:
-        """Take nothing more in; what was accepted has so many seconds."""
+        """Accept nothing more; accepted requests have this many seconds."""
         if self._engine is not None:
             self._engine.end(seconds)
 
-    def close(self, seconds: float, patience: float | None = None) -> bool:
-        """`end`, and wait for it.
+    def close(self, seconds: float, timeout: float | None = None) -> bool:
+        """End, and wait; False if the engine is still busy after ``timeout`` seconds.
 
-        ``patience``: wait no more than so many seconds for an engine that is amid a step, which cannot be interrupted.
-        False: that was not enough. What a vLLM was given is taken back in any case.
+        A step under way cannot be interrupted. With vLLM there is no timeout, so that its adapters are always unloaded.
         """
         last, relay, self._relay, self._engine = self._relay or self._engine, self._relay, None, None
         if last is None:
             return True
-        if patience is None or relay is not None:
+        if timeout is None or relay is not None:
             last.close(seconds)
             return True
         closing = threading.Thread(target=last.close, args=(seconds,), name="siftlm-closing", daemon=True)
         closing.start()
-        closing.join(patience)
+        closing.join(timeout)
         return not closing.is_alive()
 
 
 def load_controller(model: Any, settings: Mapping[str, Any]) -> Controller:
-    """Made in a thread that ends then, and takes its helpers along.
+    """A controller, loaded in a thread of its own, whose OpenMP threads end with it.
 
-    Each thread that computes with torch keeps helpers of its own. Were those of the main thread there beside the
-    engine's, OpenMP would have more of them than processors and let them sleep between any two pieces of work, and the
-    engine would take half as long again.
+    Each thread that computes with torch keeps its own OpenMP threads. With those of the main thread beside the engine's
+    there would be more of them than processors; OpenMP would then let them sleep between any two pieces of work, which
+    makes the engine take half as long again.
     """
 
-    def made() -> Controller:
+    def load() -> Controller:
         controller = Controller(model, **settings)
-        _ = controller.engine  # adapters are made now, and here
+        _ = controller.engine  # creates the adapters now, in this thread
         return controller
 
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(made).result()
+        return pool.submit(load).result()
 
 
 PROBE_PROMPT = "a prompt"
 PRECOMPUTED_VECTORS_MESSAGE = (
-    "its vectors were made elsewhere, so a prompt cannot be compared with them: serve a memory whose embedder siftlm "
-    "can run, made with siftlm index --embedder NAME"
+    "its vectors were computed elsewhere, so prompts cannot be compared with them: serve a memory whose embedder "
+    "siftlm can run, such as one built with siftlm index --embedder NAME"
 )
 
 
 def check_searchable(models: Mapping[str, LocalModel]) -> None:
-    """Raise where a memory cannot answer a small search in the way that requests go by; an empty one can."""
+    """Raise if a memory fails at a small search with the settings of requests; an empty memory passes."""
     for name, model in models.items():
         _probe(name, model)
 
 
 def _probe(name: str, model: LocalModel) -> None:
     try:
-        model.select(PROBE_PROMPT, 1, features=None)  # features of the model itself take long
+        model.select(PROBE_PROMPT, 1, features=None)  # gradient features would take long
     except SiftlmError as error:
         known = getattr(model.memory, "manifest", None)
         why = PRECOMPUTED_VECTORS_MESSAGE if known is not None and known.embedder == "precomputed" else str(error)
-        raise SiftlmError(f"the memory {name!r} can answer nothing: {why}") from error
+        raise SiftlmError(f"the memory {name!r} cannot be searched: {why}") from error

@@ -1,4 +1,4 @@
-"""The names of models say how they learn: ``NAME`` not at all, ``NAME:sift-50`` from 50 texts that SIFT selects."""
+"""Names of models: ``NAME`` is the base model, and ``NAME:sift-50`` is tuned on 50 texts that SIFT selects."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from siftlm.selection import methods
 from siftlm.serving.errors import BadRequest, NotFound
 from siftlm.serving.events import Mode
 
-# What the published tables call it.
+# The name in published tables.
 METHOD_ALIASES = {"nn": "nearest"}
 BASE_MODE, AUTO_MODE, CONTEXT_MODE = "base", "auto", "context"
-# α of the adaptive rule that ends a selection in the mode ``auto``, and the least share of the uncertainty that the
-# texts must take away for tuning to begin at all.
+# The mode ``auto``: α of the adaptive rule that ends a selection, and the least share of the uncertainty that the texts
+# must remove for tuning to start at all.
 AUTO_ADAPTIVE, AUTO_DECIDE = 0.1, 0.02
 LISTED_MODES = (AUTO_MODE, "sift-50", "sift-20", "nn-50", "context-10")
-"""What ``/v1/models`` names; any other number and method works as well."""
-MODE_PATTERN = re.compile(r"(?P<way>[a-z][a-z0-9_.+-]*?)(?:-(?P<n>[0-9]{1,4}))?")
-# Settings of a local model that a request may choose. Whatever could reach a file, or cost without limit, is not there.
+"""The modes that ``/v1/models`` lists; any other method and number works as well."""
+MODE_PATTERN = re.compile(r"(?P<method>[a-z][a-z0-9_.+-]*?)(?:-(?P<n>[0-9]{1,4}))?")
+# Settings of a local model that a request may choose: none that reaches a file or costs without limit.
 REQUEST_SETTINGS = frozenset(
     {
         "n",
@@ -50,11 +50,11 @@ REQUEST_SETTINGS = frozenset(
 SETTING_MAXIMA = {"n": 200, "k": 5000, "passes": 5}
 SCALAR_TYPES = (bool, int, float, str)
 AccessCheck = Callable[[str, bool], object]
-"""Raises where a memory, which the request names or not, is not to be read by whoever asks."""
+"""Called with a memory and whether the request named it; raises if the caller may not read it."""
 
 
 class ModeParser:
-    """Reads names of models and the field ``siftlm`` of requests."""
+    """Parses names of models and the field ``siftlm`` of requests."""
 
     def __init__(self, name: str, models: Mapping[str, LocalModel]) -> None:
         self.name = name.rstrip("/").rpartition("/")[2]
@@ -62,43 +62,45 @@ class ModeParser:
 
     @property
     def memories(self) -> list[str]:
-        """Their names; the first is the default."""
+        """The names of the memories; the first is the default."""
         return list(self._models)
 
     def names(self, memories: Sequence[str] | None = None) -> list[str]:
-        """Of all models that are worth listing, for somebody who may read these memories."""
-        found = [self.name]
+        """The names of common models, for a caller who may read these memories."""
+        names = [self.name]
         for memory in self.memories if memories is None else memories:
             at = "" if memory == self.memories[0] else f"@{memory}"
-            found += [f"{self.name}:{mode}{at}" for mode in LISTED_MODES]
-        return found
+            names += [f"{self.name}:{mode}{at}" for mode in LISTED_MODES]
+        return names
 
     def parse(self, model: str, extra: Mapping[str, Any] | None = None, needs: AccessCheck = lambda *_: None) -> Mode:
-        """What a request asks for, by the name of its model and by its field ``siftlm``, which wins.
+        """The mode of a request, from its model's name and its field ``siftlm``, which takes precedence.
 
-        ``needs`` is asked before anything is said that would tell whether there is such a memory.
+        ``needs`` is called before any error that would reveal whether the memory exists.
         """
         base, _, rest = model.partition(":")
         if base.rpartition("/")[2] != self.name:
             known = ", ".join(self.names()[:4])
             raise NotFound(
-                f"the model {model!r:.80} does not exist; there are {known}, …", param="model", code="model_not_found"
+                f"the model {model!r:.80} does not exist; available are {known}, …",
+                param="model",
+                code="model_not_found",
             )
-        way, _, memory = rest.partition("@")
-        settings = self._of_name(model, way)
-        given = dict(extra or {})
-        named = given.pop("memory", None) or memory
+        suffix, _, memory = rest.partition("@")
+        settings = self._suffix_settings(model, suffix)
+        overrides = dict(extra or {})
+        named = overrides.pop("memory", None) or memory
         memory = named or (self.memories[0] if self.memories else "")
-        for name, value in given.items():
+        for name, value in overrides.items():
             settings[name] = self._checked(name, value)
-        if given and "method" not in settings and "use" not in settings:
+        if overrides and "method" not in settings and "use" not in settings:
             settings["method"] = "sift"
         method = settings.pop("method", BASE_MODE)
         if method == BASE_MODE:
             if settings:
                 raise BadRequest(
-                    f"siftlm.{next(iter(settings))} is a setting of a model that learns, and the mode is base: name "
-                    f"the model {self.name}:sift-50, or give siftlm.method",
+                    f"siftlm.{next(iter(settings))} has no effect on the base model: use the model "
+                    f"{self.name}:sift-50, or set siftlm.method",
                     param="siftlm",
                 )
             return Mode(BASE_MODE, None, {})
@@ -115,7 +117,7 @@ class ModeParser:
         return Mode(method + (f"-{settings['n']}" if "n" in settings else ""), memory, settings)
 
     def effective_settings(self, mode: Mode) -> dict[str, Any]:
-        """What a request in this mode goes by: what it says itself, what calibration chose, what is left as it is."""
+        """The settings of a request in this mode: its own, those that calibration chose, and the defaults."""
         if mode.memory is None:
             return {}
         settings = self._models[mode.memory].settings(**mode.settings)
@@ -127,7 +129,7 @@ class ModeParser:
         return {"memory": mode.memory, **plain}
 
     def _check(self, model: LocalModel, settings: Mapping[str, Any]) -> None:
-        """A wrong value is said before the request waits."""
+        """Raise on a wrong value now, before the request waits in the queue."""
         try:
             model.settings(**settings)
         except UnknownName:
@@ -136,34 +138,34 @@ class ModeParser:
             method = settings.get("method")
             if method is None or _method_works(model, method):
                 raise
-            there = ", ".join(name for name in (*methods(), *RECIPES) if _method_works(model, name))
+            usable = ", ".join(name for name in (*methods(), *RECIPES) if _method_works(model, name))
             raise BadRequest(
-                f"the method {method!r:.40} needs more than a prompt, such as what a classifier says of each text, and "
-                f"no request can give that; there are {there}",
+                f"the method {method!r:.40} needs more than a prompt, such as a classifier's outputs, which no request "
+                f"can send; available are {usable}",
                 param="siftlm.method",
                 code="invalid_value",
             ) from error
 
-    def _of_name(self, model: str, way: str) -> dict[str, Any]:
-        if not way or way == BASE_MODE:
+    def _suffix_settings(self, model: str, suffix: str) -> dict[str, Any]:
+        if not suffix or suffix == BASE_MODE:
             return {}
-        found = MODE_PATTERN.fullmatch(way)
-        if found is None:
+        match = MODE_PATTERN.fullmatch(suffix)
+        if match is None:
             raise NotFound(
-                f"the model {model!r:.80} does not exist: behind the colon comes a method and a number, such "
-                f"as {self.name}:sift-50",
+                f"the model {model!r:.80} does not exist: the colon must be followed by a method and a number, as in "
+                f"{self.name}:sift-50",
                 param="model",
                 code="model_not_found",
             )
-        settings: dict[str, Any] = {"method": found["way"]}
-        if found["n"]:
-            settings["n"] = self._checked("n", int(found["n"]))
+        settings: dict[str, Any] = {"method": match["method"]}
+        if match["n"]:
+            settings["n"] = self._checked("n", int(match["n"]))
         return settings
 
     def _checked(self, name: str, value: Any) -> Any:
         if name not in REQUEST_SETTINGS:
             raise BadRequest(
-                f"siftlm.{name:.40} is not a setting of a request; there are {', '.join(sorted(REQUEST_SETTINGS))}",
+                f"siftlm.{name:.40} is not a setting of a request; available are {', '.join(sorted(REQUEST_SETTINGS))}",
                 param=f"siftlm.{name:.40}",
             )
         most = SETTING_MAXIMA.get(name)
@@ -174,8 +176,14 @@ class ModeParser:
         return value
 
 
+def setting_error(error: InvalidInput, settings: Mapping[str, Any], otherwise: str = "siftlm") -> BadRequest:
+    """A wrong setting as an error of the request, which names the setting if the request has set it."""
+    name = next((name for name in error.settings if name in settings), None)
+    return BadRequest.caused_by(error, param=f"siftlm.{name}" if name else otherwise, code="invalid_value")
+
+
 def _method_works(model: LocalModel, method: Any) -> bool:
-    """With a prompt and a memory, and nothing else."""
+    """True if a method needs only a prompt and a memory."""
     try:
         model.memory.check(1, method=find(method).name)
     except InvalidInput:

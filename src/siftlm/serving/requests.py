@@ -1,4 +1,4 @@
-"""Requests: bodies and messages become jobs for the scheduler."""
+"""Requests: bodies and messages are parsed into jobs for the scheduler."""
 
 from __future__ import annotations
 
@@ -10,125 +10,132 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from siftlm.controller import Controller
+from siftlm.controller import Controller, SamplingParams
 from siftlm.controller.tokens import prefix_token_ids, start_token, text_token_ids
 from siftlm.errors import InvalidInput
 from siftlm.serving.errors import BadRequest
-from siftlm.serving.events import Job, Mode, SamplingParams
-from siftlm.serving.limits import RequestLimits, check_items, check_texts
-from siftlm.serving.modes import AccessCheck, ModeParser
-from siftlm.serving.schemas import CHAT_SCHEMA, COMPLETION_SCHEMA, NEUTRAL_VALUES, parse_fields
+from siftlm.serving.events import Job, Mode
+from siftlm.serving.modes import AccessCheck, ModeParser, setting_error
+from siftlm.serving.schemas import (
+    CHAT_SCHEMA,
+    COMPLETION_SCHEMA,
+    NEUTRAL_VALUES,
+    RequestLimits,
+    check_items,
+    check_texts,
+    parse_fields,
+)
 
-# Fields of ``siftlm`` that are about the answer; all others are settings of the model.
+# Fields of ``siftlm`` that shape the response; all others are settings of the model.
 RESPONSE_OPTIONS = ("prompt", "return", "events")
-# A draw among the likeliest tokens with no probability at all is the likeliest token.
+# The smallest top_p: sampling from no probability at all means the most likely token.
 MIN_TOP_P = 1e-9
-# Below this the likeliest token is drawn all the same, and what the model says, divided by it, is no number any more.
+# The smallest temperature: below it the most likely token is sampled anyway, and dividing logits by it overflows.
 MIN_TEMPERATURE = 1e-6
 
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request for an answer."""
+    """A parsed completion or chat request."""
 
     model: str
-    """As the client named it."""
+    """The model's name as the client wrote it."""
     jobs: tuple[Job, ...]
-    """One a prompt."""
+    """One job for each prompt."""
     chat: bool = False
     stream: bool = False
     usage: bool = False
-    """At the end of a stream, say how many tokens there were."""
-    tell: frozenset[str] = frozenset()
-    """Of ``selection``, ``steps`` and ``timings``."""
+    """Report the number of tokens at the end of a stream."""
+    include: frozenset[str] = frozenset()
+    """Parts of the field ``siftlm`` to return: ``selection``, ``steps``, ``timings``."""
     events: bool = False
-    """In a stream, say what is selected, and every step."""
+    """Report the selection and every step in a stream."""
 
 
 @dataclass(frozen=True)
 class ParsedPrompt:
-    """A prompt as the model reads it, and as the memory does."""
+    """A prompt's token ids, and the text that passages are selected for."""
 
     ids: tuple[int, ...]
-    learn_for: str
+    query: str
 
 
 class RequestParser:
-    """Turns bodies into jobs for one model. Its methods may take a while: they belong into a thread."""
+    """Parses request bodies into jobs for one model. Its methods may take a while: call them in a thread."""
 
     def __init__(self, controller: Controller, modes: ModeParser, limits: RequestLimits) -> None:
-        # A tokenizer is set up for every call, and calls that want it otherwise disturb each other. This one is ours,
-        # and set up here once and for all.
+        # A tokenizer holds the settings of its last call, so threads that share one disturb each other. This copy is
+        # only used here, and always in the same way.
         self.tokenizer, self.context = copy.deepcopy(controller.tokenizer), controller.context
         text_token_ids(self.tokenizer, "a text")
         self._model = controller.model
         self._modes, self.limits = modes, limits
 
     def completion(self, body: Any, needs: AccessCheck = lambda *_: None) -> ParsedRequest:
-        """Of ``/v1/completions``; ``needs``: see `ModeParser.parse`."""
+        """A request to ``/v1/completions``; ``needs``: see `ModeParser.parse`."""
         check_items(body, "stop", self.limits.stops, "texts")
         self._check_prompts(body)
-        given = parse_fields(body, COMPLETION_SCHEMA)
-        _refuse_unsupported(given)
-        if given["best_of"] not in {None, given["n"]}:
+        fields = parse_fields(body, COMPLETION_SCHEMA)
+        _refuse_unsupported(fields)
+        if fields["best_of"] not in {None, fields["n"]}:
             raise BadRequest(
-                "best_of is not supported; ask for n choices, and choose", param="best_of", code="unsupported_parameter"
+                "best_of is not supported: request n choices and pick one",
+                param="best_of",
+                code="unsupported_parameter",
             )
-        prompts = self._prompts(given["prompt"])
-        return self._asked(given, prompts, given["max_tokens"], given["logprobs"], needs, echo=bool(given["echo"]))
+        prompts = self._prompts(fields["prompt"])
+        return self._build(fields, prompts, fields["max_tokens"], fields["logprobs"], needs, echo=bool(fields["echo"]))
 
     def chat(self, body: Any, needs: AccessCheck = lambda *_: None) -> ParsedRequest:
-        """Of ``/v1/chat/completions``; ``needs``: see `ModeParser.parse`."""
+        """A request to ``/v1/chat/completions``; ``needs``: see `ModeParser.parse`."""
         check_items(body, "messages", self.limits.messages, "messages")
         check_items(body, "stop", self.limits.stops, "texts")
-        given = parse_fields(body, CHAT_SCHEMA)
-        _refuse_unsupported(given)
-        if given["top_logprobs"] is not None and not given["logprobs"]:
-            raise BadRequest("top_logprobs is only said with logprobs: true", param="top_logprobs")
-        read = self.messages(given["messages"])
-        most, top = given["max_completion_tokens"], (given["top_logprobs"] or 0) if given["logprobs"] else None
+        fields = parse_fields(body, CHAT_SCHEMA)
+        _refuse_unsupported(fields)
+        if fields["top_logprobs"] is not None and not fields["logprobs"]:
+            raise BadRequest("top_logprobs requires logprobs: true", param="top_logprobs")
+        read = self.messages(fields["messages"])
+        most, top = fields["max_completion_tokens"], (fields["top_logprobs"] or 0) if fields["logprobs"] else None
         if most is None:
-            most = given["max_tokens"]
-        if most is None:  # as much as there is room for
-            room = self.limits.entries // (given["n"] * _entries_per_token(top))
+            most = fields["max_tokens"]
+        if most is None:  # as many as fit
+            room = self.limits.entries // (fields["n"] * _entries_per_token(top))
             most = max(1, min(self.context - len(read.ids), room))
-        return self._asked(
-            given, [ParsedPrompt(read.ids, read.learn_for)], most, top, needs, stops=read.stops, chat=True
-        )
+        return self._build(fields, [ParsedPrompt(read.ids, read.query)], most, top, needs, stops=read.stops, chat=True)
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
-        """A conversation as the model reads it."""
+        """A conversation in the model's tokens."""
         self._check_length(sum(len(str(one.get("content") or "")) for one in messages), chat=True)
         return tokenize_messages(self.tokenizer, messages)
 
     def tokens(self, text: str, *, special: bool = True) -> list[int]:
-        """Of a text; with ``special`` also what stands before every text."""
+        """A text's token ids; with ``special`` also the tokens that start every text."""
         return [*(prefix_token_ids(self.tokenizer) if special else ()), *text_token_ids(self.tokenizer, text)]
 
     def text(self, ids: Sequence[int], *, special: bool = True) -> str:
-        """That the tokens spell; ``special`` tokens as they are written."""
+        """The text of token ids, with or without ``special`` tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special))
 
     def check_tokens(self, ids: Sequence[int], name: str) -> None:
-        """Refuse tokens that the model does not have."""
+        """Refuse token ids that the model does not have."""
         wrong = next((at for at, one in enumerate(ids) if one >= self.vocabulary), None)
         if wrong is not None:
             raise BadRequest(
-                f"{name}[{wrong}] is {ids[wrong]}, and the model knows the tokens 0 to {self.vocabulary - 1}",
+                f"{name}[{wrong}] is {ids[wrong]}, but the model's token ids are 0 to {self.vocabulary - 1}",
                 param=name,
                 code="invalid_value",
             )
 
     @cached_property
     def vocabulary(self) -> int:
-        """Tokens that are known to both model and tokenizer."""
+        """The number of tokens that both the model and the tokenizer have."""
         known = getattr(self._model.config, "vocab_size", None)
         return len(self.tokenizer) if known is None else min(int(known), len(self.tokenizer))
 
     # --- inside
 
     def _check_prompts(self, body: Any) -> None:
-        """How many there are, and how many tokens, before each of them is looked at."""
+        """Check the number of prompts and of tokens, before the prompts themselves are checked."""
         prompt = body.get("prompt") if isinstance(body, dict) else None
         if not isinstance(prompt, list) or not prompt:
             return
@@ -138,29 +145,29 @@ class RequestParser:
         check_items(body, "prompt", self.limits.prompts, "prompts")
         self._check_room(max(len(one) if isinstance(one, list) else 0 for one in prompt), 0, chat=False)
 
-    def _prompts(self, given: Any) -> list[ParsedPrompt]:
-        several = isinstance(given, list) and not isinstance(given[0], int)
-        prompts = given if several else [given]
+    def _prompts(self, value: Any) -> list[ParsedPrompt]:
+        several = isinstance(value, list) and not isinstance(value[0], int)
+        prompts = value if several else [value]
         return [self._prompt(one, f"prompt[{at}]" if several else "prompt") for at, one in enumerate(prompts)]
 
-    def _prompt(self, given: str | list[int], name: str) -> ParsedPrompt:
-        if isinstance(given, str):
-            self._check_length(len(given), chat=False)
-            ids, learn_for = self.tokens(given), given
+    def _prompt(self, value: str | list[int], name: str) -> ParsedPrompt:
+        if isinstance(value, str):
+            self._check_length(len(value), chat=False)
+            ids, query = self.tokens(value), value
         else:
-            self.check_tokens(given, name)
-            ids, learn_for = given, self.text(given, special=False)
-        return ParsedPrompt(tuple(ids or self._start(name)), learn_for)
+            self.check_tokens(value, name)
+            ids, query = value, self.text(value, special=False)
+        return ParsedPrompt(tuple(ids or self._start(name)), query)
 
     def _start(self, name: str) -> list[int]:
         start = start_token(self.tokenizer)
         if start is None:
-            raise BadRequest(f"{name} is empty, and the model has no token to begin with", param="prompt")
+            raise BadRequest(f"{name} is empty, and the model has no start token", param="prompt")
         return [start]
 
-    def _asked(
+    def _build(
         self,
-        given: Mapping[str, Any],
+        fields: Mapping[str, Any],
         prompts: Sequence[ParsedPrompt],
         most: int,
         top: int | None,
@@ -172,59 +179,58 @@ class RequestParser:
     ) -> ParsedRequest:
         for prompt in prompts:
             self._check_room(len(prompt.ids), most, chat)
-        self._check_answer(sum(most + len(one.ids) * echo for one in prompts), given["n"], top, chat)
-        ours = given["siftlm"] or {}
-        check_texts("siftlm.prompt", [ours.get("prompt") or ""], self.limits)
-        mode = self._mode(given["model"], ours, needs)
+        self._check_answer(sum(most + len(one.ids) * echo for one in prompts), fields["n"], top, chat)
+        extras = fields["siftlm"] or {}
+        check_texts("siftlm.prompt", [extras.get("prompt") or ""], self.limits)
+        mode = self._mode(fields["model"], extras, needs)
         deadline = time.monotonic() + self.limits.seconds
         jobs = []
         for prompt in prompts:
-            learn_for = prompt.learn_for if ours.get("prompt") is None else ours["prompt"]
-            if mode.memory is not None and not learn_for.strip():
+            query = prompt.query if extras.get("prompt") is None else extras["prompt"]
+            if mode.memory is not None and not query.strip():
                 raise BadRequest(
-                    "the prompt is empty, so there is nothing to learn for; siftlm.prompt may say what "
-                    "else to learn for",
+                    "the prompt is empty, so no texts can be selected for it: send one, or set siftlm.prompt",
                     param="messages" if chat else "prompt",
                 )
             sampling = SamplingParams(
                 most,
-                _temperature(given["temperature"]),
-                max(given["top_p"], MIN_TOP_P),
-                (*self._stops(given["stop"]), *stops),
-                _seed(given["seed"]),
+                _temperature(fields["temperature"]),
+                max(fields["top_p"], MIN_TOP_P),
+                (*self._stops(fields["stop"]), *stops),
+                _seed(fields["seed"]),
                 top,
             )
-            jobs.append(Job(prompt.ids, learn_for, mode, sampling, given["n"], echo, deadline))
-        stream, options = bool(given["stream"]), given["stream_options"] or {}
+            jobs.append(Job(prompt.ids, query, mode, sampling, fields["n"], echo, deadline))
+        stream, options = bool(fields["stream"]), fields["stream_options"] or {}
         return ParsedRequest(
-            given["model"],
+            fields["model"],
             tuple(jobs),
             chat,
             stream,
             bool(options.get("include_usage")),
-            frozenset(ours.get("return") or ()),
-            bool(ours.get("events")),
+            frozenset(extras.get("return") or ()),
+            bool(extras.get("events")),
         )
 
-    def _mode(self, model: str, ours: Mapping[str, Any], needs: AccessCheck) -> Mode:
-        settings = {name: value for name, value in ours.items() if name not in RESPONSE_OPTIONS and value is not None}
+    def _mode(self, model: str, extras: Mapping[str, Any], needs: AccessCheck) -> Mode:
+        settings = {name: value for name, value in extras.items() if name not in RESPONSE_OPTIONS and value is not None}
         try:
             return self._modes.parse(model, settings, needs)
         except InvalidInput as error:
-            raise BadRequest(str(error), param="siftlm" if ours else "model", code="invalid_value") from error
+            raise setting_error(error, settings, "siftlm" if extras else "model") from error
         except (TypeError, ValueError, OverflowError, KeyError, AttributeError) as error:
-            raise BadRequest("a setting in siftlm has a value of the wrong kind", param="siftlm") from error
+            raise BadRequest("a setting in siftlm has a value of the wrong type", param="siftlm") from error
 
-    def _stops(self, given: Any) -> tuple[str, ...]:
-        return (given,) if isinstance(given, str) else tuple(given or ())
+    def _stops(self, value: Any) -> tuple[str, ...]:
+        return (value,) if isinstance(value, str) else tuple(value or ())
 
     @cached_property
     def _longest(self) -> int:
-        """Characters that a token can spell."""
+        """Characters of the longest token."""
         return max(map(len, self.tokenizer.get_vocab()))
 
     def _check_length(self, characters: int, chat: bool) -> None:
-        """Refuse at once what cannot fit: to count the tokens of millions of characters takes many seconds."""
+        """Refuse a text that cannot fit, before its tokens are counted: millions of characters take many seconds."""
         if characters > self.context * self._longest:
             raise BadRequest(
                 f"This model's maximum context length is {self.context} tokens, and your prompt has {characters} "
@@ -254,80 +260,76 @@ class RequestParser:
         entries = tokens * choices * _entries_per_token(top)
         if entries > self.limits.entries:
             raise BadRequest(
-                f"the answer could have {entries} entries ({tokens} tokens × n {choices} × "
-                f"{'top_' if chat else ''}logprobs + 1 = {_entries_per_token(top)}), and up to {self.limits.entries} "
-                "are said to one request: ask for fewer prompts, tokens, choices or logprobs",
+                f"the answer could have {entries} entries ({tokens} tokens × n={choices} × "
+                f"({'top_' if chat else ''}logprobs + 1)={_entries_per_token(top)}), and at most {self.limits.entries} "
+                "are allowed: request fewer prompts, tokens, choices or logprobs",
                 param="messages" if chat else "prompt",
                 code="answer_too_large",
             )
 
 
 def _entries_per_token(top: int | None) -> int:
-    """What is said of a token: itself, and the likeliest ones."""
+    """The entries reported for a token: itself and the most likely ones."""
     return (top or 0) + 1
 
 
-def _refuse_unsupported(given: Mapping[str, Any]) -> None:
+def _refuse_unsupported(fields: Mapping[str, Any]) -> None:
     for name, neutral in NEUTRAL_VALUES.items():
-        value = given.get(name)
+        value = fields.get(name)
         if value is not None and value not in neutral:
             raise BadRequest(f"{name} is not supported by this server", param=name, code="unsupported_parameter")
 
 
-def _temperature(given: float) -> float:
-    """The temperature; 0 for one so low that the likeliest token is drawn whatever happens."""
-    return 0.0 if given < MIN_TEMPERATURE else float(given)
+def _temperature(value: float) -> float:
+    """The temperature; 0 for one so low that the most likely token is always sampled."""
+    return 0.0 if value < MIN_TEMPERATURE else float(value)
 
 
-def _seed(given: int | None) -> int:
-    """Not negative, whatever it was; a fresh one where nobody cares."""
-    return secrets.randbits(48) if given is None else given % 2**62
+def _seed(value: int | None) -> int:
+    """The seed, made non-negative; a random one by default."""
+    return secrets.randbits(48) if value is None else value % 2**62
 
 
-# A model without a template of its own reads a conversation like this, and must not go on to write the user's part.
+# The format of conversations for a model without a chat template; the answer must end before the user's next turn.
 SPEAKER_PREFIXES = {"user": "User: ", "assistant": "Assistant: "}
 ANSWER_PREFIX, NEXT_TURN_STOP = "Assistant:", "\n\nUser:"
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation as the model reads it."""
+    """A conversation in the model's tokens."""
 
     ids: tuple[int, ...]
-    learn_for: str
-    """What the users said."""
+    query: str
+    """The user's messages."""
     stops: tuple[str, ...]
-    """Texts at which the answer is over."""
+    """Strings that end the answer."""
 
 
 def tokenize_messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> Conversation:
-    """Read messages by the tokenizer's template, or where it has none as ``User: …``, blank line, ``Assistant:``."""
+    """Tokenize messages by the chat template, or without one as ``User: …``, a blank line, ``Assistant:``."""
     turns = [
         {"role": _template_role(one["role"]), "content": _message_text(one, at)} for at, one in enumerate(messages)
     ]
-    learn_for = "\n\n".join(turn["content"] for turn in turns if turn["role"] == "user")
+    query = "\n\n".join(turn["content"] for turn in turns if turn["role"] == "user")
     stops: tuple[str, ...] = ()
     if getattr(tokenizer, "chat_template", None) is None:
-        ids, stops = (
-            [*prefix_token_ids(tokenizer), *text_token_ids(tokenizer, format_without_template(turns))],
-            (NEXT_TURN_STOP,),
-        )
-    else:
-        ids = text_token_ids(
-            tokenizer, _apply_chat_template(tokenizer, turns)
-        )  # a template writes the start token itself
+        ids = [*prefix_token_ids(tokenizer), *text_token_ids(tokenizer, format_without_template(turns))]
+        stops = (NEXT_TURN_STOP,)
+    else:  # a template writes the start token itself
+        ids = text_token_ids(tokenizer, _apply_chat_template(tokenizer, turns))
     start = start_token(tokenizer)
-    return Conversation(tuple(ids or ([] if start is None else [start])), learn_for, stops)
+    return Conversation(tuple(ids or ([] if start is None else [start])), query, stops)
 
 
 def format_without_template(turns: Sequence[Mapping[str, str]]) -> str:
-    r"""A conversation for a model that knows no roles.
+    r"""A conversation for a model without a chat template.
 
     >>> format_without_template([{"role": "user", "content": "Where is Rome?"}])
     'User: Where is Rome?\n\nAssistant:'
     """
-    said = [SPEAKER_PREFIXES.get(turn["role"], "") + turn["content"] for turn in turns]
-    return "\n\n".join([*said, ANSWER_PREFIX])
+    texts = [SPEAKER_PREFIXES.get(turn["role"], "") + turn["content"] for turn in turns]
+    return "\n\n".join([*texts, ANSWER_PREFIX])
 
 
 def _apply_chat_template(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> str:
@@ -335,12 +337,12 @@ def _apply_chat_template(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> 
         return str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True))
     except Exception as error:
         raise BadRequest(
-            f"the chat template of the model does not take these messages: {error!s:.200}", param="messages"
+            f"the model's chat template does not accept these messages: {error!s:.200}", param="messages"
         ) from error
 
 
 def _template_role(role: str) -> str:
-    return "system" if role == "developer" else role  # OpenAI's newer word for the same, which templates do not know
+    return "system" if role == "developer" else role  # OpenAI's newer name for it, which templates lack
 
 
 def _message_text(message: Mapping[str, Any], at: int) -> str:
@@ -350,7 +352,7 @@ def _message_text(message: Mapping[str, Any], at: int) -> str:
     for number, part in enumerate(content):
         if part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
             raise BadRequest(
-                f"messages[{at}].content[{number}] must be a part of type text: this model reads nothing else",
+                f"messages[{at}].content[{number}] must be a part of type text: this model reads only text",
                 param=f"messages[{at}].content[{number}]",
             )
     return "".join(part["text"] for part in content)

@@ -1,4 +1,4 @@
-"""Responses: events become OpenAI's JSON, whole or chunk by chunk."""
+"""Responses: events become OpenAI's JSON, as one object or in chunks."""
 
 from __future__ import annotations
 
@@ -14,163 +14,164 @@ from siftlm.serving.events import ChoiceDelta, ChoiceEnded, Event, Finished, Pro
 from siftlm.serving.requests import ParsedRequest
 
 JsonObject = dict[str, Any]
-# What clients take for a probability of nothing: JSON has no infinities.
+# The log-likelihood that clients take for probability 0: JSON has no infinities.
 MIN_LOGPROB = -9999.0
 
 
 @dataclass
 class _ChoiceState:
-    """What has been said of one choice so far."""
+    """One choice so far."""
 
     texts: list[str] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
     offset: int = 0
-    """Where the next token's text begins."""
+    """The start of the next token's text."""
     reason: str | None = None
     begun: bool = False
-    """In a stream: has it been said who speaks?"""
+    """True once a stream has sent the role."""
 
 
 @dataclass
 class _PromptState:
-    """What has been said of one prompt so far."""
+    """One prompt so far."""
 
-    made: int = 0
+    generated: int = 0
     selected: Selected | None = None
-    learned: Tuned | None = None
+    tuned: Tuned | None = None
     finished: Finished | None = None
 
 
 class ResponseBuilder:
-    """What is answered to one request: call `take` with every event, or stream the `chunks` of every event."""
+    """Builds the response to one request: call `take` with every event, or stream the `chunks` of every event."""
 
-    def __init__(self, asked: ParsedRequest) -> None:
-        self._asked = asked
-        kind = "chat.completion" if asked.chat else "text_completion"
+    def __init__(self, request: ParsedRequest) -> None:
+        self._request = request
+        kind = "chat.completion" if request.chat else "text_completion"
         self._head: JsonObject = {
-            "id": f"{'chatcmpl' if asked.chat else 'cmpl'}-{secrets.token_hex(12)}",
-            "object": f"{kind}.chunk" if asked.chat and asked.stream else kind,
+            "id": f"{'chatcmpl' if request.chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "object": f"{kind}.chunk" if request.chat and request.stream else kind,
             "created": int(time.time()),
-            "model": asked.model,
+            "model": request.model,
         }
-        self._prompts = [_PromptState() for _ in asked.jobs]
-        self._choices = [_ChoiceState() for job in asked.jobs for _ in range(job.choices)]
-        self._top = asked.jobs[0].sampling.top
+        self._prompts = [_PromptState() for _ in request.jobs]
+        self._choices = [_ChoiceState() for job in request.jobs for _ in range(job.choices)]
+        self._top = request.jobs[0].sampling.top
 
-    def take(self, place: int, event: Event) -> None:
-        """Remember what came of prompt ``place``."""
-        self._note(place, event)
-        for index, text, tokens in self._said(place, event):
-            self._choices[index].texts.append(text)
-            self._choices[index].tokens.extend(tokens)
+    def take(self, index: int, event: Event) -> None:
+        """Add an event of prompt ``index``."""
+        self._record(index, event)
+        for at, text, tokens in self._new_texts(index, event):
+            self._choices[at].texts.append(text)
+            self._choices[at].tokens.extend(tokens)
         if isinstance(event, ChoiceEnded):
-            self._choices[self._index(place, event.choice)].reason = event.reason
+            self._choices[self._choice_index(index, event.choice)].reason = event.reason
 
     def whole(self) -> JsonObject:
-        """The answer, from all that was taken."""
-        made: list[JsonObject] = []
+        """The complete response, after all events."""
+        choices: list[JsonObject] = []
         for index, choice in enumerate(self._choices):
             text = "".join(choice.texts)
-            shown: JsonObject = {"text": text}
-            if self._asked.chat:
-                shown = {"message": {"role": "assistant", "content": text, "refusal": None}}
+            content: JsonObject = {"text": text}
+            if self._request.chat:
+                content = {"message": {"role": "assistant", "content": text, "refusal": None}}
             logprobs = self._logprobs(choice, choice.tokens)
-            made.append({"index": index, **shown, "logprobs": logprobs, "finish_reason": choice.reason})
-        return {**self._head, "choices": made, "usage": self._usage(), **self._siftlm_field()}
+            choices.append({"index": index, **content, "logprobs": logprobs, "finish_reason": choice.reason})
+        return {**self._head, "choices": choices, "usage": self._usage(), **self._siftlm_field()}
 
-    def chunks(self, place: int, event: Event) -> Iterator[JsonObject]:
-        """What a stream says of an event."""
-        self._note(place, event)
-        if self._asked.events and (told := _event_json(event)) is not None:
-            yield self._chunk([], {"siftlm": {**told, "prompt": place}})
-        for index, text, tokens in self._said(place, event):
-            logprobs = self._logprobs(self._choices[index], tokens)
+    def chunks(self, index: int, event: Event) -> Iterator[JsonObject]:
+        """The chunks of a stream for one event of prompt ``index``."""
+        self._record(index, event)
+        if self._request.events and (details := _event_json(event)) is not None:
+            yield self._chunk([], {"siftlm": {**details, "prompt": index}})
+        for at, text, tokens in self._new_texts(index, event):
+            logprobs = self._logprobs(self._choices[at], tokens)
             if text or logprobs is not None:
-                yield self._piece(index, text, logprobs)
+                yield self._piece(at, text, logprobs)
         if isinstance(event, ChoiceEnded):
-            yield self._piece(self._index(place, event.choice), "", None, reason=event.reason)
+            yield self._piece(self._choice_index(index, event.choice), "", None, reason=event.reason)
 
     def last(self) -> Iterator[JsonObject]:
-        """What a stream ends with."""
-        ours = self._siftlm_field()
-        if self._asked.usage:
-            yield {**self._head, "choices": [], "usage": self._usage(), **ours}
-        elif ours:
-            yield self._chunk([], ours)
+        """The last chunks of a stream."""
+        extras = self._siftlm_field()
+        if self._request.usage:
+            yield {**self._head, "choices": [], "usage": self._usage(), **extras}
+        elif extras:
+            yield self._chunk([], extras)
 
     # --- inside
 
-    def _index(self, place: int, choice: int) -> int:
-        return sum(job.choices for job in self._asked.jobs[:place]) + choice
+    def _choice_index(self, index: int, choice: int) -> int:
+        return sum(job.choices for job in self._request.jobs[:index]) + choice
 
-    def _said(self, place: int, event: Event) -> Iterator[tuple[int, str, Sequence[Token]]]:
-        """(choice, text, tokens): an echo is said by each choice."""
-        if isinstance(event, PromptRead) and self._asked.jobs[place].echo:
+    def _new_texts(self, index: int, event: Event) -> Iterator[tuple[int, str, Sequence[Token]]]:
+        """(choice, text, tokens) that an event adds; an echo adds to every choice."""
+        if isinstance(event, PromptRead) and self._request.jobs[index].echo:
             text = "".join(token.text for token in event.tokens)
-            for choice in range(self._asked.jobs[place].choices):
-                yield self._index(place, choice), text, event.tokens
+            for choice in range(self._request.jobs[index].choices):
+                yield self._choice_index(index, choice), text, event.tokens
         elif isinstance(event, ChoiceDelta):
-            yield self._index(place, event.choice), event.text, event.tokens
+            yield self._choice_index(index, event.choice), event.text, event.tokens
 
-    def _note(self, place: int, event: Event) -> None:
-        prompt = self._prompts[place]
+    def _record(self, index: int, event: Event) -> None:
+        prompt = self._prompts[index]
         if isinstance(event, Selected):
             prompt.selected = event
         elif isinstance(event, Tuned):
-            prompt.learned = event
+            prompt.tuned = event
         elif isinstance(event, ChoiceEnded):
-            prompt.made += event.tokens
+            prompt.generated += event.tokens
         elif isinstance(event, Finished):
             prompt.finished = event
 
     def _chunk(self, choices: list[JsonObject], more: JsonObject) -> JsonObject:
-        usage: JsonObject = {"usage": None} if self._asked.usage else {}
+        usage: JsonObject = {"usage": None} if self._request.usage else {}
         return {**self._head, "choices": choices, **usage, **more}
 
     def _piece(self, index: int, text: str, logprobs: JsonObject | None, reason: str | None = None) -> JsonObject:
-        if not self._asked.chat:
-            shown: JsonObject = {"text": text}
+        if not self._request.chat:
+            content: JsonObject = {"text": text}
         else:
             choice = self._choices[index]
-            shown = {"delta": {"content": text} if choice.begun else {"role": "assistant", "content": text}}
+            content = {"delta": {"content": text} if choice.begun else {"role": "assistant", "content": text}}
             if choice.begun and reason is not None:
-                shown = {"delta": {}}
+                content = {"delta": {}}
             choice.begun = True
-        return self._chunk([{"index": index, **shown, "logprobs": logprobs, "finish_reason": reason}], {})
+        return self._chunk([{"index": index, **content, "logprobs": logprobs, "finish_reason": reason}], {})
 
     def _logprobs(self, choice: _ChoiceState, tokens: Sequence[Token]) -> JsonObject | None:
-        if self._top is None or (self._asked.stream and not tokens):
+        if self._top is None or (self._request.stream and not tokens):
             return None
-        if self._asked.chat:
+        if self._request.chat:
             return {"content": [_chat_logprob(token, self._top) for token in tokens], "refusal": None}
         start = choice.offset
         choice.offset += sum(len(token.text) for token in tokens)
         return completion_logprobs(tokens, start)
 
     def _usage(self) -> JsonObject:
-        read, made = sum(len(job.ids) for job in self._asked.jobs), sum(prompt.made for prompt in self._prompts)
-        return {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
+        read = sum(len(job.ids) for job in self._request.jobs)
+        generated = sum(prompt.generated for prompt in self._prompts)
+        return {"prompt_tokens": read, "completion_tokens": generated, "total_tokens": read + generated}
 
     def _siftlm_field(self) -> JsonObject:
-        """The field ``siftlm``, where the request asks for it: an object, or a list of them for several prompts."""
-        tell = self._asked.tell
-        if not tell:
+        """The field ``siftlm``, if requested: an object, or a list of them for several prompts."""
+        include = self._request.include
+        if not include:
             return {}
-        told = []
-        for job, prompt in zip(self._asked.jobs, self._prompts, strict=True):
+        parts = []
+        for job, prompt in zip(self._request.jobs, self._prompts, strict=True):
             one: JsonObject = {"mode": job.mode.name, "cached": prompt.selected is not None and prompt.selected.cached}
-            if "selection" in tell:
+            if "selection" in include:
                 one["selection"] = prompt.selected.found.to_dict() if prompt.selected else None
-            if "steps" in tell:
-                one["trace"] = prompt.learned.trace.to_dict() if prompt.learned else None
-            if "timings" in tell:
+            if "steps" in include:
+                one["trace"] = prompt.tuned.trace.to_dict() if prompt.tuned else None
+            if "timings" in include:
                 one["seconds"] = dict(prompt.finished.seconds) if prompt.finished else None
-            told.append(one)
-        return {"siftlm": told[0] if len(told) == 1 else told}
+            parts.append(one)
+        return {"siftlm": parts[0] if len(parts) == 1 else parts}
 
 
 def completion_logprobs(tokens: Sequence[Token], start: int = 0) -> JsonObject:
-    """How likely tokens were, as completions say it; ``start`` is where their text begins.
+    """The field ``logprobs`` of a completion; ``start`` is the offset of the first token's text.
 
     >>> completion_logprobs([Token(5, "a"), Token(7, "b", -1.5, ((6, "c", -0.5), (7, "b", -1.5)))])["top_logprobs"]
     [None, {'c': -0.5, 'b': -1.5}]
@@ -180,33 +181,33 @@ def completion_logprobs(tokens: Sequence[Token], start: int = 0) -> JsonObject:
         offsets.append(offsets[-1] + len(token.text))
     return {
         "tokens": [token.text for token in tokens],
-        "token_logprobs": [_finite_or_none(token.logprob) for token in tokens],
+        "token_logprobs": [_logprob_or_none(token.logprob) for token in tokens],
         "top_logprobs": [_top_logprobs(token) for token in tokens],
         "text_offset": offsets[:-1],
     }
 
 
 def _top_logprobs(token: Token) -> dict[str, float] | None:
-    """Texts -> log-likelihoods. Two tokens may look the same, such as halves of characters: then by their numbers."""
+    """Texts -> log-likelihoods. Tokens with the same text, such as halves of characters, are named by their ids."""
     if token.logprob is None:
         return None
-    found: dict[str, float] = {}
-    for number, text, logprob in token.top or ((token.id, token.text, token.logprob),):
-        found[f"token_id:{number}" if text in found else text] = finite_logprob(logprob)
-    return found
+    logprobs: dict[str, float] = {}
+    for token_id, text, logprob in token.top or ((token.id, token.text, token.logprob),):
+        logprobs[f"token_id:{token_id}" if text in logprobs else text] = finite_logprob(logprob)
+    return logprobs
 
 
 def _chat_logprob(token: Token, top: int) -> JsonObject:
-    """A token as chats say it."""
+    """A token in the field ``logprobs`` of a chat completion."""
     others = [_token_logprob(text, logprob) for _, text, logprob in token.top[:top]]
     return {**_token_logprob(token.text, token.logprob), "top_logprobs": others}
 
 
 def _token_logprob(text: str, logprob: float | None) -> JsonObject:
-    return {"token": text, "logprob": _finite_or_none(logprob), "bytes": list(text.encode("utf-8", "replace"))}
+    return {"token": text, "logprob": _logprob_or_none(logprob), "bytes": list(text.encode("utf-8", "replace"))}
 
 
-def _finite_or_none(logprob: float | None) -> float | None:
+def _logprob_or_none(logprob: float | None) -> float | None:
     return None if logprob is None else finite_logprob(logprob)
 
 
@@ -220,7 +221,7 @@ def finite_logprob(logprob: float) -> float:
 
 
 def _event_json(event: Event) -> JsonObject | None:
-    """An event for the page."""
+    """An event in a stream with ``events``, such as the page's; None for those that it leaves out."""
     if isinstance(event, Selected):
         return {"event": "selected", "cached": event.cached, "found": event.found.to_dict()}
     if isinstance(event, Stepped):
@@ -234,13 +235,13 @@ def _event_json(event: Event) -> JsonObject | None:
 
 
 ITEMS_PER_PART = 64
-"""Entries of a list."""
+"""Entries of a list that are encoded at once."""
 MAX_SPLIT_DEPTH = 4
-"""Levels that are taken apart: answer, choices, one choice, its log-likelihoods."""
+"""Levels that are split: response, choices, one choice, its log-likelihoods."""
 
 
 def encode_json_in_parts(content: Any) -> bytes:
-    """As `siftlm.serving.error_responses.encode_json`, in many small steps.
+    """JSON as `siftlm.serving.error_responses.encode_json` writes it, in steps, so that other threads get their turn.
 
     >>> encode_json_in_parts({"a": [1, 2], "b": {}})
     b'{"a":[1,2],"b":{}}'
@@ -248,18 +249,18 @@ def encode_json_in_parts(content: Any) -> bytes:
     return b"".join(_json_parts(content, MAX_SPLIT_DEPTH))
 
 
-def _json_parts(content: Any, deep: int) -> Iterator[bytes]:
-    if isinstance(content, dict) and deep:
+def _json_parts(content: Any, depth: int) -> Iterator[bytes]:
+    if isinstance(content, dict) and depth:
         yield b"{"
         for at, (name, value) in enumerate(content.items()):
             yield (b"," if at else b"") + encode_json(name) + b":"
-            yield from _json_parts(value, deep - 1)
+            yield from _json_parts(value, depth - 1)
         yield b"}"
-    elif isinstance(content, list) and deep and isinstance(next(iter(content), None), (dict, list)):
+    elif isinstance(content, list) and depth and isinstance(next(iter(content), None), (dict, list)):
         yield b"["
         for at, value in enumerate(content):
             yield b"," if at else b""
-            yield from _json_parts(value, deep - 1)
+            yield from _json_parts(value, depth - 1)
         yield b"]"
     elif isinstance(content, list) and len(content) > ITEMS_PER_PART:
         for start in range(0, len(content), ITEMS_PER_PART):

@@ -1,24 +1,86 @@
-"""JSON Schema of request bodies: fields are checked by it, and the API's description shows it."""
+"""Request bodies: their limits, and their JSON Schema, which checks the fields and describes the API."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from siftlm.serving.errors import BadRequest
-from siftlm.serving.limits import RequestLimits
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """The largest requests that are accepted."""
+
+    body: int = 8 * 2**20
+    """Bytes."""
+    seconds: float = 300.0
+    """Until the answer is complete."""
+    prompts: int = 64
+    """Prompts in one request."""
+    choices: ClassVar[int] = 8
+    """Choices for each prompt; part of the API's description."""
+    inputs: int = 2048
+    """Texts to embed."""
+    messages: int = 4096
+    """Messages in a conversation."""
+    text: int = 2**20
+    """Characters of one text to embed, to select for or to tokenize."""
+    texts: int = 2**22
+    """Characters of all texts to embed."""
+    ids: int = 2**18
+    """Tokens to detokenize."""
+    stops: int = 16
+    """Stop strings. OpenAI accepts 4; tasks of lm-evaluation-harness send more."""
+    entries: int = 2_000_000
+    """Entries of an answer: tokens (generated, and with echo the prompts') × choices × (logprobs + 1)."""
+
+
+DEFAULT_LIMITS = RequestLimits()
+
+
+def check_items(body: Any, name: str, most: int, noun: str) -> None:
+    """Refuse a list that is too long, before its items are checked: a million of them take seconds.
+
+    >>> check_items({"stop": ["a", "b"]}, "stop", 1, "texts")
+    Traceback (most recent call last):
+    siftlm.serving.errors.BadRequest: stop must have at most 1 texts, got 2
+    """
+    items = body.get(name) if isinstance(body, dict) else None
+    if isinstance(items, list) and len(items) > most:
+        raise BadRequest(f"{name} must have at most {most} {noun}, got {len(items)}", param=name, code="too_many_items")
+
+
+def check_texts(name: str, texts: Iterable[str], limits: RequestLimits) -> None:
+    """Refuse texts that would take minutes to process."""
+    lengths = [len(one) for one in texts]
+    if max(lengths, default=0) > limits.text:
+        message = f"{name} must have at most {limits.text} characters, got {max(lengths)}"
+    elif sum(lengths) > limits.texts:
+        message = f"{name} must have at most {limits.texts} characters in total, got {sum(lengths)}"
+    else:
+        return
+    raise BadRequest(message, param=name, code="text_too_long")
+
+
+# --- schemas
+
+Schema = Mapping[str, Any]
+"""JSON Schema, limited to: type, enum, minimum, exclusiveMinimum, maximum, minLength, maxLength, items, minItems,
+maxItems, properties, required, anyOf, default, and title, the description for error messages."""
 
 TEXT: Schema = {"type": "string"}
 BOOLEAN: Schema = {"type": "boolean", "default": False}
 COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 TOKEN_IDS: Schema = {"type": "array", "items": COUNT, "title": "a list of token ids"}
-# 64 bits with a sign, as OpenAI has it.
+# A signed 64-bit integer, as in OpenAI's API.
 SEED: Schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
 
 MODEL: Schema = {
     **TEXT,
-    "title": "the name of a model, such as NAME for the model as it is or NAME:sift-50 to learn from 50 texts",
+    "title": "the name of a model: NAME for the base model, or for example NAME:sift-50 to tune it on 50 texts",
 }
 PROMPT: Schema = {
     "anyOf": [
@@ -31,23 +93,23 @@ PROMPT: Schema = {
 }
 STOP: Schema = {
     "anyOf": [{**TEXT, "minLength": 1}, {"type": "array", "items": {**TEXT, "minLength": 1}}],
-    "title": "a string or a list of strings, each with something in it",
+    "title": "a string or a list of strings, none of them empty",
 }
 SIFTLM: Schema = {
     "type": "object",
-    "title": "an object: settings such as method and n, and what to say about it",
+    "title": "an object: settings such as method and n, and what to report",
     "properties": {
         "method": TEXT,
         "memory": TEXT,
         "use": TEXT,
         "kernel": TEXT,
-        "prompt": {**TEXT, "title": "the text to learn for, where that is not the prompt"},
+        "prompt": {**TEXT, "title": "the text to select for, if it is not the prompt"},
         "return": {"type": "array", "items": {"type": "string", "enum": ["selection", "steps", "timings"]}},
-        "events": {**BOOLEAN, "title": "true to be told of every step while the answer is streamed"},
+        "events": {**BOOLEAN, "title": "true to stream an event for every step"},
     },
 }
 
-# What completions and chats have in common.
+# Fields of both completions and chat completions.
 _SAMPLING_FIELDS: dict[str, Schema] = {
     "model": MODEL,
     "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1.0},
@@ -58,7 +120,7 @@ _SAMPLING_FIELDS: dict[str, Schema] = {
     "stream": BOOLEAN,
     "stream_options": {"type": "object", "properties": {"include_usage": BOOLEAN}},
     "siftlm": SIFTLM,
-    # Known, and only taken where they change nothing: see NEUTRAL.
+    # Accepted only with values that change nothing: see NEUTRAL_VALUES.
     "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
     "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
     "logit_bias": {"type": "object"},
@@ -66,7 +128,7 @@ _SAMPLING_FIELDS: dict[str, Schema] = {
     "min_p": {"type": "number", "minimum": 0, "maximum": 1},
     "repetition_penalty": {"type": "number", "exclusiveMinimum": 0},
 }
-# Which of its tools a model is to call: a word, or an object that names one.
+# Which tool the model should call: a word, or an object that names one.
 TOOL_CHOICE: Schema = {"anyOf": [TEXT, {"type": "object"}], "title": "a string or an object"}
 COMPLETION_SCHEMA: Schema = {
     "type": "object",
@@ -112,7 +174,7 @@ CHAT_SCHEMA: Schema = {
         "response_format": {"type": "object", "properties": {"type": TEXT}},
     },
 }
-# What each of these may be without meaning anything; else the answer would not be what was asked for.
+# Values that change nothing. Any other value is refused: the answer would not be the one requested.
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
@@ -133,10 +195,10 @@ EMBEDDINGS_SCHEMA: Schema = {
     "type": "object",
     "required": ["model", "input"],
     "properties": {
-        "model": {**TEXT, "title": "the name of a model, or of the memory's embedder"},
+        "model": {**TEXT, "title": "the name of a model, or of a memory's embedder"},
         "input": {
             "anyOf": [{**TEXT, "minLength": 1}, {"type": "array", "items": {**TEXT, "minLength": 1}, "minItems": 1}],
-            "title": "a string or a list of strings, each with something in it",
+            "title": "a string or a list of strings, none of them empty",
         },
         "encoding_format": {**TEXT, "enum": ["float", "base64"], "default": "float"},
         "dimensions": {"type": "integer", "minimum": 1},
@@ -147,7 +209,7 @@ TOKENIZE_SCHEMA: Schema = {
     "type": "object",
     "properties": {
         "prompt": TEXT,
-        "messages": {**MESSAGES, "title": "a list of messages, in place of prompt"},
+        "messages": {**MESSAGES, "title": "a list of messages, instead of prompt"},
         "add_special_tokens": {"type": "boolean", "default": True},
         "return_token_strs": BOOLEAN,
     },
@@ -172,7 +234,7 @@ ERROR_SCHEMA: Schema = {
 
 
 def openapi_body(schema: Schema) -> dict[str, Any]:
-    """A body for the description of the API: null is as good as nothing where a field is not required."""
+    """A request body for the API's description; optional fields may be null."""
     needed = schema.get("required", ())
     properties = {
         name: field if name in needed else {"anyOf": [field, {"type": "null"}]}
@@ -181,9 +243,6 @@ def openapi_body(schema: Schema) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": {**schema, "properties": properties}}}}
 
 
-Schema = Mapping[str, Any]
-"""JSON Schema, of which this is understood: type, enum, minimum, exclusiveMinimum, maximum, minLength, maxLength,
-items, minItems, maxItems, properties, required, anyOf, default; title is how a person would say it."""
 PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "boolean": (bool,),
@@ -203,26 +262,26 @@ TYPE_NAMES = {
 
 
 def parse_fields(body: Any, schema: Schema) -> dict[str, Any]:
-    """All fields that the schema names, with the defaults for those that are missing or null.
+    """The fields that the schema names, with the defaults for those that are missing or null.
 
-    Others are left out: clients send many that mean something elsewhere.
+    Other fields are ignored: clients send many that are for other servers.
 
     >>> parse_fields({"n": 2, "user": "me"}, {"properties": {"n": {"type": "integer"}, "echo": {"type": "boolean"}}})
     {'n': 2, 'echo': None}
     """
     if not isinstance(body, dict):
         raise BadRequest(f"the body must be a JSON object, got {_preview(body)}")
-    found = {}
-    for name, wanted in schema["properties"].items():
+    fields = {}
+    for name, field in schema["properties"].items():
         value = body.get(name)
         if value is None and name in schema.get("required", ()):
-            raise _missing_field(wanted, name)
-        found[name] = wanted.get("default") if value is None else check_value(value, wanted, name)
-    return found
+            raise _missing_field(field, name)
+        fields[name] = field.get("default") if value is None else check_value(value, field, name)
+    return fields
 
 
 def check_value(value: Any, schema: Schema, name: str) -> Any:
-    """The value, or an error that says what the field must be. Whole numbers come as ``int``, however they are written.
+    """The value, or an error that says what the field must be. Whole numbers become ``int``, also if written as 3.0.
 
     >>> check_value(3.0, {"type": "integer", "maximum": 5}, "n")
     3
@@ -231,10 +290,10 @@ def check_value(value: Any, schema: Schema, name: str) -> Any:
     siftlm.serving.errors.BadRequest: temperature must be a number from 0 to 2, got "hot"
     """
     if "anyOf" in schema:
-        found = [right for one in schema["anyOf"] for right in _try_schema(value, one, name)]
-        if not found:
+        matches = [match for one in schema["anyOf"] for match in _try_schema(value, one, name)]
+        if not matches:
             raise _invalid_value(value, schema, name)
-        return found[0]
+        return matches[0]
     if not _matches(value, schema):
         raise _invalid_value(value, schema, name)
     kind = schema.get("type")
@@ -243,11 +302,11 @@ def check_value(value: Any, schema: Schema, name: str) -> Any:
     if kind == "array" and "items" in schema:
         return [check_value(one, schema["items"], f"{name}[{at}]") for at, one in enumerate(value)]
     if kind == "object":
-        for inner, wanted in schema.get("properties", {}).items():
+        for inner, field in schema.get("properties", {}).items():
             if value.get(inner) is not None:
-                check_value(value[inner], wanted, f"{name}.{inner}")
+                check_value(value[inner], field, f"{name}.{inner}")
             elif inner in schema.get("required", ()):
-                raise _missing_field(wanted, f"{name}.{inner}")
+                raise _missing_field(field, f"{name}.{inner}")
     return value
 
 
@@ -293,7 +352,7 @@ def _missing_field(schema: Schema, name: str) -> BadRequest:
 
 
 def describe_schema(schema: Schema) -> str:
-    """What a value must be, in words.
+    """A description of the allowed values.
 
     >>> describe_schema({"type": "integer", "minimum": 0, "maximum": 20})
     'a whole number from 0 to 20'
@@ -306,7 +365,7 @@ def describe_schema(schema: Schema) -> str:
         return " or ".join(describe_schema(one) for one in schema["anyOf"])
     words = TYPE_NAMES[schema["type"]] if "type" in schema else "a value"
     if schema.get("minLength"):
-        words += " with something in it"
+        words += " that is not empty"
     if "minimum" in schema and "maximum" in schema:
         return f"{words} from {schema['minimum']} to {schema['maximum']}"
     if "minimum" in schema:
@@ -317,7 +376,7 @@ def describe_schema(schema: Schema) -> str:
 
 
 def _preview(value: Any) -> str:
-    """A value as JSON has it, in short: a list or an object only by its kind, for it may be long."""
+    """A value in short, as JSON; a list or an object only by its kind and size."""
     if isinstance(value, (list, dict)):
         return f"{TYPE_NAMES['array' if isinstance(value, list) else 'object']} of {len(value)}"
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Listen, load a model, serve it until a signal comes, and end tidily. Read `serve` first."""
+"""The server: listen, load a model, serve it until a signal arrives, and shut down gracefully. Read `serve` first."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siftlm.errors import Conflict, SiftlmError
-from siftlm.extras import load
+import uvicorn
+from uvicorn.config import LOGGING_CONFIG
+
+from siftlm.errors import Conflict, SiftlmError, setting
 from siftlm.memory import Memory
+from siftlm.serving.app import SwappableApp, create_app, loading_app
+from siftlm.serving.auth import ApiKeys
 from siftlm.serving.errors import ShuttingDown
 from siftlm.serving.lifecycle import (
     DISCONNECT_DELAY_SECONDS,
@@ -29,50 +33,55 @@ from siftlm.serving.lifecycle import (
     GracefulShutdown,
     check_searchable,
 )
+from siftlm.serving.metrics import PrometheusMetrics, route_template
+from siftlm.serving.middleware import GuardMiddleware
 from siftlm.serving.modes import ModeParser
 from siftlm.serving.scheduler import MIB
+from siftlm.serving.schemas import RequestLimits
 from siftlm.validation import whole_number
 
-# Connections that wait to be taken; as uvicorn has it.
+# Connections that may wait to be accepted; uvicorn's default.
 LISTEN_BACKLOG = 2048
-# Seconds for a thread that has nothing more to do.
+# Seconds to wait for a thread that is about to end.
 THREAD_EXIT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class ServerHandle:
-    """A server that listens as soon as it runs."""
+    """A server that has its port, and has yet to be run and loaded."""
 
     url: str
     run: Callable[[], None]
-    """Answer requests, until it is to end."""
+    """Answers requests until the server shuts down."""
     load: Callable[[], bool]
-    """Load the model meanwhile, from another thread; True once requests are taken, False if it is to end before."""
-    ending: GracefulShutdown
+    """Loads the model, in another thread; True once requests are accepted, False if the server shuts down first."""
+    shutdown: GracefulShutdown
     close: Callable[[float], bool]
-    """Wait so many seconds for the engine; False if it still computes what nobody waits for. The block's end waits."""
+    """Waits this many seconds for the engine; False if it is still busy. The end of the block waits without a limit."""
 
 
-def serve(model: Any, memories: Mapping[str, Memory], *, said: Callable[[str], None] | None = None, **how: Any) -> None:
-    """Serve until Ctrl-C or SIGTERM; what was accepted by then is finished.
+def serve(
+    model: Any, memories: Mapping[str, Memory], *, on_ready: Callable[[str], None] | None = None, **settings: Any
+) -> None:
+    """Serve until Ctrl-C or SIGTERM, then finish the requests accepted by then.
 
-    Neither loading a model nor a step of learning can be interrupted. If one of them is all that is still under way at
-    the end, the whole process ends then and there, with status 0.
+    Neither loading a model nor a gradient step can be interrupted. If one of them is all that still runs at the end,
+    the whole process exits at once, with status 0.
 
     Args:
-        model, memories, **how: see `open_server`.
-        said: told where it listens, once requests are taken.
+        model, memories, **settings: see `open_server`.
+        on_ready: called with a line that says where the server listens, once requests are accepted.
     """
     failed: list[BaseException] = []
-    with open_server(model, memories, **how) as server, capture_signals(server.ending.signalled):
+    with open_server(model, memories, **settings) as server, capture_signals(server.shutdown.on_signal):
 
         def load() -> None:
             try:
-                if server.load() and said is not None:
-                    said(f"siftlm: {server.url}  (Ctrl-C ends)")
-            except BaseException as error:  # noqa: BLE001 (raised below, by the thread that was asked to serve)
+                if server.load() and on_ready is not None:
+                    on_ready(f"siftlm: {server.url}  (Ctrl-C ends)")
+            except BaseException as error:  # noqa: BLE001 (raised below, in the calling thread)
                 failed.append(error)
-                server.ending.end(0.0)
+                server.shutdown.end(0.0)
 
         loading = threading.Thread(target=load, name="siftlm-loading", daemon=True)
         loading.start()
@@ -85,7 +94,7 @@ def serve(model: Any, memories: Mapping[str, Memory], *, said: Callable[[str], N
 
 
 def _exit_process() -> None:
-    """Python would wait for the thread that computes, or pull the ground from under it."""
+    """Exit at once: at its end Python would wait for the thread that still computes, or crash it."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -93,12 +102,12 @@ def _exit_process() -> None:
 
 
 @contextmanager
-def capture_signals(signalled: Callable[[int, Any], None]) -> Iterator[None]:
-    """Signals that come before or after uvicorn listens to them are meant for us, too.
+def capture_signals(on_signal: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle signals that arrive before or after uvicorn handles them.
 
-    And uvicorn raises those that have ended it once more, which would end us before everything is tidy.
+    Once it has ended, uvicorn raises the signals that ended it again, which would end the process before its cleanup.
     """
-    before = {number: signal.signal(number, signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -107,21 +116,21 @@ def capture_signals(signalled: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 @contextmanager
-def background_server(model: Any, memories: Mapping[str, Memory], *, port: int = 0, **how: Any) -> Iterator[str]:
-    """A server in this process, beside whatever else it does: its address. It ends with the block.
+def background_server(model: Any, memories: Mapping[str, Memory], *, port: int = 0, **settings: Any) -> Iterator[str]:
+    """The address of a server in a thread of this process, which ends with the block.
 
     Args:
-        model, memories, port, **how: see `open_server`; any free port unless one is named.
+        model, memories, port, **settings: see `open_server`; any free port by default.
     """
-    with open_server(model, memories, port=port, **how) as server:
+    with open_server(model, memories, port=port, **settings) as server:
         thread = threading.Thread(target=server.run, name="siftlm-http", daemon=True)
         thread.start()
         try:
             if not server.load():
-                raise SiftlmError("the server has ended before it was ready; the log says why")
+                raise SiftlmError("the server ended before it was ready; the log says why")
             yield server.url
         finally:
-            server.ending.end()
+            server.shutdown.end()
             thread.join()
 
 
@@ -144,55 +153,49 @@ def open_server(
     vllm_adapters: int = 32,
     **settings: Any,
 ) -> Iterator[ServerHandle]:
-    """A server that has its port, and is to be run and loaded.
+    """Open a server, which has its port and has yet to be run and loaded.
 
     Args:
-        model: as for `siftlm.controller.Controller`, or one, with LoRA.
-        memories: by name; the first is the default.
+        model: a model for `siftlm.controller.Controller`, or a controller with LoRA.
+        memories: the memories by name; the first is the default.
         host, port: where to listen.
-        keys: the file of who may ask; see `siftlm.serving.auth`.
-        anybody: listen without keys where others can reach the host.
+        keys: the file of API keys; see `siftlm.serving.auth`.
+        anybody: allow a host that others can reach without API keys.
         slots, queue, cache: see `siftlm.serving.scheduler.ServingEngine`.
-        seconds: that a request may take.
-        grace: seconds that accepted requests have at the end.
-        vllm: the address of a vLLM that continues the prompts; here they only learn. It is asked with the key in the
-            environment variable ``VLLM_API_KEY``, where vLLM itself looks for it.
-        vllm_folder: where adapters are handed over to it.
-        vllm_adapters: that it keeps at once.
+        seconds: the time limit of a request.
+        grace: seconds to finish accepted requests in at shutdown.
+        vllm: the address of a vLLM that decodes; this server then only tunes. Its key is read from the environment
+            variable ``VLLM_API_KEY``, which vLLM itself reads.
+        vllm_folder: the folder through which vLLM gets the adapters.
+        vllm_adapters: adapters that vLLM keeps at once.
         **settings: of the controller and of `siftlm.LocalModel`.
     """
-    uvicorn = load("uvicorn", "serve")
-    load("fastapi", "serve")
-    from siftlm.serving.app import SwappableApp, create_app, loading_app
-    from siftlm.serving.auth import ApiKeys
-    from siftlm.serving.limits import RequestLimits
-    from siftlm.serving.metrics import PrometheusMetrics, route_template
-    from siftlm.serving.middleware import GuardMiddleware
-
     if keys is None and not anybody and not is_loopback(host):
         raise Conflict(
-            f"--host {host} can be reached by others: say who may ask with --keys FILE (siftlm keys add FILE NAME), or "
-            f"let anybody ask with --open"
+            f"others can reach {setting('host', host)}: set {setting('keys')} to a file of API keys (siftlm keys add "
+            f"FILE NAME creates one), or pass {setting('anybody', True)} to serve everybody"
         )
     if (vllm is None) != (vllm_folder is None):
-        raise Conflict("--vllm URL and --vllm-folder DIR belong together: vLLM reads the adapters from that folder")
-    known = None if keys is None else ApiKeys.read(Path(keys))
+        raise Conflict(
+            f"{setting('vllm')} and {setting('vllm_folder')} must be set together: vLLM reads adapters from that folder"
+        )
+    api_keys = None if keys is None else ApiKeys.read(Path(keys))
     count = PrometheusMetrics()
     settings = {"engine": "lora", **settings}
-    # Without keys, what a browser of this machine is made to ask by a page of another site must be refused.
-    hosts = {"localhost", "127.0.0.1", "::1", host} if known is None and is_loopback(host) else None
+    # Without API keys, requests that a page of another site makes this machine's browser send must be refused.
+    hosts = {"localhost", "127.0.0.1", "::1", host} if api_keys is None and is_loopback(host) else None
     limits = RequestLimits(seconds=seconds, prompts=min(RequestLimits.prompts, queue))
     relay = None if vllm is None or vllm_folder is None else (vllm, vllm_folder, vllm_adapters)
-    room = {"slots": slots, "queue": queue, "cache": cache, "count": count}
-    made = EngineLifecycle()
-    entrance = SwappableApp(
+    capacity = {"slots": slots, "queue": queue, "cache": cache, "count": count}
+    lifecycle = EngineLifecycle()
+    front = SwappableApp(
         GuardMiddleware(
             loading_app, limits.body, lambda scope, status: count.answered(route_template(scope), status, None), hosts
         )
     )
     server = uvicorn.Server(
         uvicorn.Config(
-            entrance,
+            front,
             interface="asgi3",
             lifespan="off",
             log_level="warning",
@@ -203,25 +206,25 @@ def open_server(
             timeout_graceful_shutdown=math.ceil(grace + DISCONNECT_DELAY_SECONDS + UVICORN_MARGIN_SECONDS),
         )
     )
-    ending = GracefulShutdown(server, grace, made.end)
+    shutdown = GracefulShutdown(server, grace, lifecycle.end)
 
-    def opening() -> bool:
-        engine = made.open(model, memories, relay=relay, room=room, **settings)
+    def open_engine() -> bool:
+        engine = lifecycle.open(model, memories, relay=relay, capacity=capacity, **settings)
         check_searchable(engine.models)
         modes = ModeParser(engine.controller.name, engine.models)
-        app = create_app(engine, modes, keys=known, limits=limits, count=count, hosts=hosts)
+        app = create_app(engine, modes, keys=api_keys, limits=limits, hosts=hosts)
         while not (engine.state.ready and server.started):
-            if ending.asked or engine.state.closing:
-                raise ShuttingDown("the engine has ended before it was ready; the log says why")
+            if shutdown.requested or engine.state.closing:
+                raise ShuttingDown("the engine ended before it was ready; the log says why")
             time.sleep(0.01)
-        entrance.app = app
+        front.app = app
         return True
 
-    def loading() -> bool:
+    def load() -> bool:
         try:
-            return opening()
+            return open_engine()
         except Exception:
-            if ending.asked:  # nobody waits for it any more, and that may be why it failed
+            if shutdown.requested:  # nobody waits for it any more, and the shutdown may be why it failed
                 return False
             raise
 
@@ -233,35 +236,35 @@ def open_server(
             finally:
                 server.should_exit = True
 
-        def close(patience: float | None = None) -> bool:
-            return made.close(ending.left, patience)
+        def close(timeout: float | None = None) -> bool:
+            return lifecycle.close(shutdown.left, timeout)
 
         try:
-            yield ServerHandle(server_url(host, listening.getsockname()[1]), run, loading, ending, close)
+            yield ServerHandle(server_url(host, listening.getsockname()[1]), run, load, shutdown, close)
         finally:
             close()
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Listening, before the model is loaded: a port that is taken is said at once, and who comes early waits."""
+    """A listening socket, opened before the model is loaded: a port in use fails at once, and early clients wait."""
     whole_number("port", port, least=0, most=2**16 - 1)
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, kind, protocol)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
         try:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.bind(place)
-            made.listen(LISTEN_BACKLOG)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(LISTEN_BACKLOG)
         except BaseException:
-            made.close()
+            listening.close()
             raise
     except OSError as error:
         raise SiftlmError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from error
-    return made
+    return listening
 
 
 def is_loopback(host: str) -> bool:
-    """Can only this machine reach it?"""
+    """True if only this machine can reach the host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -269,7 +272,7 @@ def is_loopback(host: str) -> bool:
 
 
 def server_url(host: str, port: int) -> str:
-    """As a browser wants it.
+    """The server's address.
 
     >>> server_url("::1", 8000)
     'http://[::1]:8000'
@@ -277,18 +280,18 @@ def server_url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-# Said of every request that would rather speak WebSocket, together with advice to install what nobody here needs.
+# uvicorn logs these for every request that asks for WebSocket, with advice to install what the server does not need.
 NOISE_PREFIXES = ("Unsupported upgrade request.", "No supported WebSocket library detected.")
 
 
 def is_worth_logging(record: logging.LogRecord) -> bool:
-    """Is it about something that whoever runs the server could do something about?"""
+    """False for warnings that the operator of the server can do nothing about."""
     return not record.getMessage().startswith(NOISE_PREFIXES)
 
 
 def log_config() -> dict[str, Any]:
-    """For ``uvicorn.Config``: its own, with that filter before its handler."""
-    config: dict[str, Any] = copy.deepcopy(load("uvicorn.config", "serve").LOGGING_CONFIG)
+    """uvicorn's own log configuration, with `is_worth_logging` as a filter."""
+    config: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     config["filters"] = {"siftlm": {"()": lambda: is_worth_logging}}
     config["handlers"]["default"]["filters"] = ["siftlm"]
     return config

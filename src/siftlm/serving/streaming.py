@@ -1,94 +1,55 @@
-"""Events stream from the engine's thread to the event loop that speaks HTTP."""
+"""Events and results on their way from the engine's thread to the event loop that answers HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from siftlm.controller import Controller
-from siftlm.local import LocalModel
-from siftlm.memory import Memory
 from siftlm.serving.errors import DeadlineExceeded
-from siftlm.serving.events import Event, EventCallback, Failed, Finished, Job
+from siftlm.serving.events import EngineProtocol, Event, Failed, Finished, Handle, Job, ResultT
 
-ResultT = TypeVar("ResultT")
 Receive = Callable[[], Awaitable[Any]]
-# The engine itself ends what is too late; should it hang, the client is told so many seconds later.
+# The engine itself ends jobs that are late. Should it hang, the client gets an error this many seconds later.
 DEADLINE_MARGIN_SECONDS = 2.0
 
 
-class Handle(Protocol):
-    """A job that was accepted."""
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more; harmless when it has finished."""
-
-
-class EngineProtocol(Protocol):
-    """What HTTP needs of the engine."""
-
-    @property
-    def controller(self) -> Controller:
-        """The model."""
-
-    @property
-    def memories(self) -> Mapping[str, Memory]:
-        """By name; the first is the default."""
-
-    @property
-    def models(self) -> Mapping[str, LocalModel]:
-        """One a memory."""
-
-    def submit(self, job: Job, deliver: EventCallback) -> Handle:
-        """Accept a job, or raise `Busy` or `Closing`."""
-
-    def call(self, work: Callable[[], ResultT]) -> Future[ResultT]:
-        """Run something on the model's thread."""
-
-    @property
-    def state(self) -> Any:
-        """``ready``, ``closing`` and what `siftlm.serving.metrics` shows."""
-
-
 class ClientDisconnected(Exception):
-    """The client has gone."""
+    """The client has closed its connection."""
 
 
 async def stream_events(
     engine: EngineProtocol, jobs: Sequence[Job], receive: Receive
 ) -> AsyncGenerator[tuple[int, Event], None]:
-    """What comes of the jobs, as (place, event), until all have finished.
+    """The events of several jobs, as (index of the job, event), until all have finished.
 
-    The first failure is raised. However it ends - a failure, a client that hangs up, a deadline, a caller that no
-    longer listens - jobs that are still running are cancelled.
+    The first failure is raised. Jobs that are still running at the end are cancelled, whatever ended the stream: a
+    failure, a client that disconnects, a deadline, or a caller that stops iterating.
     """
     loop = asyncio.get_running_loop()
-    told: asyncio.Queue[tuple[int, Event] | ClientDisconnected] = asyncio.Queue()
-    tickets: list[Handle] = []
+    queue: asyncio.Queue[tuple[int, Event] | ClientDisconnected] = asyncio.Queue()
+    handles: list[Handle] = []
 
-    def deliver(place: int, event: Event) -> None:
+    def deliver(index: int, event: Event) -> None:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(told.put_nowait, (place, event))
+            loop.call_soon_threadsafe(queue.put_nowait, (index, event))
 
-    async def listen() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        # At once, and not only when the answer is next written: a model that learns is silent for long.
-        for ticket in tickets:
-            ticket.cancel()
-        told.put_nowait(ClientDisconnected())
+    async def cancel_on_disconnect() -> None:
+        await disconnected(receive)
+        # Cancel at once: tuning sends nothing for a long time, so the next write would come too late.
+        for handle in handles:
+            handle.cancel()
+        queue.put_nowait(ClientDisconnected())
 
-    listening = asyncio.ensure_future(listen())
+    watching = asyncio.ensure_future(cancel_on_disconnect())
     try:
-        for place, job in enumerate(jobs):
-            tickets.append(engine.submit(job, partial(deliver, place)))
+        for index, job in enumerate(jobs):
+            handles.append(engine.submit(job, partial(deliver, index)))
         left = len(jobs)
         while left:
-            item = await _wait_until(told.get(), jobs[0].deadline)
+            item = await _wait_until(queue.get(), jobs[0].deadline)
             if isinstance(item, ClientDisconnected):
                 raise item
             if isinstance(item[1], Failed):
@@ -96,45 +57,47 @@ async def stream_events(
             left -= isinstance(item[1], Finished)
             yield item
     finally:
-        listening.cancel()
-        for ticket in tickets:
-            ticket.cancel()
+        watching.cancel()
+        for handle in handles:
+            handle.cancel()
 
 
-async def _wait_until(coming: Awaitable[ResultT], deadline: float | None) -> ResultT:
+async def _wait_until(result: Awaitable[ResultT], deadline: float | None) -> ResultT:
     try:
-        return await asyncio.wait_for(
-            coming, None if deadline is None else deadline + DEADLINE_MARGIN_SECONDS - time.monotonic()
-        )
+        return await asyncio.wait_for(result, _seconds_left(deadline))
     except asyncio.TimeoutError as error:
-        raise DeadlineExceeded("the answer was not there in time") from error
+        raise DeadlineExceeded("the server did not answer in time") from error
 
 
 async def call_engine(
     engine: EngineProtocol, work: Callable[[], ResultT], receive: Receive | None = None, deadline: float | None = None
 ) -> ResultT:
-    """What the work returns on the model's thread.
+    """The result of a function that runs on the model's thread.
 
-    Where it still waits for its turn when the client hangs up, its time is up or the caller no longer listens, it is
-    not done at all.
+    If the client disconnects, the deadline passes or the caller is cancelled while the function still waits for its
+    turn, it is not run at all.
     """
-    coming = asyncio.wrap_future(engine.call(work))
-    waited_for: set[asyncio.Future[Any]] = {coming}
+    result = asyncio.wrap_future(engine.call(work))
+    futures: set[asyncio.Future[Any]] = {result}
     if receive is not None:
-        waited_for.add(asyncio.ensure_future(_disconnected(receive)))
-    left = None if deadline is None else max(0.0, deadline + DEADLINE_MARGIN_SECONDS - time.monotonic())
+        futures.add(asyncio.ensure_future(disconnected(receive)))
     try:
-        done, _ = await asyncio.wait(waited_for, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        if coming in done:
-            return coming.result()
+        done, _ = await asyncio.wait(futures, timeout=_seconds_left(deadline), return_when=asyncio.FIRST_COMPLETED)
+        if result in done:
+            return result.result()
         if done:
             raise ClientDisconnected
-        raise DeadlineExceeded("the answer was not there in time")
+        raise DeadlineExceeded("the server did not answer in time")
     finally:
-        for future in waited_for:
+        for future in futures:
             future.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+def _seconds_left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline + DEADLINE_MARGIN_SECONDS - time.monotonic())
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return once the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""The prompts that learn: what each learns from, who learns the same, and what is remembered from earlier."""
+"""The prompts that are being tuned: selecting texts for them, sharing equal requests, and reusing cached adapters."""
 
 from __future__ import annotations
 
@@ -6,51 +6,33 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from siftlm.controller.batch_tuner import BatchTuner
-from siftlm.controller.settings import Tuning
-from siftlm.controller.tuning_batch import TuningBatch, TuningRun
-from siftlm.flow import PromptState as Selection
-from siftlm.flow import selected_many
-from siftlm.local import LocalModel
-from siftlm.memory import Memory
-from siftlm.serving import events
+from siftlm.controller import BatchTuner, Tuning, TuningBatch, TuningRun
+from siftlm.flow import PromptState
 from siftlm.serving.adapters import AdapterCache, AdapterKey, AdapterSlot, AdapterSlots, CachedTuning
-from siftlm.serving.metrics import Metrics
-from siftlm.serving.task import ServedRequest
+from siftlm.serving.events import EngineProtocol, Job, Selected, ServedRequest, Stepped, Tuned
 from siftlm.types import Step
-
-
-class EngineResources(Protocol):
-    """What of the engine is needed here."""
-
-    models: dict[str, LocalModel]
-    memories: dict[str, Memory]
-    count: Metrics
 
 
 @dataclass(eq=False)
 class TuningRequest:
-    """One prompt that learns, for everybody who asked for just that."""
+    """One prompt that is being tuned, for every request with the same key."""
 
-    place: AdapterSlot
+    slot: AdapterSlot
     tasks: list[ServedRequest]
-    selection: Selection
-    course: TuningRun
-    lesson: TuningBatch
+    state: PromptState
+    run: TuningRun
+    batch: TuningBatch
 
 
 class TuningQueue:
-    """Only the engine's thread uses it."""
+    """The prompts that are being tuned. Only the engine's thread uses it."""
 
-    def __init__(
-        self, world: EngineResources, many: BatchTuner, places: AdapterSlots, remembering: AdapterCache
-    ) -> None:
-        self._engine, self._many = world, many
-        self._places, self._remembering = places, remembering
-        self._requests: dict[int, TuningRequest] = {}
-        self._lessons: dict[str, TuningBatch] = {}
+    def __init__(self, engine: EngineProtocol, tuner: BatchTuner, slots: AdapterSlots, cache: AdapterCache) -> None:
+        self._engine, self._tuner = engine, tuner
+        self._slots, self._cache = slots, cache
+        self._requests: dict[int, TuningRequest] = {}  # by the number of the slot
+        self._batches: dict[str, TuningBatch] = {}  # by their settings
         self._versions: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -58,172 +40,177 @@ class TuningQueue:
 
     @property
     def rows(self) -> int:
-        """Choices that will be spoken when all have learned."""
+        """Choices to decode once all prompts are tuned."""
         return sum(task.job.choices for task in self.tasks())
 
     def tasks(self) -> list[ServedRequest]:
-        """All for whom something is being learned."""
-        return [task for pupil in self._requests.values() for task in pupil.tasks]
+        """All requests that wait for tuning."""
+        return [task for request in self._requests.values() for task in request.tasks]
 
     def admit(self, tasks: Sequence[ServedRequest]) -> list[ServedRequest]:
-        """Those who may speak at once; for the others learning begins."""
+        """Start tuning for new requests, and return those that need none."""
         ready: list[ServedRequest] = []
         new: dict[AdapterKey, list[ServedRequest]] = defaultdict(list)
         for task in tasks:
-            task.passed("queue")
+            task.record_time("queue")
             if task.job.mode.memory is None:
                 ready.append(task)
                 continue
             try:
                 key = self._key(task.job)
-            except Exception as error:  # noqa: BLE001 (a memory that is damaged, say, is told to who asked)
+            except Exception as error:  # noqa: BLE001 (a damaged memory, for example, fails this request alone)
                 task.fail(error)
                 continue
-            if key in new or not self._known(key, task, ready):
+            if key in new or not self._join_known(key, task, ready):
                 new[key].append(task)
-        for key, selection in self._selected(new).items():
-            ready += self._begin(key, new[key], selection)
+        for key, state in self._select(new).items():
+            ready += self._begin(key, new[key], state)
         return ready
 
     def round(self) -> list[ServedRequest]:
-        """One step for everybody; those who have learned enough."""
+        """Take one step for every prompt, and return the requests whose tuning has ended."""
         ready: list[ServedRequest] = []
-        for settings, lesson in list(self._lessons.items()):
-            for course in lesson.round():
-                ready += self._learned(self._requests.pop(course.owner))
-            if not len(lesson):
-                del self._lessons[settings]
+        for settings, batch in list(self._batches.items()):
+            for run in batch.round():
+                ready += self._finish(self._requests.pop(run.owner))
+            if not len(batch):
+                del self._batches[settings]
         return ready
 
     def leave(self, task: ServedRequest) -> None:
-        """Nobody waits for it; who is left alone learns no further."""
-        for number, pupil in list(self._requests.items()):
-            if task in pupil.tasks:
-                pupil.tasks.remove(task)
-                self._places.leave(pupil.place)
-                if not pupil.tasks:
-                    pupil.lesson.leave(number)
+        """Drop a request; tuning stops when no other request shares it."""
+        for number, request in list(self._requests.items()):
+            if task in request.tasks:
+                request.tasks.remove(task)
+                self._slots.leave(request.slot)
+                if not request.tasks:
+                    request.batch.leave(number)
                     del self._requests[number]
 
     # --- inside
 
-    def _key(self, job: events.Job) -> AdapterKey:
+    def _key(self, job: Job) -> AdapterKey:
         name = job.mode.memory or ""
         version = self._engine.memories[name].version
         if self._versions.get(name) != version:
-            self._remembering.forget(name, version)
+            self._cache.forget(name, version)
             self._versions[name] = version
         settings = self._engine.models[name].settings(**job.mode.settings)
-        return AdapterKey(name, version, job.learn_for, json.dumps(settings, sort_keys=True, default=str), job.asker)
+        return AdapterKey(name, version, job.query, json.dumps(settings, sort_keys=True, default=str), job.caller)
 
     def _keep(self, key: AdapterKey, kept: CachedTuning) -> None:
-        """Unless the memory has changed meanwhile, and what was learned from may no longer be there."""
+        """Cache a tuning, unless the memory has changed meanwhile: its texts may have been deleted."""
         if self._engine.memories[key.memory].version == key.version:
-            self._remembering.keep(key, kept)
+            self._cache.keep(key, kept)
 
-    def _known(self, key: AdapterKey, task: ServedRequest, ready: list[ServedRequest]) -> bool:
-        """Has somebody asked for this before, or does so now?"""
-        place = self._places.share(key)
-        pupil = None if place is None else self._requests.get(place.number)
-        kept = place.kept if place is not None else self._remembering.find(key)
-        self._engine.count.cache(pupil is not None or kept is not None)
-        if place is None and kept is not None and kept.weights is not None:
-            place = self._places.take(key, kept)
-            self._many.put(place.number, kept.weights)
-        task.place = place
-        if pupil is not None:
-            pupil.tasks.append(task)
-            task.tell(events.Selected(pupil.selection.found, cached=True))
+    def _join_known(self, key: AdapterKey, task: ServedRequest, ready: list[ServedRequest]) -> bool:
+        """Attach a request to a running or cached tuning of the same key; False if there is none."""
+        slot = self._slots.share(key)
+        running = None if slot is None else self._requests.get(slot.number)
+        kept = slot.kept if slot is not None else self._cache.find(key)
+        self._engine.count.cache(running is not None or kept is not None)
+        if slot is None and kept is not None and kept.weights is not None:
+            slot = self._slots.take(key, kept)
+            self._tuner.load_weights(slot.number, kept.weights)
+        task.slot = slot
+        if running is not None:
+            running.tasks.append(task)
+            task.emit(Selected(running.state.found, cached=True))
         elif kept is not None:
             ready.append(self._ready(task, kept))
-        return pupil is not None or kept is not None
+        return running is not None or kept is not None
 
-    def _selected(self, new: Mapping[AdapterKey, Sequence[ServedRequest]]) -> dict[AdapterKey, Selection]:
-        """One search for all who ask in the same way."""
+    def _select(self, new: Mapping[AdapterKey, Sequence[ServedRequest]]) -> dict[AdapterKey, PromptState]:
+        """Select texts for new keys, with one search for all that share memory and settings."""
         groups: dict[tuple[str, str], list[AdapterKey]] = defaultdict(list)
         for key in new:
             groups[key.memory, key.settings].append(key)
-        found: dict[AdapterKey, Selection] = {}
+        states: dict[AdapterKey, PromptState] = {}
         for (memory, _), keys in groups.items():
             model, settings = self._engine.models[memory], new[keys[0]][0].job.mode.settings
             try:
-                made = selected_many(model, [key.prompt for key in keys], settings)
-                found.update(zip(keys, made, strict=True))
-            except Exception:  # noqa: BLE001 (one of them; whose it is shows when each is alone)
+                selected = model.select_many([key.query for key in keys], **settings)
+                states.update(zip(keys, selected, strict=True))
+            except Exception:  # noqa: BLE001 (one of them failed; searching for each alone shows which)
                 for key in keys:
-                    found.update(self._selected_alone(key, new[key]))
-        return found
+                    states.update(self._select_alone(key, new[key]))
+        return states
 
-    def _selected_alone(self, key: AdapterKey, tasks: Sequence[ServedRequest]) -> dict[AdapterKey, Selection]:
+    def _select_alone(self, key: AdapterKey, tasks: Sequence[ServedRequest]) -> dict[AdapterKey, PromptState]:
         try:
-            return {key: selected_many(self._engine.models[key.memory], [key.prompt], tasks[0].job.mode.settings)[0]}
-        except Exception as error:  # noqa: BLE001 (told to who asked for it)
+            model, settings = self._engine.models[key.memory], tasks[0].job.mode.settings
+            return {key: model.select_many([key.query], **settings)[0]}
+        except Exception as error:  # noqa: BLE001 (it fails these requests alone)
             for task in tasks:
                 task.fail(error)
         return {}
 
-    def _begin(self, key: AdapterKey, tasks: list[ServedRequest], selection: Selection) -> list[ServedRequest]:
-        if selection.trace is not None:  # the texts are its context, or not worth learning from
-            kept = CachedTuning(selection.found, selection.trace, selection.context)
+    def _begin(self, key: AdapterKey, tasks: list[ServedRequest], state: PromptState) -> list[ServedRequest]:
+        """Start tuning on the selected texts; the requests come back at once if there is nothing to tune on."""
+        if not state.tunes:  # the texts are its context, or not worth tuning on
+            kept = CachedTuning(state.found, state.trace, state.context)
             self._keep(key, kept)
             return [self._ready(task, kept, cached=False) for task in tasks]
-        place = self._places.take(key)
-        place.users = len(tasks)
-        lesson = self._lesson(self._engine.models[key.memory].tuning_settings(**tasks[0].job.mode.settings))
-        course = self._many.course(lesson, place.number, selection.found.texts)
-        self._requests[place.number] = TuningRequest(place, tasks, selection, course, lesson)
+        slot = self._slots.take(key)
+        slot.users = len(tasks)
+        settings = self._engine.models[key.memory].tuning_settings(**tasks[0].job.mode.settings)
+        batch = self._batch(settings)
+        run = self._tuner.tuning_run(slot.number, settings, state.found.texts)
+        self._requests[slot.number] = TuningRequest(slot, tasks, state, run, batch)
         for task in tasks:
-            task.place = place
-            task.passed("select")
-            task.tell(events.Selected(selection.found))
-        lesson.join([course])
+            task.slot = slot
+            task.record_time("select")
+            task.emit(Selected(state.found))
+        batch.join([run])
         return []
 
-    def _lesson(self, settings: Tuning) -> TuningBatch:
+    def _batch(self, settings: Tuning) -> TuningBatch:
+        """The batch of all prompts with these settings."""
         name = json.dumps(settings.to_dict(), sort_keys=True)
-        if name not in self._lessons:
-            self._lessons[name] = self._many.lesson(settings, after=self._stepped)
-        return self._lessons[name]
+        if name not in self._batches:
+            self._batches[name] = self._tuner.tuning_batch(settings, after=self._emit_steps)
+        return self._batches[name]
 
-    def _stepped(self, steps: Mapping[int, Step]) -> None:
-        for owner, step in steps.items():
-            pupil = self._requests[owner]
-            event = events.Stepped(step, len(pupil.course.steps), len(pupil.course.turns))
-            for task in pupil.tasks:
-                task.tell(event)
+    def _emit_steps(self, steps: Mapping[int, Step]) -> None:
+        for number, step in steps.items():
+            request = self._requests[number]
+            event = Stepped(step, len(request.run.steps), len(request.run.planned))
+            for task in request.tasks:
+                task.emit(event)
 
-    def _learned(self, pupil: TuningRequest) -> list[ServedRequest]:
-        trace = pupil.lesson.trace(pupil.course)
-        nothing = trace.ended in ("diverged", "nothing")
-        weights = None if nothing else self._many.weights(pupil.place.number)
-        context = () if trace.ended == "diverged" else pupil.selection.context
-        kept = CachedTuning(pupil.selection.found, trace, context, weights)
-        pupil.place.kept = kept
-        self._keep(pupil.place.key, kept)
-        self._engine.count.learned(len(trace.steps), sum(step.tokens for step in trace.steps))
-        for task in pupil.tasks:
-            task.passed("learn")
+    def _finish(self, request: TuningRequest) -> list[ServedRequest]:
+        """Cache the tuned adapter, and return the requests that waited for it."""
+        trace = self._tuner.trace(request.run)
+        untuned = trace.ended in ("diverged", "nothing")
+        weights = None if untuned else self._tuner.weights(request.slot.number)
+        context = () if trace.ended == "diverged" else request.state.context
+        kept = CachedTuning(request.state.found, trace, context, weights)
+        request.slot.kept = kept
+        self._keep(request.slot.key, kept)
+        self._engine.count.tuned(len(trace.steps), sum(step.tokens for step in trace.steps))
+        for task in request.tasks:
+            task.record_time("learn")
             task.context = context
             self._export(task)
-            task.tell(events.Tuned(trace, context))
-        return pupil.tasks
+            task.emit(Tuned(trace, context))
+        return request.tasks
 
     def _ready(self, task: ServedRequest, kept: CachedTuning, *, cached: bool = True) -> ServedRequest:
         task.context = kept.context
-        task.passed("select")
-        task.tell(events.Selected(kept.found, cached=cached))
+        task.record_time("select")
+        task.emit(Selected(kept.found, cached=cached))
         self._export(task)
-        task.tell(events.Tuned(kept.trace, kept.context))
+        task.emit(Tuned(kept.trace, kept.context))
         return task
 
     def _export(self, task: ServedRequest) -> None:
-        """What was learned, for who speaks through it elsewhere; where the folder is, it is complete."""
-        place, export = task.place, task.job.export
-        if export is None or place is None or place.kept is None or place.kept.weights is None:
+        """Save the adapter for another server to decode with. A folder that exists is complete."""
+        slot, export = task.slot, task.job.export
+        if export is None or slot is None or slot.kept is None or slot.kept.weights is None:
             return
         try:
-            folder = export(place.key)
+            folder = export(slot.key)
             if folder is not None:
-                self._many.save_adapter(place.number, folder.with_name(f"{folder.name}.part")).replace(folder)
-        except Exception as error:  # noqa: BLE001 (a full disk, say, is told to who asked)
+                self._tuner.save_adapter(slot.number, folder.with_name(f"{folder.name}.part")).replace(folder)
+        except Exception as error:  # noqa: BLE001 (a full disk, for example, fails this request alone)
             task.fail(error)

@@ -1,4 +1,4 @@
-"""A running vLLM decodes: prompts are tuned here and continued there, through the adapters they learned."""
+"""A running vLLM decodes: prompts are tuned here and continued there, with the adapters that were tuned."""
 
 from __future__ import annotations
 
@@ -13,15 +13,26 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from siftlm.controller.decoding import SampledToken
-from siftlm.controller.generation import eos_token_ids
-from siftlm.serving import events
-from siftlm.serving import events as jobs
+from siftlm.controller import SampledToken, eos_token_ids
+from siftlm.errors import setting
 from siftlm.serving.decoding import ChoiceWriter, prompt_event, prompt_with_context
 from siftlm.serving.errors import BadGateway, QueueFull, ShuttingDown
-from siftlm.serving.scheduler import DEFAULT_RETRY_SECONDS, EngineState, ServingEngine
+from siftlm.serving.events import (
+    EngineState,
+    Event,
+    EventCallback,
+    Failed,
+    Finished,
+    Handle,
+    Job,
+    ResultT,
+    Selected,
+    Stepped,
+    Tuned,
+)
+from siftlm.serving.scheduler import DEFAULT_RETRY_SECONDS, ServingEngine
 from siftlm.serving.vllm_client import (
     AdapterFolder,
     CallAborted,
@@ -33,24 +44,19 @@ from siftlm.serving.vllm_client import (
 )
 from siftlm.validation import whole_number
 
-if TYPE_CHECKING:
-    pass
-
-ResultT = TypeVar("ResultT")
-
 
 class Relay:
-    """An engine whose prompts are continued by vLLM.
+    """An engine that tunes prompts itself and lets vLLM continue them.
 
     Args:
-        engine: where they learn; its model's weights must be those that vLLM serves.
-        url: of vLLM's server.
-        folder: where adapters are written; vLLM must see it at the same path.
-        key: that vLLM asks for.
-        most: adapters that vLLM keeps at once, as its ``--max-cpu-loras``.
-        streams: choices that are continued at once; vLLM itself orders them.
+        engine: tunes the prompts; its model's weights must be those that vLLM serves.
+        url: the address of the vLLM server.
+        folder: where to save adapters; vLLM must see it at the same path.
+        key: the API key of vLLM.
+        most: adapters that vLLM keeps at once, its ``--max-cpu-loras``.
+        streams: choices to continue at once; vLLM itself schedules them.
         queue: requests that may wait for that; one more is refused.
-        patience: seconds that vLLM may be silent.
+        timeout: seconds without data from vLLM after which a request fails.
     """
 
     def __init__(
@@ -63,98 +69,94 @@ class Relay:
         most: int = 32,
         streams: int = 64,
         queue: int = 64,
-        patience: float = 120.0,
+        timeout: float = 120.0,
     ) -> None:
         whole_number("most", most)
         whole_number("streams", streams)
         self.engine, self.controller, self.count = engine, engine.controller, engine.count
         self.memories, self.models = engine.memories, engine.models
-        self.client = VllmClient(url, key, patience=patience)
-        served = self.client.served(self.controller.name)
+        self.client = VllmClient(url, key, timeout=timeout)
+        served = self.client.served_model(self.controller.name)
         self.base = served.name
-        reach = self.controller.context
-        if served.context is not None and served.context < reach:
+        context = self.controller.context
+        if served.context is not None and served.context < context:
             raise BadGateway(
-                f"vLLM reads {served.context} tokens at once, and this server offers {reach}: start vLLM with "
-                f"--max-model-len {reach}, or this server with --context-tokens {served.context}"
+                f"vLLM reads {served.context} tokens at most, and this server offers {context}: start vLLM with "
+                f"--max-model-len {context}, or this server with {setting('context', served.context)}"
             )
         rank = int(engine.call(lambda: self.controller.engine.describe()["r"]).result())
         self.client.check_runtime_adapters(rank)
-        self.shelf = AdapterFolder(self.client, folder, most=most, rank=rank)
-        # A tokenizer sets itself up for every call, and the engine's thread uses its own.
+        self.adapter_folder = AdapterFolder(self.client, folder, most=most, rank=rank)
+        # A tokenizer holds the settings of its last call, and the engine's thread uses its own.
         self.tokenizer = copy.deepcopy(self.controller.tokenizer)
         self.ends = eos_token_ids(self.controller)
         self.pool = ThreadPoolExecutor(streams, thread_name_prefix="siftlm-vllm")
-        self._streams, self._room = streams, streams + queue
+        self._streams, self._most_requests = streams, streams + queue
         self._changed = threading.Condition()
-        self._handed: set[RelayedRequest] = set()
+        self._requests: set[RelayedRequest] = set()
 
-    def submit(self, job: events.Job, deliver: events.EventCallback) -> RelayHandle:
-        """As `ServingEngine.submit`; events come from several threads, one after another."""
-        if len(self._handed) >= self._room:
+    def submit(self, job: Job, deliver: EventCallback) -> Handle:
+        """Accept a job as `ServingEngine.submit` does; its events come from several threads, one at a time."""
+        if len(self._requests) >= self._most_requests:
             self.count.refused()
             raise QueueFull(
-                f"{self._room} requests are with vLLM already: ask again in {DEFAULT_RETRY_SECONDS} s",
+                f"{self._most_requests} requests are already waiting for vLLM: retry in {DEFAULT_RETRY_SECONDS} s",
                 retry_after=DEFAULT_RETRY_SECONDS,
             )
         relayed = RelayedRequest(self, job, deliver)
-        here = replace(job, sampling=replace(job.sampling, max_tokens=0), choices=1, echo=False, export=relayed.export)
-        return RelayHandle(self.engine.submit(here, relayed.heard).cancel, relayed)
+        tuning = replace(
+            job, sampling=replace(job.sampling, max_tokens=0), choices=1, echo=False, export=relayed.export
+        )
+        handle = self.engine.submit(tuning, relayed.on_event)
+
+        def cancel() -> None:
+            relayed.leave()
+            handle.cancel()
+
+        return Handle(cancel)
 
     def call(self, work: Callable[[], ResultT]) -> Future[ResultT]:
-        """As `ServingEngine.call`."""
+        """Run a function as `ServingEngine.call` does."""
         return self.engine.call(work)
 
     @property
     def state(self) -> EngineState:
-        """As `ServingEngine.state`; who waits for vLLM waits, and who is with it speaks."""
+        """The load of both: requests wait for the engine or for vLLM, and are decoded by vLLM."""
         with self._changed:
-            own, handed = self.engine.state, list(self._handed)
-        speaking = sum(relayed.speaking for relayed in handed)
-        return replace(own, waiting=own.waiting + sum(not one.speaking for one in handed), speaking=speaking)
+            own, relayed = self.engine.state, list(self._requests)
+        decoding = sum(request.decoding for request in relayed)
+        return replace(own, waiting=own.waiting + sum(not request.decoding for request in relayed), decoding=decoding)
 
     def close(self, grace: float = 30.0) -> None:
-        """As `ServingEngine.close`; vLLM forgets the adapters, and their folders go."""
-        until = time.monotonic() + grace
+        """Close as `ServingEngine.close` does; then unload the adapters from vLLM, and delete them."""
+        deadline = time.monotonic() + grace
         self.engine.close(grace)
         with self._changed:
-            self._changed.wait_for(lambda: not self._handed, max(0.0, until - time.monotonic()))
-            left = list(self._handed)
+            self._changed.wait_for(lambda: not self._requests, max(0.0, deadline - time.monotonic()))
+            left = list(self._requests)
         for relayed in left:
             relayed.fail(ShuttingDown("the server has shut down before this request was done"))
         self.pool.shutdown()
-        self.shelf.clear()
+        self.adapter_folder.clear()
 
     # --- for `RelayedRequest`
 
     def take(self, relayed: RelayedRequest) -> None:
-        """It has learned, and is not done."""
+        """Add a request that is tuned and not yet decoded."""
         with self._changed:
-            self._handed.add(relayed)
+            self._requests.add(relayed)
 
     def drop(self, relayed: RelayedRequest) -> None:
-        """It is done."""
+        """Remove a request that is done."""
         with self._changed:
-            self._handed.discard(relayed)
+            self._requests.discard(relayed)
             self._changed.notify_all()
 
 
-class RelayHandle:
-    """What somebody who has submitted a job holds in the hand."""
-
-    def __init__(self, forget: Callable[[], None], relayed: RelayedRequest) -> None:
-        self._forget, self._relayed = forget, relayed
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more; harmless when it has finished."""
-        self._relayed.leave()
-        self._forget()
-
-
 class RelayedRequest:
-    """One job: `heard` from the engine until it has learned, then `_begin`, and `_speak` for each choice."""
+    """One job: `on_event` is called by the engine until it is tuned, then `_begin`, and `_generate` for each choice."""
 
-    def __init__(self, relay: Relay, job: jobs.Job, deliver: jobs.EventCallback) -> None:
+    def __init__(self, relay: Relay, job: Job, deliver: EventCallback) -> None:
         self._relay, self._job, self._deliver = relay, job, deliver
         self._lock = threading.RLock()
         self._over = False
@@ -166,29 +168,29 @@ class RelayedRequest:
         self._since = 0.0
 
     @property
-    def speaking(self) -> int:
-        """Choices that vLLM is asked for."""
+    def decoding(self) -> int:
+        """Choices that vLLM is decoding."""
         return len(self._calls)
 
     # --- the engine's thread
 
     def export(self, key: Hashable) -> Path | None:
-        """Where the adapter goes, if it is not there yet."""
+        """The folder to save the adapter to; None if it is saved already."""
         with self._lock:
             if self._over:
                 return None
-            self._adapter = self._relay.shelf.hold(key)
+            self._adapter = self._relay.adapter_folder.hold(key)
             return None if self._adapter.folder.exists() else self._adapter.folder
 
-    def heard(self, event: jobs.Event) -> None:
-        """What the engine says."""
-        if isinstance(event, jobs.Failed):
+    def on_event(self, event: Event) -> None:
+        """Handle an event of the engine."""
+        if isinstance(event, Failed):
             self.fail(event.error)
-        elif isinstance(event, (jobs.Selected, jobs.Stepped, jobs.Tuned)):
-            self._tell(event)
-            if isinstance(event, jobs.Tuned):
+        elif isinstance(event, (Selected, Stepped, Tuned)):
+            self._emit(event)
+            if isinstance(event, Tuned):
                 self._guarded(partial(self._put_before, event.context))
-        elif isinstance(event, jobs.Finished):
+        elif isinstance(event, Finished):
             self._seconds, self._since = dict(event.seconds), time.monotonic()
             with self._lock:
                 if not self._over:
@@ -202,61 +204,61 @@ class RelayedRequest:
 
     def _begin(self) -> None:
         if self._adapter is not None:
-            self._relay.shelf.load(self._adapter)
+            self._relay.adapter_folder.load(self._adapter)
         job = self._job
-        if self._measured:  # how likely the prompt was is told before anything is said behind it
+        if self._measured:  # the prompt's log-likelihoods come before any continuation
             self._generate(0)
             return
         if job.echo:
-            self._tell(prompt_event(self._relay.tokenizer, job))
+            self._emit(prompt_event(self._relay.tokenizer, job))
         for choice in range(job.choices):
             self._later(partial(self._generate, choice))
 
     @property
     def _measured(self) -> bool:
-        """Is it to be said how likely the prompt was?"""
+        """True if the prompt's log-likelihoods are requested."""
         return self._job.echo and self._job.sampling.top is not None
 
     def _generate(self, choice: int) -> None:
         job, relay, echo = self._job, self._relay, self._measured and choice == 0
-        saying = ChoiceWriter(relay.tokenizer, job, choice, relay.ends)
+        writer = ChoiceWriter(relay.tokenizer, job, choice, relay.ends)
         if job.sampling.max_tokens or echo:
             with closing(self._drawn(choice, echo=echo)) as drawn:
-                tokens = self._behind_prompt(drawn) if echo else drawn
+                tokens = self._after_prompt(drawn) if echo else drawn
                 if job.sampling.max_tokens:
-                    self._write_choice(saying, tokens)
+                    self._write_choice(writer, tokens)
                 else:
                     next(tokens, None)
-        if not saying.over:
-            self._tell(saying.end("length"))
+        if not writer.over:
+            self._emit(writer.end("length"))
         self._done()
 
-    def _behind_prompt(self, drawn: Iterator[SampledToken | str]) -> Iterator[SampledToken | str]:
-        """vLLM says all that it reads, also the texts before the prompt; it is told, and the other choices begin."""
+    def _after_prompt(self, drawn: Iterator[SampledToken | str]) -> Iterator[SampledToken | str]:
+        """The tokens after the prompt. The prompt's, with the texts before it, come first; then other choices start."""
         known = [one for one in islice(drawn, len(self._ids)) if isinstance(one, SampledToken)]
         if len(known) < len(self._ids):
-            raise BadGateway("vLLM does not say how likely the tokens of the prompt are (echo with logprobs)")
-        self._tell(prompt_event(self._relay.tokenizer, self._job, known[1:]))
+            raise BadGateway("vLLM does not return the prompt's log-likelihoods (echo with logprobs)")
+        self._emit(prompt_event(self._relay.tokenizer, self._job, known[1:]))
         for choice in range(1, self._job.choices):
             self._later(partial(self._generate, choice))
         yield from drawn
 
-    def _write_choice(self, saying: ChoiceWriter, tokens: Iterator[SampledToken | str]) -> None:
+    def _write_choice(self, writer: ChoiceWriter, tokens: Iterator[SampledToken | str]) -> None:
         for one in tokens:
-            if isinstance(one, str):  # by a stop text that we write otherwise
-                self._tell(*saying.break_off(one))
+            if isinstance(one, str):  # ended by a stop string that this tokenizer spells differently
+                self._emit(*writer.break_off(one))
             else:
-                self._relay.count.made(1)
-                self._tell(*saying.say(one))
-            if saying.over:
+                self._relay.count.generated(1)
+                self._emit(*writer.write(one))
+            if writer.over:
                 return
-        raise BadGateway("vLLM ended before the answer was complete")
+        raise BadGateway("vLLM ended before the completion was complete")
 
     def _drawn(self, choice: int, *, echo: bool) -> Generator[SampledToken | str]:
-        """Tokens as they come, and why there are no more: ``stop`` or ``length``."""
-        adapter, until = self._adapter, self._job.deadline
+        """Tokens as they come, and at the end the finish reason: ``stop`` or ``length``."""
+        adapter, deadline = self._adapter, self._job.deadline
         for again in (False, True):
-            call = self._relay.client.call("/v1/completions", until)
+            call = self._relay.client.call("/v1/completions", deadline)
             with self._lock:
                 if self._over:
                     raise CallAborted
@@ -267,56 +269,56 @@ class RelayedRequest:
                     yield from drawn_tokens(chunk, measured=self._job.sampling.top is not None)
                 return
             except VllmError as error:
-                if again or adapter is None or error.status != 404 or not error.spoken:
+                if again or adapter is None or error.status != 404 or not error.from_vllm:
                     raise BadGateway(f"vLLM did not continue the prompt: {error.message}") from error
             finally:
                 with self._lock:
                     self._calls.discard(call)
                 call.close()
-            self._relay.shelf.load(adapter, again=True)  # it has begun anew since
+            self._relay.adapter_folder.load(adapter, again=True)  # vLLM has been restarted since
 
     def _body(self, choice: int, *, echo: bool) -> Mapping[str, Any]:
-        how, adapter = self._job.sampling, self._adapter
+        sampling, adapter = self._job.sampling, self._adapter
         return {
             "model": self._relay.base if adapter is None else adapter.name,
             "prompt": list(self._ids),
-            "max_tokens": how.max_tokens,
+            "max_tokens": sampling.max_tokens,
             "n": 1,
             "stream": True,
             "echo": echo,
-            "temperature": how.temperature,
-            "top_p": how.top_p,
-            "seed": (how.seed + choice) % 2**63,
-            # The model's own generation_config.json is not to add to what was asked for.
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": (sampling.seed + choice) % 2**63,
+            # Otherwise the model's generation_config.json would set these.
             "top_k": -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
-            "stop": list(how.stop),
+            "stop": list(sampling.stop),
             "stop_token_ids": list(self._relay.ends),
-            # Tokens come by their numbers only where logprobs are asked for.
-            "logprobs": 0 if how.top is None else max(1, how.top),
+            # vLLM returns token ids only together with logprobs.
+            "logprobs": 0 if sampling.top is None else max(1, sampling.top),
             "return_tokens_as_token_ids": True,
         }
 
     # --- any thread
 
     def fail(self, error: Exception) -> None:
-        """The last that is heard of it."""
+        """End the request with an error."""
         with self._lock:
-            self._tell(jobs.Failed(error))
+            self._emit(Failed(error))
             self.leave()
 
     def leave(self) -> None:
-        """Nothing more is said, and nobody works for it."""
+        """Stop all work on the request, and emit nothing more."""
         with self._lock:
             if self._over:
                 return
             self._over = True
             calls = list(self._calls)
             if self._adapter is not None:
-                self._relay.shelf.release(self._adapter)
+                self._relay.adapter_folder.release(self._adapter)
         for call in calls:
-            call.break_off()
+            call.abort()
         self._relay.drop(self)
 
     def _done(self) -> None:
@@ -326,14 +328,14 @@ class RelayedRequest:
                 return
             self._seconds["generate"] = self._seconds.get("generate", 0.0) + time.monotonic() - self._since
             self._relay.count.finished(self._job.mode.name, self._seconds)
-            self._tell(jobs.Finished(self._seconds))
+            self._emit(Finished(self._seconds))
             self.leave()
 
-    def _tell(self, *events: jobs.Event) -> None:
+    def _emit(self, *events: Event) -> None:
         with self._lock:
             for event in events:
                 if not self._over:
-                    with suppress(Exception):  # a listener that fails is not to end the others
+                    with suppress(Exception):  # a listener that raises must not stop the others
                         self._deliver(event)
 
     def _later(self, work: Callable[[], None]) -> None:
@@ -342,10 +344,10 @@ class RelayedRequest:
                 self._guarded(partial(self._relay.pool.submit, self._guarded, work))
 
     def _guarded(self, work: Callable[[], Any]) -> None:
-        """Whatever goes wrong is told to who asked."""
+        """Run a function; an error fails this request."""
         try:
             work()
         except CallAborted:
             pass
-        except Exception as error:  # noqa: BLE001 (one request's failure is not another's)
+        except Exception as error:  # noqa: BLE001 (it fails this request alone)
             self.fail(error)

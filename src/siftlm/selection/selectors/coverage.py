@@ -6,6 +6,7 @@ import numpy as np
 
 from siftlm import validation
 from siftlm.errors import InvalidInput
+from siftlm.selection.numerics import ZERO_COSINE_ROUNDINGS, jitter_share
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.types import FloatArray
@@ -28,7 +29,7 @@ def cover(problem: Problem, *, balance: float = 0.5, gamma: float = 0.5) -> Step
     size = problem.candidates
     pairs = problem.pairs("cover")
     # A small gamma makes much of little: a cosine that is zero but for rounding must not count as cover.
-    pairs[pairs < 8 * problem.space.rounding] = 0.0
+    pairs[pairs < ZERO_COSINE_ROUNDINGS * problem.space.rounding] = 0.0
     relevant = balance * problem.relevance()
     covered = np.zeros(size)
     while True:
@@ -76,11 +77,6 @@ def _facility_gains(pairs: FloatArray, best: FloatArray, demand: FloatArray) -> 
     return gains
 
 
-# In place of no noise: this much of the largest k(x, x), or so many roundings of a scan where that is more.
-DPP_JITTER = 1e-10
-DPP_JITTER_ROUNDINGS = 32
-
-
 @method("dpp", "greedy determinantal point process: relevant, and spanning as much volume as possible")
 def dpp(problem: Problem, *, balance: float = 0.5) -> Steps:
     """w(x)² · Var(x | picks) of S = cos,  w = exp(balance · z),  z = relevance in standard deviations
@@ -92,9 +88,9 @@ def dpp(problem: Problem, *, balance: float = 0.5) -> Steps:
     balance = validation.number("balance", balance, least=0)
     weight = np.exp(2 * _quality_exponent(problem, balance))
     diagonal = problem.space.diagonal()
-    share = max(DPP_JITTER, DPP_JITTER_ROUNDINGS * problem.space.rounding)
+    jitter = jitter_share(problem.space.rounding) * (float(diagonal.max()) or 1.0)
     # Scaling x scales its variance alike, so S needs no space of its own.
-    posterior = posterior_of(problem.space, share * (float(diagonal.max()) or 1.0), problem.expected, trace_only=True)
+    posterior = posterior_of(problem.space, jitter, problem.expected, trace_only=True)
     while True:
         variance = np.divide(posterior.variance, diagonal, out=np.zeros(len(diagonal)), where=diagonal > 0)
         index = yield weight * variance
@@ -106,7 +102,7 @@ def _quality_exponent(problem: Problem, balance: float) -> FloatArray:
     relevance = problem.relevance()
     own = relevance[: problem.candidates]
     spread = float(own.std())
-    if spread <= 8 * problem.space.rounding:
+    if spread <= ZERO_COSINE_ROUNDINGS * problem.space.rounding:
         return np.zeros(len(relevance))
     exponent: FloatArray = np.clip(balance * (relevance - own.mean()) / spread, -300, 300)
     return exponent

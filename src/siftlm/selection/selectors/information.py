@@ -1,4 +1,4 @@
-"""The information-based relatives of SIFT: ITL, MM-ITL, CTL, EIG, noiseless and undirected ITL."""
+"""Information: SIFT's relatives ITL, MM-ITL, CTL, EIG, noiseless and undirected ITL; a classifier's uncertainty."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import numpy.typing as npt
 from siftlm import validation
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
-from siftlm.selection.kernels import entropy, explained_variance, mutual_information
+from siftlm.selection.numerics import (
+    SPENT_ROUNDINGS,
+    entropy,
+    explained_variance,
+    jitter_share,
+    mutual_information,
+)
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.types import FloatArray
@@ -41,7 +47,7 @@ def mm_itl(problem: Problem) -> Steps:
     nothing left to learn (T_mm ≈ 0) counts 0.
     """
     posterior = problem.posterior()
-    least = 16 * problem.space.rounding * np.diagonal(problem.space.target_gram())
+    least = SPENT_ROUNDINGS * problem.space.rounding * np.diagonal(problem.space.target_gram())
     while True:
         left = np.diagonal(posterior.targets)
         open_ones = left > least
@@ -55,9 +61,6 @@ def mm_itl(problem: Problem) -> Steps:
         posterior.observe(index)
 
 
-# In place of λ = 0: this much of the largest k(x, x), or so many roundings of a scan where that is more.
-ITL_JITTER = 1e-10
-ITL_JITTER_ROUNDINGS = 32
 # A candidate with at most so many jitters of its k(x, x) left is one that the picks have told already.
 MIN_VARIANCE_JITTERS = 100
 
@@ -72,7 +75,7 @@ def noiseless_itl(problem: Problem) -> Steps:
     under the λ of the selection, so that methods compare.
     """
     diagonal = problem.space.diagonal()
-    share = max(ITL_JITTER, ITL_JITTER_ROUNDINGS * problem.space.rounding)
+    share = jitter_share(problem.space.rounding)
     jitter = share * (float(diagonal.max()) or 1.0)
     # Not problem.posterior(): the loop would report the uncertainty under the jitter.
     posterior = posterior_of(problem.space, jitter, problem.expected)
@@ -110,7 +113,7 @@ def ctl(problem: Problem) -> Steps:
     0 where v or T_mm vanishes.
     """
     posterior = problem.posterior()
-    smallest = 16 * problem.space.rounding
+    smallest = SPENT_ROUNDINGS * problem.space.rounding
     least_left = smallest * np.diagonal(problem.space.target_gram())
     least_variance = smallest * problem.space.diagonal()
     while True:
@@ -184,3 +187,33 @@ def _softmax_entropy(logits: FloatArray) -> FloatArray:
     weights *= logits
     result: FloatArray = np.log(total) - weights.sum(axis=-1) / total
     return result
+
+
+# --- a classifier's outputs as candidates
+
+
+@method("max-entropy", "widest spread of the classifier's outputs", targeted=False, reads="probabilities")
+def max_entropy(problem: Problem) -> Steps:
+    """−Σ_c p_x(c) log p_x(c)"""
+    gains = entropy(problem.outputs())
+    while True:
+        yield gains
+
+
+@method("min-margin", "smallest lead of the likeliest class over the next", targeted=False, reads="probabilities")
+def min_margin(problem: Problem) -> Steps:
+    """1 − (p1 − p2) of the two largest p_x(c); a single class leads by all it has"""
+    outputs = problem.outputs()
+    largest = np.sort(outputs, axis=1)[:, -2:]
+    margin = largest[:, -1] - largest[:, 0] if outputs.shape[1] > 1 else largest[:, -1]
+    gains = np.maximum(1 - margin, 0)
+    while True:
+        yield gains
+
+
+@method("least-confidence", "smallest probability of the likeliest class", targeted=False, reads="probabilities")
+def least_confidence(problem: Problem) -> Steps:
+    """1 − max_c p_x(c)"""
+    gains = np.maximum(1 - problem.outputs().max(axis=1), 0)
+    while True:
+        yield gains

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from siftlm import validation
 from siftlm.errors import InvalidInput
 from siftlm.selection import checks
-from siftlm.selection.kernels import entropy
+from siftlm.selection.numerics import entropy
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.types import FloatArray
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from siftlm.selection.numerics import LAZY_MARGIN
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.selection.rules import NO_PICK
@@ -39,8 +40,6 @@ MAX_SINGLE_UPDATES = 32
 BULK_UPDATE_CANDIDATES = 2048
 # After laziness was in vain, so many picks at most are settled the hard way before it is tried again.
 MAX_EXACT_PICKS = 8
-# A bound has to be beaten by this much before it counts as beaten: rounding must not certify anything.
-BOUND_MARGIN = 1e-5
 
 
 @method("sift-fast", "sift by lazy evaluation: looks again only at the best of the earlier gains", repeats=True)
@@ -146,7 +145,7 @@ class _LazyGreedy:
     def _proves(self, best: int, fresh: BoolArray) -> bool:
         # Whoever is first with the others at their bounds is first with them at their gains too, and so is,
         # by the second question, nobody of the fresh ones in a tie.
-        bound = max(0.0, self._left) * (1 + BOUND_MARGIN) * self._variance / (self._variance + self._noise)
+        bound = max(0.0, self._left) * (1 + LAZY_MARGIN) * self._variance / (self._variance + self._noise)
         if self._rules.choose(np.where(fresh, self.gains, bound)) != best:
             return False
         return self._rules.choose(np.where(fresh, self.gains, 0.0)) == best

@@ -1,9 +1,16 @@
 """Selection on torch tensors: thousands of prompts at once, on whatever device they live.
 
-    from siftlm.selection import tensors
-    found = tensors.select_many(queries, candidates, n=50)     # (B, d) and (K, d) or (B, K, d), any device
-    picks_of_the_first = found.indices[0, : found.counts[0]]
-    results = found.to_list()                                  # the Selection objects of siftlm.select
+`siftlm.select_many` comes here when queries and candidates are tensors; the result is a sequence of `Selection` like
+any other, and its tensors stay on the device.
+
+    >>> import siftlm
+    >>> import torch
+    >>> found = siftlm.select_many(torch.eye(3)[:2], torch.eye(3), n=2, until=0.5)
+    >>> found.indices, found.counts
+    (tensor([[ 0, -1],
+            [ 1, -1]]), tensor([1, 1]))
+    >>> [selection.indices.tolist() for selection in found]
+    [[0], [1]]
 
 The same formulas and the same picks as ``siftlm.select``; every array has the prompts in front. Two
 forms of the posterior, as in ``siftlm.selection.posterior``: rows of a Cholesky factor for few
@@ -20,7 +27,11 @@ Nothing global is changed: no thread count, no generator, no default dtype; auto
 Importing this package imports torch; ``import siftlm.selection`` does not come here.
 """
 
-from siftlm.selection.tensors.front import BatchSelection, select, select_many
-from siftlm.selection.tensors.methods import METHODS, TensorMethod, TensorView
+from siftlm.extras import load
 
-__all__ = ["METHODS", "BatchSelection", "TensorMethod", "TensorView", "select", "select_many"]
+load("torch", "torch")
+
+from siftlm.selection.tensors.front import BatchSelection, select_many  # noqa: E402
+from siftlm.selection.tensors.steps import METHODS, TensorMethod, TensorView  # noqa: E402
+
+__all__ = ["METHODS", "BatchSelection", "TensorMethod", "TensorView", "select_many"]

@@ -1,27 +1,29 @@
-"""The front door of the torch twin: tensors in, a named result of tensors out."""
+"""The front of the torch twin: settings, input checks, and the results, which stay on the device of the inputs.
+
+Each check waits for the device at most once, and nothing after the checks does.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from siftlm.errors import InvalidInput, UnknownName
-from siftlm.extras import load
-from siftlm.selection.rules import StoppingRules
-from siftlm.selection.tensors import checks
-from siftlm.selection.tensors.candidates import TensorCandidates, TensorPlan, prefers_features
-from siftlm.selection.tensors.methods import METHODS
-from siftlm.selection.tensors.steps import REASONS, TensorChunk, TensorPicks
+from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
+from siftlm.selection import checks
+from siftlm.selection.explain import VectorEvidence
+from siftlm.selection.kernels import Linear
+from siftlm.selection.numerics import MIN_FLOAT32_NOISE
+from siftlm.selection.posterior import CANDIDATES_PER_FEATURE
+from siftlm.selection.rules import NO_LIMITS, NO_STOPPING, Limits, Stopping, rules_in
+from siftlm.selection.tensors.posterior import TensorCandidates, TensorPlan, widened
+from siftlm.selection.tensors.steps import METHODS, REASONS, TensorChunk, TensorPicks
 from siftlm.types import Selection
-from siftlm.validation import flag, fraction, number, whole_number
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = load("torch", "torch")
+from siftlm.validation import flag, number, whole_number
 
 # What a chunk of prompts may hold on a processor: about a cache's worth (benchmarks/tensors.py).
 CPU_BYTES = 64 << 20
@@ -30,9 +32,13 @@ GRAM_PER_PICK = 4
 TENSOR_GRAM_CANDIDATES = 8192
 
 
+# Settings of `select` that need arrays.
+ARRAY_SETTINGS = ("kernel", "known", "prior", "sources", "source_cap", "costs", "budget")
+
+
 @dataclass(frozen=True, eq=False)
-class BatchSelection:
-    """The picks of B prompts, on the device of the inputs."""
+class BatchSelection(Sequence[Selection]):
+    """The picks of B prompts, on the device of the inputs; as a sequence, the `Selection` of each prompt in numpy."""
 
     indices: Tensor
     """(B, n) the picks, most informative first; −1 after an early stop"""
@@ -43,99 +49,101 @@ class BatchSelection:
     counts: Tensor
     """(B,) how many picks there are"""
     reasons: Tensor
-    """(B,) why each ended: 0 for n, 1 for adaptive, 2 for until"""
+    """(B,) why each ended: 0 for n, 1 for adaptive, 2 for until, 3 for min_gain"""
     method: str
     noise: float
+    queries: Tensor = field(repr=False)
+    """(B, m, d) as given, like the candidates: a `Selection` explains itself with them"""
+    candidates: Tensor = field(repr=False)
+    """(K, d) or (B, K, d)"""
+    normalize: bool = True
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def to_list(self) -> list[Selection]:
-        """One `siftlm.types.Selection` a prompt, in numpy; they cannot ``explain`` themselves."""
-        indices = self.indices.cpu().numpy()
-        gains, trace = (t.cpu().numpy().astype(np.float64) for t in (self.gains, self.uncertainty))
-        ends = zip(self.counts.tolist(), self.reasons.tolist(), strict=True)
-        return [
-            Selection(
-                indices=indices[b, :kept].copy(),
-                gains=gains[b, :kept].copy(),
-                uncertainty=trace[b, : kept + 1].copy(),
-                stopped=REASONS[reason],
-                method=self.method,
-                noise=self.noise,
-            )
-            for b, (kept, reason) in enumerate(ends)
-        ]
+    @overload
+    def __getitem__(self, at: int) -> Selection: ...
 
+    @overload
+    def __getitem__(self, at: slice) -> list[Selection]: ...
 
-def select(
-    query: Tensor, candidates: Tensor, n: int | None = 50, *, mask: Tensor | None = None, **settings: Any
-) -> Selection:
-    """`select_many` for one prompt: query (d,) or (m, d), candidates (K, d), mask (K,)."""
-    checks.dense("query", query, 1, 2)
-    checks.dense("candidates", candidates, 2)
-    return select_many(query[None], candidates, n, mask=mask, **settings).to_list()[0]
+    def __getitem__(self, at: int | slice) -> Selection | list[Selection]:
+        if isinstance(at, slice):
+            return [self[b] for b in range(*at.indices(len(self)))]
+        kept = int(self.counts[at])
+        picks = self.indices[at, :kept]
+        vectors = (self.candidates if self.candidates.ndim == 2 else self.candidates[at])[picks]
+        unit = [v.detach().double() if v.device.type != "mps" else v.detach() for v in (vectors, self.queries[at])]
+        if self.normalize:
+            unit = [v / v.norm(dim=-1, keepdim=True) for v in unit]
+        return Selection(
+            indices=picks.cpu().numpy(),
+            gains=self.gains[at, :kept].cpu().numpy().astype(np.float64),
+            uncertainty=self.uncertainty[at, : kept + 1].cpu().numpy().astype(np.float64),
+            stopped=REASONS[int(self.reasons[at])],
+            method=self.method,
+            noise=self.noise,
+            evidence=VectorEvidence(unit[0].cpu().numpy(), None, unit[1].cpu().double().numpy(), None),
+        )
 
 
 def select_many(
     queries: Tensor,
     candidates: Tensor,
-    n: int | None = 50,
+    n: int | None = None,
     *,
     method: str = "sift",
     noise: float = 0.01,
+    kernel: Linear | None = None,
     normalize: bool = True,
-    replacement: bool | int | None = None,
-    mask: Tensor | None = None,
-    adaptive: float | None = None,
-    until: float | None = None,
-    at_least: int = 1,
+    limits: Limits | None = None,
+    stopping: Stopping | None = None,
     seed: int = 0,
+    mask: Tensor | None = None,
     precision: torch.dtype | None = None,
     form: Literal["rows", "features"] | None = None,
     memory: int | None = None,
+    **settings: Any,
 ) -> BatchSelection:
-    """Select for many prompts at once. Settings not listed here mean what they mean to ``siftlm.select``.
+    """Select for many prompts at once; ``siftlm.select_many`` comes here with tensors.
 
     Args:
         queries: (B, d), one embedding a prompt, or (B, m, d).
         candidates: (K, d), shared by all prompts, or (B, K, d), a set for each; dtype and device as queries.
-        n: how many to pick; ``None`` for 50, or as many as a prompt has candidates if those are fewer.
+        n, noise, normalize, stopping: as for ``siftlm.select``.
         method: one of ``METHODS``.
+        kernel: the inner product; others need arrays.
+        limits: ``replacement`` and ``exclude``; the others need arrays.
+        seed: of the method ``random``.
         mask: (K,) or (B, K), ``True`` where a candidate may be picked. The vectors elsewhere don't matter, so
             sets of different sizes can be padded to one K.
-        seed: of the method ``random``.
         precision: ``torch.float32`` or ``torch.float64`` for everything, instead of what fits the inputs.
         form: ``"rows"`` or ``"features"`` for the posterior, instead of what should be faster.
         memory: bytes to use beside the inputs; prompts are worked off in chunks that fit. Changes no pick.
+        **settings: the fields of `Limits` and `Stopping`, as keywords.
     """
     if method not in METHODS:
         raise UnknownName("method", method, METHODS)
     if form not in (None, "rows", "features"):
         raise InvalidInput(f"form must be 'rows', 'features' or None, got {form!r}")
     noise, normalize = number("noise", noise, above=0), flag("normalize", normalize)
-    stopping = StoppingRules(
-        adaptive=None if adaptive is None else number("adaptive", adaptive, above=0),
-        until=None if until is None else fraction("until", until),
-        at_least=whole_number("at_least", at_least, least=0),
-    )
-    checks.inputs(queries, candidates, mask)
-    cap = checks.repeats(METHODS[method].repeats, replacement)
+    limits, stopping = _rules(settings, limits, stopping, kernel)
+    _check_inputs(queries, candidates, mask)
+    mask = _without_excluded(mask, limits, candidates)
+    cap = limits.cap(repeats=METHODS[method].repeats)
     targets = queries if queries.ndim == 3 else queries[:, None]
-    size, width = candidates.shape[-2:]
     with torch.inference_mode(), torch.autocast(queries.device.type, enabled=False):
-        state = checks.state_dtype(queries.device, precision)
-        steps = checks.how_many(n, checks.available(mask, size), cap, replacement=replacement)
-        target_lengths = checks.lengths("queries", targets, None, state, zero_ok=not normalize)
-        lengths = checks.lengths("candidates", candidates, mask, state, zero_ok=not normalize)
-        products = checks.product_dtype(queries.dtype, lengths, mask, noise, normalize=normalize, wanted=precision)
+        state = _state_dtype(queries.device, precision)
+        steps = _pick_counts(
+            n, _available(mask, candidates.shape[-2]), cap, repeats_meant=limits.replacement is not None
+        )
+        target_lengths = _lengths("queries", targets, None, state, zero_ok=not normalize)
+        lengths = _lengths("candidates", candidates, mask, state, zero_ok=not normalize)
+        products = product_dtype(queries.dtype, lengths, mask, noise, normalize=normalize, precision=precision)
     most = max(steps, default=0)
-    features = prefers_features(METHODS[method], most, size, width)
-    if form is not None and "posterior" in METHODS[method].looks_at:
-        features = form == "features"
-    rows_asked = most * (len(queries) if candidates.ndim == 2 else 1)
     plan = TensorPlan(
-        method=METHODS[method],
+        method=method,
+        looks_at=METHODS[method].looks_at,
         n=most,
         noise=noise,
         rounding=torch.finfo(products).eps,
@@ -145,19 +153,17 @@ def select_many(
         state=state,
         products=products,
         normalize=normalize,
-        features=features,
-        gram=(not features or METHODS[method].looks_at >= {"closest"})
-        and size <= min(GRAM_PER_PICK * rows_asked, TENSOR_GRAM_CANDIDATES),
+        **_cheaper_form(METHODS[method].looks_at, most, queries, candidates, form),
     )
     # Made outside of inference mode, so that the caller may use the results in a graph of their own.
-    found = _empty(len(queries), most, queries.device, state, method=method, noise=noise)
+    batch = _empty(plan, targets, candidates)
     with torch.inference_mode(), torch.autocast(queries.device.type, enabled=False):
-        limits = None if len(set(steps)) < 2 else torch.tensor(steps, device=queries.device)
+        counts = None if len(set(steps)) < 2 else torch.tensor(steps, device=queries.device)
         shared = None
         if candidates.ndim == 2:
-            anybody = mask if mask is None or mask.ndim == 1 else mask.any(0)
-            shared = TensorCandidates(candidates, lengths, anybody, plan)
-        sound = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
+            allowed_to_any = mask if mask is None or mask.ndim == 1 else mask.any(0)
+            shared = TensorCandidates(candidates, lengths, allowed_to_any, plan)
+        finite = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
         for part in _parts(len(queries), _bytes_each(plan, targets, candidates), queries.device, memory):
             prompts = targets[part].to(state)
             if normalize:
@@ -165,39 +171,83 @@ def select_many(
             allowed = mask if mask is None or mask.ndim == 1 else mask[part]
             own = shared or TensorCandidates(candidates[part], lengths[part], allowed, plan)
             chunk = TensorChunk(plan, own, prompts, allowed)
-            sound[part] = _record(found, part, chunk.run(None if limits is None else limits[part]))
-        if not bool(sound.all()):
-            prompt = int((~sound).nonzero()[0])
+            finite[part] = _record(batch, part, chunk.run(None if counts is None else counts[part]))
+        if not bool(finite.all()):
+            prompt = int((~finite).nonzero()[0])
             raise InvalidInput(
                 f"prompt {prompt}: a gain is not a finite number; its vectors are huge, or huge beside noise"
             )
-    return found
+    return batch
 
 
-def _empty(
-    prompts: int, most: int, device: torch.device, state: torch.dtype, *, method: str, noise: float
-) -> BatchSelection:
+def _rules(
+    settings: dict[str, Any], limits: Limits | None, stopping: Stopping | None, kernel: object
+) -> tuple[Limits, Stopping]:
+    """The rules that tensors can follow; whatever needs arrays is an error."""
+    limits, stopping = rules_in(settings, limits, NO_LIMITS), rules_in(settings, stopping, NO_STOPPING)
+    foreign = [name for name in (*limits.specified(), *settings) if name not in ("replacement", "exclude")]
+    if kernel is not None and not isinstance(kernel, Linear):
+        foreign.append("kernel")
+    known = [name for name in foreign if name in ARRAY_SETTINGS]
+    if known:
+        raise Conflict(f"{setting(known[0])} does not apply to tensors; pass arrays: queries.cpu().numpy(), …")
+    if foreign:
+        raise InvalidInput(f"on tensors there is no setting {foreign[0]!r}; pass arrays for a method's own settings")
+    return limits, stopping
+
+
+def _without_excluded(mask: Tensor | None, limits: Limits, candidates: Tensor) -> Tensor | None:
+    """The mask, less what is excluded."""
+    if limits.exclude is None:
+        return mask
+    size = candidates.shape[-2]
+    exclude = limits.exclude.cpu() if isinstance(limits.exclude, Tensor) else limits.exclude
+    allowed = torch.ones(size, dtype=torch.bool)
+    allowed[torch.from_numpy(checks.item_indices("exclude", exclude, size))] = False
+    allowed = allowed.to(candidates.device)
+    return allowed if mask is None else mask & allowed
+
+
+def _cheaper_form(
+    looks_at: frozenset[str], n: int, queries: Tensor, candidates: Tensor, form: str | None
+) -> dict[str, bool]:
+    """``features`` and ``gram`` of the plan."""
+    size, width = candidates.shape[-2:]
+    # Where the method looks at no posterior of the candidates, the form in feature space is always the cheaper one.
+    features = "posterior" not in looks_at or n > width or size > CANDIDATES_PER_FEATURE * width
+    if form is not None and "posterior" in looks_at:
+        features = form == "features"
+    rows = n * (len(queries) if candidates.ndim == 2 else 1)
+    gram = (not features or "closest" in looks_at) and size <= min(GRAM_PER_PICK * rows, TENSOR_GRAM_CANDIDATES)
+    return {"features": features, "gram": gram}
+
+
+def _empty(plan: TensorPlan, targets: Tensor, candidates: Tensor) -> BatchSelection:
+    prompts, device = len(targets), targets.device
     return BatchSelection(
-        indices=torch.full((prompts, most), -1, dtype=torch.int64, device=device),
-        gains=torch.zeros((prompts, most), dtype=state, device=device),
-        uncertainty=torch.zeros((prompts, most + 1), dtype=state, device=device),
+        indices=torch.full((prompts, plan.n), -1, dtype=torch.int64, device=device),
+        gains=torch.zeros((prompts, plan.n), dtype=plan.state, device=device),
+        uncertainty=torch.zeros((prompts, plan.n + 1), dtype=plan.state, device=device),
         counts=torch.zeros(prompts, dtype=torch.int64, device=device),
         reasons=torch.zeros(prompts, dtype=torch.int64, device=device),
-        method=method,
-        noise=noise,
+        method=plan.method,
+        noise=plan.noise,
+        queries=targets,
+        candidates=candidates,
+        normalize=plan.normalize,
     )
 
 
-def _record(found: BatchSelection, part: slice, picks: TensorPicks) -> Tensor:
-    """Enter the picks of some prompts; they may have ended before n. Returns whether they are sound."""
-    made = picks.indices.shape[1]
-    found.indices[part, :made] = picks.indices
-    found.gains[part, :made] = picks.gains
-    found.uncertainty[part, : made + 1] = picks.uncertainty
-    found.uncertainty[part, made + 1 :] = picks.uncertainty[:, -1:]
-    found.counts[part] = picks.counts
-    found.reasons[part] = picks.reasons
-    return picks.sound
+def _record(batch: BatchSelection, part: slice, picks: TensorPicks) -> Tensor:
+    """Enter the picks of some prompts; they may have ended before n. Returns whether they are finite."""
+    steps = picks.indices.shape[1]
+    batch.indices[part, :steps] = picks.indices
+    batch.gains[part, :steps] = picks.gains
+    batch.uncertainty[part, : steps + 1] = picks.uncertainty
+    batch.uncertainty[part, steps + 1 :] = picks.uncertainty[:, -1:]
+    batch.counts[part] = picks.counts
+    batch.reasons[part] = picks.reasons
+    return picks.all_finite
 
 
 def _bytes_each(plan: TensorPlan, targets: Tensor, candidates: Tensor) -> int:
@@ -224,3 +274,148 @@ def _parts(prompts: int, each: int, device: torch.device, memory: int | None) ->
         memory = 1 << 30
     step = max(1, memory // each)
     return [slice(start, min(start + step, prompts)) for start in range(0, prompts, step)]
+
+
+# --- input checks
+
+
+def _check_dense(name: str, value: object, *dimensions: int) -> None:
+    """Is this a dense tensor with one of these numbers of dimensions?"""
+    if not isinstance(value, torch.Tensor):
+        raise InvalidInput(f"{name} must be a torch tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise InvalidInput(f"{name} must be a dense tensor, got {value.layout}")
+    if value.ndim not in dimensions:
+        fitting = " or ".join(map(str, dimensions))
+        raise InvalidInput(f"{name} must have {fitting} dimensions, got shape {tuple(value.shape)}")
+
+
+def _check_inputs(queries: Tensor, candidates: Tensor, mask: Tensor | None) -> None:
+    """Do shapes, dtypes and devices go together? Does not read the numbers."""
+    for name, value in (("queries", queries), ("candidates", candidates)):
+        _check_dense(name, value, 2, 3)
+        if not value.dtype.is_floating_point or value.dtype.itemsize == 1:
+            raise InvalidInput(f"{name} must hold real numbers of 16, 32 or 64 bits, got {value.dtype}")
+        if 0 in value.shape[1:] or (name == "candidates" and value.ndim == 2 and not len(value)):
+            raise InvalidInput(f"{name} is empty: shape {tuple(value.shape)}")
+    if queries.dtype != candidates.dtype:
+        raise InvalidInput(f"queries are {queries.dtype} and candidates {candidates.dtype}; bring them to one dtype")
+    if queries.shape[-1] != candidates.shape[-1]:
+        raise InvalidInput(
+            f"queries have vectors of width {queries.shape[-1]}, candidates of width {candidates.shape[-1]}: "
+            f"shapes {tuple(queries.shape)} and {tuple(candidates.shape)}"
+        )
+    if candidates.ndim == 3 and len(candidates) != len(queries):
+        raise InvalidInput(f"{len(queries)} queries but {len(candidates)} sets of candidates")
+    if mask is not None:
+        _check_dense("mask", mask, 1, 2)
+        fitting = (candidates.shape[-2],) if mask.ndim == 1 else (len(queries), candidates.shape[-2])
+        if mask.dtype != torch.bool or mask.shape != fitting:
+            raise InvalidInput(f"mask must be bool of shape {fitting}, got {mask.dtype} of shape {tuple(mask.shape)}")
+    for name, other in (("candidates", candidates), ("mask", mask)):
+        if other is not None and other.device != queries.device:
+            raise InvalidInput(f"queries are on {queries.device} and {name} on {other.device}; bring them to one")
+
+
+def _lengths(name: str, vectors: Tensor, mask: Tensor | None, dtype: torch.dtype, *, zero_ok: bool) -> Tensor:
+    """(…) length of each vector. Those that the mask allows must be finite and (unless ok) not zero."""
+    if not len(vectors):
+        return torch.zeros(vectors.shape[:-1], dtype=dtype, device=vectors.device)
+    norms = torch.cat([torch.linalg.vector_norm(wide, dim=-1) for wide in widened(vectors, dtype)])
+    good = norms.square().isfinite()
+    if not zero_ok:
+        good &= norms > 0
+    if mask is not None:
+        good = good | ~mask
+    if bool(good.all()):
+        return norms
+    at = (~good).nonzero()[0].tolist()[-norms.ndim :]  # a mask for each prompt is about the same shared rows
+    where = f"row {at[0]}" if len(at) == 1 else f"[{', '.join(map(str, at))}]"
+    vector, norm = vectors[tuple(at)], float(norms[tuple(at)])
+    if norm == 0:
+        raise InvalidInput(
+            f"{name} {where} is all zeros and has no direction; mask it out or pass {setting('normalize', False)}"
+        )
+    wrong = (~vector.isfinite()).nonzero()
+    detail = f"its length overflows {dtype}"
+    if len(wrong):
+        detail = f"column {int(wrong[0])} is {float(vector[wrong[0]])}"
+    raise InvalidInput(f"{name} {where} is not finite: {detail}")
+
+
+def _state_dtype(device: torch.device, precision: torch.dtype | None) -> torch.dtype:
+    """Of what is carried from pick to pick: float64 wherever there is any."""
+    if precision not in (None, torch.float32, torch.float64):
+        raise InvalidInput(f"precision must be torch.float32, torch.float64 or None, got {precision!r}")
+    if device.type != "mps":
+        return precision or torch.float64
+    if precision == torch.float64:
+        raise InvalidInput("precision: MPS devices have no float64")
+    return torch.float32
+
+
+def product_dtype(
+    dtype: torch.dtype,
+    norms: Tensor,
+    mask: Tensor | None,
+    noise: float,
+    *,
+    normalize: bool,
+    precision: torch.dtype | None,
+) -> torch.dtype:
+    """Of inner products: float32 for anything narrower than float64, unless that would blur a decision."""
+    narrow = norms.dtype == torch.float32  # as ``precision`` has it, or the only one of the device
+    if not narrow and torch.float64 in (dtype, precision):
+        return torch.float64
+    blurred = noise < MIN_FLOAT32_NOISE
+    if not normalize:
+        squared = norms.square() if mask is None else torch.where(mask, norms, torch.nan).square()
+        blurred = bool((squared.nanmean(-1) * MIN_FLOAT32_NOISE > noise).any())
+    if narrow and blurred:
+        raise InvalidInput(
+            f"noise={noise:g} is below {MIN_FLOAT32_NOISE:g} of the kernel's size, which takes float64: raise it, "
+            "leave out precision=torch.float32, or move the tensors off MPS, which has no float64"
+        )
+    return torch.float32 if narrow or not (blurred or _careless()) else torch.float64
+
+
+def _careless() -> bool:
+    """Does torch round float32 products to ten bits or fewer? The setting stays as it is."""
+    backends = (torch.backends, torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    precisions = [getattr(backend, "fp32_precision", None) for backend in backends]
+    if any(word not in (None, "none", "ieee") for word in precisions):
+        return True
+    # Older torch knows this one setting alone; newer torch refuses to read it once the others were used.
+    return all(word is None for word in precisions) and torch.get_float32_matmul_precision() != "highest"
+
+
+def _available(mask: Tensor | None, size: int) -> list[int]:
+    """How many candidates there are to pick from: one number for all prompts, or one for each."""
+    have: list[int] = [size] if mask is None else mask.sum(-1, keepdim=mask.ndim == 1).tolist()
+    if 0 in have:
+        raise InvalidInput(f"mask leaves no candidate{_owner(have, 0)} to pick from")
+    return have
+
+
+def _pick_counts(n: int | None, have: list[int], cap: int | None, *, repeats_meant: bool) -> list[int]:
+    """n for each entry of ``have``, checked against it."""
+    if n is None:
+        return [min(50, each) for each in have]
+    n = whole_number("n", n, least=1)
+    fewest = min(have, default=n)
+    owner = _owner(have, fewest)
+    if not repeats_meant and n > fewest:
+        raise InvalidInput(
+            f"n={n} is more than the {fewest} candidates{owner}; ask for fewer, pass n=None for as many as "
+            f"there are, or {setting('replacement', True)} to allow repeats"
+        )
+    if cap is not None and n > fewest * cap:
+        times = "once" if cap == 1 else f"at most {cap} times"
+        raise InvalidInput(
+            f"n={n} is more than {fewest} candidates{owner} picked {times} each can give ({fewest * cap})"
+        )
+    return [n] * len(have)
+
+
+def _owner(have: list[int], value: int) -> str:
+    return f" of prompt {have.index(value)}" if len(have) > 1 else ""

@@ -1,16 +1,16 @@
-// Three answers side by side as they are written: of the base model, and after learning from either set of texts.
+// Three answers side by side as they are written: of the base model, and after tuning on either selection.
 
 import { byId, el } from "./dom.js";
 import { ended, seconds } from "./words.js";
 
-// So much of the prompt stands before each answer.
+// The lines and characters of the prompt to show before each answer.
 const LINES = 3, LETTERS = 140;
 
-// Returns what the stream tells it: step, learned, said, finished, failed.
+// Returns the handlers of its stream: selected, step, learned, said, finished, failed.
 export function answer(side, prompt) {
   const box = byId(`answer-${side}`);
   const how = el("span", { class: "how" }, "waiting");
-  const bar = el("progress", { max: 1, value: 0, "aria-label": "steps learned", hidden: side === "base" });
+  const bar = el("progress", { max: 1, value: 0, "aria-label": "steps taken", hidden: side === "base" });
   const text = el("span", { class: "said" });
   const pre = el("pre", { tabindex: 0, "aria-label": `${box.dataset.name}: prompt and answer` }, el("span", { class: "asked" }, endOf(prompt)), text);
   box.replaceChildren(bar, pre, el("p", { class: "facts" }, how));
@@ -22,18 +22,18 @@ export function answer(side, prompt) {
     how.textContent = words;
   };
   return {
-    selected: (cached) => state("learning", cached ? "learned before: nothing to do" : "learning"),
+    selected: (cached) => state("learning", cached ? "tuned before, from the cache" : "tuning"),
     step: (taken, planned) => {
       bar.value = planned ? taken / planned : 0;
-      state("learning", `learning: step ${taken} of ${planned}`);
+      state("learning", `tuning: step ${taken} of ${planned}`);
     },
     learned: (trace, cached) => {
       bar.value = 1;
-      learned = cached ? "learned before, from the cache" : ended(trace);
+      learned = cached ? "tuned before, from the cache" : ended(trace);
       state("writing", `${learned}; writing`);
     },
     said: (more, finish) => {
-      // Who reads further up is not torn away.
+      // Do not scroll while somebody reads further up.
       const follows = pre.scrollHeight - pre.scrollTop - pre.clientHeight < 24;
       text.append(more);
       if (follows) pre.scrollTop = pre.scrollHeight;
@@ -42,10 +42,10 @@ export function answer(side, prompt) {
     },
     finished: (spent) => {
       bar.hidden = true;
-      pre.scrollTop = 0; // side by side, from their beginnings
+      pre.scrollTop = 0; // all answers from their beginnings
       const all = spent && Object.keys(spent).length ? Object.values(spent).reduce((sum, one) => sum + one, 0) : (performance.now() - began) / 1000;
-      const stopped = reason === "stop" ? "the model ended it" : null;
-      const parts = [side === "base" ? "nothing learned" : learned, stopped, seconds(all)].filter(Boolean);
+      const stopped = reason === "stop" ? "ended by the model" : null;
+      const parts = [side === "base" ? "not tuned" : learned, stopped, seconds(all)].filter(Boolean);
       if (!text.textContent) parts.unshift("an empty answer");
       state("done", parts.join("; "));
     },

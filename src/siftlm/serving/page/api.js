@@ -1,4 +1,4 @@
-// The server: plain requests, streams of events, and its refusals in words.
+// The server: requests, streams of events, and errors in words.
 
 import { trouble } from "./words.js";
 
@@ -25,7 +25,7 @@ export async function post(path, body, signal) {
   return (await asked(path, { method: "POST", body: JSON.stringify(body), signal })).json();
 }
 
-// Every event of a streamed answer; an error inside the stream is thrown like any other.
+// The events of a stream; an error inside it is thrown like any other.
 export async function* stream(path, body, signal) {
   const response = await asked(path, { method: "POST", body: JSON.stringify({ ...body, stream: true }), signal });
   let done = false;
@@ -45,7 +45,7 @@ export async function* stream(path, body, signal) {
   if (!done) throw broken();
 }
 
-const broken = () => new Refused(0, { message: "The connection broke off before the answer was complete." });
+const broken = () => new Refused(0, { message: "The connection was lost before the answer was complete." });
 
 async function asked(path, options) {
   const headers = {};
@@ -63,7 +63,7 @@ async function asked(path, options) {
   throw new Refused(response.status, error, response.headers.get("Retry-After"));
 }
 
-// The data of server-sent events, however the network cut them up.
+// The data of server-sent events, however the network splits them.
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

@@ -1,4 +1,4 @@
-// Line charts that may grow: the names stand at the ends of the lines, as in the report of `siftlm demo`.
+// Line charts that may grow, with names at the ends of the lines, as in the report of `siftlm demo`.
 
 import { svg } from "./dom.js";
 
@@ -37,7 +37,7 @@ function drawn(one, frame) {
   return parts;
 }
 
-// Moved apart where they would lie on each other.
+// Names are moved apart if they would overlap.
 function names(series, frame) {
   const ends = series.map((one) => [last(one), one]).filter(([point]) => point).map(([point, one]) => ({ y: frame.y(point[1]), x: frame.x(point[0]), one }));
   ends.sort((left, right) => left.y - right.y);
@@ -54,7 +54,7 @@ function last(one) {
 
 function spoken(series, unit) {
   const said = series.map((one) => [one, last(one)]).filter(([, point]) => point).map(([one, point]) => `${one.name} ${Number(point[1].toPrecision(3))} ${unit}`);
-  return said.join(", ") || "nothing yet";
+  return said.join(", ") || "no data yet";
 }
 
 function framed(points, xMost, fromZero, most) {

@@ -1,4 +1,4 @@
-// The form: what is set in it, and what it is set to.
+// The form: reading and writing its fields.
 
 import { byId, el } from "./dom.js";
 import { DEFAULTS, fromSlider, offered, toSlider, within } from "./state.js";
@@ -22,7 +22,7 @@ export function read() {
   return state;
 }
 
-let moved = false; // λ is the server's until somebody moves its slider
+let moved = false; // λ is the server's value until its slider is moved
 let noises = {};
 
 export function moveNoise() {
@@ -46,7 +46,7 @@ export function write(state) {
   said();
 }
 
-// What the sliders and the method say beside themselves.
+// The values beside the sliders, and the description of the method.
 export function said() {
   const state = read();
   byId("n-value").textContent = String(state.n);
@@ -62,7 +62,7 @@ export function offerMethods() {
   byId("method").replaceChildren(...Object.entries(METHODS).map(([value, [name]]) => el("option", { value }, name)));
 }
 
-// listed: of /v1/models. Keeps what was chosen where the server has it; returns what is there to choose from.
+// listed: the answer of /v1/models. Keeps the link's choices that the server has, and returns all that can be chosen.
 export function offer(listed, wanted) {
   const found = offered(listed);
   noises = found.noises;

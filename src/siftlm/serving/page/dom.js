@@ -1,4 +1,4 @@
-// Elements by hand. Text is always set as text, never read as HTML.
+// Elements. Text is always set as text, never parsed as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 

@@ -1,13 +1,13 @@
-// Which pick is being looked at, wherever it is shown: in the plane, and in one list or both.
+// The highlighted pick, in the plane and in the lists.
 
-const told = new Set();
+const listeners = new Set();
 
-// row: of the memory, or null.
+// row: a row of the memory, or null.
 export function light(row) {
-  for (const tell of told) tell(row);
+  for (const listener of listeners) listener(row);
 }
 
-export function whenLit(tell) {
-  told.add(tell);
-  return () => told.delete(tell);
+export function whenLit(listener) {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
 }

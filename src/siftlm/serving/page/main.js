@@ -1,4 +1,4 @@
-// The page: what is pressed, and what follows.
+// The page: its buttons and keys, and what they do.
 
 import { get, key } from "./api.js";
 import { stale } from "./answers.js";
@@ -10,9 +10,9 @@ import { plural, seconds } from "./words.js";
 import { View } from "./view.js";
 
 const view = new View();
-let running = null; // the AbortController of what is going on
+let running = null; // the AbortController of the current run
 let server = { models: [], learns: false };
-let again = 0; // the timer of a selection that follows a moved slider
+let again = 0; // the timer of the selection after a slider has moved
 
 function status(words) {
   byId("status").textContent = words;
@@ -30,7 +30,7 @@ function failed(error) {
   return null;
 }
 
-// Runs one thing at a time; a newer one ends the older.
+// Runs one thing at a time; a new one ends the current one.
 async function doing(work) {
   clearTimeout(again);
   if (running) running.abort();
@@ -55,7 +55,7 @@ function busy(is) {
   byId("results").setAttribute("aria-busy", String(is));
 }
 
-// The form; null where something is missing. A server that was away when the page was opened may be back.
+// The form, or null if something is missing. A server that was down when the page was opened may be back.
 async function asked() {
   if (!server.models.length) await connect();
   if (!server.models.length) return null;
@@ -63,7 +63,7 @@ async function asked() {
   if (!state.model) state.model = server.models[0] || "";
   if (state.prompt.trim()) return state;
   byId("prompt").focus();
-  status("Write a prompt first, or take an example.");
+  status("Write a prompt first, or pick an example.");
   return null;
 }
 
@@ -111,13 +111,13 @@ async function only() {
 
 const base = () => new URL(".", document.baseURI).href;
 
-// On a small screen what was asked for is below the form.
+// On a small screen the results are below the form.
 function reveal() {
   const results = byId("results");
   if (results.getBoundingClientRect().top > window.innerHeight * 0.6) results.scrollIntoView({ block: "start" });
 }
 
-// A slider that moves selects anew: that costs little. The answers are then those of earlier settings, and look it.
+// A changed setting selects again, which is cheap. The answers are then those of earlier settings, and turn pale.
 function changed(event) {
   if (event.target.id === "noise") moveNoise();
   said();
@@ -141,9 +141,9 @@ async function connect() {
     server = offer(data, wanted);
     byId("error").hidden = true;
     byId("key-box").hidden = !key.get();
-    byId("about").textContent = server.models.join(", ") + (server.learns ? "" : "; no memory to learn from");
+    byId("about").textContent = server.models.join(", ") + (server.learns ? "" : "; no memory to select from");
     byId("select").hidden = !server.learns;
-    byId("run").textContent = server.learns ? "Learn and answer" : "Answer";
+    byId("run").textContent = server.learns ? "Tune and answer" : "Answer";
     status(server.lost.length ? `The link names ${server.lost.join(" and ")}, which this server does not have.` : "");
   } catch (error) {
     failed(error);
@@ -156,7 +156,7 @@ async function copy(button, text) {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
   } catch {
-    button.textContent = "Not allowed here: copy it by hand";
+    button.textContent = "Copying is not allowed here: copy it by hand";
   }
   setTimeout(() => { button.textContent = before; }, 1600);
 }

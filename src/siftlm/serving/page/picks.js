@@ -1,17 +1,17 @@
-// What one method chose: text by text, why, and how much of it was said before.
+// The texts that one method selected: why, and how much of each repeats an earlier one.
 
 import { byId, el } from "./dom.js";
 import { light, whenLit } from "./light.js";
 import { percent, picked, plural, repeats, source } from "./words.js";
 
-// So many are seen at once; the others stand behind a word.
+// The texts to show; the others are folded away.
 const LISTED = 5;
-// A text of more is folded, and says so.
+// Longer texts are folded.
 const LINES = 7, LETTERS = 420;
-// Less is what any two texts of one kind have in common.
+// Smaller shares are what any two texts of one kind have in common.
 const WORTH_SAYING = 0.2;
 
-// side: "nearest" | "sift". others: the rows that the other side chose.
+// side: "nearest" | "sift". others: the rows that the other side selected.
 export function list(side, name, found, others) {
   const { hits, uncertainty } = found;
   const said = repeats(hits.map((hit) => hit.text));
@@ -40,7 +40,7 @@ function figures(uncertainty, said) {
   return [Number.isFinite(left) ? `${percent(left)} of the uncertainty left` : null, `${percent(repeated)} of the words as in an earlier pick`].filter(Boolean);
 }
 
-// The likeness to the nearest earlier pick, as the memory sees it; the server says so where the method can.
+// The similarity to the nearest earlier pick, from the server; only some methods report it.
 const overlapOf = (found, at) => (at && found.explanation && found.explanation[at] ? found.explanation[at].overlap : null);
 
 const gainOf = (uncertainty, at) => (uncertainty[at] - uncertainty[at + 1]) / uncertainty[0];
@@ -56,25 +56,25 @@ function card(side, hit, at, { before, repeat, gain, overlap, own }) {
     class: ["card", side, own && "own", again && "again"].filter(Boolean).join(" "), id: `${side}-${at + 1}`, "data-row": hit.row,
     onpointerenter: () => light(hit.row), onpointerleave: () => light(null),
   }, number, el("div", {},
-    again ? el("p", { class: "faint" }, `pick ${before + 1} once more`) : text,
+    again ? el("p", { class: "faint" }, `pick ${before + 1} again`) : text,
     el("div", { class: "facts" }, facts(hit, { gain, overlap, repeat, again }), again ? null : fold)));
 }
 
 function facts(hit, { gain, overlap, repeat, again }) {
   const said = [
-    Number.isFinite(gain) ? el("span", { title: "of the uncertainty about the prompt, taken away by this text" }, `gain ${(100 * gain).toFixed(1)} %`) : null,
-    Number.isFinite(hit.score) ? el("span", { title: "likeness to the prompt" }, `cosine ${hit.score.toFixed(2)}`) : null,
-    Number.isFinite(overlap) && !again ? el("span", { title: "likeness to the nearest earlier pick" }, `overlap ${overlap.toFixed(2)}`) : null,
+    Number.isFinite(gain) ? el("span", { title: "the share of the uncertainty about the prompt that this text removed" }, `gain ${(100 * gain).toFixed(1)} %`) : null,
+    Number.isFinite(hit.score) ? el("span", { title: "similarity to the prompt" }, `cosine ${hit.score.toFixed(2)}`) : null,
+    Number.isFinite(overlap) && !again ? el("span", { title: "similarity to the nearest earlier pick" }, `overlap ${overlap.toFixed(2)}`) : null,
   ];
   if (!again && repeat.share >= WORTH_SAYING) {
-    said.push(el("span", { class: "repeats", title: "of its word triples stand in that earlier pick" }, `${percent(repeat.share)} of the words as in pick ${repeat.of + 1}`));
+    said.push(el("span", { class: "repeats", title: "the share of its word triples that occur in that earlier pick" }, `${percent(repeat.share)} of the words as in pick ${repeat.of + 1}`));
   }
   if (hit.copies > 1) said.push(el("span", {}, `${plural(hit.copies, "copy").replace("copys", "copies")} in the memory`));
   said.push(el("span", { class: "source" }, source(hit)));
   return said;
 }
 
-// The text, and the button that unfolds it where it is long.
+// The text, and the button that unfolds a long one.
 function folded(text) {
   const lines = text.replace(/^\s*\n|\s+$/g, "").replace(/\n\s*\n/g, "\n\n").split("\n");
   const whole = lines.join("\n");

@@ -1,13 +1,13 @@
-// The prompt, its candidates and what was picked, in a plane. Pointing at a pick, or moving to it by keys, lights its text.
+// The prompt, its candidates and the picks in a plane. Pointing at a pick, or moving to it by keys, highlights its text.
 
 import { svg } from "./dom.js";
 import { light, whenLit } from "./light.js";
 
 const WIDE = 480, HIGH = 400, EDGE = 26;
-// A pointer as far as this from a pick, or from a candidate, means it: marks are small, and lie on each other.
+// The distance from which a pointer selects a pick, or a candidate: marks are small, and overlap.
 const REACH = 20, NEAR = 9;
 
-// plane: of /v1/select. chosen: Map of row -> {sift: [places], nearest: [places], text}, in the order of the keys.
+// plane: from /v1/select. chosen: Map of row -> {sift: [places], nearest: [places], text}, in the order of the keys.
 export function plane(given, chosen, goTo) {
   const place = fitted(given);
   const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "group", "aria-label": described(given, chosen) });
@@ -40,7 +40,7 @@ export function plane(given, chosen, goTo) {
   return { picture, forget, missing: [...chosen.keys()].filter((row) => !where.has(row)).length };
 }
 
-// A square for nearest neighbour, a disc for the other method; both where both chose it.
+// A square for nearest neighbour, a disc for the other method, and both if both selected it.
 function marked(row, pick, [x, y], goTo) {
   const group = svg("g", {
     class: "pick", tabindex: -1, role: "button", "data-row": row, "aria-label": spoken(pick),
@@ -79,7 +79,7 @@ function described(given, chosen) {
   return `The prompt and its ${given.candidates.length} candidates in the plane; ${chosen.size} of them are picked. Arrow keys go from pick to pick.`;
 }
 
-// Both directions to one scale: a plane that is stretched would lie about what is near.
+// The same scale in both directions: stretching would distort distances.
 function fitted(given) {
   const points = [...given.candidates.map(({ x, y }) => [x, y]), given.prompt];
   const [xs, ys] = [points.map((point) => point[0]), points.map((point) => point[1])];
@@ -91,7 +91,7 @@ function fitted(given) {
   ];
 }
 
-// The nearest mark to the pointer is lit. A click goes to its text; a finger's first touch must show before it leads away.
+// Highlights the mark nearest to the pointer. A click goes to its text; a touch only highlights it.
 function pointed(picture, where, marks, goTo) {
   const at = (event) => {
     const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(picture.getScreenCTM().inverse());
@@ -111,7 +111,7 @@ function pointed(picture, where, marks, goTo) {
   });
 }
 
-// One stop for Tab; the arrows go on from there.
+// Tab reaches one pick; arrow keys move to the others.
 function rove(marks) {
   if (marks.length) marks[0].setAttribute("tabindex", 0);
   const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };

@@ -1,4 +1,4 @@
-// The flow of one run: select by both methods, then three answers at once, told to the view as they come.
+// One run: select by both methods, then request three answers at once, and pass their events to the view.
 
 import { post, stream } from "./api.js";
 import { modelName } from "./state.js";
@@ -7,7 +7,7 @@ export const SIDES = { base: () => "base", nearest: () => "nearest", sift: (stat
 
 const chosen = (state) => (state.noise === null ? {} : { noise: state.noise });
 
-// What both methods would learn from: {nearest, sift}, each with hits, uncertainty and plane.
+// The selections of both methods: {nearest, sift}, each with hits, uncertainty and plane.
 export async function selected(state, signal) {
   const asked = (method) => post("v1/select", {
     model: modelName(state, method), input: state.prompt, plane: true, siftlm: chosen(state),
@@ -24,7 +24,7 @@ export function body(state, side) {
   return { ...asked, siftlm: method === "base" ? { events: true } : { ...chosen(state), events: true } };
 }
 
-// tell(side): {selected, step, learned, said, finished, failed}. One that fails leaves the others alone; a stop ends all.
+// tell(side): {selected, step, learned, said, finished, failed}. A failure leaves the others running; a stop ends all.
 export async function answered(state, sides, tell, signal) {
   await Promise.all(sides.map(async (side) => {
     const told = tell(side);
@@ -57,7 +57,7 @@ async function one(asked, told, signal) {
   told.finished(spent);
 }
 
-// For those who want it from a program: the request of one side, as a shell reads it.
+// The request of one side as a shell command.
 export function curl(state, origin, secret) {
   const plain = JSON.stringify({ ...body(state, "sift"), stream: true }, null, 1).replaceAll("'", "'\\''");
   const key = secret ? " -H \"Authorization: Bearer $SIFTLM_KEY\"" : "";

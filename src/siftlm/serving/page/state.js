@@ -1,6 +1,6 @@
-// What a link carries: the prompt and the settings, never a key. Nothing here touches the page.
+// The state in a link: the prompt and the settings, never a key. Nothing here touches the page.
 
-// noise: null is what the server goes by, which calibration may have chosen.
+// noise: null means the server's own value, which calibration may have chosen.
 export const DEFAULTS = Object.freeze({
   prompt: "", method: "sift", n: 20, noise: null, max: 80, temperature: 0.8, seed: 0, model: "", memory: "",
 });
@@ -19,7 +19,7 @@ export function toHash(state) {
   return text ? `#${text}` : "";
 }
 
-// Whatever somebody typed behind the #: unknown names are left out, and numbers brought into their limits.
+// Parses any text after the #: unknown names are ignored, and numbers are brought into their limits.
 export function fromHash(hash) {
   const parts = new URLSearchParams(String(hash).replace(/^#/, ""));
   const state = { ...DEFAULTS };
@@ -40,7 +40,7 @@ export function within(name, given) {
   return WHOLE.has(name) ? Math.round(inside) : inside;
 }
 
-// λ moves on a slider by factors.
+// The slider of λ is logarithmic.
 export const toSlider = (noise) => Math.log10(noise);
 export const fromSlider = (place) => Number((10 ** Number(place)).toPrecision(2));
 
@@ -51,8 +51,8 @@ export function modelName(state, method) {
   return `${state.model}:${method}-${state.n}${at}`;
 }
 
-// The names of /v1/models, taken apart: the model without its colon, and the memories behind the @. noises: the λ that
-// the server goes by, for each memory.
+// The names of /v1/models, taken apart: the model before the colon, and the memories after the @. noises: the server's
+// λ for each memory.
 export function offered(listed) {
   const models = [], memories = [], noises = {};
   let learns = false;

@@ -1,4 +1,4 @@
-// What is shown of a run: the picture, the curves, both lists and the answers.
+// The results of a run: the plane, the curves, both lists and the answers.
 
 import { answer, stale } from "./answers.js";
 import { chart } from "./chart.js";
@@ -11,7 +11,7 @@ import { nameOf, percent, shortNameOf, source } from "./words.js";
 const SIDES = ["nearest", "sift"];
 const COLOURS = { nearest: "a", sift: "b" };
 const NAMES = { nearest: "nearest" };
-// So many texts make one point of the line through the losses.
+// The texts whose mean is one point of the line through the losses.
 const WINDOW = 5;
 
 export class View {
@@ -28,7 +28,7 @@ export class View {
     return !byId("shown").hidden;
   }
 
-  // A new run: what was learned before is gone, what was selected stays until it is replaced.
+  // A new run: earlier answers are removed, earlier selections stay until they are replaced.
   begin(state, request) {
     this.steps = {};
     byId("welcome").hidden = true;
@@ -76,8 +76,8 @@ export class View {
     const { picture, forget, missing } = plane(given, this.chosen, goTo);
     this.forget = forget;
     this.near = new Map(given.candidates.map((candidate) => [candidate.row, candidate.text]));
-    const much = Number.isFinite(given.shown) ? ` (${percent(given.shown)} of what sets them apart)` : "";
-    this.caption = `Texts that are alike lie close together, as far as a plane can show it${much}.`
+    const much = Number.isFinite(given.shown) ? ` (${percent(given.shown)} of the variance)` : "";
+    this.caption = `Similar texts are close together, as far as a plane can show it${much}.`
       + (missing ? ` ${missing} of the picks are not among the candidates shown.` : "") + " Point at one to read it.";
     byId("plane").replaceChildren(picture);
     this.readout(null);
@@ -92,7 +92,7 @@ export class View {
     byId("readout").classList.toggle("faint", !pick && !other);
   }
 
-  // While the model learns, the part of the curve that it has learned is drawn over the rest.
+  // During tuning, the part of the curve that has been reached is drawn over the rest.
   curves() {
     const uncertainty = [], losses = [];
     let most = 0;
@@ -121,7 +121,7 @@ export class View {
     stale(false);
   }
 
-  // What the stream of one side tells, and whom. Steps are said aloud once in a quarter.
+  // The handlers of one side's stream. Screen readers get the steps once per quarter.
   told(side, status) {
     const panel = this.panels[side];
     let quarter = 0;
@@ -143,7 +143,7 @@ export class View {
         const now = planned ? Math.floor((4 * taken) / planned) : 0;
         if (now === quarter) return;
         quarter = now;
-        status(`Learning: step ${taken} of ${planned}.`);
+        status(`Tuning: step ${taken} of ${planned}.`);
       },
       learned: (trace, cached) => {
         panel.learned(trace, cached);

@@ -1,17 +1,17 @@
-// Numbers and troubles in words. Nothing here touches the page.
+// Numbers and errors in words. Nothing here touches the page.
 
-// name, what it does, and where it differs the name beside a curve
+// name, description, and the name beside a curve if it is a shorter one
 export const METHODS = {
-  sift: ["SIFT", "least uncertainty about the prompt: relevant, and not the same thing twice"],
-  auto: ["SIFT, adaptive", "SIFT ends by itself, and tunes only where it seems worth it; N is the most it may take", "adaptive"],
-  context: ["SIFT, in the context", "SIFT's texts are put before the prompt; no weight is changed", "in context"],
+  sift: ["SIFT", "least uncertainty about the prompt: relevant texts without repetition"],
+  auto: ["SIFT, adaptive", "SIFT decides how many texts to take, at most N, and whether tuning is worth it", "adaptive"],
+  context: ["SIFT, in the context", "SIFT's texts are put before the prompt; weights are not changed", "in context"],
   itl: ["ITL", "most information about the prompt"],
-  mmr: ["MMR", "relevance less the likeness to the closest pick"],
+  mmr: ["MMR", "relevance minus the similarity to the closest pick"],
   dpp: ["DPP", "relevant texts that span as much volume as possible"],
-  hull: ["Hull", "counts of few texts whose mean rebuilds the prompt"],
-  uncertainty: ["Uncertainty sampling", "least known, whatever the prompt: outliers first", "uncertainty"],
-  random: ["By lot", "drawn at random from the nearest candidates"],
-  "nn-f": ["Nearest, repeated", "the single nearest neighbour N times: what repeating is worth", "repeated"],
+  hull: ["Hull", "few texts, with repetitions, whose mean reconstructs the prompt"],
+  uncertainty: ["Uncertainty sampling", "largest uncertainty, whatever the prompt: outliers first", "uncertainty"],
+  random: ["Random", "drawn at random from the nearest candidates"],
+  "nn-f": ["Nearest, repeated", "the nearest neighbour N times: the effect of repetition", "repeated"],
 };
 
 export const nameOf = (method) => (METHODS[method] ? METHODS[method][0] : method);
@@ -20,7 +20,7 @@ export const shortNameOf = (method) => ((METHODS[method] && METHODS[method][2]) 
 
 export const percent = (share) => (Number.isFinite(share) ? `${Math.round(100 * share)} %` : "–");
 
-// 0.01, 0.32, 5.6, 100: as many digits as anybody reads.
+// 0.01, 0.32, 5.6, 100: two significant digits.
 export const short = (number) => (number >= 100 ? String(Math.round(number)) : String(Number(number.toPrecision(2))));
 
 export const seconds = (value) => (value < 10 ? `${value.toFixed(1)} s` : `${Math.round(value)} s`);
@@ -44,7 +44,7 @@ export function source(hit) {
   return hit.parts > 1 ? `${name}, part ${hit.part + 1} of ${hit.parts}` : String(name);
 }
 
-// How much of each text stands in an earlier one already: the largest share of its distinct word triples, and the place of that one.
+// The repetition of each text: the largest share of its distinct word triples that occur in an earlier one, and which.
 export function repeats(texts) {
   const known = texts.map(triples);
   return known.map((own, at) => {
@@ -69,25 +69,25 @@ function triples(text) {
 export function ended(trace) {
   const taken = trace.steps ? trace.steps.length : 0;
   return {
-    done: taken ? `learned in ${plural(taken, "step")}` : trace.settings && trace.settings.use === "context" ? "the texts stand before the prompt" : "ready",
-    seconds: `its time was up after ${plural(taken, "step")}`,
-    tokens: `its tokens were used up after ${plural(taken, "step")}`,
-    worse: `it got worse, and the best state was taken: ${plural(trace.kept || 0, "step")} of ${taken}`,
-    diverged: "learning diverged: this is the base model's answer",
-    declined: "the texts tell too little: this is the base model's answer",
-    nothing: "there was no text to learn from",
+    done: taken ? `tuned in ${plural(taken, "step")}` : trace.settings && trace.settings.use === "context" ? "the texts are put before the prompt" : "ready",
+    seconds: `stopped by the time limit after ${plural(taken, "step")}`,
+    tokens: `stopped by the token limit after ${plural(taken, "step")}`,
+    worse: `got worse, so the best state was used: ${plural(trace.kept || 0, "step")} of ${taken}`,
+    diverged: "tuning diverged: this is the base model's answer",
+    declined: "the texts are too little help: this is the base model's answer",
+    nothing: "there was no text to tune on",
   }[trace.ended] || String(trace.ended);
 }
 
-// What the server refused, and what to do about it. `error` is OpenAI's: {message, type, param, code}.
+// An error of the server, and what to do about it. `error` is OpenAI's: {message, type, param, code}.
 export function trouble(status, error, retryAfter) {
   const said = error && error.message ? sentence(error.message) : "";
-  if (status === 401) return `The server asks for an API key. ${said}`.trim();
-  if (status === 403) return `This key may not do that. ${said}`.trim();
+  if (status === 401) return `The server requires an API key. ${said}`.trim();
+  if (status === 403) return `This API key is not allowed to do that. ${said}`.trim();
   if (status === 429) return `The server is busy${retryAfter ? `; try again in ${plural(Number(retryAfter), "second")}` : "; try again soon"}. ${said}`.trim();
   if (status === 503) return `The server is shutting down or not ready yet. ${said}`.trim();
-  if (status === 504) return `It took longer than the server allows. ${said}`.trim();
-  if (status >= 500) return `Something went wrong in the server (${status}). ${said}`.trim();
+  if (status === 504) return `The time limit of the server has passed. ${said}`.trim();
+  if (status >= 500) return `The server failed (${status}). ${said}`.trim();
   return said || `The server refused the request (${status}).`;
 }
 

@@ -1,1 +1,1 @@
-"""Routes of the HTTP API, a file for each group."""
+"""Routes of the HTTP API: a file for each group of paths."""

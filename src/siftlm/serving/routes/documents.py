@@ -1,11 +1,11 @@
-"""``/v1/documents``: what is in a memory, what is added, what is taken back."""
+"""``/v1/documents``: listing, adding and deleting the documents of a memory."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
@@ -15,22 +15,20 @@ from siftlm.memory import Listed, Memory
 from siftlm.serving.auth import Caller
 from siftlm.serving.error_responses import MEMORY_ERRORS, json_response
 from siftlm.serving.errors import BadRequest, MemoryLocked, NotFound
+from siftlm.serving.events import EngineProtocol, ResultT
 from siftlm.serving.middleware import read_body
 from siftlm.serving.modes import ModeParser
 from siftlm.serving.schemas import TEXT, Schema, openapi_body, parse_fields
-from siftlm.serving.streaming import EngineProtocol
-
-ResultT = TypeVar("ResultT")
 
 MAX_DOCUMENTS = 1000
-"""Documents of one request."""
+"""Documents in one request."""
 LOCK_WAIT_SECONDS = 5.0
 """Seconds that a change waits for another process."""
 MAX_WAITING_CHANGES = 16
-"""Changes that wait for one another in this process."""
+"""Changes that may wait for their turn in this process."""
 MAX_DOCUMENT_NUMBER = 2**63 - 1
 MAX_ID_CHARACTERS = 1000
-"""Characters of an id: it has to fit into the address that deletes it."""
+"""Characters of an id, which must fit into a URL."""
 
 
 DOCUMENT_SCHEMA: Schema = {
@@ -41,10 +39,9 @@ DOCUMENT_SCHEMA: Schema = {
         "id": {
             **TEXT,
             "maxLength": MAX_ID_CHARACTERS,
-            "title": f"a string of up to {MAX_ID_CHARACTERS} characters to find and delete it by; left out, one is "
-            "made up",
+            "title": f"a string of at most {MAX_ID_CHARACTERS} characters to find and delete it by; new by default",
         },
-        "meta": {"type": "object", "title": "an object of whatever a filter shall find it by"},
+        "meta": {"type": "object", "title": "an object of values to filter by"},
     },
     "additionalProperties": False,
 }
@@ -59,21 +56,21 @@ ADD_DOCUMENTS_SCHEMA: Schema = {
             "maxItems": MAX_DOCUMENTS,
             "title": f"a list of 1 to {MAX_DOCUMENTS} documents, each an object with a text",
         },
-        "memory": {**TEXT, "title": "the name of a memory; left out, the first one"},
+        "memory": {**TEXT, "title": "the name of a memory; by default the first one"},
     },
 }
 
 
 class ChangeQueue:
-    """Changes one after the other: a memory has one writer, and embedding takes the cores that answers need."""
+    """Makes one change at a time: a memory has one writer, and embedding competes with answers for the processors."""
 
     def __init__(self) -> None:
         self._turn, self._waiting = asyncio.Semaphore(1), 0
 
     async def take(self, work: Callable[[], ResultT]) -> ResultT:
-        """Do the work in a thread, after all that came before it."""
+        """Run a change in a thread, after all changes before it."""
         if self._waiting >= MAX_WAITING_CHANGES:
-            raise MemoryLocked(f"{MAX_WAITING_CHANGES} changes wait already; come back later")
+            raise MemoryLocked(f"{MAX_WAITING_CHANGES} changes are already waiting: retry later")
         self._waiting += 1
         try:
             async with self._turn:
@@ -83,27 +80,27 @@ class ChangeQueue:
 
 
 def routes(engine: EngineProtocol, modes: ModeParser, allowed: Callable[..., Caller]) -> APIRouter:
-    """The router."""
-    router, who, turns = APIRouter(tags=["siftlm"]), Depends(allowed), ChangeQueue()
-    which = Query(None, description="The memory's name; left out, the first one.")
+    """The router of ``/v1/documents``."""
+    router, auth, changes = APIRouter(tags=["siftlm"]), Depends(allowed), ChangeQueue()
+    which = Query(None, description="The memory's name; by default the first one.")
 
     def memory_of(name: str | None, caller: Caller, right: str) -> tuple[str, Memory]:
-        found = name if name is not None else next(iter(modes.memories), "")
-        caller.needs(found, right, named=name is not None)
-        if found not in engine.memories:
-            raise NotFound(f"there is no memory {found!r:.60}", param="memory", code="memory_not_found")
-        return found, engine.memories[found]
+        memory = name if name is not None else next(iter(modes.memories), "")
+        caller.needs(memory, right, named=name is not None)
+        if memory not in engine.memories:
+            raise NotFound(f"there is no memory {memory!r:.60}", param="memory", code="memory_not_found")
+        return memory, engine.memories[memory]
 
-    async def listing(
-        caller: Caller = who,
+    async def list_documents(
+        caller: Caller = auth,
         memory: str | None = which,
         limit: int = Query(20, ge=1, le=100),
-        after: int = Query(-1, ge=-1, le=MAX_DOCUMENT_NUMBER, description="``next`` of the answer before."),
+        after: int = Query(-1, ge=-1, le=MAX_DOCUMENT_NUMBER, description="``next`` of the previous page."),
     ) -> Response:
-        """Documents in the order in which they came, each with how it begins."""
+        """Documents in the order in which they were added, each with the beginning of its text."""
         name, own = memory_of(memory, caller, "read")
-        found = await asyncio.to_thread(_run_memory_call, lambda: own.documents(after, limit + 1))
-        data, more = found[:limit], len(found) > limit
+        documents = await asyncio.to_thread(_run_memory_call, lambda: own.documents(after, limit + 1))
+        data, more = documents[:limit], len(documents) > limit
         return json_response(
             {
                 "object": "list",
@@ -114,13 +111,13 @@ def routes(engine: EngineProtocol, modes: ModeParser, allowed: Callable[..., Cal
             }
         )
 
-    async def adding(request: Request, caller: Caller = who) -> Response:
-        """Add all of them, or none."""
-        memory, new = await read_body(request, _parse_documents, kept=True)
+    async def add_documents(request: Request, caller: Caller = auth) -> Response:
+        """Add all of the documents, or none."""
+        memory, new = await read_body(request, _parse_documents, strict=True)
         name, own = memory_of(memory, caller, "write")
         ids = [f"doc-{secrets.token_hex(12)}" if one["id"] is None else one["id"] for one in new]
         texts, metas = [one["text"] for one in new], [one["meta"] or {} for one in new]
-        added = await turns.take(lambda: own.add(texts, metas, ids=ids, wait=LOCK_WAIT_SECONDS))
+        added = await changes.take(lambda: own.add(texts, metas, ids=ids, wait=LOCK_WAIT_SECONDS))
         return json_response(
             {
                 "object": "documents.added",
@@ -133,17 +130,17 @@ def routes(engine: EngineProtocol, modes: ModeParser, allowed: Callable[..., Cal
             }
         )
 
-    async def deleting(
+    async def delete_by_id(
         request: Request,
         id: str,  # noqa: A002
-        caller: Caller = who,
+        caller: Caller = auth,
         memory: str | None = which,
     ) -> Response:
-        """Delete the documents of this id: no search that begins later finds them."""
+        """Delete the documents with this id: later searches do not find them."""
         name, own = memory_of(memory, caller, "write")
-        if request.scope["path"].endswith("\n"):  # which is not of the id, as routes are read
-            raise NotFound("no document has an id with a line break", param="id", code="document_not_found")
-        deleted = await turns.take(lambda: own.delete({"@id": id}, wait=LOCK_WAIT_SECONDS))
+        if request.scope["path"].endswith("\n"):  # which routing leaves out of the id
+            raise NotFound("no document's id contains a line break", param="id", code="document_not_found")
+        deleted = await changes.take(lambda: own.delete({"@id": id}, wait=LOCK_WAIT_SECONDS))
         if not deleted.documents:
             raise NotFound(f"the memory {name!r} has no document {id!r:.80}", param="id", code="document_not_found")
         return json_response(
@@ -157,14 +154,14 @@ def routes(engine: EngineProtocol, modes: ModeParser, allowed: Callable[..., Cal
             }
         )
 
-    async def deleting_by_number(
-        caller: Caller = who,
+    async def delete_by_number(
+        caller: Caller = auth,
         memory: str | None = which,
-        number: int = Query(ge=0, le=MAX_DOCUMENT_NUMBER, description="Of the list of documents."),
+        number: int = Query(ge=0, le=MAX_DOCUMENT_NUMBER, description="The document's number, as listed."),
     ) -> Response:
-        """Delete one document by its number, which those without an id have as well."""
+        """Delete one document by its number, which documents without an id have as well."""
         name, own = memory_of(memory, caller, "write")
-        deleted = await turns.take(lambda: own.delete(numbers=[number], wait=LOCK_WAIT_SECONDS))
+        deleted = await changes.take(lambda: own.delete(numbers=[number], wait=LOCK_WAIT_SECONDS))
         if not deleted.documents:
             raise NotFound(
                 f"the memory {name!r} has no document number {number}", param="number", code="document_not_found"
@@ -181,54 +178,54 @@ def routes(engine: EngineProtocol, modes: ModeParser, allowed: Callable[..., Cal
         )
 
     path = "/v1/documents"
-    router.add_api_route(path, listing, methods=["GET"])
+    router.add_api_route(path, list_documents, methods=["GET"])
     router.add_api_route(
-        path, adding, methods=["POST"], openapi_extra={"requestBody": openapi_body(ADD_DOCUMENTS_SCHEMA)}
+        path, add_documents, methods=["POST"], openapi_extra={"requestBody": openapi_body(ADD_DOCUMENTS_SCHEMA)}
     )
-    router.add_api_route(path, deleting_by_number, methods=["DELETE"])
-    # Ids are the callers' own, and may well be paths.
-    router.add_api_route(f"{path}/{{id:path}}", deleting, methods=["DELETE"])
+    router.add_api_route(path, delete_by_number, methods=["DELETE"])
+    # Callers choose the ids, which may contain slashes.
+    router.add_api_route(f"{path}/{{id:path}}", delete_by_id, methods=["DELETE"])
     return router
 
 
 def _parse_documents(body: Any) -> tuple[str | None, list[dict[str, Any]]]:
-    """(name of a memory, documents)."""
-    given = parse_fields(body, ADD_DOCUMENTS_SCHEMA)
-    return given["memory"], [_check_document(at, one) for at, one in enumerate(given["documents"])]
+    """The body to add documents: (name of a memory, documents)."""
+    fields = parse_fields(body, ADD_DOCUMENTS_SCHEMA)
+    return fields["memory"], [_check_document(at, one) for at, one in enumerate(fields["documents"])]
 
 
-def _check_document(at: int, given: Mapping[str, Any]) -> dict[str, Any]:
+def _check_document(at: int, document: Mapping[str, Any]) -> dict[str, Any]:
     known = DOCUMENT_SCHEMA["properties"]
-    for name in given:
-        if name not in known:  # what was meant to be kept must not be lost in silence
+    for name in document:
+        if name not in known:  # data must not be dropped silently
             raise BadRequest(
-                f"documents[{at}].{name:.40} is no field of a document; there are {', '.join(known)}",
+                f"documents[{at}].{name:.40} is not a field of a document; available are {', '.join(known)}",
                 param=f"documents[{at}].{name:.40}",
             )
     try:
-        found = parse_fields(given, DOCUMENT_SCHEMA)
+        fields = parse_fields(document, DOCUMENT_SCHEMA)
     except BadRequest as error:
         raise BadRequest(
             f"documents[{at}]: {error}", param=f"documents[{at}].{error.param}", code=error.code
         ) from error
-    for name, value in found.items():
-        if _has_nul(value):  # nothing could search for it, or delete by it
+    for name, value in fields.items():
+        if _has_nul(value):  # SQLite could neither search for it nor delete by it
             raise BadRequest(
-                f"documents[{at}].{name} has a NUL (U+0000) in it, which no memory keeps: take it out",
+                f"documents[{at}].{name} contains a NUL character (U+0000), which a memory cannot store: remove it",
                 param=f"documents[{at}].{name}",
                 code="invalid_value",
             )
-    if "\n" in (found["id"] or ""):
+    if "\n" in (fields["id"] or ""):
         raise BadRequest(
-            f"documents[{at}].id has a line break in it, and must be one line to be deleted by",
+            f"documents[{at}].id contains a line break: an id must be one line",
             param=f"documents[{at}].id",
             code="invalid_value",
         )
-    return found
+    return fields
 
 
 def _has_nul(value: Any) -> bool:
-    """Somewhere in it, however deep."""
+    """True if a text anywhere inside the value contains a NUL."""
     left = [value]
     while left:
         one = left.pop()
@@ -253,10 +250,10 @@ def _document_json(one: Listed) -> dict[str, Any]:
 
 
 def _run_memory_call(work: Callable[[], ResultT]) -> ResultT:
-    """The work; where a value was wrong, it was one of the documents'."""
+    """Run a call to a memory; an invalid value is reported as one of the documents."""
     try:
         return work()
-    except MEMORY_ERRORS:  # which are about the memory, and name its folder
+    except MEMORY_ERRORS:  # about the memory itself, and not for clients
         raise
     except InvalidInput as error:
-        raise BadRequest(str(error), param="documents") from error
+        raise BadRequest.caused_by(error, param="documents") from error

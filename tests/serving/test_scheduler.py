@@ -10,22 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("peft")
-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller import tiny
+from effort import examples
 from siftlm.controller import Controller
 from siftlm.controller.tokens import text_token_ids
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.serving import events
+from siftlm.serving import Job, Mode, SamplingParams, ServingEngine, events
 from siftlm.serving import scheduler as serving_engine
 from siftlm.serving.errors import DeadlineExceeded, QueueFull, ShuttingDown
-from siftlm.serving.events import Job, Mode, SamplingParams
-from siftlm.serving.scheduler import ServingEngine, trim_memory
+from siftlm.serving.scheduler import trim_memory
 
 TEXTS = [
     f"{animal} {verb} the {thing}"
@@ -82,7 +79,7 @@ class Heard:
 
 
 def job(engine, prompt, mode=BASE, *, most=8, **how):
-    own = {name: how.pop(name) for name in ("choices", "echo", "deadline", "asker") if name in how}
+    own = {name: how.pop(name) for name in ("choices", "echo", "deadline", "caller") if name in how}
     sampling = SamplingParams(**{"max_tokens": most, "temperature": 0.0, **how})
     return Job(tuple(text_token_ids(engine.controller.tokenizer, prompt)), prompt, mode, sampling, **own)
 
@@ -113,7 +110,7 @@ def test_base_learned_and_context_say_what_each_says_alone(engine, memory):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=examples(10), suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.tuples(st.sampled_from(PROMPTS), st.sampled_from([1, 3, 4]), st.sampled_from([0.0, 0.9]), st.integers(0, 3)),
@@ -251,9 +248,9 @@ def test_who_hangs_up_is_not_worked_for(engine):
 
 def test_what_one_has_learned_is_not_told_to_another(engine):
     said = {}
-    for asker in ("ann", "bob", "ann"):
-        heard = Heard(engine, job(engine, PROMPTS[0], mode(), asker=asker))
-        said.setdefault(asker, []).append(
+    for caller in ("ann", "bob", "ann"):
+        heard = Heard(engine, job(engine, PROMPTS[0], mode(), caller=caller))
+        said.setdefault(caller, []).append(
             (heard.of(events.Selected)[0].cached, len(heard.of(events.Stepped)), heard.text())
         )
     assert [one[:2] for one in said["ann"]] == [(False, 3), (True, 0)]
@@ -340,7 +337,7 @@ def test_who_stood_between_learning_and_speaking_hears_of_a_failure(engine, monk
     """Admitted in the same turn in which others' learning fails."""
     long = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=20)))
     long.events.append(long.waiting.get(timeout=60))
-    held, failing = threading.Event(), engine._learning.round
+    held, failing = threading.Event(), engine._tuning.round
 
     def broken():
         held.wait(60)
@@ -348,7 +345,7 @@ def test_who_stood_between_learning_and_speaking_hears_of_a_failure(engine, monk
             raise MemoryError("no room")
         return failing()
 
-    monkeypatch.setattr(engine._learning, "round", broken)
+    monkeypatch.setattr(engine._tuning, "round", broken)
     short = Heard(engine, job(engine, PROMPTS[1]))
     held.set()
     for heard in (long, short):

@@ -7,20 +7,15 @@ import math
 import threading
 
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.fakes import NAME, FakeEngine, app_of
-from siftlm.controller.decoding import SampledToken
-from siftlm.serving import responses
+from siftlm.controller import SampledToken
+from siftlm.serving import Job, Mode, ResponseBuilder, SamplingParams, responses
 from siftlm.serving.decoding import prompt_event
 from siftlm.serving.error_responses import encode_json
-from siftlm.serving.events import Job, Mode, SamplingParams
-from siftlm.serving.responses import ResponseBuilder
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("fastapi")
-
 from serving.fakes import CONTEXT, NAME
-from serving.test_reading import READER, chat, reader
+from serving.test_requests import READER, chat, reader
 from siftlm.serving.errors import BadRequest
 
 
@@ -19,7 +17,7 @@ def test_a_model_without_a_template_reads_a_dialogue():
     said = "Be brief.\n\nUser: One?\n\nAssistant: 1.\n\nUser: Two?\n\nAssistant:"
     assert READER.tokenizer.decode(job.ids) == said
     assert job.sampling.stop == ("x", "\n\nUser:")
-    assert job.learn_for == "One?\n\nTwo?"
+    assert job.query == "One?\n\nTwo?"
     assert asked.chat
 
 
@@ -30,7 +28,7 @@ def test_a_model_with_a_template_reads_by_it():
     ).jobs
     assert by.tokenizer.decode(job.ids) == "[system]Be brief.[user]One?[assistant]"
     assert job.sampling.stop == ()
-    assert job.learn_for == "One?"
+    assert job.query == "One?"
 
 
 def test_messages_that_a_template_does_not_take():
@@ -53,7 +51,7 @@ def test_how_likely_in_a_chat():
     assert chat(("user", "a")).jobs[0].sampling.top is None
     assert chat(("user", "a"), logprobs=True).jobs[0].sampling.top == 0
     assert chat(("user", "a"), logprobs=True, top_logprobs=5).jobs[0].sampling.top == 5
-    with pytest.raises(BadRequest, match="only said with logprobs"):
+    with pytest.raises(BadRequest, match="requires logprobs"):
         chat(("user", "a"), top_logprobs=5)
 
 

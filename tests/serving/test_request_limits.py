@@ -6,16 +6,12 @@ import json
 import threading
 
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 
 from serving.fakes import CONTEXT, NAME, FakeEngine, app_of
-from serving.test_reading import READER, reader
-from siftlm.serving import middleware, schemas
+from serving.test_requests import READER, reader
+from siftlm.serving import RequestLimits, middleware, schemas
 from siftlm.serving.errors import BadRequest
-from siftlm.serving.limits import RequestLimits
 
 SMALL = RequestLimits(text=100, texts=150, ids=10, messages=3)
 JSON = {"Content-Type": "application/json"}
@@ -56,25 +52,25 @@ def test_chats():
     turn = {"role": "user", "content": "hi"}
     small = reader(limits=SMALL)
     assert small.chat({"model": NAME, "messages": [turn] * 3})
-    with pytest.raises(BadRequest, match="messages must be up to 3 messages, got 4"):
+    with pytest.raises(BadRequest, match="messages must have at most 3 messages, got 4"):
         small.chat({"model": NAME, "messages": Unread([turn] * 4)})
 
 
 @pytest.mark.parametrize(
     ("path", "body", "param", "said"),
     [
-        ("/tokenize", {"prompt": "a" * 101}, "prompt", "up to 100 characters, got 101"),
-        ("/tokenize", {"messages": [{"role": "user"}] * 4}, "messages", "up to 3 messages, got 4"),
-        ("/detokenize", {"tokens": [5] * 11}, "tokens", "up to 10 token ids, got 11"),
-        ("/v1/select", {"input": "a" * 101}, "input", "up to 100 characters, got 101"),
-        ("/v1/embeddings", {"model": NAME, "input": "a" * 101}, "input", "up to 100 characters, got 101"),
-        ("/v1/embeddings", {"model": NAME, "input": ["a" * 76] * 2}, "input", "150 characters together, got 152"),
-        ("/v1/embeddings", {"model": NAME, "input": ["a"] * 2049}, "input", "up to 2048 texts, got 2049"),
+        ("/tokenize", {"prompt": "a" * 101}, "prompt", "at most 100 characters, got 101"),
+        ("/tokenize", {"messages": [{"role": "user"}] * 4}, "messages", "at most 3 messages, got 4"),
+        ("/detokenize", {"tokens": [5] * 11}, "tokens", "at most 10 token ids, got 11"),
+        ("/v1/select", {"input": "a" * 101}, "input", "at most 100 characters, got 101"),
+        ("/v1/embeddings", {"model": NAME, "input": "a" * 101}, "input", "at most 100 characters, got 101"),
+        ("/v1/embeddings", {"model": NAME, "input": ["a" * 76] * 2}, "input", "150 characters in total, got 152"),
+        ("/v1/embeddings", {"model": NAME, "input": ["a"] * 2049}, "input", "at most 2048 texts, got 2049"),
         (
             "/v1/completions",
             {"model": NAME, "prompt": "a", "siftlm": {"prompt": "a" * 101}},
             "siftlm.prompt",
-            "up to 100 characters, got 101",
+            "at most 100 characters, got 101",
         ),
     ],
 )

@@ -8,9 +8,6 @@ import time
 from concurrent.futures import Future
 
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 
 from serving.fakes import NAME, FakeEngine, app_of

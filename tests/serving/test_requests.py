@@ -8,16 +8,10 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
-
-
 from serving.fakes import CONTEXT, END, NAME, FakeEngine
 from siftlm.controller.tokens import text_token_ids
-from siftlm.serving import requests
+from siftlm.serving import ModeParser, RequestLimits, RequestParser, requests
 from siftlm.serving.errors import BadRequest
-from siftlm.serving.limits import RequestLimits
-from siftlm.serving.modes import ModeParser
-from siftlm.serving.requests import RequestParser
 from siftlm.serving.schemas import COMPLETION_SCHEMA
 
 LEARNING = f"{NAME}:sift-5"
@@ -52,7 +46,7 @@ def wrong(body: dict[str, Any], read: Any = completion) -> BadRequest:
 def test_a_string_is_read_by_the_tokenizer():
     [job] = completion(prompt="The age of Ada").jobs
     assert list(job.ids) == text_token_ids(READER.tokenizer, "The age of Ada")
-    assert job.learn_for == "The age of Ada"
+    assert job.query == "The age of Ada"
 
 
 def test_a_tokenizer_that_begins_every_text_begins_prompts():
@@ -85,7 +79,7 @@ def test_four_forms_of_prompts():
     for prompt, count in (("one two", 1), (["one two", "one two"], 2), (ids, 1), ([ids, ids, ids], 3)):
         jobs = completion(prompt=prompt).jobs
         assert len(jobs) == count
-        assert {(job.ids, job.learn_for) for job in jobs} == {(tuple(ids), "one two")}
+        assert {(job.ids, job.query) for job in jobs} == {(tuple(ids), "one two")}
 
 
 @pytest.mark.parametrize("prompt", ["", [""], [[]]])
@@ -108,7 +102,7 @@ def test_tokens_that_nobody_knows_are_refused():
 
 def test_prompts_are_counted():
     assert len(completion(prompt=["a"] * 64).jobs) == 64
-    assert "up to 64 prompts, got 65" in str(wrong({"prompt": ["a"] * 65}))
+    assert "at most 64 prompts, got 65" in str(wrong({"prompt": ["a"] * 65}))
 
 
 def test_an_answer_has_a_size():
@@ -119,7 +113,7 @@ def test_an_answer_has_a_size():
     for large in ({"n": 8, "logprobs": 2, "echo": True}, {"logprobs": 20, "n": 8, "max_tokens": 2}):
         error = wrong({**body, **large}, lambda **given: small.completion(given))
         assert error.code == "answer_too_large"
-    assert "672 entries (4 tokens × n 8 × logprobs + 1 = 21), and up to 420 are said" in str(error)
+    assert "672 entries (4 tokens × n=8 × (logprobs + 1)=21), and at most 420 are allowed" in str(error)
     turn = {"model": NAME, "messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 20}
     assert small.chat({**turn, "n": 2}).jobs[0].sampling.max_tokens == 10, "as much as there is room for"
     assert wrong({**turn, "n": 2, "max_tokens": 11}, lambda **given: small.chat(given)).code == "answer_too_large"
@@ -278,22 +272,22 @@ def test_a_deadline_is_set():
 
 def test_a_model_that_learns_does_so_for_the_prompt():
     [job] = completion(model=LEARNING, prompt=text_token_ids(READER.tokenizer, "Ada Brook")).jobs
-    assert (job.mode.name, job.mode.memory, job.learn_for) == ("sift-5", "docs", "Ada Brook")
+    assert (job.mode.name, job.mode.memory, job.query) == ("sift-5", "docs", "Ada Brook")
 
 
 def test_or_for_another_text():
     jobs = completion(model=LEARNING, prompt=["one", ""], siftlm={"prompt": "Ada", "noise": 0.5}).jobs
-    assert [job.learn_for for job in jobs] == ["Ada", "Ada"]
+    assert [job.query for job in jobs] == ["Ada", "Ada"]
     assert jobs[0].mode.settings["noise"] == 0.5
 
 
 @pytest.mark.parametrize("body", [{"prompt": ""}, {"prompt": " \n"}, {"prompt": [END]}, {"siftlm": {"prompt": ""}}])
 def test_nothing_to_learn_for(body):
-    assert "nothing to learn for" in str(wrong({"model": LEARNING, **body}))
+    assert "no texts can be selected" in str(wrong({"model": LEARNING, **body}))
     if "siftlm" not in body:
         completion(**body)  # the base model may well continue it
 
 
 def test_what_is_told():
     asked = completion(siftlm={"method": "sift", "return": ["selection", "steps"], "events": True})
-    assert (asked.tell, asked.events) == ({"selection", "steps"}, True)
+    assert (asked.include, asked.events) == ({"selection", "steps"}, True)

@@ -7,18 +7,15 @@ import logging
 from typing import Any
 
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from serving.fakes import NAME, FakeEngine, Manners, app_of
-from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, Unwritable
-from siftlm.serving import streaming
+from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, Unwritable, setting
+from siftlm.serving import RequestLimits, streaming
 from siftlm.serving.errors import DeadlineExceeded
-from siftlm.serving.limits import RequestLimits
 
 JSON = {"Content-Type": "application/json"}
 BODY = {"model": NAME, "prompt": "the time of the end", "max_tokens": 4}
@@ -100,7 +97,7 @@ def test_halves_of_characters():
     engine = FakeEngine()
     answer = TestClient(app_of(engine)).post("/v1/completions", content=text, headers=JSON)
     assert answer.json()["choices"][0]["text"] == "a ? b"
-    assert engine.jobs[0].learn_for == "a ? b", "a memory could not take it"
+    assert engine.jobs[0].query == "a ? b", "a memory could not take it"
     answer = USUAL.post("/v1/completions", content=text.replace("siftlm-tiny", "\\ud83d"), headers=JSON)
     assert answer.status_code == 404
 
@@ -158,7 +155,7 @@ def test_an_engine_that_hangs(monkeypatch):
         (RuntimeError(SECRET), 500, "its log says why"),
         (NotAMemory(SECRET), 500, "the server's log says why"),
         (Damaged(SECRET), 500, "the server's log says why"),
-        (Locked(SECRET), 503, "written by somebody else"),
+        (Locked(SECRET), 503, "another process is writing"),
         (InvalidInput("the prompt is odd"), 400, "the prompt is odd"),
         (DeadlineExceeded("its time was up"), 504, "its time was up"),
     ],
@@ -168,6 +165,13 @@ def test_what_fails_before_anything_was_said(error, status, said, stream, caplog
     answer = client(Manners(fail=error)).post("/v1/completions", json={**BODY, "stream": stream})
     assert answer.status_code == status
     assert said in error_of(answer)["message"]
+
+
+def test_settings_are_spelled_as_fields_and_the_first_is_the_param():
+    wrong = InvalidInput(f"{setting('n')} is more than there are: pass {setting('replacement', True)}")
+    error = error_of(client(Manners(fail=wrong)).post("/v1/completions", json=BODY))
+    assert error["message"] == 'n is more than there are: pass "replacement": true'
+    assert error["param"] == "n"
 
 
 @pytest.mark.parametrize("kind", [NotAMemory, BadRecord, Damaged, Unwritable])
@@ -241,7 +245,7 @@ PATHS = ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.sampled_from(PATHS), st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=4))
 def test_no_body_makes_the_server_fail(path, body):
     usual = {"model": NAME, "prompt": "a", "messages": [{"role": "user", "content": "a"}], "input": "a", "tokens": [1]}
@@ -253,7 +257,7 @@ def test_no_body_makes_the_server_fail(path, body):
         error_of(answer)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.sampled_from(PATHS), st.binary(max_size=20))
 def test_no_bytes_make_the_server_fail(path, content):
     assert 400 <= USUAL.post(path, content=content, headers=JSON).status_code < 500

@@ -11,15 +11,11 @@ import time
 
 import pytest
 
-pytest.importorskip("peft")
-pytest.importorskip("fastapi")
-
 from controller import tiny
 from siftlm.controller import Controller
 from siftlm.errors import SiftlmError
 from siftlm.memory import Memory
-from siftlm.serving import lifecycle
-from siftlm.serving.server import background_server, open_server
+from siftlm.serving import background_server, lifecycle, open_server
 
 httpx = pytest.importorskip("httpx")
 
@@ -64,7 +60,7 @@ def test_a_model_that_takes_its_time(memory, monkeypatch):
             )
         finally:
             may.set()
-            server.ending.end()
+            server.shutdown.end()
             for thread in threads:
                 thread.join()
 
@@ -83,13 +79,13 @@ def test_a_model_that_cannot_be_loaded(memory, monkeypatch):
 LOADING = """
 import sys, time
 from siftlm.errors import SiftlmError
-from siftlm.serving import loading
+from siftlm.serving import lifecycle
 
 def loaded(model, settings):
     time.sleep({seconds})
     raise SiftlmError("there is no such model")
 
-loading.loaded = loaded
+lifecycle.load_controller = loaded
 from siftlm.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -110,7 +106,7 @@ def started(memory, seconds):
         str(port),
     ]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
-    for _ in range(1000):
+    while process.poll() is None:
         client = socket.socket()
         if client.connect_ex(("127.0.0.1", port)) == 0:
             return process, client

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.serving import auth
-from siftlm.serving.auth import ApiKeys, Caller
+from siftlm.serving import ApiKeys, Caller, auth
 from siftlm.serving.errors import NotAllowed, ServingError
 
 
@@ -123,7 +122,7 @@ def test_a_file_that_others_may_write_is_refused(file):
 
 
 def test_what_is_no_file_of_keys(file):
-    with pytest.raises(InvalidInput, match=r"siftlm keys add .* makes one"):
+    with pytest.raises(InvalidInput, match=r"siftlm keys add .* creates it"):
         ApiKeys.read(file)
     auth.add_key(file, "ann", {"*": "read"})
     content = json.loads(file.read_text())
@@ -135,7 +134,7 @@ def test_what_is_no_file_of_keys(file):
 
 def test_wrong_names_and_rights(file):
     auth.add_key(file, "ann", {"*": "read"})
-    with pytest.raises(Conflict, match="'ann' already"):
+    with pytest.raises(Conflict, match="'ann' exists already"):
         auth.add_key(file, "ann", {"*": "read"})
     for name in ("", "a b", "a\n", "../x", "x" * 61):
         with pytest.raises(InvalidInput, match="name of a key"):

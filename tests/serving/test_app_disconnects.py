@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
-
 from serving.fakes import NAME, FakeEngine, Manners, app_of, served, until
-from siftlm.serving.limits import RequestLimits
+from siftlm.serving import RequestLimits
 
 pytestmark = pytest.mark.slow  # each starts a server
 
@@ -54,10 +52,8 @@ def test_a_client_that_hangs_up(stream, pause):
 
 def test_a_client_that_hangs_up_before_it_has_asked(caplog):
     answered: list[int] = []
-    app = app_of(
-        FakeEngine(),
-        count=SimpleNamespace(answered=lambda route, status, mode: answered.append(status), read=print, watch=print),
-    )
+    count: Any = SimpleNamespace(answered=lambda route, status, mode: answered.append(status), read=print)
+    app = app_of(FakeEngine(count=count))
     with served(app) as address:
         with _connected(address) as line:
             line.sendall(

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from serving.fakes import END, LIKELIEST, NAME, FakeEngine, Manners, likely, told
-from siftlm.serving.events import Event, Token
-from siftlm.serving.limits import RequestLimits
-from siftlm.serving.modes import ModeParser
-from siftlm.serving.requests import ParsedRequest, RequestParser
-from siftlm.serving.responses import MIN_LOGPROB, ResponseBuilder, completion_logprobs
+from serving.fakes import END, LIKELIEST, NAME, FakeEngine, Manners, events_of, likely
+from siftlm.serving import ModeParser, ParsedRequest, RequestLimits, RequestParser, ResponseBuilder, Token
+from siftlm.serving.events import Event
+from siftlm.serving.responses import MIN_LOGPROB, completion_logprobs
 
 ENGINE = FakeEngine()
 READER = RequestParser(ENGINE.controller, ModeParser(NAME, ENGINE.models), RequestLimits())
@@ -32,7 +30,8 @@ def asked_chat(**body: Any) -> ParsedRequest:
 def events(of: ParsedRequest, manners: Manners | None = None) -> list[tuple[int, Event]]:
     """Of all jobs, in turns: so they come when prompts are worked on together."""
     streams = [
-        [(place, event) for event in told(TOKENIZER, job, manners or Manners())] for place, job in enumerate(of.jobs)
+        [(place, event) for event in events_of(TOKENIZER, job, manners or Manners())]
+        for place, job in enumerate(of.jobs)
     ]
     longest = max(map(len, streams))
     return [stream[at] for at in range(longest) for stream in streams if at < len(stream)]

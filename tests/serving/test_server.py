@@ -11,14 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-pytest.importorskip("peft")
-pytest.importorskip("fastapi")
-
 from controller import tiny
 from siftlm.controller import Controller
 from siftlm.errors import Conflict, SiftlmError
 from siftlm.memory import Memory
-from siftlm.serving.server import background_server, bind_socket, is_loopback, server_url
+from siftlm.serving import background_server
+from siftlm.serving.server import bind_socket, is_loopback, server_url
 
 httpx = pytest.importorskip("httpx")
 
@@ -52,7 +50,7 @@ def test_what_only_this_machine_reaches(host, alone):
 
 def test_nobody_listens_to_the_world_by_accident(memory):
     with (
-        pytest.raises(Conflict, match="--keys FILE"),
+        pytest.raises(Conflict, match="keys to a file of API keys"),
         background_server(controller(), {"docs": memory}, host="0.0.0.0"),
     ):
         pass
@@ -132,7 +130,7 @@ def test_at_the_end_of_the_grace_who_waits_is_told(memory):
         (("--memory", "nowhere"), "nowhere"),
         (("--memory", "docs", "--memory", "docs"), "is called 'docs' already"),
         (("--memory", "docs", "--engine", "full"), "--engine lora"),
-        (("--memory", "docs", "--host", "0.0.0.0"), "--keys FILE"),
+        (("--memory", "docs", "--host", "0.0.0.0"), "keys to a file of API keys"),
         (("--memory", "docs", "--port", "70000"), "65535"),
         ((), "--memory"),
     ],

@@ -1,4 +1,4 @@
-"""A memory that can answer nothing is said when the server starts, not to every client."""
+"""A memory that cannot be searched is said when the server starts, not to every client."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ import os
 import numpy as np
 import pytest
 
-pytest.importorskip("peft")
-pytest.importorskip("fastapi")
-
 from controller import tiny
 from siftlm.controller import Controller
 from siftlm.embedding import embedder
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
+from siftlm.serving import background_server
 from siftlm.serving.lifecycle import check_searchable
-from siftlm.serving.server import background_server
 
 TEXTS = [f"text {number} of what is said" for number in range(30)]
 
@@ -53,7 +50,7 @@ def test_memories_that_answer_are_served_and_so_are_empty_ones(controller, docs,
 def test_a_damaged_one_is_named(controller, docs, tmp_path, harm, said):
     models = {"fine": LocalModel(controller, Memory.create(tmp_path / "fine")), "docs": LocalModel(controller, docs)}
     harm(docs.path)
-    with pytest.raises(SiftlmError, match=f"the memory 'docs' can answer nothing: .*{said}"):
+    with pytest.raises(SiftlmError, match=f"the memory 'docs' cannot be searched: .*{said}"):
         check_searchable(models)
     models["fine"].memory.close()
 
@@ -62,7 +59,9 @@ def test_nor_is_one_whose_vectors_came_from_elsewhere(controller, tmp_path):
     with Memory.create(tmp_path / "made", embedder=embedder("precomputed", width=4)) as made:
         made.add(TEXTS[:2], vectors=np.eye(2, 4))
         with (
-            pytest.raises(SiftlmError, match="the memory 'far' can answer nothing: its vectors were made elsewhere"),
+            pytest.raises(
+                SiftlmError, match="the memory 'far' cannot be searched: its vectors were computed elsewhere"
+            ),
             background_server(controller, {"far": made}),
         ):
             pass
@@ -79,5 +78,5 @@ def test_a_server_with_a_wrong_default_does_not_start(controller, docs):
 
 def test_features_of_the_model_are_not_made_for_it(controller, docs, monkeypatch):
     model = LocalModel(controller, docs, features="gradients")
-    monkeypatch.setattr(model, "_gradients", lambda: 1 / 0)
+    monkeypatch.setattr(LocalModel, "gradient_embedder", property(lambda _: 1 / 0))
     check_searchable({"docs": model})

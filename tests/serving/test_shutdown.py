@@ -15,14 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-
-pytest.importorskip("fastapi")
+import uvicorn
 
 from siftlm.memory import Memory
 from siftlm.serving.lifecycle import GracefulShutdown
 from siftlm.serving.middleware import GuardMiddleware
 
-uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
@@ -186,8 +184,8 @@ def test_half_a_request_is_answered_at_the_end_of_the_grace(complaints):
 def test_the_second_signal_leaves_no_time(complaints):
     with running(30) as (ending, place, thread, told), begun(place, "/body") as client:
         said = complaints()
-        ending.signalled(signal.SIGINT, None)
-        ending.signalled(signal.SIGINT, None)
+        ending.on_signal(signal.SIGINT, None)
+        ending.on_signal(signal.SIGINT, None)
         assert client.recv(10_000).startswith(b"HTTP/1.1 503")
         thread.join(60)
         assert not thread.is_alive()
@@ -213,8 +211,8 @@ def test_who_does_not_read_is_cut_off(complaints):
 
 SLOW = """
 import sys, time
-from siftlm.serving.tuning import Learning
-Learning.round = lambda self: time.sleep(600) or []
+from siftlm.serving.tuning import TuningQueue
+TuningQueue.round = lambda self: time.sleep(600) or []
 from siftlm.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -7,9 +7,6 @@ import socket
 import threading
 
 import pytest
-
-pytest.importorskip("uvicorn")
-
 import uvicorn
 
 from serving.fakes import until

@@ -1,0 +1,169 @@
+"""Settings of a search as an object: the same as keywords, equal, printed, saved and loaded."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import siftlm
+from siftlm import Memory, Search, kernels
+from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.memory.request import RESIDUAL_SETTINGS, SEARCH_SETTINGS, search_request
+
+TEXTS = [f"{what} {where}" for what in ("rain fell", "the fox ran", "oil burned") for where in ("at sea", "on land")]
+PROMPT = "the fox and the rain"
+# A value other than the default for every field.
+CHANGED: dict[str, Any] = {
+    "k": 3,
+    "candidates": "both",
+    "opposites": True,
+    "where": {"i": {"<": 5}},
+    "residual": True,
+    "without_copies": 0.5,
+    "per_document": 1,
+    "exclude": [0, 2],
+    "exact": True,
+    "noise": 0.3,
+    "kernel": "power:2",
+    "normalize": False,
+    "replacement": 2,
+    "known": ["rain fell"],
+    "sources": ["a", "a", "b", "b", "a", "b"],
+    "source_cap": 2,
+    "costs": [1.0, 2.0, 1.0, 2.0, 1.0, 2.0],
+    "budget": 3.0,
+    "prior": "relevance:2",
+    "adaptive": 0.5,
+    "until": 0.3,
+    "min_gain": 0.1,
+    "at_least": 2,
+    "seed": 3,
+    "certify": True,
+    "max_norm": 1.0,
+}
+# What a field needs beside it.
+BESIDE: dict[str, dict[str, Any]] = {
+    "certify": {"residual": True},
+    "max_norm": {"residual": True},
+    "sources": {"source_cap": 2},
+    "source_cap": {"sources": CHANGED["sources"]},
+    "budget": {"costs": CHANGED["costs"]},
+}
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    with Memory.create(tmp_path_factory.mktemp("request") / "memory") as memory:
+        memory.add(TEXTS, [{"i": i} for i in range(len(TEXTS))])
+        yield memory
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    return {name: CHANGED[name], **BESIDE.get(name, {})}
+
+
+def facts(found) -> list[Any]:
+    return [[(hit.row, hit.score, hit.gain, hit.uncertainty) for hit in found], found.selection.stopped]
+
+
+def test_every_field_is_tried_here():
+    assert list(CHANGED) == Search.names()
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_search_is_the_same_by_keywords_and_by_an_object(memory, name):
+    settings = settings_of(name)
+    by_keywords = memory.search(PROMPT, 3, **settings)
+    assert facts(memory.search(PROMPT, 3, search=Search(**settings))) == facts(by_keywords)
+    [many] = memory.search_many([PROMPT], 3, search=Search(**settings))
+    assert facts(many) == facts(by_keywords)
+    memory.check(3, search=Search(**settings))
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_settings_are_equal_printed_saved_and_loaded(name):
+    settings = settings_of(name)
+    search = Search(**settings)
+    assert search != Search()
+    assert search == Search(**settings)
+    assert search.chosen().keys() == settings.keys()
+    assert repr(search).startswith("Search(")
+    assert set(re.findall(r"(\w+)=", repr(search))) >= settings.keys()
+    assert Search.from_dict(json.loads(json.dumps(search.to_dict()))) == search
+
+
+def test_defaults_are_not_printed_and_what_is_missing_when_loaded_has_them():
+    assert repr(Search()) == "Search()"
+    assert Search.from_dict({}) == Search()
+    assert Search().chosen() == {}
+
+
+def test_arrays_are_compared_by_their_values():
+    assert Search(exclude=np.array([1, 2])) == Search(exclude=[1, 2])
+    assert Search(exclude=np.array([1, 2])) != Search(exclude=[1, 3])
+    assert len({Search(exclude=np.array([1, 2])), Search(exclude=[1, 2])}) == 1
+    assert Search(known=np.eye(2)).to_dict()["known"] == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_a_kernel_is_written_by_its_name_if_it_has_one():
+    assert Search(kernel=kernels.power(3)) == Search(kernel="power:3")
+    assert Search(kernel=kernels.power(3)).to_dict()["kernel"] == "power:3"
+    with pytest.raises(InvalidInput, match="kernel cannot be written down"):
+        Search(kernel=lambda x, y: x @ y.T).to_dict()
+
+
+def test_keywords_win_over_an_object(memory):
+    assert len(memory.search(PROMPT, 6, search=Search(k=2))) == 2
+    assert len(memory.search(PROMPT, 6, search=Search(k=2), k=4)) == 4
+    request = search_request(3, "sift", {"noise": 0.1}, search=Search(noise=0.5, k=9))
+    assert (request.search.noise, request.search.k) == (0.1, 9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"nois": 1}, UnknownName, "unknown setting 'nois'; did you mean 'noise'"),
+        ({"balance": 0.5}, UnknownName, "unknown setting 'balance'"),
+        ({"k": 0}, InvalidInput, "k must be a whole number"),
+        ({"noise": None}, InvalidInput, "noise must be a number > 0"),
+        ({"certify": True}, Conflict, "certify and max_norm need residual=True"),
+        ({"k": None, "per_document": 2}, Conflict, "per_document needs a number of candidates"),
+        ({"residual": True, "kernel": "linear"}, Conflict, "residual=True does not go with kernel"),
+        ({"where": "year >"}, InvalidInput, "year >"),
+        ({"search": {"k": 3}}, InvalidInput, "search must be a siftlm.Search, got dict"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_named_by_search_search_many_and_check_alike(memory, settings, error, words):
+    for call in (lambda: memory.search(PROMPT, **settings), lambda: memory.search_many([PROMPT], **settings)):
+        with pytest.raises(error, match=words):
+            call()
+    with pytest.raises(error, match=words):
+        memory.check(**settings)
+
+
+def test_the_methods_own_options_are_keywords_of_that_method_alone(memory):
+    assert len(memory.search(PROMPT, 2, method="mmr", balance=0.5)) == 2
+    with pytest.raises(UnknownName, match="unknown setting 'balance'"):
+        memory.search(PROMPT, 2, balance=0.5)
+
+
+def test_the_fields_are_what_a_search_and_a_selection_take():
+    by_selection = set(Search.names()) - SEARCH_SETTINGS
+    accepted = set()
+    for name in sorted(by_selection - {"certify", "max_norm"}):
+        settings = {"prior": kernels.relevance(), "kernel": kernels.power(2), "known": np.eye(2, 3)}.get(
+            name, CHANGED[name]
+        )
+        beside = {key: value for key, value in BESIDE.get(name, {}).items() if key != "residual"}
+        siftlm.select(np.ones(3), np.eye(6, 3) + 0.1, 1, **{**beside, name: settings})
+        accepted.add(name)
+    assert accepted | {"certify", "max_norm"} == by_selection
+    assert by_selection > RESIDUAL_SETTINGS
+    described = inspect.getdoc(Memory.search) or ""
+    assert [name for name in Search.names() if f"``{name}" not in described] == []
