@@ -166,7 +166,7 @@ def test_a_full_disk_is_one_line_and_no_leftover(folder, siftlm, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "said"),
+    ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 141, ""),
@@ -174,12 +174,12 @@ def test_a_full_disk_is_one_line_and_no_leftover(folder, siftlm, monkeypatch):
         (InvalidInput("two\nlines"), 1, "siftlm: two lines\n"),
     ],
 )
-def test_how_a_command_can_end(folder, siftlm, monkeypatch, error, status, said):
+def test_how_a_command_can_end(folder, siftlm, monkeypatch, error, status, message):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(files, "vectors", fail)
-    assert siftlm(*BASE) == (status, "", said)
+    assert siftlm(*BASE) == (status, "", message)
 
 
 def test_the_settings_of_tuning_are_those_of_the_library():

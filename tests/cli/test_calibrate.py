@@ -90,7 +90,7 @@ def test_interrupted_it_goes_on(reader, siftlm, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--minutes", "-1"), "--minutes"),
         (("--minutes", "soon"), "--minutes"),
@@ -101,10 +101,10 @@ def test_interrupted_it_goes_on(reader, siftlm, capsys):
         (("--texts", "none.jsonl"), "none.jsonl"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(reader, siftlm, words, said):
+def test_what_is_wrong_is_said_in_a_line(reader, siftlm, words, message):
     status, out, err = siftlm("calibrate", "memory", "--texts", "texts.jsonl", *QUICK, *words)
     assert (status, out) != (0, "")
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
     assert reader.tunings == 0
 

@@ -20,12 +20,12 @@ PROMPT = "Is tea brewed with hot water?"
 def talk(fake, siftlm, monkeypatch):
     """Lines from a pipe -> (status, stdout, stderr)."""
 
-    def said(*lines, words=("-n", "3")):
+    def run(*lines, words=("-n", "3")):
         content = "".join(f"{line}\n" for line in lines).encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
         return siftlm("chat", "memory", "--model", "m", *words)
 
-    return said
+    return run
 
 
 @pytest.fixture
@@ -98,11 +98,11 @@ def test_what_is_wrong_is_said_and_the_talk_goes_on(talk):
     status, out, err = talk("/why", "/base", "/what", "/set", "/set n", "/set foo=1", "/set n=0", "/set temperature=-1",
                             "/set rate=0", "/set x", PROMPT)  # fmt: skip
     assert status == 1
-    said = err.splitlines()
-    assert len(said) == 10
-    assert all(line.startswith("siftlm: ") for line in said)
-    assert "unknown setting 'foo'" in said[5]
-    assert "n must be a whole number" in said[6]
+    message = err.splitlines()
+    assert len(message) == 10
+    assert all(line.startswith("siftlm: ") for line in message)
+    assert "unknown setting 'foo'" in message[5]
+    assert "n must be a whole number" in message[6]
     assert out == LocalModel("m", "memory").generate(PROMPT, 3).text + "\n"  # nothing wrong was kept
 
 

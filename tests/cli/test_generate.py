@@ -60,7 +60,10 @@ def test_why_lists_gains_and_the_loss(fake, siftlm):
         assert f"{hit.score:.3f}" in out
         assert f"{hit.uncertainty:.4f}" in out
     assert "4 steps, mean loss 2.250 in the first half, 0.875 in the second" in out
-    assert "no texts were found to tune on" in siftlm("generate", "memory", PROMPT, "--where", 'source = "x"', "--model", "m")[2]
+    assert (
+        "no texts were found to tune on"
+        in siftlm("generate", "memory", PROMPT, "--where", 'source = "x"', "--model", "m")[2]
+    )
 
 
 @pytest.mark.parametrize("columns", ["40", "100"])
@@ -101,7 +104,10 @@ def test_remarks_are_no_part_of_the_answer(fake, siftlm):
     assert "siftlm: tuning stopped at the limit of --tokens" in err
     assert "siftlm: the prompt exceeds the context: its first 3 tokens were dropped" in err
     assert "limit" not in out
-    assert "the texts reduce the uncertainty too little" in siftlm("generate", "memory", PROMPT, "--decide", "1", "--model", "m")[2]
+    assert (
+        "the texts reduce the uncertainty too little"
+        in siftlm("generate", "memory", PROMPT, "--decide", "1", "--model", "m")[2]
+    )
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,8 @@ def test_an_interrupt_leaves_the_line_of_progress_alone(folder, monkeypatch, cap
 
     monkeypatch.setattr("siftlm.memory.ingest.replace", stop)  # when all is read
     assert main(["index", "c.jsonl", "--into", "memory"]) == 130
-    *drawn, said, end = screen.getvalue().split("\n")
-    assert (said, end) == ("siftlm: stopped; repeat the command to resume", "")
+    *drawn, message, end = screen.getvalue().split("\n")
+    assert (message, end) == ("siftlm: stopped; repeat the command to resume", "")
     assert drawn
     assert all(len(line) <= 39 for part in drawn for line in part.split("\r"))
 

@@ -202,9 +202,9 @@ def test_nothing_found_says_why(memory, siftlm):
 def test_a_wrong_filter_is_shown_with_a_caret_under_the_place(memory, siftlm):
     status, out, err = siftlm("search", "memory", "tea", "--where", 'source = "book1" und k=None')
     assert (status, out) == (1, "")
-    said, line, caret = err.splitlines()
+    message, line, caret = err.splitlines()
     assert line == '  source = "book1" und k=None'
-    assert said.startswith("siftlm: where, column 18: ")
+    assert message.startswith("siftlm: --where, column 18: ")
     assert line[caret.index("^") :].startswith("und")
 
 
@@ -217,13 +217,16 @@ def test_a_wrong_filter_is_shown_with_a_caret_under_the_place(memory, siftlm):
         ("search memory", "no prompt: pass it in quotes"),
         ("search memory tea --prompt-file p.txt", "the prompt and --prompt-file exclude each other"),
         ("search memory --prompt-file none.txt", "none.txt: No such file"),
-        ("search memory --prompts bad.jsonl", "bad.jsonl:2: is neither a JSON string nor an object with a 'prompt' text"),
+        (
+            "search memory --prompts bad.jsonl",
+            "bad.jsonl:2: is neither a JSON string nor an object with a 'prompt' text",
+        ),
         ("search memory --query narrow.npy", "width 512"),
         ("search memory tea --method shift", "unknown method 'shift'; did you mean 'sift'?"),
         ("search memory tea --noise 0", "noise"),
         ("search memory tea -n 0", "n must be a whole number ≥ 1"),
         ("search memory tea --option k=3", "--option k: not a setting of a selection method"),
-        ("search memory tea --k all --candidates both", "--candidates both needs a number of them: --k all and"),
+        ("search memory tea --k all --candidates both", "--candidates both needs a limited --k, and"),
         ("search memory tea --k all --per-document 1", "--per-document needs a number of candidates: pass --k, not"),
         ("search memory tea --compare --method nearest", "--compare and --method nearest exclude each other"),
         ("search memory tea --full --json", "--full and JSON output exclude each other"),

@@ -57,7 +57,7 @@ def test_weights(run, folder, siftlm):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("runs/b",), "siftlm: runs/b: is no run: it has no run.json"),
         (("runs/a", "--against", "nm"), "unknown method of this run 'nm'; did you mean 'nn'?"),
@@ -68,10 +68,10 @@ def test_weights(run, folder, siftlm):
         (("runs/a", "--show", "worst", "--texts", "runs"), "runs"),
     ],
 )
-def test_what_is_wrong_is_said_on_one_line(run, siftlm, words, said):
+def test_what_is_wrong_is_said_on_one_line(run, siftlm, words, message):
     status, out, err = siftlm("report", *words)
     assert (status, out) == (1, "")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert not (run / "report").exists()
 

@@ -29,12 +29,12 @@ def test_json_is_what_the_library_says(fake, siftlm):
     record = scores(siftlm, TEXT, "-n", "4", "--at", "1,3", "--context")
     model = LocalModel("m", "memory")
     assert list(record["scores"]) == ["in context", "nearest", "sift"]
-    for name, asked in (
+    for name, settings in (
         ("sift", {"n": 4}),
         ("nearest", {"n": 4, "method": "nearest"}),
         ("in context", {"n": 4, "use": "context"}),
     ):
-        expected = model.score(TEXT, at=[1, 3], **asked)
+        expected = model.score(TEXT, at=[1, 3], **settings)
         got = record["scores"][name]
         assert (record["base"], got["tuned"], got["percent"]) == (expected.base, expected.tuned, expected.percent)
         assert got["curve"] == [list(point) for point in expected.curve]
@@ -83,8 +83,8 @@ def test_where_and_kernel_reach_the_search(fake, siftlm):
 def test_the_model_gets_its_flags(fake, siftlm):
     scores(siftlm, TEXT, "-n", "1", "--engine", "lora", "--rank", "3", "--targets", "a,b", "--dtype", "bfloat16",
            "--context-tokens", "32", "--device", "cpu")  # fmt: skip
-    asked = fake.made[0].asked
-    assert asked == {"engine": "lora", "rank": 3, "alpha": None, "targets": ["a", "b"], "dtype": "bfloat16",
+    arguments = fake.made[0].arguments
+    assert arguments == {"engine": "lora", "rank": 3, "alpha": None, "targets": ["a", "b"], "dtype": "bfloat16",
                      "context": 32, "device": "cpu"}  # fmt: skip
 
 
@@ -308,7 +308,7 @@ def test_a_real_model_scores_and_is_itself_again(folder, sixty, tiny_model, sift
     assert err.count("\n") == 1
     status, _, err = siftlm("score", "memory", TEXT, "--model", str(tiny_model), "--device", "nonsense")
     assert (status, err.count("\n")) == (1, 1)
-    assert err.startswith("siftlm: --device nonsense is none that torch knows")
+    assert err.startswith("siftlm: --device nonsense is unknown to torch")
 
 
 def test_a_text_without_a_figure_spoils_no_mean():

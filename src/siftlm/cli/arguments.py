@@ -268,7 +268,7 @@ PROMPT_FILE = Flag("--prompt-file", "FILE", str, "read the prompt from a file")
 JSON = switch("--json", "print one JSON object on one line")
 QUIET = switch("--quiet", "print errors only")
 OUT = Flag("--out", "FILE", str, "write to a file instead of stdout (replaced atomically)")
-WAIT = Flag("--wait", "SECONDS", float, "wait for another writer to finish (default: 0)", 0.0)
+WAIT = Flag("--wait", "SECONDS", from_zero, "wait for another writer to finish (default: 0)", 0.0)
 EMBEDDER = Flag("--embedder", "NAME", str, "path or name of the memory's embedder, if it has moved")
 SEED = Flag("--seed", "S", int, "random seed of methods that need one (default: 0)")
 

@@ -120,7 +120,8 @@ def lines(path: str | Path) -> Iterator[tuple[str, str]]:
             for number, line in enumerate(file, start=1):
                 yield f"{path}:{number}", line.rstrip("\n")
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path}: is not UTF-8 text (after line {number}): {error.reason}") from error
+        where = f" after line {number}" if number else ""
+        raise InvalidInput(f"{path}: is not UTF-8 text{where}: {error.reason}") from error
 
 
 def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:

@@ -394,7 +394,8 @@ def _means(records: list[dict[str, Any]]) -> str:
         f"{name} {_mean([record['scores'][name]['percent'] for record in records]):.1f} %"
         for name in records[0]["scores"]
     )
-    return f"{len(records)} texts, means: base {base:.3f} bits per byte; {', '.join(shares)} of the base model"
+    texts = "1 text" if len(records) == 1 else f"{len(records)} texts"
+    return f"{texts}, means: base {base:.3f} bits per byte; {', '.join(shares)} of the base model"
 
 
 def _mean(values: list[float | None]) -> float:

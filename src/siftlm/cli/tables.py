@@ -41,7 +41,7 @@ STOP_WORDS = frozenset(
     )
 )
 STOPPED = {
-    "n": "stopped at -n",
+    "n": "not stopped early",
     "adaptive": "stopped by --adaptive: one more step is not worth it",
     "until": "stopped by --until: the uncertainty is low enough",
     "min_gain": "stopped by --min-gain: the next gain is too small",
