@@ -78,6 +78,7 @@ def test_json_is_the_record(reader, siftlm):
     assert {row["stage"] for row in record["tried"]} >= {"rates", "confirm"}
 
 
+@pytest.mark.slow
 def test_interrupted_it_goes_on(reader, siftlm, capsys):
     reader.interrupt_at = 12
     assert main(["calibrate", "memory", "--texts", "texts.jsonl", *QUICK]) == 130

@@ -102,11 +102,11 @@ def test_a_closed_stdout_is_fine_where_nothing_is_printed(folder):
     assert len(json.loads((folder / "picks.json").read_text(encoding="utf-8"))["indices"]) == 2
 
 
-def test_with_stderr_closed_the_status_is_left():
-    for words, status in (("methods shift", 1), ("selekt", 2)):
-        command = f"{sys.executable} -m siftlm {words} 2>&-"
-        run = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-        assert (run.returncode, run.stdout) == (status, "")
+@pytest.mark.parametrize(("words", "status"), [("methods shift", 1), ("selekt", 2)])
+def test_with_stderr_closed_the_status_is_left(words, status):
+    command = f"{sys.executable} -m siftlm {words} 2>&-"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (status, "")
 
 
 def test_a_reader_that_leaves_early_is_no_error():
