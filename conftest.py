@@ -33,6 +33,9 @@ NEEDS = {
     "src/siftlm/selection/tensors/*": "torch",
     "src/siftlm/serving/*": "fastapi",
     "src/siftlm/serving/[!_]*": "torch",
+    "src/siftlm/embedding/gradient*.py": "transformers",
+    "src/siftlm/embedding/loading.py": "transformers",
+    "src/siftlm/embedding/transformer.py": "transformers",
 }
 collect_ignore_glob = [files for files, library in NEEDS.items() if importlib.util.find_spec(library) is None]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -43,7 +46,9 @@ RUN_SIFTLM = [sys.executable, "-c", "import sys; from siftlm.cli import main; sy
 # `pytest --hypothesis-profile=explore` looks for new counterexamples.
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
-hypothesis.settings.load_profile("steady")
+# Of properties that name no number of their own; those that do ask tests/effort.py.
+hypothesis.settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.load_profile("quick" if os.environ.get("SIFTLM_TESTS") == "quick" else "steady")
 
 
 # --- no network, no home directory

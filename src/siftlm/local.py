@@ -11,7 +11,7 @@ from typing import Any, Literal
 from siftlm import flow, recipes
 from siftlm.call import GRADIENT_FEATURES, LOCAL_SETTINGS, CallSettings, scored_steps, split_text
 from siftlm.controller import Controller, Tuning, check_sampling, restoring
-from siftlm.embedding.gradients import GradientEmbedder
+from siftlm.embedding.models import GradientSettings, ModelEmbedder
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import Found, Memory, Search, Searcher
 from siftlm.memory.request import search_request
@@ -391,13 +391,15 @@ class LocalModel:
         return vectors
 
     @cached_property
-    def gradient_embedder(self) -> GradientEmbedder:
+    def gradient_embedder(self) -> ModelEmbedder:
         """The features ``"gradients"``: those of the controller's own model, as it is when it is used."""
+        from siftlm.embedding.gradients import loaded_model_gradients  # which needs torch
+
         model, tokenizer, context = self.controller.model, self.controller.tokenizer, self.controller.context
         name = f"gradients:{self.controller.name}"
-        made = GradientEmbedder(name, model, tokenizer=tokenizer)
+        made = loaded_model_gradients(name, model, tokenizer)
         if made.max_tokens is None or made.max_tokens > context:
-            made = GradientEmbedder(name, model, tokenizer=tokenizer, max_tokens=context)
+            made = loaded_model_gradients(name, model, tokenizer, GradientSettings(max_tokens=context))
         return made
 
     def _sampling(

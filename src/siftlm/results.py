@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from siftlm.memory import Found
-from siftlm.types import Likelihood, Step, Trace
+from siftlm.types import Likelihood, Step, Trace, json_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +60,12 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """The score as a dict for ``json.dumps``; None where a number is not finite."""
         return {
-            "base": _finite_number(self.base),
-            "tuned": _finite_number(self.tuned),
+            "base": json_number(self.base),
+            "tuned": json_number(self.tuned),
             "mode": self.mode,
             "bytes": self.likelihood.bytes,
             "tokens": self.likelihood.tokens,
-            "curve": [[steps, _finite_number(value)] for steps, value in self.curve],
+            "curve": [[steps, json_number(value)] for steps, value in self.curve],
             "seconds": dict(self.seconds),
             "trace": self.trace.to_dict(),
             "found": self.found.to_dict(),
@@ -101,8 +101,3 @@ class Answer:
 
     def __str__(self) -> str:
         return self.text
-
-
-def _finite_number(value: float) -> float | None:
-    """The value, or None where strict JSON has no number for it."""
-    return value if math.isfinite(value) else None

@@ -108,8 +108,8 @@ class Selection:
             "noise": self.noise,
             "stopped": self.stopped,
             "indices": self.indices.tolist(),
-            "gains": _json_numbers(self.gains),
-            "uncertainty": _json_numbers(self.uncertainty),
+            "gains": [json_number(gain) for gain in self.gains.tolist()],
+            "uncertainty": [json_number(left) for left in self.uncertainty.tolist()],
             "certified": None if self.certified is None else self.certified.tolist(),
         }
 
@@ -192,7 +192,7 @@ class Trace:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dumps``; numbers that are not finite become ``None``."""
-        steps = [{name: _json_number(getattr(step, name)) for name in step.__dataclass_fields__} for step in self.steps]
+        steps = [{name: json_number(getattr(step, name)) for name in step.__dataclass_fields__} for step in self.steps]
         return {
             "ended": self.ended,
             "kept": self.kept,
@@ -224,9 +224,12 @@ class Likelihood:
         return self.nats / self.tokens if self.tokens else math.nan
 
 
-def _json_number(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def json_number(value: float | None, digits: int | None = None) -> float | None:
+    """A number as strict JSON can hold it: ``None`` where it is not finite, rounded to ``digits`` significant ones.
 
-
-def _json_numbers(numbers: FloatArray) -> list[float | None]:
-    return [float(x) if np.isfinite(x) else None for x in numbers]
+    >>> json_number(math.nan), json_number(7), json_number(2 / 3, 3)
+    (None, 7, 0.667)
+    """
+    if value is None or not math.isfinite(value):
+        return None
+    return value if digits is None else float(f"{value:.{digits}g}")

@@ -106,7 +106,7 @@ def broken_files() -> None:
         ("--texts ./min_gain.jsonl", "./min_gain.jsonl:1: has no 'text'"),
         ("--option balance=0.3", "method 'sift' has no setting 'balance'"),
         ("--option noise=1", "--option noise: that is no setting of a method"),
-        ("--budget 3", "budget needs costs"),
+        ("--budget 3", "--budget needs --costs"),
         ("--out nowhere/x.json", "nowhere/x.json: No such file or directory"),
         ("--figure x.gif", "x.gif: a figure is a .png, .svg or .pdf"),
     ],

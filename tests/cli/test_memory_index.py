@@ -10,7 +10,7 @@ import pytest
 
 from cli.corpora import LONG, Screen, corpus
 from siftlm.cli import main
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding import HashingEmbedder
 from siftlm.memory import Memory, durability
 
 

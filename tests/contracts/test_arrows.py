@@ -67,6 +67,10 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
             "tuner",
         )
     },
+    "siftlm.embedding.gradient_passes": {"torch"},
+    "siftlm.embedding.gradients": {"transformers"},
+    "siftlm.embedding.loading": {"huggingface_hub", "torch", "transformers"},
+    "siftlm.embedding.transformer": {"torch", "transformers"},
     "siftlm.evaluation.dynamic": {"torch"},
     "siftlm.integrations.lm_eval": {"torch"},
     "siftlm.serving.adapters": {"torch"},

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller import tiny
+from effort import examples
 from siftlm.controller import BatchDecoder, Controller, DecodingRow, Detokenizer, SamplingParams
 from siftlm.controller.tokens import text_token_ids
 
@@ -84,7 +85,7 @@ def test_a_recurrent_model_reads_every_row_for_itself():
         )
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(15), suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=5))
 def test_whoever_joins_and_whenever(asked):
     own = controller()
@@ -171,7 +172,7 @@ def test_who_leaves_is_not_continued():
         decoding.leave(rows)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(st.text(min_size=1, max_size=20), st.integers(0, 10))
 def test_spelling_says_every_character_once(text, cut):
     tokenizer = tiny.tokenizer()

@@ -8,6 +8,8 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
+from effort import examples
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
@@ -47,7 +49,7 @@ def test_rolling_windows_as_in_the_harness(one, length):
         assert math.isnan(found.bits_per_byte)
 
 
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=examples(40))
 @hypothesis.given(st.integers(0, 60), st.integers(2, 9))
 def test_windows_are_those_of_the_harness(length, size):
     ids = list(range(1, length + 1))
@@ -55,7 +57,7 @@ def test_windows_are_those_of_the_harness(length, size):
     assert found == list(oracle.rolling(ids, 0, size))
 
 
-@hypothesis.settings(max_examples=60)
+@hypothesis.settings(max_examples=examples(60))
 @hypothesis.given(
     st.integers(0, 40), st.integers(0, 12), st.integers(0, 5), st.integers(8, 20), st.sampled_from([None, 0])
 )

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from siftlm.embedding import embedder
 from siftlm.errors import InvalidInput
 
@@ -105,7 +106,7 @@ def test_what_is_no_text_is_named(made, texts):
 
 
 @every
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(st.characters(), max_size=30) | st.sampled_from(WEIRD), max_size=3))
 def test_tokens_lie_in_order_within_the_text(made, texts):
     found = made.tokens(texts)

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from siftlm.embedding import embedder
-from siftlm.embedding.gradient_passes import layers_checked, sketch_hash
+from siftlm.embedding.models import GradientSettings, check_layers
 from siftlm.errors import InvalidInput, UnknownName
 
 TEXTS = ["rain fell on the harbour", "def add(a, b):", "the dog sleeps, and the dog sleeps " * 3, "tide tide"]
 slow = pytest.mark.slow
+
+
+def sketch_hash(key, size, width):
+    return pytest.importorskip("siftlm.embedding.gradient_passes").sketch_hash(key, size, width)
 
 
 # --- quick
@@ -34,7 +38,7 @@ def test_few_coordinates_are_spread_over_all_buckets():
 @pytest.mark.parametrize("layers", ["heads", 3, [], ["head", ""], [1]])
 def test_wrong_layers_are_named(layers):
     with pytest.raises(InvalidInput, match="layers"):
-        layers_checked(layers)
+        check_layers(layers)
 
 
 @pytest.mark.parametrize("setting", [{"width": 0}, {"seed": -1}, {"precision": "half"}, {"layer": 3}])
@@ -221,14 +225,14 @@ def test_the_fingerprint_knows_what_changes_vectors(models):
 def test_a_model_in_hand_is_left_as_it_was(models, layers):
     import torch
 
-    from siftlm.embedding.gradients import GradientEmbedder
+    from siftlm.embedding.gradients import loaded_model_gradients
 
     model, tokenizer = opened(models("llama"))
     model.lm_head.weight.requires_grad_(False)
     wanted = [p.requires_grad for p in model.parameters()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     by_name = embedder(f"gradients:{models('llama')}", layers=layers)
-    made = GradientEmbedder("gradients:mine", model, tokenizer=tokenizer, layers=layers)
+    made = loaded_model_gradients("gradients:mine", model, tokenizer, GradientSettings(layers=layers))
     np.testing.assert_array_equal(made.embed(TEXTS), by_name.embed(TEXTS))
     assert made.fingerprint == by_name.fingerprint
     assert [p.requires_grad for p in model.parameters()] == wanted
@@ -276,7 +280,7 @@ def test_capped_logits_are_what_the_model_learns_from(tmp_path, models):
     import torch
     import transformers
 
-    from siftlm.embedding.gradients import GradientEmbedder
+    from siftlm.embedding.gradients import loaded_model_gradients
 
     _, tokenizer = opened(models("llama"))
     config = transformers.Gemma2Config(
@@ -295,13 +299,15 @@ def test_capped_logits_are_what_the_model_learns_from(tmp_path, models):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = transformers.Gemma2ForCausalLM(config).eval()
-    made = GradientEmbedder("gradients:gemma", model, tokenizer=tokenizer, layers=["head", "o_proj"], width=64)
+    made = loaded_model_gradients(
+        "gradients:gemma", model, tokenizer, GradientSettings(layers=["head", "o_proj"], width=64)
+    )
     plain = gradient(model, tokenizer, TEXTS[0], layers_of(made), 63, [tokenizer.bos_token_id])
     expected = sum(explicit(whole, name, 64) for name, whole in plain.items())
     np.testing.assert_allclose(made.embed(TEXTS[:1])[0], expected, atol=1e-4 * np.abs(expected).max())
     # What is not known here is refused rather than wrong.
     with pytest.raises(InvalidInput, match="logits"):
-        GradientEmbedder("gradients:bent", Bent(model), tokenizer=tokenizer).embed(TEXTS)
+        loaded_model_gradients("gradients:bent", Bent(model), tokenizer).embed(TEXTS)
 
 
 class Bent:
@@ -324,11 +330,11 @@ def test_experts_get_their_tokens_back(models):
     """Layers that see tokens in an order of their own: one text at a time, and the same answer."""
     import torch
 
-    from siftlm.embedding.gradients import GradientEmbedder
+    from siftlm.embedding.gradients import loaded_model_gradients
 
     model, tokenizer = opened(models("llama"))
     up = model.model.layers[1].mlp.up_proj
-    plain = GradientEmbedder("gradients:a", model, tokenizer=tokenizer, layers="block").embed(TEXTS)
+    plain = loaded_model_gradients("gradients:a", model, tokenizer, GradientSettings(layers="block")).embed(TEXTS)
 
     class Flat(torch.nn.Module):
         def __init__(self) -> None:
@@ -340,7 +346,7 @@ def test_experts_get_their_tokens_back(models):
             return self.inner(flat).flip(0).reshape(*states.shape[:-1], -1)
 
     model.model.layers[1].mlp.up_proj = Flat()
-    made = GradientEmbedder("gradients:b", model, tokenizer=tokenizer, layers=["up_proj.inner"], width=64)
+    made = loaded_model_gradients("gradients:b", model, tokenizer, GradientSettings(layers=["up_proj.inner"], width=64))
     name = "model.layers.1.mlp.up_proj"
     found = made.embed(TEXTS)
     model.model.layers[1].mlp.up_proj = up

@@ -59,7 +59,7 @@ def test_sentences_are_what_their_library_computes(models):
     library = pytest.importorskip("sentence_transformers")
     from siftlm.embedding.loading import load_quietly
 
-    theirs = load_quietly("tiny", "embed", lambda: library.SentenceTransformer(str(models("sentences")), device="cpu"))
+    theirs = load_quietly("tiny", lambda: library.SentenceTransformer(str(models("sentences")), device="cpu"))
     texts = [TEXT, "a", "", "the dog " * 50]
     ours = embedder(models("sentences"))
     np.testing.assert_allclose(ours.embed(texts), theirs.encode(texts, show_progress_bar=False), atol=1e-5)

@@ -21,17 +21,17 @@ def test_a_misspelled_name_is_not_looked_up(name):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("roberta-large", "TransformerEmbedder"),
-        ("intfloat/e5-small", "TransformerEmbedder"),
-        ("states:gpt2", "TransformerEmbedder"),
-        ("sentence-transformers/all-MiniLM-L6-v2", "SentencesEmbedder"),
-        ("sentences:BAAI/bge-small-en", "SentencesEmbedder"),
-        ("encoder:sentence-transformers/all-MiniLM-L6-v2", "TransformerEmbedder"),
+        ("roberta-large", "encoder"),
+        ("intfloat/e5-small", "encoder"),
+        ("states:gpt2", "states"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "sentences"),
+        ("sentences:BAAI/bge-small-en", "sentences"),
+        ("encoder:sentence-transformers/all-MiniLM-L6-v2", "encoder"),
     ],
 )
 def test_names_of_the_hub_are_not_loaded_yet(name, kind):
     made = embedder(name)
-    assert type(made).__name__ == kind
+    assert made.kind == kind
     assert made.name == name
     assert made.settings == {}
 
@@ -154,5 +154,20 @@ def test_the_room_needs_numpy_alone():
         "import sys; from siftlm.embedding import embedder;"
         "embedder('hashing').embed(['text']); embedder('states:gpt2');"
         "sys.exit(len({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("absent", ["torch", "transformers"])
+def test_a_room_without_a_library_still_embeds_and_says_what_to_install(absent):
+    script = (
+        f"import sys; sys.modules[{absent!r}] = None\n"
+        "from siftlm.embedding import embedder\n"
+        "from siftlm.errors import MissingExtra\n"
+        "assert embedder('hashing').embed(['text']).any()\n"
+        "for name in ('roberta-large', 'states:gpt2', 'gradients:gpt2'):\n"
+        "    try: embedder(name).embed(['text'])\n"
+        "    except MissingExtra as error: assert 'siftlm[hf]' in str(error), error\n"
+        "    else: raise AssertionError(name)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -13,7 +13,7 @@ import pytest
 
 from calibration.worlds import Reader, document, words
 from evaluation.cases import METHODS, PROTOCOL, TEXTS, known, lines, model, needles_world, plain, run, worker
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding import HashingEmbedder
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
 from siftlm.evaluation import Measured, Protocol, Text, evaluate, question_of, records_of
 from siftlm.local import LocalModel

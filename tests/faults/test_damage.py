@@ -17,7 +17,7 @@ import pytest
 
 from faults.world import EMBEDDER, held, record
 from siftlm.errors import Damaged, InvalidInput, SiftlmError
-from siftlm.memory.memory import Memory
+from siftlm.memory import Memory
 
 pytestmark = pytest.mark.slow
 

@@ -17,15 +17,14 @@ from pathlib import Path
 import pytest
 
 from faults.world import EMBEDDER, check_readable
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding import HashingEmbedder
 from siftlm.errors import Conflict, Locked
-from siftlm.memory import durability
-from siftlm.memory.memory import Memory
+from siftlm.memory import Memory, durability
 
 HEAD = """
 import sys
 from pathlib import Path
-from siftlm.memory.memory import Memory
+from siftlm.memory import Memory
 path = Path(sys.argv[1])
 """
 

@@ -15,7 +15,7 @@ from faults import moments
 from faults.power import Disk
 from faults.world import EMBEDDER, Step, World, check_readable, held, outcomes, record, small_batches, take
 from siftlm.errors import Unwritable
-from siftlm.memory.memory import Memory
+from siftlm.memory import Memory
 from siftlm.memory.vectors import VectorAppender
 
 pytestmark = pytest.mark.slow

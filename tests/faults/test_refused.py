@@ -15,7 +15,7 @@ import pytest
 
 from faults.world import EMBEDDER, check_readable
 from siftlm.errors import BadRecord, SiftlmError, Unwritable
-from siftlm.memory.memory import Memory
+from siftlm.memory import Memory
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ TEXTS = [f"text {n} about {'larch ' * (n % 7)} and more" for n in range(300)]
 # write beyond the limit is an error like that of a full disk.
 LIMITED = """
 import resource, sys
-from siftlm.memory.memory import Memory
+from siftlm.memory import Memory
 from siftlm.errors import Unwritable
 from faults.world import EMBEDDER
 path, texts = sys.argv[1], [f"longer text {n} of another kind, {'oak ' * 40}" for n in range(400)]
@@ -141,7 +141,7 @@ def test_a_disk_that_is_full(tiny):
 # As root, permissions don't bind: become nobody, once everything that is imported late has been.
 READ_ONLY = """
 import os, sys
-from siftlm.memory.memory import Memory
+from siftlm.memory import Memory
 from siftlm.errors import Unwritable
 if os.getuid() == 0:
     with Memory.open(sys.argv[1] + "/warm") as warm:

@@ -16,9 +16,9 @@ import pytest
 
 from faults.children import Children
 from faults.world import EMBEDDER, PASSAGE, check_readable, record, small_batches
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding import HashingEmbedder
 from siftlm.errors import BadRecord, Conflict
-from siftlm.memory.memory import Memory
+from siftlm.memory import Memory
 from siftlm.types import Vectors
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from siftlm.embedding.hashing import HashingEmbedder
-from siftlm.memory import ingest, vectors
-from siftlm.memory.memory import Memory
+from siftlm.embedding import HashingEmbedder
+from siftlm.memory import Memory, ingest, vectors
 from siftlm.types import Vectors
 
 WORDS = ["amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "iris", "juniper", "kelp", "loam"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding import HashingEmbedder
 from siftlm.memory.filters import parse
 from siftlm.memory.near_duplicates import Near
 from siftlm.memory.passages import split_passages

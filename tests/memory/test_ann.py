@@ -14,9 +14,8 @@ import pytest
 
 from siftlm.embedding import HashingEmbedder
 from siftlm.errors import InvalidInput, Locked, MissingExtra, UnknownName, Unwritable
-from siftlm.memory import Memory, ann, ann_build, durability
+from siftlm.memory import IndexState, Memory, Snapshot, ann, ann_build, durability
 from siftlm.memory import vectors as forms
-from siftlm.memory.ann import State
 from siftlm.memory.request import parse_filter
 from siftlm.progress import Progress
 
@@ -73,14 +72,18 @@ def folder_of(memory: Memory) -> Path:
     return memory.manifest.folder(memory.path)
 
 
-def state_of(memory: Memory, *, thorough: bool = False) -> State | None:
+def state_of(memory: Memory, *, thorough: bool = False) -> IndexState | None:
     with memory.snapshot() as snapshot:
         return ann.index_state(folder_of(memory), memory.manifest, snapshot.view.rows, thorough=thorough)
 
 
 def uses_index(memory: Memory) -> bool:
     with memory.snapshot() as snapshot:
-        return snapshot._index() is not None
+        return index_of(snapshot) is not None
+
+
+def index_of(snapshot: Snapshot) -> ann.AnnIndex | None:
+    return snapshot.view.index.current(snapshot.view.rows)
 
 
 def check_same(memory: Memory, k: int, where: Any = None) -> None:
@@ -195,7 +198,7 @@ def test_deleted_vectors_are_not_in_a_new_index(any_memory: Memory) -> None:
         described = memory.build_index(kind)
         assert (described.rows, described.entries) == (400, 360)
         with memory.snapshot() as snapshot:
-            index = snapshot._index()
+            index = index_of(snapshot)
             assert index is not None
             found = index.search(points(7, 1), 400, None)[0]
             assert snapshot.view.alive is not None
@@ -237,7 +240,7 @@ def damaged(memory: Memory, name: str, change: str) -> None:
 @pytest.mark.parametrize("change", ["flip", "cut", "empty", "gone"])
 def test_a_damaged_index_is_left_aside_and_named(memory: Memory, name: str, change: str) -> None:
     memory.build_index("ivf")
-    assert state_of(memory) == State(
+    assert state_of(memory) == IndexState(
         "ivf", {"nlist": 10, "nprobe": 8}, 400, (folder_of(memory) / ann.INDEX_FILE).stat().st_size
     )
     damaged(memory, name, change)
@@ -261,7 +264,9 @@ def test_samples_are_enough_to_load_and_all_is_read_to_verify(memory: Memory, mo
     described = ann._read_description(folder_of(memory))
     with open(folder_of(memory) / ann.INDEX_FILE, "rb") as file:
         path.write_bytes(
-            ann.description_content(ann.Description(**{**described.__dict__, "sample": ann.sampled_checksum(file)}))
+            ann.description_content(
+                ann.IndexDescription(**{**described.__dict__, "sample": ann.sampled_checksum(file)})
+            )
         )
     content = bytearray((folder_of(memory) / ann.INDEX_FILE).read_bytes())
     content[200] ^= 1  # between the first two samples
@@ -279,7 +284,7 @@ def test_samples_are_enough_to_load_and_all_is_read_to_verify(memory: Memory, mo
 def test_an_index_of_another_memory_is_left_aside(memory: Memory, field: str, value: Any) -> None:
     memory.build_index("flat")
     described = ann._read_description(folder_of(memory))
-    other = ann.Description(**{**described.__dict__, field: value})
+    other = ann.IndexDescription(**{**described.__dict__, field: value})
     (folder_of(memory) / ann.INDEX_DESCRIPTION_FILE).write_bytes(ann.description_content(other))
     assert not uses_index(memory)
     check_same(memory, 10)
@@ -309,7 +314,7 @@ def test_a_snapshot_from_before_scans(memory: Memory) -> None:
     with memory.snapshot() as before, Memory.open(memory.path) as other:
         fill(other, 2, 30)
         other.build_index("flat")
-        assert before._index() is None
+        assert index_of(before) is None
         assert all((one.ids < 400).all() for one in before.nearest(points(7, 2), 500))
     assert uses_index(memory)
 
@@ -339,10 +344,10 @@ def test_a_new_index_and_a_dropped_one_are_noticed(memory: Memory) -> None:
     for kind in ("flat", "ivf"):
         memory.build_index(kind)
         with memory.snapshot() as snapshot:
-            index = snapshot._index()
+            index = index_of(snapshot)
             assert index is not None
             assert index.described.kind == kind
-            assert snapshot._index() is index
+            assert index_of(snapshot) is index
     assert memory.drop_index()
     assert not uses_index(memory)
     assert not list(folder_of(memory).glob("index*"))

@@ -12,7 +12,7 @@ import pytest
 
 from memory.oracle import Counting
 from siftlm import Document, Memory
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding import HashingEmbedder
 from siftlm.errors import BadRecord, Conflict, InvalidInput
 from siftlm.memory import ingest
 
@@ -36,8 +36,8 @@ def corpus(tmp_path):
 
 def content(memory):
     with memory.snapshot() as snapshot:
-        places = [tuple(row) for row in snapshot._connection.execute("SELECT * FROM places ORDER BY document, part")]
-        documents = list(snapshot._connection.execute("SELECT id, key, meta FROM documents ORDER BY id"))
+        places = [tuple(row) for row in snapshot.connection.execute("SELECT * FROM places ORDER BY document, part")]
+        documents = list(snapshot.connection.execute("SELECT id, key, meta FROM documents ORDER BY id"))
     return memory.texts(memory.rows()), places, documents, memory.vectors(memory.rows()).tobytes()
 
 
@@ -83,7 +83,7 @@ def test_everything_is_counted(tmp_path, corpus):
     with Memory.create(tmp_path / "memory", passage_tokens=16) as memory:
         added = memory.ingest(corpus)
         with memory.snapshot() as snapshot:
-            places = snapshot._connection.execute("SELECT COUNT(*) FROM places").fetchone()[0]
+            places = snapshot.connection.execute("SELECT COUNT(*) FROM places").fetchone()[0]
         assert (added.documents, added.bad, len(added.complaints)) == (14, 3, 3)
         assert (added.passages, added.passages + added.duplicates) == (len(memory), places)
         assert [complaint.split(": ")[0].split(":")[-1] for complaint in added.complaints] == ["5", "6", "7"]

@@ -11,7 +11,7 @@ import pytest
 
 from memory.oracle import Counting
 from siftlm import Memory
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding import HashingEmbedder
 from siftlm.errors import BadRecord, Conflict, InvalidInput, NotAMemory, SiftlmError, UnknownName, WrongEmbedder
 from siftlm.memory import Added, manifest
 
@@ -281,8 +281,8 @@ def test_documents_are_deleted_by_the_numbers_that_they_are_listed_by(tmp_path):
 
 
 MAKING: list[tuple[dict[str, Any], str]] = [
-    ({"storage": "float64"}, "storage must be one of float32, float16, int8, got 'float64'"),
-    ({"storage": ["int8"]}, "storage must be one of"),
+    ({"storage": "float64"}, "unknown storage 'float64'; did you mean 'float.*'[?] Known: float16, float32, int8"),
+    ({"storage": ["int8"]}, "unknown storage"),
     ({"passage_tokens": 0}, "passage_tokens must be a whole number ≥ 1, got 0"),
     ({"passage_tokens": 2.5}, "passage_tokens must be"),
     ({"passage_tokens": True}, "passage_tokens must be"),

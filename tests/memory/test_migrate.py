@@ -39,7 +39,7 @@ def test_an_older_format_is_brought_up_to_date(old, monkeypatch):
         assert memory.manifest.calibration == {"shouts": True}
         assert memory.verify().ok
         with memory.snapshot() as snapshot:
-            shouts = snapshot._connection.execute("SELECT text FROM shouts ORDER BY row").fetchall()
+            shouts = snapshot.connection.execute("SELECT text FROM shouts ORDER BY row").fetchall()
     assert shouts == [(text.upper(),) for text in TEXTS]
     assert [path.name for path in old.iterdir() if path.is_dir()] == ["g0002"]
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from memory.fakes import Bare, Spoiled, each
 from siftlm.embedding import embedder
 from siftlm.errors import Conflict, InvalidInput, WrongEmbedder
-from siftlm.memory import ArrayStore, Memory, Outside, Passage
-from siftlm.memory.outside import CheckedStore
+from siftlm.memory import ArrayStore, CheckedStore, Memory, Outside, Passage
 
 WIDTH, SIZE = 16, 120
 HASHING = embedder("hashing", width=WIDTH)
@@ -194,7 +194,7 @@ def test_the_embedder_must_fit(array):
 
 
 @given(st.data())
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_order_repeats_padding_and_length_change_nothing(data):
     array = ArrayStore(HASHING.embed(TEXTS), TEXTS, METADATA, ids=IDS)
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from siftlm.embedding import embedder
 from siftlm.errors import InvalidInput
 from siftlm.memory import ArrayStore, Memory, Redundancy, redundancy
@@ -40,7 +41,7 @@ def measured(vectors: np.ndarray, **options) -> Redundancy:
     threshold=st.sampled_from([-0.5, 0.0, 0.5, 0.8, 0.9, 0.99]),
     block=st.sampled_from([1, 64, 1000, 1 << 20]),
 )
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_counts_by_the_definition(seed, size, clusters, noise, neighbours, threshold, block):
     vectors = clustered(seed, size, clusters, noise)
     cosines = vectors @ vectors.T

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siftlm.memory import scan, vectors
-from siftlm.memory.store import Neighbours
+from effort import examples
+from siftlm.memory import Neighbours, scan, vectors
 from siftlm.memory.vectors import STORAGES, TopK, VectorFormat
 
 FORMS = st.sampled_from(STORAGES)
@@ -61,7 +61,7 @@ def test_the_scan_finds_what_sorting_finds(storage: str, share: float | None, co
         check(scan.nearest(stored, form, queries, k, allowed), scores, k, allowed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data(), FORMS)
 def test_equal_scores_go_to_the_smaller_row(data: st.DataObject, storage: str) -> None:
     """Vectors along the axes: all products are exact, and most of them equal."""
@@ -111,7 +111,7 @@ def test_no_queries_and_no_rows_are_no_error() -> None:
     assert len(one.ids) == len(one.scores) == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data())
 def test_the_best_over_blocks_are_the_best_of_all(data: st.DataObject) -> None:
     """Whole numbers as scores, so that there are ties in every block and across blocks."""
@@ -123,7 +123,7 @@ def test_the_best_over_blocks_are_the_best_of_all(data: st.DataObject) -> None:
         block = np.array(data.draw(st.lists(values, min_size=size, max_size=size)), dtype=np.float32)
         best.take(0, block, first)
         scores, first = np.concatenate([scores, block]), first + size
-    rows, found = best.found(0)
+    rows, found = best.best(0)
     assert rows.tolist() == slowly(scores, k, scores > -np.inf)
     np.testing.assert_array_equal(found, scores[rows])
 

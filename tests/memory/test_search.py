@@ -15,7 +15,7 @@ import pytest
 import siftlm
 from memory.oracle import cosines
 from siftlm import Memory
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding import HashingEmbedder
 from siftlm.errors import Conflict, Damaged, InvalidInput
 from siftlm.memory import request
 from siftlm.selection import Stopping

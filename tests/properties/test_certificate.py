@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from properties.oracle import sift, world
 from siftlm.selection import NumpyIndex, certificate, select_from
 
@@ -46,7 +47,7 @@ def assert_honest(found: Any, query: Any, vectors: Any, noise: float, allowed: A
             assert float(gains[pick]) >= best * (1 - rounding) - 1e-14, (n, pick, int(gains.argmax()))
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     corpora(),
     st.sampled_from(NOISES),
@@ -75,7 +76,7 @@ def test_a_certified_pick_is_that_of_the_whole_corpus(corpus, noise, k, certify,
         assert found.certified.all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(corpora(), st.sampled_from(NOISES), st.integers(1, 8), st.integers(0, 2**32 - 1))
 def test_vectors_of_any_length(corpus, noise, k, seed):
     vectors, query = corpus
@@ -86,7 +87,7 @@ def test_vectors_of_any_length(corpus, noise, k, seed):
     assert_honest(found, query, vectors, noise, lambda picks: everything, normalize=False)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(corpora(), st.sampled_from(NOISES), st.integers(1, 8), st.integers(0, 2**32 - 1))
 def test_excluded_vectors_are_no_rivals(corpus, noise, k, seed):
     vectors, query = corpus
@@ -99,7 +100,7 @@ def test_excluded_vectors_are_no_rivals(corpus, noise, k, seed):
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(corpora(), st.sampled_from(NOISES), st.integers(0, 5), st.floats(1e-3, 1), st.integers(0, 2**32 - 1))
 def test_the_bound_holds_for_any_hidden_vector(corpus, noise, n, shortest, seed):
     """Not for corpora alone: for chance, aligned and adversarial x of length ≥ r, with s² = |Q x|²."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
+from effort import examples
 from properties.follow import check_uncertainty, rounding, run_case, world_of
 from properties.worlds import Array, Case, cases
 from siftlm import select
@@ -28,7 +29,7 @@ def rounded(weights: Array, n: int) -> Array:
     return counts
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(cases(most=40, picks=20, noises=(0.01,), kinds=("gaussian", "cone", "clusters", "lattice")))
 def test_counts_add_up_and_beat_one_neighbour(case: Case) -> None:
     case = case.but(normalize=True)
@@ -60,7 +61,7 @@ def test_no_worse_than_largest_remainders(seed: int, n: int) -> None:
     assert error_of(query, candidates, counts) <= plain * 1.005
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(cases(most=30, picks=20, noises=(0.01,), kinds=("gaussian", "cone")))
 def test_excluded_texts_take_no_part(case: Case) -> None:
     size = len(case.candidates)

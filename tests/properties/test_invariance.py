@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from properties import oracle
 from properties.follow import run_case, world_of
 from properties.worlds import Case, cases, softmax
@@ -67,7 +68,7 @@ def clear(case: Case, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", [name for name in methods() if name in oracle.SCORES and name != "noiseless-itl"])
-@settings(max_examples=12, suppress_health_check=FILTERED)
+@settings(max_examples=examples(12), suppress_health_check=FILTERED)
 @given(
     case=cases(kinds=("gaussian", "cone"), most=25, picks=8, widest=20, noises=(0.1, 1.0)),
     seed=st.integers(0, 2**32 - 1),
@@ -85,7 +86,7 @@ def test_permuting_candidates_permutes_answers(name: str, case: Case, seed: int)
     np.testing.assert_allclose(shuffled.uncertainty, plain.uncertainty, rtol=1e-7, atol=1e-9)
 
 
-@settings(max_examples=40, suppress_health_check=FILTERED)
+@settings(max_examples=examples(40), suppress_health_check=FILTERED)
 @given(cases(kinds=("gaussian", "cone"), targets=4, noises=(0.1,)), st.integers(0, 100))
 def test_the_order_of_targets_is_nothing(case: Case, seed: int) -> None:
     query = np.atleast_2d(case.query)
@@ -95,7 +96,7 @@ def test_the_order_of_targets_is_nothing(case: Case, seed: int) -> None:
     assert one.indices.tolist() == two.indices.tolist()
 
 
-@settings(max_examples=40, suppress_health_check=FILTERED)
+@settings(max_examples=examples(40), suppress_health_check=FILTERED)
 @given(cases(noises=(0.1,)))
 def test_a_target_twice_is_that_target(case: Case) -> None:
     """The mean over targets: saying everything twice changes nothing."""
@@ -109,7 +110,7 @@ def test_a_target_twice_is_that_target(case: Case) -> None:
 # --- scale
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cases(scaled=False, noises=(1e-4, 0.1)), st.integers(-40, 40), st.integers(0, 2**32 - 1))
 def test_lengths_do_not_count_when_normalised(case: Case, power: int, seed: int) -> None:
     """Powers of two are exact, so nothing at all may change."""
@@ -122,7 +123,7 @@ def test_lengths_do_not_count_when_normalised(case: Case, power: int, seed: int)
         assert scaled.indices.tolist() == plain.indices.tolist()
 
 
-@settings(max_examples=40, suppress_health_check=FILTERED)
+@settings(max_examples=examples(40), suppress_health_check=FILTERED)
 @given(cases(noises=(1e-4, 0.1)), st.integers(-20, 20))
 def test_scaling_everything_is_scaling_the_noise(case: Case, power: int) -> None:
     factor = 2.0**power
@@ -135,7 +136,7 @@ def test_scaling_everything_is_scaling_the_noise(case: Case, power: int) -> None
     np.testing.assert_allclose(two.uncertainty / factor**2, one.uncertainty, rtol=1e-6, atol=1e-9 * one.uncertainty[0])
 
 
-@settings(max_examples=40, suppress_health_check=FILTERED)
+@settings(max_examples=examples(40), suppress_health_check=FILTERED)
 @given(cases(noises=(0.1,), widest=12), st.integers(0, 2**32 - 1))
 def test_a_rotation_is_nothing(case: Case, seed: int) -> None:
     assume(clear(case, "sift"))
@@ -145,7 +146,7 @@ def test_a_rotation_is_nothing(case: Case, seed: int) -> None:
     assert one.indices.tolist() == two.indices.tolist()
 
 
-@settings(max_examples=30, suppress_health_check=FILTERED)
+@settings(max_examples=examples(30), suppress_health_check=FILTERED)
 @given(cases(noises=(0.1,), widest=8), st.integers(1, 5))
 def test_columns_of_zeros_are_nothing(case: Case, more: int) -> None:
     assume(clear(case, "sift"))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from properties import oracle
 from properties.follow import check_uncertainty, follow, rounding, run_case
 from properties.oracle import World
@@ -102,7 +103,7 @@ def limits(draw: st.DrawFn, size: int, width: int, repeats: bool) -> Limits:
 
 
 @pytest.mark.parametrize("method", list(METHODS))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=st.data(), case=cases(most=30, widest=8, picks=20, noises=(1e-4, 1e-2, 1.0)))
 def test_all_limits_together(method: str, data: st.DataObject, case: Case) -> None:
     size, width = case.candidates.shape
@@ -250,7 +251,7 @@ def test_a_relevance_prior_multiplies_the_gains(case: Case) -> None:
 # --- known
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cases(most=30, widest=8, picks=20), st.integers(1, 6))
 def test_known_items_are_as_if_picked_before(case: Case, j: int) -> None:
     """Know what would be picked first, and the rest follows as if it had been."""
@@ -318,7 +319,7 @@ def sigma(world: World, picks: list[int]) -> float:
     return float(np.sqrt(world.uncertainty(picks)))
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     cases(noises=(1e-3, 0.1, 1.0, 10.0)),
     st.sampled_from([0.05, 0.3, 0.7, 1.0, 1.5, 3.0, 10.0]),
@@ -351,7 +352,7 @@ def test_an_adaptive_stop_can_leave_nothing() -> None:
     assert len(select(query, candidates, 2, adaptive=5.0)) == 1, "one pick is kept unless asked otherwise"
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cases(noises=(1e-3, 0.1, 1.0)), st.sampled_from([0.0, 0.01, 0.3, 0.9, 1.0]), st.integers(0, 3))
 def test_until(case: Case, fraction: float, at_least: int) -> None:
     full = run_case(case)
@@ -364,7 +365,7 @@ def test_until(case: Case, fraction: float, at_least: int) -> None:
     assert picked.stopped == ("until" if reached else "n")
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cases(noises=(1e-3, 0.1, 1.0)), st.sampled_from([0.0, 0.01, 0.3, 0.9]), st.integers(0, 3))
 def test_min_gain(case: Case, fraction: float, at_least: int) -> None:
     full = run_case(case)

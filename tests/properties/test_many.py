@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from properties import oracle
 from properties.follow import check_uncertainty, follow, rounding, world_of
 from properties.worlds import Case, cases, draw_rows
@@ -27,7 +28,7 @@ def check(found: list[Selection], asked: list[Case]) -> None:
         assert (selection.method, selection.noise, selection.stopped) == ("sift", case.noise, "n")
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(
     case=cases(dtypes=(np.float64, np.float32, np.float16), targets=1, most=40, picks=15),
     prompts=st.integers(1, 6),
@@ -46,7 +47,7 @@ def test_candidates_shared_by_all(case: Case, prompts: int, seed: int) -> None:
     check(found, asked)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     case=cases(dtypes=(np.float64, np.float32), targets=1, most=40, picks=15),
     seed=st.integers(0, 2**32 - 1),
@@ -71,7 +72,7 @@ def test_candidates_shared_by_all_without_some(case: Case, seed: int, once: bool
         np.testing.assert_allclose(one.uncertainty, alone.uncertainty, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(cases(dtypes=(np.float64, np.float32), targets=1, most=25, widest=5, picks=10), min_size=1, max_size=4))
 def test_candidates_of_their_own_picked_once(many: list[Case]) -> None:
     n, asked = min(one.n for one in many), {"noise": many[0].noise, "replacement": False}
@@ -82,7 +83,7 @@ def test_candidates_of_their_own_picked_once(many: list[Case]) -> None:
         np.testing.assert_allclose(selection.uncertainty, alone.uncertainty, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(st.lists(cases(dtypes=(np.float64, np.float32), targets=1, most=25, widest=5, picks=10), min_size=1, max_size=5))
 def test_candidates_of_their_own(many: list[Case]) -> None:
     first = many[0]

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 import siftlm
 from memory.oracle import Model, cosines
 from siftlm import Memory
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding import HashingEmbedder
 from siftlm.memory.filters import parse
 from siftlm.memory.keywords import terms
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from properties import oracle
 from properties.follow import check_uncertainty, follow, rounding, run_case, world_of
 from properties.worlds import Array, Case, cases, softmax
@@ -79,21 +80,21 @@ PICKABLE = [name for name in NAMES if name not in JITTERED and name != "sift"]
 
 
 @pytest.mark.parametrize("name", PICKABLE)
-@settings(max_examples=35)
+@settings(max_examples=examples(35))
 @given(case=cases(most=24, widest=8, picks=12, noises=(1e-4, 1e-2, 1.0, 100.0)))
 def test_it_is_its_formula(name: str, case: Case) -> None:
     compare(name, case, run_case(case, method=name), world_of(case))
 
 
 @pytest.mark.parametrize("name", PICKABLE)
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(case=cases(most=24, widest=8, picks=8, noises=(1e-2, 1.0), dtypes=(np.float32, np.float16)))
 def test_it_is_its_formula_in_short_floats(name: str, case: Case) -> None:
     compare(name, case, run_case(case, method=name), world_of(case))
 
 
 @pytest.mark.parametrize("name", PICKABLE)
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(case=cases(most=20, widest=6, picks=8, noises=(1e-2, 1.0)), known=st.integers(1, 8))
 def test_known_items_count_as_picked(name: str, case: Case, known: int) -> None:
     more = np.random.default_rng(known).normal(size=(known, case.candidates.shape[1]))
@@ -101,7 +102,7 @@ def test_known_items_count_as_picked(name: str, case: Case, known: int) -> None:
 
 
 @pytest.mark.parametrize("name", PICKABLE)
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(case=cases(most=20, widest=6, picks=8, noises=(1e-2, 1.0), scaled=False))
 def test_with_a_kernel_that_only_compares_pairs(name: str, case: Case) -> None:
     def kernel(x: Array, y: Array) -> Array:
@@ -114,7 +115,7 @@ def test_with_a_kernel_that_only_compares_pairs(name: str, case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", PICKABLE)
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(case=cases(most=20, widest=6, picks=8, noises=(1e-2, 1.0)))
 def test_with_a_gram_matrix(name: str, case: Case) -> None:
     world = world_of(case)
@@ -124,7 +125,7 @@ def test_with_a_gram_matrix(name: str, case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not find_method(name).targeted])
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(case=cases(most=20, widest=6, picks=8, noises=(1e-2, 1.0)))
 def test_without_a_query(name: str, case: Case) -> None:
     case = case.but(query=None)
@@ -139,7 +140,7 @@ def test_a_query_is_needed(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mmr", "max-sum", "cover", "dpp"])
 @pytest.mark.parametrize("balance", [0.0, 0.2, 1.0])
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 @given(case=cases(kinds=("gaussian",), most=12, widest=20, picks=6, noises=(0.1,), scaled=False))
 def test_the_balance(name: str, balance: float, case: Case) -> None:
     n = min(case.n, case.candidates.shape[1])
@@ -149,7 +150,7 @@ def test_the_balance(name: str, balance: float, case: Case) -> None:
 
 
 @pytest.mark.parametrize("gamma", [0.1, 1.0])
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 @given(case=cases(kinds=("gaussian", "cone"), most=12, widest=6, picks=6, noises=(0.1,)))
 def test_gamma_of_cover(gamma: float, case: Case) -> None:
     picked = run_case(case, method="cover", gamma=gamma)
@@ -166,7 +167,7 @@ def test_gamma_of_cover(gamma: float, case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(JITTERED))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(case=cases(kinds=("gaussian",), most=30, widest=20, picks=12, noises=(1e-2, 1.0), scaled=False))
 def test_noiseless_while_the_picks_are_independent(name: str, case: Case) -> None:
     width, m = case.candidates.shape[1], len(np.atleast_2d(case.query))
@@ -180,7 +181,7 @@ def test_noiseless_while_the_picks_are_independent(name: str, case: Case) -> Non
     check_uncertainty(selection, world, error=rounding(case, world))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     case=cases(
         kinds=("one-hot", "lines"),
@@ -203,7 +204,7 @@ def test_noiseless_itl_gains_nothing_from_what_is_implied(case: Case) -> None:
     assert (selection.gains > 0).sum() <= rank
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(case=cases(most=30, widest=8, picks=30, noises=(1e-2,), dtypes=(np.float64, np.float32)))
 def test_dpp_picks_volume_while_there_is_any(case: Case) -> None:
     selection, world = run_case(case, method="dpp", balance=0.0), world_of(case)
@@ -246,7 +247,7 @@ def test_many_picks_are_quick_whatever_the_method() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in methods() if name in oracle.ON_PROBABILITIES])
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.integers(0, 1000), st.integers(1, 30), st.integers(1, 6))
 def test_on_softmax_outputs(name: str, seed: int, rows: int, classes: int) -> None:
     rng = np.random.default_rng(seed)
@@ -263,7 +264,7 @@ def test_on_softmax_outputs(name: str, seed: int, rows: int, classes: int) -> No
     assert sorted(selection.indices.tolist()) == list(range(rows))
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     case=cases(most=20, widest=6, picks=8, noises=(1e-2,)),
     classes=st.integers(1, 4),
@@ -284,7 +285,7 @@ def test_information_density(case: Case, classes: int, beta: float) -> None:
     check_uncertainty(selection, world, error=rounding(case, world))
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     case=cases(most=10, widest=6, picks=8, noises=(1e-2,), scaled=False),
     classes=st.integers(1, 4),

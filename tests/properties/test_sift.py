@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from properties import oracle
 from properties.follow import check_uncertainty, follow, rounding, run_case, world_of
 from properties.worlds import Array, Case, cases
@@ -34,19 +35,19 @@ def check(case: Case, **options: Any) -> None:
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(cases())
 def test_float64_is_the_oracle(case: Case) -> None:
     check(case)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(cases(dtypes=(np.float32, np.float16)))
 def test_short_floats_are_the_oracle(case: Case) -> None:
     check(case)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(cases(picks=60, widest=6), st.integers(1, 60))
 def test_more_picks_than_features_and_candidates(case: Case, more: int) -> None:
     check(case.but(n=case.n + more), replacement=True)
@@ -61,7 +62,7 @@ FEATURES: Callable[..., Any] = lambda space, noise, expected, trace_only=False: 
 
 
 @pytest.mark.parametrize("form", [ROWS, FEATURES], ids=["rows", "features"])
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(case=cases(dtypes=FLOATS))
 def test_either_form_is_the_oracle(case: Case, form: Callable[..., Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -70,7 +71,7 @@ def test_either_form_is_the_oracle(case: Case, form: Callable[..., Any]) -> None
 
 
 @pytest.mark.parametrize("every", [1, 2, 7])
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(case=cases(widest=5, picks=40))
 def test_refreshing_changes_nothing(case: Case, every: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -79,7 +80,7 @@ def test_refreshing_changes_nothing(case: Case, every: int) -> None:
         check(case.but(n=case.n + 6), replacement=True)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(cases(widest=6, targets=1), st.integers(7, 40))
 def test_more_targets_than_features(case: Case, m: int) -> None:
     query = np.random.default_rng(m).normal(size=(m, case.candidates.shape[1]))
@@ -138,7 +139,7 @@ def oracle_kernels(case: Case) -> dict[str, tuple[Any, Callable[[Array, Array], 
 
 
 @pytest.mark.parametrize("name", list(oracle_kernels(Case(np.ones(2), np.ones((1, 2)), 1, 1.0))))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(case=cases(dtypes=FLOATS, most=25, picks=20, scaled=False))
 def test_kernels(name: str, case: Case) -> None:
     kernel, truth = oracle_kernels(case)[name]
@@ -163,7 +164,7 @@ def centring_is_clear(case: Case, kernel: Any) -> bool:
     return bool(((lengths > 1e-2) | (lengths == 0)).all())
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(cases(most=30, picks=20))
 def test_gram_is_what_the_vectors_are(case: Case) -> None:
     world = world_of(case)

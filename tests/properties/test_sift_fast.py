@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from properties import oracle
 from properties.follow import check_uncertainty, rounding, run_case, world_of
 from properties.worlds import Case, cases
@@ -34,7 +35,7 @@ def check_certificates(selection: Selection, world: oracle.World, error: float, 
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(cases(dtypes=(np.float64, np.float32), most=60))
 def test_the_certificate_never_lies(case: Case) -> None:
     fast, world = run_case(case, method="sift-fast"), world_of(case)
@@ -46,7 +47,7 @@ def test_the_certificate_never_lies(case: Case) -> None:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cases(most=40, widest=10), st.integers(0, 2**32 - 1))
 def test_the_certificate_never_lies_within_limits(case: Case, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -63,7 +64,7 @@ def test_the_certificate_never_lies_within_limits(case: Case, seed: int) -> None
     check_uncertainty(fast, world, error=error)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(cases(most=60))
 def test_all_steps_certified_is_sift(case: Case) -> None:
     fast, exact = run_case(case, method="sift-fast"), run_case(case)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from properties import oracle
 from properties.follow import Score, check_uncertainty, follow, rounding, run_case, world_of
 from properties.worlds import Case, cases
@@ -63,7 +64,7 @@ def same_picks(mine: Selection, theirs: Selection, world: oracle.World, score: S
 
 @pytest.mark.parametrize("form", ["rows", "features"])
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(case=cases(most=24, widest=8, picks=12, noises=(1e-4, 1e-2, 1.0, 100.0)))
 def test_it_is_its_formula_and_numpy(name: str, form: str, case: Case) -> None:
     selection = twin(case, method=name, form=form)
@@ -72,7 +73,7 @@ def test_it_is_its_formula_and_numpy(name: str, form: str, case: Case) -> None:
     same_picks(selection, theirs, world, oracle.SCORES[name], error_of(name, case, world))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(case=cases(), form=st.sampled_from(("rows", "features")))
 def test_sift_at_any_noise(case: Case, form: str) -> None:
     selection = twin(case, form=form)
@@ -81,7 +82,7 @@ def test_sift_at_any_noise(case: Case, form: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(case=cases(most=24, widest=8, picks=8, noises=(1e-2, 1.0), dtypes=(np.float32, np.float16)))
 def test_it_is_its_formula_in_short_floats(name: str, case: Case) -> None:
     short = case.but(query=case.query.astype(case.candidates.dtype))
@@ -90,7 +91,7 @@ def test_it_is_its_formula_in_short_floats(name: str, case: Case) -> None:
     check(name, short, twin(short, method=name))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     case=cases(most=24, widest=8, picks=12, noises=(1e-2, 1.0), targets=2),
     adaptive=st.none() | st.floats(0.05, 5),
@@ -109,7 +110,7 @@ def test_it_stops_where_numpy_stops(case: Case, adaptive: float | None, until: f
     assert mine.stopped == theirs.stopped
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     case=cases(most=20, widest=6, picks=8, noises=(1e-4, 1e-2, 1.0), kinds=("gaussian", "clusters"), targets=1),
     extra=st.integers(1, 10),

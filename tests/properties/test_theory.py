@@ -7,12 +7,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from properties.follow import run_case
 from properties.worlds import Case, cases
 from siftlm import select
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(cases(targets=1))
 def test_the_first_pick_is_the_nearest_in_absolute_cosine(case: Case) -> None:
     case = case.but(normalize=True)
@@ -23,7 +24,7 @@ def test_the_first_pick_is_the_nearest_in_absolute_cosine(case: Case) -> None:
     assert cosine[first] >= cosine.max() * (1 - 1e-8 - 1e-15 / case.noise)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cases(targets=1, kinds=("gaussian", "cone")))
 def test_a_huge_noise_stays_on_the_nearest_neighbour(case: Case) -> None:
     case = case.but(normalize=True, noise=1e9)
@@ -33,7 +34,7 @@ def test_a_huge_noise_stays_on_the_nearest_neighbour(case: Case) -> None:
     assert len(set(run_case(case).indices.tolist())) == 1
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cases(targets=1, kinds=("gaussian",), widest=20), st.sampled_from([1e-9, 1e-8]))
 def test_a_tiny_noise_never_repeats(case: Case, noise: float) -> None:
     width = case.candidates.shape[1]
@@ -44,7 +45,7 @@ def test_a_tiny_noise_never_repeats(case: Case, noise: float) -> None:
     assert len(picked.distinct) == n, "while something independent is left, nothing is worth a second look"
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.floats(0.05, 0.95),
     st.floats(1e-4, 1.0),
@@ -67,7 +68,7 @@ def test_an_orthogonal_candidate_wins_exactly_above_the_threshold(
     assert (picked.indices[1] != first) == (b**2 > threshold)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(cases())
 def test_uncertainty_starts_at_the_prior_variance(case: Case) -> None:
     query = np.atleast_2d(case.query)
@@ -75,7 +76,7 @@ def test_uncertainty_starts_at_the_prior_variance(case: Case) -> None:
     np.testing.assert_allclose(run_case(case).uncertainty[0], prior, rtol=1e-12)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(cases(most=40, picks=8))
 def test_each_pick_is_the_best_look_ahead_of_one(case: Case) -> None:
     """The gain is what the uncertainty really falls by: pick any other instead and less is learnt."""

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import siftlm
+from effort import examples
 from properties import oracle
 from properties.follow import run_case, world_of
 from properties.worlds import Case, cases
@@ -195,7 +196,7 @@ def check_explanation(e: Explanation, s: Selection, world: oracle.World, accurac
     assert e.uncertainty.tolist() == s.uncertainty[1:].tolist()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cases(noises=(1e-2, 1.0), most=30, picks=10, dtypes=(np.float64, np.float32, np.float16)))
 def test_explain(case: Case) -> None:
     for name in ("sift", "nearest"):
@@ -203,14 +204,14 @@ def test_explain(case: Case) -> None:
         check_explanation(s.explain(), s, world_of(case), 1e-6)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(cases(noises=(1e-2, 1.0), most=20, picks=8, scaled=False))
 def test_explain_in_terms_of_the_kernel(case: Case) -> None:
     s = run_case(case, kernel=kernels.power(3))
     check_explanation(s.explain(), s, world_of(case, kernel=lambda x, y: oracle.linear(x, y) ** 3), 1e-6)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(cases(noises=(1e-2, 1.0), most=20, picks=8, kinds=("gaussian",)), st.integers(0, 2**32 - 1))
 def test_explain_knows_what_was_known(case: Case, seed: int) -> None:
     """A target that the known items cover is not the one that a pick served."""

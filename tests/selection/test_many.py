@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import siftlm
+from effort import examples
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.selection import Limits, Stopping
 from siftlm.types import Selection
@@ -29,7 +30,7 @@ def assert_same(many: list[Selection], each: list[Selection], tolerance: float) 
         assert (left.stopped, left.method, left.noise) == (right.stopped, right.method, right.noise)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     seed=st.integers(0, 10**6),
     prompts=st.integers(1, 7),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from properties import oracle
 from properties.follow import check_uncertainty, follow, rounding, run_case, world_of
 from properties.worlds import Case, cases
@@ -55,7 +56,7 @@ def check(made: Space, case: Case) -> None:
 
 
 @pytest.mark.parametrize("make", [feature, pairwise, table])
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(case=cases(dtypes=FLOATS))
 def test_inner_products(make: Callable[[Case], Space], case: Case) -> None:
     made = make(case)
@@ -73,7 +74,7 @@ def test_everything_as_a_target(make: Callable[[Case], Space], case: Case, count
     check(make(case), case)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(cases(dtypes=FLOATS), st.integers(1, 7))
 def test_large_memories_are_converted_in_blocks(case: Case, rows: int) -> None:
     """What does not fit into a float64 copy is converted block by block, with the same numbers."""
@@ -87,7 +88,7 @@ def test_large_memories_are_converted_in_blocks(case: Case, rows: int) -> None:
         check_uncertainty(selection, world, error=rounding(case, world))
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(cases(kinds=("gaussian",), noises=(0.01, 1.0)))
 def test_large_features_are_kept_in_float32(case: Case) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from serving.fakes import NAME, FakeEngine, Manners, app_of
 from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, Unwritable, setting
 from siftlm.serving import RequestLimits, streaming
@@ -244,7 +245,7 @@ PATHS = ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.sampled_from(PATHS), st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=4))
 def test_no_body_makes_the_server_fail(path, body):
     usual = {"model": NAME, "prompt": "a", "messages": [{"role": "user", "content": "a"}], "input": "a", "tokens": [1]}
@@ -256,7 +257,7 @@ def test_no_body_makes_the_server_fail(path, body):
         error_of(answer)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.sampled_from(PATHS), st.binary(max_size=20))
 def test_no_bytes_make_the_server_fail(path, content):
     assert 400 <= USUAL.post(path, content=content, headers=JSON).status_code < 500

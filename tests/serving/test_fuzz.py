@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
 from controller import tiny
+from effort import examples
 from siftlm.controller import Controller
 from siftlm.memory import Memory
 from siftlm.serving import ModeParser, PrometheusMetrics, RequestLimits, ServingEngine, background_server, create_app
@@ -61,7 +62,7 @@ def test_no_request_is_too_much(app):
     for operation in operations:
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
 
-            @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
             @given(case=operation.as_strategy(generation_mode=mode))
             def answered(case):
                 answer = case.call()
@@ -104,7 +105,7 @@ def broken(body: bytes, lot: random.Random) -> bytes:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), path=st.sampled_from(["completions", "chat/completions", "select", "documents"]))
 def test_fuzzed_bodies_never_end_the_process(client, seed, path):
     body = broken(json.dumps(BODY).encode(), random.Random(seed))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from effort import examples
 from siftlm.errors import InvalidInput
 from siftlm.serving.routes.selection import project_to_plane
 
@@ -39,7 +40,7 @@ def test_it_is_what_the_covariance_says():
     assert found.shown == pytest.approx(values[[-1, -2]].sum() / values.sum())
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(clouds(), st.randoms(use_true_random=False))
 def test_another_order_moves_no_point(made, random):
     candidates, prompt = made
@@ -51,7 +52,7 @@ def test_another_order_moves_no_point(made, random):
     assert again.shown == found.shown
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(clouds())
 def test_nothing_comes_closer_than_it_is_apart_and_the_rest_is_told(made):
     candidates, prompt = (one.astype(np.float64) for one in made)

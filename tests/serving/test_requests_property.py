@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from serving.fakes import CONTEXT, NAME
 from serving.test_requests import LEARNING, READER
 from siftlm.serving.errors import BadRequest, ServingError
@@ -33,13 +34,13 @@ OURS = st.dictionaries(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(bodies(COMPLETION_SCHEMA), OURS)
 def test_no_completion_is_read_into_anything_but_jobs_or_a_refusal(body, ours):
     _read(READER.completion, {"model": LEARNING, "prompt": "a", "siftlm": ours, **body})
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(bodies(CHAT_SCHEMA), OURS)
 def test_no_chat_is_read_into_anything_but_jobs_or_a_refusal(body, ours):
     _read(READER.chat, {"model": NAME, "messages": [{"role": "user", "content": "a"}], "siftlm": ours, **body})
@@ -68,7 +69,7 @@ def test_what_is_no_utf8():
         parse_json(b'"\xff"')
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(ANYTHING)
 def test_only_objects_are_bodies(body):
     if not isinstance(body, dict):

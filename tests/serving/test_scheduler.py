@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller import tiny
+from effort import examples
 from siftlm.controller import Controller, SamplingParams
 from siftlm.controller.tokens import text_token_ids
 from siftlm.local import LocalModel
@@ -109,7 +110,7 @@ def test_base_learned_and_context_say_what_each_says_alone(engine, memory):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=examples(10), suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.tuples(st.sampled_from(PROMPTS), st.sampled_from([1, 3, 4]), st.sampled_from([0.0, 0.9]), st.integers(0, 3)),

@@ -7,211 +7,111 @@ what one plain gradient step on x does to the loss of x', per unit of the learni
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import transformers
 
-from siftlm.embedding.gradient_passes import GradientPasses, Layers, chosen_layers, layers_checked
+from siftlm.embedding.gradient_passes import GradientPasses, chosen_layers
 from siftlm.embedding.loading import (
-    TokenLimits,
+    check_complete,
     checked_fast_tokenizer,
     device_or_best,
-    load_quietly,
     needs_float32,
     position_limit,
-    precision_checked,
     token_limits,
     token_spans,
     tokenizer_digest,
     weights_digest,
     without_surrogates,
 )
-from siftlm.embedding.protocol import fingerprint
+from siftlm.embedding.models import GradientSettings, ModelEmbedder
 from siftlm.embedding.transformer import batches
-from siftlm.errors import InvalidInput, setting
-from siftlm.extras import load
+from siftlm.errors import InvalidInput
 from siftlm.types import IntArray, Vectors
-from siftlm.validation import list_of_texts, whole_number
 
 # Changes whenever the vectors of the same model and settings do.
 GRADIENTS_VERSION = 1
-DEFAULT_SKETCH_WIDTH = 1024
+DEFAULT_SETTINGS = GradientSettings()
 
 
-@dataclass(frozen=True)
-class _GradientNetwork:
-    """What was loaded."""
+def loaded_model_gradients(
+    name: str, model: Any, tokenizer: Any, settings: GradientSettings = DEFAULT_SETTINGS
+) -> ModelEmbedder:
+    """The embedder of a transformers model that is loaded already.
 
-    tokenizer: Any
-    gradients: GradientPasses
-    limits: TokenLimits
-    digest: dict[str, Any] | None
-    """Of a model that is loaded by name."""
-
-
-class GradientEmbedder:
-    """Sketched gradients of a causal language model, by its name or already loaded.
-
-    Args:
-        name: of the embedder, such as ``gradients:gpt2``.
-        model: a folder, a name on the Hugging Face hub, or a transformers model (with ``tokenizer``).
-        layers: ``head``, the output layer, which needs no backward pass; ``block``, the linear layers of the last
-            block; ``lora``, those of all blocks; or a list of ends of names, such as ``["down_proj", "head"]``.
-        width: of the vectors; their inner products are off by about 1 / √width of the product of their norms.
-        seed: of the projection.
-        max_tokens: read at most so many tokens of a text; left out, as many as the model can.
-        precision: of the arithmetic; left out, float32 on a processor.
-        device: left out, the graphics card where there is one.
-        batch_tokens: go through the model at once.
-        tokenizer: of a model that is loaded already. Such a model is put into eval mode by the caller, and must not be
-            used by other threads meanwhile.
+    The caller puts the model into eval mode, and lets no other thread use it meanwhile. Its fingerprint is that of
+    its weights at the moment.
     """
+    return ModelEmbedder(name, "gradients", settings, lambda: GradientNetwork(model, tokenizer, settings))
 
-    def __init__(
-        self,
-        name: str,
-        model: Any,
-        *,
-        layers: Layers = "head",
-        width: int = DEFAULT_SKETCH_WIDTH,
-        seed: int = 0,
-        max_tokens: int | None = None,
-        precision: str | None = None,
-        device: str | None = None,
-        batch_tokens: int | None = None,
-        tokenizer: Any = None,
-    ) -> None:
-        self.name, self._model, self._tokenizer = name, model, tokenizer
-        self._layers, self._width = layers_checked(layers), whole_number("width", width)
-        self._seed = whole_number("seed", seed, least=0)
-        self._asked = None if max_tokens is None else whole_number("max_tokens", max_tokens)
-        self._precision, self._device = precision_checked(precision), device
-        self._batch_tokens = None if batch_tokens is None else whole_number("batch_tokens", batch_tokens)
-        if not isinstance(model, str) and tokenizer is None:
-            raise InvalidInput(f"a model that is loaded already needs its tokenizer: pass {setting('tokenizer')}")
-        self._lock, self._turn = threading.Lock(), threading.Lock()
-        self._network: _GradientNetwork | None = None
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        given = {
-            "layers": (self._layers, "head"),
-            "width": (self._width, DEFAULT_SKETCH_WIDTH),
-            "seed": (self._seed, 0),
-            "max_tokens": (self._asked, None),
-            "precision": (self._precision, None),
-        }
-        return {name: value for name, (value, default) in given.items() if value != default}
+def open_gradients(name: str, settings: GradientSettings) -> GradientNetwork:
+    """The model in a folder or hub repository, which nothing changes any more."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    device = device_or_best(settings.device)
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(name, output_loading_info=True)
+    check_complete(info["missing_keys"])
+    if needs_float32(device, settings.precision):
+        model = model.float()
+    model = model.eval().to(device)
+    for p in model.parameters():
+        p.requires_grad_(False)
+    return GradientNetwork(model, checked_fast_tokenizer(tokenizer, name), settings, fixed=True)
 
-    @property
-    def fingerprint(self) -> str:
-        network = self._ready()
-        # The weights of a model that was given may have changed.
-        digest = network.digest or self._digest(network.tokenizer, self._model, network.limits)
-        return fingerprint("gradients", digest)
 
-    @property
-    def width(self) -> int:
-        return self._width
+class GradientNetwork:
+    """Sketched gradients of a causal language model."""
 
-    @property
-    def max_tokens(self) -> int | None:
-        """Of the text itself: a first token that the tokenizer adds comes on top."""
-        return self._ready().limits.text
-
-    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
-        """(n, d) float32; zero for a text without tokens. Prompts and passages are treated alike."""
-        del as_query
-        readables = [without_surrogates(text) for text in list_of_texts("texts", texts)]
-        network = self._ready()
-        ids = _tuning_token_ids(network.tokenizer, readables, network.limits.text)
-        lengths = [len(one) - 1 for one in ids]
-        vectors = np.zeros((len(ids), self._width), dtype=np.float32)
-        with self._turn:  # hooks belong to the model
-            for batch in batches(lengths, self._batch_tokens or _default_batch_tokens(network.gradients.device.type)):
-                some = [int(place) for place in batch if lengths[place] > 0]
-                if some:
-                    vectors[some] = network.gradients.of([ids[place] for place in some]).cpu().numpy()
-        return vectors
-
-    def tokens(self, texts: Sequence[str]) -> list[IntArray]:
-        """The model's own tokens."""
-        return token_spans(self._ready().tokenizer, list_of_texts("texts", texts))
-
-    def _ready(self) -> _GradientNetwork:
-        with self._lock:
-            if self._network is None:
-                if isinstance(self._model, str):
-                    self._network = load_quietly(self._model, "hf", self._open)
-                else:
-                    self._network = self._made(self._tokenizer, self._model)
-            return self._network
-
-    def _open(self) -> _GradientNetwork:
-        transformers = load("transformers", "hf")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(self._model)
-        device = device_or_best(self._device)
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(self._model, output_loading_info=True)
-        absent = sorted(info["missing_keys"])
-        if absent:
-            raise InvalidInput(f"the weights lack {len(absent)} of the model's tensors, such as {absent[0]}")
-        if needs_float32(device, self._precision):
-            model = model.float()
-        model = model.eval().to(device)
-        for p in model.parameters():
-            p.requires_grad_(False)
-        return self._made(checked_fast_tokenizer(tokenizer, self._model), model, own=True)
-
-    def _made(self, tokenizer: Any, model: Any, *, own: bool = False) -> _GradientNetwork:
+    def __init__(self, model: Any, tokenizer: Any, settings: GradientSettings, *, fixed: bool = False) -> None:
+        """``fixed`` says that nobody changes the weights, so that they are looked at only once."""
         if getattr(model, "get_output_embeddings", lambda: None)() is None or model.config.is_encoder_decoder:
             raise InvalidInput(f"{type(model).__name__} is no causal language model of transformers")
-        limits = token_limits(tokenizer, position_limit(model), {True: "", False: ""}, self._asked)
-        gradients = GradientPasses(model, chosen_layers(model, self._layers), self._width, self._seed, self._precision)
-        return _GradientNetwork(tokenizer, gradients, limits, self._digest(tokenizer, model, limits) if own else None)
+        self.tokenizer, self.width, self._model, self._settings = tokenizer, settings.width, model, settings
+        self.max_tokens = token_limits(
+            tokenizer, position_limit(model), {True: "", False: ""}, settings.max_tokens
+        ).text
+        self._layers = chosen_layers(model, settings.layers)
+        self.gradients = GradientPasses(model, self._layers, settings.width, settings.seed, settings.precision)
+        self._turn = threading.Lock()
+        self._fixed_digest = self._digest_now() if fixed else None
 
-    def _digest(self, tokenizer: Any, model: Any, limits: TokenLimits) -> dict[str, Any]:
+    @property
+    def digest(self) -> dict[str, Any]:
+        return self._fixed_digest or self._digest_now()
+
+    def embed(self, texts: list[str], *, as_query: bool) -> Vectors:
+        """(n, d) float32; zero for a text without tokens. Prompts and passages are treated alike."""
+        del as_query
+        ids = _tuning_token_ids(self.tokenizer, [without_surrogates(text) for text in texts], self.max_tokens)
+        lengths = [len(one) - 1 for one in ids]
+        vectors = np.zeros((len(ids), self.width), dtype=np.float32)
+        budget = self._settings.batch_tokens or _default_batch_tokens(self.gradients.device.type)
+        with self._turn:  # hooks belong to the model
+            for batch in batches(lengths, budget):
+                rows = [int(row) for row in batch if lengths[row] > 0]
+                if rows:
+                    vectors[rows] = self.gradients.sketches([ids[row] for row in rows]).cpu().numpy()
+        return vectors
+
+    def tokens(self, texts: list[str]) -> list[IntArray]:
+        return token_spans(self.tokenizer, texts)
+
+    def _digest_now(self) -> dict[str, Any]:
         return {
-            "layers": [one.name for one in chosen_layers(model, self._layers)],
-            "max_tokens": limits.text,
-            "model": str(model.config.model_type),
-            "seed": self._seed,
-            "tokenizer": tokenizer_digest(tokenizer),
+            "layers": [one.name for one in self._layers],
+            "max_tokens": self.max_tokens,
+            "model": str(self._model.config.model_type),
+            "seed": self._settings.seed,
+            "tokenizer": tokenizer_digest(self.tokenizer),
             "version": GRADIENTS_VERSION,
-            "weights": weights_digest(model),
-            "width": self._width,
+            "weights": weights_digest(self._model),
+            "width": self.width,
         }
-
-
-def gradients_embedder(
-    name: str,
-    model: str,
-    *,
-    layers: Layers = "head",
-    width: int = DEFAULT_SKETCH_WIDTH,
-    seed: int = 0,
-    max_tokens: int | None = None,
-    precision: str | None = None,
-    device: str | None = None,
-    batch_tokens: int | None = None,
-) -> GradientEmbedder:
-    """The gradients of the model in the folder or hub repository ``model``."""
-    return GradientEmbedder(
-        name,
-        model,
-        layers=layers,
-        width=width,
-        seed=seed,
-        max_tokens=max_tokens,
-        precision=precision,
-        device=device,
-        batch_tokens=batch_tokens,
-    )
 
 
 def _tuning_token_ids(tokenizer: Any, texts: list[str], longest: int | None) -> list[list[int]]:
-    """The tokens that tuning learns from, behind the one that the tokenizer puts first, if it does.
+    """The tokens that tuning learns from, behind the one that the tokenizer puts first, if any.
 
     A single token is read behind the one that begins or ends texts, or there would be nothing to predict.
     """

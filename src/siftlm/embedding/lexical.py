@@ -1,4 +1,4 @@
-"""Vectors of which words a text has, in the directions in which the texts of a corpus differ: TF-IDF and its SVD.
+"""The lexical embedder: TF-IDF weights of words, reduced by an SVD fitted to a corpus.
 
     siftlm.embedding.lexical.fit(corpus, into="lexical")      once, for a corpus: seconds
     siftlm.Memory.build(corpus, into="memory", embedder="lexical:lexical")
@@ -31,12 +31,12 @@ from siftlm.validation import list_of_texts, whole_number
 
 SETTINGS_FILE, WEIGHTS_FILE, DIRECTIONS_FILE = "lexical.json", "weights.npy", "directions.npy"
 LEXICAL_VERSION = 1
-# Texts whose features are added up at once.
+# Texts whose features are added up together.
 LEXICAL_BATCH_TEXTS = 64
 
 
 class LexicalEmbedder:
-    """What `siftlm.embedding.lexical.fit` wrote into a folder."""
+    """The embedder that `siftlm.embedding.lexical.fit` wrote into a folder."""
 
     max_tokens = None
 
@@ -75,16 +75,16 @@ class LexicalEmbedder:
         """(n, width) of unit length; zero for a text of nothing but space."""
         del as_query
         texts = list_of_texts("texts", texts)
-        found = np.zeros((len(texts), self.width), dtype=np.float32)
+        vectors = np.zeros((len(texts), self.width), dtype=np.float32)
         for start in range(0, len(texts), LEXICAL_BATCH_TEXTS):
-            found[start : start + LEXICAL_BATCH_TEXTS] = self._embed_some(texts[start : start + LEXICAL_BATCH_TEXTS])
-        return found
+            vectors[start : start + LEXICAL_BATCH_TEXTS] = self._embed_batch(texts[start : start + LEXICAL_BATCH_TEXTS])
+        return vectors
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """Words and single punctuation characters."""
         return word_spans(list_of_texts("texts", texts))
 
-    def _embed_some(self, texts: list[str]) -> FloatArray:
+    def _embed_batch(self, texts: list[str]) -> FloatArray:
         rows, places, values = weighted_word_counts(texts, self._weights)
         sums = np.zeros((len(texts), self.width))
         if len(rows):
@@ -92,7 +92,7 @@ class LexicalEmbedder:
             # Each row on its own, in one order: a batch equals its texts one by one, bit for bit.
             starts = np.flatnonzero(np.diff(rows, prepend=-1))
             sums[rows[starts]] = np.add.reduceat(parts, starts, axis=0)
-        # Words that nobody knows still must be somewhere, as signs must that are no words.
+        # A text of unknown words or of punctuation must still have a direction.
         for row in np.flatnonzero(~sums.any(axis=1)):
             if texts[row].strip():
                 sums[row, word_hash("".join(texts[row].split())) % self.width] = 1.0
@@ -121,11 +121,11 @@ def weighted_word_counts(texts: Sequence[str], weights: FloatArray) -> tuple[Int
 
 
 def lexical_digest(*arrays: npt.NDArray[Any]) -> str:
-    """Of what the embedder is made of."""
-    found = hashlib.sha256()
+    """The digest of the arrays of an embedder."""
+    digest = hashlib.sha256()
     for array in arrays:
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:24]
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:24]
 
 
 # Words share a place where their hashes collide; with so many places few words that matter do.
@@ -168,7 +168,7 @@ def fit(
         raise InvalidInput(f"{total} texts are too few to find width={width} directions: give more, or a smaller width")
     matrix = sparse.vstack(blocks, format="csr")
     holding = np.bincount(matrix.indices, minlength=HASH_BUCKETS)
-    # A word that only one text has brings no two texts together.
+    # A word of a single text brings no two texts together.
     weights = np.where(holding > 1, np.log(total / np.maximum(holding, 1)), 0.0).astype(np.float32)
     weighted = matrix @ sparse.diags(weights)
     lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
@@ -188,9 +188,9 @@ def _singular_vectors(rows: Any, width: int, seed: int) -> Vectors:
     basis: Any = np.random.default_rng(seed).standard_normal((HASH_BUCKETS, width + BEYOND)).astype(np.float32)
     for _ in range(PASSES):
         basis, _ = np.linalg.qr(rows.T @ (rows @ basis))
-    _, _, turned = np.linalg.svd(rows @ basis, full_matrices=False)
-    found: Vectors = (basis @ turned.T)[:, :width]
-    # A singular vector may as well point the other way: make the largest entry positive, so that a fit can be repeated.
-    signs = np.sign(found[np.abs(found).argmax(axis=0), np.arange(width)])
-    turned_right: Vectors = found * signs
-    return turned_right
+    _, _, rotation = np.linalg.svd(rows @ basis, full_matrices=False)
+    vectors: Vectors = (basis @ rotation.T)[:, :width]
+    # The sign of a singular vector is arbitrary: make the largest entry positive, so that a fit can be repeated.
+    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(width)])
+    oriented: Vectors = vectors * signs
+    return oriented

@@ -7,16 +7,18 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import huggingface_hub
 import numpy as np
+import torch
+import transformers
 
-from siftlm.errors import InvalidInput, SiftlmError
-from siftlm.extras import load
+from siftlm.errors import InvalidInput, SiftlmError, setting
 from siftlm.types import IntArray
 
 LoadedModelT = TypeVar("LoadedModelT")
@@ -26,9 +28,8 @@ _LOADING_LOCK = threading.Lock()
 _NOISY_LOGGERS = ("transformers", "sentence_transformers", "huggingface_hub")
 
 
-def load_quietly(model: str, extra: str, open_it: Callable[[], LoadedModelT]) -> LoadedModelT:
-    """What ``open_it`` returns; its libraries' messages, bars and draws of random numbers leave no trace."""
-    torch, _ = load("torch", extra), load("transformers", extra)
+def load_quietly(model: str, open_it: Callable[[], LoadedModelT]) -> LoadedModelT:
+    """The model that ``open_it`` loads; the libraries' messages, bars and draws of random numbers leave no trace."""
     try:
         with _LOADING_LOCK, _silence_logging(), torch.random.fork_rng(devices=[]):
             return open_it()
@@ -44,7 +45,7 @@ def device_or_best(device: str | None) -> str:
     """``device``, or the graphics card where there is one."""
     if device is not None:
         return device
-    return "cuda" if load("torch", "hf").cuda.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def needs_float32(device: str, precision: str | None) -> bool:
@@ -75,17 +76,17 @@ def _silence_logging() -> Iterator[None]:
 
 
 def _hide_progress_bars(undo: ExitStack) -> None:
-    talk: Any = load("transformers", "hf").utils.logging
-    hub: Any = load("huggingface_hub", "hf").utils
-    if talk.is_progress_bar_enabled():
-        undo.callback(talk.enable_progress_bar)
-        talk.disable_progress_bar()
+    messages: Any = transformers.utils.logging
+    hub: Any = huggingface_hub.utils
+    if messages.is_progress_bar_enabled():
+        undo.callback(messages.enable_progress_bar)
+        messages.disable_progress_bar()
     if not hub.are_progress_bars_disabled():
         undo.callback(hub.enable_progress_bars)
         hub.disable_progress_bars()
 
 
-# So many values of each tensor are looked at, evenly spread: training moves practically all of them.
+# Values of each tensor that a digest reads, evenly spread: training moves practically all of them.
 DIGEST_SAMPLE_VALUES = 256
 
 # Texts on which tokenizers differ: case, accents, spaces, digits, code, other scripts.
@@ -95,11 +96,10 @@ TOKENIZER_PROBE = (
 
 
 def weights_digest(model: Any) -> str:
-    """Over names, shapes and a sample of values in float32; neither device nor precision of loading matters.
+    """A digest of names, shapes and a sample of values in float32; neither device nor precision of loading matters.
 
     Poolers are left out: nothing here reads them, and where a file holds none they are made up at random.
     """
-    torch = load("torch", "hf")
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if "pooler." in name:
@@ -113,7 +113,7 @@ def weights_digest(model: Any) -> str:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Over the vocabulary and what becomes of a text on which tokenizers differ."""
+    """A digest of the vocabulary and of the tokens of a text on which tokenizers differ."""
     digest = hashlib.sha256()
     for token, number in sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])):
         digest.update(f"{number} {token}\n".encode("utf-8", "surrogatepass"))
@@ -127,23 +127,25 @@ NO_TOKENIZER_LIMIT = 1_000_000
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """In tokens."""
+    """How many tokens a model reads, and of what."""
 
     text: int | None
-    """Of the text alone."""
+    """The limit of the text alone; ``None`` for no limit."""
     special: int
-    """What the tokenizer adds."""
+    """Special tokens that the tokenizer adds."""
     prefixes: dict[bool, int]
-    """What the prefix of a query (True) and of a passage (False) takes."""
+    """Tokens of the prefix of a query (True) and of a passage (False)."""
 
     def with_prefix(self, as_query: bool) -> int | None:
-        """Of everything that goes into the model."""
+        """The limit of everything that goes into the model."""
         return None if self.text is None else self.text + self.special + self.prefixes[as_query]
 
 
-def token_limits(tokenizer: Any, positions: int | None, prefixes: dict[bool, str], asked: int | None) -> TokenLimits:
+def token_limits(
+    tokenizer: Any, positions: int | None, prefixes: dict[bool, str], max_tokens: int | None
+) -> TokenLimits:
     """The smallest of what the positions, the tokenizer and the user allow."""
-    taken = {
+    prefix_tokens = {
         which: len(tokenizer(prefix, add_special_tokens=False)["input_ids"]) if prefix else 0
         for which, prefix in prefixes.items()
     }
@@ -151,12 +153,19 @@ def token_limits(tokenizer: Any, positions: int | None, prefixes: dict[bool, str
     bounds = [
         bound for bound in (positions, tokenizer.model_max_length) if bound is not None and bound < NO_TOKENIZER_LIMIT
     ]
-    most = min(bounds) - special - max(taken.values()) if bounds else None
+    most = min(bounds) - special - max(prefix_tokens.values()) if bounds else None
     if most is not None and most < 1:
         raise InvalidInput(f"the prefixes leave no room for a text: the model reads {min(bounds)} tokens")
-    if most is not None and asked is not None and asked > most:
-        raise InvalidInput(f"max_tokens = {asked} is more than the model can read: at most {most}")
-    return TokenLimits(most if asked is None else asked, special, taken)
+    if most is not None and max_tokens is not None and max_tokens > most:
+        raise InvalidInput(f"{setting('max_tokens', max_tokens)} is more than the model can read: at most {most}")
+    return TokenLimits(most if max_tokens is None else max_tokens, special, prefix_tokens)
+
+
+def check_complete(missing: Iterable[str]) -> None:
+    """Raise where tensors of a model are missing from its weights, which would be made up at random."""
+    absent = sorted(missing)
+    if absent:
+        raise InvalidInput(f"the weights lack {len(absent)} of the model's tensors, such as {absent[0]}")
 
 
 def position_limit(model: Any) -> int | None:
@@ -190,12 +199,12 @@ def checked_fast_tokenizer(tokenizer: Any, model: str) -> Any:
 
 
 def token_ids(tokenizer: Any, texts: list[str], longest: int | None) -> list[list[int]]:
-    """The ids of each text with special tokens, cut to ``longest``."""
+    """The token ids of each text with special tokens, cut to ``longest``."""
     if not texts:
         return []
     options = {"truncation": True, "max_length": longest} if longest is not None else {"truncation": False}
-    found: list[list[int]] = tokenizer(texts, return_attention_mask=False, verbose=False, **options)["input_ids"]
-    return found
+    ids: list[list[int]] = tokenizer(texts, return_attention_mask=False, verbose=False, **options)["input_ids"]
+    return ids
 
 
 def token_spans(tokenizer: Any, texts: list[str]) -> list[IntArray]:
@@ -203,15 +212,15 @@ def token_spans(tokenizer: Any, texts: list[str]) -> list[IntArray]:
     if not texts:
         return []
     texts = [without_surrogates(text) for text in texts]
-    found = tokenizer(
+    encoded = tokenizer(
         texts,
         add_special_tokens=False,
         truncation=False,
         return_offsets_mapping=True,
         return_attention_mask=False,
         verbose=False,
-    )["offset_mapping"]
-    return [_ordered_spans(text, offsets) for text, offsets in zip(texts, found, strict=True)]
+    )
+    return [_ordered_spans(text, own) for text, own in zip(texts, encoded["offset_mapping"], strict=True)]
 
 
 def _ordered_spans(text: str, offsets: list[tuple[int, int]]) -> IntArray:
@@ -225,10 +234,3 @@ def _ordered_spans(text: str, offsets: list[tuple[int, int]]) -> IntArray:
     # What is left without width stands for nothing in the text, such as an invented leading space.
     spans = spans[spans[:, 0] < spans[:, 1]]
     return spans[np.argsort(spans[:, 0], kind="stable")]
-
-
-def precision_checked(precision: str | None) -> str | None:
-    """``precision``, or an error that lists the known ones."""
-    if precision not in {None, "float32", "bfloat16", "float16"}:
-        raise InvalidInput(f"precision must be 'float32', 'bfloat16', 'float16' or None, not {precision!r}")
-    return precision

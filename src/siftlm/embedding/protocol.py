@@ -1,4 +1,4 @@
-"""The protocol of embedders, and fingerprints that tell one from another."""
+"""The protocol of embedders, and the fingerprints that distinguish them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """What `siftlm.embedding.embedder` makes it from again, such as ``hashing``."""
+        """The name that `siftlm.embedding.embedder` makes it from, such as ``hashing``."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -27,7 +27,7 @@ class Embedder(Protocol):
 
     @property
     def width(self) -> int:
-        """d."""
+        """d, the width of the vectors."""
 
     @property
     def max_tokens(self) -> int | None:
@@ -46,11 +46,11 @@ class Embedder(Protocol):
         """
 
 
-def fingerprint(kind: str, what: dict[str, Any]) -> str:
-    """``kind`` and a digest of whatever changes the vectors.
+def fingerprint(kind: str, content: dict[str, Any]) -> str:
+    """The fingerprint: ``kind``, and a digest of whatever changes the vectors.
 
     >>> fingerprint("hashing", {"width": 512, "version": 1}) == fingerprint("hashing", {"version": 1, "width": 512})
     True
     """
-    canonical = json.dumps(what, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return f"{kind}:{hashlib.sha256(canonical.encode()).hexdigest()[:24]}"

@@ -1,4 +1,4 @@
-"""From a name to an embedder: the one place that knows all kinds."""
+"""A name resolved to an embedder: the one place that knows all kinds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.gradients import gradients_embedder
 from siftlm.embedding.hashing import HashingEmbedder, word_spans
 from siftlm.embedding.lexical import SETTINGS_FILE, LexicalEmbedder
+from siftlm.embedding.models import GradientSettings, ModelEmbedder, ModelSettings, StatesSettings, open_network
 from siftlm.embedding.protocol import Embedder, fingerprint
-from siftlm.embedding.sentences import SentencesEmbedder
-from siftlm.embedding.transformer import encoder_embedder, states_embedder
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.extras import TINY_MODEL, bundled_model
 from siftlm.types import IntArray, Vectors
@@ -24,7 +22,7 @@ from siftlm.validation import list_of_texts, whole_number
 
 
 class PrecomputedEmbedder:
-    """Stands where an embedder is asked for, and embeds nothing.
+    """The stand-in for a model that is not known: every text comes with its vector.
 
     Two are comparable when width and ``label`` agree: give different models different labels.
     """
@@ -55,22 +53,21 @@ class PrecomputedEmbedder:
         return np.zeros((0, self.width), dtype=np.float32)
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
-        """Words and single signs."""
+        """Words and single punctuation characters."""
         return word_spans(list_of_texts("texts", texts))
 
 
-# Of these there is one each.
 EMBEDDERS_WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {
     "hashing": HashingEmbedder,
     "precomputed": PrecomputedEmbedder,
 }
-# ``kind:model``, where the model is a folder or a name on the Hugging Face hub.
-EMBEDDERS_WITH_MODEL: dict[str, Callable[..., Embedder]] = {
-    "encoder": encoder_embedder,
-    "gradients": gradients_embedder,
-    "lexical": LexicalEmbedder,
-    "sentences": SentencesEmbedder,
-    "states": states_embedder,
+# ``kind:model``, where the model is a folder or a name on the Hugging Face hub; what can be set of each.
+EMBEDDERS_WITH_MODEL: dict[str, type[ModelSettings | GradientSettings] | None] = {
+    "encoder": ModelSettings,
+    "gradients": GradientSettings,
+    "lexical": None,
+    "sentences": ModelSettings,
+    "states": StatesSettings,
 }
 EMBEDDER_NAMES = (
     *EMBEDDERS_WITHOUT_MODEL,
@@ -81,14 +78,14 @@ EMBEDDER_MEMBERS = ("name", "settings", "fingerprint", "width", "max_tokens", "e
 
 
 def embedder(name: str | Embedder, **settings: Any) -> Embedder:
-    """The embedder of that name; one that is already there is returned as it is.
+    """The embedder of that name; an embedder is returned as it is.
 
-    ``hashing`` needs no model; ``precomputed`` is for vectors that are given; ``states:gpt2`` reads the hidden states
-    of a causal language model, and ``gradients:gpt2`` what it would learn from a text; ``lexical:folder`` weighs words
-    as it was fitted to; ``siftlm-tiny`` is such a model
-    that comes with siftlm. Anything else is a folder or a name on the Hugging Face hub: a sentence-transformers
+    ``hashing`` needs no model; ``precomputed`` is for vectors that come with the texts; ``states:gpt2`` reads the
+    hidden states of a causal language model, and ``gradients:gpt2`` what it would learn from a text;
+    ``lexical:folder`` weighs words as it was fitted to; ``siftlm-tiny`` is such a model that comes with siftlm.
+    Anything else is a folder or a name on the Hugging Face hub: a sentence-transformers
     model where it says so (``sentence-transformers/…``, or a folder with a ``modules.json``), otherwise an encoder
-    whose states are averaged. ``sentences:`` or ``encoder:`` before it decides that by hand.
+    whose states are averaged. A prefix, ``sentences:`` or ``encoder:``, decides that by hand.
 
     >>> embedder("hashing", width=256).width
     256
@@ -100,7 +97,9 @@ def embedder(name: str | Embedder, **settings: Any) -> Embedder:
         return _checked_embedder(name, settings)
     name = str(name)
     if name in EMBEDDERS_WITHOUT_MODEL:
-        return _build_embedder(name, EMBEDDERS_WITHOUT_MODEL[name], settings)
+        make = EMBEDDERS_WITHOUT_MODEL[name]
+        _check_settings(name, make, settings)
+        return make(**settings)
     kind, _, model = name.partition(":")
     if kind not in EMBEDDERS_WITH_MODEL:
         kind, model = "", name
@@ -108,11 +107,14 @@ def embedder(name: str | Embedder, **settings: Any) -> Embedder:
     where = model if path is None else str(path)
     # The bundled model keeps its name, since it lies elsewhere on every machine.
     model = model if model == TINY_MODEL else where
-    if not kind and path is not None and (path / SETTINGS_FILE).is_file():
-        kind = "lexical"
-    kind_or_guess = kind or ("sentences" if _is_sentence_transformer(model, path) else "encoder")
-    make = partial(EMBEDDERS_WITH_MODEL[kind_or_guess], f"{kind}:{model}" if kind else model, where)
-    return _build_embedder(kind_or_guess, make, settings)
+    full_name = f"{kind}:{model}" if kind else model
+    kind = kind or _guess_kind(model, path)
+    known = EMBEDDERS_WITH_MODEL[kind]
+    _check_settings(kind, known, settings)
+    if known is None:
+        return LexicalEmbedder(full_name, where)
+    checked = known(**settings)
+    return ModelEmbedder(full_name, kind, checked, partial(open_network, kind, where, checked))
 
 
 def _model_folder(name: str, model: str) -> Path | None:
@@ -133,32 +135,32 @@ def _model_folder(name: str, model: str) -> Path | None:
     return None
 
 
-def _is_sentence_transformer(model: str, path: Path | None) -> bool:
+def _guess_kind(model: str, path: Path | None) -> str:
+    if path is not None and (path / SETTINGS_FILE).is_file():
+        return "lexical"
     if path is not None:
-        return (path / "modules.json").is_file()
-    return model.startswith("sentence-transformers/")
+        return "sentences" if (path / "modules.json").is_file() else "encoder"
+    return "sentences" if model.startswith("sentence-transformers/") else "encoder"
 
 
-def _build_embedder(kind: str, make: Callable[..., Embedder], settings: dict[str, Any]) -> Embedder:
-    parameters = inspect.signature(make).parameters.values()
-    known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+def _check_settings(kind: str, make: Callable[..., Any] | None, settings: dict[str, Any]) -> None:
+    parameters = {} if make is None else inspect.signature(make).parameters
     for name in settings:
-        if name not in known:
-            raise UnknownName(f"setting of the embedder {kind!r}", name, known)
-    missing = [one.name for one in parameters if one.default is one.empty and one.name not in settings]
-    if missing:
-        raise InvalidInput(f"the embedder {kind!r} needs {missing[0]}=")
-    return make(**settings)
+        if name not in parameters:
+            raise UnknownName(f"setting of the embedder {kind!r}", name, parameters)
+    for name, one in parameters.items():
+        if one.default is one.empty and name not in settings:
+            raise InvalidInput(f"the embedder {kind!r} needs {name}=")
 
 
-def _checked_embedder(given: Embedder, settings: dict[str, Any]) -> Embedder:
+def _checked_embedder(made: Embedder, settings: dict[str, Any]) -> Embedder:
     # Without evaluating anything: a property may load a model.
     nothing = object()
-    absent = [name for name in EMBEDDER_MEMBERS if inspect.getattr_static(given, name, nothing) is nothing]
+    absent = [name for name in EMBEDDER_MEMBERS if inspect.getattr_static(made, name, nothing) is nothing]
     if absent:
-        raise InvalidInput(f"{type(given).__name__} is no embedder: it has no {', '.join(absent)}")
+        raise InvalidInput(f"{type(made).__name__} is no embedder: it has no {', '.join(absent)}")
     if settings:
         raise Conflict(
             f"settings ({', '.join(settings)}) go with an embedder's name, not with one that is made already"
         )
-    return given
+    return made

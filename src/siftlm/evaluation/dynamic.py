@@ -14,10 +14,10 @@ import torch
 from siftlm.controller import Controller, setting_names, span_nats
 from siftlm.controller.tokens import TokenSpan, spans_of, start_token, text_token_ids
 from siftlm.errors import Conflict, setting
-from siftlm.evaluation.measured import Measured, json_number, selection_fields
+from siftlm.evaluation.measured import Measured, selection_fields
 from siftlm.evaluation.methods import Case, baseline
 from siftlm.local import LocalModel
-from siftlm.types import Likelihood, Step
+from siftlm.types import Likelihood, Step, json_number
 from siftlm.validation import number, whole_number
 
 WINDOW_TOKENS = 64

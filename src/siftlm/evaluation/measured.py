@@ -10,6 +10,7 @@ from typing import Any
 from siftlm.errors import InvalidInput
 from siftlm.memory import Found
 from siftlm.results import Score
+from siftlm.types import json_number
 
 # No count of tokens, bytes or rows is as large, and numpy's integers hold no larger one.
 MAX_COUNT = 2**62
@@ -140,11 +141,6 @@ def selection_fields(found: Found) -> dict[str, Any]:
         "uncertainty": tuple(float(f"{left:.6g}") for left in found.selection.uncertainty),
         "considered": found.considered,
     }
-
-
-def json_number(value: float, digits: int) -> float | None:
-    """The number at so many significant digits; None for inf and NaN, which JSON cannot hold."""
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 # --- checks of a record's fields, whose types are JSON's

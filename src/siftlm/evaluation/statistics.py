@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from siftlm.errors import InvalidInput, setting
-from siftlm.types import FloatArray, IntArray
+from siftlm.types import FloatArray, IntArray, json_number
 
 BOOTSTRAP_RESAMPLES = 2000
 INTERVAL_QUANTILES = (0.025, 0.975)
@@ -26,7 +26,7 @@ class Mean:
     def to_dict(self) -> dict[str, float | list[float] | None]:
         """Ready for ``json.dumps``, rounded to three digits; None for nan."""
         ends = [round(self.low, 3), round(self.high, 3)] if math.isfinite(self.low + self.high) else None
-        return {"mean": round(self.value, 3) if math.isfinite(self.value) else None, "interval": ends}
+        return {"mean": json_number(round(self.value, 3)), "interval": ends}
 
     @property
     def sign(self) -> int:

@@ -34,60 +34,60 @@ INDEX_FORMAT = 1
 # Larger files are checked in samples when they are loaded, so that opening stays quick; `verify` reads all of them.
 FULL_CHECK_BYTES = 64 << 20
 CHECKSUM_SAMPLES, CHECKSUM_SAMPLE_BYTES = 64, 16 << 10
-# Where less than one of so many rows is allowed, a scan of those is as fast, and exact.
+# Below one allowed row in so many, a scan of the allowed rows is as fast, and exact.
 INDEX_SPARSE_ROW_RATIO = 20
 
 
 @dataclass(frozen=True)
-class Description:
-    """What an index must be."""
+class IndexDescription:
+    """The description of an index, which says what its file must hold."""
 
     kind: str
     """``flat``, ``ivf`` or ``hnsw``."""
     settings: dict[str, int]
-    """As FAISS names them."""
+    """The settings under FAISS' names."""
     generation: int
     rows: int
-    """The rows before this one are covered."""
+    """Rows before this one are covered."""
     entries: int
-    """How many of them were alive when it was built, and are in it."""
+    """Vectors in it: the covered rows that were alive when it was built."""
     width: int
     storage: str
     bytes: int
     checksum: int
-    """Of the whole file."""
+    """The checksum of the whole file."""
     sample: int
-    """Of parts of it, quick to read."""
+    """A checksum of parts of the file, quick to read."""
 
 
 @dataclass(frozen=True)
-class State:
-    """An index as a person wants to know about it."""
+class IndexState:
+    """The state of an index, as `Memory.info` shows it."""
 
     kind: str | None
-    """None where that cannot be read."""
+    """None where the description cannot be read."""
     settings: dict[str, int]
     rows: int
-    """How many rows it covers; later ones are scanned."""
+    """The rows that it covers; later ones are scanned."""
     bytes: int
     problem: str | None = None
     """Why searches scan instead, if they do."""
     damaged: bool = False
-    """Is the problem that its files are not what was written? Then drop it, or build it anew."""
+    """Whether the problem is that its files are not what was written: drop it, or build it anew."""
 
 
-def index_state(folder: Path, known: Manifest, rows: int, *, thorough: bool = False) -> State | None:
-    """What there is of an index in a generation's folder; None if there is none.
+def index_state(folder: Path, known: Manifest, rows: int, *, thorough: bool = False) -> IndexState | None:
+    """The state of the index in a generation's folder; None if there is none.
 
     Args:
-        folder: of the generation.
+        folder: the generation's folder.
         known: the memory's manifest.
-        rows: that the memory has.
+        rows: how many rows the memory has.
         thorough: read the whole file rather than samples.
     """
     if not (folder / INDEX_FILE).exists() and not (folder / INDEX_DESCRIPTION_FILE).exists():
         return None
-    described: Description | None = None
+    described: IndexDescription | None = None
     problem, damaged = None, False
     try:
         described = _read_description(folder)
@@ -98,12 +98,12 @@ def index_state(folder: Path, known: Manifest, rows: int, *, thorough: bool = Fa
     except (Damaged, OSError) as error:
         problem, damaged = str(error), True
     if described is None:
-        return State(None, {}, 0, 0, problem, damaged)
-    return State(described.kind, described.settings, described.rows, described.bytes, problem, damaged)
+        return IndexState(None, {}, 0, 0, problem, damaged)
+    return IndexState(described.kind, described.settings, described.rows, described.bytes, problem, damaged)
 
 
 def drop_index(folder: Path) -> bool:
-    """Take the index away; was there one? The description goes first: without it the rest is not looked at."""
+    """Remove the index; True if there was one. The description goes first: without it the rest is not read."""
     there = False
     for name in (INDEX_DESCRIPTION_FILE, INDEX_FILE, f"{INDEX_FILE}.new", f"{INDEX_DESCRIPTION_FILE}.new"):
         with contextlib.suppress(FileNotFoundError):
@@ -115,14 +115,14 @@ def drop_index(folder: Path) -> bool:
 # --- on disk
 
 
-def description_content(described: Description) -> bytes:
-    """The file that describes an index."""
+def description_content(described: IndexDescription) -> bytes:
+    """The content of the file that describes an index."""
     content: dict[str, Any] = {"format": INDEX_FORMAT, **asdict(described)}
     content["own_checksum"] = _description_checksum(content)
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def _read_description(folder: Path) -> Description:
+def _read_description(folder: Path) -> IndexDescription:
     path = folder / INDEX_DESCRIPTION_FILE
     try:
         content = json.loads(path.read_bytes())
@@ -131,7 +131,7 @@ def _read_description(folder: Path) -> Description:
             raise Damaged(f"{path}: its checksum does not match: it was edited or damaged")
         if content.pop("format") != INDEX_FORMAT:
             raise Damaged(f"{path}: is of another format; build the index anew")
-        return Description(**content)
+        return IndexDescription(**content)
     except FileNotFoundError:
         raise Damaged(f"{path}: is gone, so {INDEX_FILE} was never finished; build the index anew") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -142,8 +142,8 @@ def _description_checksum(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
-def _check_index(folder: Path, described: Description, known: Manifest, rows: int, *, thorough: bool) -> None:
-    """Is it what was built, for the rows that are there?"""
+def _check_index(folder: Path, described: IndexDescription, known: Manifest, rows: int, *, thorough: bool) -> None:
+    """Raise where the index is not what was built for the rows that are there."""
     path = folder / INDEX_FILE
     if described.generation != known.generation:
         raise Damaged(f"{path}: was built for generation {described.generation}, not {known.generation}")
@@ -157,39 +157,39 @@ def _check_index(folder: Path, described: Description, known: Manifest, rows: in
             if size != described.bytes:
                 raise Damaged(f"{path}: has {size:,} bytes, and {described.bytes:,} were written")
             whole = thorough or size <= FULL_CHECK_BYTES
-            found, expected = (
+            actual, expected = (
                 (file_checksum(file), described.checksum) if whole else (sampled_checksum(file), described.sample)
             )
     except FileNotFoundError:
         raise Damaged(f"{path}: is gone") from None
-    if found != expected:
+    if actual != expected:
         raise Damaged(f"{path}: its checksum does not match: it was damaged")
 
 
 def file_checksum(file: IO[bytes]) -> int:
-    """Of a whole file."""
+    """The checksum of a whole file."""
     file.seek(0)
-    found = 0
+    checksum = 0
     while block := file.read(1 << 20):
-        found = zlib.crc32(block, found)
-    return found
+        checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def sampled_checksum(file: IO[bytes]) -> int:
-    """Of parts of a file, its beginning and its end among them."""
+    """The checksum of parts of a file, its beginning and its end among them."""
     size = file.seek(0, os.SEEK_END)
-    found = 0
+    checksum = 0
     for start in np.linspace(0, max(0, size - CHECKSUM_SAMPLE_BYTES), CHECKSUM_SAMPLES).astype(np.int64).tolist():
         file.seek(start)
-        found = zlib.crc32(file.read(CHECKSUM_SAMPLE_BYTES), found)
-    return found
+        checksum = zlib.crc32(file.read(CHECKSUM_SAMPLE_BYTES), checksum)
+    return checksum
 
 
 # --- in use
 
 
 class LazyAnnIndex:
-    """The index of one generation: loaded when it is first asked for, and again when it was built anew."""
+    """The index of one generation: loaded when it is first needed, and again when it was built anew."""
 
     def __init__(self, folder: Path, known: Manifest) -> None:
         self._folder, self._known = folder, known
@@ -200,21 +200,21 @@ class LazyAnnIndex:
     def current(self, rows: int) -> AnnIndex | None:
         """The index, if there is one that a memory of so many rows can use."""
         try:
-            found = (self._folder / INDEX_DESCRIPTION_FILE).stat()
+            status = (self._folder / INDEX_DESCRIPTION_FILE).stat()
         except OSError:
             stamp = None
         else:
-            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
             if stamp != self._stamp:
                 self._index = None  # frees the old one before the new one comes
-                self._index = None if stamp is None else self._loaded()
+                self._index = None if stamp is None else self._load()
                 self._stamp = stamp
             index = self._index
         # A snapshot from before the index was built has fewer rows than it covers.
         return index if index is not None and index.described.rows <= rows else None
 
-    def _loaded(self) -> AnnIndex | None:
+    def _load(self) -> AnnIndex | None:
         try:
             described = _read_description(self._folder)
             _check_index(self._folder, described, self._known, described.rows, thorough=False)
@@ -226,7 +226,7 @@ class LazyAnnIndex:
 class AnnIndex:
     """A FAISS index, open for any number of threads."""
 
-    def __init__(self, path: Path, described: Description) -> None:
+    def __init__(self, path: Path, described: IndexDescription) -> None:
         self.described = described
         self._faiss = extras.load("faiss", "faiss")
         # Mapped where FAISS can: inverted lists since long ago, codes and graphs in newer versions.
@@ -234,8 +234,8 @@ class AnnIndex:
         if described.kind != "ivf":
             flag = getattr(self._faiss, "IO_FLAG_MMAP_IFC", flag)
         self._index = self._faiss.read_index(str(path), flag)
-        found = (self._index.d, self._index.ntotal, self._index.metric_type)
-        if found != (described.width, described.entries, self._faiss.METRIC_INNER_PRODUCT):
+        held = (self._index.d, self._index.ntotal, self._index.metric_type)
+        if held != (described.width, described.entries, self._faiss.METRIC_INNER_PRODUCT):
             raise Damaged(f"{path}: does not hold what {INDEX_DESCRIPTION_FILE} says")
         if described.kind == "ivf":
             # Its threads that read ahead would be started and ended for each search.
@@ -245,7 +245,7 @@ class AnnIndex:
 
     @property
     def exact(self) -> bool:
-        """Does it look at every vector, as it is?"""
+        """Whether a search looks at every vector as it is stored."""
         return self.described.kind == "flat"
 
     def search(self, queries: Vectors, k: int, allowed: BoolArray | None) -> list[IntArray]:
@@ -253,12 +253,12 @@ class AnnIndex:
         rough = not self.exact and self.described.storage == "int8"
         reach = min(2 * k if rough else k, self.described.entries)
         wide = np.ascontiguousarray(queries, dtype=np.float32)
-        _, found = self._index.search(wide, reach, params=self._parameters(reach, allowed))
-        # Whatever a damaged file may say: only rows that may be found.
-        found[found >= self.described.rows] = -1
+        _, nearest_rows = self._index.search(wide, reach, params=self._parameters(reach, allowed))
+        # Only rows that may be found, whatever a damaged file holds.
+        nearest_rows[nearest_rows >= self.described.rows] = -1
         if allowed is not None:
-            found[~allowed[found]] = -1
-        return [ids[ids >= 0] for ids in found]
+            nearest_rows[~allowed[nearest_rows]] = -1
+        return [ids[ids >= 0] for ids in nearest_rows]
 
     def _parameters(self, reach: int, allowed: BoolArray | None) -> Any:
         settings = self.described.settings
@@ -275,24 +275,24 @@ class AnnIndex:
 def nearest(
     index: AnnIndex, stored: Vectors, form: VectorFormat, queries: Vectors, k: int, allowed: BoolArray | None
 ) -> list[Neighbours]:
-    """As `scan.nearest`, with the index where it helps. There are k wherever so many rows are allowed."""
+    """The neighbours that `scan.nearest` finds, through the index where it helps; k wherever k rows are allowed."""
     covered = index.described.rows
     head, tail = (None, None) if allowed is None else (allowed[:covered], allowed[covered:])
     there = covered if head is None else int(np.count_nonzero(head))
     if there * INDEX_SPARSE_ROW_RATIO < covered:
         return scan.nearest(stored, form, queries, k, allowed)
-    found = [
+    best = [
         _rescored(stored, form, query, ids, k)
         for query, ids in zip(queries, index.search(queries, k, head), strict=True)
     ]
-    short = [at for at, one in enumerate(found) if len(one.ids) < min(k, there)]
+    short = [at for at, one in enumerate(best) if len(one.ids) < min(k, there)]
     if short:
         for at, one in zip(short, scan.nearest(stored[:covered], form, queries[short], k, head), strict=True):
-            found[at] = one
+            best[at] = one
     if len(stored) > covered:
         later = scan.nearest(stored[covered:], form, queries, k, tail)
-        found = [_merge_neighbours(one, more, covered, k) for one, more in zip(found, later, strict=True)]
-    return found
+        best = [_merge_neighbours(one, more, covered, k) for one, more in zip(best, later, strict=True)]
+    return best
 
 
 def _rescored(stored: Vectors, form: VectorFormat, query: Vectors, ids: IntArray, k: int) -> Neighbours:

@@ -1,4 +1,4 @@
-"""Building the FAISS index of a memory: trained on a sample, filled block by block, put in its place whole."""
+"""Building a memory's FAISS index: trained on a sample, filled block by block, and installed whole."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import IO, Any
 import numpy as np
 
 from siftlm import extras
-from siftlm.errors import InvalidInput, UnknownName
+from siftlm.errors import InvalidInput, UnknownName, setting
 from siftlm.memory import ann, durability, vectors
-from siftlm.memory.ann import Description
+from siftlm.memory.ann import IndexDescription
 from siftlm.memory.writer import Writer
 from siftlm.progress import Meter, Report
 from siftlm.types import IntArray, Vectors
-from siftlm.validation import whole_number
+from siftlm.validation import choice, whole_number
 
 # Kind -> its settings, as FAISS names them.
 INDEX_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -25,28 +25,27 @@ INDEX_SETTINGS: dict[str, tuple[str, ...]] = {
     "ivf": ("nlist", "nprobe"),
     "hnsw": ("M", "efConstruction", "efSearch"),
 }
-# Training sees so many vectors for each list, or for each quantizer, and never more than fit into so many bytes.
+# Training vectors for each list and for a quantizer, and the most bytes of them.
 VECTORS_PER_LIST, VECTORS_PER_QUANTIZER, TRAINING_BYTES = 64, 20_000, 512 << 20
-# FAISS warns where a list has fewer vectors to learn from.
+# Below this, FAISS warns that a list has too few vectors to learn from.
 MIN_VECTORS_PER_LIST = 39
-# Passages that are added between two reports.
+# Passages that are added between two progress reports.
 ADD_BATCH_ROWS = 2048
 TRAINING_SEED = 1
 
 
 def check_index_settings(kind: object, settings: Mapping[str, Any]) -> str:
-    """Can such an index be built? Raises before anybody waits for a lock."""
+    """Raise where such an index cannot be built, before anybody waits for a lock."""
     extras.load("faiss", "faiss")
-    if kind not in INDEX_SETTINGS:
-        raise UnknownName("kind of index", kind, INDEX_SETTINGS)
-    known = INDEX_SETTINGS[str(kind)]
+    checked = choice("kind of index", kind, INDEX_SETTINGS)
+    known = INDEX_SETTINGS[checked]
     for name, value in settings.items():
         if name not in known:
             raise UnknownName(f"setting of a {kind} index", name, known)
         whole_number(name, value)
         if name == "M" and value < 2:
-            raise InvalidInput("M must be at least 2, got 1: a graph of single links falls apart")
-    return str(kind)
+            raise InvalidInput(f"{setting('M')} must be at least 2, got 1: a graph of single links falls apart")
+    return checked
 
 
 def settings_for_fewer(settings: Mapping[str, int], passages: int) -> dict[str, int]:
@@ -56,8 +55,8 @@ def settings_for_fewer(settings: Mapping[str, int], passages: int) -> dict[str, 
     return {**settings, "nlist": min(settings["nlist"], max(1, passages // MIN_VECTORS_PER_LIST))}
 
 
-def build_index(writer: Writer, kind: str, settings: Mapping[str, Any], report: Report | None) -> Description:
-    """Build it over the rows that live now; the old one answers until the new one is there."""
+def build_index(writer: Writer, kind: str, settings: Mapping[str, Any], report: Report | None) -> IndexDescription:
+    """Build an index over the rows that are alive; the old one answers until the new one is there."""
     dead = np.fromiter((row for (row,) in writer.connection.execute("SELECT row FROM dead")), np.int64)
     rows = np.setdiff1d(np.arange(writer.rows), dead, assume_unique=True)
     if not len(rows):
@@ -70,12 +69,12 @@ def build_index(writer: Writer, kind: str, settings: Mapping[str, Any], report: 
 
 
 def _resolved_settings(kind: str, settings: Mapping[str, Any], count: int) -> dict[str, int]:
-    """The settings that were given, and for the rest what suits so many rows."""
+    """The caller's settings, completed by what suits so many rows."""
     chosen = {name: int(value) for name, value in settings.items()}
     if kind == "ivf":
         chosen.setdefault("nlist", max(1, min(round(4 * count**0.5), count // MIN_VECTORS_PER_LIST)))
         if chosen["nlist"] > count:
-            raise InvalidInput(f"nlist={chosen['nlist']:,} is more lists than there are passages ({count:,})")
+            raise InvalidInput(f"{setting('nlist', chosen['nlist'])} is more lists than there are passages ({count:,})")
         chosen.setdefault("nprobe", max(8, chosen["nlist"] // 8))
         chosen["nprobe"] = min(chosen["nprobe"], chosen["nlist"])
     if kind == "hnsw":
@@ -93,11 +92,9 @@ def _empty_index(kind: str, chosen: Mapping[str, int], form: vectors.VectorForma
     metric, width = faiss.METRIC_INNER_PRODUCT, form.width
     quantizer = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}.get(form.storage)
     if kind == "flat":
-        return (
-            faiss.IndexScalarQuantizer(width, quantizer, metric)
-            if form.storage == "float16"
-            else (faiss.IndexFlatIP(width))
-        )
+        if form.storage == "float16":
+            return faiss.IndexScalarQuantizer(width, quantizer, metric)
+        return faiss.IndexFlatIP(width)
     if kind == "ivf":
         coarse, lists = faiss.IndexFlatIP(width), chosen["nlist"]
         if quantizer is None:
@@ -108,11 +105,10 @@ def _empty_index(kind: str, chosen: Mapping[str, int], form: vectors.VectorForma
         index.cp.spherical, index.cp.seed, index.cp.min_points_per_centroid = True, TRAINING_SEED, 1
         return index
     links = chosen["M"]
-    index = (
-        faiss.IndexHNSWFlat(width, links, metric)
-        if quantizer is None
-        else (faiss.IndexHNSWSQ(width, quantizer, links, metric))
-    )
+    if quantizer is None:
+        index = faiss.IndexHNSWFlat(width, links, metric)
+    else:
+        index = faiss.IndexHNSWSQ(width, quantizer, links, metric)
     index.hnsw.efConstruction = chosen["efConstruction"]
     return index
 
@@ -127,8 +123,8 @@ def _train(
 ) -> Any:
     index = _empty_index(kind, chosen, form)
     if not index.is_trained or kind == "ivf":
-        wanted = max(VECTORS_PER_LIST * chosen.get("nlist", 0), VECTORS_PER_QUANTIZER)
-        size = min(len(rows), wanted, max(chosen.get("nlist", 1), TRAINING_BYTES // (4 * form.width)))
+        enough = max(VECTORS_PER_LIST * chosen.get("nlist", 0), VECTORS_PER_QUANTIZER)
+        size = min(len(rows), enough, max(chosen.get("nlist", 1), TRAINING_BYTES // (4 * form.width)))
         meter = Meter("training", "passages", report, size)
         some = rows if size == len(rows) else np.random.default_rng(TRAINING_SEED).choice(rows, size, replace=False)
         index.train(form.decode(stored[np.sort(some)]))
@@ -140,7 +136,7 @@ def _train(
 def _fill(index: Any, kind: str, writer: Writer, stored: Vectors, rows: IntArray, report: Report | None) -> Any:
     meter = Meter("indexing", "passages", report, len(rows))
     gaps = len(rows) < writer.rows
-    # Deleted vectors are left out; then the rest need their numbers said, which only lists keep by themselves.
+    # Deleted vectors are left out; the others then need explicit row numbers, which only lists keep by themselves.
     into = extras.load("faiss", "faiss").IndexIDMap(index) if gaps and kind != "ivf" else index
     for first in range(0, len(rows), ADD_BATCH_ROWS):
         some = rows[first : first + ADD_BATCH_ROWS]
@@ -154,14 +150,14 @@ def _fill(index: Any, kind: str, writer: Writer, stored: Vectors, rows: IntArray
     return into
 
 
-def _install_index(index: Any, writer: Writer, kind: str, chosen: dict[str, int], entries: int) -> Description:
-    """Write it beside the old one, then change the two; between them there is none."""
+def _install_index(index: Any, writer: Writer, kind: str, chosen: dict[str, int], entries: int) -> IndexDescription:
+    """Write the index beside the old one, then replace that; for a moment there is none."""
     path = writer.folder / ann.INDEX_FILE
     new = path.with_name(f"{ann.INDEX_FILE}.new")
     try:
         with open(new, "w+b") as file:
             _write_index(index, file)
-            described = Description(
+            described = IndexDescription(
                 kind=kind,
                 settings=chosen,
                 generation=writer.manifest.generation,
@@ -184,7 +180,7 @@ def _install_index(index: Any, writer: Writer, kind: str, chosen: dict[str, int]
 
 
 def _write_index(index: Any, file: IO[bytes]) -> None:
-    """Through Python's own file: FAISS' tells nobody when the disk refuses the last bytes."""
+    """Write through a Python file: FAISS' own does not report when the disk refuses the last bytes."""
     faiss = extras.load("faiss", "faiss")
     refused: list[OSError] = []
 

@@ -1,9 +1,10 @@
-"""Making the folder of a new memory, and checking what it is to be."""
+"""Creating the folder of a new memory, and checking its settings."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -11,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import Conflict, InvalidInput, NotAMemory, WrongEmbedder, setting
+from siftlm.errors import Conflict, InvalidInput, NotAMemory, SiftlmError, WrongEmbedder, setting
 from siftlm.memory import database, durability, manifest, vectors
 from siftlm.memory.manifest import Manifest
-from siftlm.validation import flag, number, whole_number
+from siftlm.types import IntArray, Vectors
+from siftlm.validation import choice, flag, number, whole_number
 
-# Passages of so many tokens where neither the caller nor the embedder says otherwise.
+# Tokens of a passage where neither the caller nor the embedder sets a limit.
 DEFAULT_PASSAGE_TOKENS = 256
-# One of eight tokens of a passage is also in the next.
+# One in eight tokens of a passage is also in the next.
 DEFAULT_OVERLAP_DIVISOR = 8
-# What a build leaves in a folder before there is a manifest, and nothing else.
+# The names that a build leaves in a folder before there is a manifest.
 UNFINISHED_NAMES = re.compile(
     rf"{manifest.GENERATION_NAME.pattern}|{re.escape(durability.LOCK_FILE)}|{re.escape(manifest.MANIFEST_FILE)}\.new"
 )
@@ -42,7 +44,7 @@ def new_manifest(
         embedder_settings=dict(embedder.settings),
         fingerprint=embedder.fingerprint,
         width=int(embedder.width),
-        storage=vectors.check_storage(storage),
+        storage=choice("storage", storage, vectors.STORAGES),
         passage_tokens=size,
         overlap=_overlap(overlap, size),
         full_text=flag("full_text", full_text),
@@ -52,8 +54,8 @@ def new_manifest(
     )
 
 
-def create_folder(path: Path, wanted: Manifest) -> None:
-    """Make the folder. Only with the manifest, which comes last, is it a memory."""
+def create_folder(path: Path, new: Manifest) -> None:
+    """Create the folder. It becomes a memory with its manifest, which is written last."""
     _check_no_memory(path)
     if path.exists() and not path.is_dir():
         raise NotAMemory(f"{path}: is a file, and a memory is a folder")
@@ -62,18 +64,18 @@ def create_folder(path: Path, wanted: Manifest) -> None:
         raise Conflict(f"{path}: is not empty (it holds {foreign[0]!r}); choose another folder")
     path.mkdir(parents=True, exist_ok=True)
     with durability.writer_lock(path, "create"):
-        _check_no_memory(path)  # another process may have made it while we were about to
-        folder = wanted.folder(path)
+        _check_no_memory(path)  # another process may have created it meanwhile
+        folder = new.folder(path)
         if folder.exists():  # of an attempt that was killed before there was a manifest
             for file in folder.iterdir():
                 file.unlink()
         folder.mkdir(exist_ok=True)
-        database.create_database(folder, full_text=wanted.full_text)
-        form = vectors.VectorFormat(wanted.storage, wanted.width)
+        database.create_database(folder, full_text=new.full_text)
+        form = vectors.VectorFormat(new.storage, new.width)
         (folder / form.file_name).touch()
         durability.sync_folder(folder)
         durability.sync_folder(path)
-        manifest.write_manifest(path, _stamped(wanted))
+        manifest.write_manifest(path, _with_origin(new))
 
 
 def _check_no_memory(path: Path) -> None:
@@ -81,41 +83,55 @@ def _check_no_memory(path: Path) -> None:
         raise Conflict(f"{path}: is a memory already; open it with Memory.open, or choose another folder")
 
 
-def _stamped(wanted: Manifest) -> Manifest:
+def _with_origin(new: Manifest) -> Manifest:
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return replace(wanted, created=now, made_by=f"siftlm {version('siftlm')}")
+    return replace(new, created=now, made_by=f"siftlm {version('siftlm')}")
 
 
-def matching_embedder(made: Embedder, known: Manifest, path: Path) -> Embedder:
-    """The embedder, if it is the memory's own."""
-    if made.fingerprint == known.fingerprint and made.width == known.width:
-        return made
-    same_name = " of that name, with other weights or settings," if made.name == known.embedder else ""
+def matching_embedder(embedder: Embedder, known: Manifest, path: Path) -> Embedder:
+    """The embedder, if it is the one that the memory was built with."""
+    if embedder.fingerprint == known.fingerprint and embedder.width == known.width:
+        return embedder
+    same_name = " of that name, with other weights or settings," if embedder.name == known.embedder else ""
     raise WrongEmbedder(
         f"{path}: was built with embedder {known.embedder!r} ({known.fingerprint}, width {known.width}); "
-        f"{made.name!r}{same_name} ({made.fingerprint}, width {made.width}) gives vectors that cannot be compared"
+        f"{embedder.name!r}{same_name} ({embedder.fingerprint}, width {embedder.width}) gives vectors that cannot be "
+        "compared"
     )
 
 
-def _passage_tokens(given: Any, made: Embedder) -> int:
-    if given is None:
-        return min(DEFAULT_PASSAGE_TOKENS, made.max_tokens or DEFAULT_PASSAGE_TOKENS)
-    tokens = whole_number("passage_tokens", given)
-    if made.max_tokens is not None and tokens > made.max_tokens:
+class SuppliedVectors:
+    """The memory's embedder where every text comes with its vector, so that the model need not be there."""
+
+    def __init__(self, known: Manifest) -> None:
+        self.name, self.settings, self.fingerprint = known.embedder, known.embedder_settings, known.fingerprint
+        self.width, self.max_tokens = known.width, None
+
+    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:  # noqa: ARG002
+        """Never called."""
+        raise SiftlmError(f"{len(texts)} texts have no vectors")
+
+    def tokens(self, texts: Sequence[str]) -> list[IntArray]:
+        """Never called."""
+        raise SiftlmError(f"{len(texts)} texts have no vectors")
+
+
+def _passage_tokens(passage_tokens: Any, embedder: Embedder) -> int:
+    if passage_tokens is None:
+        return min(DEFAULT_PASSAGE_TOKENS, embedder.max_tokens or DEFAULT_PASSAGE_TOKENS)
+    tokens = whole_number("passage_tokens", passage_tokens)
+    if embedder.max_tokens is not None and tokens > embedder.max_tokens:
         raise InvalidInput(
-            f"{setting('passage_tokens', tokens)}, but embedder {made.name!r} reads {made.max_tokens} tokens: "
+            f"{setting('passage_tokens', tokens)}, but embedder {embedder.name!r} reads {embedder.max_tokens} tokens: "
             "the end of each passage would not count"
         )
     return tokens
 
 
-def _overlap(given: Any, size: int) -> int:
-    if given is None:
+def _overlap(overlap: Any, size: int) -> int:
+    if overlap is None:
         return size // DEFAULT_OVERLAP_DIVISOR
-    if whole_number("overlap", given, least=0) > size // 2:
-        raise InvalidInput(f"overlap must be at most half of {setting('passage_tokens')} ({size}), got {given!r}")
-    return int(given)
-
-
-def _similarity(near_duplicates: Any) -> float | None:
-    return None if near_duplicates is None else number("near_duplicates", near_duplicates, above=0, most=1)
+    if whole_number("overlap", overlap, least=0) > size // 2:
+        half = f"at most half of {setting('passage_tokens')} ({size})"
+        raise InvalidInput(f"{setting('overlap')} must be {half}, got {overlap!r}")
+    return int(overlap)

@@ -1,10 +1,10 @@
 """The source of truth: an SQLite database of documents, passages, where each passage stands, and which rows live.
 
-documents   one a text that was given: its key (the caller's own id) and its metadata
-passages    one a distinct text; its row is also that of its vector
-places      which passage stands where in which document; a text that came twice has two places
+documents   one for each text of the caller: its key (the caller's own id) and its metadata
+passages    one for each distinct text; its row is also that of its vector
+places      which passage is where in which document; a text that was added twice has two places
 dead        rows whose passage was deleted; their vectors go with the next compaction
-blocks      what was appended to the vectors' file at a time, and its checksum
+blocks      the rows that were appended to the vectors' file together, and their checksum
 inputs      how far each input has been read, so that a killed build goes on there
 bands       MinHash keys of the passages, where near-duplicates are looked for
 words       the full-text index over the passages
@@ -25,9 +25,9 @@ from siftlm.errors import Damaged, InvalidInput, setting
 from siftlm.memory import durability
 
 DATABASE_FILE = "texts.sqlite"
-# Parameters of one statement: SQLite's oldest limit is 999.
+# Values of one statement's list: SQLite takes 32,766 parameters, and a filter may need many as well.
 MAX_SQL_PARAMETERS = 900
-# What SQLite says of a changed file, where it does not know that it was changed.
+# Messages of SQLite about a file that was changed, where it does not know that it was.
 DAMAGE_MESSAGES = ("no such", "Could not decode", "malformed", "vtable constructor", "unsupported file format")
 
 SCHEMA = """
@@ -59,21 +59,21 @@ CREATE VIRTUAL TABLE vocabulary USING fts5vocab('words', 'row');
 
 
 def text_digest(text: str) -> bytes:
-    """What two equal texts share, and no others."""
+    """The digest of a text: equal for equal texts, and for no others."""
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
 class PassagePosition(NamedTuple):
-    """Where a passage stands in its document."""
+    """The position of a passage in its document."""
 
     start: int
     near: int
     digest: bytes
-    """Of the passage's text."""
+    """The digest of the passage's text."""
 
 
 def record_digest(key: str | None, meta: str | None, places: Iterable[PassagePosition]) -> bytes:
-    """Of a document with all that is known of it, so that `verify` can tell whether it is as it was written."""
+    """The digest of a document and all that is known of it, so that `verify` can tell whether it was changed."""
     content = [b""]
     for text in (key, meta):
         if text is None:
@@ -87,24 +87,24 @@ def record_digest(key: str | None, meta: str | None, places: Iterable[PassagePos
 
 
 def input_digest(*values: str | int) -> bytes:
-    """Of a row of ``inputs``."""
+    """The digest of a row of ``inputs``."""
     return text_digest("\0".join(str(value) for value in values))
 
 
 def state_checksum(state: Mapping[str, int]) -> int:
-    """Of all counters but itself."""
+    """The checksum of all counters but itself."""
     plain = ",".join(f"{name}={state[name]}" for name in sorted(state) if name != "checksum")
     return zlib.crc32(plain.encode())
 
 
 def write_state(connection: sqlite3.Connection, state: Mapping[str, int], table: str = "state") -> None:
-    """All counters, with their checksum."""
+    """Write all counters, with their checksum."""
     full = {**state, "checksum": state_checksum(state)}
     connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", full.items())
 
 
 def create_database(folder: Path, *, full_text: bool) -> None:
-    """An empty database, safely on disk."""
+    """Create an empty database, safely on disk."""
     path = folder / DATABASE_FILE
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -153,9 +153,8 @@ def connect_reader(folder: Path) -> sqlite3.Connection:
     uri = (folder / DATABASE_FILE).resolve().as_uri()
     if connect_immutable(folder) is not None:
         return _connect(folder, f"{uri}?immutable=1")
-    with durability.translate_write_errors(
-        folder / DATABASE_FILE
-    ):  # also who only reads writes a little: who reads what, for the writers
+    # A reader writes a little, too: who reads what, for the writers.
+    with durability.translate_write_errors(folder / DATABASE_FILE):
         connection = _connect(folder, f"{uri}?mode=rw")
     connection.execute("PRAGMA query_only = ON")
     connection.execute("PRAGMA cache_size = -16384")
@@ -164,15 +163,15 @@ def connect_reader(folder: Path) -> sqlite3.Connection:
 
 
 def connect_immutable(folder: Path) -> tuple[int, int] | None:
-    """Where nothing may be written beside the database, SQLite cannot notice that others write to it.
+    """The database's time of change and size, where nothing may be written beside it; elsewhere None.
 
-    Then these numbers, of a database without a journal, change with it; elsewhere they are None.
+    There SQLite cannot notice that others write to the database, which has no journal; these numbers change with it.
     """
     if os.access(folder, os.W_OK) or (folder / f"{DATABASE_FILE}-wal").exists():
         return None
     with contextlib.suppress(FileNotFoundError):
-        found = (folder / DATABASE_FILE).stat()
-        return found.st_mtime_ns, found.st_size
+        status = (folder / DATABASE_FILE).stat()
+        return status.st_mtime_ns, status.st_size
     return None
 
 
@@ -185,7 +184,7 @@ def _connect(folder: Path, uri: str) -> sqlite3.Connection:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, check_same_thread=False)
         try:
             connection.execute("SELECT value FROM state WHERE name = 'version'").fetchone()
-        except UnicodeDecodeError as error:  # of words of the file that SQLite wanted to complain of
+        except UnicodeDecodeError as error:  # a message of SQLite that quotes bytes of the file
             connection.close()
             raise Damaged(f"{path}: {error}") from error
         except BaseException:
@@ -196,7 +195,7 @@ def _connect(folder: Path, uri: str) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def translate_database_errors(path: Path) -> Iterator[None]:
-    """Whatever SQLite says of a broken file, as `Damaged` with the file's name."""
+    """Turn SQLite's errors about a broken file into `Damaged` with the file's name."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -208,26 +207,18 @@ def translate_database_errors(path: Path) -> Iterator[None]:
 
 
 def read_state(connection: sqlite3.Connection) -> dict[str, int]:
-    """All counters, which are as they were written."""
-    found = dict(connection.execute("SELECT name, value FROM state"))
-    if not all(isinstance(name, str) for name in found) or found.get("checksum") != state_checksum(found):
+    """All counters, or `Damaged` where they are not as they were written."""
+    state = dict(connection.execute("SELECT name, value FROM state"))
+    if not all(isinstance(name, str) for name in state) or state.get("checksum") != state_checksum(state):
         path = connection.execute("PRAGMA database_list").fetchone()[2]
         raise Damaged(f"{path}: the counters were changed")
-    return found
+    return state
 
 
-def parameter_chunks(values: Sequence[Any], size: int = MAX_SQL_PARAMETERS) -> Iterator[Sequence[Any]]:
-    """Slices that fit into one statement."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
-
-
-def placeholders(count: int) -> str:
-    """``?, ?, ?``: as many parameters."""
-    return ", ".join("?" * count)
-
-
-def select_in(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
-    """The rows of a statement in which ``{}`` stands for the list of values, however many there are."""
-    for some in parameter_chunks(values):
-        yield from connection.execute(statement.format(placeholders(len(some))), list(some))
+def select_in(
+    connection: sqlite3.Connection, statement: str, values: Sequence[Any], parameters: Sequence[Any] = ()
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of a statement in which ``{}`` stands for the list of values, however many; ``parameters`` follow it."""
+    for start in range(0, len(values), MAX_SQL_PARAMETERS):
+        some = values[start : start + MAX_SQL_PARAMETERS]
+        yield from connection.execute(statement.format(", ".join("?" * len(some))), [*some, *parameters])

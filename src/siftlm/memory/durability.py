@@ -17,14 +17,14 @@ from typing import IO
 
 from siftlm.errors import Locked, Unwritable
 
-# What the operating system says, and what SQLite does, where a write is refused.
+# Errors of the operating system, and messages of SQLite, where a write is refused.
 REFUSED_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 REFUSAL_MESSAGES = ("disk is full", "disk I/O error", "readonly database", "unable to open", "read-only")
 
 
 @contextlib.contextmanager
 def translate_write_errors(what: Path) -> Iterator[None]:
-    """Turn whatever the system says of a refused write into `Unwritable`."""
+    """Turn the system's errors about a refused write into `Unwritable`."""
     try:
         yield
     except Unwritable:
@@ -42,7 +42,7 @@ def translate_write_errors(what: Path) -> Iterator[None]:
 
 
 def _concerns_path(what: Path, name: object) -> bool:
-    """Is this file the memory's, or a folder that it would stand in?"""
+    """Whether this is a file of the memory, or a folder around it."""
     if not isinstance(name, (str, os.PathLike)):
         return False
     whole, path = what.absolute(), Path(os.fspath(name)).absolute()
@@ -50,7 +50,7 @@ def _concerns_path(what: Path, name: object) -> bool:
 
 
 def atomic_replace(path: Path, content: bytes) -> None:
-    """Put ``content`` into ``path``, whole or not at all, whatever happens meanwhile."""
+    """Write ``content`` to ``path``, whole or not at all, whatever happens meanwhile."""
     new = path.with_name(path.name + ".new")
     with open(new, "wb") as file:
         file.write(content)
@@ -60,14 +60,14 @@ def atomic_replace(path: Path, content: bytes) -> None:
 
 
 def sync_file(file: IO[bytes]) -> None:
-    """Make what was written as lasting as the disk can."""
+    """Flush a file to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder as lasting as the files' contents."""
-    if os.name == "nt":  # Windows has no such thing, and needs none
+    """Flush the names in a folder to the disk."""
+    if os.name == "nt":  # Windows cannot, and need not
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -77,19 +77,19 @@ def sync_folder(folder: Path) -> None:
 
 
 LOCK_FILE = "writer.lock"
-# Between two tries, in seconds.
+# Seconds between two attempts to lock.
 RETRY_SECONDS = 0.05
 
 
 @contextlib.contextmanager
 def writer_lock(folder: Path, doing: str, *, wait: float = 0.0, name: str = LOCK_FILE) -> Iterator[None]:
-    """Hold the folder's lock, or raise `Locked` with the words of whoever holds it.
+    """Hold the folder's lock, or raise `Locked` with a description of the process that holds it.
 
     Args:
-        folder: of the memory.
-        doing: what for, told to others who try.
-        wait: so many seconds before giving up.
-        name: of the file that is locked.
+        folder: the memory's folder.
+        doing: the purpose, shown to other processes that try.
+        wait: seconds before giving up.
+        name: the file that is locked.
     """
     path = folder / name
     with open(path, "a+", encoding="utf-8") as file:
@@ -112,12 +112,12 @@ def writer_lock(folder: Path, doing: str, *, wait: float = 0.0, name: str = LOCK
 
 def _write_holder(file: IO[str], doing: str) -> None:
     since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    words = json.dumps({"process": os.getpid(), "host": socket.gethostname(), "doing": doing, "since": since})
-    # On a full disk the lock still holds; it only cannot say who we are. Not through the file's buffer, which would
-    # try again when it is closed.
+    holder = json.dumps({"process": os.getpid(), "host": socket.gethostname(), "doing": doing, "since": since})
+    # On a full disk the lock still holds, without a description. Not through the file's buffer, which would try again
+    # when it is closed.
     with contextlib.suppress(OSError):
         os.ftruncate(file.fileno(), 0)
-        os.write(file.fileno(), words.encode())
+        os.write(file.fileno(), holder.encode())
 
 
 def _describe_holder(file: IO[str]) -> str:
@@ -134,7 +134,7 @@ if sys.platform == "win32":
 
     def _try_lock(file: IO[str]) -> bool:
         try:
-            file.seek(2**30)  # beyond what is written: Windows locks ranges, and others must read our words
+            file.seek(2**30)  # beyond the text: Windows locks ranges, and others must be able to read it
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError:
             return False

@@ -1,4 +1,4 @@
-"""Reads the string spelling of a `siftlm.memory.filters` expression into the dict spelling."""
+"""The parser from the string spelling of a `siftlm.memory.filters` expression to the dict spelling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from siftlm.errors import InvalidInput
 
 MAX_FILTER_CHARACTERS = 1_000_000
-# Far beyond what an expression may mean, and far below what Python's stack holds.
+# Far deeper than a filter may be nested, and far below the depth of Python's stack.
 _MAX_PARSER_DEPTH = 60
 _SHOWN_CHARACTERS = 30
 
@@ -45,10 +45,10 @@ class _FilterParser:
     def read(self) -> dict[str, Any]:
         if self._at == len(self._text):
             return {}
-        found = self._either()
+        parsed = self._either()
         if self._at < len(self._text):
             self._fail("expected 'and', 'or' or the end")
-        return found
+        return parsed
 
     def _either(self) -> dict[str, Any]:
         parts = [self._all()]
@@ -144,17 +144,17 @@ class _FilterParser:
         self._fail("expected a value: text in quotes, a number, true or false")
 
     def _take(self, pattern: re.Pattern[str]) -> str | None:
-        found = pattern.match(self._text, self._at)
-        if found is None:
+        token = pattern.match(self._text, self._at)
+        if token is None:
             return None
-        self._at = found.end()
+        self._at = token.end()
         if pattern is not _SPACE:
             self._take(_SPACE)
-        return found[0]
+        return token[0]
 
     def _word(self, word: str) -> bool:
-        found = BARE_KEY.match(self._text, self._at)
-        return bool(found and found[0].lower() == word and self._take(BARE_KEY))
+        token = BARE_KEY.match(self._text, self._at)
+        return bool(token and token[0].lower() == word and self._take(BARE_KEY))
 
     def _sign(self, sign: str) -> bool:
         return self._text.startswith(sign, self._at) and self._take(re.compile(re.escape(sign))) is not None

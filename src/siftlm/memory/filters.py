@@ -1,4 +1,4 @@
-r"""Which documents a search or a deletion is about: a small expression over their metadata.
+r"""Filters, which say which documents a search or a deletion is about: small expressions over their metadata.
 
 It is spelled as a dict in Python and as a string on a command line; `parse` reads both:
 
@@ -67,15 +67,15 @@ _PATH_STEP = re.compile(rf'({_QUOTED_KEY}|[^".][^.]*)(\.(?=.)|\Z)', re.DOTALL)
 
 
 class Expression(ABC):
-    """What `parse` returns; printed, it is the string that means the same."""
+    """A filter, as `parse` returns it; printed, it is the string that means the same."""
 
     @abstractmethod
     def matches(self, meta: Mapping[str, Any], id: str | None = None) -> bool:  # noqa: A002
-        """Is a document with this metadata and id meant?"""
+        """Whether a document with this metadata and id meets the filter."""
 
     @abstractmethod
     def sql(self, meta: str = "meta", id: str = "key") -> SqlCondition:  # noqa: A002
-        """The same question for SQLite, of a column of JSON objects (NULL is an empty one) and a TEXT column of ids.
+        """The filter for SQLite, over a column of JSON objects (NULL is an empty one) and a TEXT column of ids.
 
         The names of the columns come from the program, never from a user; qualify them where tables are joined.
         """
@@ -83,7 +83,7 @@ class Expression(ABC):
 
 @dataclass(frozen=True)
 class All(Expression):
-    """Every part holds; without parts, everything is meant."""
+    """Every part holds; without parts, every document meets it."""
 
     parts: tuple[Expression, ...] = ()
 
@@ -142,14 +142,14 @@ class Condition(Expression):
     """A string, an int of 64 bits, a float or a bool, or a tuple of them; ``True`` for ``exists``."""
 
     def matches(self, meta: Mapping[str, Any], id: str | None = None) -> bool:  # noqa: A002
-        found = _look_up(meta, self.path) if self.path else id
+        present = _look_up(meta, self.path) if self.path else id
         if self.operator == "exists":
-            return found is not None
+            return present is not None
         check = _COMPARISONS[_NEGATED_OPERATORS.get(self.operator, self.operator)]
         some = any(
-            _kind(value) == _kind(wanted) and check(_narrow(value), wanted)
-            for value in (found if isinstance(found, (list, tuple)) else [found])
-            for wanted in (self.value if isinstance(self.value, tuple) else [self.value])
+            _kind(value) == _kind(operand) and check(_narrow(value), operand)
+            for value in (present if isinstance(present, (list, tuple)) else [present])
+            for operand in (self.value if isinstance(self.value, tuple) else [self.value])
         )
         return some != (self.operator in _NEGATED_OPERATORS)
 
@@ -169,7 +169,7 @@ class Condition(Expression):
 
 
 def parse(where: Mapping[str, Any] | str | Expression | None) -> Expression:
-    """Read either spelling; ``None``, ``{}`` and an empty string mean everything.
+    """Read either spelling; every document meets ``None``, ``{}`` and an empty string.
 
     >>> print(parse({"tags": {"!=": "old"}, "or": [{"year": {">": 2000}}, {"not": {"year": {"exists": True}}}]}))
     tags != "old" and (year > 2000 or not exists year)
@@ -213,7 +213,7 @@ def _of_entry(key: Any, value: Any, depth: int) -> Expression:
         return _condition(key, path, "in" if isinstance(value, (list, tuple)) else "=", value)
     if not value:
         raise InvalidInput(f"where: {key!r} needs an operator, such as {{{key!r}: {{'>=': 2000}}}}")
-    return _all([_condition(key, path, operator, wanted) for operator, wanted in value.items()])
+    return _all([_condition(key, path, operator, operand) for operator, operand in value.items()])
 
 
 def _condition(key: str, path: tuple[str, ...], operator: Any, value: Any) -> Expression:
@@ -232,12 +232,12 @@ def _condition(key: str, path: tuple[str, ...], operator: Any, value: Any) -> Ex
             f"where: {key!r} has the unknown operator {_short(operator)}; known are {known}. "
             f"For a nested field write {f'{key}.{operator}'!r}"
         )
-    wanted = _scalar(key, value)
-    if operator in _TEXT_OPERATORS and not isinstance(wanted, str):
+    operand = _scalar(key, value)
+    if operator in _TEXT_OPERATORS and not isinstance(operand, str):
         raise InvalidInput(f"where: {operator!r} of {key!r} needs a string, not {_short(value)}")
-    if operator in _ORDER_OPERATORS and isinstance(wanted, bool):
-        raise InvalidInput(f"where: {operator!r} of {key!r} needs a number or a string, not {wanted}")
-    return Condition(path, operator, wanted)
+    if operator in _ORDER_OPERATORS and isinstance(operand, bool):
+        raise InvalidInput(f"where: {operator!r} of {key!r} needs a number or a string, not {operand}")
+    return Condition(path, operator, operand)
 
 
 def _scalar(key: str, value: Any) -> Any:

@@ -1,11 +1,12 @@
-"""From documents to rows: cut, look for what is there already, embed what is not, write it all down.
+"""Ingestion: documents are cut into passages, new passages are embedded, and everything is written.
 
-Nothing is embedded that the memory has. What is embedded counts from the commit on, so a killed build embeds
-again only the batch that it was at.
+A text that the memory has is not embedded again. A batch counts from its commit on, so a killed build repeats only
+the batch that it was at.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,28 +16,28 @@ from typing import Any
 import numpy as np
 
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import BadRecord, InvalidInput
+from siftlm.errors import BadRecord, InvalidInput, UnknownName
 from siftlm.memory import database, vectors
 from siftlm.memory.passages import split_passages
-from siftlm.memory.reading import Record, Source
+from siftlm.memory.reading import Record, Source, open_source
 from siftlm.memory.reading.fields import MAX_METADATA_DEPTH, too_deep
 from siftlm.memory.writer import InputProgress, PendingDocument, PendingPassage, StoredText, Writer
 from siftlm.progress import Meter, Report
 from siftlm.types import Document, Vectors
 
-# A batch should take about so many seconds: long enough to be worth a commit, short enough to lose.
+# Seconds that a batch should take: long enough to be worth a commit, short enough to lose.
 BATCH_SECONDS = (2.0, 8.0)
-# Characters of a batch: to begin with, and between what bounds.
+# Characters of a batch: the first one's, and bounds of the later ones'.
 INITIAL_BATCH_CHARACTERS, MIN_BATCH_CHARACTERS, MAX_BATCH_CHARACTERS = 1 << 17, 1 << 14, 16 << 20
 # Documents of a batch, however short they are.
 MAX_BATCH_DOCUMENTS = 4096
-# Complaints that are kept with an input; the rest is counted.
+# Complaints that are kept of an input; the rest is counted.
 KEPT_COMPLAINTS = 20
 
 
 @dataclass(frozen=True)
 class Added:
-    """What became of the documents that were given."""
+    """The result of adding documents to a memory."""
 
     documents: int = 0
     passages: int = 0
@@ -44,7 +45,7 @@ class Added:
     duplicates: int = 0
     """Passages whose text was there already."""
     near_duplicates: int = 0
-    """Passages that were nearly there already, where that was looked for."""
+    """Passages that were nearly there already, where near-duplicates are looked for."""
     bad: int = 0
     """Records that could not be used."""
     complaints: tuple[str, ...] = ()
@@ -67,20 +68,20 @@ class IngestBatch:
 
     entries: list[PendingDocument]
     digests: list[list[bytes]]
-    """Of each entry's parts."""
+    """The digests of each entry's parts."""
     texts: list[str]
-    """New ones, each once."""
+    """New texts, each once."""
     text_digests: list[bytes]
     embedded: Vectors
     homes: dict[bytes, int]
-    """Digest -> row, of texts that are there already."""
+    """Digest -> row, for texts that are stored already."""
     nearly: dict[bytes, StoredText | bytes] = field(default_factory=dict)
-    """Digest -> where the text is that is nearly the same; of a new text, its digest."""
+    """Digest -> the stored text that is nearly the same, or the digest of a new one."""
     bands: dict[bytes, list[int]] = field(default_factory=dict)
 
 
 class Ingester:
-    """Turns documents into batches, and writes those."""
+    """Prepares batches of documents, and writes them."""
 
     def __init__(self, writer: Writer, embedder: Embedder) -> None:
         self._writer, self._embedder = writer, embedder
@@ -88,7 +89,7 @@ class Ingester:
         self._size, self._overlap = manifest.passage_tokens, manifest.overlap
 
     def prepare(self, documents: Sequence[Document]) -> IngestBatch:
-        """Everything that takes long; reads the database and writes nothing."""
+        """Cut and embed the documents, which takes long; reads the database and writes nothing."""
         entries = self._entries(documents)
         digests = [[database.text_digest(part.text) for part in entry.parts] for entry in entries]
         first: dict[bytes, tuple[str, Vectors | None]] = {}
@@ -96,9 +97,9 @@ class Ingester:
             for part, digest in zip(entry.parts, own, strict=True):
                 first.setdefault(digest, (part.text, document.vector))
         homes = self._writer.known(list(first))
-        new = {digest: given for digest, given in first.items() if digest not in homes}
+        new = {digest: content for digest, content in first.items() if digest not in homes}
         nearly, bands = self._near(new)
-        fresh = [(digest, *given) for digest, given in new.items() if digest not in nearly]
+        fresh = [(digest, *content) for digest, content in new.items() if digest not in nearly]
         return IngestBatch(
             entries=entries,
             digests=digests,
@@ -111,7 +112,7 @@ class Ingester:
         )
 
     def write(self, batch: IngestBatch) -> Added:
-        """Inside a transaction."""
+        """Write a batch, inside a transaction."""
         writer = self._writer
         rows = writer.append(batch.texts, batch.text_digests, batch.embedded)
         homes = {**batch.homes, **dict(zip(batch.text_digests, rows, strict=True))}
@@ -121,12 +122,12 @@ class Ingester:
         places = [[near[d] if d in near else StoredText(homes[d], False, d) for d in own] for own in batch.digests]
         writer.place(batch.entries, places)
         writer.remember_bands({homes[digest]: keys for digest, keys in batch.bands.items()})
-        passages_given = sum(len(own) for own in batch.digests)
+        passages = sum(len(own) for own in batch.digests)
         near_ones = sum(stand.near for own in places for stand in own)
-        return Added(len(batch.entries), len(rows), passages_given - near_ones - len(rows), near_ones)
+        return Added(len(batch.entries), len(rows), passages - near_ones - len(rows), near_ones)
 
     def _entries(self, documents: Sequence[Document]) -> list[PendingDocument]:
-        """Cut what is too long; a text has no more tokens than characters, so short ones are not counted."""
+        """The documents cut into passages; a text has no more tokens than characters, so short ones are not counted."""
         long = [d.text for d in documents if d.vector is None and len(d.text) > self._size]
         tokens = iter(self._embedder.tokens(long) if long else [])
         entries = []
@@ -144,7 +145,7 @@ class Ingester:
     def _near(
         self, new: Mapping[bytes, tuple[str, Any]]
     ) -> tuple[dict[bytes, StoredText | bytes], dict[bytes, list[int]]]:
-        """Which of the new texts are nearly there already, in the database or earlier in the batch."""
+        """The new texts that are nearly there already, in the database or earlier in the batch; the others' keys."""
         near, nearly, kept = self._writer.near, {}, {}
         if near is None or not new:
             return {}, {}
@@ -174,17 +175,19 @@ class Ingester:
                 return digest
         return None
 
-    def _embed(self, texts: Sequence[str], given: Sequence[Vectors | None]) -> Vectors:
+    def _embed(self, texts: Sequence[str], known: Sequence[Vectors | None]) -> Vectors:
         """(n, d) at unit length."""
         width = self._writer.manifest.width
-        unknown = [at for at, vector in enumerate(given) if vector is None]
+        unknown = [at for at, vector in enumerate(known) if vector is None]
         if len(unknown) == len(texts):
-            found = embed_checked(self._embedder, texts, width)
+            embedded = embed_checked(self._embedder, texts, width)
         else:
-            found = np.stack([np.zeros(width) if vector is None else _check_width(vector, width) for vector in given])
+            embedded = np.stack(
+                [np.zeros(width) if vector is None else _check_width(vector, width) for vector in known]
+            )
             if unknown:
-                found[unknown] = embed_checked(self._embedder, [texts[at] for at in unknown], width)
-        scaled = vectors.unit_rows(found)
+                embedded[unknown] = embed_checked(self._embedder, [texts[at] for at in unknown], width)
+        scaled = vectors.unit_rows(embedded)
         if np.isnan(scaled).any():
             at = int(np.argmax(np.isnan(scaled).any(axis=1)))
             raise InvalidInput(f"the vector of the text {texts[at][:60]!r} is zero or not finite: it has no direction")
@@ -192,20 +195,20 @@ class Ingester:
 
 
 def embed_checked(embedder: Embedder, texts: Sequence[str], width: int, *, as_query: bool = False) -> Vectors:
-    """What the embedder says, held to its promise."""
-    found = np.asarray(embedder.embed(list(texts), as_query=as_query))
-    if found.shape != (len(texts), width):
+    """The embedder's vectors, or an error where their shape is wrong."""
+    embedded = np.asarray(embedder.embed(list(texts), as_query=as_query))
+    if embedded.shape != (len(texts), width):
         raise InvalidInput(
-            f"embedder {embedder.name!r} gave shape {found.shape} for {len(texts)} texts of width {width}"
+            f"embedder {embedder.name!r} gave shape {embedded.shape} for {len(texts)} texts of width {width}"
         )
-    return found
+    return embedded
 
 
 def _check_width(vector: Vectors, width: int) -> Vectors:
-    found = np.asarray(vector)
-    if found.shape != (width,):
-        raise InvalidInput(f"a vector has shape {found.shape}, and the memory holds vectors of width {width}")
-    return found
+    array = np.asarray(vector)
+    if array.shape != (width,):
+        raise InvalidInput(f"a vector has shape {array.shape}, and the memory holds vectors of width {width}")
+    return array
 
 
 def _meta_of(document: Document) -> str | None:
@@ -216,7 +219,7 @@ def _meta_of(document: Document) -> str | None:
 
 
 def meta_json(meta: Mapping[str, Any]) -> str | None:
-    """As it is stored; None for nothing."""
+    """Metadata as they are stored; None where there are none."""
     if not meta:
         return None
     try:
@@ -232,11 +235,30 @@ def meta_json(meta: Mapping[str, Any]) -> str | None:
     return text
 
 
+def open_corpus(corpus: Any, settings: Mapping[str, Any]) -> Source:
+    """`siftlm.memory.reading.open_source`, with an error that names an unknown setting."""
+    known = [name for name in inspect.signature(open_source).parameters if name != "corpus"]
+    for name in settings:
+        if name not in known:
+            raise UnknownName("setting of a corpus", name, known)
+    return open_source(corpus, **settings)
+
+
+def is_resumable(source: Source) -> bool:
+    """Whether the next call with the same input is recognized as such."""
+    return all(part.get("resumable", True) for part in source.identity()["parts"])
+
+
+def source_recipe(source: Source) -> str:
+    """The key under which an input's progress is stored."""
+    return json.dumps(source.identity(), sort_keys=True, ensure_ascii=False)
+
+
 def ingest_source(
     writer: Writer, embedder: Embedder, source: Source, recipe: str, *, fatal: bool, report: Report | None
 ) -> Added:
-    """Take in a whole input, a commit every few seconds, from where the last attempt stopped."""
-    intake, progress = Ingester(writer, embedder), writer.input_progress(recipe)
+    """Ingest a whole input, with a commit every few seconds, from where the last attempt stopped."""
+    ingester, progress = Ingester(writer, embedder), writer.input_progress(recipe)
     meter = Meter(f"reading {source.name}", source.unit, report, source.size)
     added = Added()
     pace = _BatchSizer()
@@ -247,13 +269,13 @@ def ingest_source(
         wrong = [record for record in records if record.document is None]
         if wrong and fatal:
             raise BadRecord(f"{wrong[0].where}: {wrong[0].problem}")
-        batch = intake.prepare(documents)
+        batch = ingester.prepare(documents)
         progress = _advance_progress(progress, records, wrong)
         with writer.transaction():
-            added += intake.write(batch) + Added(bad=len(wrong), complaints=_complaints(wrong))
+            added += ingester.write(batch) + Added(bad=len(wrong), complaints=_complaints(wrong))
             writer.remember_input(recipe, source.name, progress)
         meter.at(records[-1].position)
-        pace.took(time.monotonic() - began)
+        pace.adapt(time.monotonic() - began)
     with writer.transaction():
         writer.remember_input(recipe, source.name, replace(progress, finished=True))
     meter.finish()
@@ -261,7 +283,7 @@ def ingest_source(
 
 
 def _reject_zero_vector(record: Record) -> Record:
-    """A vector that is zero is the record's fault, and no reason to stop."""
+    """The record, or a bad one where its vector is zero: that is no reason to stop."""
     vector = None if record.document is None else record.document.vector
     if vector is None or not np.isnan(vectors.unit_rows(np.atleast_2d(vector))).any():
         return record
@@ -273,15 +295,15 @@ def _complaints(wrong: Sequence[Record]) -> tuple[str, ...]:
 
 
 class _BatchSizer:
-    """How many characters make a batch, learned from how long the last ones took.
+    """The size of a batch, adapted to how long the last ones took.
 
-    Characters, because they are what takes time: a hundred documents may be a hundred lines or a hundred books.
+    In characters, because they are what takes time: a hundred documents may be lines or books.
     """
 
     def __init__(self) -> None:
         self.characters = INITIAL_BATCH_CHARACTERS
 
-    def took(self, seconds: float) -> None:
+    def adapt(self, seconds: float) -> None:
         if seconds < BATCH_SECONDS[0]:
             self.characters = min(MAX_BATCH_CHARACTERS, self.characters * 2)
         elif seconds > BATCH_SECONDS[1]:

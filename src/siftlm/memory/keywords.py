@@ -1,4 +1,4 @@
-"""Search by words: what to ask SQLite's full-text index (FTS5) for a prompt, and how to merge rankings."""
+"""Search by words: the query of a prompt for SQLite's full-text index (FTS5), and the fusion of rankings."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from contextlib import closing
 
 import numpy as np
 
-from siftlm.errors import InvalidInput
 from siftlm.types import IntArray
+from siftlm.validation import whole_number
 
-# Words in more passages than this share tell them apart too little to be worth the time they cost.
+# The share of passages beyond which a word distinguishes them too little to be worth its time.
 MAX_DOCUMENT_FREQUENCY = 0.3
 FTS5_TOKENIZER = "unicode61 remove_diacritics 2"
-"""What the index that is asked must be made with."""
+"""The tokenizer of the full-text index."""
 
 
 def match_query(
     prompt: str, document_frequency: Callable[[list[str]], dict[str, int]], total: int, most: int = 32
 ) -> str | None:
-    """What to MATCH: the rarest words of a prompt that occur at all, any of them.
+    """The query for MATCH: any of the rarest words of a prompt that occur at all.
 
     ``document_frequency`` says in how many of the ``total`` passages each term occurs, where it does; a table of
     fts5vocab knows. Words that occur in more than 30 % of the passages are used only where there are no others.
@@ -29,8 +29,7 @@ def match_query(
     >>> match_query("The café AND the NEAR* bar", lambda terms: {"the": 90, "cafe": 2, "near": 3}, 100)
     '"cafe" OR "near"'
     """
-    if most < 1:
-        raise InvalidInput(f"most must be at least 1, got {most}")
+    whole_number("most", most)
     distinct = terms(prompt)
     counts = document_frequency(distinct) if distinct else {}
     # Python's sort keeps the order of the prompt among equals.
@@ -42,7 +41,7 @@ def match_query(
 def terms(text: str) -> list[str]:
     """The distinct words of a text, as FTS5 writes them, in order of appearance.
 
-    SQLite itself takes the text apart, in a table in memory: which characters make a word, and what is left of their
+    SQLite itself splits the text, in a table in memory: which characters make a word, and what is left of their
     accents, differs between the versions of Unicode that Python and SQLite know.
 
     >>> terms("Crème brûlée, 2 €: it's_done")
@@ -51,7 +50,7 @@ def terms(text: str) -> list[str]:
     with closing(sqlite3.connect(":memory:")) as scratch:
         scratch.execute(f"CREATE VIRTUAL TABLE words USING fts5(text, tokenize='{FTS5_TOKENIZER}')")
         scratch.execute("CREATE VIRTUAL TABLE found USING fts5vocab('words', 'instance')")
-        # Half a surrogate pair is no word, and SQLite cannot be told it.
+        # Half a surrogate pair is no word, and SQLite cannot take it.
         scratch.execute("INSERT INTO words VALUES (?)", (text.encode("utf-8", "replace").decode("utf-8"),))
         rows = scratch.execute("SELECT term FROM found GROUP BY term ORDER BY min(offset)")
         return [term for (term,) in rows]
@@ -65,8 +64,8 @@ def reciprocal_rank_fusion(rankings: Sequence[IntArray], k: int, constant: int =
     >>> reciprocal_rank_fusion([np.array([5, 7, 9]), np.array([7, 5, 2])], k=3).tolist()
     [5, 7, 2]
     """
-    if k < 0 or constant < 0:
-        raise InvalidInput(f"k and constant must not be negative, got {k} and {constant}")
+    whole_number("k", k, least=0)
+    whole_number("constant", constant, least=0)
     if not rankings:
         return np.zeros(0, dtype=np.int64)
     listed = np.concatenate([np.asarray(ranking, dtype=np.int64) for ranking in rankings])

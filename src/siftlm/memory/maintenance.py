@@ -16,7 +16,7 @@ import numpy as np
 
 from siftlm.errors import Damaged
 from siftlm.memory import ann, database, durability, manifest, vectors
-from siftlm.memory.ann import State
+from siftlm.memory.ann import IndexState
 from siftlm.memory.filters import Condition
 from siftlm.memory.manifest import Manifest
 from siftlm.memory.writer import Writer, open_writer
@@ -26,18 +26,18 @@ from siftlm.types import IntArray
 
 @dataclass(frozen=True)
 class Compacted:
-    """What a compaction did."""
+    """The result of a compaction."""
 
     passages: int
-    """That are there now."""
+    """Passages in the memory now."""
     dropped_rows: int
-    """Deleted rows whose vectors went."""
+    """Deleted rows whose vectors were removed."""
     before_bytes: int
     after_bytes: int
 
 
 def compact(memory: Path, report: Report | None = None, *, wait: float = 0.0) -> Compacted:
-    """Copy what lives, switch over, remove the rest. Rows get new numbers, documents keep theirs."""
+    """Copy everything that is alive into a new generation, and make that count. Documents keep their numbers."""
     with open_writer(memory, "compact", wait=wait) as writer:
         before = _folder_bytes(writer.folder)
         counters = database.read_state(writer.connection)
@@ -52,7 +52,7 @@ def compact(memory: Path, report: Report | None = None, *, wait: float = 0.0) ->
             shutil.rmtree(folder, ignore_errors=True)
             raise
         manifest.write_manifest(memory, new)
-        # The old generation goes when the writer lets go of it.
+        # The old generation is removed when the writer closes.
         return Compacted(passages, counters["dead"], before, _folder_bytes(folder))
 
 
@@ -77,7 +77,7 @@ def _copy_generation(writer: Writer, new: Manifest, folder: Path, report: Report
 
 
 def _copy_vectors(writer: Writer, folder: Path, rows: IntArray, meter: Meter) -> list[tuple[int, int, int]]:
-    """As they are stored: nothing is rounded twice."""
+    """Copy the vectors as they are stored, so that nothing is rounded twice; returns the new blocks."""
     stored = vectors.map_vectors(writer.folder / writer.form.file_name, writer.form, writer.rows)
     blocks = []
     with open(folder / writer.form.file_name, "xb") as file:
@@ -132,9 +132,9 @@ def _folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
-# Documents whose metadata are looked at, spread evenly over all.
+# Documents whose metadata are read, spread evenly over all.
 SAMPLED_DOCUMENTS = 200
-# Different values that are shown of a field.
+# Values of a field that are shown.
 EXAMPLES_PER_FIELD = 3
 
 
@@ -144,12 +144,12 @@ class Input:
 
     name: str
     documents: int
-    """That could be used."""
+    """Documents that could be used."""
     bad: int
-    """Records that could not."""
+    """Records that could not be used."""
     finished: bool
     complaints: tuple[str, ...] = ()
-    """The first of the bad ones: where, and what is wrong."""
+    """The first bad records: where they are, and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -157,31 +157,31 @@ class Field:
     """A field of the documents' metadata, as it was found in a sample."""
 
     name: str
-    """As a filter spells it."""
+    """The name as a filter spells it."""
     documents: int
-    """Of the sample, that have it."""
+    """Documents of the sample that have it."""
     examples: tuple[Any, ...]
     """Its most frequent values."""
 
 
 @dataclass(frozen=True)
 class Info:
-    """What `siftlm.Memory.info` found."""
+    """An overview of a memory, as `siftlm.Memory.info` gives it."""
 
     path: str
     passages: int
     """Different texts, each stored and embedded once."""
     documents: int
     duplicates: int
-    """Passages that were given again, and were not stored again."""
+    """Passages that were added again, and were not stored again."""
     near_duplicates: int
-    """Passages that were nearly there already, where that was looked for."""
+    """Passages that were nearly there already, where near-duplicates are looked for."""
     deleted: int
     """Rows whose text was deleted; their vectors leave the disk with the next compaction."""
     embedder: str
     embedder_settings: dict[str, Any]
     fingerprint: str
-    """Of the embedder: only vectors of the same one can be compared."""
+    """The embedder's fingerprint: only vectors of the same embedder can be compared."""
     width: int
     storage: str
     metric: str
@@ -199,15 +199,15 @@ class Info:
     files: dict[str, int]
     """Name within the folder -> bytes."""
     inputs: tuple[Input, ...]
-    index: State | None
-    """Of the FAISS index, if there is one."""
+    index: IndexState | None
+    """The state of the FAISS index, if there is one."""
     sampled: int
-    """Documents whose metadata were looked at."""
+    """Documents whose metadata were read."""
     fields: tuple[Field, ...]
 
     @property
     def bytes(self) -> int:
-        """Of all files together."""
+        """The size of all files together."""
         return sum(self.files.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -216,7 +216,7 @@ class Info:
 
 
 def collect_info(memory: Path) -> Info:
-    """Everything, as it is at this moment."""
+    """The overview of a memory at this moment."""
     known = manifest.read_manifest(memory)
     try:
         connection = database.connect_reader(known.folder(memory))
@@ -263,14 +263,14 @@ def collect_info(memory: Path) -> Info:
 
 
 def _counts(connection: sqlite3.Connection) -> dict[str, int]:
-    given, near = connection.execute("SELECT COUNT(*), COALESCE(SUM(near), 0) FROM places").fetchone()
+    places, near = connection.execute("SELECT COUNT(*), COALESCE(SUM(near), 0) FROM places").fetchone()
     documents, passages, deleted = (
         connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in ("documents", "passages", "dead")
     )
     return {
         "passages": passages,
         "documents": documents,
-        "duplicates": given - near - passages,
+        "duplicates": places - near - passages,
         "near_duplicates": near,
         "deleted": deleted,
     }
@@ -294,21 +294,21 @@ def _inputs(connection: sqlite3.Connection) -> tuple[Input, ...]:
 
 
 def _fields(connection: sqlite3.Connection, documents: int) -> tuple[int, tuple[Field, ...]]:
-    """How many documents were looked at, and the fields of their metadata, the most frequent first."""
-    found: dict[str, Counter[str]] = {}
+    """How many documents were read, and the fields of their metadata, the most frequent first."""
+    values_of: dict[str, Counter[str]] = {}
     sample = list(_sample_metadata(connection, documents))
     for meta in sample:
         for name, value in _flat_fields(json.loads(meta) if meta else {}):
-            found.setdefault(name, Counter())[json.dumps(value, ensure_ascii=False)] += 1
+            values_of.setdefault(name, Counter())[json.dumps(value, ensure_ascii=False)] += 1
     fields = [
         Field(name, values.total(), tuple(json.loads(value) for value, _ in values.most_common(EXAMPLES_PER_FIELD)))
-        for name, values in found.items()
+        for name, values in values_of.items()
     ]
     return len(sample), tuple(sorted(fields, key=lambda field: -field.documents))
 
 
 def _sample_metadata(connection: sqlite3.Connection, documents: int) -> Iterator[str | None]:
-    """The metadata of documents spread over all numbers ever given; where one was deleted, of the next."""
+    """The metadata of documents spread over all numbers; where one was deleted, of the next."""
     last = -1
     for at in range(min(SAMPLED_DOCUMENTS, documents)):
         number = max(last + 1, at * documents // min(SAMPLED_DOCUMENTS, documents))

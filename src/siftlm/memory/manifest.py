@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.errors import Damaged, NotAMemory
-from siftlm.memory import durability, manifest
+from siftlm.memory import durability
 
 MANIFEST_FILE = "manifest.json"
-# The folders of data, one of which counts.
+# The folders of data, of which one is current.
 GENERATION_NAME = re.compile(r"g\d{4,}")
 MANIFEST_FORMAT = 1
 SIMILARITY_METRIC = "cosine"
@@ -26,10 +26,10 @@ class Manifest:
     """The settings that all texts and vectors of a memory share."""
 
     embedder: str
-    """The name that makes it again."""
+    """The name that it is made from."""
     embedder_settings: dict[str, Any]
     fingerprint: str
-    """Of the embedder: vectors of another one cannot be compared with these."""
+    """The embedder's fingerprint: vectors of another embedder cannot be compared with these."""
     width: int
     storage: str
     """``float32``, ``float16`` or ``int8``."""
@@ -44,19 +44,19 @@ class Manifest:
     created: str = ""
     made_by: str = ""
     calibration: dict[str, Any] = field(default_factory=dict)
-    """Settings that were found to work well on this memory, with the evidence."""
+    """Model -> settings that work well on this memory, with the evidence."""
 
     def folder(self, memory: Path) -> Path:
-        """Where the data are."""
+        """The folder of the data."""
         return memory / f"g{self.generation:04d}"
 
     def next_generation(self) -> Manifest:
-        """The same memory, its data one folder further."""
+        """The manifest of the same memory with its data in the next folder."""
         return replace(self, generation=self.generation + 1)
 
 
 def write_manifest(memory: Path, manifest: Manifest) -> None:
-    """Make ``manifest`` the one that counts."""
+    """Make ``manifest`` the memory's own."""
     content = asdict(manifest)
     content["checksum"] = _manifest_checksum(content)
     durability.atomic_replace(
@@ -65,7 +65,7 @@ def write_manifest(memory: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(memory: Path) -> Manifest:
-    """The memory's manifest, or an error that says what is there instead."""
+    """The memory's manifest, or an error that describes what is there instead."""
     path = memory / MANIFEST_FILE
     try:
         raw = path.read_bytes()
@@ -111,25 +111,25 @@ def _manifest_checksum(content: dict[str, Any]) -> str:
 
 
 Migration = Callable[[Path, dict[str, Any]], dict[str, Any]]
-# Old format -> what makes it the next one. Format 1 is the first.
+# Old format -> the function that upgrades it to the next. Format 1 is the first.
 MIGRATIONS: dict[int, Migration] = {}
 
 
 def outdated(memory: Path) -> bool:
-    """Is this a memory of an older format, which `upgrade` can bring up to date?"""
+    """Whether this is a memory of an older format that `upgrade` can bring up to date."""
     try:
-        version = json.loads((memory / manifest.MANIFEST_FILE).read_bytes())["format"]
+        version = json.loads((memory / MANIFEST_FILE).read_bytes())["format"]
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # whoever opens it will say what is wrong
-    return isinstance(version, int) and version < manifest.MANIFEST_FORMAT and version in MIGRATIONS
+        return False  # opening it raises the error that says what is wrong
+    return isinstance(version, int) and version < MANIFEST_FORMAT and version in MIGRATIONS
 
 
 def upgrade(memory: Path) -> None:
-    """Do so. It needs as much free space again as the memory takes."""
+    """Bring a memory of an older format up to date. It needs as much free space again as the memory takes."""
     with durability.translate_write_errors(memory), durability.writer_lock(memory, "upgrade", wait=60):
         if not outdated(memory):  # another process was faster
             return
-        content = json.loads((memory / manifest.MANIFEST_FILE).read_bytes())
+        content = json.loads((memory / MANIFEST_FILE).read_bytes())
         content.pop("checksum", None)
         old = memory / f"g{content['generation']:04d}"
         content["generation"] += 1
@@ -137,7 +137,7 @@ def upgrade(memory: Path) -> None:
         shutil.rmtree(new, ignore_errors=True)
         try:
             shutil.copytree(old, new)
-            while content["format"] < manifest.MANIFEST_FORMAT:
+            while content["format"] < MANIFEST_FORMAT:
                 content = MIGRATIONS[content["format"]](new, content) | {"format": content["format"] + 1}
             _sync_files(new)
             upgraded = _migrated_manifest(memory, content)
@@ -145,13 +145,13 @@ def upgrade(memory: Path) -> None:
             shutil.rmtree(new, ignore_errors=True)
             raise
         durability.sync_folder(memory)
-        manifest.write_manifest(memory, upgraded)
+        write_manifest(memory, upgraded)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _migrated_manifest(memory: Path, content: dict[str, Any]) -> manifest.Manifest:
+def _migrated_manifest(memory: Path, content: dict[str, Any]) -> Manifest:
     try:
-        return manifest.Manifest(**content)
+        return Manifest(**content)
     except TypeError as error:
         raise NotAMemory(f"{memory}: its manifest cannot be brought up to date: {error}") from error
 

@@ -1,9 +1,8 @@
-"""A memory: texts and their vectors in a folder, built once, searched often, never half-written."""
+"""The memory: texts and their vectors in a folder, built once, searched often, never half-written."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
 import uuid
@@ -19,11 +18,11 @@ import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import Conflict, InvalidInput, MissingExtra, SiftlmError, UnknownName, setting
+from siftlm.errors import Conflict, InvalidInput, MissingExtra, setting
 from siftlm.memory import ann, ann_build, durability, ingest, inputs, manifest, reading
 from siftlm.memory import writer as writing
-from siftlm.memory.ann import Description
-from siftlm.memory.create import create_folder, matching_embedder, new_manifest
+from siftlm.memory.ann import IndexDescription
+from siftlm.memory.create import SuppliedVectors, create_folder, matching_embedder, new_manifest
 from siftlm.memory.ingest import Added
 from siftlm.memory.maintenance import Compacted, Info, collect_info, compact
 from siftlm.memory.manifest import Manifest
@@ -60,28 +59,28 @@ class Memory(Searcher):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, embedder: str | Embedder | None = None) -> None:
-        # Absolute: whoever changes the working directory later still means this folder.
+        # Absolute: a later change of the working directory must not change the folder.
         self._path = Path(path).absolute()
         if manifest.outdated(self._path):
             manifest.upgrade(self._path)
-        self._readers = SnapshotPool(self._path)
+        self._pool = SnapshotPool(self._path)
         self._embedder: Embedder | None = None
-        # Pickled along; one that was named is made again from its name.
+        # Pickled with the memory; a named one is made again from its name.
         self._own_embedder = None if isinstance(embedder, str) else embedder
         if embedder is not None:
-            self._embedder = matching_embedder(make_embedder(embedder), self._readers.manifest, self._path)
+            self._embedder = matching_embedder(make_embedder(embedder), self._pool.manifest, self._path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), embedder=self._own_embedder), (self._path,)
 
-    # --- making one
+    # --- creating one
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, embedder: str | Embedder | None = None) -> Memory:
-        """A memory that is there.
+        """Open a memory.
 
         Args:
-            path: of its folder.
+            path: its folder.
             embedder: left out, the one that it was built with is made from the manifest when a text must be
                 embedded. Another one is an error: its vectors could not be compared.
         """
@@ -99,22 +98,22 @@ class Memory(Searcher):
         full_text: bool = True,
         near_duplicates: float | None = None,
     ) -> Memory:
-        """An empty memory.
+        """Create an empty memory.
 
         Args:
-            into: its folder, which must not be there yet, or be empty.
+            into: its folder, which must not exist yet, or be empty.
             embedder: a name, such as ``hashing`` (the default: numpy alone), ``sentence-transformers/…``, or
                 any Hugging Face encoder; or an `Embedder`. It is the memory's for good.
             storage: ``float32``, ``float16`` (half the size) or ``int8`` (a quarter).
             passage_tokens: longer texts are cut; left out, what the embedder reads, and at most 256.
             overlap: tokens that neighbouring passages share; left out, an eighth of a passage.
             full_text: also index the words, for ``candidates="words"`` and ``"both"``.
-            near_duplicates: a similarity from 0 to 1; texts that share so much with one that is there are not
-                stored again but counted with it. Left out, only equal texts are.
+            near_duplicates: a similarity from 0 to 1; texts that are so similar to a stored one are counted with it
+                and not stored again. Left out, only equal texts are.
         """
-        made = make_embedder(embedder)
-        wanted = new_manifest(
-            made,
+        made_embedder = make_embedder(embedder)
+        new = new_manifest(
+            made_embedder,
             storage=storage,
             passage_tokens=passage_tokens,
             overlap=overlap,
@@ -123,8 +122,8 @@ class Memory(Searcher):
         )
         path = Path(into)
         with durability.translate_write_errors(path):
-            create_folder(path, wanted)
-        memory = cls(path, embedder=made)
+            create_folder(path, new)
+        memory = cls(path, embedder=made_embedder)
         memory._own_embedder = None if isinstance(embedder, str) else embedder
         return memory
 
@@ -144,7 +143,7 @@ class Memory(Searcher):
         near_duplicates: float | None = None,
         **reading_settings: Any,
     ) -> Memory:
-        """Create a memory and read a corpus into it; the same call again goes on where a killed one stopped.
+        """Create a memory and ingest a corpus; the same call again goes on where a killed one stopped.
 
         Args:
             corpus: files, folders, Hugging Face data sets or any iterable: see `siftlm.memory.reading.open_source`,
@@ -152,14 +151,14 @@ class Memory(Searcher):
             into: the memory's folder.
             embedder, storage, passage_tokens, overlap, full_text, near_duplicates: see `create`.
             bad: ``skip`` bad records and count them, or ``fail`` at the first.
-            progress: draw it (``True``), don't (``False``), hand it to a function, or draw it where a person
-                is watching (left out).
+            progress: ``True`` draws it, ``False`` does not, a function receives it; left out, it is drawn where a
+                person is watching.
         """
-        source = _open_corpus(corpus, reading_settings)
-        made = make_embedder(embedder)
+        source = ingest.open_corpus(corpus, reading_settings)
+        made_embedder = make_embedder(embedder)
         path = Path(into)
         settings: dict[str, Any] = {
-            "embedder": made,
+            "embedder": made_embedder,
             "storage": storage,
             "passage_tokens": passage_tokens,
             "overlap": overlap,
@@ -167,43 +166,42 @@ class Memory(Searcher):
             "near_duplicates": near_duplicates,
         }
         if (path / manifest.MANIFEST_FILE).exists():
-            memory = cls.open(path, embedder=made)
+            memory = cls.open(path, embedder=made_embedder)
             memory._check_same_build(source, settings)
         else:
             memory = cls.create(path, **settings)
         memory._own_embedder = None if isinstance(embedder, str) else embedder
-        memory._read_in(source, _source_recipe(source), bad=bad, progress=progress)
+        memory._ingest_source(source, ingest.source_recipe(source), bad=bad, progress=progress)
         return memory
 
-    # --- what is in it
+    # --- reading it
 
     @property
     def path(self) -> Path:
-        """Its folder."""
+        """The memory's folder."""
         return self._path
 
     @property
     def manifest(self) -> Manifest:
         """The settings that all of its texts and vectors share."""
-        return self._readers.manifest
+        return self._pool.manifest
 
     @property
     def embedder(self) -> Embedder:
-        """Made from the manifest, unless it was given."""
+        """The embedder: made from the manifest, unless the memory was opened with one."""
         if self._embedder is None:
-            known = self._readers.manifest
-            self._embedder = matching_embedder(
-                make_embedder(known.embedder, **known.embedder_settings), known, self._path
-            )
+            known = self._pool.manifest
+            made = make_embedder(known.embedder, **known.embedder_settings)
+            self._embedder = matching_embedder(made, known, self._path)
         return self._embedder
 
     def __len__(self) -> int:
-        """Passages, each counted once however often it was given."""
-        with self._readers.snapshot() as snapshot:
+        """The number of passages, each counted once however often it was added."""
+        with self._pool.snapshot() as snapshot:
             return len(snapshot)
 
     def __repr__(self) -> str:
-        known = self._readers.manifest
+        known = self._pool.manifest
         return f"<Memory {str(self._path)!r}: {len(self):,} passages, {known.embedder}, {known.storage}>"
 
     def info(self) -> Info:
@@ -212,30 +210,30 @@ class Memory(Searcher):
 
     def rows(self, where: FilterInput = None) -> IntArray:
         """The rows of all passages, or of those that meet a filter, in ascending order."""
-        with self._readers.snapshot() as snapshot:
+        with self._pool.snapshot() as snapshot:
             allowed = snapshot.allowed(parse_filter(where))
             return np.arange(snapshot.view.rows) if allowed is None else np.flatnonzero(allowed)
 
     @property
     def version(self) -> str:
-        """Another one after each `add`, `delete` and `compact`: what was made from an older one may be out of date."""
-        with self._readers.snapshot() as snapshot:
-            return f"{snapshot.view.generation}.{snapshot.view.version}"
+        """Changed by each `add`, `delete` and `compact`: results from an older version may be out of date."""
+        with self._pool.snapshot() as snapshot:
+            return f"{snapshot.manifest.generation}.{snapshot.view.version}"
 
     def documents(self, after: int = -1, limit: int = 100) -> list[Listed]:
-        """The next documents by their numbers, each with how it begins; ``after`` is the last number that was seen."""
+        """The next documents by their numbers, each with its beginning; ``after`` is the last number that was seen."""
         after, limit = whole_number("after", after, least=-1), whole_number("limit", limit)
-        with self._readers.snapshot() as snapshot:
+        with self._pool.snapshot() as snapshot:
             return snapshot.documents(after, limit)
 
     def texts(self, rows: npt.ArrayLike) -> list[str]:
-        """Of these rows, in their order."""
-        with self._readers.snapshot() as snapshot:
+        """The texts of these rows, in their order."""
+        with self._pool.snapshot() as snapshot:
             return snapshot.texts(inputs.existing_rows(rows, snapshot).tolist())
 
     def vectors(self, rows: npt.ArrayLike) -> Vectors:
-        """(len(rows), d) float32, of unit length."""
-        with self._readers.snapshot() as snapshot:
+        """The vectors of these rows, (len(rows), d) float32 of unit length."""
+        with self._pool.snapshot() as snapshot:
             return snapshot.vectors(inputs.existing_rows(rows, snapshot))
 
     def redundancy(
@@ -247,38 +245,37 @@ class Memory(Searcher):
         seed: int = 0,
         progress: bool | Report | None = None,
     ) -> Redundancy:
-        """How often passages nearly repeat each other: will diversity matter here?
+        """How often passages nearly repeat each other, and so whether diversity matters here.
 
         Args:
-            sample: so many random passages are compared with each other, or all if there are fewer. More find
-                more, so compare memories by samples of equal size.
-            neighbours: from so many others in the sample on a passage counts as redundant.
-            threshold: others whose cosine is above this.
+            sample: how many random passages are compared with each other. Larger samples find more, so compare
+                memories by samples of equal size.
+            neighbours: how many others in the sample make a passage redundant.
+            threshold: the cosine above which others count.
             seed: of the sample.
             progress: as for `build`.
         """
-        with self._readers.snapshot() as snapshot:
-            allowed = snapshot.allowed(None)
-            rows = np.arange(snapshot.view.rows) if allowed is None else np.flatnonzero(allowed)
+        with self._pool.snapshot() as snapshot:
+            rows, report = self.rows(), reporter(progress)
             return redundancy_of(
-                snapshot, rows, sample, neighbours=neighbours, threshold=threshold, seed=seed, report=reporter(progress)
+                snapshot, rows, sample, neighbours=neighbours, threshold=threshold, seed=seed, report=report
             )
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """The memory at this moment, for several reads that must agree; it does not change inside the block."""
-        with self._readers.snapshot() as snapshot:
+        with self._pool.snapshot() as snapshot:
             yield snapshot
 
     # --- searching: search and search_many, as `Searcher` has them
 
     @property
     def width(self) -> int:
-        """d, of its vectors."""
-        return self._readers.manifest.width
+        """d, the width of the vectors."""
+        return self._pool.manifest.width
 
     def _store(self) -> AbstractContextManager[Snapshot]:
-        return self._readers.snapshot()
+        return self._pool.snapshot()
 
     # --- changing it
 
@@ -321,63 +318,61 @@ class Memory(Searcher):
         wait: float = 0.0,
         **reading_settings: Any,
     ) -> Added:
-        """Read one more corpus in, as `build` does; the same call again goes on where a killed one stopped.
+        """Ingest one more corpus, as `build` does; the same call again goes on where a killed one stopped.
 
-        A file is known again by its path, size and time of change, a list by what is in it. After a change all
-        that an input gives is read as new, and so is all that an iterator gives: texts that are there already
-        are then counted again, and not stored again.
+        A file is recognized by its path, size and time of change, a list by its content. A changed input is read as
+        a new one, and so is every iterator: texts that are there already are then counted, and not stored, again.
 
         Args:
             corpus, bad, progress: see `build`.
             wait: seconds to wait while another process writes.
             **reading_settings: see `siftlm.memory.reading.open_source`.
         """
-        source = _open_corpus(corpus, reading_settings)
-        recipe = _source_recipe(source)
-        if not _is_resumable(source):
+        source = ingest.open_corpus(corpus, reading_settings)
+        recipe = ingest.source_recipe(source)
+        if not ingest.is_resumable(source):
             recipe = f"{recipe} {uuid.uuid4().hex}"
-        return self._read_in(source, recipe, bad=bad, progress=progress, wait=wait)
+        return self._ingest_source(source, recipe, bad=bad, progress=progress, wait=wait)
 
     def delete(self, where: FilterInput = None, *, numbers: Sequence[int] | None = None, wait: float = 0.0) -> Deleted:
-        """Delete the documents that meet a filter, or those of these numbers (see `documents`), which all have one.
+        """Delete the documents that meet a filter, or those of these numbers (see `documents`).
 
-        From now on no search finds them. A text that other documents share stays until the last of them is
-        gone. What was deleted leaves the disk with the next `compact`.
+        No search finds them any more. A text that other documents share stays until the last of them is deleted.
+        Deleted texts leave the disk with the next `compact`.
         """
         sql = deletion_condition(where, numbers)
         with writing.open_writer(self._path, "delete", wait=wait) as writer, writer.transaction():
             return writer.delete(sql.condition, sql.parameters)
 
     def compact(self, *, progress: bool | Report | None = None, wait: float = 0.0) -> Compacted:
-        """Take what was deleted off the disk, and close the gaps.
+        """Remove deleted data from the disk.
 
-        Everything that lives is copied, so it needs as much free space again for as long as it takes. Rows get
-        new numbers; documents keep theirs. Searches go on meanwhile. An index is built again.
+        Everything else is copied, which needs as much free space again. Rows get new numbers; documents keep theirs.
+        Searches go on meanwhile. An index is built again.
         """
-        known = self._readers.manifest
-        with self._readers.snapshot() as snapshot:
+        known = self._pool.manifest
+        with self._pool.snapshot() as snapshot:
             index = ann.index_state(known.folder(self._path), known, snapshot.view.rows)
         done = compact(self._path, reporter(progress), wait=wait)
-        moved = self._readers.manifest.generation != known.generation
+        moved = self._pool.manifest.generation != known.generation
         if moved and index is not None and index.kind is not None and done.passages:
-            with contextlib.suppress(MissingExtra):  # without FAISS nobody misses the index
+            with contextlib.suppress(MissingExtra):  # without FAISS the index is of no use
                 fitting = ann_build.settings_for_fewer(index.settings, done.passages)
                 self.build_index(index.kind, progress=progress, wait=wait, **fitting)
         return done
 
     def build_index(
         self, kind: str = "ivf", *, progress: bool | Report | None = None, wait: float = 0.0, **settings: int
-    ) -> Description:
+    ) -> IndexDescription:
         """Build a FAISS index, for when scans take too long; an index that is there is replaced.
 
-        Searches use it from then on, unless they are told ``exact=True``. Passages that come later are found by
-        a scan of just those, until the next `build_index`; a compaction builds the index again.
+        Searches use it from then on, but for those with ``exact=True``. Later passages are found by a scan of just
+        those, until the next `build_index`; a compaction builds the index again.
 
         Args:
             kind: ``ivf`` looks into the lists whose centres are nearest, ``hnsw`` follows a graph of neighbours
                 (faster to search, slower to build, and larger), ``flat`` looks at every vector.
-            progress: draw it (``True``), don't (``False``), hand it to a function, or draw it where a person
-                is watching (left out).
+            progress: as for `build`.
             wait: seconds to wait while another process writes.
             **settings: as FAISS names them: ``nlist`` and ``nprobe``, or ``M``, ``efConstruction`` and
                 ``efSearch``; what is left out suits the number of passages.
@@ -387,15 +382,15 @@ class Memory(Searcher):
             return ann_build.build_index(writer, checked, settings, reporter(progress))
 
     def drop_index(self, *, wait: float = 0.0) -> bool:
-        """Remove the index, if there is one: was there?"""
+        """Remove the index; True if there was one."""
         with writing.open_writer(self._path, "drop the index", wait=wait) as writer:
             return ann.drop_index(writer.folder)
 
     def note_calibration(self, name: str, record: Mapping[str, Any], *, wait: float = 0.0) -> None:
-        """Write down what `siftlm.calibrate` found for a model; what was known of that model is replaced.
+        """Store the result of `siftlm.calibrate` for a model, in place of an earlier one.
 
         Args:
-            name: of the model.
+            name: the model's name.
             record: its ``settings``, and the evidence; whatever JSON can hold.
             wait: seconds to wait while another process writes.
         """
@@ -408,12 +403,12 @@ class Memory(Searcher):
             manifest.write_manifest(self._path, replace(known, calibration={**known.calibration, name: kept}))
 
     def verify(self, *, progress: bool | Report | None = None) -> Verification:
-        """Look at every text, document and vector: is it what was written?"""
+        """Compare every text, document and vector with what was written."""
         return verify(self._path, reporter(progress))
 
     def close(self) -> None:
-        """Let go of all files; using the memory again opens them again."""
-        self._readers.close()
+        """Close all files; using the memory again opens them again."""
+        self._pool.close()
 
     def __enter__(self) -> Memory:
         return self
@@ -425,64 +420,30 @@ class Memory(Searcher):
 
     def _writing_embedder(self, needed: bool) -> Embedder:
         # Where all vectors are given, the model need not be there.
-        return self.embedder if needed or self._embedder is not None else _SuppliedVectors(self._readers.manifest)
+        return self.embedder if needed or self._embedder is not None else SuppliedVectors(self._pool.manifest)
 
-    def _read_in(
+    def _ingest_source(
         self, source: reading.Source, recipe: str, *, bad: str, progress: bool | Report | None, wait: float = 0.0
     ) -> Added:
         if bad not in ("skip", "fail"):
-            raise InvalidInput(f"bad must be 'skip' or 'fail', got {bad!r}")
+            raise InvalidInput(f"{setting('bad')} must be 'skip' or 'fail', got {bad!r}")
         with writing.open_writer(self._path, f"reading {source.name}", wait=wait) as writer:
-            return ingest.ingest_source(
-                writer, self.embedder, source, recipe, fatal=bad == "fail", report=reporter(progress)
-            )
+            fatal, report = bad == "fail", reporter(progress)
+            return ingest.ingest_source(writer, self.embedder, source, recipe, fatal=fatal, report=report)
 
     def _check_same_build(self, source: reading.Source, settings: Mapping[str, Any]) -> None:
-        """Is this the call that the memory came from? Then it goes on, or is done already."""
-        known, asked = self._readers.manifest, new_manifest(**settings)
+        """Raise unless this is the call that built the memory: then it goes on, or is done already."""
+        known, new = self._pool.manifest, new_manifest(**settings)
         for name in ("storage", "passage_tokens", "overlap", "full_text", "near_duplicates"):
-            if getattr(known, name) != getattr(asked, name):
+            if getattr(known, name) != getattr(new, name):
                 built = setting(name, getattr(known, name))
-                raise Conflict(f"{self._path}: was built with {built}, not {getattr(asked, name)!r}")
-        with self._readers.snapshot() as snapshot:
+                raise Conflict(f"{self._path}: was built with {built}, not {getattr(new, name)!r}")
+        with self._pool.snapshot() as snapshot:
             inputs = snapshot.inputs()
-        if inputs and _source_recipe(source) not in inputs:
+        if inputs and ingest.source_recipe(source) not in inputs:
             names = ", ".join(sorted(inputs.values()))
             raise Conflict(
                 f"{self._path}: already holds {names}; this is another input, or the same after a change (a file is "
                 "known by its path, size and time of change): "
                 "use siftlm index --append (in Python: Memory.ingest) to add to it, or another folder"
             )
-
-
-def _open_corpus(corpus: Any, settings: Mapping[str, Any]) -> reading.Source:
-    known = [name for name in inspect.signature(reading.open_source).parameters if name != "corpus"]
-    for name in settings:
-        if name not in known:
-            raise UnknownName("setting of a corpus", name, known)
-    return reading.open_source(corpus, **settings)
-
-
-def _is_resumable(source: reading.Source) -> bool:
-    """Is the next call with the same input seen to be that?"""
-    return all(part.get("resumable", True) for part in source.identity()["parts"])
-
-
-def _source_recipe(source: reading.Source) -> str:
-    return json.dumps(source.identity(), sort_keys=True, ensure_ascii=False)
-
-
-class _SuppliedVectors:
-    """Stands in for the embedder where every text comes with its vector."""
-
-    def __init__(self, known: Manifest) -> None:
-        self.name, self.settings, self.fingerprint = known.embedder, known.embedder_settings, known.fingerprint
-        self.width, self.max_tokens = known.width, None
-
-    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:  # noqa: ARG002
-        """Never called."""
-        raise SiftlmError(f"{len(texts)} texts were said to have vectors")
-
-    def tokens(self, texts: Sequence[str]) -> list[IntArray]:
-        """Never called."""
-        raise SiftlmError(f"{len(texts)} texts were said to have vectors")

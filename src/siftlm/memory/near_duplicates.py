@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.errors import InvalidInput
+from siftlm.embedding.hashing import splitmix64, word_hash
 from siftlm.types import BoolArray, IntArray
+from siftlm.validation import number, whole_number
 
 SHINGLE_WORDS = 5
 MINHASH_VALUES = 128
@@ -36,7 +36,7 @@ class Shingles:
     values: Hashes
     """(m,) hashes that are the same on every machine."""
     starts: IntArray
-    """(n + 1,) where each text's begin; every text has at least one."""
+    """(n + 1,) where the shingles of each text begin; every text has at least one."""
 
 
 def shingles(texts: Sequence[str]) -> Shingles:
@@ -46,16 +46,16 @@ def shingles(texts: Sequence[str]) -> Shingles:
     together = [word for words in split for word in words]
     if not together:
         return Shingles(np.empty(0, dtype=np.uint64), np.zeros(1, dtype=np.int64))
-    number = _WordNumbers()
-    numbers = np.fromiter(map(number.__getitem__, together), dtype=np.int64, count=len(together))
-    hashed = np.array([_hash(word) for word in number], dtype=np.uint64)[numbers]
+    known = _WordNumbers()
+    numbers = np.fromiter(map(known.__getitem__, together), dtype=np.int64, count=len(together))
+    hashed = np.array([word_hash(word) for word in known], dtype=np.uint64)[numbers]
     runs = np.zeros(len(hashed) - SHINGLE_WORDS + 1, dtype=np.uint64)
     for offset, factor in enumerate(_random_stream(0, SHINGLE_WORDS)):
         runs += hashed[offset : offset + len(runs)] * factor
     whole = np.ones(len(runs), dtype=bool)
     borders = np.cumsum(lengths)[:-1]
     whole[(borders[:, None] - np.arange(1, SHINGLE_WORDS)).ravel()] = False
-    return Shingles(_mix_bits(runs[whole]), np.concatenate([[0], np.cumsum(lengths - SHINGLE_WORDS + 1)]))
+    return Shingles(splitmix64(runs[whole]), np.concatenate([[0], np.cumsum(lengths - SHINGLE_WORDS + 1)]))
 
 
 def similarity(a: str, b: str) -> float:
@@ -66,8 +66,8 @@ def similarity(a: str, b: str) -> float:
     >>> similarity("One, two, three, four, five, six", "one two three four five seven")
     0.3333333333333333
     """
-    found = shingles([a, b])
-    first, second = np.split(found.values, found.starts[1:2])
+    both_texts = shingles([a, b])
+    first, second = np.split(both_texts.values, both_texts.starts[1:2])
     both = len(np.intersect1d(first, second))
     return both / (len(np.unique(first)) + len(np.unique(second)) - both)
 
@@ -83,11 +83,8 @@ class Near:
     """
 
     def __init__(self, threshold: float = 0.8, seed: int = 0) -> None:
-        if isinstance(threshold, bool) or not 0 < threshold <= 1:
-            raise InvalidInput(f"threshold must be above 0 and up to 1, got {threshold!r}")
-        if not 0 <= seed < 2**63:
-            raise InvalidInput(f"seed must be an integer from 0 to 2^63 - 1, got {seed!r}")
-        self.threshold, self.seed = float(threshold), int(seed)
+        self.threshold = number("threshold", threshold, above=0, most=1)
+        self.seed = whole_number("seed", seed, least=0, most=2**63 - 1)
         self.rows = _rows_per_band(self.threshold)
         self.count = MINHASH_VALUES // self.rows
         """b, the number of keys a text has."""
@@ -105,21 +102,21 @@ class Near:
         return float(_match_probability(similarity, self.rows))
 
     def similarity(self, a: str, b: str) -> float:
-        """As the function of this name."""
+        """`similarity`."""
         return similarity(a, b)
 
     def _bands(self, texts: Sequence[str]) -> IntArray:
-        found = shingles(texts)
+        runs = shingles(texts)
         used = self.count * self.rows
         smallest = np.empty((len(texts), used), dtype=np.uint64)
-        permuted = np.empty_like(found.values)
+        permuted = np.empty_like(runs.values)
         for at in range(used):
-            np.multiply(found.values, self._factors[at], out=permuted)
+            np.multiply(runs.values, self._factors[at], out=permuted)
             permuted += self._shifts[at]
-            np.minimum.reduceat(permuted, found.starts[:-1], out=smallest[:, at])
+            np.minimum.reduceat(permuted, runs.starts[:-1], out=smallest[:, at])
         # Mixed before they are added up, so that a band is more than a sum of its values.
-        bundles = (_mix_bits(smallest).reshape(len(texts), self.count, self.rows) * self._weights).sum(axis=2)
-        return _mix_bits(bundles + np.arange(self.count, dtype=np.uint64)).view(np.int64)
+        bundles = (splitmix64(smallest).reshape(len(texts), self.count, self.rows) * self._weights).sum(axis=2)
+        return splitmix64(bundles + np.arange(self.count, dtype=np.uint64)).view(np.int64)
 
 
 def _match_probability(similarity: Any, rows: int) -> Any:
@@ -127,7 +124,7 @@ def _match_probability(similarity: Any, rows: int) -> Any:
 
 
 def _rows_per_band(threshold: float) -> int:
-    """The most selective that still finds nearly all pairs well above the threshold.
+    """The most rows of a band with which nearly all pairs well above the threshold are still found.
 
     More rows find less of everything. "Well above" is a tenth, or halfway to identical where there is no room.
     """
@@ -138,7 +135,7 @@ def _rows_per_band(threshold: float) -> int:
 
 
 def _shingle_words(text: str) -> list[str]:
-    """At least five, filled up with what no text holds as a word."""
+    """At least five words, filled up with what no text holds as a word."""
     if text.isascii():
         words = text.translate(_ASCII_FOLD).split()
     else:
@@ -148,29 +145,17 @@ def _shingle_words(text: str) -> list[str]:
 
 
 class _WordNumbers(dict[str, int]):
-    """Counts words up as they are first asked for."""
+    """Numbers words in the order of their first use."""
 
     def __missing__(self, word: str) -> int:
-        self[word] = number = len(self)
-        return number
-
-
-def _hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-def _mix_bits(numbers: Hashes) -> Hashes:
-    """Every bit of the input changes every bit of the output (the last step of splitmix64)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Hashes = numbers ^ (numbers >> np.uint64(31))
-    return mixed
+        self[word] = position = len(self)
+        return position
 
 
 def _random_stream(seed: int, count: int) -> Hashes:
     """Random numbers that no version of numpy changes (splitmix64)."""
-    start = _mix_bits(np.array([seed], dtype=np.uint64))
-    return _mix_bits(start + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    start = splitmix64(np.array([seed], dtype=np.uint64))
+    return splitmix64(start + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
 
 COPY_THRESHOLD = 0.8
@@ -187,19 +172,20 @@ def copy_mask(prompt: str, texts: Sequence[str], threshold: float = COPY_THRESHO
     >>> copy_mask(prompt, ["score, and seven years ago our fathers", "Our fathers.", "He said: " + prompt]).tolist()
     [True, False, True]
     """
-    if isinstance(threshold, bool) or not 0 < threshold <= 1:
-        raise InvalidInput(f"threshold must be above 0 and up to 1, got {threshold!r}")
+    number("threshold", threshold, above=0, most=1)
     if not len(texts):
         return np.zeros(0, dtype=bool)
-    wanted, times = np.unique(shingles([prompt]).values, return_counts=True)
-    found = shingles(texts)
-    lengths = np.diff(found.starts)
-    place = np.minimum(np.searchsorted(wanted, found.values), len(wanted) - 1)
-    hits = np.flatnonzero(wanted[place] == found.values)
+    prompt_runs, times = np.unique(shingles([prompt]).values, return_counts=True)
+    runs = shingles(texts)
+    lengths = np.diff(runs.starts)
+    place = np.minimum(np.searchsorted(prompt_runs, runs.values), len(prompt_runs) - 1)
+    hits = np.flatnonzero(prompt_runs[place] == runs.values)
     owners = np.repeat(np.arange(len(texts)), lengths)[hits]
     of_text = np.bincount(owners, minlength=len(texts)) / lengths
     # A run of the prompt counts once for a text, however often the text repeats it.
-    pairs = np.unique(owners * len(wanted) + place[hits])
-    of_prompt = np.bincount(pairs // len(wanted), times[pairs % len(wanted)], minlength=len(texts)) / times.sum()
+    pairs = np.unique(owners * len(prompt_runs) + place[hits])
+    of_prompt = (
+        np.bincount(pairs // len(prompt_runs), times[pairs % len(prompt_runs)], minlength=len(texts)) / times.sum()
+    )
     answer: BoolArray = np.maximum(of_text, of_prompt) >= threshold
     return answer

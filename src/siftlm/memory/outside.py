@@ -1,4 +1,4 @@
-"""Somebody else's vector database in the memory's place: checked, searched, selected from."""
+"""Outside stores: any vector database in a memory's place, with its answers checked."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from siftlm.memory.searcher import Searcher
 from siftlm.memory.store import Neighbours, Passage, Store, WholeStore
 from siftlm.memory.vectors import VectorFormat
 from siftlm.types import BoolArray, FloatArray, IntArray, Vectors
+from siftlm.validation import whole_number
 
 
 class Outside(Searcher):
     """Searches any `Store` as a `Memory` searches itself: the same methods, the same results.
 
-    What a store lacks (full-text search, all vectors at once) is a `Conflict` once it is asked for.
+    Whatever a store lacks (full-text search, all vectors as one array) is a `Conflict` when a search needs it.
 
     Args:
         store: see `Store`; `ArrayStore` is one over arrays.
-        embedder: the one that the store's vectors came from, by name or as an `Embedder`; nobody can check that it
-            is, beyond its width. ``None``: prompts are given as vectors.
+        embedder: the one that the store's vectors came from, by name or as an `Embedder`; only its width can be
+            checked. ``None``: prompts are vectors.
 
     >>> from siftlm.embedding import embedder
     >>> from siftlm.memory import ArrayStore
@@ -50,14 +51,14 @@ class Outside(Searcher):
 
     @property
     def embedder(self) -> Embedder:
-        """As it was given."""
+        """The embedder of the prompts."""
         if self._embedder is None:
             raise InvalidInput("without an embedder prompts must be vectors: Outside(store, embedder)")
         return self._embedder
 
     @property
     def width(self) -> int:
-        """d, of its vectors."""
+        """d, the width of the vectors."""
         return self._checked.width
 
     def _store(self) -> AbstractContextManager[WholeStore]:
@@ -67,9 +68,9 @@ class Outside(Searcher):
 REQUIRED_METHODS = ("nearest", "vectors", "passages")
 # Vectors this close to unit length are taken as they are, so that their products stay what the store scored.
 UNIT_NORM_TOLERANCE = 1e-5
-# How far scores may be from cosines on average: what coarse quantisation does, and far less than a distance is off.
+# The mean difference of scores and cosines that is accepted: coarse quantisation stays below, distances lie far above.
 SCORE_TOLERANCE = 0.1
-# So many entries of the first answer are looked at closely.
+# Entries of the first answer that are verified.
 VERIFIED_ENTRIES = 16
 
 
@@ -81,19 +82,16 @@ class CheckedStore:
         if missing:
             raise InvalidInput(f"{type(store).__name__} is no Store: it has no method {', '.join(missing)}")
         self._store, self._name = store, type(store).__name__
-        self._tried_out = False
-        width: Any = getattr(store, "width", None)
-        if isinstance(width, (bool, np.bool_)) or not isinstance(width, (int, np.integer)) or width < 1:
-            raise InvalidInput(f"{self._name}.width must be a whole number ≥ 1, got {width!r}")
-        self.width = int(width)
+        self._verified = False
+        self.width = whole_number(f"{self._name}.width", getattr(store, "width", None))
 
     @property
     def exact(self) -> bool:
-        """Only where the store says so."""
+        """Whether the store says that it is exact."""
         return getattr(self._store, "exact", False) is True
 
     def scanning(self) -> CheckedStore:
-        """The store itself, if it is exact; what else it could do, nobody knows."""
+        """The store itself, if it is exact; no other way to scan it is known."""
         if not self.exact:
             raise Conflict(f"{self._name} does not say that it is exact, which {setting('exact', True)} needs")
         return self
@@ -111,15 +109,15 @@ class CheckedStore:
                 f"{self._name}.nearest must return a list with one (ids, scores) for each of {len(queries)} "
                 f"queries, got {got}"
             )
-        found = [self._neighbours(answer, k) for answer in answers]
-        if not self._tried_out:
-            self._try_out(queries, found)
-        return found
+        neighbours = [self._neighbours(answer, k) for answer in answers]
+        if not self._verified:
+            self._verify(queries, neighbours)
+        return neighbours
 
     def _neighbours(self, answer: Any, k: int) -> Neighbours:
         try:
-            given_ids, given_scores = answer
-            ids, scores = np.asarray(given_ids), np.asarray(given_scores, dtype=np.float64)
+            raw_ids, raw_scores = answer
+            ids, scores = np.asarray(raw_ids), np.asarray(raw_scores, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"{self._name}.nearest must return (ids, scores) for each query: {error}") from error
         ids = self._ids("nearest", ids)
@@ -137,12 +135,12 @@ class CheckedStore:
         first = np.sort(first)[:k]
         return Neighbours(ids[first], scores[first])
 
-    def _try_out(self, queries: Vectors, found: Sequence[Neighbours]) -> None:
-        """Once, with the first answer: are scores cosines, and do vectors and texts keep the order of the ids?"""
-        at = next((at for at, one in enumerate(found) if len(one.ids)), None)
+    def _verify(self, queries: Vectors, neighbours: Sequence[Neighbours]) -> None:
+        """Check the first answer: scores must be cosines, and vectors and texts in the order of the ids."""
+        at = next((at for at, one in enumerate(neighbours) if len(one.ids)), None)
         if at is None:
             return
-        ids, scores = found[at].ids[:VERIFIED_ENTRIES], found[at].scores[:VERIFIED_ENTRIES]
+        ids, scores = neighbours[at].ids[:VERIFIED_ENTRIES], neighbours[at].scores[:VERIFIED_ENTRIES]
         near, turned = self.vectors(ids), self.vectors(ids[::-1])[::-1]
         if not np.allclose(near, turned, atol=1e-3):
             raise InvalidInput(f"{self._name}.vectors must return one row for each id, in the order of the ids")
@@ -158,63 +156,63 @@ class CheckedStore:
                 f"is {cosines[worst]:.4g}: scores must be cosines, the highest the nearest (where a database returns "
                 "cosine distances: 1 − distance)"
             )
-        self._tried_out = True
+        self._verified = True
 
     def vectors(self, ids: IntArray) -> Vectors:
         """(len(ids), d) float32 at unit length."""
         if not len(ids):
             return np.zeros((0, self.width), dtype=np.float32)
-        found = self._matrix("vectors", self._store.vectors(ids), len(ids), f"for {len(ids)} ids, in their order")
+        rows = self._matrix("vectors", self._store.vectors(ids), len(ids), f"for {len(ids)} ids, in their order")
         with np.errstate(over="ignore", invalid="ignore"):
-            off = np.abs(np.sqrt(np.einsum("ij,ij->i", found, found, dtype=np.float64)) - 1)
+            off = np.abs(np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64)) - 1)
         if (off < UNIT_NORM_TOLERANCE).all():
-            return found.astype(np.float32, copy=False)
-        scaled = vectors.unit_rows(found)
+            return rows.astype(np.float32, copy=False)
+        scaled = vectors.unit_rows(rows)
         if np.isnan(scaled).any():
             at = int(np.argmax(np.isnan(scaled).any(axis=1)))
             raise InvalidInput(f"{self._name}.vectors: the vector of id {ids[at]} is zero or not finite")
         return scaled
 
-    def _matrix(self, method: str, given: Any, rows: int | None, what: str) -> Vectors:
+    def _matrix(self, method: str, returned: Any, rows: int | None, what: str) -> Vectors:
         try:
-            found: Vectors = np.asarray(given)
+            matrix: Vectors = np.asarray(returned)
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"{self._name}.{method} must return an array of floats: {error}") from error
         shape = f"({'rows' if rows is None else rows}, {self.width})"
-        whole = found.ndim == 2 and found.shape[1] == self.width and rows in (None, len(found))
-        if not whole or found.dtype.kind not in "fiu":
+        whole = matrix.ndim == 2 and matrix.shape[1] == self.width and rows in (None, len(matrix))
+        if not whole or matrix.dtype.kind not in "fiu":
             raise InvalidInput(
-                f"{self._name}.{method} must return floats of shape {shape}, {what}, got {found.dtype} of shape "
-                f"{found.shape}; an id whose text was deleted since belongs in no answer of nearest"
+                f"{self._name}.{method} must return floats of shape {shape}, {what}, got {matrix.dtype} of shape "
+                f"{matrix.shape}; an id whose text was deleted since belongs in no answer of nearest"
             )
-        return found if found.dtype.kind == "f" else found.astype(np.float32)
+        return matrix if matrix.dtype.kind == "f" else matrix.astype(np.float32)
 
     def everything(self) -> Vectors:
-        """All of them."""
+        """All vectors."""
         method = self._optional("everything", "cannot hand over all of its vectors: k=None needs that; pass k=")
         return self._matrix("everything", method(), None, "with the ids as rows")
 
     def allowed(self, where: Expression | None) -> BoolArray | None:
-        """Which of everything are meant."""
+        """(rows,) which of everything meet ``where``."""
         if where is None and not callable(getattr(self._store, "allowed", None)):
             return None
         method = self._optional("allowed", "cannot filter all of its vectors: k=None takes no where; pass k=")
         allowed = method(where)
         if allowed is None:
             return None
-        found: BoolArray = np.asarray(allowed)
-        if found.ndim != 1 or found.dtype != np.bool_:
-            raise InvalidInput(f"{self._name}.allowed must return booleans (rows,), got {found.dtype} {found.shape}")
-        return found
+        mask: BoolArray = np.asarray(allowed)
+        if mask.ndim != 1 or mask.dtype != np.bool_:
+            raise InvalidInput(f"{self._name}.allowed must return booleans (rows,), got {mask.dtype} {mask.shape}")
+        return mask
 
     def count(self, where: Expression | None, without: IntArray) -> int | None:  # noqa: ARG002
-        """Databases count slowly or roughly, so nobody is asked."""
+        """Unknown: databases count slowly or roughly."""
         return None
 
     # --- by words, and texts
 
     def words(self, text: str, k: int, where: Expression | None) -> IntArray:
-        """The best k."""
+        """The k best ids of a full-text search."""
         method = self._optional("words", "has no full-text search: candidates must be 'vectors'")
         ids = self._ids("words", np.asarray(method(text, k, where)))
         _, first = np.unique(ids, return_index=True)
@@ -222,33 +220,33 @@ class CheckedStore:
         return distinct[distinct >= 0][:k]
 
     def passages(self, ids: Sequence[int], where: Expression | None) -> list[Passage]:
-        """One each; those that name no document are documents of their own."""
+        """One passage for each id; those without a document are documents of their own."""
         if not ids:
             return []
-        distinct = list(dict.fromkeys(int(row) for row in ids))  # many a database refuses to be asked twice
-        found: Any = self._store.passages(distinct, where)
-        if not isinstance(found, (list, tuple)) or len(found) != len(distinct):
-            got = f"{len(found)}" if isinstance(found, (list, tuple)) else type(found).__name__
+        distinct = list(dict.fromkeys(int(row) for row in ids))  # many databases refuse repeated ids
+        returned: Any = self._store.passages(distinct, where)
+        if not isinstance(returned, (list, tuple)) or len(returned) != len(distinct):
+            got = f"{len(returned)}" if isinstance(returned, (list, tuple)) else type(returned).__name__
             raise InvalidInput(
                 f"{self._name}.passages must return a list of {len(distinct)}, one for each id in their order, "
                 f"got {got}"
             )
-        there = {row: self._passage(one, row, where) for one, row in zip(found, distinct, strict=True)}
+        there = {row: self._passage(one, row, where) for one, row in zip(returned, distinct, strict=True)}
         return [there[int(row)] for row in ids]
 
-    def _passage(self, found: Any, row: int, where: Expression | None) -> Passage:
-        if not isinstance(found, Passage):
-            raise InvalidInput(f"{self._name}.passages: id {row} must come as a Passage, got {type(found).__name__}")
-        text: object = found.text
-        meta: object = found.meta
+    def _passage(self, passage: Any, row: int, where: Expression | None) -> Passage:
+        if not isinstance(passage, Passage):
+            raise InvalidInput(f"{self._name}.passages: id {row} must come as a Passage, got {type(passage).__name__}")
+        text: object = passage.text
+        meta: object = passage.meta
         if not isinstance(text, str) or not isinstance(meta, Mapping):
             raise InvalidInput(
                 f"{self._name}.passages: id {row} must have a str as text and a dict as meta, got "
                 f"{type(text).__name__} and {type(meta).__name__}"
             )
-        if where is not None and not where.matches(found.meta, found.id):
+        if where is not None and not where.matches(passage.meta, passage.id):
             raise InvalidInput(f"{self._name} was asked for {where}, and id {row} does not meet that")
-        return found if found.document >= 0 else replace(found, document=row)
+        return passage if passage.document >= 0 else replace(passage, document=row)
 
     # --- all
 
@@ -272,13 +270,13 @@ class CheckedStore:
 
 
 class ArrayStore:
-    """A `Store` over arrays that are there already; ids are their rows.
+    """A `Store` over arrays in memory; ids are their rows.
 
     Args:
         vectors: (n, d), of any length but zero; a copy is brought to unit length.
-        texts: one a vector.
-        metadata: one dict a text, for filters.
-        ids: the caller's own name of each.
+        texts: one for each vector.
+        metadata: one dict for each text, for filters.
+        ids: the caller's own names.
 
     >>> store = ArrayStore([[3.0, 0.0], [1.0, 1.0]], ["east", "north-east"], [{"wind": True}, {"wind": False}])
     >>> [one.ids.tolist() for one in store.nearest(np.array([[0.0, 1.0]]), k=2)]
@@ -304,16 +302,16 @@ class ArrayStore:
         return len(self._vectors)
 
     def nearest(self, queries: Vectors, k: int, where: Expression | None = None) -> list[Neighbours]:
-        """A scan."""
+        """The k best rows, by a scan."""
         allowed = None if where is None else self.allowed(where)
         return scan.nearest(self._vectors, self._form, queries, k, allowed)
 
     def vectors(self, ids: IntArray) -> Vectors:
-        """The rows."""
+        """The vectors of these rows."""
         return self._vectors[np.asarray(ids, dtype=np.int64)]
 
     def everything(self) -> Vectors:
-        """All rows."""
+        """The vectors of all rows."""
         return self._vectors
 
     def allowed(self, where: Expression | None) -> BoolArray:
@@ -323,13 +321,13 @@ class ArrayStore:
         return np.fromiter((where.matches(one.meta, one.id) for one in self._documents), np.bool_, len(self))
 
     def passages(self, ids: Sequence[int], where: Expression | None = None) -> list[Passage]:  # noqa: ARG002
-        """Each text is a document of its own."""
+        """The passages of these rows; each text is a document of its own."""
         return [Passage(one.text, one.meta, one.id) for one in (self._documents[int(row)] for row in ids)]
 
 
-def _unit_vectors(given_vectors: npt.ArrayLike) -> Vectors:
-    array = np.asarray(given_vectors)
-    found = vectors.unit_rows(array)
-    if np.isnan(found).any():
-        raise InvalidInput(f"vector {int(np.argmax(np.isnan(found).any(axis=1)))} is zero or not finite")
-    return found
+def _unit_vectors(raw_vectors: npt.ArrayLike) -> Vectors:
+    array = np.asarray(raw_vectors)
+    rows = vectors.unit_rows(array)
+    if np.isnan(rows).any():
+        raise InvalidInput(f"vector {int(np.argmax(np.isnan(rows).any(axis=1)))} is zero or not finite")
+    return rows

@@ -1,4 +1,4 @@
-"""Long texts become passages: windows of tokens that end where the text has a natural break."""
+"""Passages of long texts: windows of tokens that end where the text has a natural break."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BREAK_PATTERNS = tuple(
         r"(?P<cut>\s+)",  # end of a word
     )
 )
-# Characters about a place that are looked at when it is judged.
+# Characters around a place that are read to judge it.
 _CONTEXT_CHARACTERS = 16
 
 
@@ -124,15 +124,15 @@ class _PassageSplitter:
         start, stop = int(self._places[low]), int(self._places[high])
         # What makes a place a break may stand on either side of it.
         for pattern in _BREAK_PATTERNS:
-            found = None
+            best = None
             for match in pattern.finditer(self._text, max(start - _CONTEXT_CHARACTERS, 0), stop + _CONTEXT_CHARACTERS):
                 unit = min(int(np.searchsorted(self._places, match.end("cut"), side="right")) - 1, high)
                 if low <= unit and self._places[unit] >= match.start("cut"):
-                    found = unit
+                    best = unit
                     if not latest:
                         break
-            if found is not None:
-                return found
+            if best is not None:
+                return best
         return high if latest else low
 
     def _unit_up_to(self, token: int) -> int:

@@ -1,7 +1,7 @@
-"""Will diversity matter for this corpus? How often its passages nearly repeat each other.
+"""The redundancy of a corpus: how often its passages nearly repeat each other, and so whether diversity matters.
 
-Counted in a sample of fixed size: the more passages are looked at, the more neighbours each has, so that only
-samples of equal size can be compared.
+It is counted in a sample of fixed size: the more passages there are, the more neighbours each has, so that only samples
+of equal size can be compared.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import numpy as np
 from siftlm.memory import vectors
 from siftlm.memory.store import Store
 from siftlm.progress import Meter, Report
-from siftlm.types import FloatArray, IntArray, Vectors
+from siftlm.types import FloatArray, IntArray, Vectors, json_number
 from siftlm.validation import number, whole_number
 
-# Cosines that are held at a time: 32 MiB of float32.
+# Cosines that are held together: 32 MiB of float32.
 MAX_BLOCK_COSINES = 8 << 20
-# Random pairs that are compared; all of them, where there are fewer.
+# Random pairs that are compared; all pairs where there are fewer.
 MAX_RANDOM_PAIRS = 100_000
-# Groups that are shown, passages of each, characters of each, and texts that are read at a time.
+# Groups that are shown, their passages, and their characters; and texts that are read together.
 SHOWN_GROUPS, SHOWN_GROUP_PASSAGES, SNIPPET_CHARACTERS, READ_BATCH_TEXTS = 3, 3, 120, 1000
-# From which shares on near-copies count as common, or as rare.
+# Shares from which near-copies count as common, and below which as rare.
 COMMON_COPY_SHARE, RARE_COPY_SHARE = 0.2, 0.01
-# Below so many passages a sample says little.
+# Below this many passages a sample says little.
 MIN_SAMPLE_PASSAGES = 1000
 
 
@@ -35,25 +35,25 @@ class Group:
     """A passage with those others of the sample that nearly repeat it."""
 
     size: int
-    """How many they are together."""
+    """The number of passages, this one included."""
     rows: tuple[int, ...]
-    """Of the passage and its nearest others, as many as there are snippets."""
+    """The rows of the passage and its nearest others, as many as there are snippets."""
     snippets: tuple[str, ...]
-    """How those texts begin."""
+    """The beginnings of these texts."""
 
 
 @dataclass(frozen=True)
 class Redundancy:
-    """What was found; printing it gives a table."""
+    """The redundancy of a memory; printing it gives a table."""
 
     passages: int
-    """In the whole memory."""
+    """Passages in the whole memory."""
     sample: int
-    """So many of them were compared with each other."""
+    """Passages that were compared with each other."""
     asked: int
-    """So many were asked for; comparable with other memories only if the sample has as many."""
+    """The size of sample that was asked for; results are comparable with those of other memories only at this size."""
     neighbours: int
-    """From so many others on a passage counts as redundant."""
+    """The number of others from which a passage counts as redundant."""
     threshold: float
     """The cosine above which another passage is a neighbour."""
     redundant: float
@@ -63,22 +63,22 @@ class Redundancy:
     mean_pair: float
     """Cosine of two random passages: what the threshold must be read against."""
     median_pair: float
-    """The same; half of the pairs are closer."""
+    """The median of the same cosines."""
     mean_nearest: float
     """Cosine of a passage and the nearest other one in the sample."""
     median_nearest: float
-    """The same."""
+    """The median of the same cosines."""
     copies: float
-    """Of the texts that the sample stands for: the share that repeated an earlier one and was stored once."""
+    """The share of added texts that repeated an earlier one, and were stored once."""
     groups: tuple[Group, ...]
     """The most redundant passages, at most three."""
     advice: str
-    """What follows from it."""
+    """The conclusion, in words."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dumps``; what cannot be said of fewer than two passages is ``None``."""
+        """Ready for ``json.dumps``; what is undefined for fewer than two passages is ``None``."""
         plain = asdict(self)
-        return {name: None if value != value else value for name, value in plain.items()}
+        return {name: json_number(value) if isinstance(value, float) else value for name, value in plain.items()}
 
     def __str__(self) -> str:
         short = "" if self.sample >= self.asked else f", fewer than {self.asked:,}: compare with equal samples only"
@@ -109,8 +109,11 @@ def redundancy(
     seed: int = 0,
     report: Report | None = None,
 ) -> Redundancy:
-    """Of a store whose passages have these ids. See `Memory.redundancy`."""
-    _check(sample, neighbours, threshold, seed)
+    """The redundancy of a store whose passages have these ids. See `Memory.redundancy`."""
+    whole_number("sample", sample, least=2)
+    whole_number("neighbours", neighbours)
+    whole_number("seed", seed, least=0)
+    number("threshold", threshold, least=-1, below=1)
     rng = np.random.default_rng(seed)
     size = min(sample, len(rows))
     chosen: IntArray = np.sort(rng.choice(rows, size, replace=False)) if size else np.zeros(0, dtype=np.int64)
@@ -138,14 +141,8 @@ def redundancy(
     )
 
 
-def _check(sample: Any, neighbours: Any, threshold: Any, seed: Any) -> None:
-    for name, value, least in (("sample", sample, 2), ("neighbours", neighbours, 1), ("seed", seed, 0)):
-        whole_number(name, value, least=least)
-    number("threshold", threshold, least=-1, below=1)
-
-
 def _count_near_copies(units: Vectors, threshold: float, meter: Meter) -> tuple[IntArray, FloatArray]:
-    """For each: how many others are above the threshold, and the cosine of the nearest other."""
+    """For each passage: how many others are above the threshold, and the cosine of the nearest other."""
     size = len(units)
     counts = np.zeros(size, dtype=np.int64)
     nearest: FloatArray = np.full(size, np.nan)
@@ -162,7 +159,7 @@ def _count_near_copies(units: Vectors, threshold: float, meter: Meter) -> tuple[
 
 
 def _pairs(units: Vectors, rng: np.random.Generator) -> FloatArray:
-    """Cosines of pairs: all, or as many random ones as say the same."""
+    """The cosines of all pairs, or of `MAX_RANDOM_PAIRS` random ones."""
     size = len(units)
     if size < 2:
         return np.zeros(0)
@@ -171,12 +168,12 @@ def _pairs(units: Vectors, rng: np.random.Generator) -> FloatArray:
     else:
         left = rng.integers(size, size=MAX_RANDOM_PAIRS)
         right = (left + rng.integers(1, size, size=MAX_RANDOM_PAIRS)) % size
-    found: FloatArray = np.empty(len(left))
+    cosines: FloatArray = np.empty(len(left))
     step = max(1, MAX_BLOCK_COSINES // (2 * units.shape[1]))
     for at in range(0, len(left), step):
         some = slice(at, at + step)
-        found[some] = np.einsum("ij,ij->i", units[left[some]], units[right[some]])
-    return found
+        cosines[some] = np.einsum("ij,ij->i", units[left[some]], units[right[some]])
+    return cosines
 
 
 def _mean_and_median(cosines: FloatArray) -> tuple[float, float]:
@@ -194,14 +191,14 @@ def _spread(counts: IntArray) -> dict[str, float]:
 
 
 def _copies(store: Store, rows: IntArray) -> float:
-    given = 0
+    stored = 0
     for at in range(0, len(rows), READ_BATCH_TEXTS):
-        given += sum(passage.copies for passage in store.passages(rows[at : at + READ_BATCH_TEXTS].tolist(), None))
-    return (given - len(rows)) / given if given else 0.0
+        stored += sum(passage.copies for passage in store.passages(rows[at : at + READ_BATCH_TEXTS].tolist(), None))
+    return (stored - len(rows)) / stored if stored else 0.0
 
 
 def _groups(store: Store, rows: IntArray, units: Vectors, counts: IntArray, threshold: float) -> tuple[Group, ...]:
-    """The passage with the most others, and again among those that are in no group yet."""
+    """Groups around the passage with the most others, then around the next that is in no group yet."""
     groups: list[Group] = []
     free = np.ones(len(rows), dtype=np.bool_)
     for centre in np.argsort(-counts, kind="stable"):
@@ -221,11 +218,8 @@ def _groups(store: Store, rows: IntArray, units: Vectors, counts: IntArray, thre
 
 def _snippet(text: str) -> str:
     line = " ".join(text[: 4 * SNIPPET_CHARACTERS].split())
-    return (
-        line
-        if len(line) <= SNIPPET_CHARACTERS and len(text) <= 4 * SNIPPET_CHARACTERS
-        else line[: SNIPPET_CHARACTERS - 1] + "…"
-    )
+    fits = len(line) <= SNIPPET_CHARACTERS and len(text) <= 4 * SNIPPET_CHARACTERS
+    return line if fits else line[: SNIPPET_CHARACTERS - 1] + "…"
 
 
 def _advice(size: int, passages: int, share: float, neighbours: int, threshold: float, median_pair: float) -> str:
@@ -233,7 +227,7 @@ def _advice(size: int, passages: int, share: float, neighbours: int, threshold: 
         return f"{size} passages are too few to say anything."
     if threshold - median_pair < 1 - threshold:
         # The threshold is nearer to what any two passages have in common than to being equal.
-        said = (
+        advice = (
             f"The threshold {threshold:g} says little: it is nearer to the cosine of any two passages "
             f"({median_pair:.2f}) than to that of equal ones. Ask again with a higher threshold."
         )
@@ -241,7 +235,7 @@ def _advice(size: int, passages: int, share: float, neighbours: int, threshold: 
             " Either most of these texts nearly repeat each other, or their embeddings are not centred; then select "
             "with kernel=siftlm.kernels.centred()."
         )
-        return said + high * (median_pair > 0.5)
+        return advice + high * (median_pair > 0.5)
     whole = f" Among all {passages:,}, a passage has about {passages / size:.0f} times as many." * (
         passages >= 2 * size > 0
     )
@@ -250,14 +244,14 @@ def _advice(size: int, passages: int, share: float, neighbours: int, threshold: 
     )
     several = f"{neighbours} or more others above {threshold:g} in a sample of {size:,}"
     if share >= COMMON_COPY_SHARE:
-        said = (
+        advice = (
             f"Diversity will matter: {share:.0%} of the passages have {several}; nearest neighbours will often repeat."
         )
     elif share >= RARE_COPY_SHARE:
-        said = f"Diversity will matter for some prompts: {share:.1%} of the passages have {several}."
+        advice = f"Diversity will matter for some prompts: {share:.1%} of the passages have {several}."
     else:
-        said = (
+        advice = (
             f"Near-copies are rare: {share:.2%} of the passages have {several}. Diversity may still help where a "
             "prompt asks for several things, but not by avoiding copies."
         )
-    return said + whole + unsure
+    return advice + whole + unsure

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-from siftlm.types import Selection
+from siftlm.types import Selection, json_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Hit:
         """The hit as a dict for ``json.dumps``; numbers that are not finite become ``None``."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
         for name in ("score", "gain", "uncertainty"):
-            plain[name] = plain[name] if plain[name] == plain[name] and abs(plain[name]) != float("inf") else None
+            plain[name] = json_number(plain[name])
         plain["meta"] = dict(self.meta)
         return plain
 

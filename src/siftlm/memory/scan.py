@@ -1,7 +1,7 @@
-"""The nearest rows by looking at all of them: exact, and about as fast as memory can be read.
+"""The nearest rows by a scan of all: exact, and about as fast as memory can be read.
 
-Rows are decoded and multiplied in blocks that stay near the processor. A query and its opposite, which SIFT
-both asks for, share one product: the scores of −q are those of q with the sign turned.
+Rows are decoded and multiplied in blocks that stay in the processor's cache. A query and its opposite, of which SIFT
+needs both, share one product: the scores of −q are those of q with the sign turned.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from siftlm.types import BoolArray, IntArray, Vectors
 # Decoded rows that are multiplied at a time, in bytes: what was decoded must still be in the processor's cache, and
 # what needs no decoding is best read in longer runs: the threads of BLAS wait for each other after each.
 DECODED_BLOCK_BYTES, MAPPED_BLOCK_BYTES = 1 << 20, 16 << 20
-# Scores that are kept before the best are taken from them.
+# Scores that are held before the best are taken from them.
 MAX_KEPT_SCORES = 2 << 20
-# BLAS multiplies a matrix by so few vectors faster one after the other.
+# Up to so many queries, BLAS multiplies a matrix by one after the other faster.
 MAX_SEPARATE_QUERIES = 4
-# Where less than one of so many rows is allowed, only those are read.
+# Below one allowed row in so many, only the allowed rows are read.
 SPARSE_ROW_RATIO = 8
 
 
@@ -33,7 +33,7 @@ def nearest(
 
     Args:
         stored: rows as they are on disk.
-        form: how.
+        form: their format.
         queries: (b, d).
         k: if there are fewer rows, all of them are found.
         allowed: which rows may be found; None for all.
@@ -50,18 +50,12 @@ def nearest(
         scores = _products(some, form, shared.directions)
         banned = None if allowed is None else ~allowed[first : first + step]
         for query, (direction, opposite) in enumerate(zip(shared.direction, shared.opposite, strict=True)):
-            own = (
-                -scores[direction]
-                if opposite
-                else scores[direction].copy()
-                if banned is not None
-                else scores[direction]
-            )
+            own = -scores[direction] if opposite else scores[direction]
             if banned is not None:
-                own[banned] = -np.inf
+                own = np.where(banned, np.float32(-np.inf), own)
             best.take(query, own, first)
-    found = [Neighbours(*best.found(query)) for query in range(len(queries))]
-    return found if rows is None else [Neighbours(rows[one.ids], one.scores) for one in found]
+    neighbours = [Neighbours(*best.best(query)) for query in range(len(queries))]
+    return neighbours if rows is None else [Neighbours(rows[one.ids], one.scores) for one in neighbours]
 
 
 class _DistinctQueries(NamedTuple):
@@ -70,9 +64,9 @@ class _DistinctQueries(NamedTuple):
     directions: Vectors
     """(m, d) float32, m ≤ b."""
     direction: IntArray
-    """(b,) which one each query has."""
+    """(b,) the direction of each query."""
     opposite: BoolArray
-    """(b,) does the query point the other way?"""
+    """(b,) whether the query points the other way."""
 
 
 def _distinct_queries(queries: Vectors) -> _DistinctQueries:
@@ -97,16 +91,16 @@ def _distinct_queries(queries: Vectors) -> _DistinctQueries:
 
 def _products(rows: Vectors, form: VectorFormat, directions: Vectors) -> npt.NDArray[np.float32]:
     """(m, d) directions -> (m, len(rows)) inner products."""
-    found = np.empty((len(directions), len(rows)), dtype=np.float32)
+    products = np.empty((len(directions), len(rows)), dtype=np.float32)
     step = max(1, (MAPPED_BLOCK_BYTES if form.storage == "float32" else DECODED_BLOCK_BYTES) // (4 * form.width))
     if form.storage == "float32" and len(directions) == 1:
         step = max(1, len(rows))  # nothing is read twice, so there is nothing to keep in the cache
     for first in range(0, len(rows), step):
         block = form.decode(rows[first : first + step])
-        into = found[:, first : first + step]
+        into = products[:, first : first + step]
         if len(directions) > MAX_SEPARATE_QUERIES:
             np.matmul(directions, block.T, out=into)
         else:
             for direction, own in zip(directions, into, strict=True):
                 np.matmul(block, direction, out=own)
-    return found
+    return products

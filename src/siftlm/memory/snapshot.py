@@ -10,7 +10,8 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,17 @@ from siftlm.memory.manifest import Manifest
 from siftlm.memory.store import Listed, Neighbours, Passage
 from siftlm.types import BoolArray, IntArray, Vectors
 
-# Filters whose rows are remembered between searches of an unchanged memory.
+# Filters whose rows are kept between searches of an unchanged memory.
 CACHED_FILTERS = 16
 
 
 @dataclass
 class SnapshotView:
-    """What stays the same between two changes of a memory, kept from search to search."""
+    """The state of a memory between two changes, kept from search to search."""
 
-    generation: int
     version: int
     rows: int
+    form: vectors.VectorFormat
     stored: Vectors
     """The mapped vectors, as they are stored."""
     last_dead: int
@@ -42,7 +43,7 @@ class SnapshotView:
     alive: BoolArray | None
     """(rows,) or None while nothing was deleted."""
     index: ann.LazyAnnIndex
-    """Of this generation."""
+    """The index of this generation."""
     allowed: OrderedDict[str, BoolArray] = field(default_factory=OrderedDict)
     """Filter -> (rows,) which passages meet it."""
     ready: Vectors | None = None
@@ -52,18 +53,18 @@ class SnapshotView:
 def refresh_view(
     view: SnapshotView | None, manifest: Manifest, memory: Path, connection: sqlite3.Connection
 ) -> SnapshotView:
-    """The view of this moment: the old one if nothing has changed, else with what is new."""
+    """The view of this moment: ``view``, of the same manifest, where nothing has changed, else with what is new."""
     state = database.read_state(connection)
     version, rows = state["version"], state["rows"]
-    same = view is not None and view.generation == manifest.generation
-    form = vectors.VectorFormat(manifest.storage, manifest.width)
-    path = manifest.folder(memory) / form.file_name
-    if view is not None and same and view.version == version:
+    folder = manifest.folder(memory)
+    form = vectors.VectorFormat(manifest.storage, manifest.width) if view is None else view.form
+    path = folder / form.file_name
+    if view is not None and view.version == version:
         with contextlib.suppress(FileNotFoundError):  # what is mapped stays readable where only the name is gone
             vectors.check_file_length(path, form, rows)
         return view
     stored = vectors.map_vectors(path, form, rows)
-    last, alive = (view.last_dead, view.alive) if view is not None and same else (0, None)
+    last, alive = (0, None) if view is None else (view.last_dead, view.alive)
     dead = connection.execute("SELECT seq, row FROM dead WHERE seq > ? ORDER BY seq", (last,)).fetchall()
     if dead or alive is not None:
         mask = np.ones(rows, dtype=np.bool_)
@@ -71,27 +72,21 @@ def refresh_view(
             mask[: len(alive)] = alive
         if dead:
             if not all(isinstance(row, int) and 0 <= row < rows for _, row in dead):
-                raise Damaged(f"{manifest.folder(memory) / database.DATABASE_FILE}: names rows that were never written")
+                raise Damaged(f"{folder / database.DATABASE_FILE}: names rows that were never written")
             mask[[row for _, row in dead]], last = False, dead[-1][0]
         alive = mask
-    index = view.index if view is not None and same else ann.LazyAnnIndex(manifest.folder(memory), manifest)
-    return SnapshotView(manifest.generation, version, rows, stored, last, alive, index)
+    index = ann.LazyAnnIndex(folder, manifest) if view is None else view.index
+    return SnapshotView(version, rows, form, stored, last, alive, index)
 
 
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """A `Store` over one moment of a memory, inside a read transaction."""
 
-    def __init__(
-        self, manifest: Manifest, connection: sqlite3.Connection, view: SnapshotView, *, use_index: bool = True
-    ) -> None:
-        self.manifest, self._connection, self.view, self._use_index = manifest, connection, view, use_index
-        self._form = vectors.VectorFormat(manifest.storage, manifest.width)
-
-    def end(self) -> None:
-        """From now on nothing may be read from it."""
-        if self._connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):  # of a damaged file: what reading it said matters more
-                self._connection.execute("ROLLBACK")
+    manifest: Manifest
+    view: SnapshotView
+    connection: sqlite3.Connection = field(repr=False)
+    use_index: bool = True
 
     @property
     def width(self) -> int:
@@ -100,8 +95,8 @@ class Snapshot:
 
     @property
     def exact(self) -> bool:
-        """A scan sees every vector, and so do some indexes."""
-        index = self._index()
+        """Whether a search sees every vector, as a scan and some indexes do."""
+        index = self.view.index.current(self.view.rows) if self.use_index else None
         return index is None or index.exact
 
     def __len__(self) -> int:
@@ -112,21 +107,19 @@ class Snapshot:
 
     def nearest(self, queries: Vectors, k: int, where: Expression | None = None) -> list[Neighbours]:
         """The k best rows of each query: from the index, if there is one that may be used, else by a scan."""
-        allowed, stored, index = self.allowed(where), self.view.stored, self._index()
+        allowed = self.view.alive if where is None else self.allowed(where)
+        index = self.view.index.current(self.view.rows) if self.use_index else None
         if index is None:
-            return scan.nearest(stored, self._form, queries, k, allowed)
-        return ann.nearest(index, stored, self._form, queries, k, allowed)
-
-    def _index(self) -> ann.AnnIndex | None:
-        return self.view.index.current(self.view.rows) if self._use_index else None
+            return scan.nearest(self.view.stored, self.view.form, queries, k, allowed)
+        return ann.nearest(index, self.view.stored, self.view.form, queries, k, allowed)
 
     def scanning(self) -> Snapshot:
-        """The same moment, seen without the index."""
-        return Snapshot(self.manifest, self._connection, self.view, use_index=False)
+        """The same moment, searched without the index."""
+        return replace(self, use_index=False)
 
     def vectors(self, ids: IntArray) -> Vectors:
         """(len(ids), d) float32."""
-        return self._form.decode(self.view.stored[np.asarray(ids, dtype=np.int64)])
+        return self.view.form.decode(self.view.stored[np.asarray(ids, dtype=np.int64)])
 
     def everything(self) -> Vectors:
         """All rows (rows, d), dead ones included: mapped where the form allows, decoded where not."""
@@ -135,28 +128,28 @@ class Snapshot:
         if self.view.ready is None:
             ready = np.empty((self.view.rows, self.width), dtype=np.float32)
             for first in range(0, self.view.rows, vectors.BLOCK_ROWS):
-                ready[first : first + vectors.BLOCK_ROWS] = self._form.decode(
+                ready[first : first + vectors.BLOCK_ROWS] = self.view.form.decode(
                     self.view.stored[first : first + vectors.BLOCK_ROWS]
                 )
             self.view.ready = ready
         return self.view.ready
 
     def allowed(self, where: Expression | None) -> BoolArray | None:
-        """(rows,) which passages live and meet the filter; None if that is all of them."""
+        """(rows,) which passages are alive and meet the filter; None if that is all of them."""
         alive = self.view.alive
         if where is None:
             return alive
         key = str(where)
-        remembered = self.view.allowed.get(key)
-        if remembered is not None:
+        cached = self.view.allowed.get(key)
+        if cached is not None:
             with contextlib.suppress(KeyError):  # another thread may have dropped it meanwhile
                 self.view.allowed.move_to_end(key)
-            return remembered
+            return cached
         sql = where.sql()
         statement = (
             f"SELECT DISTINCT row FROM places WHERE document IN (SELECT id FROM documents WHERE {sql.condition})"
         )
-        rows = np.fromiter((row for (row,) in self._connection.execute(statement, sql.parameters)), dtype=np.int64)
+        rows = np.fromiter((row for (row,) in self.connection.execute(statement, sql.parameters)), dtype=np.int64)
         mask = np.zeros(self.view.rows, dtype=np.bool_)
         if len(rows):
             self._check_written(rows.min(), rows.max())
@@ -170,7 +163,7 @@ class Snapshot:
         return mask
 
     def count(self, where: Expression | None, without: IntArray) -> int:
-        """How many live and meet the filter, those named not counted."""
+        """How many are alive and meet the filter, those of ``without`` not counted."""
         allowed, known = self.allowed(where), without[without < self.view.rows]
         if allowed is None:
             return self.view.rows - len(known)
@@ -180,7 +173,7 @@ class Snapshot:
 
     def inputs(self) -> dict[str, str]:
         """The recipe and the name of each input that was read, or begun."""
-        return dict(self._connection.execute("SELECT recipe, name FROM inputs"))
+        return dict(self.connection.execute("SELECT recipe, name FROM inputs"))
 
     def words(self, text: str, k: int, where: Expression | None = None) -> IntArray:
         """The k best rows by BM25 over the rarest words of a text, best first."""
@@ -192,78 +185,64 @@ class Snapshot:
         if match is None:
             return np.zeros(0, dtype=np.int64)
         allowed = self.allowed(where) if where is not None else None
-        found: list[int] = []
+        ranking: list[int] = []
         statement = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid"
         limit = "" if allowed is not None else f" LIMIT {min(k, self.view.rows):d}"
-        for (row,) in self._connection.execute(statement + limit, (match,)):
+        for (row,) in self.connection.execute(statement + limit, (match,)):
             self._check_written(row, row)
             if allowed is None or allowed[row]:
-                found.append(row)
-                if len(found) == k:
+                ranking.append(row)
+                if len(ranking) == k:
                     break
-        return np.array(found, dtype=np.int64)
+        return np.array(ranking, dtype=np.int64)
 
     def _document_frequency(self, terms: list[str]) -> dict[str, int]:
         statement = "SELECT term, doc FROM vocabulary WHERE term = ?"
-        rows = (self._connection.execute(statement, (term,)).fetchone() for term in terms)
+        rows = (self.connection.execute(statement, (term,)).fetchone() for term in terms)
         return {row[0]: row[1] for row in rows if row is not None}
 
     def texts(self, ids: Sequence[int]) -> list[str]:
-        """Of rows, in their order."""
-        wanted = [int(row) for row in ids]
-        statement = "SELECT row, text FROM passages WHERE row IN ({})"
-        there = dict(database.select_in(self._connection, statement, wanted))
-        self._check_there(wanted, there)
-        return [there[row] for row in wanted]
+        """The texts of rows, in their order."""
+        rows = [int(row) for row in ids]
+        texts = dict(database.select_in(self.connection, "SELECT row, text FROM passages WHERE row IN ({})", rows))
+        try:
+            return [texts[row] for row in rows]
+        except KeyError as error:
+            raise _missing_text(error) from None
 
     def rows_of(self, document: int) -> list[tuple[int, int, bool]]:
         """(row, start, near) of each passage of a document, in order; ``near``: its text was only nearly this."""
         statement = "SELECT row, start, near FROM places WHERE document = ? ORDER BY part"
-        return [(row, start, bool(near)) for row, start, near in self._connection.execute(statement, (document,))]
+        return [(row, start, bool(near)) for row, start, near in self.connection.execute(statement, (document,))]
 
     def passages(self, ids: Sequence[int], where: Expression | None = None) -> list[Passage]:
-        """One for each row, in their order."""
-        wanted = [int(row) for row in ids]
-        distinct = list(dict.fromkeys(wanted))
-        texts = dict(zip(distinct, self.texts(distinct), strict=True))
-        copies = dict(self._of_places("row, COUNT(*)", distinct, "GROUP BY row"))
-        homes = self._homes(distinct, where)
-        self._check_there(wanted, homes)
-        parts = self._parts([home[1] for home in homes.values()])
-        return [self._passage(texts[row], homes[row], copies[row], parts) for row in wanted]
-
-    def _homes(self, rows: Sequence[int], where: Expression | None) -> dict[int, tuple[Any, ...]]:
-        """Row -> (row, document, part, start, key, meta) of the first document that holds it and meets the filter."""
+        """The passages of rows, in their order."""
+        rows, select = list(dict.fromkeys(int(row) for row in ids)), partial(database.select_in, self.connection)
+        # 1) The texts, and how often each was given.
+        texts = dict(select("SELECT row, text FROM passages WHERE row IN ({})", rows))
+        copies = dict(select("SELECT row, COUNT(*) FROM places WHERE row IN ({}) GROUP BY row", rows))
+        # 2) For each the first document that holds it and meets the filter.
         sql = SqlCondition("1", []) if where is None else where.sql()
-        found: dict[int, tuple[Any, ...]] = {}
-        for some in database.parameter_chunks(rows, 400):
-            statement = (
-                "SELECT row, document, part, start, key, meta FROM places JOIN documents ON id = document "
-                f"WHERE row IN ({database.placeholders(len(some))}) AND ({sql.condition}) ORDER BY near, document, part"
-            )
-            for home in self._connection.execute(statement, [*some, *sql.parameters]):
-                found.setdefault(home[0], home)
-        return found
-
-    def _of_places(self, what: str, rows: Sequence[int], rest: str) -> list[tuple[Any, ...]]:
-        return list(database.select_in(self._connection, f"SELECT {what} FROM places WHERE row IN ({{}}) {rest}", rows))
-
-    def _parts(self, documents: Sequence[int]) -> dict[int, int]:
-        statement = "SELECT document, MAX(part) + 1 FROM places WHERE document IN ({}) GROUP BY document"
-        return dict(database.select_in(self._connection, statement, list(dict.fromkeys(documents))))
-
-    def _passage(self, text: str, home: tuple[Any, ...], copies: int, parts: dict[int, int]) -> Passage:
-        _, document, part, start, key, meta = home
-        return Passage(
-            text=text,
-            meta={} if meta is None else self._meta(meta, document),
-            id=key,
-            document=document,
-            part=part,
-            parts=parts[document],
-            start=start,
-            copies=copies,
+        statement = (
+            "SELECT row, document, part, start, key, meta FROM places JOIN documents ON id = document "
+            f"WHERE row IN ({{}}) AND ({sql.condition}) ORDER BY near, document, part"
         )
+        homes: dict[int, tuple[Any, ...]] = {}
+        for row, *home in select(statement, rows, sql.parameters):
+            homes.setdefault(row, tuple(home))
+        # 3) Into how many passages these documents were cut.
+        documents = list(dict.fromkeys(document for document, *_ in homes.values()))
+        statement = "SELECT document, MAX(part) + 1 FROM places WHERE document IN ({}) GROUP BY document"
+        parts = dict(select(statement, documents))
+        passages: dict[int, Passage] = {}
+        try:
+            for row in rows:
+                document, part, start, key, meta = homes[row]
+                known = {} if meta is None else self._meta(meta, document)
+                passages[row] = Passage(texts[row], known, key, document, part, parts[document], start, copies[row])
+        except KeyError as error:
+            raise _missing_text(error) from None
+        return [passages[int(row)] for row in ids]
 
     def documents(self, after: int = -1, limit: int = 100, *, letters: int = 200) -> list[Listed]:
         """The documents with the next numbers, in ascending order."""
@@ -272,7 +251,7 @@ class Snapshot:
             "SELECT substr(text, 1, ?) FROM places JOIN passages USING (row) WHERE document = documents.id "
             "ORDER BY part LIMIT 1"
         )
-        rows = self._connection.execute(
+        rows = self.connection.execute(
             f"SELECT id, key, meta, ({begins}), ({passages}) FROM documents WHERE id > ? ORDER BY id LIMIT ?",
             (letters, after, limit),
         )
@@ -283,24 +262,23 @@ class Snapshot:
 
     def _meta(self, text: str, document: int) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(text)
+            meta: dict[str, Any] = json.loads(text)
         except ValueError as error:
             raise Damaged(
                 f"{database.DATABASE_FILE}: the metadata of document {document} is no JSON: {error}"
             ) from error
-        return found
+        return meta
 
     def _check_written(self, first: int, last: int) -> None:
         if first < 0 or last >= self.view.rows:
             raise Damaged(f"{database.DATABASE_FILE}: names rows that were never written; siftlm verify says more")
 
-    def _check_there(self, wanted: Sequence[int], there: dict[int, Any]) -> None:
-        missing = next((row for row in wanted if row not in there), None)
-        if missing is not None:
-            raise Damaged(f"{database.DATABASE_FILE}: row {missing} has a vector and no text; siftlm verify says more")
+
+def _missing_text(error: KeyError) -> Damaged:
+    return Damaged(f"{database.DATABASE_FILE}: row {error} has a vector and no text; siftlm verify says more")
 
 
-# A compaction may move the data while we look for them; twice in a row is already unlikely.
+# Attempts to open the data, which a compaction may move meanwhile; twice in a row is already unlikely.
 SNAPSHOT_ATTEMPTS = 5
 
 
@@ -309,8 +287,7 @@ class SnapshotPool:
 
     def __init__(self, memory: Path) -> None:
         self._memory = memory
-        self._manifest = manifest.read_manifest(memory)
-        self._stamp = self._stamp_now()
+        self._manifest, self._stamp = manifest.read_manifest(memory), (0, 0, 0)
         self._seen: tuple[Manifest, SnapshotView] | None = None
         self._own = threading.local()
         self._all: list[tuple[threading.Thread, sqlite3.Connection]] = []
@@ -321,8 +298,13 @@ class SnapshotPool:
 
     @property
     def manifest(self) -> Manifest:
-        """As it is on disk now."""
-        stamp = self._stamp_now()
+        """The manifest as it is on disk now."""
+        try:
+            status = (self._memory / manifest.MANIFEST_FILE).stat()
+        except FileNotFoundError:
+            manifest.read_manifest(self._memory)  # which says what is there instead
+            raise
+        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
             if stamp != self._stamp:
                 self._manifest, self._stamp = manifest.read_manifest(self._memory), stamp
@@ -335,7 +317,7 @@ class SnapshotPool:
         if outer is not None and self._own.process == os.getpid():
             yield outer  # a connection has one moment at a time
             return
-        snapshot = self._begun()
+        snapshot = self._begin()
         own = self._own
         own.snapshot = snapshot
         try:
@@ -343,76 +325,63 @@ class SnapshotPool:
                 yield snapshot
         finally:
             own.snapshot = None
-            snapshot.end()
+            if snapshot.connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):  # of a damaged file: the error of reading it matters more
+                    snapshot.connection.execute("ROLLBACK")
 
-    def _begun(self) -> Snapshot:
-        """Of the generation that counts, which a compaction may replace while we open its files."""
-        for _ in range(SNAPSHOT_ATTEMPTS):
-            current = self.manifest
+    def _begin(self) -> Snapshot:
+        """A snapshot of the generation that counts, which a compaction may replace while its files are opened."""
+        attempts = SNAPSHOT_ATTEMPTS
+        while True:
+            current, attempts = self.manifest, attempts - 1
             try:
-                return self._snapshot_of(current)
-            except Damaged:
-                if self.manifest.generation == current.generation:
-                    raise
-        return self._snapshot_of(self.manifest)
-
-    def _snapshot_of(self, current: Manifest) -> Snapshot:
-        path = current.folder(self._memory) / database.DATABASE_FILE
-        connection = self._connection(current)
-        with database.translate_database_errors(path):
-            connection.execute("BEGIN")
-            try:
-                seen = self._seen
-                # A manifest that was read anew may be that of another memory in the old one's place.
-                known = seen[1] if seen is not None and seen[0] is current else None
-                view = refresh_view(known, current, self._memory, connection)
+                connection = self._connection(current)
+                with database.translate_database_errors(current.folder(self._memory) / database.DATABASE_FILE):
+                    connection.execute("BEGIN")
+                    try:
+                        seen = self._seen
+                        # A manifest that was read anew may be that of another memory in the old one's place.
+                        known = seen[1] if seen is not None and seen[0] is current else None
+                        view = refresh_view(known, current, self._memory, connection)
+                    except BaseException:
+                        connection.execute("ROLLBACK")
+                        raise
                 self._seen = (current, view)
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            return Snapshot(current, connection, view)
+                return Snapshot(current, view, connection)
+            except Damaged:
+                if not attempts or self.manifest.generation == current.generation:
+                    raise
 
     def close(self) -> None:
-        """Let go of all files; the next snapshot opens them again."""
+        """Close all files; the next snapshot opens them again."""
         with self._lock:
             _close_connections(self._all, os.getpid())
             self._all.clear()
             self._own, self._seen = threading.local(), None
 
     def _connection(self, current: Manifest) -> sqlite3.Connection:
-        own, folder = self._own, current.folder(self._memory)
+        """This thread's own connection to the database of a generation."""
+        own, folder, process = self._own, current.folder(self._memory), os.getpid()
         stamp = database.connect_immutable(folder)
         # A connection must not be taken through a fork: its locks belong to the parent.
-        if getattr(own, "manifest", None) is not current or own.process != os.getpid() or own.stamp != stamp:
-            old = getattr(own, "connection", None)
-            own.manifest = None
-            if old is not None and own.process == os.getpid():
-                with self._lock:
-                    self._all[:] = [(thread, one) for thread, one in self._all if one is not old]
-                old.close()
-            own.connection = database.connect_reader(folder)
-            own.manifest, own.process, own.stamp = current, os.getpid(), stamp
-            self._keep(own.connection)
-        connection: sqlite3.Connection = own.connection
-        return connection
-
-    def _keep(self, connection: sqlite3.Connection) -> None:
-        """Remember it for closing; and close those of threads that have ended, or a server would run out of files."""
+        is_mine = getattr(own, "process", None) == process
+        if is_mine and own.manifest is current and own.stamp == stamp:
+            connection: sqlite3.Connection = own.connection
+            return connection
+        old, own.manifest = own.connection if is_mine else None, None
         with self._lock:
-            # After a fork all other threads seem to have ended, but their connections are the parent's.
-            ended = [] if self._process != os.getpid() else [one for thread, one in self._all if not thread.is_alive()]
-            self._all[:] = [(thread, one) for thread, one in self._all if not any(one is old for old in ended)]
+            # Those of threads that have ended go as well, or a server would run out of files. After a fork all other
+            # threads seem to have ended, but their connections are the parent's.
+            forked = self._process != process
+            gone = [one for thread, one in self._all if one is old or not (forked or thread.is_alive())]
+            self._all[:] = [(thread, one) for thread, one in self._all if not any(one is other for other in gone)]
+        for one in gone:
+            one.close()
+        own.connection = connection = database.connect_reader(folder)
+        own.manifest, own.process, own.stamp = current, process, stamp
+        with self._lock:
             self._all.append((threading.current_thread(), connection))
-        for old in ended:
-            old.close()
-
-    def _stamp_now(self) -> tuple[int, int, int]:
-        try:
-            found = (self._memory / manifest.MANIFEST_FILE).stat()
-        except FileNotFoundError:
-            manifest.read_manifest(self._memory)  # which says what is there instead
-            raise
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return connection
 
 
 def _close_connections(connections: list[tuple[threading.Thread, sqlite3.Connection]], process: int) -> None:

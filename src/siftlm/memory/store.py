@@ -1,4 +1,4 @@
-"""What a search asks of whatever keeps texts and vectors: this memory, or a vector database in its place."""
+"""The protocol of stores, which hold texts and vectors: a memory, or a vector database in its place."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from siftlm.types import BoolArray, FloatArray, IntArray, Vectors
 
 
 class Neighbours(NamedTuple):
-    """The best of one query, best first."""
+    """The best rows of one query, best first."""
 
     ids: IntArray
-    """(k,) or fewer, if there are no more."""
+    """(k,), or fewer if there are no more."""
     scores: FloatArray
     """(k,) cosines."""
 
 
 @dataclass(frozen=True, eq=False)
 class Passage:
-    """A text as it is kept, with one of the documents that hold it."""
+    """A stored text, with one of the documents that hold it."""
 
     text: str
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """Of its document."""
+    """The metadata of its document."""
     id: str | None = None
-    """The caller's own name of the document."""
+    """The caller's own name for the document."""
     document: int = -1
     """The document's number; −1 where it is one of its own."""
     part: int = 0
-    """Which passage of it this is, counted from 0."""
+    """Which passage of the document this is, counted from 0."""
     parts: int = 1
-    """Of how many."""
+    """How many passages the document has."""
     start: int = 0
     """Where in the document it begins, in characters."""
     copies: int = 1
-    """How often this text was given."""
+    """How often this text was added."""
 
 
 @dataclass(frozen=True, eq=False)
 class Listed:
-    """A document, as a list of many shows it."""
+    """A document, as a list shows it."""
 
     number: int
     id: str | None
-    """The caller's own name of it."""
+    """The caller's own name for it."""
     meta: Mapping[str, Any]
     text: str
     """How it begins."""
     passages: int
-    """Into how many it was cut."""
+    """How many passages it was cut into."""
 
 
 class Store(Protocol):
@@ -78,11 +78,11 @@ class Store(Protocol):
 
 
 class WholeStore(Store, Protocol):
-    """A store that answers everything a search may ask, if only by a `Conflict` that says what it lacks."""
+    """A store with everything that a search may need, if only as a `Conflict` that says what it lacks."""
 
     @property
     def exact(self) -> bool:
-        """Does ``nearest`` look at every vector?"""
+        """Whether ``nearest`` looks at every vector."""
 
     def scanning(self) -> WholeStore:
         """The same store, looking at every vector."""
@@ -97,4 +97,4 @@ class WholeStore(Store, Protocol):
         """(rows,) which of everything are there and meet ``where``; None if that is all of them."""
 
     def count(self, where: Expression | None, without: IntArray) -> int | None:
-        """How many meet ``where``, those named not counted; None where nobody knows."""
+        """How many meet ``where``, those of ``without`` not counted; None where that is unknown."""

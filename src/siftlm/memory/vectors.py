@@ -8,52 +8,40 @@ from __future__ import annotations
 
 import os
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.errors import Damaged, InvalidInput
+from siftlm.errors import Damaged
 from siftlm.types import FloatArray, IntArray, Vectors
 
 STORAGES = ("float32", "float16", "int8")
 STORAGE_SUFFIXES = {"float32": "f32", "float16": "f16", "int8": "i8"}
+STORAGE_TYPES = {"float32": "<f4", "float16": "<f2"}
 # The sign bit of a float32, and where the other 15 bits of a half come to lie in it.
 FLOAT16_BITS_MASK = np.int32(0x0FFFE000 - 2**31)
-# Squared lengths this close to 1 are unit, as far as float32 can tell.
+# Squared lengths this close to 1 count as unit length in float32.
 SQUARED_NORM_TOLERANCE = 1e-6
-# Rows that are decoded, checked or copied at a time.
+# Rows that are decoded, checked or copied together.
 BLOCK_ROWS = 16384
 
 
-@dataclass(frozen=True)
 class VectorFormat:
-    """How a unit vector is written down.
+    """The storage format of unit vectors.
 
     int8 keeps one scale a row: code = round(127 x / max|x|), and the scale brings the codes back to unit length.
     """
 
-    storage: str
-    width: int
-
-    @property
-    def dtype(self) -> np.dtype[np.void] | np.dtype[np.float16] | np.dtype[np.float32]:
-        """Of one row; little-endian on every machine."""
-        if self.storage == "int8":
-            return np.dtype([("scale", "<f4"), ("codes", "i1", (self.width,))])
-        return np.dtype("<f4" if self.storage == "float32" else "<f2")
-
-    @property
-    def row_bytes(self) -> int:
-        """The size of a row."""
-        return 4 + self.width if self.storage == "int8" else self.dtype.itemsize * self.width
-
-    @property
-    def file_name(self) -> str:
-        """Says what is in it."""
-        return f"vectors.{STORAGE_SUFFIXES[self.storage]}"
+    def __init__(self, storage: str, width: int) -> None:
+        self.storage, self.width = storage, width
+        # Of one number, or of one row for int8; little-endian on every machine.
+        self.dtype: np.dtype[Any] = np.dtype(
+            [("scale", "<f4"), ("codes", "i1", (width,))] if storage == "int8" else STORAGE_TYPES[storage]
+        )
+        self.row_bytes = self.dtype.itemsize * (1 if storage == "int8" else width)
+        self.file_name = f"vectors.{STORAGE_SUFFIXES[storage]}"
 
     def encode(self, vectors: Vectors) -> Vectors:
         """(n, d) unit vectors -> rows as they are stored."""
@@ -72,9 +60,9 @@ class VectorFormat:
             return _float16_to_float32(rows)
         if self.storage == "float32":
             return rows.astype(np.float32, copy=False)
-        found: Vectors = rows["codes"].astype(np.float32)
-        found *= rows["scale"][:, None]
-        return found
+        decoded: Vectors = rows["codes"].astype(np.float32)
+        decoded *= rows["scale"][:, None]
+        return decoded
 
 
 def _float16_to_float32(halves: Vectors) -> Vectors:
@@ -86,13 +74,13 @@ def _float16_to_float32(halves: Vectors) -> Vectors:
     bits = halves.view("<i2").astype(np.int32)
     np.left_shift(bits, 13, out=bits)
     np.bitwise_and(bits, FLOAT16_BITS_MASK, out=bits)
-    found = bits.view(np.float32)
-    np.multiply(found, np.float32(2.0**112), out=found)
-    return found
+    floats = bits.view(np.float32)
+    np.multiply(floats, np.float32(2.0**112), out=floats)
+    return floats
 
 
 def unit_rows(vectors: Vectors) -> Vectors:
-    """(n, d) float32 at unit length; rows without a direction become NaN, for the caller to find."""
+    """(n, d) float32 at unit length; rows without a direction become NaN, for the caller to check."""
     with np.errstate(over="ignore", invalid="ignore"):
         if (
             vectors.dtype == np.float32
@@ -107,16 +95,17 @@ def unit_rows(vectors: Vectors) -> Vectors:
 
 
 class VectorAppender:
-    """The writer's hand on the file: rows go to the end, and are safe after ``sync``."""
+    """The end of the file, open for a writer: rows are appended, and safe after ``sync``."""
 
     def __init__(self, path: Path, form: VectorFormat, rows: int) -> None:
-        """``rows`` are those that the database names; whatever is beyond them is cut off."""
+        """Whatever lies beyond the ``rows`` that the database names is cut off."""
         self._form, self._rows = form, rows
         self._file: IO[bytes] = open(path, "r+b")  # noqa: SIM115  closed by close()
-        size = os.fstat(self._file.fileno()).st_size
-        if size < rows * form.row_bytes:
+        try:
+            check_file_length(path, form, rows)
+        except BaseException:
             self._file.close()
-            raise Damaged(f"{path}: has {size:,} bytes, but its {rows:,} rows need {rows * form.row_bytes:,}")
+            raise
         self._file.truncate(rows * form.row_bytes)
         self._file.seek(0, os.SEEK_END)
 
@@ -129,12 +118,12 @@ class VectorAppender:
         return zlib.crc32(content)
 
     def sync(self) -> None:
-        """From here on no crash takes the rows away."""
+        """Flush to the disk: from here on no crash loses the rows."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Without ``sync`` before, nothing is promised."""
+        """Close the file; rows are only safe after ``sync``."""
         self._file.close()
 
 
@@ -145,26 +134,26 @@ def map_vectors(path: Path, form: VectorFormat, rows: int) -> Vectors:
         return np.empty(shape, dtype=form.dtype)
     try:
         check_file_length(path, form, rows)
-        found: Vectors = np.memmap(path, dtype=form.dtype, mode="r", shape=shape)
+        mapped: Vectors = np.memmap(path, dtype=form.dtype, mode="r", shape=shape)
     except FileNotFoundError as error:
         raise Damaged(f"{path}: is gone") from error
-    # A plain array over the same pages: numpy slices those faster, and what leaves here is nobody's file.
-    return found.view(np.ndarray)
+    # A plain array over the same pages, which numpy slices faster.
+    return mapped.view(np.ndarray)
 
 
 def check_file_length(path: Path, form: VectorFormat, rows: int) -> None:
-    """Raise where the file is too short: a process that reads what is mapped and no longer there is killed."""
+    """Raise where the file is too short: reading mapped pages that are gone would kill the process."""
     size = path.stat().st_size
     if size < rows * form.row_bytes:
         raise Damaged(f"{path}: has {size:,} bytes, but its {rows:,} rows need {rows * form.row_bytes:,}")
 
 
 def rows_checksum(rows: Vectors) -> int:
-    """Of mapped rows, as `VectorAppender.append` returned it."""
-    found = 0
+    """The checksum of mapped rows, as `VectorAppender.append` returned it."""
+    checksum = 0
     for start in range(0, len(rows), BLOCK_ROWS):
-        found = zlib.crc32(row_bytes_view(rows[start : start + BLOCK_ROWS]), found)
-    return found
+        checksum = zlib.crc32(row_bytes_view(rows[start : start + BLOCK_ROWS]), checksum)
+    return checksum
 
 
 def row_bytes_view(rows: Vectors) -> Any:
@@ -203,7 +192,7 @@ class TopK:
     def _shrink(self, query: int) -> None:
         scores, rows = np.concatenate(self._scores[query]), np.concatenate(self._rows[query])
         if len(scores) > self._k:
-            # Equal scores go to the smaller row: what is sorted in is in ascending order, and the sort is stable.
+            # Equal scores go to the smaller row: rows are in ascending order, and the sort is stable.
             order = np.argsort(-scores, kind="stable")[: self._k]
             scores, rows = scores[order], rows[order]
             again = np.argsort(rows, kind="stable")
@@ -213,17 +202,10 @@ class TopK:
         self._scores[query], self._rows[query] = [scores], [rows]
         self._held[query] = len(scores)
 
-    def found(self, query: int) -> tuple[IntArray, FloatArray]:
+    def best(self, query: int) -> tuple[IntArray, FloatArray]:
         """Rows and scores, best first; fewer than k if there were no more."""
         if not self._held[query]:
             return np.zeros(0, np.int64), np.zeros(0)
         scores, rows = np.concatenate(self._scores[query]), np.concatenate(self._rows[query])
         order = np.argsort(-scores, kind="stable")[: self._k]
         return rows[order].astype(np.int64), scores[order].astype(np.float64)
-
-
-def check_storage(storage: object) -> str:
-    """One of the known forms."""
-    if storage not in STORAGES:
-        raise InvalidInput(f"storage must be one of {', '.join(STORAGES)}, got {storage!r}")
-    return str(storage)

@@ -1,4 +1,4 @@
-"""Is everything in a memory as it was written? Every text, document, place and vector is looked at."""
+"""Verification: every text, document, position and vector of a memory is compared with what was written."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from siftlm.memory.manifest import Manifest
 from siftlm.memory.near_duplicates import Near
 from siftlm.progress import Meter, Report
 
-# So many problems of one kind are named; the rest is counted.
+# Problems of one kind that are named; the rest is counted.
 MAX_NAMED_PROBLEMS = 5
 READ_BATCH_ROWS = 2000
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was looked at, and what is wrong."""
+    """What was verified, and what is wrong."""
 
     checked: dict[str, int]
-    """How many ``passages``, ``characters``, ``documents`` and ``vectors``; what damage kept from sight is absent."""
+    """How many ``passages``, ``characters``, ``documents`` and ``vectors``; what damage hides is absent."""
     problems: tuple[str, ...]
     """Each names the file, and what in it."""
     notes: tuple[str, ...]
@@ -35,12 +35,12 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Is nothing wrong?"""
+        """Whether nothing is wrong."""
         return not self.problems
 
 
 def verify(memory: Path, report: Report | None = None) -> Verification:
-    """Look at everything. Other processes may go on reading and writing meanwhile."""
+    """Verify a memory. Other processes may go on reading and writing meanwhile."""
     look = _ProblemCollector(memory, report)
     try:
         known = manifest.read_manifest(memory)
@@ -70,17 +70,17 @@ def verify(memory: Path, report: Report | None = None) -> Verification:
 
 
 class _MemoryData(NamedTuple):
-    """What is looked at."""
+    """The data under verification."""
 
     known: Manifest
     folder: Path
     path: Path
-    """Of the database."""
+    """The path of the database."""
     connection: sqlite3.Connection
 
 
 class _ProblemCollector:
-    """Collects what is found."""
+    """Collects problems, notes and counts."""
 
     def __init__(self, memory: Path, report: Report | None) -> None:
         self.memory, self.report = memory, report
@@ -91,18 +91,18 @@ class _ProblemCollector:
     def problem(self, words: str) -> None:
         self._problems.append(words)
 
-    def problems(self, path: Path, found: list[str], what: str) -> None:
-        """Several of one kind."""
-        for words in found[:MAX_NAMED_PROBLEMS]:
+    def problems(self, path: Path, messages: list[str], what: str) -> None:
+        """Add several problems of one kind."""
+        for words in messages[:MAX_NAMED_PROBLEMS]:
             self.problem(f"{path}: {words}")
-        if len(found) > MAX_NAMED_PROBLEMS:
-            self.problem(f"{path}: {len(found) - MAX_NAMED_PROBLEMS:,} more {what}")
+        if len(messages) > MAX_NAMED_PROBLEMS:
+            self.problem(f"{path}: {len(messages) - MAX_NAMED_PROBLEMS:,} more {what}")
 
     def note(self, words: str) -> None:
         self._notes.append(words)
 
     def attempt(self, check: Callable[[_ProblemCollector, _MemoryData], None], data: _MemoryData) -> None:
-        """A damaged database may stop any check; the others may still have something to say."""
+        """Run a check, which a damaged database may stop; the others go on."""
         try:
             check(self, data)
         except SiftlmError as error:
@@ -230,8 +230,8 @@ def _bands(look: _ProblemCollector, data: _MemoryData) -> None:
         keys = near.bands([text for _, text in some]).tolist()
         for (row, _), own in zip(some, keys, strict=True):
             total += len(set(own))
-            statement = f"SELECT COUNT(*) FROM bands WHERE row = ? AND key IN ({database.placeholders(len(own))})"
-            if data.connection.execute(statement, [row, *own]).fetchone()[0] != len(set(own)):
+            statement = "SELECT key FROM bands WHERE key IN ({}) AND row = ?"
+            if len(list(database.select_in(data.connection, statement, own, [row]))) != len(set(own)):
                 wrong.append(f"the near-duplicate keys of row {row} are not what was written")
     if data.connection.execute("SELECT COUNT(*) FROM bands").fetchone()[0] != total:
         wrong.append("there are near-duplicate keys of rows that are gone")
@@ -258,7 +258,7 @@ def _index(look: _ProblemCollector, data: _MemoryData) -> None:
 
 
 def _words(look: _ProblemCollector, known: Manifest, folder: Path) -> None:
-    """FTS5's own check, which wants to be asked by a writer."""
+    """FTS5's own check, which needs a writer."""
     if not known.full_text:
         return
     path = folder / database.DATABASE_FILE

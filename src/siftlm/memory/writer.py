@@ -1,6 +1,6 @@
-"""The writer's hand on a memory: everything that changes one goes through here, in transactions.
+"""The writer of a memory: everything that changes one goes through here, in transactions.
 
-Vectors are on disk before the rows that name them are committed, and a commit is on disk before anybody is told.
+Vectors are on disk before the rows that name them are committed, and a commit is on disk before it is reported.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from siftlm.memory.manifest import GENERATION_NAME, Manifest, read_manifest
 from siftlm.memory.near_duplicates import Near
 from siftlm.types import Vectors
 
-# Texts that are looked at together.
+# Texts that are read together.
 LOOKUP_BATCH_TEXTS = 2000
-# Milliseconds that the emptying of the journal waits for readers; what stays in it, the next writer moves.
+# Milliseconds that a checkpoint of the journal waits for readers; the next writer moves what stays in it.
 CHECKPOINT_TIMEOUT_MS = 200
 
 
 class PendingPassage(NamedTuple):
-    """A passage on its way in: its text, and where it begins in its document."""
+    """A passage to be written: its text, and where it begins in its document."""
 
     text: str
     start: int = 0
 
 
 class PendingDocument(NamedTuple):
-    """A document on its way in, cut into passages."""
+    """A document to be written, cut into passages."""
 
     key: str | None
     meta: str | None
@@ -42,26 +42,26 @@ class PendingDocument(NamedTuple):
 
 
 class StoredText(NamedTuple):
-    """Where a part's text is kept."""
+    """The stored text of a part of a document."""
 
     row: int
     near: bool
-    """Is it only nearly this text?"""
+    """Whether it is only nearly the part's text."""
     digest: bytes
-    """Of the text that is kept."""
+    """The digest of the stored text."""
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """What a deletion took away."""
+    """The result of a deletion."""
 
     documents: int
     passages: int
-    """Texts that no document holds any more; a text that another document shares stays."""
+    """Removed texts, which no document holds any more; a text that another document shares stays."""
 
 
 class Writer:
-    """Holds the lock, the database and the file of vectors for as long as one piece of work takes."""
+    """The database and the file of vectors, open for one piece of work under the lock."""
 
     def __init__(self, memory: Path, manifest: Manifest, connection: sqlite3.Connection) -> None:
         self.memory, self.manifest, self.connection = memory, manifest, connection
@@ -78,7 +78,7 @@ class Writer:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it, or nothing."""
+        """Commit the whole block, or nothing of it."""
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             yield
@@ -90,11 +90,11 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
-            self._continue_transaction()
+            self._restore_state()
             raise
 
-    def _continue_transaction(self) -> None:
-        """From what the database says: where an interrupt came after the commit, the rows count and must stay."""
+    def _restore_state(self) -> None:
+        """Read the state from the database: after an interrupt behind the commit, the rows count and must stay."""
         with contextlib.suppress(OSError):
             self._appender.close()
         with contextlib.suppress(OSError, sqlite3.Error):
@@ -102,12 +102,12 @@ class Writer:
             self._appender = vectors.VectorAppender(self.folder / self.form.file_name, self.form, self._state["rows"])
 
     def known(self, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """Which of these texts are there already: digest -> row."""
+        """The texts among these that are stored already: digest -> row."""
         statement = "SELECT digest, row FROM passages WHERE digest IN ({})"
         return dict(database.select_in(self.connection, statement, digests))
 
     def append(self, texts: Sequence[str], digests: Sequence[bytes], embedded: Vectors) -> list[int]:
-        """New passages with their unit vectors (n, d); returns their rows."""
+        """Append new passages with their unit vectors (n, d); returns their rows."""
         if not len(texts):
             return []
         first = self._state["rows"]
@@ -121,7 +121,7 @@ class Writer:
         return rows
 
     def place(self, entries: Sequence[PendingDocument], places: Sequence[Sequence[StoredText]]) -> None:
-        """Write the documents down, and for each of their parts the row that holds its text."""
+        """Write the documents, and for each of their parts the row that holds its text."""
         documents, held = [], []
         for number, (entry, own) in enumerate(zip(entries, places, strict=True), self._state["next_document"]):
             stands = [
@@ -136,14 +136,14 @@ class Writer:
         self._state["next_document"] += len(entries)
 
     def remember_bands(self, bands: Mapping[int, Sequence[int]]) -> None:
-        """Where near-copies of these rows will be looked for."""
+        """Write the keys under which near-duplicates of these rows are looked for."""
         pairs = [(key, row) for row, keys in bands.items() for key in keys]
         self.connection.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", pairs)
 
     def banded(self, keys: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """Rows, with their texts, that share one of these keys."""
+        """The rows and texts that share one of these keys."""
         statement = "SELECT row, text FROM passages WHERE row IN (SELECT row FROM bands WHERE key IN ({}))"
-        return iter(database.select_in(self.connection, statement, keys))
+        return database.select_in(self.connection, statement, keys)
 
     def input_progress(self, recipe: str) -> InputProgress:
         """How far this input was read before."""
@@ -154,7 +154,7 @@ class Writer:
         return InputProgress(row[0], bool(row[1]), row[2], row[3], tuple(json.loads(row[4])))
 
     def remember_input(self, recipe: str, name: str, progress: InputProgress) -> None:
-        """How far an input was read, in the same transaction as what was read."""
+        """Write how far an input was read, in the same transaction as its documents."""
         row = (
             recipe,
             name,
@@ -193,7 +193,7 @@ class Writer:
         return Deleted(documents, passages)
 
     def _update_digests(self) -> None:
-        """The documents that lost a part of theirs and are still there."""
+        """Update the digests of documents that lost a part and are still there."""
         going = [row[0] for row in self.connection.execute("SELECT id FROM documents WHERE id IN going")]
         for number in going:
             key, meta = self.connection.execute("SELECT key, meta FROM documents WHERE id = ?", (number,)).fetchone()
@@ -205,7 +205,7 @@ class Writer:
             self.connection.execute("UPDATE documents SET digest = ? WHERE id = ?", (digest, number))
 
     def _forget_passages(self) -> int:
-        """Take the touched rows out of the passages and of all that is made from them."""
+        """Remove the touched rows from the passages and from the indexes over them."""
         run = self.connection.execute
         if self.manifest.full_text:
             run("INSERT INTO words (words, rowid, text) SELECT 'delete', row, text FROM passages WHERE row IN touched")
@@ -215,7 +215,7 @@ class Writer:
         return run("DELETE FROM passages WHERE row IN touched").rowcount
 
     def _forget_bands(self, near: Near) -> None:
-        """Found through the texts' own keys: an index of rows would cost more than it saves."""
+        """Remove the keys of the touched rows, made anew from the texts: an index of rows would cost more."""
         gone = self.connection.execute("SELECT row, text FROM passages WHERE row IN touched")
         while some := gone.fetchmany(LOOKUP_BATCH_TEXTS):
             keys = near.bands([text for _, text in some]).tolist()
@@ -223,9 +223,9 @@ class Writer:
             self.connection.executemany("DELETE FROM bands WHERE key = ? AND row = ?", pairs)
 
     def close(self) -> None:
-        """Let go of the files; what was committed moves from the journal into the database itself."""
+        """Close the files; what was committed moves from the journal into the database itself."""
         self._appender.close()
-        with contextlib.suppress(sqlite3.Error):  # a reader may hold it back, and that is no matter
+        with contextlib.suppress(sqlite3.Error):  # a reader may prevent it, which is harmless
             self.connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MS}")
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.connection.close()
@@ -241,12 +241,12 @@ class InputProgress:
     documents: int = 0
     bad: int = 0
     complaints: tuple[str, ...] = ()
-    """The first few: where, and what is wrong."""
+    """The first few: where the records are, and what is wrong."""
 
 
 @contextlib.contextmanager
 def open_writer(memory: Path, doing: str, *, wait: float = 0.0) -> Iterator[Writer]:
-    """Be the one writer of a memory for a while.
+    """The one writer of a memory, for a while.
 
     The manifest is read under the lock: another writer may have changed it meanwhile.
     """
@@ -268,13 +268,13 @@ def open_writer(memory: Path, doing: str, *, wait: float = 0.0) -> Iterator[Writ
 
 
 def stray_generations(memory: Path, manifest: Manifest) -> list[str]:
-    """Folders of data that do not count: begun and never finished, or replaced and not yet removed."""
+    """Folders of data that are not current: never finished, or replaced and not yet removed."""
     current = manifest.folder(memory).name
     names = (path.name for path in memory.iterdir() if path.is_dir())
     return sorted(name for name in names if GENERATION_NAME.fullmatch(name) and name != current)
 
 
 def _remove_stray_generations(memory: Path) -> None:
-    """Remove what does not count: what was deleted must not live on in a folder that nobody reads."""
+    """Remove stray generations: deleted texts must not survive in a folder that nobody reads."""
     for name in stray_generations(memory, read_manifest(memory)):
         shutil.rmtree(memory / name, ignore_errors=True)

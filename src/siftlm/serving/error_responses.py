@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, SiftlmError, Unwritable
 from siftlm.serving.errors import MemoryLocked, ServingError
 from siftlm.serving.streaming import ClientDisconnected
+from siftlm.types import json_number
 
 logger = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST = 499  # the status that proxies log; the client is gone
@@ -43,7 +44,7 @@ def encode_json(content: Any) -> bytes:
 
 def _nonfinite_to_null(content: Any) -> Any:
     if isinstance(content, float):
-        return content if math.isfinite(content) else None
+        return json_number(content)
     if isinstance(content, dict):
         return {name: _nonfinite_to_null(value) for name, value in content.items()}
     if isinstance(content, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Hugging Face data sets, and whatever else Python can iterate over."""
+"""Hugging Face data sets, and any other iterable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DATASET_BATCH_ROWS = 64
 
 
 class LoadedDataset:
-    """A ``datasets.Dataset``: any row can be had at once."""
+    """A ``datasets.Dataset``, whose rows can be read in any order."""
 
     unit = "records"
 
@@ -44,7 +44,7 @@ class LoadedDataset:
 
 
 class StreamedDataset:
-    """A ``datasets.IterableDataset``, or what the hub calls by a name: read from the front."""
+    """A ``datasets.IterableDataset``, or a data set of the hub: read from the front."""
 
     unit = "records"
 
@@ -64,7 +64,7 @@ class StreamedDataset:
         try:
             for at, value in enumerate(dataset, first + 1):
                 yield RawRecord(f"{self.name}: row {at}", value, None, at)
-        except Exception as error:  # whatever the library, the hub or the network says
+        except Exception as error:  # any error of the library, the hub or the network
             raise InvalidInput(f"{self.name} cannot be read after row {at}: {error}") from error
 
 
@@ -74,13 +74,13 @@ def from_hub(corpus: str, split: str, fields: FieldMapping) -> LoadedDataset | S
     name, _, config = corpus.removeprefix("hf:").partition(":")
     try:
         dataset = datasets.load_dataset(name, config or None, split=split, streaming=True)
-    except Exception as error:  # whatever the library, the hub or the network says
+    except Exception as error:  # any error of the library, the hub or the network
         raise InvalidInput(f"{corpus} with split={split!r} cannot be opened: {error}") from error
     return from_object(dataset, split, fields, corpus, {"name": name, "config": config or None, "split": split})
 
 
 def is_saved(folder: Path) -> bool:
-    """Was this folder written by ``save_to_disk``?"""
+    """Whether this folder was written by ``save_to_disk``."""
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
     )
@@ -91,20 +91,20 @@ def from_disk(folder: Path, split: str, fields: FieldMapping) -> LoadedDataset |
     datasets = load("datasets", "datasets")
     try:
         dataset = datasets.load_from_disk(str(folder))
-    except Exception as error:  # whatever the library says of a damaged folder
+    except Exception as error:  # any error of the library about a damaged folder
         raise InvalidInput(f"{printable_path(folder)} cannot be opened as a saved data set: {error}") from error
     return from_object(dataset, split, fields, printable_path(folder), folder_identity(folder))
 
 
 def is_dataset(corpus: Any) -> bool:
-    """Is it an object of the library? Asked without importing it."""
+    """Whether this is an object of the library, which is not imported for that."""
     return type(corpus).__module__.split(".")[0] == "datasets"
 
 
 def from_object(
     dataset: Any, split: str, fields: FieldMapping, name: str | None = None, identity: Mapping[str, Any] | None = None
 ) -> LoadedDataset | StreamedDataset:
-    """Any of the library's own objects; of several splits, the one asked for."""
+    """Any of the library's own objects; of several splits, the one named ``split``."""
     if isinstance(dataset, dict):
         if split not in dataset:
             raise UnknownName("split", split, [str(key) for key in dataset])
@@ -121,7 +121,7 @@ def from_object(
 class IterablePart:
     """Texts, mappings of fields or documents.
 
-    A list is known again by what is in it. Whether anything else gives the same the next time cannot be told.
+    A list is recognized by its content. Whether any other iterable gives the same the next time is unknown.
     """
 
     unit = "records"
@@ -139,11 +139,11 @@ class IterablePart:
         return {"kind": "iterable", "resumable": False, "records": self.size}
 
     def _digest(self) -> str:
-        found = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
         for item in self._items:
             plain = repr(item) if isinstance(item, str) else _canonical_json(item)
-            found.update(f"{len(plain)}:{plain}".encode())
-        return found.hexdigest()
+            digest.update(f"{len(plain)}:{plain}".encode())
+        return digest.hexdigest()
 
     def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
         if self._once and self._read:
@@ -163,12 +163,12 @@ class IterablePart:
 def _canonical_json(item: Any) -> str:
     try:
         return json.dumps(item, default=_canonical_value)
-    except (TypeError, ValueError, RecursionError):  # it will be a bad record, and may be the same one again
+    except (TypeError, ValueError, RecursionError):  # it will be a bad record, the same one the next time
         return repr(item)
 
 
 def _canonical_value(value: Any) -> Any:
-    """What JSON cannot hold, as something that it can; equal values give equal things."""
+    """A value that JSON cannot hold, as one that it can; equal values give equal ones."""
     if isinstance(value, np.ndarray):
         return [str(value.dtype), value.shape, hashlib.blake2b(value.tobytes()).hexdigest()]
     if isinstance(value, Document):

@@ -1,11 +1,10 @@
-"""Where in a record its text, its id, its vector and its metadata are; and what of them a memory can hold."""
+"""The fields of a record: where its text, id, vector and metadata are, and which of their values can be stored."""
 
 from __future__ import annotations
 
 import datetime
 import decimal
 import json
-import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from siftlm.errors import InvalidInput, setting
-from siftlm.types import Document, Vectors
+from siftlm.types import Document, Vectors, json_number
 
 _ABSENT = object()
-# Levels of metadata: far more than anybody means, and far fewer than whoever writes or reads JSON can follow.
+# Levels of metadata: far more than anybody needs, and far fewer than JSON libraries can follow.
 MAX_METADATA_DEPTH = 50
 
 
@@ -27,7 +26,7 @@ class UnusableRecord(Exception):
 
 @dataclass(frozen=True)
 class FieldMapping:
-    """What the caller calls things. A dot goes one level down: ``"a.b"`` is ``record["a"]["b"]``."""
+    """The names of the fields. A dot goes one level down: ``"a.b"`` is ``record["a"]["b"]``."""
 
     text: str = "text"
     id: str | None = None
@@ -63,25 +62,29 @@ class FieldMapping:
             None if numbers is None else usable_vector(numbers, width),
         )
 
-    def _checked(self, given: Document, width: int | None) -> Document:
-        if not isinstance(given.meta, Mapping):
-            raise UnusableRecord(f"the metadata is {_kind(given.meta)}, not a mapping")
-        name = given.meta.get(self.id) if given.id is None and self.id is not None else given.id
-        meta = given.meta if self.meta is None else {key: given.meta[key] for key in self.meta if key in given.meta}
-        vector = None if given.vector is None else usable_vector(given.vector, width)
-        return Document(usable_text(given.text), _usable_meta(meta), _usable_id(name), vector)
+    def _checked(self, document: Document, width: int | None) -> Document:
+        if not isinstance(document.meta, Mapping):
+            raise UnusableRecord(f"the metadata is {_kind(document.meta)}, not a mapping")
+        name = document.meta.get(self.id) if document.id is None and self.id is not None else document.id
+        meta = (
+            document.meta
+            if self.meta is None
+            else {key: document.meta[key] for key in self.meta if key in document.meta}
+        )
+        vector = None if document.vector is None else usable_vector(document.vector, width)
+        return Document(usable_text(document.text), _usable_meta(meta), _usable_id(name), vector)
 
     def check_columns(self, names: Sequence[str], where: str) -> None:
-        """A table has all of its columns in every row, so what is asked for must be among them."""
-        asked = [("text", self.text), ("id", self.id), ("vector", self.vector)]
-        asked += [("meta", field) for field in self.meta or () if "meta" not in names]
-        for name, field in asked:
+        """Raise where a table lacks one of the named columns: it has all of its columns in every row."""
+        named = [("text", self.text), ("id", self.id), ("vector", self.vector)]
+        named += [("meta", field) for field in self.meta or () if "meta" not in names]
+        for name, field in named:
             if field is not None and field not in names and field.split(".")[0] not in names:
                 known = ", ".join(repr(column) for column in names)
                 raise InvalidInput(f"{where}: there is no column {field!r} ({setting(name)}); its columns are {known}")
 
     def check_present(self, record: Mapping[Any, Any], where: str) -> None:
-        """The first record of an input must have what was asked for: else a name is wrong, not a record."""
+        """Raise where the first record of an input lacks a named field: then the name is wrong, not the record."""
         for name, field in (("text", self.text), ("id", self.id), ("vector", self.vector)):
             if field is not None and _look_up(record, field) is _ABSENT:
                 known = ", ".join(repr(name) for name in _names(record)) or "none"
@@ -92,8 +95,8 @@ class FieldMapping:
         """The columns of a table that are needed; ``None`` for all."""
         if self.meta is None:
             return None
-        wanted = [self.text, self.id, self.vector, *self.meta]
-        return list(dict.fromkeys(name for name in wanted if name is not None))
+        names = [self.text, self.id, self.vector, *self.meta]
+        return list(dict.fromkeys(name for name in names if name is not None))
 
     def _metadata(self, record: Mapping[Any, Any]) -> dict[Any, Any]:
         if self.meta is None:
@@ -174,7 +177,7 @@ def _usable_meta(meta: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def too_deep(meta: Mapping[str, Any]) -> bool:
-    """Is a value in more than `MAX_METADATA_DEPTH` levels of objects and lists? It must not contain itself."""
+    """Whether a value is in more than `MAX_METADATA_DEPTH` levels of objects and lists. It must not contain itself."""
     level: list[Any] = [meta]
     for _ in range(MAX_METADATA_DEPTH + 1):
         level = [
@@ -189,7 +192,7 @@ def too_deep(meta: Mapping[str, Any]) -> bool:
 
 
 def _json_value(value: Any, field: Any) -> Any:
-    """What JSON can hold of it: numbers that are not finite become null, dates become ISO strings."""
+    """The value as JSON can hold it: numbers that are not finite become null, dates become ISO strings."""
     if value is None or isinstance(value, (bool, int)):
         return value if value is None or type(value) in (bool, int) else int(value)
     if isinstance(value, str):
@@ -200,7 +203,7 @@ def _json_value(value: Any, field: Any) -> Any:
             raise _unknown(value, field)
         return _json_value(value, field)
     if isinstance(value, (float, decimal.Decimal)):
-        return float(value) if math.isfinite(value) else None
+        return json_number(float(value))
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
@@ -232,8 +235,8 @@ def _storable(text: str, field: str) -> str:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            found = f"U+{ord(text[error.start]):04X}"
-            message = f"{field!r} holds half of a surrogate pair ({found} at character {error.start}), which is no text"
+            code = f"U+{ord(text[error.start]):04X}"
+            message = f"{field!r} holds half of a surrogate pair ({code} at character {error.start}), which is no text"
             raise UnusableRecord(message) from None
     return text
 
@@ -250,7 +253,7 @@ def _look_up(record: Mapping[Any, Any], field: str) -> Any:
 
 
 def _remove(record: dict[Any, Any], field: str) -> None:
-    """Take a field out of ``record``; what is nested is copied, since it is the caller's."""
+    """Remove a field from ``record``; nested objects are copied first, since they are the caller's."""
     if field in record:
         del record[field]
         return
@@ -272,7 +275,7 @@ def _names(record: Mapping[Any, Any], prefix: str = "") -> list[str]:
 
 
 def _kind(value: Any) -> str:
-    """In words that a person who wrote JSON knows.
+    """The kind of a value in the words of JSON.
 
     >>> _kind(None), _kind([1])
     ('null', 'a list')

@@ -21,7 +21,7 @@ from siftlm.memory.reading.records import (
 )
 
 _PLAIN_BYTES = 1 << 18
-# Packed bytes may grow a thousandfold: they are unpacked a little at a time, less where they grow more.
+# Packed bytes may grow a thousandfold: they are unpacked in small pieces, smaller ones where they grow more.
 _PACKED_BYTES = 1 << 14
 _MIN_PACKED_BYTES = 1 << 7
 _MAX_UNPACKED_BYTES = 1 << 18
@@ -34,13 +34,13 @@ class BrokenStream(Exception):
 
 
 class ByteStream:
-    """The unpacked content of a file, piece by piece; ``position`` counts the bytes as they lie on disk."""
+    """The unpacked content of a file, piece by piece; ``position`` counts its bytes on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.position = path, 0
 
     def pieces(self) -> Iterator[bytes]:
-        """The content; raises `BrokenStream` after the last byte that can be had."""
+        """The content; raises `BrokenStream` after the last readable byte."""
         try:
             with open(self.path, "rb") as file:
                 packing = _compression(self.path, file.peek(4)[:4])
@@ -50,7 +50,7 @@ class ByteStream:
             raise BrokenStream(f"cannot be read: {error.strerror or error}") from error
 
     def lines(self) -> Iterator[bytes]:
-        """Its lines without the line feed; a byte order mark is dropped. The last one may lack its line feed."""
+        """The lines without their line feeds; a byte order mark is dropped. The last one may lack its line feed."""
         rest: list[bytes] = []
         first = True
         for piece in self.pieces():
@@ -81,13 +81,13 @@ def _compression(path: Path, head: bytes) -> str | None:
 
 
 def _decompress(raw: Iterator[bytes], packing: str) -> Iterator[bytes]:
-    """Both kinds may be several packed streams in a row, each of which has to end properly."""
+    """The unpacked content; a file may hold several packed streams in a row, each of which must be complete."""
     start, failures = _decompressor(packing)
     unpacker, fed = None, _MIN_PACKED_BYTES
     for piece in raw:
         while piece:
             if unpacker is None:
-                # Some writers fill up with zeros after the end.
+                # Some writers pad with zeros after the end.
                 piece = piece.lstrip(b"\0")
                 if not piece:
                     break
@@ -163,7 +163,7 @@ class JsonLinesFile:
         return RawRecord(where, value, None, position)
 
 
-# A quote that is never closed takes the rest of the file with it, at most so many characters.
+# A quote that is never closed takes the rest of the file with it, at most this many characters.
 _MAX_RECORD_CHARACTERS = 1 << 28
 
 

@@ -1,4 +1,4 @@
-"""The door of reading: whatever holds texts becomes one `Source`."""
+"""Opening a corpus: whatever holds texts becomes one `Source`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
+from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory.reading import datasets
 from siftlm.memory.reading.datasets import IterablePart
 from siftlm.memory.reading.fields import FieldMapping
@@ -26,12 +26,13 @@ from siftlm.memory.reading.records import (
 )
 from siftlm.memory.reading.textfile import LANGUAGE_BY_SUFFIX, TextFile, TextFolder, suffix_of
 from siftlm.types import Document, Vectors
+from siftlm.validation import choice
 
 FORMATS = ("csv", "jsonl", "parquet", "text", "tsv")
 # Among other files of a folder, those of the first kind are data for certain; the others may be a project's own.
 _SHARD_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _DATA_SUFFIXES = {**_SHARD_SUFFIXES, ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}
-# What lies beside the shards of a data set without being part of it.
+# Files beside the shards of a data set that are no part of it.
 _COMPANION_FILE_STEMS = (
     "readme",
     "license",
@@ -84,8 +85,8 @@ def open_source(
         glob: of a folder, only files like this: ``"*.md"`` anywhere in it, or ``"docs/**/*.md"``.
         largest: bytes that a file which is one text may have.
     """
-    if format is not None and format not in FORMATS:
-        raise UnknownName("format", format, FORMATS)
+    if format is not None:
+        choice("format", format, FORMATS)
     keep = [meta] if isinstance(meta, str) else None if meta is None else list(meta)
     apart = _is_array(vector)
     fields = FieldMapping(text, id, None if apart or vector is None else str(vector), keep)
@@ -97,7 +98,7 @@ def open_source(
 
 
 class _SourceOpener:
-    """What was asked for, while the corpus is taken apart."""
+    """The settings of `open_source`, and the parts that a corpus consists of with them."""
 
     def __init__(self, fields: FieldMapping, format_: str | None, split: str, glob: str | None, largest: int) -> None:
         self._fields, self._format, self._split, self._glob, self._largest = fields, format_, split, glob, largest
@@ -200,7 +201,7 @@ class _FirstFiles:
 
     @classmethod
     def of(cls, listing: Iterable[FolderFile]) -> _FirstFiles:
-        """What a listing holds."""
+        """The first files of a listing."""
         seen = cls()
         for file in listing:
             seen.files += 1

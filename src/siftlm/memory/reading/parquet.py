@@ -15,7 +15,7 @@ _PARQUET_BATCH_ROWS = 256
 
 
 class Parquet:
-    """One Parquet file; whole row groups are passed over without being read."""
+    """One Parquet file; whole row groups are skipped without being read."""
 
     unit = "bytes"
 
@@ -28,7 +28,7 @@ class Parquet:
         return {"kind": "parquet", **file_identity(self._path)}
 
     def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
-        """A row group that cannot be read is as many bad rows as it has, so that numbers stay what they are."""
+        """All rows; a row group that cannot be read gives bad rows, so that the numbers of later rows stay the same."""
         arrow, parquet = load("pyarrow", "memory"), load("pyarrow.parquet", "memory")
         try:
             # Without read-ahead: a row group can be larger than memory.
@@ -75,7 +75,7 @@ class Parquet:
                 yield RawRecord(f"{self.name}: row {at}", problem=problem, position=self.size * at // total)
 
     def _values(self, batch: Any) -> list[dict[str, Any] | str]:
-        """The rows as mappings; a text in place of one says why it cannot be had."""
+        """The rows as mappings; a text in place of one says why it cannot be read."""
         arrow = load("pyarrow", "memory")
         names = batch.schema.names
         columns = []
@@ -95,16 +95,16 @@ class Parquet:
         return rows
 
     def _columns(self, names: list[str]) -> list[str] | None:
-        """Those that hold what the fields ask for, of which some are within others."""
-        wanted = self._fields.columns
-        if wanted is None:
+        """The columns that hold the fields, some of which are nested in columns."""
+        needed = self._fields.columns
+        if needed is None:
             return None
-        top = {name if name in names else name.split(".")[0] for name in wanted} | {"meta"}
+        top = {name if name in names else name.split(".")[0] for name in needed} | {"meta"}
         return [name for name in names if name in top]
 
 
 class _UnreadableValue(str):
-    """Stands for a value that cannot be had, and says why."""
+    """The reason why a value cannot be read, in its place."""
 
     __slots__ = ()
 

@@ -20,7 +20,7 @@ from siftlm.types import Document, Vectors
 
 @dataclass(frozen=True)
 class Record:
-    """One record of an input: a document, or what is wrong with it."""
+    """One record of an input: a document, or the problem with it."""
 
     number: int
     """Counted from 0 through the whole input, bad ones included, so that a reader can go on after any."""
@@ -38,18 +38,18 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """For people: the path or the data set."""
+        """The path or the data set, for people."""
 
     @property
     def size(self) -> int | None:
-        """How large it is, in the unit of `Record.position`, where that is known without reading it."""
+        """The size in the unit of `Record.position`, where that is known without reading it."""
 
     @property
     def unit(self) -> str:
-        """Of size and position: ``bytes``, ``files``, ``records``."""
+        """The unit of size and position: ``bytes``, ``files``, ``records``."""
 
     def identity(self) -> dict[str, Any]:
-        """What tells this input from another, or from itself after a change; JSON can hold it."""
+        """Whatever distinguishes this input from others, and from itself after a change; JSON can hold it."""
 
     def read(self, start: int = 0) -> Iterator[Record]:
         """The records from number ``start`` on; memory use does not grow with the input."""
@@ -57,7 +57,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class RawRecord:
-    """What stands at one place of an input, before anybody looked for its text."""
+    """One record as it was read, before its text is looked for."""
 
     where: str
     value: Any = None
@@ -69,19 +69,19 @@ class RawRecord:
 
 @dataclass
 class SkipCounter:
-    """How many rows are still to be passed over; a part counts it down."""
+    """The rows that are still to be skipped; a part counts them down."""
 
     left: int
 
     def one(self) -> bool:
-        """Is this row to be passed over?"""
+        """Whether this row is to be skipped."""
         if not self.left:
             return False
         self.left -= 1
         return True
 
     def block(self, rows: int) -> bool:
-        """Is this whole block of rows to be passed over?"""
+        """Whether this whole block of rows is to be skipped."""
         if self.left < rows:
             return False
         self.left -= rows
@@ -89,25 +89,25 @@ class SkipCounter:
 
 
 class SourcePart(Protocol):
-    """One file, folder, data set or iterable: one kind of input knows how to walk through its rows."""
+    """One file, folder, data set or iterable of a source."""
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The part's name, for people."""
 
     @property
     def size(self) -> int | None:
-        """In the unit of `RawRecord.position`."""
+        """The size in the unit of `RawRecord.position`."""
 
     @property
     def unit(self) -> str:
-        """Of size and position."""
+        """The unit of size and position."""
 
     def identity(self) -> dict[str, Any]:
-        """As `Source.identity`, without what the fields are called."""
+        """The `Source.identity` of this part, without the names of the fields."""
 
     def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
-        """All rows in order, less the first ``skip.left``, which are passed over as cheaply as can be."""
+        """All rows in order, without the first ``skip.left``, which are skipped as cheaply as possible."""
 
 
 class RecordReader:
@@ -186,9 +186,9 @@ class RecordReader:
         return None
 
 
-# Never what a person means by the texts of a folder.
+# Folders whose files nobody means by the texts of a folder.
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
-# What a memory's folder holds, from the first moment of its making on: one of these, and a folder of data.
+# A memory's folder holds one of these and a folder of data from the beginning of its creation on.
 _MEMORY_FILES = {durability.LOCK_FILE, manifest.MANIFEST_FILE}
 
 
@@ -198,7 +198,7 @@ class FolderFile:
 
     path: Path
     name: str
-    """Below the folder, with slashes."""
+    """The path below the folder, with slashes."""
     bytes: int
     mtime_ns: int
 
@@ -208,20 +208,20 @@ def walk_files(folder: Path, glob: str | None = None) -> Iterator[FolderFile]:
 
     Hidden ones are left out. Links to files are followed, those to folders are not, since they may lead in a circle.
     """
-    wanted = None if glob is None else re.compile(_glob_regex(glob))
+    pattern = None if glob is None else re.compile(_glob_regex(glob))
     for file in _walk_folder(folder, ""):
-        if wanted is None or wanted.fullmatch(file.name):
+        if pattern is None or pattern.fullmatch(file.name):
             yield file
 
 
 def file_identity(path: Path) -> dict[str, Any]:
-    """What changes when the file does."""
+    """The identity of a file, which changes when the file does."""
     status = path.stat()
     return {"path": str(path.resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def folder_identity(folder: Path, glob: str | None = None) -> dict[str, Any]:
-    """What changes when a file of the folder does, or is added, removed or renamed."""
+    """The identity of a folder, which changes when a file is changed, added, removed or renamed."""
     digest, files, size = hashlib.sha256(), 0, 0
     for file in walk_files(folder, glob):
         line = f"{file.name}\0{file.bytes}\0{file.mtime_ns}\n"
@@ -237,8 +237,8 @@ def printable_path(path: str | os.PathLike[str]) -> str:
 
 def _walk_folder(folder: Path, prefix: str) -> Iterator[FolderFile]:
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
     except OSError as error:
         raise InvalidInput(f"{printable_path(folder)} cannot be listed: {error.strerror or error}") from error
     for entry in entries:
@@ -254,14 +254,14 @@ def _walk_folder(folder: Path, prefix: str) -> Iterator[FolderFile]:
 
 
 def _is_memory(folder: str) -> bool:
-    """Does siftlm keep its own data there?"""
+    """Whether this is the folder of a memory."""
     names = set(os.listdir(folder))
     return bool(names & _MEMORY_FILES) and any(manifest.GENERATION_NAME.fullmatch(name) for name in names)
 
 
 def _glob_regex(glob: str) -> str:
-    r"""As a regular expression: ``*`` stays within a name, ``**/`` is any folders, and a pattern without a slash is
-    for the file's own name.
+    r"""A glob as a regular expression: ``*`` stays within a name, ``**/`` is any folders, and a pattern without a
+    slash is for the file's own name.
 
     >>> [bool(re.fullmatch(_glob_regex("*.md"), name)) for name in ("a.md", "b/c/a.md", "a.md.txt")]
     [True, True, False]
@@ -294,7 +294,7 @@ class VectorFile:
             raise InvalidInput(f"{self.name} has {held}; one row of numbers for each record is needed")
 
     def identity(self) -> dict[str, Any]:
-        """What tells this array from another."""
+        """Whatever distinguishes this array from others."""
         shape = list(self._array.shape)
         if self._path is None:
             return {"path": None, "shape": shape}
@@ -302,13 +302,13 @@ class VectorFile:
         return {"path": str(self._path.resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
     def vector(self, number: int) -> Vectors:
-        """That of record ``number``; a copy, since the file may be unmapped before the record is used."""
+        """The vector of record ``number``; a copy, since the file may be unmapped before the record is used."""
         if number >= len(self._array):
             raise InvalidInput(f"{self.name} has {len(self._array)} rows, the corpus has more records than that")
         return usable_vector(np.array(self._array[number]))
 
     def check_end(self, records: int) -> None:
-        """Vectors left over mean that vectors and records do not belong together."""
+        """Raise where vectors are left over: then vectors and records do not belong together."""
         if records < len(self._array):
             raise InvalidInput(f"{self.name} has {len(self._array)} rows, the corpus only {records} records")
 

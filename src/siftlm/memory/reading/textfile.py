@@ -35,7 +35,7 @@ _LINE_TAGS = frozenset("div li dt dd tr br figcaption address caption option leg
 
 @dataclass(frozen=True)
 class WebPage:
-    """What a person would read of a page."""
+    """The part of a page that a person would read."""
 
     text: str
     title: str | None
@@ -60,7 +60,7 @@ def _parse_html(html: str, dropped: frozenset[str], *, by_attribute: bool) -> We
 
 
 class _TextExtractor(HTMLParser):
-    """Collects pieces of text, and between them how large a gap the tags asked for."""
+    """Collects pieces of text, and the gaps between them that the tags call for."""
 
     def __init__(self, dropped: frozenset[str], by_attribute: bool) -> None:
         super().__init__(convert_charrefs=True)
@@ -70,12 +70,12 @@ class _TextExtractor(HTMLParser):
         self._gap = ""
         self._inside_title = False
         self._preformatted = 0
-        # The element that is being left out, and how many of its kind are open within it.
+        # The element that is being dropped, and how many of its kind are open within it.
         self._out: str | None = None
         self._depth = 0
 
     def page(self) -> WebPage:
-        """What was collected."""
+        """The page that was collected."""
         title = " ".join("".join(self._title).split())
         return WebPage("".join(self._pieces).strip(), title or None)
 
@@ -235,7 +235,7 @@ class TextFolder:
                 yield text_row(file.path, file.name, self._largest, number)
 
     def _files(self) -> Iterator[FolderFile]:
-        """Those with anything in them: an empty one, such as many an ``__init__.py``, is as little a fault as a blank
+        """The files that are not empty: an empty one, such as many an ``__init__.py``, is no more a fault than a blank
         line in a file of lines."""
         return (file for file in walk_files(self._path, self._glob) if file.bytes)
 
@@ -252,7 +252,7 @@ def suffix_of(name: str) -> str:
 
 
 def text_row(path: Path, name: str, largest: int, position: int) -> RawRecord:
-    """A file as one text; ``name`` is what its metadata call it."""
+    """A file as one text; ``name`` is its path in the metadata."""
     where = printable_path(path)
     try:
         text = _file_text(path, largest)
