@@ -22,7 +22,7 @@ class FakeController(Controller):
     def __init__(self, model, tokenizer=None, **settings):
         if model == "none":
             raise InvalidInput(f"{model!r} is no causal language model that can be loaded: no such folder")
-        self.name, self.asked, self.context, self.parameters = model, settings, 256, 1000
+        self.name, self.arguments, self.context, self.parameters = model, settings, 256, 1000
         self.settings = Tuning()
         self._engine_asked = ("full", None, None, None)
         self.learned: list[str] | None = None

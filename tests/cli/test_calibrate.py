@@ -81,7 +81,7 @@ def test_json_is_the_record(reader, siftlm):
 def test_interrupted_it_goes_on(reader, siftlm, capsys):
     reader.interrupt_at = 12
     assert main(["calibrate", "memory", "--texts", "texts.jsonl", *QUICK]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "repeat the command to resume" in capsys.readouterr().err
     before = reader.tunings
     calibrated(siftlm)
     once = reader.tunings - before
@@ -90,7 +90,7 @@ def test_interrupted_it_goes_on(reader, siftlm, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--minutes", "-1"), "--minutes"),
         (("--minutes", "soon"), "--minutes"),
@@ -101,10 +101,10 @@ def test_interrupted_it_goes_on(reader, siftlm, capsys):
         (("--texts", "none.jsonl"), "none.jsonl"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(reader, siftlm, words, said):
+def test_what_is_wrong_is_said_in_a_line(reader, siftlm, words, message):
     status, out, err = siftlm("calibrate", "memory", "--texts", "texts.jsonl", *QUICK, *words)
     assert (status, out) != (0, "")
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
     assert reader.tunings == 0
 

@@ -77,14 +77,14 @@ def test_a_method_of_another_package_that_cannot_be_loaded_is_named(monkeypatch,
     monkeypatch.setattr(problem, "_entry_points", lambda: {"theirs": Entry()})
     status, out, _ = siftlm("methods")
     assert status == 0
-    said = [line for line in out.splitlines() if "theirs" in line]
-    assert len(said) == 1
-    assert "cannot be loaded" in said[0]
-    assert "no module named 'elsewhere'" in said[0]
+    message = [line for line in out.splitlines() if "theirs" in line]
+    assert len(message) == 1
+    assert "cannot be loaded" in message[0]
+    assert "no module named 'elsewhere'" in message[0]
     assert "\n  sift " in out
     status, out, err = siftlm("methods", "--json")
     assert "sift" in {record["name"] for record in json.loads(out)}
-    assert (status, err) == (0, said[0] + "\n")
+    assert (status, err) == (0, message[0] + "\n")
 
 
 @pytest.mark.parametrize("words", ["methods", "demo picks", "--version", "--help", "methods --help"])

@@ -85,7 +85,7 @@ class Controller:
         if engine != "lora" and not (rank is None and alpha is None and targets is None):
             raise Conflict(
                 f"{setting('rank')}, {setting('alpha')} and {setting('targets')} are settings of "
-                f"{setting('engine', 'lora')}, and engine is {engine!r:.40}"
+                f"{setting('engine', 'lora')}, not of {setting('engine', engine)}"
             )
         with normal_tensors():
             loaded = open_model(model, tokenizer, device=device, dtype=dtype, context=context)
