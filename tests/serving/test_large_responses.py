@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.fakes import NAME, FakeEngine, app_of
-from siftlm.controller import SampledToken
-from siftlm.serving import Job, Mode, ResponseBuilder, SamplingParams, responses
+from siftlm.controller import SampledToken, SamplingParams
+from siftlm.serving import Job, Mode, ResponseBuilder, responses
 from siftlm.serving.decoding import prompt_event
 from siftlm.serving.error_responses import encode_json
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from controller import tiny
 from effort import examples
-from siftlm.controller import Controller
+from siftlm.controller import Controller, SamplingParams
 from siftlm.controller.tokens import text_token_ids
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.serving import Job, Mode, SamplingParams, ServingEngine, events
+from siftlm.serving import Job, Mode, ServingEngine, events
 from siftlm.serving import scheduler as serving_engine
 from siftlm.serving.errors import DeadlineExceeded, QueueFull, ShuttingDown
 from siftlm.serving.scheduler import trim_memory
