@@ -41,7 +41,6 @@ STOP_WORDS = frozenset(
     )
 )
 STOPPED = {
-    "n": "not stopped early",
     "adaptive": "stopped by --adaptive: one more step is not worth it",
     "until": "stopped by --until: the uncertainty is low enough",
     "min_gain": "stopped by --min-gain: the next gain is too small",
@@ -184,7 +183,7 @@ def _heading(selection: Selection, considered: str) -> str:
     repeats = len(selection) - len(selection.distinct)
     heading = f"{selection.method}, λ = {selection.noise:g}: {len(selection)} of {considered}"
     heading += f", {repeats} of them repeated" if repeats else ""
-    return f"{heading}; {STOPPED.get(selection.stopped, selection.stopped)}"
+    return heading if selection.stopped == "n" else f"{heading}; {STOPPED.get(selection.stopped, selection.stopped)}"
 
 
 # --- side by side
