@@ -150,7 +150,7 @@ def test_the_model_thread_does_it(ask, engine, monkeypatch):
         ({"input": None}, 400, "input"),
         ({"plane": "yes"}, 400, "plane"),
         ({"siftlm": {"memory": ["docs"]}}, 400, "siftlm.memory"),
-        ({"siftlm": {"without_copies": 7}}, 400, "siftlm"),
+        ({"siftlm": {"without_copies": 7}}, 400, "siftlm.without_copies"),
         ({"siftlm": {"method": "max-entropy"}}, 400, "siftlm.method"),
     ],
 )
