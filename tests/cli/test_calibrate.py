@@ -45,6 +45,7 @@ def command_of(out):
     return shlex.split(out.rstrip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_table_ends_with_a_command_that_works(reader, siftlm):
     out = calibrated(siftlm)
     assert "confirmation" in out
@@ -56,12 +57,14 @@ def test_the_table_ends_with_a_command_that_works(reader, siftlm):
         assert memory.manifest.calibration["siftlm-tiny"]["settings"]["noise"] == 0.001
 
 
+@pytest.mark.slow
 def test_another_model_and_engine_are_named_in_it(reader, siftlm):
     words = command_of(calibrated(siftlm, "--model", "other", "--engine", "lora"))
     assert words[4:] == ["--model", "other", "--engine", "lora"]
     assert command_of(calibrated(siftlm, "--engine", "auto"))[4:] == []
 
 
+@pytest.mark.slow
 def test_only_looking_leaves_the_memory_and_says_the_settings(reader, siftlm):
     out = calibrated(siftlm, "--no-note")
     words = command_of(out)
@@ -71,6 +74,7 @@ def test_only_looking_leaves_the_memory_and_says_the_settings(reader, siftlm):
         assert memory.manifest.calibration == {}
 
 
+@pytest.mark.slow
 def test_json_is_the_record(reader, siftlm):
     record = json.loads(calibrated(siftlm, "--json"))
     assert record["settings"]["method"] == "sift"

@@ -208,6 +208,7 @@ def test_texts_from_json_lines(folder):
 # --- as a process
 
 
+@pytest.mark.slow
 def test_as_a_process(folder, shell):
     run = shell(*BASE, "-n", "5", "--json")
     assert run.returncode == 0
@@ -300,14 +301,8 @@ def test_after_an_error_nothing_goes_into_a_pipe(folder):
 # --- figure
 
 
-@pytest.mark.parametrize(
-    ("name", "start"),
-    [
-        pytest.param("f.png", b"\x89PNG", marks=pytest.mark.slow),
-        ("f.svg", b"<?xml"),
-        pytest.param("f.pdf", b"%PDF", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "start"), [("f.png", b"\x89PNG"), ("f.svg", b"<?xml"), ("f.pdf", b"%PDF")])
 def test_figure_is_drawn_beside_the_table(folder, siftlm, name, start):
     pytest.importorskip("matplotlib")
     status, out, err = siftlm(*BASE, "-n", "4", "--figure", name)

@@ -150,6 +150,7 @@ def test_a_chart_of_little_or_much(values):
     assert max(map(cell_len, lines)) < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("environment", "colour"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_a_real_terminal(environment, colour):
     """Under a pseudo-terminal: colour, and the width of the window."""

@@ -123,6 +123,7 @@ def test_transductive_scores_the_text_that_is_the_prompt(full):
 # --- nothing is left behind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", ["score", "generate", "score_many", "generate_many"])
 def test_after_a_call_the_model_is_what_it_was_bit_for_bit(any_engine, work):
     how = {"max_new_tokens": 4} if "generate" in work else {"at": [1]}

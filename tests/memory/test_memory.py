@@ -116,6 +116,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ODD, ids=lambda text: repr(text[:8]))
 def test_odd_texts_come_back_as_they_were(tmp_path, text):
     with Memory.create(tmp_path / "memory", passage_tokens=100) as memory:

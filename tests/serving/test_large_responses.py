@@ -32,6 +32,7 @@ def test_in_parts_it_is_the_same(content):
         assert responses.encode_json_in_parts(many) == encode_json(many)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choices", [8, 70])
 def test_no_part_is_long(monkeypatch, choices):
     parts = []

@@ -208,6 +208,7 @@ def test_a_vllm_that_began_anew_gets_the_adapter_again(relay, vllm):
     assert [body["lora_name"] for body in vllm.bodies(LOAD)] == [*vllm.adapters] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 def test_a_rank_that_is_too_large(memory, tmp_path, old):
     vllm = fake(rank=1, old=old)
