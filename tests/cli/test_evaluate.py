@@ -20,7 +20,7 @@ class Evaluated(FakeController):
     """With what tells one model from another."""
 
     model = SimpleNamespace(state_dict=dict)
-    engine = SimpleNamespace(describe=lambda: {"engine": "full"})
+    engine = SimpleNamespace(description={"engine": "full"})
 
 
 @pytest.fixture

@@ -86,11 +86,11 @@ def facts(score):
 
 def test_a_prompt_is_searched_for_then_tuned_on_then_scored(full, monkeypatch):
     calls = []
-    run, tuning, likelihood = Searcher.run, full.controller.tuning, full.controller.likelihood
+    run, tuning, likelihoods = Searcher.run, full.controller.tuning, full.controller.likelihoods
     monkeypatch.setattr(Memory, "run", lambda self, request: calls.append("select") or run(self, request))
     monkeypatch.setattr(full.controller, "tuning", lambda **how: calls.append("tune") or tuning(**how))
     monkeypatch.setattr(
-        full.controller, "likelihood", lambda text, **how: calls.append("score") or likelihood(text, **how)
+        full.controller, "likelihoods", lambda pairs, **how: calls.append("score") or likelihoods(pairs, **how)
     )
     full.score(TEXT)
     assert calls == ["select", "score", "tune", "score"]
