@@ -139,7 +139,9 @@ class BatchTuner:
         whose = self._owners(owners, len(pairs), "pairs")
         controller, contexts = self._controller, self._contexts(texts, len(pairs), "pairs")
         scored = [
-            text_to_score(controller.tokenizer, text, after, context, controller.context)
+            text_to_score(
+                controller.tokenizer, text, after, controller.context, start=controller.start_token, fixed=context
+            )
             for (text, after), context in zip(pairs, contexts, strict=True)
         ]
 

@@ -28,7 +28,7 @@ from siftlm.controller.restore import (
 )
 from siftlm.controller.settings import SamplingParams, Tuning, rate_for, stop_strings
 from siftlm.controller.stacked import AdapterStack, can_stack, refuse_unstackable
-from siftlm.controller.tokens import start_token, text_to_score, text_token_ids
+from siftlm.controller.tokens import prefix_token_ids, start_token, text_to_score, text_token_ids
 from siftlm.controller.tuner import Tuner
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName, setting
 from siftlm.types import Likelihood
@@ -90,6 +90,8 @@ class Controller:
             loaded = open_model(model, tokenizer, device=device, dtype=dtype, context=context)
         self.name, self.model, self.tokenizer = loaded.name, loaded.model, loaded.tokenizer
         self.context = loaded.context
+        self.start_token, self.prefix_tokens = start_token(self.tokenizer), prefix_token_ids(self.tokenizer)
+        """The token before a text that is scored, and those before every text that is learned or continued."""
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
         self.budget = batch_budget(next(self.model.parameters()).device, self.vocabulary)
@@ -222,7 +224,10 @@ class Controller:
     def likelihoods(self, pairs: Sequence[tuple[str, str]], *, texts: Sequence[str] = ()) -> list[Likelihood]:
         """`likelihood` for many (text, after), in few forward passes."""
         fixed = self.context_of(texts) if texts else []
-        scored = [text_to_score(self.tokenizer, text, after, fixed, self.context) for text, after in pairs]
+        scored = [
+            text_to_score(self.tokenizer, text, after, self.context, start=self.start_token, fixed=fixed)
+            for text, after in pairs
+        ]
         return self.evaluating(lambda: text_likelihoods(self.model, scored, self.budget))
 
     def context_of(self, texts: Sequence[str], room: int | None = None) -> list[int]:
@@ -230,8 +235,7 @@ class Controller:
         if isinstance(texts, str):
             raise InvalidInput("texts must be a list of texts; for one text, put it into a list")
         room = self.context // 2 if room is None else room
-        start = start_token(self.tokenizer)
-        ids = [] if start is None else [start]
+        ids = [] if self.start_token is None else [self.start_token]
         gap = text_token_ids(self.tokenizer, "\n\n")
         for text in dict.fromkeys(texts):  # the second time a text tells nothing new in a context
             ids.extend([*text_token_ids(self.tokenizer, text), *gap])

@@ -17,7 +17,7 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from siftlm.controller.forward import BatchBudget, batches
 from siftlm.controller.settings import SamplingParams, check_sampling
-from siftlm.controller.tokens import Detokenizer, StopStrings, prefix_token_ids, start_token, text_token_ids
+from siftlm.controller.tokens import Detokenizer, StopStrings, text_token_ids
 from siftlm.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ def prompt_token_ids(controller: Controller, prompt: str, fixed: Sequence[int], 
     ids = text_token_ids(controller.tokenizer, prompt)
     left = controller.context - most
     fixed = fixed[: max(left // 2, left - len(ids))]
-    head = [] if fixed else prefix_token_ids(controller.tokenizer)
+    head = [] if fixed else controller.prefix_tokens
     room = max(1, left - len(fixed) - len(head))
-    start = start_token(controller.tokenizer)
+    start = controller.start_token
     read = [*fixed, *head, *ids[-room:]]
     if not read and start is None:
         raise InvalidInput("the prompt is empty, and the model has no token to begin with")

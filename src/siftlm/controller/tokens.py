@@ -64,9 +64,10 @@ def prefix_token_ids(tokenizer: Any) -> list[int]:
     return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
 
 
-def windows_of(tokenizer: Any, text: str, size: int, most: int, completion: str | None = None) -> list[Window]:
-    """The first ``most`` windows of ``size`` tokens that there is something to learn from."""
-    head = prefix_token_ids(tokenizer)
+def windows_of(
+    tokenizer: Any, head: Sequence[int], text: str, size: int, most: int, completion: str | None = None
+) -> list[Window]:
+    """The first ``most`` windows of ``size`` tokens, ``head`` included, that there is something to learn from."""
     at = text.find(completion) if completion is not None else -1
     if completion is not None and at >= 0:
         at += len(completion)
@@ -130,10 +131,12 @@ class ScoredText:
     """How many bytes those tokens spell."""
 
 
-def text_to_score(tokenizer: Any, text: str, after: str, fixed: Sequence[int], context: int) -> ScoredText:
-    """Spans that score every token of ``text`` behind ``after`` and the ``fixed`` tokens, `context` of them at once."""
+def text_to_score(
+    tokenizer: Any, text: str, after: str, context: int, *, start: int | None, fixed: Sequence[int]
+) -> ScoredText:
+    """Spans of ``context`` tokens that score every token of ``text`` behind ``after``; see `spans_of`."""
     ids, before = text_token_ids(tokenizer, text), text_token_ids(tokenizer, after)
-    spans = spans_of(ids, context, start=start_token(tokenizer), before=before, fixed=fixed)
+    spans = spans_of(ids, context, start=start, before=before, fixed=fixed)
     scored = sum(span.scored for span in spans)
     # Without a start token the first token is not scored, and its bytes do not count.
     left = ids[: len(ids) - scored]

@@ -222,7 +222,7 @@ class Tuner:
         )
         self.highest_loss = settings.explode * math.log(max(2, controller.vocabulary))
         """A loss above it is that of a model that has diverged."""
-        self._tokenizer = controller.tokenizer
+        self._tokenizer, self._prefix = controller.tokenizer, controller.prefix_tokens
         self._forward = torch.compile(self.model, dynamic=True) if settings.compile else self.model
 
     def learn(
@@ -266,7 +266,12 @@ class Tuner:
         for step in plan_steps(texts, settings):
             if step.text not in cut:
                 cut[step.text] = windows_of(
-                    self._tokenizer, texts[step.text], settings.window or 0, settings.windows, settings.completion
+                    self._tokenizer,
+                    self._prefix,
+                    texts[step.text],
+                    settings.window or 0,
+                    settings.windows,
+                    settings.completion,
                 )
             # A text without tokens has no window, and so no step.
             planned.extend((step, window) for window in cut[step.text])
