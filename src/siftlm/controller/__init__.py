@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from siftlm.controller.detokenizer import Detokenizer, StopStrings
 from siftlm.controller.settings import SamplingParams, Tuning, check_sampling, rate_for, setting_names
-from siftlm.controller.tokens import Detokenizer, StopStrings
 from siftlm.extras import load
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ import torch
 import transformers
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
+from siftlm.controller.detokenizer import Detokenizer, StopStrings
 from siftlm.controller.forward import BatchBudget, batches
 from siftlm.controller.settings import SamplingParams, check_sampling
-from siftlm.controller.tokens import Detokenizer, StopStrings, text_token_ids
+from siftlm.controller.tokens import text_token_ids
 from siftlm.errors import InvalidInput
 
 if TYPE_CHECKING:
