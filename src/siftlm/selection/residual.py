@@ -101,7 +101,11 @@ def select_from(
     problem = Problem(space=pool, expected=n, noise=noise)
     blocked = source.excludes(first.ids)
     problem.rules = PickRules(
-        pool.size, cap=limits.cap(repeats=True), blocked=blocked, ties=ties_of(pool, noise), names=pool.ids
+        pool.size,
+        cap=limits.cap(repeats=True),
+        blocked=blocked if blocked.any() else None,
+        ties=ties_of(pool, noise),
+        names=pool.ids,
     )
     problem.posterior_in_use = posterior = FeaturePosterior(pool, noise)
     steps = _IndexSearch(problem, pool, posterior, source, k, doublings)
@@ -146,7 +150,7 @@ class _CandidatePool(FeatureSpace):
             self._buffer = room
         self._buffer[start : self.size] = vectors
         self.vectors = self._buffer[: self.size]
-        self._diagonal = np.concatenate([self._diagonal, np.einsum("ij,ij->i", vectors, vectors)])
+        self.diagonal = np.concatenate([self.diagonal, np.einsum("ij,ij->i", vectors, vectors)])
         self.ids = np.concatenate([self.ids, ids])
         self._order = np.argsort(self.ids)
 

@@ -49,9 +49,10 @@ class Space(Protocol):
     """m; 0 when there is no prompt"""
     rounding: float
     """Absolute error of a product of unit vectors: decides what counts as a tie."""
-
-    def diagonal(self) -> FloatArray:
-        """(K,) k(x, x)"""
+    diagonal: FloatArray
+    """(K,) k(x, x)"""
+    target_trace: float
+    """Σ_m k(x*_m, x*_m)"""
 
     def row(self, index: int) -> RealArray:
         """(K,) k(x_index, x)"""
@@ -67,9 +68,6 @@ class Space(Protocol):
 
     def target_gram(self) -> FloatArray:
         """(m, m) k(x*, x*)"""
-
-    def target_trace(self) -> float:
-        """Σ_m k(x*_m, x*_m)"""
 
     def among(self, left: IntArray, right: IntArray) -> FloatArray:
         """(len(left), len(right)) k between candidates, exactly"""
@@ -101,6 +99,7 @@ class FeatureSpace:
             checks.within_product_range("candidates", squared)
             target_squares = checks.within_product_range("query", checks.row_squares(self.target_vectors))
             exact = exact or not fits_float32(target_squares)
+        self.target_trace = float(np.einsum("ij,ij->", self._target_vectors, self._target_vectors))
         self._scan_type = np.float64 if exact else np.float32
         self.rounding = float(np.finfo(self._scan_type).eps)
         if exact and vectors.dtype != np.float64:
@@ -110,7 +109,7 @@ class FeatureSpace:
         slack = UNIT_ROUNDINGS * self.rounding
         unit = not normalize or (float(squared.min()) >= 1 - slack and float(squared.max()) <= 1 + slack)
         self._inverse_length = None if unit else 1 / np.sqrt(squared)
-        self._diagonal = np.ones(self.size) if normalize else squared
+        self.diagonal = np.ones(self.size) if normalize else squared
         if vectors.dtype != self._scan_type and vectors.size * 8 <= MAX_COPY_BYTES:
             vectors = vectors.astype(self._scan_type)
         self.vectors = vectors
@@ -133,9 +132,6 @@ class FeatureSpace:
         if self._target_vectors is None:  # see everything()
             return self.gather(np.arange(self.targets, dtype=np.int64))
         return self._target_vectors
-
-    def diagonal(self) -> FloatArray:
-        return self._diagonal
 
     def vector(self, index: int) -> FloatArray:
         """(d,) one candidate, float64"""
@@ -189,11 +185,6 @@ class FeatureSpace:
     def target_gram(self) -> FloatArray:
         return self.target_vectors @ self.target_vectors.T
 
-    def target_trace(self) -> float:
-        if self._target_vectors is None:  # every candidate is a target
-            return float(self._diagonal[: self.targets].sum())
-        return float(np.einsum("ij,ij->", self._target_vectors, self._target_vectors))
-
     def among(self, left: IntArray, right: IntArray) -> FloatArray:
         return self.gather(left) @ self.gather(right).T
 
@@ -218,6 +209,7 @@ class FeatureSpace:
         view = copy.copy(self)
         # Not gathered here: of more targets than features only a root of their scatter is ever asked for.
         view.targets, view._target_vectors = count, None
+        view.target_trace = float(self.diagonal[:count].sum())
         return view
 
     def target_root(self) -> FloatArray:
@@ -253,7 +245,8 @@ class KernelSpace:
         self._vectors = unit_rows("candidates", vectors, normalize=normalize)
         self._targets = unit_rows("query", targets, normalize=normalize)
         self.rounding = float(np.finfo(np.float64).eps)
-        self._diagonal = self._own_diagonal()
+        self.diagonal = self._own_diagonal()
+        self.target_trace = float(np.trace(self.target_gram())) if self.targets else 0.0
 
     def _own_diagonal(self) -> FloatArray:
         # A kernel function shows its diagonal only inside square blocks; small ones waste little.
@@ -279,9 +272,6 @@ class KernelSpace:
             raise InvalidInput(f"kernel returned {values[row, column]} for vectors {row} and {column}")
         return values
 
-    def diagonal(self) -> FloatArray:
-        return self._diagonal
-
     def row(self, index: int) -> FloatArray:
         row: FloatArray = self._call(self._vectors[index : index + 1], self._vectors)[0]
         return row
@@ -298,9 +288,6 @@ class KernelSpace:
     def target_gram(self) -> FloatArray:
         return self._call(self._targets, self._targets)
 
-    def target_trace(self) -> float:
-        return float(np.trace(self.target_gram()))
-
     def among(self, left: IntArray, right: IntArray) -> FloatArray:
         return self._call(self._vectors[left], self._vectors[right])
 
@@ -310,6 +297,7 @@ class KernelSpace:
     def everything(self, count: int) -> KernelSpace:
         view = copy.copy(self)
         view.targets, view._targets = count, self._vectors[:count]
+        view.target_trace = float(self.diagonal[:count].sum())
         return view
 
     def same(self, index: int, others: IntArray) -> BoolArray:
@@ -381,9 +369,7 @@ class GramSpace:
         self._gram, self._cross, self._targets = gram, cross, targets
         self.size, self.targets = len(gram), len(targets)
         self.rounding = float(np.finfo(np.float64).eps)
-
-    def diagonal(self) -> FloatArray:
-        return self._gram.diagonal().copy()
+        self.diagonal, self.target_trace = gram.diagonal().copy(), float(np.trace(targets))
 
     def row(self, index: int) -> FloatArray:
         row: FloatArray = self._gram[index]
@@ -400,9 +386,6 @@ class GramSpace:
 
     def target_gram(self) -> FloatArray:
         return self._targets
-
-    def target_trace(self) -> float:
-        return float(np.trace(self.target_gram()))
 
     def among(self, left: IntArray, right: IntArray) -> FloatArray:
         return self._gram[np.ix_(left, right)]
@@ -424,26 +407,35 @@ class GramSpace:
 
 def space_of(
     vectors: RealArray,
-    targets: RealArray,
+    query: npt.ArrayLike | None,
     *,
+    known: npt.ArrayLike | None = None,
     kernel: KernelFunction | FeatureKernel | None,
     normalize: bool,
     noise: float,
-    own: int | None = None,
 ) -> Space:
     """The space that fits the kernel: scanning where the kernel has features, a row at a time where it has none.
 
-    Only the first ``own`` vectors are candidates, which features may depend on; known items follow them.
+    Known items follow the candidates; a kernel's features depend on the candidates alone.
     """
+    size, width = vectors.shape
+    targets = np.zeros((0, width)) if query is None else checks.matrix("query", query, width=width)
+    if known is not None:
+        more = checks.matrix("known", known, width=width, empty_ok=True)
+        checks.squared_norms("known", more, zero_ok=not normalize)
+        if normalize and more.dtype != vectors.dtype:
+            # Cut to shorter floats only once they are unit, or large and small ones would be lost.
+            more = unit_rows("known", more, normalize=True).astype(np.promote_types(vectors.dtype, np.float32))
+        vectors = np.concatenate([vectors, more])
     if kernel is None or isinstance(kernel, Linear):
         return FeatureSpace(vectors, targets, normalize=normalize, noise=noise)
     if isinstance(kernel, FeatureKernel):
         candidates = unit_rows("candidates", vectors, normalize=normalize)
         prompt = unit_rows("query", targets, normalize=normalize)
-        features = kernel.features(candidates, candidates[:own])
+        features = kernel.features(candidates, candidates[:size])
         if features.size * 8 > MAX_COPY_BYTES:
             features = features.astype(np.float32)
-        return FeatureSpace(features, kernel.features(prompt, candidates[:own]), normalize=False, noise=noise)
+        return FeatureSpace(features, kernel.features(prompt, candidates[:size]), normalize=False, noise=noise)
     if not callable(kernel):
         raise InvalidInput(f"kernel must be a function of two sets of vectors, got {kernel!r}")
     return KernelSpace(kernel, vectors, targets, normalize=normalize)
