@@ -276,7 +276,7 @@ def test_a_method_of_ones_own() -> None:
     def shortest(problem: Problem, *, power: float = 1.0) -> Steps:
         """−k(x, x)"""
         while True:
-            yield -(problem.space.diagonal**power)
+            yield -(problem.space.diagonal() ** power)
 
     picked = select(None, CANDIDATES, 5, method=shortest, normalize=False, power=2.0)
     lengths = np.linalg.norm(CANDIDATES, axis=1)

@@ -44,7 +44,7 @@ def check(made: Space, case: Case) -> None:
     rng = np.random.default_rng(k)
     some = rng.integers(k, size=3)
     assert (made.size, made.targets) == (k, len(joint) - k)
-    np.testing.assert_allclose(made.diagonal, np.diagonal(gram), **accuracy)
+    np.testing.assert_allclose(made.diagonal(), np.diagonal(gram), **accuracy)
     np.testing.assert_allclose(made.row(int(some[0])), gram[some[0]], **accuracy)
     np.testing.assert_allclose(made.rows(some), gram[some], **accuracy)
     np.testing.assert_allclose(made.cross(), cross, **accuracy)
@@ -52,7 +52,7 @@ def check(made: Space, case: Case) -> None:
     loose = accuracy if case.candidates.dtype != np.float64 else exact
     np.testing.assert_allclose(made.among(some, some[:2]), gram[np.ix_(some, some[:2])], **loose)
     np.testing.assert_allclose(made.cross_to(some), cross[:, some], **loose)
-    assert made.diagonal.min() >= 0
+    assert made.diagonal().min() >= 0
 
 
 @pytest.mark.parametrize("make", [feature, pairwise, table])

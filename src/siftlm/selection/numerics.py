@@ -33,12 +33,12 @@ FLOAT64_ROUNDING = 1e-10
 
 def smallest_noise(space: Space) -> float:
     """The least λ whose answers are more than rounding."""
-    return MIN_RELATIVE_NOISE * float(space.diagonal.max())
+    return MIN_RELATIVE_NOISE * float(space.diagonal().max())
 
 
 def check_noise(space: Space, noise: float) -> None:
     """Refuse a λ whose answers would be made of rounding."""
-    largest = float(space.diagonal.max())
+    largest = float(space.diagonal().max())
     if noise < MIN_RELATIVE_NOISE * largest:
         least = f"{MIN_RELATIVE_NOISE * largest:.2g}"
         raise InvalidInput(
@@ -87,7 +87,7 @@ class Ties:
 def ties_of(space: Space, noise: float) -> Ties:
     """The tolerances that fit the space's precision and λ."""
     tie = max(TIE_ROUNDINGS * space.rounding, MIN_TIE)
-    largest = max(1.0, float(space.diagonal.max()))
+    largest = max(1.0, float(space.diagonal().max()))
     loose = min(MAX_DUPLICATE_TIE, DUPLICATE_ROUNDINGS * space.rounding * largest / noise)
     return Ties(tie, max(tie, loose), space.same)
 

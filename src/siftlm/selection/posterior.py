@@ -99,7 +99,7 @@ class _PosteriorArrays:
         check_noise(space, noise)
         self.noise = noise
         self.cross = cross
-        self.noisy = space.diagonal + noise
+        self.noisy = space.diagonal() + noise
         self._space = space
         self._gain, self._scratch = np.empty(len(self.noisy)), np.empty(len(self.noisy))
         self._energy: FloatArray | None = None  # Σ_m cross², where there are several targets and a method needs it
@@ -281,7 +281,7 @@ class KernelBelief:
 
     def glance(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
         past, cross = self._whiten(indices)
-        return _drops(cross, self._space.diagonal[indices] - np.einsum("nb,nb->b", past, past), self._noise)
+        return _drops(cross, self._space.diagonal()[indices] - np.einsum("nb,nb->b", past, past), self._noise)
 
     def _whiten(self, indices: IntArray) -> tuple[FloatArray, FloatArray]:
         n = self._count

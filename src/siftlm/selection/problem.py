@@ -86,12 +86,12 @@ class Problem:
 
     def similarity(self) -> FloatArray:
         """(m, K) k(x*, x) / sqrt(k(x*, x*) k(x, x))"""
-        own = np.sqrt(np.outer(np.diagonal(self.space.target_gram()), self.space.diagonal))
+        own = np.sqrt(np.outer(np.diagonal(self.space.target_gram()), self.space.diagonal()))
         return cosines(self.space.cross(), own)
 
     def similarity_to(self, index: int) -> FloatArray:
         """(K,) k(x_index, x) / sqrt(k(x_index, x_index) k(x, x))"""
-        diagonal = self.space.diagonal
+        diagonal = self.space.diagonal()
         return cosines(self.space.row(index).astype(np.float64), np.sqrt(diagonal * diagonal[index]))
 
     def generator(self) -> np.random.Generator:
@@ -102,7 +102,7 @@ class Problem:
         """(K, K) all similarities, scaled to 1 for equal texts, for methods that compare every pair."""
         self._check_pairs(method, most)
         size = self.space.size
-        length = np.sqrt(self.space.diagonal)
+        length = np.sqrt(self.space.diagonal())
         gram = self.space.rows(np.arange(size, dtype=np.int64)).astype(np.float64)
         return cosines(gram, np.outer(length, length))
 

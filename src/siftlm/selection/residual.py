@@ -150,7 +150,7 @@ class _CandidatePool(FeatureSpace):
             self._buffer = room
         self._buffer[start : self.size] = vectors
         self.vectors = self._buffer[: self.size]
-        self.diagonal = np.concatenate([self.diagonal, np.einsum("ij,ij->i", vectors, vectors)])
+        self._diagonal = np.concatenate([self._diagonal, np.einsum("ij,ij->i", vectors, vectors)])
         self.ids = np.concatenate([self.ids, ids])
         self._order = np.argsort(self.ids)
 

@@ -245,7 +245,7 @@ def _sift_shared(space: FeatureSpace, n: int, noise: float, limits: PickLimits) 
     """One set of candidates for all prompts; the space's targets are the prompts, one each."""
     check_noise(space, noise)
     prompts, size = space.targets, space.size
-    cross, diagonal = space.cross(), space.diagonal
+    cross, diagonal = space.cross(), space.diagonal()
     space.expect(prompts * n)
     ties = [ties_of(space, noise)] * prompts
     if n > space.width or size > CANDIDATES_PER_FEATURE * space.width:
@@ -268,7 +268,7 @@ def _sift_separate(spaces: Sequence[FeatureSpace], n: int, noise: float, limits:
         check_noise(space, noise)
         space.expect(n)
     cross = np.concatenate([space.cross() for space in spaces])
-    diagonal = np.stack([space.diagonal for space in spaces])
+    diagonal = np.stack([space.diagonal() for space in spaces])
     ties = [ties_of(space, noise) for space in spaces]
     groups = _prompt_groups(len(spaces), 8 * size * n, ROW_GROUP_BYTES)
     return _join_picks([_pick_by_rows(cross[g], diagonal[g], products, g, n, noise, ties[g], limits) for g in groups])
@@ -324,7 +324,7 @@ def _pick_by_scan(
     A block of candidates is multiplied, conditioned and scored before the next, while it is in the cache.
     """
     count, size = cross.shape
-    cross, noisy = cross.copy(), np.broadcast_to(space.diagonal + noise, cross.shape).copy()
+    cross, noisy = cross.copy(), np.broadcast_to(space.diagonal() + noise, cross.shape).copy()
     gains = _score_gains(cross, noisy, np.empty_like(cross))
     white, each = np.empty((count, n, space.width)), np.arange(count)
     picks, block = _BatchPicker(count, n, ties, limits), max(1024, SCAN_BLOCK_CANDIDATES // count)

@@ -49,10 +49,11 @@ class Space(Protocol):
     """m; 0 when there is no prompt"""
     rounding: float
     """Absolute error of a product of unit vectors: decides what counts as a tie."""
-    diagonal: FloatArray
-    """(K,) k(x, x)"""
     target_trace: float
     """Σ_m k(x*_m, x*_m)"""
+
+    def diagonal(self) -> FloatArray:
+        """(K,) k(x, x)"""
 
     def row(self, index: int) -> RealArray:
         """(K,) k(x_index, x)"""
@@ -109,7 +110,7 @@ class FeatureSpace:
         slack = UNIT_ROUNDINGS * self.rounding
         unit = not normalize or (float(squared.min()) >= 1 - slack and float(squared.max()) <= 1 + slack)
         self._inverse_length = None if unit else 1 / np.sqrt(squared)
-        self.diagonal = np.ones(self.size) if normalize else squared
+        self._diagonal = np.ones(self.size) if normalize else squared
         if vectors.dtype != self._scan_type and vectors.size * 8 <= MAX_COPY_BYTES:
             vectors = vectors.astype(self._scan_type)
         self.vectors = vectors
@@ -132,6 +133,9 @@ class FeatureSpace:
         if self._target_vectors is None:  # see everything()
             return self.gather(np.arange(self.targets, dtype=np.int64))
         return self._target_vectors
+
+    def diagonal(self) -> FloatArray:
+        return self._diagonal
 
     def vector(self, index: int) -> FloatArray:
         """(d,) one candidate, float64"""
@@ -209,7 +213,7 @@ class FeatureSpace:
         view = copy.copy(self)
         # Not gathered here: of more targets than features only a root of their scatter is ever asked for.
         view.targets, view._target_vectors = count, None
-        view.target_trace = float(self.diagonal[:count].sum())
+        view.target_trace = float(self._diagonal[:count].sum())
         return view
 
     def target_root(self) -> FloatArray:
@@ -245,7 +249,7 @@ class KernelSpace:
         self._vectors = unit_rows("candidates", vectors, normalize=normalize)
         self._targets = unit_rows("query", targets, normalize=normalize)
         self.rounding = float(np.finfo(np.float64).eps)
-        self.diagonal = self._own_diagonal()
+        self._diagonal = self._own_diagonal()
         self.target_trace = float(np.trace(self.target_gram())) if self.targets else 0.0
 
     def _own_diagonal(self) -> FloatArray:
@@ -272,6 +276,9 @@ class KernelSpace:
             raise InvalidInput(f"kernel returned {values[row, column]} for vectors {row} and {column}")
         return values
 
+    def diagonal(self) -> FloatArray:
+        return self._diagonal
+
     def row(self, index: int) -> FloatArray:
         row: FloatArray = self._call(self._vectors[index : index + 1], self._vectors)[0]
         return row
@@ -297,7 +304,7 @@ class KernelSpace:
     def everything(self, count: int) -> KernelSpace:
         view = copy.copy(self)
         view.targets, view._targets = count, self._vectors[:count]
-        view.target_trace = float(self.diagonal[:count].sum())
+        view.target_trace = float(self._diagonal[:count].sum())
         return view
 
     def same(self, index: int, others: IntArray) -> BoolArray:
@@ -367,9 +374,11 @@ class GramSpace:
 
     def __init__(self, gram: FloatArray, cross: FloatArray, targets: FloatArray) -> None:
         self._gram, self._cross, self._targets = gram, cross, targets
-        self.size, self.targets = len(gram), len(targets)
+        self.size, self.targets, self.target_trace = len(gram), len(targets), float(np.trace(targets))
         self.rounding = float(np.finfo(np.float64).eps)
-        self.diagonal, self.target_trace = gram.diagonal().copy(), float(np.trace(targets))
+
+    def diagonal(self) -> FloatArray:
+        return self._gram.diagonal().copy()
 
     def row(self, index: int) -> FloatArray:
         row: FloatArray = self._gram[index]

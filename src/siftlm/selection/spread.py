@@ -120,7 +120,7 @@ def spread(
     prompts = vectors if queries is None else checks.matrix("queries", queries, width=vectors.shape[1])
     chosen = np.sort(generator.choice(len(prompts), size=min(sample, len(prompts)), replace=False))
     space = space_of(vectors, prompts[chosen], kernel=kernel, normalize=normalize, noise=1.0)
-    diagonal, cross = space.diagonal, space.cross().copy()
+    diagonal, cross = space.diagonal(), space.cross().copy()
     length = np.sqrt(diagonal)
     prompt_length = np.sqrt(np.maximum(np.diagonal(space.target_gram()), 1e-300))
     unit = np.outer(prompt_length, np.where(length > 0, length, np.inf))

@@ -87,7 +87,7 @@ def dpp(problem: Problem, *, balance: float = 0.5) -> Steps:
     """
     balance = validation.number("balance", balance, least=0)
     weight = np.exp(2 * _quality_exponent(problem, balance))
-    diagonal = problem.space.diagonal
+    diagonal = problem.space.diagonal()
     jitter = jitter_share(problem.space.rounding) * (float(diagonal.max()) or 1.0)
     # Scaling x scales its variance alike, so S needs no space of its own.
     posterior = posterior_of(problem.space, jitter, problem.expected, trace_only=True)

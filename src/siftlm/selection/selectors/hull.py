@@ -62,7 +62,7 @@ def _frank_wolfe(problem: Problem, most: int, tolerance: float) -> _ConvexCombin
     """min ½‖q − z‖² over convex combinations z of candidates; of z only z·φ(x) for all x is kept."""
     space, choose = problem.space, problem.rules.choose
     similar = space.cross().mean(axis=0)  # q·φ(x)
-    diagonal = space.diagonal
+    diagonal = space.diagonal()
     row = _RowCache(problem)
     first = choose(similar)
     weights = {first: 1.0}

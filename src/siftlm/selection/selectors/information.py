@@ -74,7 +74,7 @@ def noiseless_itl(problem: Problem) -> Steps:
     picked once, and what the picks imply already (v ≈ 0) gains 0. The uncertainty in the result is still that
     under the λ of the selection, so that methods compare.
     """
-    diagonal = problem.space.diagonal
+    diagonal = problem.space.diagonal()
     share = jitter_share(problem.space.rounding)
     jitter = share * (float(diagonal.max()) or 1.0)
     # Not problem.posterior(): the loop would report the uncertainty under the jitter.
@@ -115,7 +115,7 @@ def ctl(problem: Problem) -> Steps:
     posterior = problem.posterior()
     smallest = SPENT_ROUNDINGS * problem.space.rounding
     least_left = smallest * np.diagonal(problem.space.target_gram())
-    least_variance = smallest * problem.space.diagonal
+    least_variance = smallest * problem.space.diagonal()
     while True:
         left, variance = np.diagonal(posterior.targets), posterior.variance
         per_target = np.divide(1, np.sqrt(left), out=np.zeros(len(left)), where=left > least_left)

@@ -51,7 +51,7 @@ def max_dist(problem: Problem) -> Steps:
 
     Distances are the kernel's: k(x, x) + k(x_i, x_i) − 2 k(x, x_i). Known items count as picks.
     """
-    index = yield problem.space.diagonal.copy()
+    index = yield problem.space.diagonal().copy()
     nearest = squared_distances(problem, index)
     while True:
         index = yield nearest
@@ -60,7 +60,7 @@ def max_dist(problem: Problem) -> Steps:
 
 def squared_distances(problem: Problem, index: int) -> FloatArray:
     """(K,) ‖φ(x) − φ(x_index)‖², exactly 0 for the row itself"""
-    diagonal = problem.space.diagonal
+    diagonal = problem.space.diagonal()
     squared = diagonal + diagonal[index] - 2 * problem.space.row(index).astype(np.float64)
     squared[index] = 0
     distances: FloatArray = np.maximum(squared, 0)
