@@ -10,7 +10,6 @@ from siftlm.controller import Tuning
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.memory import Found, SearchRequest
 from siftlm.memory.rerank import Features
-from siftlm.types import Trace
 from siftlm.validation import choice, fraction, text_with_content, whole_number
 
 SCORE_MODES = ("split", "transductive")
@@ -59,21 +58,6 @@ class CallSettings:
     def step_share(self) -> float:
         """About the share of a prompt's tuning that one step is."""
         return 1 / (self.request.n * self.tuning.passes * self.tuning.windows)
-
-    def untuned(self, found: Found) -> Trace | None:
-        """The trace where nothing is tuned: the texts are only read, or not worth tuning on. None where they are."""
-        ended = ""
-        if self.use == "context":
-            ended = "done" if found.texts else "nothing"
-        elif callable(self.decide):
-            ended = "" if self.decide(found) else "declined"
-        elif self.decide is not None:
-            left = found.selection.uncertainty
-            removed = float(1 - left[-1] / left[0]) if len(found) and left[0] > 0 else -1.0
-            ended = "" if removed >= self.decide else "declined"
-        if not ended:
-            return None
-        return Trace((), ended, 0, {"use": self.use, "decide": str(self.decide), **self.notes})
 
 
 def split_text(name: str, text: Any, mode: str) -> tuple[str, str, str]:

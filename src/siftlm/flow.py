@@ -77,13 +77,9 @@ class SinglePromptTuner:
         texts: Sequence[Sequence[str]] | None = None,
     ) -> list[Likelihood]:
         """The likelihoods of (text, after), together unless texts are to be read before them."""
-        contexts = [()] * len(pairs) if texts is None else texts
-        if len(pairs) > 1 and not any(contexts):
+        if texts is None or not any(texts):
             return self.controller.likelihoods(pairs)
-        return [
-            self.controller.likelihood(text, after=after, texts=own)
-            for (text, after), own in zip(pairs, contexts, strict=True)
-        ]
+        return [self.controller.likelihoods([one], texts=own)[0] for one, own in zip(pairs, texts, strict=True)]
 
     def generate(
         self,
@@ -121,9 +117,20 @@ def select(memory: Searcher, settings: CallSettings, prompts: Sequence[str]) -> 
     share = (time.perf_counter() - began) / max(1, len(prompts))
     states = []
     for prompt, own in zip(prompts, found, strict=True):
-        context, trace = () if settings.use == "weights" else tuple(own.texts), settings.untuned(own)
-        clock = {"select": share, "tune": 0.0}
-        states.append(PromptState(prompt, own, context, trace is None, trace or NO_TRACE, clock=clock))
+        # Nothing is tuned where the texts are only read, or are not worth tuning on.
+        ended = ""
+        if settings.use == "context":
+            ended = "done" if own.texts else "nothing"
+        elif callable(settings.decide):
+            ended = "" if settings.decide(own) else "declined"
+        elif settings.decide is not None:
+            left = own.selection.uncertainty
+            removed = float(1 - left[-1] / left[0]) if len(own) and left[0] > 0 else -1.0
+            ended = "" if removed >= settings.decide else "declined"
+        notes = {"use": settings.use, "decide": str(settings.decide), **settings.notes}
+        trace = Trace((), ended, 0, notes) if ended else NO_TRACE
+        context = () if settings.use == "weights" else tuple(own.texts)
+        states.append(PromptState(prompt, own, context, not ended, trace, clock={"select": share, "tune": 0.0}))
     return states
 
 

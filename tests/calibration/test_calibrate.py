@@ -207,7 +207,7 @@ def test_bad_input_is_named_and_nothing_is_written(memory, given, said):
 
 def test_a_memory_that_is_too_small_says_so(tmp_path):
     with Memory.create(tmp_path / "m") as memory:
-        with pytest.raises(InvalidInput, match=r"only 0 documents .* give texts"):
+        with pytest.raises(InvalidInput, match=r"only 0 documents .* pass representative prompts with texts"):
             siftlm.calibrate(Reader(), memory, **SMALL)
         memory.add(["short", "also short", *TEXTS[:3]])
         with pytest.raises(InvalidInput, match="only 3 documents of 100 characters or more"):

@@ -63,6 +63,7 @@ def test_a_log_that_was_cut_off_anywhere_gives_the_same_result(whole, folder, by
     assert len([json.loads(line) for line in lines]) == len(log.splitlines())
 
 
+@pytest.mark.slow
 def test_what_is_known_is_not_measured_again_unless_somebody_wants_it(whole, folder):
     shutil.copy(whole[0] / "calibration.jsonl", folder)
     reader = Reader()

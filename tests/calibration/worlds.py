@@ -26,7 +26,7 @@ class Reader(Controller):
     def __init__(self, best=3e-4, poison=0.2, name="reader"):
         self.name, self.context, self.parameters = name, 64, 1000
         self.settings = Tuning()
-        self._engine_asked = ("full", None, None, None)
+        self.adapters = False
         self._best, self._poison = best, poison
         self._read, self._rate = [], 0.0
         self.model = SimpleNamespace(state_dict=dict)
@@ -38,7 +38,7 @@ class Reader(Controller):
 
     @property
     def engine(self):
-        return SimpleNamespace(describe=lambda: {"engine": "full"})
+        return SimpleNamespace(description={"engine": "full"})
 
     @contextmanager
     def tuning(self, **changes):
@@ -69,6 +69,9 @@ class Reader(Controller):
         harm = sum("poison" in one for one in self._read) * self._poison
         size = len(text.encode())
         return Likelihood(math.log(2) * size * (2 - gain + harm), len(words), size)
+
+    def likelihoods(self, pairs, *, texts=()):
+        return [self.likelihood(text, after=after, texts=texts) for text, after in pairs]
 
 
 def words(topic, kind, count):

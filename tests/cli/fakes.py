@@ -22,9 +22,9 @@ class FakeController(Controller):
     def __init__(self, model, tokenizer=None, **settings):
         if model == "none":
             raise InvalidInput(f"{model!r} is no causal language model that can be loaded: no such folder")
-        self.name, self.asked, self.context, self.parameters = model, settings, 256, 1000
+        self.name, self.arguments, self.context, self.parameters = model, settings, 256, 1000
         self.settings = Tuning()
-        self._engine_asked = ("full", None, None, None)
+        self.adapters = False
         self.learned: list[str] | None = None
         self.histories: list[list[str]] = []
         FakeController.made.append(self)
@@ -59,6 +59,9 @@ class FakeController(Controller):
         pairs = {text[at : at + 2] for text in [*(self.learned or []), *texts] for at in range(len(text))}
         size = len(text.encode())
         return Likelihood(math.log(2) * size * BASE * 0.999 ** len(pairs), len(text.split()), size)
+
+    def likelihoods(self, pairs, *, texts=()):
+        return [self.likelihood(text, after=after, texts=texts) for text, after in pairs]
 
     def generate(self, prompt, *, max_new_tokens=100, texts=(), temperature=0.0, top_p=1.0, stop=(), seed=0):
         known = [*(self.learned or []), *texts]

@@ -88,11 +88,11 @@ def broken_files() -> None:
         ("--candidates nan.npy", "7"),
         ("--query narrow.npy", "width"),
         ("--texts latin.txt", "latin.txt: is not UTF-8 text"),
-        ("--texts few.txt", "few.txt: has 1 lines for 40 candidates"),
+        ("--texts few.txt", "few.txt: has 1 line for 40 candidates"),
         ("--texts untold.jsonl", "untold.jsonl:1: has no 'text'"),
         ("--exclude number.txt", "number.txt:2: 'two' is not an index"),
         ("--costs number.txt", "number.txt:2: 'two' is not a number"),
-        ("--sources few.txt --source-cap 1", "few.txt: has 1 lines"),
+        ("--sources few.txt --source-cap 1", "few.txt: has 1 line for 40"),
         ("--method shift", "unknown method 'shift'; did you mean 'sift'?"),
         ("--kernel powder:2", "unknown kernel 'powder:2'"),
         ("--kernel power:x", "kernel 'power:x' needs a number"),
@@ -105,10 +105,10 @@ def broken_files() -> None:
         ("--candidates at_least.npy", "at_least.npy: No such file"),
         ("--texts ./min_gain.jsonl", "./min_gain.jsonl:1: has no 'text'"),
         ("--option balance=0.3", "method 'sift' has no setting 'balance'"),
-        ("--option noise=1", "--option noise: that is no setting of a method"),
+        ("--option noise=1", "--option noise: not a setting of a selection method"),
         ("--budget 3", "--budget needs --costs"),
         ("--out nowhere/x.json", "nowhere/x.json: No such file or directory"),
-        ("--figure x.gif", "x.gif: a figure is a .png, .svg or .pdf"),
+        ("--figure x.gif", "--figure x.gif: expected a .png, .svg or .pdf file"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(folder, siftlm, words, message):
@@ -130,14 +130,14 @@ def test_the_seed_of_spread_is_checked(folder, siftlm):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "siftlm: the following arguments are required: command"),
-        ("selekt", "siftlm: argument command: invalid choice: 'selekt'"),
+        ("", "siftlm: the following arguments are required: COMMAND"),
+        ("selekt", "siftlm: argument COMMAND: invalid choice: 'selekt'"),
         ("select", "siftlm: select: the following arguments are required: --candidates"),
         ("select --candidates x --cand y", "siftlm: unrecognized arguments: --cand"),
         ("select --candidates x -n many", "siftlm: select: argument -n: invalid int value: 'many'"),
-        ("select --candidates x --replacement maybe", "neither yes, no nor a whole number"),
-        ("select --candidates x --replacement 0", "neither yes, no nor a whole number"),
-        ("select --candidates x --option balance", "'balance' is not name=value"),
+        ("select --candidates x --replacement maybe", "expected yes, no or a whole number ≥ 1"),
+        ("select --candidates x --replacement 0", "expected yes, no or a whole number ≥ 1"),
+        ("select --candidates x --option balance", "expected NAME=VALUE, got 'balance'"),
         ("select --candidates x --prior p --relevance-prior 2", "not allowed with argument"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_full_disk_is_one_line_and_no_leftover(folder, siftlm, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "said"),
+    ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 141, ""),
@@ -174,12 +174,12 @@ def test_a_full_disk_is_one_line_and_no_leftover(folder, siftlm, monkeypatch):
         (InvalidInput("two\nlines"), 1, "siftlm: two lines\n"),
     ],
 )
-def test_how_a_command_can_end(folder, siftlm, monkeypatch, error, status, said):
+def test_how_a_command_can_end(folder, siftlm, monkeypatch, error, status, message):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(files, "vectors", fail)
-    assert siftlm(*BASE) == (status, "", said)
+    assert siftlm(*BASE) == (status, "", message)
 
 
 def test_the_settings_of_tuning_are_those_of_the_library():

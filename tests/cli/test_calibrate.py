@@ -45,6 +45,7 @@ def command_of(out):
     return shlex.split(out.rstrip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_table_ends_with_a_command_that_works(reader, siftlm):
     out = calibrated(siftlm)
     assert "confirmation" in out
@@ -56,12 +57,14 @@ def test_the_table_ends_with_a_command_that_works(reader, siftlm):
         assert memory.manifest.calibration["siftlm-tiny"]["settings"]["noise"] == 0.001
 
 
+@pytest.mark.slow
 def test_another_model_and_engine_are_named_in_it(reader, siftlm):
     words = command_of(calibrated(siftlm, "--model", "other", "--engine", "lora"))
     assert words[4:] == ["--model", "other", "--engine", "lora"]
     assert command_of(calibrated(siftlm, "--engine", "auto"))[4:] == []
 
 
+@pytest.mark.slow
 def test_only_looking_leaves_the_memory_and_says_the_settings(reader, siftlm):
     out = calibrated(siftlm, "--no-note")
     words = command_of(out)
@@ -71,6 +74,7 @@ def test_only_looking_leaves_the_memory_and_says_the_settings(reader, siftlm):
         assert memory.manifest.calibration == {}
 
 
+@pytest.mark.slow
 def test_json_is_the_record(reader, siftlm):
     record = json.loads(calibrated(siftlm, "--json"))
     assert record["settings"]["method"] == "sift"
@@ -78,10 +82,11 @@ def test_json_is_the_record(reader, siftlm):
     assert {row["stage"] for row in record["tried"]} >= {"rates", "confirm"}
 
 
+@pytest.mark.slow
 def test_interrupted_it_goes_on(reader, siftlm, capsys):
     reader.interrupt_at = 12
     assert main(["calibrate", "memory", "--texts", "texts.jsonl", *QUICK]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "repeat the command to resume" in capsys.readouterr().err
     before = reader.tunings
     calibrated(siftlm)
     once = reader.tunings - before
@@ -90,7 +95,7 @@ def test_interrupted_it_goes_on(reader, siftlm, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--minutes", "-1"), "--minutes"),
         (("--minutes", "soon"), "--minutes"),
@@ -101,10 +106,10 @@ def test_interrupted_it_goes_on(reader, siftlm, capsys):
         (("--texts", "none.jsonl"), "none.jsonl"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(reader, siftlm, words, said):
+def test_what_is_wrong_is_said_in_a_line(reader, siftlm, words, message):
     status, out, err = siftlm("calibrate", "memory", "--texts", "texts.jsonl", *QUICK, *words)
     assert (status, out) != (0, "")
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
     assert reader.tunings == 0
 

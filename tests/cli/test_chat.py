@@ -20,12 +20,12 @@ PROMPT = "Is tea brewed with hot water?"
 def talk(fake, siftlm, monkeypatch):
     """Lines from a pipe -> (status, stdout, stderr)."""
 
-    def said(*lines, words=("-n", "3")):
+    def run(*lines, words=("-n", "3")):
         content = "".join(f"{line}\n" for line in lines).encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
         return siftlm("chat", "memory", "--model", "m", *words)
 
-    return said
+    return run
 
 
 @pytest.fixture
@@ -98,11 +98,11 @@ def test_what_is_wrong_is_said_and_the_talk_goes_on(talk):
     status, out, err = talk("/why", "/base", "/what", "/set", "/set n", "/set foo=1", "/set n=0", "/set temperature=-1",
                             "/set rate=0", "/set x", PROMPT)  # fmt: skip
     assert status == 1
-    said = err.splitlines()
-    assert len(said) == 10
-    assert all(line.startswith("siftlm: ") for line in said)
-    assert "unknown setting 'foo'" in said[5]
-    assert "n must be a whole number" in said[6]
+    message = err.splitlines()
+    assert len(message) == 10
+    assert all(line.startswith("siftlm: ") for line in message)
+    assert "unknown setting 'foo'" in message[5]
+    assert "n must be a whole number" in message[6]
     assert out == LocalModel("m", "memory").generate(PROMPT, 3).text + "\n"  # nothing wrong was kept
 
 
@@ -123,10 +123,10 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_at_the_prompt_it_leaves(perso
     fake.interrupt_at = 2
     status, out, _ = person(PROMPT, PROMPT, KeyboardInterrupt, "never")
     assert status == 130
-    assert "stopped; the model is as it was" in out
+    assert "stopped; the model is restored" in out
     expected = LocalModel("m", "memory").generate(PROMPT, 4).text
     assert out.count(expected) == 1
-    assert "learned from 4 texts in 4 steps, uncertainty 1.00 to " in out
+    assert "tuned on 4 texts in 4 steps, uncertainty 1.00 to " in out
     assert [len(texts) for texts in fake.made[0].histories] == [1, 4]
     assert fake.made[0].learned is None
 
@@ -136,7 +136,7 @@ def test_ctrl_d_ends_and_colours_are_for_screens(person, fake):
     assert status == 0
     assert "\x1b[2m" in out
     assert "/help lists them" in err
-    assert "\rlearning: step 4 of 4 " in err
+    assert "\rtuning: step 4 of 4 " in err
 
 
 def test_ctrl_c_in_a_pipe_ends_it(talk, fake):

@@ -59,7 +59,9 @@ def test_plain_text_without_a_terminal(tiny, siftlm):
     for word in ("prompt", "before", "after", "truth"):
         assert len(re.findall(rf"^{word} ", out, re.MULTILINE)) == 3
     assert "after 5 texts" in out
-    assert len(re.findall(r"(?:nearest neighbour|SIFT): 5 (?:texts|picks of \d texts), \d chosen only here", out)) == 6
+    assert (
+        len(re.findall(r"(?:nearest neighbour|SIFT): 5 (?:texts|picks of \d texts), \d selected only here", out)) == 6
+    )
     assert "siftlm-demo/report.html" in out
 
 
@@ -107,14 +109,14 @@ def test_the_page(tiny, siftlm):
 
 def test_what_is_said_is_what_was_found(tiny, siftlm):
     cases = json.loads(siftlm("demo", "-n", "4", "--texts", "2", "--json")[1])
-    said = " ".join(siftlm("demo", "-n", "4", "--texts", "2")[1].split())
+    message = " ".join(siftlm("demo", "-n", "4", "--texts", "2")[1].split())
     share = {m: [case[m]["bits"][-1] / case["base"] for case in cases] for m in ("nearest", "sift")}
-    assert f"helped on {sum(one < 0.995 for one in share['sift'])} of 6" in said
+    assert f"helped on {sum(one < 0.995 for one in share['sift'])} of 6" in message
     ahead = sum(one < other - 0.005 for one, other in zip(share["sift"], share["nearest"], strict=True))
     behind = sum(one > other + 0.005 for one, other in zip(share["sift"], share["nearest"], strict=True))
-    assert f"ahead on {ahead}, behind on {behind} of 6" in said
-    assert f"{100 * statistics.fmean(share['sift']):.1f} % of the base model's" in said
-    assert "6 texts show how it works; they are far too few to say which is better" in said
+    assert f"ahead on {ahead}, behind on {behind} of 6" in message
+    assert f"{100 * statistics.fmean(share['sift']):.1f} % of the base model's" in message
+    assert "6 texts illustrate the method; they are far too few for a significant difference" in message
 
 
 def test_json_has_no_nan():
@@ -137,10 +139,10 @@ def test_where_learning_hurts_the_page_says_so():
         return DemoCase("code", name, "p", "s", 2.0, "c", 1.9, runs)
 
     better, worse = case("better", 1.6, 1.5), case("worse", 2.1, 2.2)
-    said = " ".join(findings([better, worse]))
-    assert "helped on 1 of 2: code (better)" in said
-    assert "made the model worse on code (worse)" in said
-    assert "ahead on 1, behind on 1 of 2" in said
+    message = " ".join(findings([better, worse]))
+    assert "helped on 1 of 2: code (better)" in message
+    assert "made the model worse on code (worse)" in message
+    assert "ahead on 1, behind on 1 of 2" in message
     assert "hurt on none" in findings([better])[0]
     assert "helped on 0 of 1" in findings([worse])[0]
     assert "ahead on 0, behind on 0" in findings([case("same", 2.0, 2.001)])[1]
@@ -185,7 +187,7 @@ def test_ctrl_c(tiny, siftlm):
     status, out, err = siftlm("demo", "-n", "4", "--texts", "1")
     assert status == 130
     assert "Traceback" not in out + err
-    assert err.strip() == "siftlm: interrupted; the memory stays in siftlm-demo, and the next demo uses it"
+    assert err.strip() == "siftlm: interrupted; the next demo reuses the memory in siftlm-demo"
     assert not Path("siftlm-demo/report.html").exists()
     assert siftlm("demo", "-n", "4", "--texts", "1")[0] == 0
 
@@ -199,29 +201,29 @@ def test_ctrl_c_while_the_memory_is_built(tiny, siftlm, monkeypatch):
         patch.setattr("siftlm.sample.documents", interrupted)
         status, _, err = siftlm("demo", "-n", "4", "--texts", "1")
     assert status == 130
-    assert "begins it anew" in err
+    assert "the next demo rebuilds the memory" in err
     assert siftlm("demo", "-n", "4", "--texts", "1")[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("words", "status", "message"),
     [
-        (["-n", "0"], 2, "-n: '0' is no whole number above 0"),
+        (["-n", "0"], 2, "-n: expected a whole number ≥ 1, got '0'"),
         (["-n", "-3"], 2, "-n"),
-        (["-n", "many"], 2, "'many' is no whole number"),
-        (["--texts", "0"], 2, "--texts: '0' is no whole number above 0"),
-        (["--into", "file"], 1, "--into file: that is a file"),
-        (["--into", "file/below"], 1, "--into file/below: nothing can be written there"),
+        (["-n", "many"], 2, "expected a whole number ≥ 1, got 'many'"),
+        (["--texts", "0"], 2, "--texts: expected a whole number ≥ 1, got '0'"),
+        (["--into", "file"], 1, "--into file: is a file, not a folder"),
+        (["--into", "file/below"], 1, "--into file/below: not writable"),
         (["--model", "none"], 1, "'none' is no causal language model"),
         (["--seed", "x"], 2, "--seed"),
         (["nonsense"], 2, "nonsense"),
     ],
 )
-def test_what_is_wrong_is_said_on_one_line_before_anything_is_built(tiny, siftlm, words, status, said):
+def test_what_is_wrong_is_said_on_one_line_before_anything_is_built(tiny, siftlm, words, status, message):
     Path("file").write_text("not a folder")
     found, out, err = siftlm("demo", *words)
     assert (found, out) == (status, "")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert not tiny
 

@@ -20,7 +20,7 @@ class Evaluated(FakeController):
     """With what tells one model from another."""
 
     model = SimpleNamespace(state_dict=dict)
-    engine = SimpleNamespace(describe=lambda: {"engine": "full"})
+    engine = SimpleNamespace(description={"engine": "full"})
 
 
 @pytest.fixture
@@ -48,20 +48,20 @@ def test_it_says_what_was_done_and_goes_on(test_set, siftlm):
     status, out, err = run(siftlm, "--out", "run", "--quiet")
     assert (status, err) == (0, "")
     assert out.splitlines() == [
-        "6 texts: 18 results made, 0 there before; siftlm report run",
+        "6 texts: 18 new results, 0 from before; next: siftlm report run",
         "1 text left out: too short for the protocol, or without a word that the memory can search for",
     ]
     status, out, _ = run(siftlm, "--out", "run", "--quiet", "--methods", "base,nn,sift,context")
-    assert out.startswith("6 texts: 6 results made, 18 there before")
+    assert out.startswith("6 texts: 6 new results, 18 from before")
     assert len(records_of("run")) == 24
-    asked = question_of("run")
-    contents = asked["corpus"].pop("contents")
-    assert asked["corpus"] == {"name": "t.jsonl", "domain": None, "longest": None, "seed": 0}
+    question = question_of("run")
+    contents = question["corpus"].pop("contents")
+    assert question["corpus"] == {"name": "t.jsonl", "domain": None, "longest": None, "seed": 0}
     Path("t.jsonl").write_text(Path("t.jsonl").read_text().replace("witness", "woman"))
     status, _, err = run(siftlm, "--out", "run", "--quiet")
     assert status == 1
     assert f'corpus.contents="{contents}"' in err
-    assert asked["protocol"] == {"name": "split", "n": 3, "at": [1, 2, 3], "copies": "report"}
+    assert question["protocol"] == {"name": "split", "n": 3, "at": [1, 2, 3], "copies": "report"}
 
 
 def test_json(test_set, siftlm):
@@ -84,9 +84,9 @@ def test_what_the_corpus_lost_is_said_on_one_line(test_set, siftlm):
     with open("t.jsonl", "a", encoding="utf-8") as file:
         file.write('{"text": "too short"}\n{"text": 5}\nno JSON\n{"text": ""}\n')
     out = run(siftlm, "--out", "run", "--quiet")[1]
-    (said,) = [line for line in out.splitlines() if line.startswith("left out of the corpus: ")]
-    assert "2 could not be read (t.jsonl:9: " in said or "3 could not be read (t.jsonl:9: " in said
-    assert "fewer than 40 characters" in said
+    (message,) = [line for line in out.splitlines() if line.startswith("left out of the corpus: ")]
+    assert "2 could not be read (t.jsonl:9: " in message or "3 could not be read (t.jsonl:9: " in message
+    assert "fewer than 40 characters" in message
     found = json.loads(run(siftlm, "--out", "run", "--json")[1])
     assert found["unreadable"] + found["short"] == 4
 
@@ -96,9 +96,9 @@ def test_one_is_no_plural():
     from siftlm.evaluation import Evaluation
 
     assert _evaluation_lines(Evaluation(Path("run"), 1, 1, 1, 0, 1)) == [
-        "1 text: 1 result made, 0 there before; siftlm report run",
+        "1 text: 1 new result, 0 from before; next: siftlm report run",
         "1 text left out: too short for the protocol, or without a word that the memory can search for",
-        "another process is still at work on 1 result",
+        "another process is still computing 1 result",
     ]
 
 
@@ -110,11 +110,11 @@ def test_the_field_of_the_text_is_noted_and_is_part_of_the_question(test_set, si
     assert run(siftlm, "--out", "run", "--quiet", "--text", "body")[0] == 0
     assert question_of("run")["corpus"]["text"] == "body"
     # A run of a version that did not note it goes on.
-    asked = json.loads(Path("run/run.json").read_text(encoding="utf-8"))
-    del asked["corpus"]["text"]
-    Path("run/run.json").write_text(json.dumps(asked), encoding="utf-8")
+    question = json.loads(Path("run/run.json").read_text(encoding="utf-8"))
+    del question["corpus"]["text"]
+    Path("run/run.json").write_text(json.dumps(question), encoding="utf-8")
     assert run(siftlm, "--out", "run", "--quiet", "--text", "body")[1].startswith(
-        "7 texts: 0 results made, 21 there before"
+        "7 texts: 0 new results, 21 from before"
     )
 
 
@@ -123,11 +123,11 @@ def test_ctrl_c_keeps_what_is_known_and_the_same_command_goes_on(test_set, siftl
     FakeController.interrupt_at = 3
     status, out, err = run(siftlm, "--out", "run", "--quiet")
     assert (status, out) == (130, "")
-    assert "stopped; what was measured is kept, and the same command goes on from there" in err
+    assert "stopped; the results are kept: repeat the command to resume" in err
     there = len(records_of("run"))
     assert 0 < there < 18
     status, out, _ = run(siftlm, "--out", "run", "--quiet")
-    assert out.startswith(f"6 texts: {18 - there} results made, {there} there before")
+    assert out.startswith(f"6 texts: {18 - there} new results, {there} from before")
     assert known("run") == known("whole")
 
 
@@ -146,7 +146,7 @@ def test_progress_is_drawn_for_a_person_only(test_set, siftlm):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("--methods base,shift", "did you mean 'sift'"),
         ("--methods sift+noise=-1", "noise must be"),
@@ -163,10 +163,10 @@ def test_progress_is_drawn_for_a_person_only(test_set, siftlm):
         ("--protocol prefix --prefix 0", "prefix must be"),
     ],
 )
-def test_a_wrong_call_is_one_line_and_makes_no_folder(test_set, siftlm, words, said):
+def test_a_wrong_call_is_one_line_and_makes_no_folder(test_set, siftlm, words, message):
     status, out, err = run(siftlm, "--out", "run", *words.split())
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert said in err
+    assert message in err
     assert not Path("run").exists()
 
 

@@ -60,7 +60,10 @@ def test_why_lists_gains_and_the_loss(fake, siftlm):
         assert f"{hit.score:.3f}" in out
         assert f"{hit.uncertainty:.4f}" in out
     assert "4 steps, mean loss 2.250 in the first half, 0.875 in the second" in out
-    assert "nothing to learn from" in siftlm("generate", "memory", PROMPT, "--where", 'source = "x"', "--model", "m")[2]
+    assert (
+        "no texts were found to tune on"
+        in siftlm("generate", "memory", PROMPT, "--where", 'source = "x"', "--model", "m")[2]
+    )
 
 
 @pytest.mark.parametrize("columns", ["40", "100"])
@@ -72,7 +75,7 @@ def test_the_base_model_stands_beside_it(fake, monkeypatch, columns):
     lines = CODES.sub("", sys.stdout.getvalue()).splitlines()
     assert max(width_of(line) for line in lines) <= int(columns)
     first = next(line for line in lines if "base model" in line)
-    assert ("after learning" in first) is (columns == "100")
+    assert ("fine-tuned model" in first) is (columns == "100")
     assert "after 3 texts: " in "\n".join(lines)
     assert "after 0 texts: nothing" in "\n".join(lines)
 
@@ -98,16 +101,19 @@ def test_the_prompt_keeps_its_blanks_but_for_the_last_line_end(fake, siftlm, mon
 def test_remarks_are_no_part_of_the_answer(fake, siftlm):
     status, out, err = siftlm("generate", "memory", PROMPT * 10, "-n", "5", "--tokens", "2", "--model", "m")
     assert status == 0
-    assert "siftlm: the tokens were spent" in err
-    assert "siftlm: the first 3 tokens of the prompt did not fit" in err
-    assert "spent" not in out
-    assert "not thought worth learning" in siftlm("generate", "memory", PROMPT, "--decide", "1", "--model", "m")[2]
+    assert "siftlm: tuning stopped at the limit of --tokens" in err
+    assert "siftlm: the prompt exceeds the context: its first 3 tokens were dropped" in err
+    assert "limit" not in out
+    assert (
+        "the texts reduce the uncertainty too little"
+        in siftlm("generate", "memory", PROMPT, "--decide", "1", "--model", "m")[2]
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("generate memory", "there is no prompt"),
+        ("generate memory", "no prompt: pass it in quotes"),
         ("generate memory tea --prompt-file p", "exclude each other"),
         ("generate memory --prompt-file none", "none: No such file"),
         ("generate memory tea --temperature -1", "temperature must be a number ≥ 0"),

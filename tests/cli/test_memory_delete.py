@@ -24,7 +24,7 @@ def texts(folder):
 
 def test_what_meets_the_condition_goes(folder, capsys):
     assert main(["delete", str(folder), "--where", "n >= 1"]) == 0
-    assert "2 documents deleted, and 2 passages" in capsys.readouterr().out
+    assert "deleted 2 documents and 2 passages" in capsys.readouterr().out
     assert texts(folder) == ["one text"]
 
 

@@ -49,7 +49,7 @@ def test_several_inputs_become_one_memory(folder, siftlm):
         assert status == 0
         assert "10 documents" in out
     assert "6 passages; 4 duplicates stored once" in out
-    assert "(0 of them new)" in out
+    assert "(0 new)" in out
 
 
 def test_append_adds_and_uses_the_embedder_that_is_there(folder, siftlm):
@@ -58,7 +58,7 @@ def test_append_adds_and_uses_the_embedder_that_is_there(folder, siftlm):
     assert siftlm("index", "a.jsonl", "--into", "memory", "--embedder-option", "width=64")[0] == 0
     status, out, _ = siftlm("index", "b.jsonl", "--into", "memory", "--append")
     assert status == 0
-    assert "10 documents (7 of them new), 7 passages" in out
+    assert "10 documents (7 new), 7 passages" in out
 
 
 def test_vectors_of_a_field_and_of_a_file_need_no_embedder(folder, siftlm):
@@ -75,7 +75,7 @@ def test_vectors_of_a_field_and_of_a_file_need_no_embedder(folder, siftlm):
     for words in (("some text",), ("--query", "q.npy", "--known", "some text")):
         status, out, err = siftlm("search", "m-v", *words)
         assert (status, out) == (1, "")
-        assert "give the prompt's with --query FILE.npy" in err
+        assert "pass the prompt's vectors with --query FILE.npy" in err
     _, out, _ = siftlm("search", "m-v", "--query", "q.npy", "-n", "1", "--json")
     assert [hit["text"] for hit in json.loads(out)["hits"]] == ["text 1"]
 
@@ -84,7 +84,7 @@ def test_bad_records_are_named_with_file_and_line_even_when_quiet(folder, siftlm
     corpus(folder / "c.jsonl", 2, bad=7)
     status, out, err = siftlm("index", "c.jsonl", "--into", "memory")
     assert (status, err) == (0, "")
-    assert "7 records could not be used" in out
+    assert "skipped 7 unusable records" in out
     assert "c.jsonl:3" in out
     assert "and 2 more" in out
     status, out, err = siftlm("index", "c.jsonl", "--into", "other", "--quiet")
@@ -116,7 +116,7 @@ def test_after_an_interrupt_the_same_command_goes_on_and_embeds_nothing_twice(fo
 
     monkeypatch.setattr(HashingEmbedder, "embed", interrupted)
     words = ("index", "c.jsonl", "--into", "memory")
-    assert siftlm(*words) == (130, "", "siftlm: stopped; the same command goes on from here\n")
+    assert siftlm(*words) == (130, "", "siftlm: stopped; repeat the command to resume\n")
     monkeypatch.setattr(HashingEmbedder, "embed", counted)
     assert siftlm(*words)[0] == 0
     assert len(given) == len(set(given)) == 600
@@ -134,8 +134,8 @@ def test_an_interrupt_leaves_the_line_of_progress_alone(folder, monkeypatch, cap
 
     monkeypatch.setattr("siftlm.memory.ingest.replace", stop)  # when all is read
     assert main(["index", "c.jsonl", "--into", "memory"]) == 130
-    *drawn, said, end = screen.getvalue().split("\n")
-    assert (said, end) == ("siftlm: stopped; the same command goes on from here", "")
+    *drawn, message, end = screen.getvalue().split("\n")
+    assert (message, end) == ("siftlm: stopped; repeat the command to resume", "")
     assert drawn
     assert all(len(line) <= 39 for part in drawn for line in part.split("\r"))
 
@@ -171,12 +171,12 @@ def test_a_faiss_index_can_be_built_with_the_memory_or_later(folder, siftlm):
     ("words", "message"),
     [
         ("none.jsonl --into memory", "there is no file or folder 'none.jsonl'"),
-        ("--into memory", "nothing to read"),
+        ("--into memory", "no corpus: pass files"),
         ("c.jsonl --into c.jsonl", "c.jsonl: is a file, and a memory is a folder"),
         ("c.jsonl --into full", "full: is not empty"),
         ("c.jsonl --into memory --append", "there is no such folder; build a memory with siftlm index"),
-        ("c.jsonl --into memory --append --storage int8", "--storage is settled when a memory is made"),
-        ("--into memory --faiss flat --no-full-text", "--no-full-text is settled"),
+        ("c.jsonl --into memory --append --storage int8", "--storage cannot be changed after a memory is built"),
+        ("--into memory --faiss flat --no-full-text", "--no-full-text cannot be changed"),
         ("c.jsonl --into memory --embedder hashng", "unknown embedder 'hashng'; did you mean 'hashing'?"),
         ("c.jsonl --into memory --embedder-option wide=3", "'wide'"),
         ("c.jsonl --into memory --passage-tokens 0", "--passage-tokens must be a whole number"),

@@ -75,7 +75,7 @@ def test_an_input_that_was_not_read_to_its_end_is_called_that(folder, siftlm, mo
 
     with pytest.raises(KeyboardInterrupt):
         Memory.build("c.jsonl", "memory", progress=stop)
-    read = re.search(r"c.jsonl: (\d+) documents; not read to its end", siftlm("info", "memory")[1])
+    read = re.search(r"c.jsonl: (\d+) documents; not read to the end", siftlm("info", "memory")[1])
     assert 0 < int(read[1]) < 600
 
 
@@ -100,13 +100,13 @@ def test_redundancy_is_what_the_memory_measures(memory, siftlm):
     out = siftlm("info", "memory", *words)[1]
     assert "5 or more others above cosine 0.5" in out
     status, _, err = siftlm("info", "memory", "--sample", "20")
-    assert (status, err) == (1, "siftlm: --sample is about --redundancy, which was not asked for\n")
+    assert (status, err) == (1, "siftlm: --sample needs --redundancy\n")
 
 
 def test_a_sound_memory_passes(memory, siftlm):
     status, out, err = siftlm("verify", "memory")
     assert (status, err) == (0, "")
-    assert out.startswith("memory: as it was written; looked at ")
+    assert out.startswith("memory: intact; checked ")
     assert siftlm("verify", "memory", "--quiet") == (0, "", "")
     assert json.loads(siftlm("verify", "memory", "--json")[1])["ok"] is True
 
@@ -127,7 +127,7 @@ def test_compact_frees_what_was_deleted(memory, siftlm):
     memory.delete({"source": "book1"})
     status, out, err = siftlm("compact", "memory")
     assert (status, err) == (0, "")
-    assert "15 deleted rows are gone; 15 passages" in out
+    assert "removed 15 deleted rows; 15 passages left" in out
     assert memory.info().deleted == 0
     record = json.loads(siftlm("compact", "memory", "--json")[1])
     assert (record["passages"], record["dropped_rows"]) == (15, 0)

@@ -103,7 +103,7 @@ def test_the_prompt_comes_from_words_a_file_or_stdin_and_options_may_stand_anywh
 
 
 def test_many_prompts_are_json_lines_in_their_order(memory, siftlm, monkeypatch):
-    monkeypatch.setattr("siftlm.cli.search.PROMPTS_TOGETHER", 2)
+    monkeypatch.setattr("siftlm.cli.search.PROMPT_BATCH", 2)
     lines = [json.dumps(TOPICS[0]), json.dumps({"prompt": TOPICS[1], "id": 7}), "", json.dumps({"prompt": TOPICS[2]})]
     Path("prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     status, out, _ = siftlm("search", "memory", "--prompts", "prompts.jsonl", "-n", "3", "--compare")
@@ -174,7 +174,7 @@ def test_a_comparison_shows_both_and_marks_what_they_share(memory, siftlm, monke
     nearest, sift = memory.search(PROMPT, n=3, method="nearest"), memory.search(PROMPT, n=3)
     both = {hit.row for hit in nearest} & {hit.row for hit in sift}
     assert "nearest neighbour" in out
-    assert f"in both: {len(both)} of 3." in out
+    assert f"picked by both: {len(both)} of 3." in out
     assert f"nearest {nearest.selection.uncertainty[-1]:.4f}, sift {sift.selection.uncertainty[-1]:.4f}" in out
     marks = [line for line in out.splitlines() if re.match(r"\d ·", line)]
     assert len(marks) == sum(hit.row in both for hit in nearest)
@@ -188,23 +188,23 @@ def test_a_comparison_stops_where_the_other_method_stopped(memory, siftlm):
 
 def test_nothing_found_says_why(memory, siftlm):
     for words, why in (
-        (("tea", "--where", 'source = "none"'), 'no document meets --where source = "none"'),
-        (("zzz", "--candidates", "words"), "no passage holds a word of the prompt"),
+        (("tea", "--where", 'source = "none"'), 'no document matches --where source = "none"'),
+        (("zzz", "--candidates", "words"), "no passage has a word of the prompt"),
     ):
         status, out, err = siftlm("search", "memory", *words)
         assert (status, err) == (0, "")
-        assert out.startswith(f"Nothing found: {why}")
+        assert out.startswith(f"No results: {why}")
     Memory.create("empty").close()
-    assert siftlm("search", "empty", "tea") == (0, "Nothing found: the memory is empty.\n", "")
+    assert siftlm("search", "empty", "tea") == (0, "No results: the memory is empty.\n", "")
     assert json.loads(siftlm("search", "empty", "tea", "--json")[1])["hits"] == []
 
 
 def test_a_wrong_filter_is_shown_with_a_caret_under_the_place(memory, siftlm):
     status, out, err = siftlm("search", "memory", "tea", "--where", 'source = "book1" und k=None')
     assert (status, out) == (1, "")
-    said, line, caret = err.splitlines()
+    message, line, caret = err.splitlines()
     assert line == '  source = "book1" und k=None'
-    assert said.startswith("siftlm: where, column 18: ")
+    assert message.startswith("siftlm: --where, column 18: ")
     assert line[caret.index("^") :].startswith("und")
 
 
@@ -214,19 +214,22 @@ def test_a_wrong_filter_is_shown_with_a_caret_under_the_place(memory, siftlm):
         ("search none tea", "none: there is no such folder; build a memory with siftlm index"),
         ("search c.jsonl tea", "c.jsonl: is a file, and a memory is a folder"),
         ("search . tea", "holds no manifest.json, so it is no memory"),
-        ("search memory", "there is no prompt"),
+        ("search memory", "no prompt: pass it in quotes"),
         ("search memory tea --prompt-file p.txt", "the prompt and --prompt-file exclude each other"),
         ("search memory --prompt-file none.txt", "none.txt: No such file"),
-        ("search memory --prompts bad.jsonl", "bad.jsonl:2: is neither a text nor an object with a 'prompt'"),
+        (
+            "search memory --prompts bad.jsonl",
+            "bad.jsonl:2: is neither a JSON string nor an object with a 'prompt' text",
+        ),
         ("search memory --query narrow.npy", "width 512"),
         ("search memory tea --method shift", "unknown method 'shift'; did you mean 'sift'?"),
         ("search memory tea --noise 0", "noise"),
         ("search memory tea -n 0", "n must be a whole number ≥ 1"),
-        ("search memory tea --option k=3", "--option k: that is no setting of a method"),
-        ("search memory tea --k all --candidates both", "--candidates both needs a number of them: --k all and"),
+        ("search memory tea --option k=3", "--option k: not a setting of a selection method"),
+        ("search memory tea --k all --candidates both", "--candidates both needs a limited --k, and"),
         ("search memory tea --k all --per-document 1", "--per-document needs a number of candidates: pass --k, not"),
-        ("search memory tea --compare --method nearest", "leave out --method nearest"),
-        ("search memory tea --full --json", "--full is for a person"),
+        ("search memory tea --compare --method nearest", "--compare and --method nearest exclude each other"),
+        ("search memory tea --full --json", "--full and JSON output exclude each other"),
         ("search memory tea --out nowhere/x.txt", "nowhere/x.txt: No such file or directory"),
     ],
 )
@@ -254,7 +257,7 @@ def test_a_damaged_memory_is_one_line(folder, siftlm):
 def test_a_flag_that_swallows_the_prompt_says_so(memory, siftlm):
     status, _, err = siftlm("search", "memory", "--without-copies", "a prompt")
     assert status == 2
-    assert "put the flag behind the texts" in err
+    assert "put the flag after the text" in err
 
 
 def test_where_a_passage_comes_from():

@@ -77,14 +77,14 @@ def test_a_method_of_another_package_that_cannot_be_loaded_is_named(monkeypatch,
     monkeypatch.setattr(problem, "_entry_points", lambda: {"theirs": Entry()})
     status, out, _ = siftlm("methods")
     assert status == 0
-    said = [line for line in out.splitlines() if "theirs" in line]
-    assert len(said) == 1
-    assert "cannot be loaded" in said[0]
-    assert "no module named 'elsewhere'" in said[0]
+    message = [line for line in out.splitlines() if "theirs" in line]
+    assert len(message) == 1
+    assert "cannot be loaded" in message[0]
+    assert "no module named 'elsewhere'" in message[0]
     assert "\n  sift " in out
     status, out, err = siftlm("methods", "--json")
     assert "sift" in {record["name"] for record in json.loads(out)}
-    assert (status, err) == (0, said[0] + "\n")
+    assert (status, err) == (0, message[0] + "\n")
 
 
 @pytest.mark.parametrize("words", ["methods", "demo picks", "--version", "--help", "methods --help"])
@@ -102,11 +102,11 @@ def test_a_closed_stdout_is_fine_where_nothing_is_printed(folder):
     assert len(json.loads((folder / "picks.json").read_text(encoding="utf-8"))["indices"]) == 2
 
 
-def test_with_stderr_closed_the_status_is_left():
-    for words, status in (("methods shift", 1), ("selekt", 2)):
-        command = f"{sys.executable} -m siftlm {words} 2>&-"
-        run = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-        assert (run.returncode, run.stdout) == (status, "")
+@pytest.mark.parametrize(("words", "status"), [("methods shift", 1), ("selekt", 2)])
+def test_with_stderr_closed_the_status_is_left(words, status):
+    command = f"{sys.executable} -m siftlm {words} 2>&-"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (status, "")
 
 
 def test_a_reader_that_leaves_early_is_no_error():

@@ -22,7 +22,7 @@ def test_it_prints_the_table_and_the_verdicts(run, siftlm):
     assert [line.split()[0] for line in lines[1:4]] == ["code", "prose", "all"]
     assert any(line.startswith("sift is better than nn: −") for line in lines)
     assert any(line.startswith("Protocol split; 12 texts") for line in lines)
-    assert lines[-1].startswith("written: runs/a/report/report.html and ")
+    assert lines[-1].startswith("wrote runs/a/report/report.html and ")
     assert (run / "report/tables/percent.tex").is_file()
 
 
@@ -43,7 +43,7 @@ def test_methods_are_split_as_for_eval(folder, siftlm):
     status, out, err = siftlm("report", "runs/b", "--methods", f"{label}, sift,", "--json")
     assert (status, err) == (0, "")
     assert [one["method"] for one in json.loads(out)["against"]] == [label, "sift"]
-    assert "--methods names none" in siftlm("report", "runs/b", "--methods", ",")[2]
+    assert "--methods is empty" in siftlm("report", "runs/b", "--methods", ",")[2]
 
 
 def test_quiet_is_quiet(run, siftlm):
@@ -57,21 +57,21 @@ def test_weights(run, folder, siftlm):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("runs/b",), "siftlm: runs/b: is no run: it has no run.json"),
         (("runs/a", "--against", "nm"), "unknown method of this run 'nm'; did you mean 'nn'?"),
         (("runs/a", "--methods", "sift,mmr"), "unknown method of this run 'mmr'"),
         (("runs/a", "--weights", "pile"), "--weights names none of the domains code, prose"),
         (("runs/a", "--weights", "no.json"), "no.json: there is no such file of weights"),
-        (("runs/a", "--show", "worst"), "--show names a text and --texts the memory"),
+        (("runs/a", "--show", "worst"), "--show and --texts go together"),
         (("runs/a", "--show", "worst", "--texts", "runs"), "runs"),
     ],
 )
-def test_what_is_wrong_is_said_on_one_line(run, siftlm, words, said):
+def test_what_is_wrong_is_said_on_one_line(run, siftlm, words, message):
     status, out, err = siftlm("report", *words)
     assert (status, out) == (1, "")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert not (run / "report").exists()
 

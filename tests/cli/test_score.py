@@ -29,12 +29,12 @@ def test_json_is_what_the_library_says(fake, siftlm):
     record = scores(siftlm, TEXT, "-n", "4", "--at", "1,3", "--context")
     model = LocalModel("m", "memory")
     assert list(record["scores"]) == ["in context", "nearest", "sift"]
-    for name, asked in (
+    for name, settings in (
         ("sift", {"n": 4}),
         ("nearest", {"n": 4, "method": "nearest"}),
         ("in context", {"n": 4, "use": "context"}),
     ):
-        expected = model.score(TEXT, at=[1, 3], **asked)
+        expected = model.score(TEXT, at=[1, 3], **settings)
         got = record["scores"][name]
         assert (record["base"], got["tuned"], got["percent"]) == (expected.base, expected.tuned, expected.percent)
         assert got["curve"] == [list(point) for point in expected.curve]
@@ -83,8 +83,8 @@ def test_where_and_kernel_reach_the_search(fake, siftlm):
 def test_the_model_gets_its_flags(fake, siftlm):
     scores(siftlm, TEXT, "-n", "1", "--engine", "lora", "--rank", "3", "--targets", "a,b", "--dtype", "bfloat16",
            "--context-tokens", "32", "--device", "cpu")  # fmt: skip
-    asked = fake.made[0].asked
-    assert asked == {"engine": "lora", "rank": 3, "alpha": None, "targets": ["a", "b"], "dtype": "bfloat16",
+    arguments = fake.made[0].arguments
+    assert arguments == {"engine": "lora", "rank": 3, "alpha": None, "targets": ["a", "b"], "dtype": "bfloat16",
                      "context": 32, "device": "cpu"}  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_the_table_names_all_and_the_best_is_bold_on_a_screen(fake, siftlm, monk
     expected = LocalModel("m", "memory").score(TEXT, 3)
     assert rows["base"][1:3] == [f"{expected.base:.3f}", "100.0"]
     assert rows["sift"][1:4] == [f"{expected.tuned:.3f}", f"{expected.percent:.1f}", "3"]
-    assert re.search(r"after +nearest +sift\n +0 +2\.000 +2\.000\n +1 ", out)
+    assert re.search(r"steps +nearest +sift\n +0 +2\.000 +2\.000\n +1 ", out)
     assert "(30 bytes, 7 tokens) is scored. Model: m." in out
     assert "sift: step 1 of 3 loss 3.000" in err  # no screen: plain lines
     assert "\x1b" not in out + err
@@ -154,7 +154,7 @@ def test_many_texts_are_json_lines_with_what_their_lines_said(texts, siftlm):
     assert records[1]["scores"]["sift"]["tuned"] == model.score(TEXT, 3).tuned
     mean = sum(record["scores"]["sift"]["percent"] for record in records) / 4
     assert "4 texts, means: base 2.000 bits per byte; nearest " in err
-    assert f"sift {mean:.1f} % of the text's own base" in err
+    assert f"sift {mean:.1f} % of the base model" in err
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(texts, fake, siftlm, monkeypatch):
@@ -172,7 +172,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(texts, fake, siftlm, monkey
     monkeypatch.setattr(fake, "learn", learn)
     status, out, err = siftlm(*MANY)
     assert (status, out) == (130, "")
-    assert "goes on from here" in err
+    assert "repeat the command to resume" in err
     assert "Traceback" not in err
     assert len(saved()) == 1
     assert all(controller.learned is None for controller in fake.made)
@@ -184,48 +184,48 @@ def test_an_interrupted_run_goes_on_where_it_stopped(texts, fake, siftlm, monkey
     status, _, err = siftlm(*MANY)
     assert status == 0
     assert len(fake.made) == made  # nothing left: no model was loaded
-    assert "4 of 4 texts are in scores.jsonl already" in err
+    assert "scores.jsonl has 4 of 4 texts already" in err
 
 
 def test_figures_of_another_question_do_not_get_into_the_same_file(texts, siftlm):
     siftlm(*MANY)
     status, _, err = siftlm(*MANY, "--rate", "0.5")
     assert status == 1
-    assert "scores.jsonl:1: was asked for something else (settings: " in err
+    assert "scores.jsonl:1: scored with other settings (settings: " in err
     assert len(saved()) == 4
     Path("scores.jsonl").write_text('{"a": 1}\n', encoding="utf-8")
-    assert "was not written by siftlm score" in siftlm(*MANY)[2]
+    assert "not a record of siftlm score" in siftlm(*MANY)[2]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("score none TEXT", "none: there is no such folder; build a memory with siftlm index"),
-        ("score memory", "there is no text: give one in quotes"),
+        ("score memory", "no text: pass it in quotes"),
         ("score memory TEXT --file t.txt", "the text and --file exclude each other"),
         ("score memory --file none.txt", "none.txt: No such file"),
         ("score memory word", "has no two words to split between; --mode transductive scores all of it"),
         ("score memory TEXT --model none", "'none' is no causal language model that can be loaded"),
         ("score memory TEXT --method shift", "unknown method 'shift'; did you mean 'sift'?"),
-        ("score memory TEXT --compare sift", "--compare sift: that is the method itself"),
+        ("score memory TEXT --compare sift", "--compare sift: already the main method (--method)"),
         ("score memory TEXT --compare neerest", "did you mean 'nearest'?"),
-        ("score memory TEXT --mode transductive --watch", "would watch the very text that is scored"),
-        ("score memory TEXT --use context --context", "with --use context they are there"),
+        ("score memory TEXT --mode transductive --watch", "--watch and --mode transductive exclude each other"),
+        ("score memory TEXT --use context --context", "--context and --use context are the same"),
         ("score memory TEXT --set clib=1", "unknown setting of tuning 'clib'; did you mean 'clip'?"),
         ("score memory TEXT --rate 0", "rate must be a number > 0"),
-        ("score memory TEXT --rate 1 --set rate=1", "--rate and --set rate=… say the same thing"),
+        ("score memory TEXT --rate 1 --set rate=1", "--rate and --set rate=… are the same setting"),
         ("score memory TEXT --set reuse=2", "--set reuse=2 needs --set repeats=grouped"),
-        ("score memory TEXT --option n=2", "--option n: that is no setting of a method"),
+        ("score memory TEXT --option n=2", "--option n: not a setting of a selection method"),
         ("score memory TEXT --option foo=2", "unknown setting 'foo'"),
         ("score memory TEXT -n 0", "n must be a whole number"),
         ("score memory TEXT --decide 2", "decide must be a number from 0 to 1"),
         ("score memory TEXT --where und", "where"),
-        ("score memory TEXT --out x", "--out goes with --texts"),
-        ("score memory TEXT --why", "--why goes with --json"),
+        ("score memory TEXT --out x", "--out needs --texts"),
+        ("score memory TEXT --why", "--why needs --json"),
         ("score memory --texts bad.jsonl", "bad.jsonl:2: the text 'word' has no two words"),
         ("score memory --texts empty.jsonl", "empty.jsonl: holds no texts"),
-        ("score made TEXT", "made: its vectors were made elsewhere"),
-        ("score hollow TEXT", "hollow: holds no texts to learn from"),
+        ("score made TEXT", "made: its vectors are precomputed"),
+        ("score hollow TEXT", "hollow: has no texts"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(fake, siftlm, words, message):
@@ -286,10 +286,10 @@ def test_sparklines():
 def test_why_it_ended_is_said():
     steps = (Step(0, 3.0, 5, 1.0, 0.1),) * 4
     assert tuning.remark(Trace(steps, "done", 4)) == ""
-    assert "after step 2 was taken" in tuning.remark(Trace(steps, "worse", 2))
+    assert "after step 2 was kept" in tuning.remark(Trace(steps, "worse", 2))
     for ended in ("seconds", "tokens", "diverged", "declined", "nothing"):
         assert tuning.remark(Trace(steps, ended, 0))
-    assert tuning.loss_summary(Trace((), "declined", 0)) == "no step"
+    assert tuning.loss_summary(Trace((), "declined", 0)) == "no steps"
 
 
 @pytest.mark.slow
@@ -308,7 +308,7 @@ def test_a_real_model_scores_and_is_itself_again(folder, sixty, tiny_model, sift
     assert err.count("\n") == 1
     status, _, err = siftlm("score", "memory", TEXT, "--model", str(tiny_model), "--device", "nonsense")
     assert (status, err.count("\n")) == (1, 1)
-    assert err.startswith("siftlm: device='nonsense' is none that torch knows")
+    assert err.startswith("siftlm: --device nonsense is unknown to torch")
 
 
 def test_a_text_without_a_figure_spoils_no_mean():

@@ -208,10 +208,14 @@ def test_texts_from_json_lines(folder):
 # --- as a process
 
 
+@pytest.mark.slow
 def test_as_a_process(folder, shell):
     run = shell(*BASE, "-n", "5", "--json")
     assert run.returncode == 0
     assert json.loads(run.stdout) == expected()
+
+
+def test_an_error_of_a_process(folder, shell):
     run = shell(*BASE, "--method", "shift")
     assert run.returncode == 1
     assert run.stderr.startswith(b"siftlm: unknown method 'shift'")
@@ -297,6 +301,7 @@ def test_after_an_error_nothing_goes_into_a_pipe(folder):
 # --- figure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "start"), [("f.png", b"\x89PNG"), ("f.svg", b"<?xml"), ("f.pdf", b"%PDF")])
 def test_figure_is_drawn_beside_the_table(folder, siftlm, name, start):
     pytest.importorskip("matplotlib")

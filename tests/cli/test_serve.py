@@ -1,4 +1,4 @@
-"""`siftlm serve`: what is wrong with the command line is said at once, in one line."""
+"""`siftlm serve`: what is wrong with the command line is message at once, in one line."""
 
 from __future__ import annotations
 
@@ -23,24 +23,31 @@ def opened(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        ("--grace nan", "'nan' is no number from 0 on"), ("--grace -1", "'-1' is no number from 0 on"),
-        ("--grace inf", "'inf' is no number"), ("--seconds -1", "'-1' is no number above 0"),
-        ("--seconds nan", "'nan' is no number above 0"), ("--seconds 0", "'0' is no number above 0"),
-        ("--seconds 1e999", "'1e999' is no number above 0"), ("--cache -1", "'-1' is no whole number from 0 on"),
-        ("--slots 0", "'0' is no whole number from 1 on"), ("--slots 1.5", "'1.5' is no whole number"),
-        ("--queue 0", "'0' is no whole number from 1 on"), ("--vllm-adapters 0", "'0' is no whole number from 1 on"),
-        ("--port -1", "'-1' is no whole number from 0 to 65535"), ("--port 65536", "from 0 to 65535"),
+        ("--grace nan", "expected a number ≥ 0, got 'nan'"),
+        ("--grace -1", "expected a number ≥ 0, got '-1'"),
+        ("--grace inf", "expected a number ≥ 0, got 'inf'"),
+        ("--seconds -1", "expected a number > 0, got '-1'"),
+        ("--seconds nan", "expected a number > 0, got 'nan'"),
+        ("--seconds 0", "expected a number > 0, got '0'"),
+        ("--seconds 1e999", "expected a number > 0, got '1e999'"),
+        ("--cache -1", "expected a whole number ≥ 0, got '-1'"),
+        ("--slots 0", "expected a whole number ≥ 1, got '0'"),
+        ("--slots 1.5", "expected a whole number ≥ 1, got '1.5'"),
+        ("--queue 0", "expected a whole number ≥ 1, got '0'"),
+        ("--vllm-adapters 0", "expected a whole number ≥ 1, got '0'"),
+        ("--port -1", "expected a whole number from 0 to 65535, got '-1'"),
+        ("--port 65536", "from 0 to 65535"),
     ],
-)  # fmt: skip
-def test_a_number_that_makes_no_sense_is_one_line(opened, memory, words, said, capsys):
+)
+def test_a_number_that_makes_no_sense_is_one_line(opened, memory, words, message, capsys):
     flag, value = words.split()
     assert main(["serve", "--memory", memory, f"{flag}={value}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert flag in error
-    assert said in error
+    assert message in error
     assert not opened
 
 
@@ -75,9 +82,12 @@ def test_it_cannot_tune_all_weights(opened, memory, capsys):
 def test_the_status_is_what_the_help_says(memory, words, status, capsys):
     assert main([word.format(memory) for word in words]) == status
     capsys.readouterr()
-    assert "1 a setting, the data or the disk does not allow it; 2 the command line cannot be read" in parser().epilog
+    assert (
+        "1 an error in a setting, the data or the environment; 2 a command line that cannot be parsed"
+        in parser().epilog
+    )
 
 
 def test_the_help_says_what_auto_is():
     commands = next(one for one in parser()._actions if one.choices)
-    assert "--engine auto is --engine lora" in commands.choices["serve"].format_help()
+    assert "--engine auto is --engine lora" in " ".join(commands.choices["serve"].format_help().split())

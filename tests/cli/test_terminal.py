@@ -150,7 +150,9 @@ def test_a_chart_of_little_or_much(values):
     assert max(map(cell_len, lines)) < 60
 
 
-def test_a_real_terminal(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize(("environment", "colour"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_real_terminal(environment, colour):
     """Under a pseudo-terminal: colour, and the width of the window."""
     pty = pytest.importorskip("pty")
     import fcntl
@@ -158,30 +160,29 @@ def test_a_real_terminal(tmp_path):
     import subprocess
     import termios
 
-    for environment, colour in (({}, True), ({"NO_COLOR": "1"}, False)):
-        master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 60, 0, 0))
-        clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "TERM")}
-        program = subprocess.Popen(
-            [sys.executable, "-m", "siftlm", "demo", "jordan"],
-            stdout=slave,
-            stdin=slave,
-            env=clean | {"PYTHONIOENCODING": "utf-8", "TERM": "xterm"} | environment,
-        )
-        os.close(slave)
-        output = b""
-        while True:
-            try:
-                piece = os.read(master, 65536)
-            except OSError:  # Linux: the other end was closed
-                break
-            if not piece:
-                break
-            output += piece
-        assert program.wait() == 0
-        os.close(master)
-        assert (b"\x1b[" in output) is colour
-        assert max(len(line) for line in output.decode().splitlines() if "\x1b" not in line) <= 60
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 60, 0, 0))
+    clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "TERM")}
+    program = subprocess.Popen(
+        [sys.executable, "-m", "siftlm", "demo", "jordan"],
+        stdout=slave,
+        stdin=slave,
+        env=clean | {"PYTHONIOENCODING": "utf-8", "TERM": "xterm"} | environment,
+    )
+    os.close(slave)
+    output = b""
+    while True:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:  # Linux: the other end was closed
+            break
+        if not piece:
+            break
+        output += piece
+    assert program.wait() == 0
+    os.close(master)
+    assert (b"\x1b[" in output) is colour
+    assert max(len(line) for line in output.decode().splitlines() if "\x1b" not in line) <= 60
 
 
 def test_a_wrapped_line_keeps_to_its_columns_however_wide_its_letters_are():

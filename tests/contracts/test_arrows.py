@@ -56,7 +56,6 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
         for name in (
             "adapters",
             "batch_tuner",
-            "batching",
             "controller",
             "engines",
             "forward",

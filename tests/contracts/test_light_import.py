@@ -81,6 +81,7 @@ def test_a_language_model_without_torch_names_the_extra(statement):
     assert (kind, message) == ("MissingExtra", "this needs the library 'torch': pip install 'siftlm[tune]'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [

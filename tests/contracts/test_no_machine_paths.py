@@ -22,6 +22,7 @@ def offences(text: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_no_file_knows_its_machine():
     found = []
     for path in tracked_files():

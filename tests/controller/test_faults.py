@@ -31,7 +31,7 @@ def forgotten(one, untouched):
     """Call it at the end: nothing is left, and the next prompt learns what it would have learned on a fresh model."""
     check, before = untouched(one.model), one.likelihood(OTHER)
     fresh = Controller(
-        tiny.model("gpt2"), tiny.tokenizer(), engine=one._engine_asked[0], rate=1e-2, precision="float32"
+        tiny.model("gpt2"), tiny.tokenizer(), engine=one._engine_choice[0], rate=1e-2, precision="float32"
     )
 
     def checked():

@@ -195,8 +195,8 @@ def test_no_causal_model_is_refused_and_none_is_changed(name, untouched):
 @pytest.mark.parametrize(
     ("device", "said"),
     [
-        ("foo", "none that torch knows"),
-        (3.5, "none that torch knows"),
+        ("foo", "unknown to torch"),
+        (3.5, "unknown to torch"),
         ("meta", "holds no numbers"),
         ("cuda:999", "device='cuda:999'"),
     ],

@@ -28,6 +28,7 @@ def answered(one, texts):
     return before, losses, after, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["full", "lora"])
 def test_threads_get_the_answers_that_they_would_get_alone(engine, untouched):
     one = Controller(tiny.model("gpt2"), tiny.tokenizer(), engine=engine, rate=1e-2, precision="float32")

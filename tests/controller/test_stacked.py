@@ -13,7 +13,7 @@ import torch
 
 from controller import tiny
 from controller.many_texts import PROMPTS, SETS, TEXTS, controller
-from siftlm.controller.batching import BatchBudget, batch_budget, batches
+from siftlm.controller.forward import BatchBudget, batch_budget, batches
 from siftlm.errors import Conflict
 
 LENGTHS = [[], [5], [7, 7, 7], [200, 10, 11, 190], [3, 90, 4, 88, 1, 60], [31, 32, 30, 1, 2, 64, 64]]

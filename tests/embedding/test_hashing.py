@@ -168,6 +168,7 @@ def test_a_width_that_is_none(width):
         HashingEmbedder(width=width)
 
 
+@pytest.mark.slow
 def test_threads_share_an_embedder_and_get_what_one_thread_gets():
     # Few words fit into the memory of an embedder this small, so it forgets and learns all the time.
     texts = [[f"word{n * 7 % 1000} and word{n * thread % 997} of text {n}" for n in range(400)] for thread in range(8)]

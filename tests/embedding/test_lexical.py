@@ -76,6 +76,7 @@ def test_against_a_plain_loop(folder):
     np.testing.assert_allclose(embedder(f"lexical:{folder}").embed([text])[0], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_fit_can_be_repeated_and_another_corpus_makes_another(folder, tmp_path):
     again = fit(texts(), tmp_path / "again", width=3, progress=False)
     other = fit(texts(seed=5), tmp_path / "other", width=3, progress=False)

@@ -158,6 +158,7 @@ def test_the_room_needs_numpy_alone():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", ["torch", "transformers"])
 def test_a_room_without_a_library_still_embeds_and_says_what_to_install(absent):
     script = (

@@ -236,6 +236,7 @@ def test_an_empty_memory_leaves_the_base_model(tmp_path, copies):
         assert one.rows == ()
 
 
+@pytest.mark.slow
 def test_copies_are_counted_alike_for_all_or_kept_out_of_all(tmp_path):
     memory = needles_world(tmp_path / "memory")
     prompt, rest = words(0, "p", 12), words(0, "q", 12)

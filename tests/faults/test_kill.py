@@ -112,6 +112,7 @@ def kills(draw: random.Random) -> dict[str, Any]:
     return {"bytes": int(2 ** draw.uniform(9, 18))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings["storage"])
 def test_nothing_acknowledged_is_lost_a_few_times(children, tmp_path, settings):
     life = Life(children, tmp_path, settings, seed=1)

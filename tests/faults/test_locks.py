@@ -102,6 +102,7 @@ def test_a_second_writer_is_told_who_writes_and_may_wait_or_come_back(path):
         assert len(memory) == 2
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_writer_is_free_at_once(path):
     with another(path, HOLDER) as holder, Memory.open(path) as memory:
         assert heard(holder) == "held"
@@ -162,6 +163,7 @@ def check_whole(path: Path) -> None:
     shutil.rmtree(copy)
 
 
+@pytest.mark.slow
 def test_writers_that_wait_for_each_other(path):
     crowd(path, writers=2, texts=3)
 
@@ -181,6 +183,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_open_sees_changes_as_soon_as_they_are_acknowledged(path):
     with another(path, READER) as reader, Memory.open(path) as memory:
         assert heard(reader) == "ready"
@@ -282,6 +285,7 @@ def search_and_change(path: Path, seconds: float) -> None:
     check_whole(path)
 
 
+@pytest.mark.slow
 def test_threads_search_while_one_writes(path):
     search_and_change(path, 0.7)
 

@@ -157,6 +157,7 @@ def test_the_start_token_stands_once(bos):
 # --- tuned: as LocalModel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["full", "lora"])
 def test_tuned_is_what_local_model_scores(memory, engine, monkeypatch):
     controller = Controller(tiny.model("llama"), tiny.tokenizer(), engine=engine)

@@ -86,11 +86,11 @@ def facts(score):
 
 def test_a_prompt_is_searched_for_then_tuned_on_then_scored(full, monkeypatch):
     calls = []
-    run, tuning, likelihood = Searcher.run, full.controller.tuning, full.controller.likelihood
+    run, tuning, likelihoods = Searcher.run, full.controller.tuning, full.controller.likelihoods
     monkeypatch.setattr(Memory, "run", lambda self, request: calls.append("select") or run(self, request))
     monkeypatch.setattr(full.controller, "tuning", lambda **how: calls.append("tune") or tuning(**how))
     monkeypatch.setattr(
-        full.controller, "likelihood", lambda text, **how: calls.append("score") or likelihood(text, **how)
+        full.controller, "likelihoods", lambda pairs, **how: calls.append("score") or likelihoods(pairs, **how)
     )
     full.score(TEXT)
     assert calls == ["select", "score", "tune", "score"]
@@ -123,6 +123,7 @@ def test_transductive_scores_the_text_that_is_the_prompt(full):
 # --- nothing is left behind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", ["score", "generate", "score_many", "generate_many"])
 def test_after_a_call_the_model_is_what_it_was_bit_for_bit(any_engine, work):
     how = {"max_new_tokens": 4} if "generate" in work else {"at": [1]}

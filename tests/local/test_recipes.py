@@ -38,12 +38,9 @@ FOR_SIFT = {
 
 
 class Fake(FakeController):
-    """For many prompts as well."""
+    """With an engine that has a name."""
 
     engine = SimpleNamespace(name="full")
-
-    def likelihoods(self, pairs, *, texts=()):
-        return [self.likelihood(text, after=after, texts=texts) for text, after in pairs]
 
 
 @pytest.fixture
@@ -119,7 +116,7 @@ def test_calibration_of_another_method_says_only_how_to_learn(memory):
 
 def test_a_calibration_for_all_weights_is_none_for_adapters(memory, caplog):
     adapters = Fake("m")
-    adapters._engine_asked = ("lora", None, None, None)
+    adapters.adapters = True
     for made_with in ("full", "lora"):
         memory.note_calibration("m", {"settings": FOR_SIFT, "model": {"engine": {"engine": made_with}}})
         for controller, engine, rate in ((Fake("m"), "full", 3e-4), (adapters, "lora", 1e-3)):

@@ -67,6 +67,7 @@ def test_passages_know_where_they_stand(tmp_path, overlap):
             assert bool(shared) == (overlap > 0 and len(own) > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", [1, 2, 5, 1000])
 @pytest.mark.parametrize("near", [None, 0.7])
 def test_the_size_of_the_batches_changes_nothing(tmp_path, corpus, monkeypatch, documents, near):

@@ -220,6 +220,7 @@ def test_nothing_there_is_no_error_but_a_wrong_setting_is(tmp_path, memory):
             memory.search(PROMPTS[0], where={"source": "nobody"}, **wrong)
 
 
+@pytest.mark.slow
 def test_eight_threads_find_what_one_finds(memory):
     # More filters than are remembered, so that threads drop each other's.
     jobs = [(prompt, f"year != {year}", k) for prompt in PROMPTS[:2] for year in range(30) for k in (20, None)]
@@ -247,6 +248,7 @@ def test_ended_threads_leave_no_connections(memory):
     assert len(os.listdir(descriptors)) <= before
 
 
+@pytest.mark.slow
 def test_a_snapshot_does_not_change_and_can_be_asked_everything(tmp_path):
     with Memory.create(tmp_path / "memory") as memory, Memory.open(tmp_path / "memory") as writer:
         memory.add(["one", "two"], [{"a": 1}, {"a": 2}])

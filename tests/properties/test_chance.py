@@ -56,6 +56,7 @@ def test_random_leaves_out_what_is_excluded() -> None:
     assert chi_squared(first, np.array([1.0, 1, 0, 1])) < BOUND[1]
 
 
+@pytest.mark.slow
 def test_k_means_draws_by_squared_distance() -> None:
     points = np.array([[0.0, 0.1], [1.0, 0.0], [0.0, 3.0], [2.0, 2.0], [0.0, 0.1]])
     squared = ((points[:, None] - points[None]) ** 2).sum(axis=2)

@@ -67,6 +67,7 @@ def clear(case: Case, name: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in methods() if name in oracle.SCORES and name != "noiseless-itl"])
 @settings(max_examples=examples(12), suppress_health_check=FILTERED)
 @given(

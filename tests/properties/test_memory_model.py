@@ -172,6 +172,7 @@ def run(examples: int, steps: int) -> None:
     run_state_machine_as_test(Machine, settings=checked)
 
 
+@pytest.mark.slow
 def test_a_memory_is_what_its_model_says():
     run(examples=6, steps=8)
 

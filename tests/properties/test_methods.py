@@ -79,6 +79,7 @@ def compare(name: str, case: Case, selection: Selection, world: oracle.World, **
 PICKABLE = [name for name in NAMES if name not in JITTERED and name != "sift"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICKABLE)
 @settings(max_examples=examples(35))
 @given(case=cases(most=24, widest=8, picks=12, noises=(1e-4, 1e-2, 1.0, 100.0)))
@@ -222,6 +223,7 @@ def test_dpp_picks_volume_while_there_is_any(case: Case) -> None:
 # --- the uncertainty of methods that never look at a posterior
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [1e-8, 1e-3, 1.0])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("kernel", [None, lambda x, y: x @ y.T], ids=["features", "pairs"])

@@ -92,6 +92,7 @@ def test_on_orthogonal_candidates_it_is_sift(noise: float, m: int, seed: int) ->
     np.testing.assert_allclose(fast.gains, exact.gains, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_two_texts_that_only_help_together() -> None:
     """Where lazy is wrong: after the first of a pair the second gains, and the stale bound is blind to it."""
     seen_wrong = False

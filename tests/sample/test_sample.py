@@ -36,6 +36,7 @@ def kind_of(document):
     return document.meta["kind"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", COUNTS)
 def test_there_are_so_many_of_each_kind(size):
     found = list(sample.documents(size=size))
@@ -81,6 +82,7 @@ def test_no_path_of_a_machine_is_told(full):
 # --- prompts
 
 
+@pytest.mark.slow
 def test_nothing_held_out_is_in_the_documents(full):
     everything = "\n".join(one.text for one in full)
     sources = {one.meta["source"] for one in full if kind_of(one) != "mathematics"} - {"language reference"}

@@ -87,6 +87,7 @@ def test_the_order_is_always_the_same(place, topics):
     assert first == second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["small", "full"])
 def test_no_prompt_is_in_the_corpus(place, topics, size):
     documents = list(corpus.documents(size=size))
@@ -101,6 +102,7 @@ def test_no_prompt_is_in_the_corpus(place, topics, size):
     assert {one.meta["source"] for one in documents} & sources == {"language reference"}
 
 
+@pytest.mark.slow
 def test_no_held_out_problem_is_in_the_corpus(place):
     asked = {line for one in corpus.documents(only="mathematics", size="full") for line in one.text.split("\n\n")}
     for seed in range(3):

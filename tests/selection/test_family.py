@@ -249,6 +249,7 @@ def test_max_dist_counts_known_items_as_centres():
     assert picks("max-dist", 2, None, line, normalize=False, known=[[11.0], [0.0]]) == [4, 0]
 
 
+@pytest.mark.slow
 def test_k_means_pp_draws_in_proportion_to_squared_distance():
     line = np.array([[0.0], [1.0], [3.0]])
     drawn = [picks("k-means++", 1, None, line, normalize=False, known=[[0.0]], seed=seed)[0] for seed in range(2000)]
@@ -270,6 +271,7 @@ def test_the_seed_decides(method):
     assert picks(method, 10, None, texts, seed=1) != picks(method, 10, None, texts, seed=2)
 
 
+@pytest.mark.slow
 def test_random_with_a_prior_is_a_weighted_draw():
     first = [picks("random", 1, None, np.eye(4), prior=[1, 0, 3, 4], seed=seed)[0] for seed in range(2000)]
     assert np.bincount(first, minlength=4) / 2000 == pytest.approx([0.125, 0, 0.375, 0.5], abs=0.04)

@@ -81,12 +81,14 @@ def test_noises_that_are_no_powers_of_ten_are_labelled_too(data, drawn):
     assert any(text.startswith("λ = 0.02") for text in named)
 
 
+@pytest.mark.slow
 def test_settings_are_passed_on(data, drawn):
     figure = figures.relevance_redundancy(*data, n=6, noises=[0.1], kernel=kernels.power(2), normalize=False)
     expected = figures.trade_off(select(*data, 6, noise=0.1, kernel=kernels.power(2), normalize=False))
     assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(expected.relevance)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_picture(data, drawn):
     def picture():
         file = io.BytesIO()
@@ -119,6 +121,7 @@ def test_without_matplotlib_the_extra_is_named(data, monkeypatch):
         figures.relevance_redundancy(*data, n=4)
 
 
+@pytest.mark.slow
 def test_pyplot_is_never_loaded(drawn):
     program = (
         "import sys, numpy as np; from siftlm.selection.figures import relevance_redundancy; "

@@ -55,6 +55,7 @@ def check(made: Space, case: Case) -> None:
     assert made.diagonal().min() >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [feature, pairwise, table])
 @settings(max_examples=examples(60))
 @given(case=cases(dtypes=FLOATS))

@@ -35,6 +35,7 @@ def test_a_cone_is_seen_and_centring_opens_it() -> None:
     assert opened.dimensions > 3 * narrow.dimensions
 
 
+@pytest.mark.slow
 def test_the_range_means_what_it_says() -> None:
     """Below it more than 10 n candidates beat a repeat of the first pick, above it fewer than n: counted by hand."""
     vectors, n = clouds(), 5
@@ -73,6 +74,7 @@ def test_the_range_follows_the_kernel() -> None:
     assert small.noise == pytest.approx(1e-8 * report.noise, rel=0.01)
 
 
+@pytest.mark.slow
 def test_no_text_is_its_own_neighbour() -> None:
     vectors = clouds()
     without = siftlm.spread(vectors, n=5, sample=len(vectors))

@@ -6,10 +6,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from controller import tiny
-from siftlm.controller import Controller, SampledToken
+from siftlm.controller import Controller, SampledToken, SamplingParams
 from siftlm.controller.tokens import text_token_ids
 from siftlm.memory import Memory
-from siftlm.serving import Job, Mode, ModeParser, SamplingParams, ServingEngine, create_app
+from siftlm.serving import Job, Mode, ModeParser, ServingEngine, create_app
 from siftlm.serving.decoding import ChoiceWriter
 
 pytestmark = pytest.mark.slow

@@ -35,6 +35,7 @@ def test_every_public_name_is_there():
         serving.served  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "extra", "names"),
     [("fastapi", "serve", ["create_app", "serve"]), ("uvicorn", "serve", ["serve"]), ("torch", "tune", ["Job"])],

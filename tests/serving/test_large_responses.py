@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.fakes import NAME, FakeEngine, app_of
-from siftlm.controller import SampledToken
-from siftlm.serving import Job, Mode, ResponseBuilder, SamplingParams, responses
+from siftlm.controller import SampledToken, SamplingParams
+from siftlm.serving import Job, Mode, ResponseBuilder, responses
 from siftlm.serving.decoding import prompt_event
 from siftlm.serving.error_responses import encode_json
 
@@ -32,6 +32,7 @@ def test_in_parts_it_is_the_same(content):
         assert responses.encode_json_in_parts(many) == encode_json(many)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choices", [8, 70])
 def test_no_part_is_long(monkeypatch, choices):
     parts = []

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from controller import tiny
 from effort import examples
-from siftlm.controller import Controller
+from siftlm.controller import Controller, SamplingParams
 from siftlm.controller.tokens import text_token_ids
 from siftlm.local import LocalModel
 from siftlm.memory import Memory
-from siftlm.serving import Job, Mode, SamplingParams, ServingEngine, events
+from siftlm.serving import Job, Mode, ServingEngine, events
 from siftlm.serving import scheduler as serving_engine
 from siftlm.serving.errors import DeadlineExceeded, QueueFull, ShuttingDown
 from siftlm.serving.scheduler import trim_memory
@@ -266,6 +266,7 @@ def test_time_runs_out(engine):
     assert Heard(engine, job(engine, PROMPTS[0])).text()
 
 
+@pytest.mark.slow
 def test_what_was_accepted_is_finished_at_the_end(memory):
     engine = ServingEngine(controller(), {"docs": memory}, slots=1)
     heard = [Heard(engine, job(engine, prompt, mode())) for prompt in PROMPTS]
@@ -277,6 +278,7 @@ def test_what_was_accepted_is_finished_at_the_end(memory):
         engine.submit(job(engine, PROMPTS[0]), print)
 
 
+@pytest.mark.slow
 def test_memory_is_given_back_once_when_there_is_nothing_to_do(memory, monkeypatch):
     given = queue.Queue()
     monkeypatch.setattr(serving_engine, "trim_memory", lambda: given.put("back"))
@@ -353,6 +355,7 @@ def test_who_stood_between_learning_and_speaking_hears_of_a_failure(engine, monk
     assert Heard(engine, job(engine, PROMPTS[1])).text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-300])
 def test_one_odd_request_is_not_the_others_end(engine, memory, temperature):
     heard = Heard(engine, job(engine, PROMPTS[0], mode(), most=30))

@@ -142,7 +142,7 @@ def test_the_model_thread_does_it(ask, engine, monkeypatch):
         ({"siftlm": {"method": "base"}}, 400, "siftlm.method"),
         ({"siftlm": {"n": 1000}}, 400, "siftlm.n"),
         ({"siftlm": {"folder": "elsewhere"}}, 400, "siftlm.folder"),
-        ({"siftlm": {"where": "n ="}}, 400, "siftlm"),
+        ({"siftlm": {"where": "n ="}}, 400, "siftlm.where"),
         ({"siftlm": {"memory": "else"}}, 404, "siftlm.memory"),
         ({"model": "gpt-9"}, 404, "model"),
         ({"model": "siftlm-tiny:shift-9"}, 400, "siftlm"),
@@ -150,7 +150,7 @@ def test_the_model_thread_does_it(ask, engine, monkeypatch):
         ({"input": None}, 400, "input"),
         ({"plane": "yes"}, 400, "plane"),
         ({"siftlm": {"memory": ["docs"]}}, 400, "siftlm.memory"),
-        ({"siftlm": {"without_copies": 7}}, 400, "siftlm"),
+        ({"siftlm": {"without_copies": 7}}, 400, "siftlm.without_copies"),
         ({"siftlm": {"method": "max-entropy"}}, 400, "siftlm.method"),
     ],
 )

@@ -128,7 +128,7 @@ def test_at_the_end_of_the_grace_who_waits_is_told(memory):
     ("words", "said"),
     [
         (("--memory", "nowhere"), "nowhere"),
-        (("--memory", "docs", "--memory", "docs"), "is called 'docs' already"),
+        (("--memory", "docs", "--memory", "docs"), "another memory is already named 'docs'"),
         (("--memory", "docs", "--engine", "full"), "--engine lora"),
         (("--memory", "docs", "--host", "0.0.0.0"), "keys to a file of API keys"),
         (("--memory", "docs", "--port", "70000"), "65535"),

@@ -197,6 +197,7 @@ def test_the_second_signal_leaves_no_time(complaints):
     assert said == []
 
 
+@pytest.mark.slow
 def test_who_does_not_read_is_cut_off(complaints):
     with running(0.1) as (ending, place, thread, _), begun(place, "/flood"):
         said = complaints()

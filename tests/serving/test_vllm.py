@@ -16,9 +16,10 @@ from controller import tiny
 from serving.fake_vllm import FakeVLLM
 from serving.test_scheduler import BASE, PROMPTS, TEXTS, Heard, controller, job, mode
 from siftlm.cli import parser
+from siftlm.controller import SamplingParams
 from siftlm.errors import InvalidInput, SiftlmError
 from siftlm.memory import Memory
-from siftlm.serving import Job, Metrics, Relay, SamplingParams, ServingEngine, background_server, events
+from siftlm.serving import Job, Metrics, Relay, ServingEngine, background_server, events
 from siftlm.serving.errors import BadGateway, DeadlineExceeded, QueueFull, ShuttingDown
 from siftlm.serving.vllm_client import VLLM_COMMAND, AdapterFolder, VllmClient
 
@@ -207,6 +208,7 @@ def test_a_vllm_that_began_anew_gets_the_adapter_again(relay, vllm):
     assert [body["lora_name"] for body in vllm.bodies(LOAD)] == [*vllm.adapters] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 def test_a_rank_that_is_too_large(memory, tmp_path, old):
     vllm = fake(rank=1, old=old)

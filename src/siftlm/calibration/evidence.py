@@ -231,7 +231,7 @@ def evidence_record(
             "digest": _texts_digest(runner.texts),
         },
         "spread": {name: round(noise, 4) for name, noise in centres.items()},
-        "model": {"parameters": runner.controller.parameters, "engine": runner.controller.engine.describe()},
+        "model": {"parameters": runner.controller.parameters, "engine": runner.controller.engine.description},
         "memory": memory_fingerprint(runner.memory),
         "steps": sum(min(run.steps, len(run.rows)) for run in runner.runs.values()),
         "seconds": round(runner.seconds, 1),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.selection import kernels
 from siftlm.validation import number, whole_number
 
@@ -128,7 +128,7 @@ def make_grid(
 
 def _check_values(name: str, values: Sequence[Any]) -> Sequence[Any]:
     if isinstance(values, str) or not len(values):
-        raise InvalidInput(f"{name} must be a list of at least one value, got {values!r}")
+        raise InvalidInput(f"{setting(name)} must be a list of at least one value, got {values!r}")
     return list(dict.fromkeys(values))
 
 

@@ -113,7 +113,7 @@ def held_out_from_texts(memory: Searcher, texts: Sequence[str], mode: str) -> li
     if isinstance(texts, str) or len(texts) < MIN_TEXTS:
         count = "one str" if isinstance(texts, str) else str(len(texts))
         raise InvalidInput(
-            f"texts must be a list of at least {MIN_TEXTS} texts, got {count}; with fewer, chance decides"
+            f"{setting('texts')} must have at least {MIN_TEXTS} texts, got {count}; with fewer, chance decides"
         )
     cut = [split_text(f"text {at}", text, mode) for at, text in enumerate(texts)]
     vectors = _prompt_vectors(memory, [prompt for prompt, _, _ in cut])
@@ -147,7 +147,7 @@ def draw_held_out(memory: Memory, count: int, seed: int, mode: str) -> list[Held
     if len(usable) < MIN_TEXTS:
         raise InvalidInput(
             f"{memory.path}: only {len(usable)} documents of {MIN_HELD_OUT_CHARACTERS} characters or more can be held "
-            f"out, and at least {MIN_TEXTS} are needed: give {setting('texts')}…, of the kind that the prompts will be"
+            f"out, and at least {MIN_TEXTS} are needed: pass representative prompts with {setting('texts')}"
         )
     return usable
 

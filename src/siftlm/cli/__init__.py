@@ -1,4 +1,4 @@
-"""The command line: parsing and printing only. One module for each command or few that belong together."""
+"""The command line: parsing and printing only. Each module holds one command, or a few related ones."""
 
 from __future__ import annotations
 
@@ -7,69 +7,117 @@ import contextlib
 import errno
 import functools
 import io
+import itertools
 import os
 import re
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import IO, Any, NoReturn
 
 from siftlm import __version__
-from siftlm.cli import calibrate, chat, demo, evaluate, generate, index, memory, score, search, select, serve
+from siftlm.cli import calibrate, demo, evaluate, generate, memory, score, search, select, serve
 from siftlm.cli.arguments import Flag, spelling
 from siftlm.cli.terminal import printable
 from siftlm.errors import SiftlmError
 
-EPILOG = """\
-examples:
-  siftlm demo                                             see a model learn for a prompt, offline, in a minute
-  siftlm index notes/ --into memory                       build a memory of texts in files, folders or data sets
-  siftlm search memory "a question" -n 10 --compare       the most informative passages, beside nearest neighbours
-  siftlm score memory --file page.txt --model gpt2        bits per byte before and after learning for it
-  siftlm generate memory "a prompt" --compare             continue it, beside the base model's continuation
-  siftlm chat memory                                      prompt after prompt; /why shows what was learned
-  siftlm calibrate memory                                 which settings make the model learn best from it
-  siftlm eval --memory memory --test FILE --out runs/a    compare methods on many texts, resumably
-  siftlm report runs/a                                    tables, figures and verdicts of a run
-  siftlm serve --memory memory                            an OpenAI-compatible server, and a page that shows why
-  siftlm info memory --redundancy                         what is in it, and whether diversity will matter
-  siftlm spread --candidates vectors.npy                  which λ is sensible for these vectors
-  siftlm select --candidates vectors.npy --query q.npy -n 10 --texts texts.txt
-  siftlm methods sift                                     formula and settings of one method
-  siftlm keys add keys.json ann                           a key for a server that asks for keys
+DESCRIPTION = """\
+Fine-tune a language model for each prompt, on the texts that are most informative about it, and restore it afterwards.
 
-exit status: 0 done; 1 a setting, the data or the disk does not allow it; 2 the command line cannot be read.
+quick start:
+  siftlm demo                                  a first look, in a minute
+  siftlm index notes/ --into memory            build a memory of a folder
+  siftlm search memory "a question" --compare  SIFT beside nearest neighbours
+  siftlm score memory --file page.txt          bits per byte, base and tuned
+  siftlm generate memory "a prompt" --compare  continuations, base and tuned
+  siftlm serve --memory memory                 an OpenAI-compatible server
 """
+EPILOG = """\
+siftlm COMMAND --help lists a command's options, with examples.
 
-# Read when torch is loaded. Its threads spin while they wait for one another, 300,000 times before they sleep: beside
-# another busy process that is up to twenty times as slow. And it keeps what it has compiled for each of the last 1,024
-# lengths of text, which is gigabytes after an hour.
+exit status: 0 success; 1 an error in a setting, the data or the environment; 2 a command line that cannot be parsed.
+"""
+# The commands as the help groups them.
+GROUPS = {
+    "memory": ("index", "search", "info", "delete", "compact", "verify"),
+    "a model and a memory": ("score", "generate", "chat", "calibrate"),
+    "evaluation": ("eval", "report"),
+    "vectors in files": ("select", "methods", "spread"),
+    "server": ("serve", "keys"),
+    "demonstration": ("demo",),
+}
+
+# Read when torch is loaded. By default its threads spin 300,000 times before they sleep, which is up to twenty times as
+# slow beside another busy process; and it caches compiled kernels for 1,024 text lengths, gigabytes after an hour.
 TORCH_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 
-# The end of a message that points at a place with a caret below it.
+# The end of a message that marks a position with a caret on the line below.
 CARET = re.compile(r"\n.*\n +\^\Z")
+# An indented line of a help text: a term, and its explanation after two spaces or more.
+ENTRY = re.compile(r"(?P<term> +\S.*?) {2,}(?P<explanation>\S.*)")
 
 
 class ClosedStdout(io.TextIOBase):
-    """In place of a stdout that was closed before we began: fine until something is to be printed."""
+    """Stands in for a stdout that was closed at the start: an error only when something is printed."""
 
     def write(self, _text: str) -> int:
-        """Refuse."""
+        """Raises ``OSError``."""
         raise OSError(errno.EBADF, "standard output is closed")
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """argparse's layout, except that descriptions and epilogs keep their paragraphs, lists and examples."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled: list[str] = []
+        for is_entry, lines in itertools.groupby(text.split("\n"), key=lambda line: line.startswith(" ")):
+            if is_entry:
+                filled += _fill_entries(list(lines), width)
+            else:
+                for is_text, group in itertools.groupby(lines, key=bool):
+                    paragraph = list(group)
+                    filled += _wrap(" ".join(paragraph), width) if is_text else paragraph
+        return "".join(f"{indent}{line}\n" for line in filled)
+
+
+def _fill_entries(lines: list[str], width: int) -> list[str]:
+    """Indented lines: commands or terms with their explanations beside them, or below where a line is too long."""
+    entries = [(line, ENTRY.fullmatch(line)) for line in lines]
+    if all(len(line) <= width for line, entry in entries if entry):
+        return lines
+    filled = []
+    for line, entry in entries:
+        if entry is None:
+            filled.append(line)
+        elif (column := entry.start("explanation")) <= width // 2:
+            filled += _wrap(entry["explanation"], width, first=line[:column], rest=" " * column)
+        else:
+            filled += [entry["term"], *_wrap(entry["explanation"], width, first=" " * 6, rest=" " * 6)]
+    return filled
+
+
+def _wrap(text: str, width: int, *, first: str = "", rest: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+    )
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line and help that any terminal can show."""
+    """argparse with errors of one line, and with help that any terminal can show."""
 
     def __init__(self, **settings: Any) -> None:
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("formatter_class", HelpFormatter)
         settings.setdefault("allow_abbrev", False)
         super().__init__(**settings)
 
     def error(self, message: str) -> NoReturn:
-        """One line on stderr, exit status 2."""
+        """Print one line on stderr and exit with status 2."""
         command = self.prog.removeprefix("siftlm").strip()
-        where = f"{command}: " if command else ""
-        self.exit(2, f"siftlm: {where}{message} (try: {self.prog} --help)\n")
+        prefix = f"{command}: " if command else ""
+        self.exit(2, f"siftlm: {prefix}{message} (try: {self.prog} --help)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         stream: IO[str] | None = file or sys.stderr
@@ -79,21 +127,36 @@ class Parser(argparse.ArgumentParser):
 
 @functools.cache
 def parser() -> Parser:
-    """The whole command line."""
+    """The parser of the whole command line."""
     top = Parser(
         prog="siftlm",
-        description="Pick the examples that together leave the least uncertainty about a prompt.",
-        epilog=EPILOG,
+        usage="siftlm [-h] [--version] COMMAND …",
     )
     top.add_argument("--version", action="version", version=f"siftlm {__version__}")
-    commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for module in (index, search, memory, score, generate, chat, calibrate, evaluate, select, serve, demo):
+    # Not listed by argparse, which knows no groups of commands.
+    commands = top.add_subparsers(
+        metavar="COMMAND", required=True, parser_class=Parser, prog="siftlm", help=argparse.SUPPRESS
+    )
+    for module in (memory, search, score, generate, calibrate, evaluate, select, serve, demo):
         module.add(commands)
+    top.description = f"{DESCRIPTION}\n{_command_list(commands.choices)}"
+    top.epilog = EPILOG
     return top
 
 
+def _command_list(commands: Mapping[str, argparse.ArgumentParser]) -> str:
+    """Every command with its description, group by group."""
+    lines = []
+    for title, names in GROUPS.items():
+        lines.append(f"{title}:")
+        for name in names:
+            sentence = str(commands[name].description).rstrip(".")
+            lines.append(f"  {name:10}  {sentence[0].lower()}{sentence[1:]}")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status instead of raising.
+    """Run one command and return its exit status.
 
     >>> main(["--version"])
     siftlm ...
@@ -102,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stdout is None:
         with contextlib.redirect_stdout(ClosedStdout()):
             return main(argv)
-    if argv is None:  # the process is ours
+    if argv is None:  # this process runs nothing else
         for name, value in TORCH_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
     flags: Sequence[Flag] = ()
@@ -110,9 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
         flags = getattr(arguments, "flags", None) or ()
         status: int = arguments.run(arguments)
-        sys.stdout.flush()  # here, where a closed pipe is still ours to catch
-    except SystemExit as leave:  # argparse, after --help or an error
-        return leave.code if isinstance(leave.code, int) else 0
+        sys.stdout.flush()  # here, where a closed pipe can still be caught
+    except SystemExit as end:  # argparse, after --help or an error
+        return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -128,23 +191,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_error(message: str) -> int:
-    if sys.stderr is None:  # print() would take stdout instead
+    if sys.stderr is None:  # print() would write to stdout instead
         return 1
     text, *excerpt = message.rsplit("\n", 2) if CARET.search(message) else [message]
     print(printable(f"siftlm: {' '.join(text.split()).replace(' )', ')')}", sys.stderr), file=sys.stderr)
-    for line in excerpt:  # a letter for a letter, or the caret would point elsewhere
+    for line in excerpt:  # character by character, so that the caret stays in its column
         encoding = getattr(sys.stderr, "encoding", None) or "ascii"
-        shown = "".join(c if c.isprintable() else "?" for c in line)
-        print(shown.encode(encoding, "replace").decode(encoding), file=sys.stderr)
+        visible = "".join(c if c.isprintable() else "?" for c in line)
+        print(visible.encode(encoding, "replace").decode(encoding), file=sys.stderr)
     return 1
 
 
 def _closed_pipe() -> int:
-    """Whoever read us has read enough. Python would complain once more when it closes stdout at exit."""
+    """Redirect stdout to nowhere, since its reader has gone: Python would raise again when it closes it at exit."""
     try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-    except (OSError, ValueError):  # stdout is no file: nothing will be flushed at exit either
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (OSError, ValueError):  # stdout is not a file: nothing is flushed at exit either
         pass
-    return 128 + 13  # what a shell reports of a program that ends by SIGPIPE
+    return 128 + 13  # what a shell reports for a program ended by SIGPIPE

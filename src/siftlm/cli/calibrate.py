@@ -1,4 +1,4 @@
-"""``siftlm calibrate``: which settings make the best local models of a model and a memory."""
+"""``siftlm calibrate``: the best settings for a model and a memory, measured on held-out texts."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   siftlm calibrate memory                              for siftlm-tiny, in five minutes
-  siftlm calibrate memory --model gpt2 --minutes 60    more settings on more texts: a surer choice
-  siftlm calibrate memory --texts prompts.jsonl        judged by your own texts instead of the memory's
-  siftlm calibrate memory -n 20                        at most 20 steps for a prompt
+  siftlm calibrate memory --model gpt2 --minutes 60    more settings on more texts
+  siftlm calibrate memory --texts prompts.jsonl        on these texts instead of held-out texts of the memory
+  siftlm calibrate memory -n 20                        at most 20 steps per prompt
   siftlm calibrate memory --noises 0.3,1,3 --kernels linear,power:4 --ks 200 --rates 1e-4,3e-4
   siftlm calibrate memory --json | jq .settings
 
-What it does: texts of the memory are held out, each with its own document and all near-copies out of its search. The
-model learns for each of them with many settings (learning rate, SIFT's λ, kernel and k); the better half goes on with
-more texts. At the end the best is set against nearest neighbour and against the usual settings on texts that had no
-part in the choice, and the best of the three on these is taken. The number of steps is read off the same runs; a rule
-that stops early or declines to tune is kept only if it also helps texts that had no part in making it.
+Texts of the memory are held out, each with its document and all near-copies excluded from its search. The model is
+fine-tuned for each of them with many settings (learning rate, SIFT's λ, kernel and k), by successive halving: the
+better half of the settings continues with more texts. The best, nearest neighbour and the default settings are then
+compared on fresh texts, and the best of these three is chosen. The number of steps comes from the same runs; a rule
+for early stopping or for declining to tune is kept only if it also helps on fresh texts.
 
-% of base: bits per byte after learning, of those of the model as it is; lower is better. An interval that holds 0 means
-that these texts show no difference. The result is written into the memory's manifest, where siftlm score, generate and
-chat find it; what was measured stays in MEMORY/calibration.jsonl. Interrupted, the same command goes on.
+"% of base" is bits per byte after fine-tuning, in % of the base model's; lower is better. A difference whose interval
+holds 0 is not significant. The result is written into the memory's manifest, where siftlm score, generate and chat
+find it, and the measurements into MEMORY/calibration.jsonl. Repeat an interrupted command to resume.
 """
 STAGES = {
     "rates": "learning rate",
-    "selection": "way to select",
+    "selection": "selection",
     "finer": "finer rate",
     "nearest": "finer rate, nearest neighbour",
     "confirm": "confirmation",
@@ -54,54 +54,59 @@ STAGES = {
 _minutes = flags.checked(
     lambda word: None if word == "all" else float(word),
     lambda value: value is None or 0 < value < math.inf,
-    "neither a number of minutes above 0 nor all",
+    "a number > 0 or all",
 )
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = flags.command(
-        commands, "calibrate", run, "find the settings with which a model learns best from a memory", EPILOG
+        commands,
+        "calibrate",
+        run,
+        "find the best settings for a model and a memory, on held-out texts",
+        EPILOG,
+        usage="siftlm calibrate MEMORY [options]",
     )
     modes = (
-        "split (default): half of a text is the prompt, the other half is scored; transductive: the scored text is "
-        "the prompt"
+        "split (default): half of a text is the prompt, the other half is scored; transductive: the scored text is its "
+        "own prompt"
     )
-    minutes = "time to spend (default: 5); all: every setting on all texts"
-    texts = 'one text or {"text": …} a line (.jsonl), like the prompts to come; default: drawn from all over the memory'
+    minutes = "time limit in minutes (default: 5); all: every setting on all texts"
+    texts = 'representative texts, a JSON string or {"text": …} per line (default: a sample of the memory)'
     flags.declare(
         parser,
         flags.MEMORY,
         Flag("--minutes", "M|all", _minutes, minutes, 5.0),
-        Flag("-n --n", "N", int, "the most steps for a prompt (default: 50, or fewer where time is short)"),
+        Flag("-n --n", "N", int, "maximal number of steps per prompt (default: 50, or fewer if time is short)"),
         choice("--mode", ("split", "transductive"), modes, default="split"),
-        "which texts",
+        "texts",
         Flag("--texts", "FILE", str, texts),
-        Flag("--count", "N", int, "number of texts to draw (default: 48)"),
-        flags.SEED.but("of the draw (default: 0)", default=0),
-        "what to try",
-        Flag("--rates", "R,…", flags.comma_list(float, "numbers"), "default: by the model's size"),
-        Flag("--noises", "λ,…", flags.comma_list(float, "numbers"), "default: 0.1,0.3,1,3,10"),
+        Flag("--count", "N", int, "number of texts to sample (default: 48)"),
+        flags.SEED.described("random seed of the sample (default: 0)", default=0),
+        "settings to try",
+        Flag("--rates", "R,…", flags.comma_list(float, "numbers"), "learning rates (default: by the model's size)"),
+        Flag("--noises", "λ,…", flags.comma_list(float, "numbers"), "values of SIFT's λ (default: 0.1,0.3,1,3,10)"),
         Flag(
             "--kernels",
             "K,…",
             flags.comma_list(str, "names"),
-            f"of {', '.join(flags.KERNELS)} (default: linear,power:4,centred)",
+            f"kernels, of {', '.join(flags.KERNELS)} (default: linear,power:4,centred)",
         ),
-        Flag("--ks", "K,…", flags.comma_list(int, "whole numbers"), "sizes of the choice (default: 50,200,1000)"),
-        "the model",
+        Flag("--ks", "K,…", flags.comma_list(int, "whole numbers"), "numbers of candidates (default: 50,200,1000)"),
+        "model",
         *flags.MODEL,
         "output",
-        Flag("--log", "FILE", str, "keep what is measured there (default: in the memory's folder)"),
-        switch("--again", "measure again what the log knows already"),
-        switch("--no-note", "only look: leave the memory's manifest as it is"),
+        Flag("--log", "FILE", str, "file of the measurements (default: in the memory's folder)"),
+        switch("--again", "repeat measurements that are in the log"),
+        switch("--no-note", "do not write the result into the memory's manifest"),
         flags.JSON,
-        flags.QUIET.but("draw no progress"),
+        flags.QUIET.described("print no progress"),
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Calibrate, then print."""
+    """Calibrate, then print the result."""
     from siftlm.calibration import calibrate
     from siftlm.memory import Memory
 
@@ -109,9 +114,9 @@ def run(arguments: argparse.Namespace) -> int:
     quiet = arguments.quiet or arguments.json
     with Memory.open(arguments.folder, embedder=arguments.embedder) as memory:
         model = _model(arguments, memory)
-        remark = "stopped; what was measured is kept, and the same command goes on from there"
+        remark = "stopped; the measurements are kept: repeat the command to resume"
         with resumable(remark), progress_line(quiet=quiet) as report:
-            found = calibrate(
+            calibration = calibrate(
                 model,
                 memory,
                 texts=texts,
@@ -124,10 +129,10 @@ def run(arguments: argparse.Namespace) -> int:
                 **flags.values_of(arguments, ("n", "count", "rates", "noises", "kernels", "ks", "log")),
             )
     if arguments.json:
-        print_json(found.to_dict())
+        print_json(calibration.to_dict())
         return 0
     terminal = Terminal.of(sys.stdout)
-    terminal.show(*_parts(found, arguments, terminal))
+    terminal.show(*_parts(calibration, arguments, terminal))
     return 0
 
 
@@ -150,13 +155,13 @@ def _texts(path: str) -> list[str]:
     return texts
 
 
-def _parts(found: Calibration, arguments: argparse.Namespace, terminal: Terminal) -> list[RenderableType]:
-    """Stage by stage what was tried, then what follows from it."""
-    names = max(cell_len(terminal.spell(row["setting"])) for row in found.tried)
+def _parts(calibration: Calibration, arguments: argparse.Namespace, terminal: Terminal) -> list[RenderableType]:
+    """A table for each stage, then the verdict and the command to use it."""
+    names = max(cell_len(terminal.spell(row["setting"])) for row in calibration.tried)
     parts: list[RenderableType] = []
     rows = None
     stage = None
-    for row in found.tried:
+    for row in calibration.tried:
         if rows is None or row["stage"] != stage:
             stage = row["stage"]
             rows = table()
@@ -170,23 +175,24 @@ def _parts(found: Calibration, arguments: argparse.Namespace, terminal: Terminal
         cells = (str(row["texts"]), str(row["best_steps"]), f"{row['mean']:.1f}", f"{low:.1f} to {high:.1f}{kept}")
         rows.add_row(terminal.prose(row["setting"]), *cells, style="bold" if row["kept"] else "")
     parts.append("")
-    for line in found.verdict():
+    for line in calibration.verdict():
         text = line.lstrip()
         parts.append(indented(terminal.prose(text), len(line) - len(text)))
-    use = "from now on these settings are used by themselves:"
-    if not found.noted:
-        use = "not written into the memory (--no-note); to use them:"
+    use = "these settings are now the default:"
+    if not calibration.noted:
+        use = "not saved in the memory (--no-note); to use these settings:"
+    command = terminal.spell(_command(calibration, arguments))
     # Not wrapped, so that the command can be copied.
-    return [*parts, "", use, Text(f"  {terminal.spell(_command(found, arguments))}", no_wrap=True, overflow="ignore")]
+    return [*parts, "", use, Text(f"  {command}", no_wrap=True, overflow="ignore")]
 
 
-def _command(found: Calibration, arguments: argparse.Namespace) -> str:
+def _command(calibration: Calibration, arguments: argparse.Namespace) -> str:
     words = ["siftlm", "generate", arguments.folder, "a prompt"]
     if arguments.model != flags.DEFAULT_MODEL:
         words += ["--model", arguments.model]
     if arguments.engine not in (None, "auto"):
         words += ["--engine", arguments.engine]
-    if not found.noted:
-        for name, value in found.settings.items():
+    if not calibration.noted:
+        for name, value in calibration.settings.items():
             words += ["-n" if name == "n" else f"--{name}", str(value)]
     return shlex.join(words)

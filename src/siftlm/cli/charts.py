@@ -1,4 +1,4 @@
-"""What rich does not draw: a bar in eighths of a letter, a sparkline, and a chart of curves in braille dots."""
+"""Charts that rich lacks: a bar in eighths of a character, a sparkline, and curves in braille dots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDEST_CHART = 56
 
 
 def bar(fraction: float, width: int, terminal: Terminal) -> str:
-    """A bar of ``fraction`` of the width, drawn in eighths where the letters for that are there.
+    """A bar of ``fraction`` of the width, in eighths of a character if the stream has Unicode.
 
     >>> bar(0.5, 8, Terminal()), bar(0.5, 8, Terminal(unicode=False))
     ('████    ', '####    ')
@@ -31,7 +31,7 @@ def bar(fraction: float, width: int, terminal: Terminal) -> str:
 
 
 def sparkline(values: Sequence[float], width: int, terminal: Terminal) -> str:
-    """One sign for each value, or for the mean of several where there are more than ``width``; low ones are small.
+    """A character for each value, or for the mean of several if there are more than ``width``; its height is the value.
 
     >>> sparkline([1.0, 2.0, 3.0], 10, Terminal()), sparkline([1.0, 1.0], 10, Terminal(unicode=False))
     ('▁▅█', '__')
@@ -43,9 +43,9 @@ def sparkline(values: Sequence[float], width: int, terminal: Terminal) -> str:
     means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     finite = [value for value in means if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
-    signs = terminal.pick(SPARKS, PLAIN_SPARKS)
-    scale = (len(signs) - 1) / (high - low) if high > low else 0.0
-    return "".join(signs[round((value - low) * scale)] if math.isfinite(value) else "?" for value in means)
+    levels = terminal.pick(SPARKS, PLAIN_SPARKS)
+    scale = (len(levels) - 1) / (high - low) if high > low else 0.0
+    return "".join(levels[round((value - low) * scale)] if math.isfinite(value) else "?" for value in means)
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Curve:
     """y at x = 0, 1, 2, …"""
     colour: str
     mark: str
-    """Stands at each point."""
+    """The character at each point."""
     plain_mark: str
-    """The same in ASCII."""
+    """Its substitute in ASCII."""
 
 
 def titled_chart(
@@ -74,7 +74,7 @@ def titled_chart(
     top: float = 1.0,
     label: Callable[[float], str] = "{:.2f}".format,
 ) -> Group:
-    """A chart under its title and the marks of its curves; where there is little room, the names stand there alone."""
+    """A chart under its title and legend; if there is little room, the curves are named in the legend only."""
     marks = Text("   ").join(Text(f"{terminal.pick(c.mark, c.plain_mark)} {c.name}", c.colour) for c in curves)
     head = [Text.assemble((title, "bold"), "   ", marks)]
     if width < head[0].cell_len:
@@ -97,10 +97,10 @@ def chart(
     top: float | None = None,
     label: Callable[[float], str] = "{:.2f}".format,
 ) -> Text:
-    """Curves over 0, 1, 2, … in one chart, y from ``low`` to ``top``; a name at the end of each.
+    """Curves over x = 0, 1, 2, … with y from ``low`` to ``top`` (default: the largest value), named at their ends.
 
-    Left out, ``top`` is the largest value. Values that are no numbers leave room for what is still to come.
-    Lines are braille dots, points are marks. Where there is no unicode, marks alone.
+    NaN reserves room for a point that is not known yet. Lines are braille dots, points are marks; in ASCII there are
+    only marks.
     """
     last = max(len(curve.values) for curve in curves) - 1
     if top is None:
@@ -133,7 +133,7 @@ def chart(
 def _labels(
     curves: Sequence[Curve], low: float, reach: float, height: int, label: Callable[[float], str]
 ) -> dict[int, tuple[str, str]]:
-    """Row -> what stands at its end; moved apart where two curves end in the same row."""
+    """Row -> the label at its end; labels of curves that end in the same row move apart."""
     labels: dict[int, tuple[str, str]] = {}
     ends = [(next((v for v in reversed(curve.values) if math.isfinite(v)), low), curve) for curve in curves]
     for end, curve in sorted(ends, key=lambda pair: -pair[0]):
@@ -146,7 +146,7 @@ def _labels(
 
 
 def _ticks(last: int, width: int) -> str:
-    """The numbers under the axis, as many as there is room for."""
+    """The numbers below the x axis, as many as fit."""
     every = next(e for e in (1, 2, 5, 10, 20, 50, 100, 10**9) if last / e * 4 <= width)
     ticks = [" "] * (width + 3)
     for x in range(0, last + 1, every):
@@ -156,7 +156,7 @@ def _ticks(last: int, width: int) -> str:
 
 
 class _Grid:
-    """Character cells, each of 2 × 4 braille dots."""
+    """A grid of character cells, each of 2 × 4 braille dots."""
 
     DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
@@ -167,7 +167,7 @@ class _Grid:
         self.colours: dict[tuple[int, int], str] = {}
 
     def _at(self, x: float, y: float) -> tuple[float, float]:
-        """From 0 … 1 to dots, so that 0 and 1 are the middles of the outermost cells."""
+        """Coordinates in [0, 1] as dots; 0 and 1 are the centres of the outermost cells."""
         return x * (self.width - 1) * 2 + 0.5, (1 - y) * (self.height - 1) * 4 + 1.5
 
     def line(self, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
@@ -179,12 +179,12 @@ class _Grid:
             self.dots[row][column] |= self.DOTS[y % 4][x % 2]
             self.colours[row, column] = colour
 
-    def mark(self, x: float, y: float, sign: str, colour: str) -> None:
+    def mark(self, x: float, y: float, character: str, colour: str) -> None:
         row, column = round((1 - y) * (self.height - 1)), round(x * (self.width - 1))
-        self.marks[row, column] = sign
+        self.marks[row, column] = character
         self.colours[row, column] = colour
 
     def row(self, row: int) -> Iterator[tuple[str, str]]:
         for column, dots in enumerate(self.dots[row]):
-            sign = self.marks.get((row, column)) or (chr(0x2800 + dots) if dots else " ")
-            yield sign, self.colours.get((row, column), "")
+            character = self.marks.get((row, column)) or (chr(0x2800 + dots) if dots else " ")
+            yield character, self.colours.get((row, column), "")

@@ -1,4 +1,4 @@
-"""The page that ``siftlm demo`` writes, and the figures and findings that it prints as well."""
+"""The page of ``siftlm demo``, with the table and the findings that the terminal shows as well."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ HEAD = ("text", "base", "in context", "nearest", "SIFT", "SIFT, % of base")
 NAMES = {"nearest": "nearest neighbour", "sift": "SIFT"}
 COLOURS = {"nearest": "a", "sift": "b"}
 LEGEND = (
-    "Bits per byte of the second halves; the best of each row is bold. “In context”: the texts that SIFT chose are put "
-    "before the prompt, and nothing is tuned."
+    "Bits per byte of the second halves; the best of each row is bold. “In context”: SIFT's selection is put before "
+    "the prompt, without tuning."
 )
 BELOW = (
-    "Below, text by text: a coloured edge marks a passage that only one of the two methods chose. Continuations are "
-    "drawn at temperature 0.8 with the same seed each time, from a model of a few million parameters: look for its "
-    "manner, not for knowledge."
+    "Below, each text in detail. A coloured edge marks a passage that only one of the two methods selected. "
+    "Continuations are sampled at temperature 0.8 with a fixed seed, from a model of a few million parameters: look at "
+    "its style, not at its knowledge."
 )
-# Shares that differ by less count as the same.
+# Smaller differences count as none.
 SMALLEST_DIFFERENCE = 0.005
-# Of the picks, on the page: how many are seen at once, and how much of each.
+# How many picks the page lists before the fold, and how much of each.
 LISTED_PICKS, PICK_CHARACTERS = 4, 200
 ABOUT = (
-    "Each text below was held out of the memory. Its first half is the prompt: for it, texts are selected from the "
-    "memory, and the model takes one step on each. How many bits does it then need for a byte of the second half, "
-    "which it has not seen? Fewer is better. After each text the model is itself again, bit for bit."
+    "Each text below is held out of the memory. Its first half is the prompt: texts are selected for it from the "
+    "memory, and the model takes one gradient step on each. The second half is scored in bits per byte; lower is "
+    "better. After each text the model is restored bit for bit."
 )
 
 
 def row(case: DemoCase) -> tuple[str, ...]:
-    """A line of the table."""
+    """The table's row of a text."""
     last = [case.runs[method].bits[-1] for method in ("nearest", "sift")]
     figures = [case.base, case.context, *last]
     return (f"{case.kind}: {case.name}"[:44], *(f"{x:.3f}" for x in figures), f"{100 * last[1] / case.base:.1f}")
 
 
 def means(cases: Sequence[DemoCase]) -> tuple[str, ...]:
-    """The last line."""
+    """The table's row of means."""
     columns = [
         [case.base for case in cases],
         [case.context for case in cases],
@@ -59,13 +59,13 @@ def means(cases: Sequence[DemoCase]) -> tuple[str, ...]:
 
 
 def write(cases: Sequence[DemoCase], file: Path, model: Controller, *, passages: int, n: int, seconds: float) -> Path:
-    """The page; returns where it is."""
+    """Write the page, and return its path."""
     about = (
         f"siftlm {__version__}, {model.name} with {model.parameters:,} parameters, a memory of "
-        f"{passages:,} passages; {n} texts for each prompt, one gradient step on each; {seconds:.0f} seconds."
+        f"{passages:,} passages; {n} texts per prompt, one gradient step on each; {seconds:.0f} seconds."
     )
     body = [
-        "<h1>A model that learns for every prompt</h1>",
+        "<h1>A model fine-tuned for every prompt</h1>",
         f'<p class="faint">{escape_html(about)} Made by <code>siftlm demo</code>.</p>',
         f"<p>{ABOUT}</p>",
         *(f"<p class='finding'>{escape_html(finding)}</p>" for finding in findings(cases)),
@@ -76,17 +76,17 @@ def write(cases: Sequence[DemoCase], file: Path, model: Controller, *, passages:
     ]
     for case in cases:
         body += _case(case)
-    file.write_text(html.html_page("siftlm: a model that learns for every prompt", body), encoding="utf-8")
+    file.write_text(html.html_page("siftlm: a model fine-tuned for every prompt", body), encoding="utf-8")
     return file
 
 
 def findings(cases: Sequence[DemoCase]) -> list[str]:
-    """What the run has shown, for better or worse, in two sentences or more."""
+    """The findings of a run, in words."""
     last = {method: [case.runs[method].bits[-1] / case.base for case in cases] for method in NAMES}
     names = [f"{case.kind} ({case.name})" for case in cases]
     helped = [name for name, share in zip(names, last["sift"], strict=True) if share < 1 - SMALLEST_DIFFERENCE]
     hurt = [name for name, share in zip(names, last["sift"], strict=True) if share > 1 + SMALLEST_DIFFERENCE]
-    first = f"Learning from SIFT's texts helped on {len(helped)} of {len(cases)}"
+    first = f"Fine-tuning on SIFT's texts helped on {len(helped)} of {len(cases)}"
     first += f": {_joined(helped)}" if helped else ""
     first += f". It made the model worse on {_joined(hurt)}." if hurt else ", and hurt on none."
     ahead = sum(one < other - SMALLEST_DIFFERENCE for one, other in zip(last["sift"], last["nearest"], strict=True))
@@ -96,7 +96,10 @@ def findings(cases: Sequence[DemoCase]) -> list[str]:
     second = f"SIFT against nearest neighbour: ahead on {ahead}, behind on {behind} of {len(cases)}"
     second += f"; on average {mean['sift']:.1f} % of the base model's bits per byte against {mean['nearest']:.1f} %, "
     second += f"with {left['sift']:.0f} % of the uncertainty left against {left['nearest']:.0f} %. "
-    return [first, second + f"{len(cases)} texts show how it works; they are far too few to say which is better."]
+    return [
+        first,
+        second + f"{len(cases)} texts illustrate the method; they are far too few for a significant difference.",
+    ]
 
 
 def _joined(names: Sequence[str]) -> str:
@@ -113,11 +116,11 @@ def _overview(cases: Sequence[DemoCase]) -> str:
     for method, name in NAMES.items():
         runs = [(case.runs[method], case.base) for case in cases]
         steps = min(len(run.bits) for run, _ in runs)
-        fallen = [statistics.fmean(100 * run.bits[step] / base for run, base in runs) for step in range(steps)]
-        bits.append(Series(name, list(enumerate(fallen)), COLOURS[method]))
+        relative = [statistics.fmean(100 * run.bits[step] / base for run, base in runs) for step in range(steps)]
+        bits.append(Series(name, list(enumerate(relative)), COLOURS[method]))
         picks = min(len(run.uncertainty) for run, _ in runs)
-        known = [statistics.fmean(100 * run.uncertainty[pick] for run, _ in runs) for pick in range(picks)]
-        left.append(Series(name, list(enumerate(known)), COLOURS[method]))
+        uncertainty = [statistics.fmean(100 * run.uncertainty[pick] for run, _ in runs) for pick in range(picks)]
+        left.append(Series(name, list(enumerate(uncertainty)), COLOURS[method]))
     return html.side_by_side(
         html.line_chart(bits, title="Bits per byte, mean of all texts", x_name="steps", y_name="% of base"),
         html.line_chart(left, title="Uncertainty left, mean of all texts", x_name="picks", y_name="%", from_zero=True),
@@ -137,31 +140,31 @@ def _case(case: DemoCase) -> list[str]:
     return [
         f"<h2>{escape_html(case.kind)}: {escape_html(case.name)}</h2>",
         html.side_by_side(
-            html.line_chart(bits, title="What the second half costs", x_name="steps", y_name="bits per byte"),
+            html.line_chart(bits, title="Bits per byte of the second half", x_name="steps", y_name="bits per byte"),
             html.line_chart(
                 left, title="Uncertainty left about the prompt", x_name="picks", y_name="%", from_zero=True
             ),
         ),
-        "<h3>The prompt ends</h3>",
+        "<h3>End of the prompt</h3>",
         f"<pre>{escape_html(_end(case.prompt))}</pre>",
         html.side_by_side(
-            f"<h3>The base model goes on</h3><pre>{escape_html(case.continuation)}</pre>",
-            f"<h3>After learning, it goes on</h3><pre>{escape_html(case.runs['sift'].continuation)}</pre>",
-            f"<h3>How it really goes on</h3><pre>{escape_html(case.scored[:140])} …</pre>",
+            f"<h3>Continuation by the base model</h3><pre>{escape_html(case.continuation)}</pre>",
+            f"<h3>Continuation after fine-tuning</h3><pre>{escape_html(case.runs['sift'].continuation)}</pre>",
+            f"<h3>True continuation</h3><pre>{escape_html(case.scored[:140])} …</pre>",
         ),
         html.side_by_side(*(_picks(run, alone[method]) for method, run in case.runs.items())),
     ]
 
 
 def _picks(run: DemoRun, alone: set[int]) -> str:
-    """The first ones, and the others behind a word; those that only this method chose have an edge of its colour."""
+    """A list of picks, partly folded; those that only this method selected have a coloured edge."""
     hits = run.found.hits if run.found else ()
     seen: set[int] = set()
     items = []
-    for place, hit in enumerate(hits, start=1):
+    for rank, hit in enumerate(hits, start=1):
         kind = "again" if hit.row in seen else f"own {COLOURS[run.method]}" if hit.row in alone else ""
         seen.add(hit.row)
-        about = f"{hit.meta.get('name', '')}; cosine {hit.score:.2f}, {100 * run.uncertainty[place]:.0f} % left"
+        about = f"{hit.meta.get('name', '')}; cosine {hit.score:.2f}, {100 * run.uncertainty[rank]:.0f} % left"
         items.append(
             f'<li class="{kind}"><pre>{escape_html(_short(hit.text))}</pre><small>{escape_html(about)}</small></li>'
         )
@@ -174,13 +177,13 @@ def _picks(run: DemoRun, alone: set[int]) -> str:
 
 
 def pick_counts(picks: int, different: int, alone: int) -> str:
-    """How many, in words: the same text may be picked again, to learn it again.
+    """The number of picks in words; a text may be picked more than once.
 
     >>> pick_counts(20, 20, 12), pick_counts(20, 13, 4)
-    ('20 texts, 12 chosen only here', '20 picks of 13 texts, 4 chosen only here')
+    ('20 texts, 12 selected only here', '20 picks of 13 texts, 4 selected only here')
     """
-    much = f"{picks} texts" if different == picks else f"{picks} picks of {different} texts"
-    return f"{much}, {alone} chosen only here"
+    texts = f"{picks} texts" if different == picks else f"{picks} picks of {different} texts"
+    return f"{texts}, {alone} selected only here"
 
 
 def _end(prompt: str, most: int = 300) -> str:

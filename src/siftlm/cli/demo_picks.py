@@ -1,4 +1,4 @@
-"""``siftlm demo picks``: nearest neighbours and SIFT side by side on two small examples; no model is needed."""
+"""``siftlm demo picks``: nearest neighbours and SIFT side by side on two small examples, without a model."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parent / "demo_data"
 COMPARED_NOISES = (0.001, 0.01, 0.1, 1.0)
 EXAMPLES = {"jordan": 2, "coffee": 8}
-# Of each kind of pick: sign, the same in ASCII, colour, meaning.
-SIGNS = {
-    "new": ("✓", "+", "green", "a fact that was asked for"),
-    "again": ("=", "=", "yellow", "stated again"),
-    "beside": ("·", ".", "dim", "not asked for"),
+# Kind of pick -> mark, its substitute in ASCII, colour, meaning.
+MARKS = {
+    "new": ("✓", "+", "green", "a fact that the prompt needs"),
+    "again": ("=", "=", "yellow", "a repeated fact"),
+    "beside": ("·", ".", "dim", "an unrelated fact"),
 }
 NEAREST, SIFT = "nearest neighbour", "SIFT"
 WIDEST_COLUMNS = 120
@@ -39,26 +39,26 @@ INDENT = 2
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compute and print."""
-    found = [compare(name) for name in EXAMPLES if arguments.name in ("picks", name)]
+    """Compare the methods on the examples."""
+    comparisons = [compare(name) for name in EXAMPLES if arguments.name in ("picks", name)]
     if arguments.json:
-        print_json([comparison.to_dict() for comparison in found], indent=1)
+        print_json([comparison.to_dict() for comparison in comparisons], indent=1)
         return 0
     terminal = Terminal.of(sys.stdout)
     width = min(terminal.width, WIDEST_COLUMNS)
-    for comparison in found:
+    for comparison in comparisons:
         terminal.show(*example_parts(comparison, terminal, width), "", width=width)
     own = "siftlm select --candidates vectors.npy --query q.npy -n 8"
-    terminal.show("Now with your own vectors:", indented(terminal.prose(own, "cyan")))
+    terminal.show("Next, with other vectors:", indented(terminal.prose(own, "cyan")))
     return 0
 
 
-# --- what is computed
+# --- results
 
 
 @dataclass(frozen=True)
 class DemoExample:
-    """A prompt, the texts to choose from, and which fact each of them states."""
+    """A prompt, candidate texts, and the fact that each states."""
 
     name: str
     title: str
@@ -67,7 +67,7 @@ class DemoExample:
     facts: tuple[str, ...]
     """The fact that each text states."""
     needed: frozenset[str]
-    """The facts that the prompt asks for."""
+    """The facts that the prompt needs."""
     query: npt.NDArray[Any]
     """(d,)"""
     vectors: npt.NDArray[Any]
@@ -76,21 +76,21 @@ class DemoExample:
 
 @dataclass(frozen=True)
 class ExamplePicks:
-    """What one method picked."""
+    """The picks of one method."""
 
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
-    """Each pick is ``new`` (a fact asked for), ``again`` (stated already) or ``beside`` (not asked for)."""
+    """Each pick is ``new`` (a needed fact), ``again`` (a repeated one) or ``beside`` (an unrelated one)."""
     uncertainty: FloatArray
-    """(n + 1,) before the first pick and after each, relative to the first."""
+    """(n + 1,) before the first pick and after each, relative to the initial uncertainty."""
     missing: tuple[str, ...]
-    """Facts that were asked for and not found."""
+    """Needed facts that no pick states."""
     complete_after: int | None
-    """How many picks it would take to find all of them; ``None`` if it never happens."""
+    """The number of picks until all needed facts are found; ``None`` if never."""
 
     @property
     def found(self) -> int:
-        """How many of the facts were found."""
+        """The number of needed facts that the picks state."""
         return self.kinds.count("new")
 
 
@@ -104,10 +104,10 @@ class ExampleComparison:
     nearest: ExamplePicks
     sift: ExamplePicks
     by_noise: tuple[tuple[float, int], ...]
-    """(λ, how many facts SIFT finds with it)"""
+    """(λ, number of needed facts that SIFT finds)"""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers."""
+        """A JSON record."""
         methods = {"nearest": self.nearest, "sift": self.sift}
         return {
             "example": self.example.name,
@@ -130,7 +130,7 @@ class ExampleComparison:
 
 
 def fingerprint(record: dict[str, Any]) -> str:
-    """A hash of the texts, to detect vectors of other texts."""
+    """A hash of the texts, which detects vectors of other texts."""
     texts = [record["prompt"], *(text for fact in record["facts"] for text in fact["texts"])]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
@@ -155,7 +155,7 @@ def load(name: str) -> DemoExample:
 
 
 def compare(name: str) -> ExampleComparison:
-    """Run both methods, with the λ that ``siftlm.spread`` proposes for these vectors."""
+    """Run both methods with the λ that ``siftlm.spread`` suggests for these vectors."""
     from siftlm.selection import spread
 
     example, n = load(name), EXAMPLES[name]
@@ -174,15 +174,15 @@ def compare(name: str) -> ExampleComparison:
 def _pick(example: DemoExample, n: int, method: str, noise: float) -> ExamplePicks:
     from siftlm.selection import select
 
-    # All the way, to see when the last fact comes; the first n picks are those of a selection of n.
-    whole = select(example.query, example.vectors, len(example.texts), method=method, noise=noise)
-    indices = whole.indices.tolist()
+    # A full ranking, to see when all facts are found; its first n picks are a selection of n.
+    ranking = select(example.query, example.vectors, len(example.texts), method=method, noise=noise)
+    indices = ranking.indices.tolist()
     facts = [example.facts[index] for index in indices]
     places = {fact: facts.index(fact) + 1 for fact in example.needed if fact in facts}
     return ExamplePicks(
         texts=tuple(example.texts[index] for index in indices[:n]),
         kinds=tuple(_kinds(facts[:n], example.needed)),
-        uncertainty=whole.uncertainty[: n + 1] / whole.uncertainty[0],
+        uncertainty=ranking.uncertainty[: n + 1] / ranking.uncertainty[0],
         missing=tuple(sorted(example.needed - set(facts[:n]))),
         complete_after=max(places.values()) if len(places) == len(example.needed) else None,
     )
@@ -195,14 +195,14 @@ def _kinds(facts: Sequence[str], needed: frozenset[str]) -> list[str]:
     return kinds
 
 
-# --- what is printed
+# --- output
 
 
 def example_parts(comparison: ExampleComparison, terminal: Terminal, width: int) -> list[RenderableType]:
     """One example: the prompt, both methods' picks, the chart of uncertainty, and the findings."""
     example = comparison.example
     about = f"{len(example.texts)} texts, {len(comparison.sift.texts)} picks, λ = {comparison.noise:g}, "
-    about += "where `siftlm spread` suggests to start."
+    about += "as `siftlm spread` suggests."
     room = width - INDENT
     body = Group(
         terminal.prose(example.prompt, "bold"),
@@ -210,7 +210,7 @@ def example_parts(comparison: ExampleComparison, terminal: Terminal, width: int)
         "",
         *_picks(comparison, terminal, room),
         "",
-        _signs(terminal, room),
+        _legend(terminal, room),
         "",
         _chart(comparison, terminal, room),
         "",
@@ -219,16 +219,16 @@ def example_parts(comparison: ExampleComparison, terminal: Terminal, width: int)
     return [terminal.rule(example.title), "", indented(body)]
 
 
-def _signs(terminal: Terminal, width: int) -> Text:
-    """What the signs mean: in one line where there is room."""
+def _legend(terminal: Terminal, width: int) -> Text:
+    """The legend of the marks, on one line if there is room."""
     entries = [
-        Text(f"{terminal.pick(fine, plain)} {meaning}", colour) for fine, plain, colour, meaning in SIGNS.values()
+        Text(f"{terminal.pick(fine, plain)} {meaning}", colour) for fine, plain, colour, meaning in MARKS.values()
     ]
     return Text("   " if width >= 62 else "\n").join(entries)
 
 
 def _picks(comparison: ExampleComparison, terminal: Terminal, width: int) -> list[RenderableType]:
-    """Both methods' picks: beside each other where there is room."""
+    """Both methods' picks, side by side if there is room."""
     column = column_width(width)
     left = _block(NEAREST, comparison.nearest, "yellow", column, terminal)
     right = _block(SIFT, comparison.sift, "cyan", column, terminal)
@@ -240,7 +240,7 @@ def _block(name: str, picks: ExamplePicks, colour: str, column: int, terminal: T
     block: list[RenderableType] = [Text(name, f"bold {colour}")]
     digits = len(str(len(picks.texts)))
     for at, (text, kind) in enumerate(zip(picks.texts, picks.kinds, strict=True), start=1):
-        fine, plain, style, _ = SIGNS[kind]
+        fine, plain, style, _ = MARKS[kind]
         row = Table.grid(padding=(0, 1, 0, 0))
         row.add_row(Text(f"{at:>{digits}} {terminal.pick(fine, plain)}", style), terminal.prose(text, style))
         row.columns[0].no_wrap = True
@@ -256,16 +256,16 @@ def _chart(comparison: ExampleComparison, terminal: Terminal, width: int) -> Ren
 
 
 def _findings(comparison: ExampleComparison) -> list[str]:
-    """What the run has shown, for better or worse."""
+    """The findings, in words."""
     nearest, sift, facts = comparison.nearest, comparison.sift, len(comparison.example.needed)
     missing = [(name, picks.missing) for name, picks in ((NEAREST, nearest), (SIFT, sift)) if picks.missing]
     found = sorted({count for _, count in comparison.by_noise})
     noises = ", ".join(f"{other:g}" for other, _ in comparison.by_noise)
-    counts = f"{found[0]} of {facts} each time" if len(found) == 1 else f"{found[0]} to {found[-1]} of {facts}"
+    counts = f"{found[0]} of {facts} for each" if len(found) == 1 else f"{found[0]} to {found[-1]} of {facts}"
     return [
         f"{NEAREST}: {nearest.found} of {facts} facts in {len(sift.texts)} picks; {SIFT}: {sift.found} of {facts}.",
-        *(f"Not found by {name}: {', '.join(names)}." for name, names in missing),
-        f"All {facts} are there after {_after(nearest)} picks of {NEAREST}, {_after(sift)} of {SIFT}.",
+        *(f"{name} misses: {', '.join(names)}." for name, names in missing),
+        f"All {facts} are found after {_after(nearest)} picks of {NEAREST}, {_after(sift)} of {SIFT}.",
         f"{SIFT} with λ = {noises}: {counts}.",
     ]
 

@@ -1,4 +1,4 @@
-"""Files in and out: vectors, texts, labels, numbers. A complaint begins with the file, and the line."""
+"""Reading and writing files: vectors, texts, labels, numbers. An error begins with the file and the line."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import zipfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from siftlm.errors import InvalidInput
 
-MAP_FROM = 64 * 2**20  # bytes; a .npy file from this size on is mapped instead of read
+MAP_FROM = 64 * 2**20  # bytes; a .npy file of this size or more is memory-mapped
 FIELDS = ("embedding", "vector")
 LINES = (".jsonl", ".ndjson")
 
@@ -33,10 +34,10 @@ def vectors(name: str) -> npt.NDArray[Any]:
         return _embedded_lines(path)
     if suffix not in (".npy", ".npz"):
         raise InvalidInput(f"{path}: vectors are read from .npy, .npz (file.npz:key) or .jsonl")
-    found = _npy(path) if suffix == ".npy" else _npz(path, key)
-    if found.ndim == 0:
-        raise InvalidInput(f"{path}: holds a single value, not an array of them")
-    return found
+    array = _npy(path) if suffix == ".npy" else _npz(path, key)
+    if array.ndim == 0:
+        raise InvalidInput(f"{path}: holds a single value, not an array of vectors")
+    return array
 
 
 def _split_key(name: str) -> tuple[Path, str | None]:
@@ -52,7 +53,7 @@ def _npy(path: Path) -> npt.NDArray[Any]:
         if file.read(6) != b"\x93NUMPY":
             raise InvalidInput(f"{path}: is not a .npy file")
         file.seek(0)
-        # A mapping needs the name, the check of the first bytes needed the file.
+        # A memory map needs the file's name.
         loaded: npt.NDArray[Any] = np.load(path if big else file, mmap_mode="r" if big else None, allow_pickle=False)
         return loaded
 
@@ -70,14 +71,14 @@ def _npz(path: Path, key: str | None) -> npt.NDArray[Any]:
                 raise InvalidInput(f"{path}: has no array {key!r}; it has: {', '.join(names)}")
             name = names[0] if key is None else key
             loaded: Any = archive[name]
-            if not isinstance(loaded, np.ndarray):  # numpy hands over other members as bytes
+            if not isinstance(loaded, np.ndarray):  # numpy returns other members as bytes
                 raise InvalidInput(f"{path}: {name!r} in it is no array")
             return loaded
 
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """numpy's errors about a broken file, as one error that names the file."""
+    """Turns numpy's errors about a broken file into one that names the file."""
     try:
         yield
     except InvalidInput:
@@ -112,14 +113,15 @@ def _embedded_lines(path: Path) -> npt.NDArray[Any]:
 
 
 def lines(path: str | Path) -> Iterator[tuple[str, str]]:
-    """``file:line`` and the line, for each line of a UTF-8 file, without its end."""
+    """``file:line`` and the line without its end, for each line of a UTF-8 file."""
     number = 0
     try:
         with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 yield f"{path}:{number}", line.rstrip("\n")
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path}: is not UTF-8 text (after line {number}): {error.reason}") from error
+        where = f" after line {number}" if number else ""
+        raise InvalidInput(f"{path}: is not UTF-8 text{where}: {error.reason}") from error
 
 
 def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
@@ -137,27 +139,33 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
 
 
 def text(path: str) -> str:
-    """All of a UTF-8 file."""
+    """The content of a UTF-8 file."""
     return "\n".join(line for _, line in lines(path))
 
 
-def text_of(stream: IO[str] | None, name: str) -> str:
-    """All of a stream that should hold UTF-8."""
-    if stream is None:
-        raise InvalidInput(f"{name} is closed")
-    raw = getattr(stream, "buffer", None)
+def argument_text(word: str | None, path: str | None) -> str:
+    """The text of an argument: of a file, of stdin where the word is ``-``, or the word itself."""
+    if path is not None:
+        return text(path)
+    return _stdin_text() if word == "-" else word or ""
+
+
+def _stdin_text() -> str:
+    if sys.stdin is None:
+        raise InvalidInput("standard input is closed")
+    raw = getattr(sys.stdin, "buffer", None)
     try:
-        return stream.read() if raw is None else raw.read().decode("utf-8-sig")
+        return sys.stdin.read() if raw is None else raw.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{name}: is not UTF-8 text: {error.reason}") from error
+        raise InvalidInput(f"standard input: is not UTF-8 text: {error.reason}") from error
 
 
 def records(path: str, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``file:line`` and an object with this text field, for each line; a line that is a text alone becomes one."""
+    """``file:line`` and an object with this text field, for each line; a line may also be a JSON string."""
     for where, value in json_lines(path):
         record = {field: value} if isinstance(value, str) else value
         if not isinstance(record, dict) or not isinstance(record.get(field), str):
-            raise InvalidInput(f"{where}: is neither a text nor an object with a '{field}'")
+            raise InvalidInput(f"{where}: is neither a JSON string nor an object with a '{field}' text")
         yield where, record
 
 
@@ -170,69 +178,69 @@ def prompts(path: str) -> Iterator[dict[str, Any]]:
 
 
 def texts(path: str, count: int) -> list[str]:
-    """One text per candidate: the lines of a file, or the field ``text`` of a .jsonl."""
+    """One text per candidate: the lines of a file, or the field ``text`` of a .jsonl file."""
     if Path(path).suffix.lower() in LINES:
-        found = []
+        rows = []
         for where, record in json_lines(path):
             text = record.get("text") if isinstance(record, dict) else record
             if not isinstance(text, str):
                 raise InvalidInput(f"{where}: has no 'text'")
-            found.append(text)
+            rows.append(text)
     else:
-        found = [line for _, line in lines(path)]
-    return _as_many(path, found, count)
+        rows = [line for _, line in lines(path)]
+    return _check_count(path, rows, count)
 
 
 def labels(path: str, count: int) -> list[str]:
-    """One label per candidate, one a line."""
-    return _as_many(path, [line.strip() for _, line in lines(path)], count)
+    """One label per candidate, one per line."""
+    return _check_count(path, [line.strip() for _, line in lines(path)], count)
 
 
 def numbers(path: str) -> npt.NDArray[Any]:
-    """Numbers from .npy or .npz, or one a line."""
+    """Numbers from .npy or .npz, or one per line."""
     if _split_key(path)[0].suffix.lower() in (".npy", ".npz"):
         return vectors(path)
-    return np.array(_each(path, float, "a number"), dtype=np.float64)
+    return np.array(_parsed_lines(path, float, "a number"), dtype=np.float64)
 
 
 def ids(path: str) -> npt.NDArray[Any]:
-    """Indices of candidates from .npy or .npz, or one a line."""
+    """Indices of candidates from .npy or .npz, or one per line."""
     if _split_key(path)[0].suffix.lower() in (".npy", ".npz"):
         return vectors(path)
-    return np.array(_each(path, int, "an index"), dtype=np.int64)
+    return np.array(_parsed_lines(path, int, "an index"), dtype=np.int64)
 
 
-def _each(path: str, convert: Callable[[str], Any], what: str) -> list[Any]:
-    found = []
+def _parsed_lines(path: str, convert: Callable[[str], Any], expected: str) -> list[Any]:
+    values = []
     for where, line in lines(path):
         if line.strip():
             try:
-                found.append(convert(line.strip()))
+                values.append(convert(line.strip()))
             except ValueError as error:
-                raise InvalidInput(f"{where}: {line.strip()[:40]!r} is not {what}") from error
-    return found
+                raise InvalidInput(f"{where}: {line.strip()[:40]!r} is not {expected}") from error
+    return values
 
 
-def _as_many(path: str, found: list[str], count: int) -> list[str]:
-    if len(found) != count:
-        raise InvalidInput(f"{path}: has {len(found)} lines for {count} candidates")
-    return found
+def _check_count(path: str, rows: list[str], count: int) -> list[str]:
+    if len(rows) != count:
+        raise InvalidInput(f"{path}: has {len(rows)} line{'s' * (len(rows) != 1)} for {count} candidates")
+    return rows
 
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[Path]:
-    """A new file to write to, which replaces ``path`` at the end; after an error ``path`` is as it was.
+    """A new file to write to, which replaces ``path`` at the end; an error leaves ``path`` unchanged.
 
-    What is there and no regular file (a pipe, a device) stays what it is, and gets the new file's content.
+    A pipe or a device is not replaced: the new file's content is copied into it.
     """
     if _is_special(path):
-        with _into(path) as new:
+        with _copied_into(path) as new:
             yield new
         return
-    target = Path(os.path.realpath(path))  # a link stays a link
+    target = Path(os.path.realpath(path))  # a symbolic link is kept
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
-    except OSError as error:  # name what the user wrote, not our temporary file
+    except OSError as error:  # name the user's path, not the temporary file
         raise OSError(error.errno, error.strerror, path) from error
     os.close(handle)
     new = Path(name)
@@ -251,16 +259,16 @@ def replacing(path: str) -> Iterator[Path]:
 
 
 def _is_special(path: str) -> bool:
-    """Is there something else than a regular file? The system follows links: not all lead to a name."""
+    """Whether ``path`` is a pipe, a device or anything else but a regular file; symbolic links are followed."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:  # nothing there, or an error that whoever writes will meet as well
+    except OSError:  # no such file, or an error that writing will raise as well
         return False
 
 
 @contextlib.contextmanager
-def _into(path: str) -> Iterator[Path]:
-    """A file elsewhere whose content goes into ``path`` at the end: a figure cannot be drawn into a pipe."""
+def _copied_into(path: str) -> Iterator[Path]:
+    """A temporary file whose content is copied into ``path`` at the end: a figure cannot be drawn into a pipe."""
     with tempfile.TemporaryDirectory(prefix="siftlm-") as folder:
         new = Path(folder, "new").with_suffix(Path(path).suffix)
         yield new
@@ -278,6 +286,6 @@ def _umask() -> int:
 
 
 def write(path: str, text: str) -> None:
-    """The text as a UTF-8 file: the whole of it, or no change at all."""
+    """Write the text as a UTF-8 file, atomically."""
     with replacing(path) as new:
         new.write_text(text, encoding="utf-8", errors="replace", newline="\n")

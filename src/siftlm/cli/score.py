@@ -1,4 +1,4 @@
-"""``siftlm score``: how well a model predicts a text before and after learning for it; one text, or many."""
+"""``siftlm score``: bits per byte of one text or many, before and after fine-tuning for each."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ EPILOG = f"""\
 examples:
   siftlm score memory --file fractions.py --model gpt2     the first half is the prompt, the second is scored
   siftlm score memory "Some text whose second half is scored." -n 20
-  siftlm score memory - --at 1,2,5,10,20 < text.txt        the curve: bits per byte after so many steps
-  siftlm score memory --file a.txt --context               also with the same texts in the prompt instead
+  siftlm score memory - --at 1,2,5,10,20 < text.txt        also after 1, 2, 5, 10 and 20 steps
+  siftlm score memory --file a.txt --context               also with the same texts in context instead
   siftlm score memory --file a.txt --compare nearest,mmr,random
   siftlm score memory --file a.txt --mode transductive     the text is its own prompt, as in the published tables
   siftlm score memory --file a.txt --engine lora --rank 64 --rate 2e-4 --set clip=1
-  siftlm score memory --texts held-out.jsonl --out scores.jsonl    many; the same command goes on after a stop
+  siftlm score memory --texts held-out.jsonl --out scores.jsonl     many texts; repeat the command to resume
   siftlm score memory --file a.txt --json | jq .scores.sift.tuned
 
-Bits per byte: the text's negative log-likelihood in bits, by the bytes of what is scored; lower is better.
-100 % is the base model. After each text the model is restored bit for bit.
+Bits per byte is the negative log-likelihood of the scored text in bits, divided by its bytes; lower is better. The
+base model is 100 %. After each text the model is restored bit for bit.
 {flags.TUNING_HELP}"""
 BAR_COLUMNS = 20
+# Settings of the main method, not shared with the methods that it is compared with.
+MAIN_METHOD_NAMES = frozenset({"n", "method", "decide", "features", "replacement", *flags.STOPPING_NAMES})
 
 
 def add(commands: Any) -> None:
@@ -50,13 +52,13 @@ def add(commands: Any) -> None:
         commands,
         "score",
         run,
-        "bits per byte of a text, before and after the model learned for it",
+        "bits per byte of a text, before and after the model is fine-tuned for it",
         EPILOG,
         usage="siftlm score MEMORY [TEXT | - | --file FILE | --texts FILE] [options]",
     )
-    many = 'many: one text or {"text": …} a line (.jsonl); writes one JSON object for each, as soon as it is known'
+    many = 'score many texts: a JSON string or {"text": …} per line; writes a JSON object for each'
     modes = (
-        "split (default): the first half is the prompt, the second is scored; transductive: the scored text is the "
+        "split (default): the first half is the prompt, the second is scored; transductive: the scored text is its own "
         "prompt"
     )
     flags.declare(
@@ -71,37 +73,37 @@ def add(commands: Any) -> None:
             "--compare",
             "M,…",
             str,
-            "other methods, with the same number of texts (default: nearest; none for no other)",
+            "also score with these methods and as many texts (default: nearest; none: no other)",
         ),
-        switch("--context", "also with the same texts in the prompt instead of the weights"),
+        switch("--context", "also score with the same texts in context, without tuning"),
         Flag("--at", "N,…", flags.step_counts, "also score after these numbers of steps", ()),
         "output",
         flags.JSON,
-        switch("--why", "with JSON: also the texts that were learned from"),
-        flags.OUT.but("of --texts: append there, and leave out what it holds already"),
-        flags.QUIET.but("print nothing while learning"),
-        *flags.LEARNING,
+        switch("--why", "with --json or --texts: list the texts it was tuned on"),
+        flags.OUT.described("with --texts: append to a file, and skip the texts that it has already"),
+        flags.QUIET.described("print no progress"),
+        *flags.LOCAL_MODEL,
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score, then print."""
+    """Score one text or many."""
     settings = flags.model_settings(arguments)
     flags.one_text(arguments, "text", "text", "file", "texts")
     if arguments.out is not None and arguments.texts is None:
-        raise Conflict("--out goes with --texts; for a single text redirect the output")
+        raise Conflict("--out needs --texts; redirect the output for a single text")
     if arguments.why and not (arguments.json or arguments.texts):
-        raise Conflict("--why goes with --json; siftlm search MEMORY TEXT shows the texts to a person")
+        raise Conflict("--why needs --json; siftlm search MEMORY TEXT prints the texts")
     plan = _plan(arguments, settings)
     return _run_one(arguments, plan) if arguments.texts is None else _run_many(arguments, plan)
 
 
-# --- one text, scored in every way that was asked for
+# --- one text
 
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """What is to be done with each text."""
+    """How to score each text."""
 
     mode: str
     at: tuple[int, ...]
@@ -109,27 +111,27 @@ class ScoringPlan:
     context: bool
     compare: tuple[str, ...]
     shared: dict[str, Any]
-    """Settings of the model, whichever method selects."""
+    """Settings shared by all methods."""
     own: dict[str, Any]
-    """Settings of the main method's selection alone."""
+    """Settings of the main method only."""
 
 
 @dataclass(frozen=True)
 class TextScores:
-    """A text, before and after each way of learning."""
+    """The scores of one text by every method of the plan."""
 
     model: str
     mode: str
     scores: Mapping[str, Score]
-    """Name of the way -> its score; the main one is the last."""
+    """Name -> score; the main method is the last."""
 
     @property
     def main(self) -> Score:
-        """By the method that was asked for."""
+        """The score of the main method."""
         return list(self.scores.values())[-1]
 
     def to_dict(self, *, why: bool) -> dict[str, Any]:
-        """Ready for ``json.dumps``; with the texts that were learned from, if somebody asks why."""
+        """A JSON record; ``why`` adds the texts that the model was tuned on."""
         size = self.main.base_likelihood
         return {
             "model": self.model,
@@ -150,17 +152,18 @@ def _score_record(score: Score, *, why: bool) -> dict[str, Any]:
 
 
 def _plan(arguments: argparse.Namespace, settings: dict[str, Any]) -> ScoringPlan:
-    """What the flags ask for, checked as far as that goes without a model."""
+    """The plan of the command line, checked as far as possible without a model."""
     from siftlm.recipes import find
 
-    own = flags.selection_settings(arguments, settings)
+    names = MAIN_METHOD_NAMES | {name for name, _ in arguments.option}
+    own = {name: value for name, value in settings.items() if name in names}
     shared = {name: value for name, value in settings.items() if name not in own}
     main = own.get("method", "sift")
     find(main)
     if arguments.watch and arguments.mode == "transductive":
-        raise Conflict("--watch with --mode transductive would watch the very text that is scored")
+        raise Conflict("--watch and --mode transductive exclude each other: the prompt is the text that is scored")
     if arguments.context and settings.get("use", "weights") == "context":
-        raise Conflict("--context puts the texts in the prompt for comparison; with --use context they are there")
+        raise Conflict("--context and --use context are the same; use one of them")
     compare = _compared_methods(arguments.compare, main)
     return ScoringPlan(arguments.mode, arguments.at, arguments.watch, arguments.context, compare, shared, own)
 
@@ -174,12 +177,12 @@ def _compared_methods(names: str | None, main: str) -> tuple[str, ...]:
     for name in methods:
         find(name)
         if name == main:
-            raise Conflict(f"--compare {name}: that is the method itself")
+            raise Conflict(f"--compare {name}: already the main method (--method)")
     return methods
 
 
 def _check_text(text: str, mode: str) -> None:
-    """Refuse a text in which nothing can be scored."""
+    """Check that the text can be scored."""
     from siftlm.call import split_in_half
 
     if not text.strip():
@@ -189,25 +192,25 @@ def _check_text(text: str, mode: str) -> None:
 
 
 def _score(model: LocalModel, text: str, plan: ScoringPlan, *, quiet: bool, prefix: str = "") -> TextScores:
-    """The text in every way of the plan: others first in the result, the method that was asked for last."""
-    # None takes back what calibration may have chosen for another method.
+    """Score the text by every method of the plan; the main one is the last in the result."""
+    # None resets what calibration chose for the main method.
     others = {"adaptive": None, "until": None, "min_gain": None, "decide": None, "features": None}
-    known = model.settings(**plan.own)
-    method = known["method"]
-    name = str(method) + {"weights": "", "context": " in context", "both": ", both"}[known["use"]]
-    main = _score_one_way(model, text, plan, plan.own, prefix + name, quiet=quiet)
+    settings = model.settings(**plan.own)
+    method = settings["method"]
+    name = str(method) + {"weights": "", "context": " in context", "both": ", both"}[settings["use"]]
+    main = _score_once(model, text, plan, plan.own, prefix + name, quiet=quiet)
     scores: dict[str, Score] = {}
     if plan.context:
         in_context = {**plan.own, "use": "context", "decide": None}
-        scores["in context"] = _score_one_way(model, text, plan, in_context, prefix + "in context", quiet=True)
+        scores["in context"] = _score_once(model, text, plan, in_context, prefix + "in context", quiet=True)
     for other in plan.compare:
         if other != method:
-            settings = {**others, "n": max(1, len(main.found)), "method": other}
-            scores[other] = _score_one_way(model, text, plan, settings, prefix + other, quiet=quiet)
+            other_settings = {**others, "n": max(1, len(main.found)), "method": other}
+            scores[other] = _score_once(model, text, plan, other_settings, prefix + other, quiet=quiet)
     return TextScores(model.controller.name, plan.mode, {**scores, name: main})
 
 
-def _score_one_way(
+def _score_once(
     model: LocalModel, text: str, plan: ScoringPlan, settings: dict[str, Any], name: str, *, quiet: bool
 ) -> Score:
     line = step_line(name, model, quiet=quiet, n=settings.get("n"))
@@ -222,7 +225,9 @@ def _score_one_way(
 
 
 def _run_one(arguments: argparse.Namespace, plan: ScoringPlan) -> int:
-    text = flags.read_text(arguments.text, arguments.file)
+    from siftlm.cli import files
+
+    text = files.argument_text(arguments.text, arguments.file)
     _check_text(text, plan.mode)
     model = open_model(arguments, plan.shared)
     scores = _score(model, text, plan, quiet=arguments.quiet or (arguments.json and not watched()))
@@ -238,7 +243,7 @@ def _run_one(arguments: argparse.Namespace, plan: ScoringPlan) -> int:
 
 
 def _score_parts(scores: TextScores, terminal: Terminal) -> list[RenderableType]:
-    """The base model, and below it each way of learning; then the curves, and what was scored."""
+    """A table of the base model and each method, then the curves, and what was scored."""
     base = scores.main.base
     rows = table()
     rows.add_column("")
@@ -249,15 +254,15 @@ def _score_parts(scores: TextScores, terminal: Terminal) -> list[RenderableType]
     rows.add_row("base", f"{base:.3f}", "100.0", "", "", bar(1.0, length, terminal))
     best = min(one.tuned for one in scores.scores.values())
     for name, one in scores.scores.items():
-        took = f"{sum(one.seconds.values()):.1f}"
-        cells = (name, f"{one.tuned:.3f}", f"{one.percent:.1f}", str(one.trace.kept), took)
+        seconds = f"{sum(one.seconds.values()):.1f}"
+        cells = (name, f"{one.tuned:.3f}", f"{one.percent:.1f}", str(one.trace.kept), seconds)
         style = "bold" if one.tuned == best < base else ""
         rows.add_row(*cells, bar(one.percent / 100, length, terminal), style=style)
     parts: list[RenderableType] = [rows, ""]
     curves = {name: dict(one.curve) for name, one in scores.scores.items() if one.curve}
     if curves:
         points = table()
-        for title in ("after", *curves):
+        for title in ("steps", *curves):
             points.add_column(title, justify="right")
         for step in sorted({step for curve in curves.values() for step in curve}):
             points.add_row(str(step), *(f"{curve[step]:.3f}" if step in curve else "" for curve in curves.values()))
@@ -269,38 +274,38 @@ def _score_parts(scores: TextScores, terminal: Terminal) -> list[RenderableType]
     return [*parts, f"{about} Model: {scores.model}."]
 
 
-# --- many texts: a JSON line for each, as soon as it is known; what is done is not done again
+# --- many texts: a line of JSON each, written immediately, so that a run can resume
 
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """One text of the file."""
+    """One text of the --texts file."""
 
     line: int
     sha256: str
-    """Of the text, so that a changed one is not taken for done."""
+    """Of the text, so that an edited text is scored again."""
     text: str
-    known: dict[str, Any]
-    """Whatever else its line says."""
+    meta: dict[str, Any]
+    """The other fields of its line."""
 
 
 def _run_many(arguments: argparse.Namespace, plan: ScoringPlan) -> int:
-    """Score those that are not in ``--out`` yet."""
+    """Score the texts that are not in ``--out`` yet."""
     tasks = list(_tasks(arguments.texts, plan.mode))
-    question = _question(arguments, plan)
-    done = {} if arguments.out is None else _read_done(arguments.out, question)
-    records = {task.line: done[task.sha256] for task in tasks if task.sha256 in done}
-    left = [task for task in tasks if task.line not in records]
+    configuration = _configuration(arguments, plan)
+    stored = {} if arguments.out is None else _read_records(arguments.out, configuration)
+    records = {task.line: stored[task.sha256] for task in tasks if task.sha256 in stored}
+    remaining = [task for task in tasks if task.line not in records]
     if records and not arguments.quiet:
-        note(f"{len(records)} of {len(tasks)} texts are in {arguments.out} already")
-    if left:
+        note(f"{arguments.out} has {len(records)} of {len(tasks)} texts already")
+    if remaining:
         model = open_model(arguments, plan.shared)
         with _appending(arguments.out) as stream:
-            for task in left:
+            for task in remaining:
                 prefix = f"text {task.line} of {len(tasks)}, "
                 scores = _score(model, task.text, plan, quiet=arguments.quiet or not watched(), prefix=prefix)
-                about = {**task.known, "line": task.line, "sha256": task.sha256}
-                record = {**about, **scores.to_dict(why=arguments.why), "asked": question}
+                about = {**task.meta, "line": task.line, "sha256": task.sha256}
+                record = {**about, **scores.to_dict(why=arguments.why), "asked": configuration}
                 stream.write(json.dumps(record) + "\n")
                 stream.flush()
                 records[task.line] = record
@@ -310,7 +315,7 @@ def _run_many(arguments: argparse.Namespace, plan: ScoringPlan) -> int:
 
 
 def _tasks(path: str, mode: str) -> Iterator[ScoringTask]:
-    """All texts, checked before the first one is scored."""
+    """The texts of a file; each is checked."""
     from siftlm.cli import files
 
     count = 0
@@ -326,8 +331,8 @@ def _tasks(path: str, mode: str) -> Iterator[ScoringTask]:
         raise InvalidInput(f"{path}: holds no texts")
 
 
-def _question(arguments: argparse.Namespace, plan: ScoringPlan) -> dict[str, Any]:
-    """What decides about the figures: those of two different questions do not belong in one file."""
+def _configuration(arguments: argparse.Namespace, plan: ScoringPlan) -> dict[str, Any]:
+    """Everything that the scores depend on; one file holds scores of one configuration."""
     model = flags.values_of(arguments, ("model", "engine", "rank", "alpha", "targets", "dtype", "context_tokens"))
     settings = {
         name: value if isinstance(value, (bool, int, float, str, list, type(None))) else repr(value)
@@ -345,8 +350,8 @@ def _question(arguments: argparse.Namespace, plan: ScoringPlan) -> dict[str, Any
     }
 
 
-def _read_done(path: str, question: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """sha256 -> the record, of those that the file holds; a line that was cut short is taken out of it."""
+def _read_records(path: str, configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """sha256 -> record, for the records in the file; a last line without its end is removed from it."""
     from siftlm.cli import files
 
     if not os.path.isfile(path):
@@ -354,44 +359,46 @@ def _read_done(path: str, question: dict[str, Any]) -> dict[str, dict[str, Any]]
     with open(path, "rb+") as file:
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)
-    done = {}
+    records = {}
     for where, record in files.json_lines(path):
         if not isinstance(record, dict) or "sha256" not in record or not isinstance(record.get("asked"), dict):
-            raise InvalidInput(f"{where}: was not written by siftlm score; choose another --out")
-        before = record["asked"]
-        other = sorted(name for name in {*question, *before} if before.get(name) != question.get(name))
-        if other:
-            was, now = (json.dumps(one.get(other[0])) for one in (before, question))
-            change = f"{other[0]}: {was}, and now {now}"
-            raise Conflict(f"{where}: was asked for something else ({change}); choose another --out")
-        done[record["sha256"]] = record
-    return done
+            raise InvalidInput(f"{where}: not a record of siftlm score; choose another --out")
+        stored = record["asked"]
+        names = {*configuration, *stored}
+        changed = sorted(name for name in names if stored.get(name) != configuration.get(name))
+        if changed:
+            before, now = (json.dumps(one.get(changed[0])) for one in (stored, configuration))
+            change = f"{changed[0]}: {before}, now {now}"
+            raise Conflict(f"{where}: scored with other settings ({change}); choose another --out")
+        records[record["sha256"]] = record
+    return records
 
 
 @contextlib.contextmanager
 def _appending(path: str | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that keeps what was written however this ends."""
+    """Standard output, or a file to append to, which keeps its content after Ctrl-C."""
     if path is None:
         yield sys.stdout
         return
     with (
-        resumable("stopped; the same command goes on from here"),
+        resumable("stopped; repeat the command to resume"),
         open(path, "a", encoding="utf-8", newline="\n") as file,
     ):
         yield file
 
 
 def _means(records: list[dict[str, Any]]) -> str:
-    """``12 texts, means: base 2.105 bits per byte; nearest 91.3 %, sift 90.2 % of the text's own base``."""
+    """``12 texts, means: base 2.105 bits per byte; nearest 91.3 %, sift 90.2 % of the base model``."""
     base = _mean([record["base"] for record in records])
     shares = (
         f"{name} {_mean([record['scores'][name]['percent'] for record in records]):.1f} %"
         for name in records[0]["scores"]
     )
-    return f"{len(records)} texts, means: base {base:.3f} bits per byte; {', '.join(shares)} of the text's own base"
+    texts = "1 text" if len(records) == 1 else f"{len(records)} texts"
+    return f"{texts}, means: base {base:.3f} bits per byte; {', '.join(shares)} of the base model"
 
 
 def _mean(values: list[float | None]) -> float:
-    """Of those that are numbers: a model whose logits are no numbers has none."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else math.nan
+    """The mean of the values that are not None (NaN in the score)."""
+    finite_values = [value for value in values if value is not None]
+    return sum(finite_values) / len(finite_values) if finite_values else math.nan

@@ -1,4 +1,4 @@
-"""``siftlm search``: a prompt in, the most informative passages for it out."""
+"""``siftlm search``: the most informative passages of a memory for a prompt."""
 
 from __future__ import annotations
 
@@ -22,65 +22,75 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   siftlm search memory "how are lists sorted by several keys"
-  siftlm search memory "how are lists sorted" --compare        nearest neighbour beside SIFT: judge for yourself
+  siftlm search memory "how are lists sorted" --compare        nearest neighbours and SIFT side by side
   siftlm search memory "how are lists sorted" -n 5 --full      whole passages
   siftlm search memory "sort" --where 'suffix = ".py" and not path starts "test"'
-  siftlm search memory "E1102" --candidates both               also by the very words, as for names and codes
-  siftlm search memory "how are lists sorted" --k all          choose among the whole memory, exactly
+  siftlm search memory "E1102" --candidates both               also full-text search, as for names and codes
+  siftlm search memory "how are lists sorted" --k all          select from the whole memory, exactly
   siftlm search memory "how are lists sorted" --known "list.sort takes a key." --until 0.2
   siftlm search memory - < question.txt                        or --prompt-file question.txt
   siftlm search memory --prompts prompts.jsonl --out found.jsonl
   siftlm search memory "sort" --json | jq -r '.hits[].text'
 
-columns: score is the cosine to the prompt; gain is what a pick added, given those before it; uncertainty left is what
-remains to be known about the prompt after it. What --where can say: siftlm info memory lists the fields, and
-FIELD = "x", !=, <, <=, >, >=, in ["x", "y"], contains, starts, ends, exists FIELD, and, or, not, ( ) combine.
-λ (--noise): small values ask for variety, large ones come close to nearest neighbour. Methods: siftlm methods.
+columns:
+  score             cosine similarity to the prompt
+  gain              reduction of the uncertainty by this pick, given the picks before it
+  uncertainty left  posterior uncertainty about the prompt after this pick
+
+--where tests the fields that siftlm info MEMORY lists: FIELD = "x", !=, <, <=, >, >=, in ["x", "y"], contains,
+starts, ends, exists FIELD, combined with and, or, not and ( ).
+
+--noise is SIFT's λ: small values favour diversity, large ones approach nearest neighbour. Methods: siftlm methods.
 """
-# Prompts of --prompts that are searched for together.
-PROMPTS_TOGETHER = 64
-# What --compare keeps for the nearest neighbours: not what decides how the other method picks, and when it stops.
+# Prompts of --prompts that are searched in one batch.
+PROMPT_BATCH = 64
+# Settings that --compare also uses for the nearest neighbours: all but those of the method and of its stopping.
 COMPARED = {"k", "candidates", "where", "exact", "without_copies", "per_document", "noise", "kernel", "known"}
 SWITCHES = ("residual", "exact", "opposites")
-# Settings that --option must not name: they have flags of their own, or none.
+# Settings that --option must not name.
 RESERVED = (*flags.SEARCH_NAMES, *SWITCHES, "n", "k", "query", "kernel", "known", "exclude", "sources", "source_cap")
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = flags.command(
-        commands, "search", run, "find the passages of a memory that are most informative about a prompt", EPILOG
+        commands,
+        "search",
+        run,
+        "find the most informative passages of a memory for a prompt",
+        EPILOG,
+        usage="siftlm search MEMORY [PROMPT | - | --prompt-file FILE | --prompts FILE | --query FILE] [options]",
     )
-    many = 'many: one text or {"prompt": …} a line (.jsonl); prints one JSON object for each, on a line'
+    many = 'search for many prompts: a JSON string or {"prompt": …} per line; prints a JSON object for each'
     flags.declare(
         parser,
-        flags.FOLDER.but("the memory, as siftlm index made it"),
+        flags.MEMORY,
         flags.PROMPT,
         flags.PROMPT_FILE,
         Flag("--prompts", "FILE", str, many),
-        Flag("--query", "FILE", str, "the prompt's vectors instead, (d,) or (m, d), as .npy"),
+        Flag("--query", "FILE", str, "vectors of the prompt, (d,) or (m, d), as .npy"),
         flags.EMBEDDER,
-        "what to choose among",
+        "candidates",
         flags.K,
         flags.CANDIDATES,
-        switch("--opposites", "also among what points away from the prompt"),
+        switch("--opposites", "also retrieve passages opposite to the prompt"),
         flags.WHERE,
-        switch("--exact", "scan, even where there is a FAISS index"),
+        switch("--exact", "scan all vectors, even if there is a FAISS index"),
         flags.WITHOUT_COPIES,
         flags.PER_DOCUMENT,
-        "how to choose",
-        Flag("-n", "N", int, "how many (default: 10)", 10),
+        "selection",
+        Flag("-n", "N", int, "number of passages (default: 10)", 10),
         flags.METHOD,
         flags.NOISE,
         flags.KERNEL,
-        switch("--residual", "search anew at each step, for what is still lacking"),
+        switch("--residual", "retrieve new candidates at each step, for what the picks do not cover"),
         flags.REPLACEMENT,
-        repeated("--known", "TEXT", str, "a text that is known already, so that it is not found again; repeatable"),
+        repeated("--known", "TEXT", str, "condition the selection on a known text; repeatable"),
         flags.OPTION,
-        "when to stop before N",
+        "early stopping",
         *flags.STOPPING,
         "output",
-        switch("--compare", "also show the nearest neighbours"),
+        switch("--compare", "print the nearest neighbours beside the selection"),
         switch("--full", "print whole passages"),
         flags.JSON,
         flags.OUT,
@@ -88,14 +98,15 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Search, then print."""
+    """Search for one prompt or many."""
     from siftlm.memory import Memory
 
     _check(arguments)
     with Memory.open(arguments.folder, embedder=arguments.embedder) as memory:
         if memory.manifest.embedder == "precomputed" and (arguments.query is None or arguments.known):
             raise Conflict(
-                f"{arguments.folder}: its vectors were made elsewhere: give the prompt's with --query FILE.npy"
+                f"{arguments.folder}: its vectors are precomputed, so siftlm cannot embed a prompt or --known text: "
+                "pass the prompt's vectors with --query FILE.npy"
             )
         settings = _settings(arguments)
         if arguments.prompts is not None:
@@ -115,13 +126,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     flags.one_text(arguments, "prompt", "prompt", "query", "prompt_file", "prompts")
     if arguments.compare and arguments.method == "nearest":
-        raise Conflict("--compare shows nearest neighbour beside another method: leave out --method nearest")
+        raise Conflict("--compare and --method nearest exclude each other: --compare adds the nearest neighbours")
     if arguments.full and (arguments.json or arguments.prompts is not None):
-        raise Conflict("--full is for a person; JSON holds whole passages anyway")
+        raise Conflict("--full and JSON output exclude each other: JSON always holds whole passages")
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of `Memory.search`: only what was asked for."""
+    """The keyword arguments of `Memory.search`."""
     settings = flags.search_settings(arguments)
     settings.update({name: True for name in SWITCHES if getattr(arguments, name)})
     flags.add_options(settings, arguments, RESERVED)
@@ -131,29 +142,29 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prompt(arguments: argparse.Namespace) -> Any:
-    """Its text, or its vectors."""
+    """The prompt's text or vectors."""
     from siftlm.cli import files
 
     if arguments.query is not None:
         return files.vectors(arguments.query)
-    text = flags.read_text(arguments.prompt, arguments.prompt_file).strip()
+    text = files.argument_text(arguments.prompt, arguments.prompt_file).strip()
     if not text:
         raise InvalidInput("the prompt is empty")
     return text
 
 
 def _nearest(memory: Memory, prompt: Any, found: Found, settings: dict[str, Any]) -> Found:
-    """As many neighbours as were picked; uncertainty is measured in the same way for both."""
+    """As many nearest neighbours as there are picks, with comparable uncertainty."""
     kept = {name: value for name, value in settings.items() if name in COMPARED}
     return memory.search(prompt, max(1, len(found)), method="nearest", **kept)
 
 
 def _search_many(arguments: argparse.Namespace, memory: Memory, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A record for each line of --prompts, in their order."""
+    """A record for each line of --prompts, in order."""
     from siftlm.cli import files
 
     lines = files.prompts(arguments.prompts)
-    while batch := list(itertools.islice(lines, PROMPTS_TOGETHER)):
+    while batch := list(itertools.islice(lines, PROMPT_BATCH)):
         many = memory.search_many([line["prompt"] for line in batch], arguments.n, **settings)
         for line, found in zip(batch, many, strict=True):
             nearest = _nearest(memory, line["prompt"], found, settings) if arguments.compare else None
@@ -170,25 +181,25 @@ def _rendered(arguments: argparse.Namespace, memory: Memory, prompt: Any, found:
         return json.dumps(_record({} if text is None else {"prompt": text}, found, nearest))
     terminal = Terminal(width=120) if arguments.out is not None else Terminal.of(sys.stdout)
     if not len(found):
-        return terminal.render(*_why_nothing(arguments, memory))
+        return terminal.render(*_no_results(arguments, memory))
     if nearest is not None:
         return terminal.render(*tables.comparison_parts(nearest, found, text, terminal, full=arguments.full))
     return terminal.render(*tables.found_parts(found, text, terminal, full=arguments.full))
 
 
-def _why_nothing(arguments: argparse.Namespace, memory: Memory) -> list[str]:
+def _no_results(arguments: argparse.Namespace, memory: Memory) -> list[str]:
     if len(memory) == 0:
-        return ["Nothing found: the memory is empty."]
+        return ["No results: the memory is empty."]
     if arguments.where is not None and not len(memory.rows(arguments.where)):
-        return [f"Nothing found: no document meets --where {arguments.where}", "Which fields there are: siftlm info"]
+        return [f"No results: no document matches --where {arguments.where}", "siftlm info MEMORY lists the fields."]
     if arguments.candidates == "words":
-        return ["Nothing found: no passage holds a word of the prompt."]
-    return ["Nothing found: everything near the prompt was left out."]
+        return ["No results: no passage has a word of the prompt."]
+    return ["No results: every candidate was filtered out."]
 
 
 @contextlib.contextmanager
 def _output(path: str | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that is there in the end as a whole or not at all."""
+    """Standard output, or a file that is replaced atomically."""
     from siftlm.cli import files
 
     if path is None:

@@ -1,4 +1,4 @@
-"""``siftlm select``, ``spread`` and ``methods``: vectors in files in, a table or JSON out."""
+"""``siftlm select``, ``spread`` and ``methods``: selection from vectors in files."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ examples:
   siftlm select --candidates vectors.npy --query q.npy --costs tokens.npy --budget 4096
   siftlm select --candidates vectors.npy --query q.npy -n 20 --figure trade-off.png
 
-vectors: (rows, d) in file.npy, file.npz:key, or file.jsonl with a field "embedding" or "vector" on each line.
-Large .npy files are mapped, not read. Which λ (--noise) is sensible: siftlm spread. Methods: siftlm methods.
+Vectors are (rows, d) in file.npy, file.npz:key, or file.jsonl with an "embedding" or "vector" on each line. Large
+.npy files are memory-mapped. siftlm spread suggests a λ for --noise; siftlm methods lists the methods.
 """
 METHODS_EPILOG = """\
 examples:
-  siftlm methods                 all of them, one line each
-  siftlm methods sift            formula, settings and explanation of one
+  siftlm methods                 a line for each method
+  siftlm methods sift            one method: formula, settings and explanation
   siftlm methods --json | jq -r '.[] | select(.needs_query | not) | .name'
 """
 SPREAD_EPILOG = """\
@@ -51,12 +51,12 @@ examples:
   siftlm spread --candidates vectors.npy --query prompts.npy -n 10
   siftlm spread --candidates vectors.npy --kernel centred --json | jq .noise
 
-λ has no meaning of its own: the same λ picks repeats from one kind of embedding and noise from another.
-Look here first, then try a few values of the range on held-out prompts.
+A λ is only meaningful for one embedding: the same value may be far too large for another. Start with the suggested
+value, then try others of the range on held-out prompts.
 """
-FORMULA_COLUMNS = 30  # from which on a formula is worth showing
+FORMULA_COLUMNS = 30  # the least that a formula needs to be shown
 GROUPS = ("for a prompt", "without a prompt", "on softmax outputs", "from other packages")
-# Arguments that go to siftlm.select under their own names, when they are given.
+# Arguments passed to siftlm.select by name.
 SELECT_NAMES = (
     *("method", "noise", "replacement", "source_cap", "budget"),
     *("adaptive", "until", "min_gain", "at_least", "seed"),
@@ -65,7 +65,7 @@ RESERVED = (
     *SELECT_NAMES,
     *("query", "candidates", "n", "kernel", "normalize", "known", "exclude", "sources", "costs", "prior"),
 )
-NO_NORMALIZE = switch("--no-normalize", "leave the vectors' lengths as they are", setting="normalize")
+NO_NORMALIZE = switch("--no-normalize", "do not scale the vectors to unit length", setting="normalize")
 
 
 def add(commands: Any) -> None:
@@ -73,67 +73,66 @@ def add(commands: Any) -> None:
     _add_select(commands)
     methods = flags.command(commands, "methods", run_methods, "list the selection methods", METHODS_EPILOG)
     flags.declare(
-        methods, Flag("name", "NAME", str, "show this one in full", more={"nargs": "?"}), flags.JSON.but("print JSON")
+        methods,
+        Flag("name", "NAME", str, "method to describe", more={"nargs": "?"}),
+        flags.JSON.described("print JSON"),
     )
     spread = flags.command(
-        commands, "spread", run_spread, "report how spread vectors are, and a sensible λ", SPREAD_EPILOG
+        commands, "spread", run_spread, "measure how spread vectors are, and suggest a λ for SIFT", SPREAD_EPILOG
     )
     flags.declare(
         spread,
-        Flag("--candidates", "FILE", str, "(K, d) .npy, .npz:key or .jsonl", more={"required": True}),
-        Flag("--query", "FILE", str, "(B, d) typical prompts; else the candidates themselves"),
-        Flag("-n", "N", int, "how many will be picked (default: 50)", 50),
+        Flag("--candidates", "FILE", str, "(K, d) vectors: .npy, .npz:key or .jsonl", more={"required": True}),
+        Flag("--query", "FILE", str, "(B, d) vectors of typical prompts (default: the candidates)"),
+        Flag("-n", "N", int, "number of picks to plan for (default: 50)", 50),
         flags.KERNEL,
         NO_NORMALIZE,
-        flags.SEED.but("of the sample that is looked at", default=0),
+        flags.SEED.described("random seed of the sample (default: 0)", default=0),
         flags.JSON,
     )
 
 
 def _add_select(commands: Any) -> None:
-    parser = flags.command(
-        commands, "select", run, "select the candidates that are most informative about a prompt", EPILOG
-    )
+    parser = flags.command(commands, "select", run, "select the most informative candidates for a prompt", EPILOG)
     several = (
-        "what several rows of --query are: embeddings of one prompt (default), or prompts of their own, with one "
-        "selection each, in their order"
+        "rows of --query are embeddings of one prompt (default), or one prompt each, with a selection for every prompt"
     )
     least = Flag("--at-least", "N", int, "keep at least N picks (default: 1)")
     flags.declare(
         parser,
         "data",
-        Flag("--candidates", "FILE", str, "(K, d) vectors to choose from", more={"required": True}),
-        Flag("--query", "FILE", str, "(d,) or (m, d) vectors of the prompt; some methods need none"),
+        Flag("--candidates", "FILE", str, "(K, d) vectors to select from", more={"required": True}),
+        Flag("--query", "FILE", str, "(d,) or (m, d) vectors of the prompt (some methods need none)"),
         choice("--queries-are", ("targets", "prompts"), several, default="targets"),
-        Flag("--texts", "FILE", str, "one text per candidate: lines, or 'text' in .jsonl"),
+        Flag("--texts", "FILE", str, "one text per candidate: lines, or the field text of .jsonl"),
         Flag("--known", "FILE", str, "(j, d) vectors of texts that are known already"),
-        "how to select",
-        Flag("-n", "N", int, "how many to pick (default: 50, or all if there are fewer)"),
+        "selection",
+        Flag("-n", "N", int, "number of picks (default: 50, or all if there are fewer)"),
         flags.METHOD,
-        flags.NOISE.but("see siftlm spread (default: 0.01)"),
+        flags.NOISE.described("observation noise of SIFT; siftlm spread suggests one (default: 0.01)"),
         flags.KERNEL,
         NO_NORMALIZE,
         flags.OPTION,
         flags.SEED,
         "limits and weights",
-        flags.REPLACEMENT.but("may a candidate be picked again: yes, no, or up to N times in all"),
-        Flag("--exclude", "FILE", str, "indices that must not be picked, one a line, or .npy"),
-        Flag("--sources", "FILE", str, "one label per candidate, one a line"),
-        Flag("--source-cap", "N", int, "at most N picks of one label"),
-        Flag("--costs", "FILE", str, "one number per candidate; gains are divided by it"),
-        Flag("--budget", "B", float, "upper limit of the sum of costs"),
+        flags.REPLACEMENT,
+        Flag("--exclude", "FILE", str, "indices to exclude, one per line, or .npy"),
+        Flag("--sources", "FILE", str, "one label per candidate, one per line"),
+        Flag("--source-cap", "N", int, "at most N picks per label"),
+        Flag("--costs", "FILE", str, "one cost per candidate, which divides its gains"),
+        Flag("--budget", "B", float, "upper limit of the total cost"),
         (
-            Flag("--prior", "FILE", str, "one number per candidate that multiplies its gains"),
-            Flag("--relevance-prior", "POWER", float, "multiply gains by similarity to the prompt, to this power"),
+            Flag("--prior", "FILE", str, "one weight per candidate, which multiplies its gains"),
+            Flag("--relevance-prior", "POWER", float, "multiply gains by the similarity to the prompt to this power"),
         ),
-        "when to stop before N",
+        "early stopping",
         *flags.STOPPING,
         least,
         "output",
-        flags.JSON.but("one JSON object per selection, on one line"),
-        switch("--explain", "show how relevant and how redundant each pick is"),
+        flags.JSON.described("print one JSON object per selection, on one line"),
+        switch("--explain", "show the relevance and the redundancy of each pick"),
         flags.OUT,
-        Flag("--figure", "FILE", str, "also draw relevance against redundancy over λ (.png, .svg, .pdf)"),
+        Flag("--figure", "FILE", str, "also plot relevance against redundancy over λ (.png, .svg, .pdf)"),
     )
 
 
@@ -141,7 +140,7 @@ def _add_select(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, select, print."""
+    """Select from vectors in files."""
     import siftlm
     from siftlm.cli import files
 
@@ -162,7 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
-    """The keyword arguments of ``siftlm.select``: only what was asked for."""
+    """The keyword arguments of ``siftlm.select``."""
     from siftlm import kernels
     from siftlm.cli import files
 
@@ -189,7 +188,7 @@ def _check(arguments: argparse.Namespace, query: npt.NDArray[Any] | None, *, sev
     if several and query is None:
         raise Conflict("--queries-are prompts needs --query")
     if arguments.figure is not None and (several or query is None):
-        raise Conflict("--figure needs --query, and draws one prompt at a time")
+        raise Conflict("--figure needs --query with a single prompt")
 
 
 def _draw_figure(
@@ -199,15 +198,15 @@ def _draw_figure(
     settings: dict[str, Any],
     picks: int,
 ) -> None:
-    """Save the figure; its format is that of the file's name."""
+    """Save the figure in the format of the file's suffix."""
     from siftlm.cli import files
     from siftlm.selection.figures import relevance_redundancy
 
     kind = Path(arguments.figure).suffix[1:].lower()
     if kind not in ("png", "svg", "pdf"):
-        raise InvalidInput(f"{arguments.figure}: a figure is a .png, .svg or .pdf")
-    about = {name: settings[name] for name in ("kernel", "normalize", "seed") if name in settings}
-    figure = relevance_redundancy(query, candidates, n=max(1, picks), **about)
+        raise InvalidInput(f"--figure {arguments.figure}: expected a .png, .svg or .pdf file")
+    shared = {name: settings[name] for name in ("kernel", "normalize", "seed") if name in settings}
+    figure = relevance_redundancy(query, candidates, n=max(1, picks), **shared)
     with files.replacing(arguments.figure) as new:
         figure.savefig(new, format=kind, dpi=200)
 
@@ -236,7 +235,7 @@ def _print(arguments: argparse.Namespace, found: Sequence[Selection], texts: lis
 
 
 def run_spread(arguments: argparse.Namespace) -> int:
-    """Print the report."""
+    """Print the spread of vectors."""
     import siftlm
     from siftlm import validation
     from siftlm.cli import files
@@ -257,7 +256,7 @@ def run_spread(arguments: argparse.Namespace) -> int:
 
 
 def run_methods(arguments: argparse.Namespace) -> int:
-    """Print one method or all of them."""
+    """Describe one method, or list all."""
     from siftlm.selection import problem
 
     terminal = Terminal.of(sys.stdout)
@@ -271,7 +270,7 @@ def run_methods(arguments: argparse.Namespace) -> int:
     methods, problems = _all_methods()
     if arguments.json:
         print_json([_method_record(method) for method in methods], indent=2)
-        for line in problems:  # no place for it in the list
+        for line in problems:  # the JSON list has no place for them
             print(printable(line, sys.stderr), file=sys.stderr)
     else:
         terminal.show(*_methods_parts(methods, problems, terminal))
@@ -279,7 +278,7 @@ def run_methods(arguments: argparse.Namespace) -> int:
 
 
 def _all_methods() -> tuple[list[Method], list[str]]:
-    """All methods, and a line for each that another package names but cannot deliver."""
+    """All methods, and an error line for each method of another package that cannot be loaded."""
     from siftlm.selection import problem
 
     def find(name: str) -> Method | str:
@@ -288,8 +287,8 @@ def _all_methods() -> tuple[list[Method], list[str]]:
         except SiftlmError as error:
             return f"{name}: {one_line(str(error))}"
 
-    found = [find(name) for name in problem.methods()]
-    return [one for one in found if not isinstance(one, str)], [one for one in found if isinstance(one, str)]
+    results = [find(name) for name in problem.methods()]
+    return [one for one in results if not isinstance(one, str)], [one for one in results if isinstance(one, str)]
 
 
 def _group(method: Method) -> str:
@@ -317,7 +316,7 @@ def _method_record(method: Method) -> dict[str, Any]:
 
 
 def _methods_parts(methods: list[Method], problems: list[str], terminal: Terminal) -> list[RenderableType]:
-    """One line a method, with the formula where there is room; on narrow screens a summary may take more."""
+    """A line for each method, with its formula if there is room."""
     names = max((cell_len(m.name) for m in methods), default=0)
     summaries = max((cell_len(terminal.spell(m.summary)) for m in methods), default=0)
     formulas = terminal.limit - names - summaries - 6 >= FORMULA_COLUMNS
@@ -345,12 +344,15 @@ def _method_parts(method: Method, terminal: Terminal) -> list[RenderableType]:
     rows = table(header=False)
     rows.add_row("formula", terminal.prose(method.formula))
     rows.add_row("needs", needs)
-    rows.add_row("repeats", "where that is worth more than a new candidate" if method.repeats else "no, unless asked")
+    rows.add_row(
+        "repeats",
+        "if worth more than a new candidate" if method.repeats else "no, unless --replacement",
+    )
     for at, (name, default) in enumerate(method.options.items()):
         value = terminal.prose(f"{name} = {default!r}    (--option {name}=…)")
         rows.add_row("options" if not at else "", value)
     if not method.options:
-        rows.add_row("options", "none of its own")
+        rows.add_row("options", "none")
     parts: list[RenderableType] = [
         Text.assemble((method.name, "bold"), "  ", terminal.prose(method.summary)),
         "",

@@ -1,4 +1,4 @@
-"""``siftlm serve`` and ``keys``: an OpenAI-compatible server whose model learns for every request, and its keys."""
+"""``siftlm serve`` and ``keys``: an OpenAI-compatible server that fine-tunes for every request, and its API keys."""
 
 from __future__ import annotations
 
@@ -20,40 +20,45 @@ if TYPE_CHECKING:
 
 SERVE_EPILOG = """\
 examples:
-  siftlm serve --memory memory                            http://127.0.0.1:8000, and a page there to look at
+  siftlm serve --memory memory                            the API and a page at http://127.0.0.1:8000
   siftlm serve --memory docs=docs/ --memory wiki=wiki/    several memories; the first is the default
   siftlm keys add keys.json alice --memory docs=read
   siftlm serve --memory docs=docs/ --keys keys.json --host 0.0.0.0
   curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
        -d '{"model": "siftlm-tiny:sift-20", "prompt": "def add(a, b):"}'
 
-Any OpenAI client works with the base URL http://HOST:PORT/v1. The name of the model says how it learns:
-  NAME                 not at all: the base model
-  NAME:sift-50         from the 50 texts that SIFT selects for the prompt; NAME:nn-50 from the nearest ones
-  NAME:context-10      not at all: ten texts are put before the prompt
-  NAME:auto            from as many as are worth it
-  NAME:sift-50@wiki    from another memory
-Tuning is done by adapters (LoRA), for all requests share the model's weights: --engine auto is --engine lora here.
-A bigger model may be served by vLLM: this server then tunes, and hands the adapters over. vLLM has to be started so:
+Any OpenAI client works with the base URL http://HOST:PORT/v1. The model's name selects the recipe:
+  NAME                 the base model
+  NAME:sift-50         fine-tuned on the 50 texts that SIFT selects for the prompt
+  NAME:nn-50           fine-tuned on the 50 nearest neighbours
+  NAME:context-10      ten texts in context, without tuning
+  NAME:auto            fine-tuned on as many texts as are worth it
+  NAME:sift-50@wiki    with texts of another memory
+All requests share the model's weights, so each tunes a LoRA adapter: --engine auto is --engine lora here.
+
+Larger models can be decoded by vLLM: this server tunes the adapters, and vLLM loads them from a shared folder. Start
+vLLM
+with the same model, with --max-lora-rank no lower than --rank, and with the folder at the same path:
   VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --port 8001 --enable-lora --max-lora-rank 16 \\
       --max-loras 8 --max-cpu-loras 32
-with the same model, a rank that is not below --rank, and DIR where it sees it at the same path:
   siftlm serve --model MODEL --memory memory --vllm http://127.0.0.1:8001 --vllm-folder DIR
-(its key, if it has one, in the environment variable VLLM_API_KEY). The weights are needed here as well, to be tuned.
-Ctrl-C takes no more requests in and finishes those that were accepted; a second one answers them with 503 and ends.
+The environment variable VLLM_API_KEY holds vLLM's key, if it needs one. This server loads the weights too, for
+tuning.
+
+Ctrl-C stops accepting requests and finishes the accepted ones; a second Ctrl-C answers them with 503 and exits.
 """
 KEYS_EPILOG = """\
 examples:
-  siftlm keys add keys.json ann                           ann may ask, and learn from every memory
-  siftlm keys add keys.json loader --memory docs=write    may add to and delete from docs, and no other memory
+  siftlm keys add keys.json ann                           read access to every memory
+  siftlm keys add keys.json loader --memory docs=write    may add to and delete from docs; no other memory
   siftlm keys add keys.json ben --memory docs=write --memory '*=read'
   siftlm keys list keys.json
-  siftlm keys revoke keys.json ann                        from the next request on, without a restart
+  siftlm keys revoke keys.json ann                        effective at once, without a restart
   siftlm serve --memory docs=memory --keys keys.json --host 0.0.0.0
 
-A key is shown once, when it is made: the file keeps only its hash. Clients send it as they send OpenAI's, in the header
-Authorization: Bearer sift-…, so OPENAI_API_KEY or api_key= is the place for it. To change a key, add one under a new
-name, hand it out, and revoke the old one. The file is for its owner alone (chmod 600).
+A key is printed once, when it is created: the file holds only its hash. Clients pass it like an OpenAI key, in
+OPENAI_API_KEY, api_key= or the header Authorization: Bearer sift-…. To rotate a key, add one under a new name,
+distribute it, and revoke the old one. Only its owner can read the file (mode 600).
 """
 
 NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)=(?P<folder>.+)")
@@ -65,37 +70,37 @@ def add(commands: Any) -> None:
         commands,
         "serve",
         run,
-        "an OpenAI-compatible server that learns for every request, and a page that shows why",
+        "an OpenAI-compatible server that fine-tunes for every request, and a page to explore it",
         SERVE_EPILOG,
         usage="siftlm serve --memory [NAME=]FOLDER [options]",
     )
-    memories = "what to learn from; repeatable (without NAME: the folder's own)"
-    queue = "requests that may wait; more are refused with 429 (default: 64)"
-    adapters = "adapters that it keeps at once, its --max-cpu-loras (default: 32)"
+    memories = "a memory to select from; repeatable (default NAME: the folder's name)"
+    queue = "length of the queue; further requests get 429 (default: 64)"
+    adapters = "adapters that vLLM holds, its --max-cpu-loras (default: 32)"
     flags.declare(
         parser,
         repeated("--memory", "[NAME=]FOLDER", str, memories, required=True, dest="memories"),
-        "where",
-        Flag("--host", "H", str, "address to listen at (default: 127.0.0.1, this machine alone)", "127.0.0.1"),
-        Flag("--port", "P", flags.whole(0, 65535), "(default: 8000; 0 takes a free one)", 8000),
-        Flag("--keys", "FILE", str, "API keys: see siftlm keys; required where others can reach the host"),
-        switch("--open", "serve anybody who reaches the host, without keys", setting="anybody"),
-        "how much",
-        Flag("--slots", "N", flags.whole(1), "prompts that are tuned at once (default: 8)", 8),
+        "network",
+        Flag("--host", "H", str, "address to listen at (default: 127.0.0.1, for this machine only)", "127.0.0.1"),
+        Flag("--port", "P", flags.whole(0, 65535), "port to listen at; 0: any free port (default: 8000)", 8000),
+        Flag("--keys", "FILE", str, "API keys, made by siftlm keys; required if other machines can reach the host"),
+        switch("--open", "serve without keys, even to other machines", setting="anybody"),
+        "limits",
+        Flag("--slots", "N", flags.whole(1), "prompts to tune for concurrently (default: 8)", 8),
         Flag("--queue", "N", flags.whole(1), queue, 64),
-        Flag("--cache", "MIB", flags.whole(0), "memory for adapters of requests that may repeat (default: 256)", 256),
-        Flag("--seconds", "S", flags.above_zero, "time limit of a request (default: 300)", 300.0),
-        Flag("--grace", "S", flags.from_zero, "time for accepted requests at shutdown (default: 30)", 30.0),
+        Flag("--cache", "MIB", flags.whole(0), "cache of adapters for repeated requests, in MiB (default: 256)", 256),
+        Flag("--seconds", "S", flags.above_zero, "time limit of a request, in seconds (default: 300)", 300.0),
+        Flag("--grace", "S", flags.from_zero, "time for accepted requests at shutdown, in seconds (default: 30)", 30.0),
         "decoding by vLLM",
-        Flag("--vllm", "URL", str, "a vLLM that serves the same model: see below"),
-        Flag("--vllm-folder", "DIR", str, "where adapters are handed over; vLLM must see it too"),
+        Flag("--vllm", "URL", str, "URL of a vLLM server with the same model (see below)"),
+        Flag("--vllm-folder", "DIR", str, "folder for adapters, shared with vLLM"),
         Flag("--vllm-adapters", "N", flags.whole(1), adapters, 32),
-        "how to learn, unless a request says otherwise",
-        Flag("-n", "N", int, "texts (default: by the calibration, else 50)"),
+        "selection and tuning, unless a request overrides them",
+        Flag("-n", "N", int, "number of texts (default: from the calibration, else 50)"),
         flags.NOISE,
         Flag("--rate", "R", float, "learning rate (default: by the model's size)"),
-        flags.SETTING.but("any other setting of the search or of tuning; repeatable"),
-        "the model",
+        flags.SETTING.described("any other setting of selection or tuning; repeatable"),
+        "model",
         *flags.MODEL,
     )
     _add_keys(commands)
@@ -104,33 +109,33 @@ def add(commands: Any) -> None:
 def _add_keys(commands: Any) -> None:
     parser = commands.add_parser(
         "keys",
-        help="API keys of a server: add, list, revoke",
-        description="Make, list and revoke the keys that siftlm serve --keys FILE asks for.",
+        help="add, list and revoke the API keys of a server",
+        description="Add, list and revoke the API keys of siftlm serve --keys FILE.",
         epilog=KEYS_EPILOG,
     )
     actions = parser.add_subparsers(metavar="action", required=True)
-    file = Flag("file", "FILE", str, "the keys")
-    adding = flags.command(actions, "add", run_add_key, "make a key and print it, once")
-    rights = "what it may do to a memory; '*' stands for those that are not named; repeatable (default: '*=read')"
-    name = Flag("name", "NAME", str, "whose it is; it stands in the log")
+    file = Flag("file", "FILE", str, "the file of keys")
+    adding = flags.command(actions, "add", run_add_key, "create a key and print it, once")
+    rights = "access to a memory; '*' stands for all others; repeatable (default: '*=read')"
+    name = Flag("name", "NAME", str, "name of the key's owner, for the log")
     flags.declare(adding, file, name, repeated("--memory", "NAME=read|write", _right, rights))
-    about = "whose keys there are, since when, and what they may do"
+    about = "list the keys: name, date and access"
     listing = flags.command(actions, "list", run_list_keys, about)
     flags.declare(listing, file, flags.JSON)
-    revoking = flags.command(actions, "revoke", run_revoke_key, "refuse a key from now on")
-    flags.declare(revoking, file, Flag("name", "NAME", str, "whose key"))
+    revoking = flags.command(actions, "revoke", run_revoke_key, "revoke a key")
+    flags.declare(revoking, file, Flag("name", "NAME", str, "name of the key's owner"))
 
 
 # --- serve
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Open everything, serve, and leave everything tidy."""
+    """Open the memories, and serve until interrupted."""
     from siftlm.serving import serve
 
-    atexit.register(gc.freeze)  # or Python, at its end, looks for seconds through all that torch has made
+    atexit.register(gc.freeze)  # or the last garbage collection takes seconds on torch's objects
     memories = _open_memories(arguments)
-    learning = {"n": arguments.n, "noise": arguments.noise, "rate": arguments.rate, **dict(arguments.sets)}
+    settings = {"n": arguments.n, "noise": arguments.noise, "rate": arguments.rate, **dict(arguments.sets)}
     try:
         with device_errors():
             serve(
@@ -149,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
                 vllm_folder=arguments.vllm_folder,
                 vllm_adapters=arguments.vllm_adapters,
                 on_ready=_log,
-                **{name: value for name, value in learning.items() if value is not None},
+                **{name: value for name, value in settings.items() if value is not None},
                 **{**flags.controller_settings(arguments), "engine": "lora"},
             )
     finally:
@@ -171,13 +176,13 @@ def _open_memories(arguments: argparse.Namespace) -> dict[str, Memory]:
         memory = Memory.open(folder, embedder=arguments.embedder)
         name = named["name"] if named else re.sub(r"[^A-Za-z0-9_.-]+", "-", memory.path.name).strip("-.") or "memory"
         if name in memories:
-            raise Conflict(f"--memory {word}: another one is called {name!r} already; say --memory NAME={folder}")
+            raise Conflict(f"--memory {word}: another memory is already named {name!r}; use --memory NAME={folder}")
         memories[name] = memory
     return memories
 
 
 def _log(line: str) -> None:
-    """What a person at the terminal should know."""
+    """Print a line on stderr."""
     if sys.stderr is not None:
         print(line, file=sys.stderr, flush=True)
 
@@ -186,7 +191,7 @@ def _log(line: str) -> None:
 
 
 def run_add_key(arguments: argparse.Namespace) -> int:
-    """The key goes to stdout, alone, so that it can be piped; the rest to stderr."""
+    """Add a key. Only the key goes to stdout, so that it can be piped."""
     from siftlm.serving import auth
 
     key = auth.add_key(arguments.file, arguments.name, dict(arguments.memory) or {auth.ANY_MEMORY: "read"})
@@ -196,19 +201,19 @@ def run_add_key(arguments: argparse.Namespace) -> int:
 
 
 def run_list_keys(arguments: argparse.Namespace) -> int:
-    """A line a key."""
+    """Print a line for each key."""
     from siftlm.serving import auth
 
-    known = auth.list_keys(arguments.file)
+    listed = auth.list_keys(arguments.file)
     if arguments.json:
-        print_json([{"name": key.name, "made": key.made, "memories": dict(key.memories)} for key in known])
+        print_json([{"name": key.name, "made": key.made, "memories": dict(key.memories)} for key in listed])
         return 0
     terminal = Terminal.of(sys.stdout)
     rows = table(header=False)
-    for key in known:
+    for key in listed:
         rights = ", ".join(f"{memory}={right}" for memory, right in key.memories.items())
         rows.add_row(terminal.prose(key.name), terminal.prose(key.made), terminal.prose(rights))
-    if known:
+    if listed:
         terminal.show(rows)
     return 0
 

@@ -1,4 +1,4 @@
-"""PickTable of `siftlm.select` and of a memory's search as tables; two searches, or two texts, beside each other."""
+"""Tables of selections and search results, and two blocks side by side."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 BAR_COLUMNS = 12
 SOURCE_COLUMNS = 28
-TEXT_COLUMNS = 30  # that a text should have beside the numbers; with fewer it stands below them
-SNIPPET_COLUMNS = 100  # of a text, where no screen sets a limit
+TEXT_COLUMNS = 30  # the least for a text beside the numbers; with fewer it goes below them
+SNIPPET_COLUMNS = 100  # the most for a text where the screen sets no limit
 SIDE_BY_SIDE_COLUMNS = 90
 WIDEST_COMPARISON = 160
 EXCERPT_LINES = 3  # of each text in a comparison
 INDENT = 5
-# Metadata that name the origin of a passage, the best first.
+# Metadata fields that name the origin of a passage, in order of preference.
 ORIGINS = ("path", "file", "filename", "source", "url", "title", "name", "dataset", "pile_set_name")
-# Frequent words do not explain why a passage was found.
+# Frequent words, which do not explain why a passage matches.
 STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -41,12 +41,11 @@ STOP_WORDS = frozenset(
     )
 )
 STOPPED = {
-    "n": "as many as asked for",
-    "adaptive": "stopped: one more would not have paid (--adaptive)",
-    "until": "stopped: sure enough (--until)",
-    "min_gain": "stopped: the next would have added too little (--min-gain)",
-    "budget": "stopped: the budget is spent",
-    "exhausted": "stopped: nothing left that may be picked",
+    "adaptive": "stopped by --adaptive: one more step is not worth it",
+    "until": "stopped by --until: the uncertainty is low enough",
+    "min_gain": "stopped by --min-gain: the next gain is too small",
+    "budget": "stopped by --budget",
+    "exhausted": "stopped: no candidates left",
 }
 
 
@@ -55,19 +54,19 @@ STOPPED = {
 
 @dataclass(frozen=True)
 class PickTable:
-    """What one selection picked, column by column."""
+    """The picks of one selection, column by column."""
 
     numbers: dict[str, list[str]]
     """Title -> a number for each pick."""
     uncertainty: Sequence[float]
-    """Before the first pick and after each; none, or no numbers, where the method keeps no trace."""
+    """Before the first pick and after each; empty or NaN if the method reports none."""
     texts: Sequence[str] | None = None
     sources: Sequence[str] | None = None
     words: Collection[str] = ()
-    """Words of the prompt, to be seen in the texts."""
+    """Words of the prompt, in bold in the texts."""
 
     def parts(self, terminal: Terminal, *, full: bool = False) -> list[RenderableType]:
-        """A table where the texts have room beside the numbers; else the numbers with each text below them."""
+        """A table if the texts fit beside the numbers; else each text below its numbers."""
         numbers = sum(2 + max(map(len, [title, *column])) for title, column in self.numbers.items())
         traced = len(self.uncertainty) > 0 and self.uncertainty[0] == self.uncertainty[0]
         sources = [clip_start(terminal.spell(one), SOURCE_COLUMNS) for one in self.sources or ()]
@@ -111,7 +110,7 @@ class PickTable:
         return parts
 
     def _below(self, at: int, terminal: Terminal, *, full: bool) -> list[RenderableType]:
-        """The source and the text of a pick, under its numbers."""
+        """The source and the text of a pick, below its numbers."""
         parts: list[RenderableType] = []
         if self.sources is not None and self.sources[at]:
             source = clip_start(terminal.spell(self.sources[at]), max(SOURCE_COLUMNS, terminal.width - INDENT))
@@ -124,13 +123,14 @@ class PickTable:
 
     def _left(self, at: int, length: int, terminal: Terminal) -> Text:
         """The uncertainty after this many picks, as a number and a bar."""
-        first, now = float(self.uncertainty[0]), float(self.uncertainty[at])
-        shown = Text(f"{now:>7.4f}")
-        return shown.append(" " + bar(now / first if first > 0 else 0.0, length, terminal), "cyan") if length else shown
+        initial, left = float(self.uncertainty[0]), float(self.uncertainty[at])
+        number = Text(f"{left:>7.4f}")
+        fraction = left / initial if initial > 0 else 0.0
+        return number.append(" " + bar(fraction, length, terminal), "cyan") if length else number
 
 
 def selection_record(selection: Selection, texts: Sequence[str] | None, *, explain: bool) -> dict[str, Any]:
-    """``Selection.to_dict()``, with the picked texts and the explanation if they were asked for."""
+    """``Selection.to_dict()`` with the picked texts, if there are any, and with the explanation if ``explain``."""
     record = selection.to_dict()
     if texts is not None:
         record["texts"] = [texts[int(index)] for index in selection.indices]
@@ -143,7 +143,7 @@ def selection_record(selection: Selection, texts: Sequence[str] | None, *, expla
 def selection_parts(
     selection: Selection, texts: Sequence[str] | None, size: int, terminal: Terminal, *, explain: bool
 ) -> list[RenderableType]:
-    """A head line, then a line a pick."""
+    """A heading, then a line for each pick."""
     numbers = {
         "pick": [str(at + 1) for at in range(len(selection))],
         "index": [str(index) for index in selection.indices],
@@ -157,11 +157,11 @@ def selection_parts(
             numbers["target"] = [str(target) for target in why.served]
     picked = None if texts is None else [texts[int(index)] for index in selection.indices]
     rows = PickTable(numbers, selection.uncertainty.tolist(), picked)
-    return [_head(selection, f"{size:,} candidates"), "", *rows.parts(terminal)]
+    return [_heading(selection, f"{size:,} candidates"), "", *rows.parts(terminal)]
 
 
 def found_parts(found: Found, prompt: str | None, terminal: Terminal, *, full: bool) -> list[RenderableType]:
-    """A head line, then for each pick a line, or its whole passage."""
+    """A heading, then a line or the whole passage for each pick."""
     numbers = {
         "pick": [str(at + 1) for at in range(len(found))],
         "score": [f"{hit.score:.3f}" for hit in found],
@@ -174,23 +174,23 @@ def found_parts(found: Found, prompt: str | None, terminal: Terminal, *, full: b
         [origin(hit) for hit in found],
         keywords(prompt),
     )
-    took = f"{1000 * sum(found.seconds.values()):,.0f} ms"
-    head = f"{_head(found.selection, f'{found.considered:,} passages')}; {took}"
-    return [head, "", *rows.parts(terminal, full=full)]
+    duration = f"{1000 * sum(found.seconds.values()):,.0f} ms"
+    heading = f"{_heading(found.selection, f'{found.considered:,} passages')}; {duration}"
+    return [heading, "", *rows.parts(terminal, full=full)]
 
 
-def _head(selection: Selection, considered: str) -> str:
+def _heading(selection: Selection, considered: str) -> str:
     repeats = len(selection) - len(selection.distinct)
-    head = f"{selection.method}, λ = {selection.noise:g}: {len(selection)} of {considered}"
-    head += f", {repeats} of them again" if repeats else ""
-    return f"{head}; {STOPPED.get(selection.stopped, selection.stopped)}"
+    heading = f"{selection.method}, λ = {selection.noise:g}: {len(selection)} of {considered}"
+    heading += f", {repeats} of them repeated" if repeats else ""
+    return heading if selection.stopped == "n" else f"{heading}; {STOPPED.get(selection.stopped, selection.stopped)}"
 
 
-# --- beside each other
+# --- side by side
 
 
 def side_by_side(left: Sequence[RenderableType], right: Sequence[RenderableType], width: int) -> list[RenderableType]:
-    """Two blocks row by row, each row level on both sides; below each other where there is no room."""
+    """Two blocks with their rows aligned; below each other if the screen is too narrow."""
     if width < SIDE_BY_SIDE_COLUMNS:
         return [*left, "", *right]
     columns = Table(box=box.MINIMAL, show_header=False, show_edge=False, padding=0, border_style="dim")
@@ -204,14 +204,14 @@ def side_by_side(left: Sequence[RenderableType], right: Sequence[RenderableType]
 
 
 def column_width(width: int) -> int:
-    """Columns of each of two blocks beside each other."""
+    """The columns of each of two blocks side by side."""
     return (width - 3) // 2 if width >= SIDE_BY_SIDE_COLUMNS else width
 
 
 def comparison_parts(
     nearest: Found, found: Found, prompt: str | None, terminal: Terminal, *, full: bool
 ) -> list[RenderableType]:
-    """The nearest neighbours and the other method's picks."""
+    """The nearest neighbours and the other method's picks, side by side."""
     width = min(terminal.width, WIDEST_COMPARISON)
     shared = {hit.row for hit in nearest} & {hit.row for hit in found}
     name = f"{found.selection.method}, λ = {found.selection.noise:g}"
@@ -224,7 +224,7 @@ def comparison_parts(
 def _block(
     name: str, found: Found, colour: str, shared: set[int], terminal: Terminal, column: int, *, full: bool
 ) -> list[RenderableType]:
-    """The name, then each pick: place, score and source in a line, and some lines of its text."""
+    """The name, then each pick: rank, score and source on a line, and some lines of its text."""
     rows: list[RenderableType] = [terminal.line(name, f"bold {colour}")]
     digits = len(str(len(found)))
     for at, hit in enumerate(found, start=1):
@@ -240,26 +240,26 @@ def _block(
 
 
 def _verdict(nearest: Found, found: Found, shared: set[int], terminal: Terminal) -> list[RenderableType]:
-    """What can be counted; the reader decides which is better."""
+    """Counts that compare the two."""
     name = found.selection.method
-    lines: list[RenderableType] = [f"{terminal.pick('·', '=')} in both: {len(shared)} of {len(found)}."]
+    lines: list[RenderableType] = [f"{terminal.pick('·', '=')} picked by both: {len(shared)} of {len(found)}."]
     left = [float(one.selection.uncertainty[-1]) for one in (nearest, found)]
     if all(value == value for value in left):
-        first = float(found.selection.uncertainty[0])
-        lines.append(f"uncertainty left of {first:.4f}: nearest {left[0]:.4f}, {name} {left[1]:.4f}.")
+        initial = float(found.selection.uncertainty[0])
+        lines.append(f"uncertainty left of {initial:.4f}: nearest {left[0]:.4f}, {name} {left[1]:.4f}.")
     documents = [len({hit.document for hit in one}) for one in (nearest, found)]
     return [*lines, f"different documents: nearest {documents[0]}, {name} {documents[1]}."]
 
 
 def origin(hit: Hit) -> str:
-    """Where a passage comes from, as far as its document's metadata say; and which part of the document it is."""
-    named = next((hit.meta[name] for name in ORIGINS if isinstance(hit.meta.get(name), str) and hit.meta[name]), hit.id)
+    """The origin of a passage, from its document's metadata, and which part of the document it is."""
+    name = next((hit.meta[name] for name in ORIGINS if isinstance(hit.meta.get(name), str) and hit.meta[name]), hit.id)
     part = f"{hit.part + 1}/{hit.parts}" if hit.parts > 1 else ""
-    return one_line(" ".join(filter(None, (named, part))))
+    return one_line(" ".join(filter(None, (name, part))))
 
 
 def keywords(prompt: str | None) -> frozenset[str]:
-    """The words of a prompt that may explain why a passage was found, in lower case.
+    """The words of a prompt that may explain a match, in lower case.
 
     >>> sorted(keywords("How are lists sorted by the Key?"))
     ['key', 'lists', 'sorted']

@@ -1,7 +1,7 @@
-"""What a terminal can show. rich lays text out; encodings and control characters are looked after here.
+"""Output for terminals and pipes: rich lays it out; this module handles encodings and control characters.
 
-Words of documents, models and files reach rich only as the `Text` that a `Terminal` makes of them: nothing in them is
-read as markup, nothing in them steers the terminal, and every character is one that the stream can encode.
+Text from documents, models and files reaches rich only as a `Text` made by a `Terminal`: it is never parsed as markup,
+holds no control characters, and has only characters that the stream can encode.
 """
 
 from __future__ import annotations
@@ -34,62 +34,62 @@ PIPE_COLUMNS = 100
 UNLIMITED_COLUMNS = 10**6
 PROGRESS_BAR_COLUMNS = 16
 SYMBOLS = "█▏▎▍▌▋▊▉│─┤└○●✓·…⣿⠁λ²–"
-# Our own words where the encoding has no letters for them; any other character becomes "?".
+# ASCII for the symbols of siftlm's own output, where the encoding has none; any other character becomes "?".
 _LETTERS = "λ lambda σ sigma φ phi Φ Phi μ mu Σ sum α alpha γ gamma ² ^2 ⁻ ^- ¹ 1 ᵀ ^T ₁ 1 ₂ 2 ₙ n ₓ x ½ 1/2 "
 _SIGNS = "‖ | ≤ <= ≥ >= − - × x · . ∈ in √ sqrt … ... – - — - ✓ + │ | ─ - ’ ' ‘ ' “ \" ” \""
 _PAIRS = (_LETTERS + _SIGNS).split()
 PLAIN = str.maketrans(dict(zip(_PAIRS[::2], _PAIRS[1::2], strict=True)))
-# What rich draws by itself, once everything has its place: a column for a column.
+# ASCII for the characters that rich draws itself, one column each.
 PLAIN_GLYPHS = str.maketrans("…│─━╸╺", "~|-=- ")
 
 
 @dataclass(frozen=True)
 class Terminal:
-    """What may be used where the output goes, and text laid out for it."""
+    """The capabilities of an output stream, and the layout of text for it."""
 
     width: int = 80
     unicode: bool = True
     colour: bool = False
     fixed: bool = False
-    """Is the width a limit that lines must keep, as on a screen, or only a proposal, as in a pipe?"""
+    """Whether lines must fit into ``width``, as on a screen; in a pipe they may be longer."""
 
     @classmethod
     def of(cls, stream: IO[str], environ: Mapping[str, str] = os.environ) -> Terminal:
-        """What ``stream`` can show. Honours COLUMNS, NO_COLOR and TERM=dumb."""
+        """The capabilities of ``stream``. Honours COLUMNS, NO_COLOR and TERM=dumb."""
         screen = stream.isatty()
         if screen:
             columns = shutil.get_terminal_size((80, 24)).columns
         else:
-            wanted = environ.get("COLUMNS", "")
-            columns = int(wanted) if wanted.isdigit() and int(wanted) > 0 else PIPE_COLUMNS
+            setting = environ.get("COLUMNS", "")
+            columns = int(setting) if setting.isdigit() and int(setting) > 0 else PIPE_COLUMNS
         plain = environ.get("NO_COLOR", "") != "" or environ.get("TERM") == "dumb"
         return cls(max(20, columns), can_show(SYMBOLS, stream), colour=screen and not plain, fixed=screen)
 
     @property
     def limit(self) -> int:
-        """Columns that a line may take: the screen's, or as many as it likes."""
+        """The maximal columns of a line."""
         return self.width if self.fixed else UNLIMITED_COLUMNS
 
     def spell(self, text: str) -> str:
-        """The text as it will be written, so that its columns can be counted: ``λ`` may become ``lambda``."""
+        """The text as it will be written, to count its columns: ``λ`` may become ``lambda``."""
         return text if self.unicode else text.translate(PLAIN)
 
     def pick(self, fine: str, plain: str) -> str:
-        """``fine`` where it can be shown, else ``plain``."""
+        """``fine`` if the stream can encode it, else ``plain``."""
         return fine if self.unicode else plain
 
-    # --- text for rich
+    # --- layout
 
     def prose(self, text: str, style: str = "") -> Text:
-        """A paragraph: as many lines as the screen needs for it."""
+        """A paragraph, wrapped at the width of the screen."""
         return Text(self.spell(one_line(text)), style, overflow="fold")
 
     def line(self, text: str, style: str = "", words: Collection[str] = ()) -> Text:
-        """One line, cut where there is no more room, with these words (in lower case) in bold."""
+        """One line, truncated at the width of the screen; ``words`` (in lower case) are bold."""
         return _emphasized(Text(self.spell(one_line(text)), style, no_wrap=True, overflow="ellipsis"), words)
 
     def verbatim(self, text: str, words: Collection[str] = (), *, indent: int = 0) -> RenderableType:
-        """A text with its own lines and their indentation; those that are too long are broken.
+        """A text with its own line breaks and indentation; lines that are too long are wrapped.
 
         >>> print(Terminal().render(Terminal().verbatim("def f():\\n\\treturn 1")))
         def f():
@@ -104,7 +104,7 @@ class Terminal:
         return Group(*lines)
 
     def excerpt(self, text: str, width: int, most: int) -> Text:
-        """The first ``most`` lines of a text in ``width`` columns, with an ellipsis where it goes on."""
+        """The first ``most`` lines of a text in ``width`` columns, with an ellipsis if there are more."""
         lines = self.prose(text).wrap(self._console(), width)
         kept = lines[:most]
         if len(lines) > most:
@@ -114,28 +114,28 @@ class Terminal:
         return Text("\n").join(kept)
 
     def rule(self, title: str) -> RenderableType:
-        """A line with a title in it, as wide as the screen."""
+        """A horizontal line with a title, as wide as the screen."""
         characters = self.pick("─", "-")
         return Rule(self.line(title, "bold"), characters=characters, align="left", style="bold")
 
-    # --- out
+    # --- output
 
     def render(self, *parts: RenderableType, width: int | None = None) -> str:
-        """The parts below each other; a string is a paragraph."""
+        """The parts as one string, below each other; a string is a paragraph."""
         console = self._console(width)
-        # In a group, or rich would join texts and forget which of them may not be wrapped.
+        # In a group, since rich joins separate texts and loses their no_wrap.
         console.print(Group(*(self.prose(part) if isinstance(part, str) else part for part in parts)))
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         lines = [line.rstrip() for line in shown.removesuffix("\n").split("\n")]
         return "\n".join(lines) if self.unicode else "\n".join(lines).translate(PLAIN_GLYPHS)
 
     def show(self, *parts: RenderableType, stream: IO[str] | None = None, width: int | None = None) -> None:
-        """Print the parts on ``stream``, or else on stdout."""
+        """Print the parts on ``stream`` (default: stdout)."""
         stream = stream or sys.stdout
         print(printable(self.render(*parts, width=width), stream), file=stream, flush=True)
 
     def _console(self, width: int | None = None) -> Console:
-        # Every setting is given, so that rich looks at neither the environment nor the stream.
+        # Every setting is explicit, so that rich inspects neither the environment nor the stream.
         return Console(
             file=io.StringIO(),
             width=min(width or self.limit, self.limit),
@@ -152,22 +152,22 @@ class Terminal:
 
 
 def table(*, header: bool = True) -> Table:
-    """Columns without lines between them."""
+    """A table without borders."""
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=header, header_style="dim")
 
 
 def indented(part: RenderableType, columns: int = 2) -> Padding:
-    """The part, with a margin at its left."""
+    """The part with a left margin."""
     return Padding(part, (0, 0, 0, columns), expand=False)
 
 
 def print_json(record: Any, *, indent: int | None = None) -> None:
-    """One record for a program, on stdout."""
+    """Print one JSON record on stdout."""
     print(json.dumps(record, indent=indent))
 
 
 def finite(value: float) -> float | None:
-    """JSON has no word for what is no number."""
+    """The value, or None for NaN and infinity, which JSON cannot hold."""
     return value if math.isfinite(value) else None
 
 
@@ -175,7 +175,7 @@ def finite(value: float) -> float | None:
 
 
 def can_show(text: str, stream: IO[str]) -> bool:
-    """Does the stream's encoding have all these characters?"""
+    """Whether the stream can encode all these characters."""
     try:
         text.encode(getattr(stream, "encoding", None) or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -184,7 +184,7 @@ def can_show(text: str, stream: IO[str]) -> bool:
 
 
 def printable(text: str, stream: IO[str]) -> str:
-    """The text with every character that the stream cannot encode written in another way."""
+    """The text with a substitute for every character that the stream cannot encode."""
     if can_show(text, stream):
         return text
     encoding = getattr(stream, "encoding", None) or "ascii"
@@ -196,7 +196,7 @@ def printable(text: str, stream: IO[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text on one line, with nothing in it that could steer a terminal."""
+    """The text on one line, without control characters."""
     return _without_controls(" ".join(text.split()))
 
 
@@ -216,7 +216,7 @@ def clip(text: str, width: int, ellipsis: str = "…") -> str:
 
 
 def clip_start(text: str, width: int, ellipsis: str = "…") -> str:
-    """At most ``width`` columns, the last ones: that is where paths differ.
+    """The last ``width`` columns of the text, for paths.
 
     >>> clip_start("a/long/path.py", 8)
     '…path.py'
@@ -238,7 +238,7 @@ def _emphasized(text: Text, words: Collection[str]) -> Text:
 
 
 def amount(size: float) -> str:
-    """Bytes for a person.
+    """A number of bytes in decimal units.
 
     >>> amount(512), amount(2_340_000)
     ('512 bytes', '2.3 MB')
@@ -250,52 +250,52 @@ def amount(size: float) -> str:
     return f"{size:.{1 if size < 9.95 else 0}f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
 
 
-# --- stderr: remarks, and one line of progress
+# --- stderr: notes, and a line of progress
 
 
 def note(text: str) -> None:
-    """A remark that is no part of the output."""
+    """Print a note on stderr."""
     if sys.stderr is not None:
         print(printable(f"siftlm: {one_line(text)}", sys.stderr), file=sys.stderr)
 
 
 def watched() -> bool:
-    """Is a person watching stderr?"""
+    """Whether stderr is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 class StatusLine:
-    """A line of a screen that overwrites itself. It uses no escape sequence, so that even a dumb terminal keeps up."""
+    """A line of a screen that is redrawn in place, without escape sequences, so that it works on a dumb terminal."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._open = False
 
     def draw(self, part: RenderableType) -> None:
-        """Write this over what stood there before."""
+        """Redraw the line."""
         terminal = Terminal.of(self._stream)
-        room = terminal.width - 1  # in the last column some terminals begin a new line
+        room = terminal.width - 1  # some terminals wrap after the last column
         shown = printable(terminal.render(part, width=room).partition("\n")[0], self._stream)
         self._stream.write(f"\r{' ' * room}\r{shown}")
         self._stream.flush()
         self._open = True
 
     def clear(self) -> None:
-        """Leave the line empty."""
+        """Erase the line."""
         if self._open:
             self._stream.write(f"\r{' ' * (Terminal.of(self._stream).width - 1)}\r")
             self._stream.flush()
             self._open = False
 
     def keep(self) -> None:
-        """Let the line stand: whatever comes next begins a new one."""
+        """Leave the line on the screen and begin a new one."""
         if self._open:
             self._stream.write("\n")
             self._stream.flush()
             self._open = False
 
     def report(self, progress: Progress) -> None:
-        """For the ``progress`` of a library's function."""
+        """Draw a progress report of the library."""
         terminal = Terminal.of(self._stream)
         text = terminal.line(str(progress))
         row = Table.grid(padding=(0, 1, 0, 0))
@@ -310,7 +310,7 @@ class StatusLine:
 
 @contextlib.contextmanager
 def progress_line(*, quiet: bool) -> Iterator[Report]:
-    """Reports of progress, drawn on stderr where a person is watching."""
+    """A progress callback that draws on stderr if that is a terminal."""
     if quiet or not watched():
         yield lambda _progress: None
         return
@@ -323,7 +323,7 @@ def progress_line(*, quiet: bool) -> Iterator[Report]:
 
 @contextlib.contextmanager
 def status(text: str, *, quiet: bool) -> Iterator[None]:
-    """``text`` on stderr while it lasts, where a person is watching."""
+    """Show ``text`` on stderr for the duration, if that is a terminal."""
     if quiet or not watched():
         yield
         return
@@ -337,7 +337,7 @@ def status(text: str, *, quiet: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def resumable(remark: str) -> Iterator[None]:
-    """After Ctrl-C, a remark on what is kept; `siftlm.cli.main` then ends with status 130."""
+    """Print a remark after Ctrl-C; `siftlm.cli.main` then returns 130."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""A model and a memory at work for ``score``, ``generate`` and ``chat``: opened, watched at each step, explained."""
+"""The local model of ``score``, ``generate`` and ``chat``: opening it, progress of its tuning, and its losses."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
     from siftlm.types import Step, Trace
 
 SPARKLINE_COLUMNS = 40
-# Steps that are worth a line of their own in a log.
+# Steps that are logged where stderr is not a terminal.
 LOGGED_STEPS = frozenset(step for power in range(6) for step in (10**power, 2 * 10**power, 5 * 10**power))
 
 
 def check_embedder(memory: Memory, folder: str) -> None:
-    """Refuse a memory whose vectors siftlm cannot make."""
+    """Check that siftlm can embed a prompt for this memory."""
     if memory.manifest.embedder == "precomputed":
         raise Conflict(
-            f"{folder}: its vectors were made elsewhere, so a prompt cannot be compared with them: build a memory "
-            "whose embedder siftlm can run, with siftlm index --embedder NAME"
+            f"{folder}: its vectors are precomputed, so siftlm cannot embed a prompt for it: build a memory "
+            "with siftlm index --embedder NAME"
         )
 
 
 def open_model(arguments: argparse.Namespace, settings: dict[str, object]) -> LocalModel:
-    """The model and the memory, ready; or one line on what is missing."""
+    """The model and the memory of the command line."""
     from siftlm.local import LocalModel
     from siftlm.memory import Memory
 
     memory = Memory.open(arguments.folder, embedder=arguments.embedder)
     check_embedder(memory, arguments.folder)
     if not len(memory):
-        raise InvalidInput(f"{arguments.folder}: holds no texts to learn from: siftlm index FILES --into … --append")
+        raise InvalidInput(f"{arguments.folder}: has no texts; add some with siftlm index FILES --into FOLDER --append")
     with status(f"loading {arguments.model}", quiet=arguments.quiet), device_errors():
         return LocalModel(arguments.model, memory, **flags.controller_settings(arguments), **settings)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
 def device_errors() -> Iterator[None]:
-    """A device that is missing, or has not enough memory, is no fault of the program."""
+    """Turns torch's errors about a missing device or too little memory into a `SiftlmError`."""
     try:
         yield
     except (RuntimeError, AssertionError) as error:
@@ -67,19 +67,19 @@ def device_errors() -> Iterator[None]:
 
 
 class StepLine:
-    """Called after each step: redraws a line on a terminal, and writes a few plain lines elsewhere, all on stderr."""
+    """A callback after each step: redraws a line on a terminal, and logs some steps elsewhere, on stderr."""
 
     def __init__(self, name: str, total: int | None = None) -> None:
         self._name, self._total = name, total
         self._status = StatusLine(sys.stderr) if watched() else None
         self._losses: list[float] = []
-        self._began = time.monotonic()
+        self._start = time.monotonic()
 
     def __call__(self, step: Step) -> None:
         self._losses.append(step.loss)
         of = "" if self._total is None else f" of {self._total}"
         head = f"{self._name}: step {len(self._losses)}{of}"
-        tail = f"loss {self._losses[-1]:.3f}, {time.monotonic() - self._began:.1f} s"
+        tail = f"loss {self._losses[-1]:.3f}, {time.monotonic() - self._start:.1f} s"
         if self._status is not None:
             terminal = Terminal.of(sys.stderr)
             drawn = sparkline(self._losses, min(SPARKLINE_COLUMNS, terminal.width - 45), terminal)
@@ -88,11 +88,11 @@ class StepLine:
             self._log(f"{head} {tail}")
 
     def end(self, trace: Trace | None = None) -> None:
-        """Clears the line; in a log, adds a summary."""
+        """Erase the line; in a log, add a summary."""
         if self._status is not None:
             self._status.clear()
         elif trace is not None:
-            self._log(f"{self._name}: {loss_summary(trace)} in {time.monotonic() - self._began:.1f} s")
+            self._log(f"{self._name}: {loss_summary(trace)} in {time.monotonic() - self._start:.1f} s")
 
     def _log(self, line: str) -> None:
         if sys.stderr is not None:
@@ -100,23 +100,23 @@ class StepLine:
 
 
 def step_line(name: str, model: LocalModel, *, quiet: bool, n: int | None = None) -> StepLine | None:
-    """A `StepLine` for what this model is about to do; None where nobody wants to see it."""
+    """A `StepLine` for this model's next tuning; None if ``quiet``."""
     return None if quiet else StepLine(name, expected_steps(model, n))
 
 
 def expected_steps(model: LocalModel, n: int | None = None) -> int | None:
-    """The largest number of steps, where it is known beforehand."""
-    known = model.settings(**({} if n is None else {"n": n}))
-    if known["windows"] > 1 or known["repeats"] == "scaled":
+    """The maximal number of steps, if it is known in advance."""
+    settings = model.settings(**({} if n is None else {"n": n}))
+    if settings["windows"] > 1 or settings["repeats"] == "scaled":
         return None
-    return int(known["n"]) * int(known["passes"])
+    return int(settings["n"]) * int(settings["passes"])
 
 
-# --- how it went
+# --- losses
 
 
 def mean_halves(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of the first and of the second half: single texts differ too much to be compared.
+    """The means of the first and of the second half; losses of single texts vary too much to compare.
 
     >>> mean_halves([4.0, 2.0, 2.0, 1.0])
     (3.0, 1.5)
@@ -129,7 +129,7 @@ def mean_halves(values: Sequence[float]) -> tuple[float, float]:
 def loss_summary(trace: Trace) -> str:
     """``50 steps, mean loss 3.210 in the first half, 2.980 in the second (nats a token)``."""
     if not trace.steps:
-        return "no step"
+        return "no steps"
     first, second = mean_halves(trace.losses)
     if len(trace.steps) == 1:
         return f"1 step, loss {first:.3f} nats a token"
@@ -139,25 +139,25 @@ def loss_summary(trace: Trace) -> str:
 
 
 ENDED: dict[str, Callable[[Trace], str]] = {
-    "seconds": lambda _: "the seconds were spent, so it learned no further",
-    "tokens": lambda _: "the tokens were spent, so it learned no further",
-    "worse": lambda trace: f"the prompt became less likely, so the state after step {trace.kept} was taken",
-    "diverged": lambda _: "the loss exploded, so this is the base model; try a smaller rate",
-    "declined": lambda _: "what was found was not thought worth learning, so this is the base model",
-    "nothing": lambda _: "there was nothing to learn from, so this is the base model",
+    "seconds": lambda _: "tuning stopped at the limit of --seconds",
+    "tokens": lambda _: "tuning stopped at the limit of --tokens",
+    "worse": lambda trace: f"the loss of the prompt rose, so the state after step {trace.kept} was kept",
+    "diverged": lambda _: "tuning diverged, so this is the base model; try a lower --rate",
+    "declined": lambda _: "the texts reduce the uncertainty too little (--decide), so this is the base model",
+    "nothing": lambda _: "no texts were found to tune on, so this is the base model",
 }
 
 
 def remark(trace: Trace) -> str:
-    """Why tuning ended, where that is worth saying; else nothing."""
-    ended = ENDED.get(trace.ended)
-    return "" if ended is None else ended(trace)
+    """Why tuning ended early; empty if it did not."""
+    explain = ENDED.get(trace.ended)
+    return "" if explain is None else explain(trace)
 
 
 def loss_parts(trace: Trace, terminal: Terminal) -> list[RenderableType]:
-    """How the loss went, for a person."""
+    """The losses as sparklines with summaries."""
     if not trace.steps:
-        return [remark(trace) or "no step was taken"]
+        return [remark(trace) or "no steps were taken"]
     curves = [("loss of each text before its step", trace.losses, loss_summary(trace))]
     watched_losses = [step.watched for step in trace.steps if step.watched is not None]
     if watched_losses:

@@ -49,6 +49,9 @@ class Adapters:
             self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
             for p in self.parameters:
                 p.data = p.data.float()  # updates are too small for half precision
+            trained = sum(p.numel() for p in self.parameters)
+            known = {name: getattr(self.config, name) for name in ("r", "lora_alpha") if hasattr(self.config, name)}
+            self.description: dict[str, Any] = {"engine": self.name, "trained": trained, **known}
             self._initial, self._best = TensorBackup(self.parameters), TensorBackup(self.parameters)
             self._initial.save()
             self.adam = Adam(self.parameters)
@@ -83,13 +86,6 @@ class Adapters:
 
     def end(self) -> None:
         self._swap(out=True)
-
-    def describe(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {"engine": self.name, "trained": sum(p.numel() for p in self.parameters)}
-        for setting in ("r", "lora_alpha"):
-            if hasattr(self.config, setting):
-                facts[setting] = getattr(self.config, setting)
-        return facts
 
     def adapted_layers(self) -> list[tuple[str, torch.nn.Module, torch.nn.Module]]:
         """(name, layer of the plain model, the same with its adapter) for each layer that has one."""

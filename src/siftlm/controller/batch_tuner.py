@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from siftlm.controller.batching import BatchBudget, batch_budget, batches
-from siftlm.controller.forward import autocast, text_likelihoods, token_nats_of
+from siftlm.controller.forward import BatchBudget, autocast, batch_budget, batches, text_likelihoods, token_nats_of
 from siftlm.controller.generation import BatchDecoder, Generated, generate
 from siftlm.controller.restore import training_mode
 from siftlm.controller.settings import SamplingParams, Tuning, stop_strings
@@ -104,7 +103,7 @@ class BatchTuner:
 
     def trace(self, run: TuningRun) -> Trace:
         """The record of a run that has ended."""
-        return run.trace(self._stack.engine.describe())
+        return run.trace(self._stack.engine.description)
 
     def decoder(self) -> BatchDecoder:
         """Prompts that are continued token by token, joining and leaving."""

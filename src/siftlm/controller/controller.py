@@ -15,9 +15,8 @@ import torch
 
 from siftlm.controller.adapters import DEFAULT_RANK, Adapters, lora
 from siftlm.controller.batch_tuner import BatchTuner
-from siftlm.controller.batching import batch_budget
 from siftlm.controller.engines import Engine, FullWeights, normal_tensors
-from siftlm.controller.forward import text_likelihoods
+from siftlm.controller.forward import batch_budget, text_likelihoods
 from siftlm.controller.generation import BatchDecoder, Generated, generate
 from siftlm.controller.loading import open_model
 from siftlm.controller.restore import (
@@ -85,7 +84,7 @@ class Controller:
         if engine != "lora" and not (rank is None and alpha is None and targets is None):
             raise Conflict(
                 f"{setting('rank')}, {setting('alpha')} and {setting('targets')} are settings of "
-                f"{setting('engine', 'lora')}, and engine is {engine!r:.40}"
+                f"{setting('engine', 'lora')}, not of {setting('engine', engine)}"
             )
         with normal_tensors():
             loaded = open_model(model, tokenizer, device=device, dtype=dtype, context=context)
@@ -96,7 +95,9 @@ class Controller:
         self.budget = batch_budget(next(self.model.parameters()).device, self.vocabulary)
         if engine == "auto":
             engine = "full" if self.parameters < LORA_MIN_PARAMETERS else "lora"
-        self._engine_asked = (engine, rank, alpha, targets)
+        self.adapters = not isinstance(engine, str) or engine == "lora"
+        """Does it tune adapters?"""
+        self._engine_choice = (engine, rank, alpha, targets)
         self._engine: Engine | None = None
         self._lock = threading.RLock()
         self._tuner: Tuner | None = None
@@ -116,7 +117,7 @@ class Controller:
     def _make_engine(self) -> Engine:
         if any(p.is_inference() for p in self.model.parameters()):
             raise InvalidInput("the model was made inside torch.inference_mode(), so it cannot learn: make it outside")
-        kind, rank, alpha, targets = self._engine_asked
+        kind, rank, alpha, targets = self._engine_choice
         if kind == "full":
             return FullWeights(self.model)
         if kind == "lora":
@@ -133,11 +134,6 @@ class Controller:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(some.float().cpu().numpy().tobytes())
         return digest.hexdigest()
-
-    @property
-    def adapters(self) -> bool:
-        """Does it tune adapters?"""
-        return not isinstance(self._engine_asked[0], str) or self._engine_asked[0] == "lora"
 
     def tuning_settings(self, **changes: Any) -> Tuning:
         """The settings with changes, and a rate that suits the model if none was chosen."""

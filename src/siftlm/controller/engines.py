@@ -20,6 +20,8 @@ class Engine(Protocol):
     """``full``, or that of the kind of adapter."""
     parameters: list[torch.nn.Parameter]
     """The weights that are trained. Their gradients are the caller's to fill and to clear."""
+    description: dict[str, Any]
+    """Kind and size, for the record."""
     adam: Adam
     """Takes the steps, with the gradients as they are."""
 
@@ -37,9 +39,6 @@ class Engine(Protocol):
 
     def end(self) -> None:
         """Restore everything, bit for bit."""
-
-    def describe(self) -> dict[str, Any]:
-        """Kind and size, for the record."""
 
 
 @contextmanager
@@ -114,6 +113,7 @@ class FullWeights:
     def __init__(self, model: torch.nn.Module) -> None:
         # Tied weights are one parameter here.
         self.parameters = [p for p in model.parameters() if p.is_floating_point()]
+        self.description: dict[str, Any] = {"engine": self.name, "trained": sum(p.numel() for p in self.parameters)}
         others = [p for p in model.parameters() if not p.is_floating_point()]
         self._before = TensorBackup([*self.parameters, *others])
         self._best = TensorBackup(self.parameters)
@@ -136,6 +136,3 @@ class FullWeights:
 
     def end(self) -> None:
         self._before.restore()
-
-    def describe(self) -> dict[str, Any]:
-        return {"engine": self.name, "trained": sum(p.numel() for p in self.parameters)}

@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-from siftlm.controller.batching import BatchBudget, batches
+from siftlm.controller.forward import BatchBudget, batches
 from siftlm.controller.settings import SamplingParams, check_sampling
 from siftlm.controller.tokens import Detokenizer, StopStrings, prefix_token_ids, start_token, text_token_ids
 from siftlm.errors import InvalidInput

@@ -188,7 +188,7 @@ def checked_device(device: Any) -> Any:
     try:
         place = torch.device(device)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InvalidInput(f"{setting('device', device)} is none that torch knows; say cpu, cuda or cuda:1") from error
+        raise InvalidInput(f"{setting('device', device)} is unknown to torch; use cpu, cuda or cuda:1") from error
     if place.type == "meta":
         raise InvalidInput("device='meta' holds no numbers; say cpu, cuda or cuda:1")
     if place.type == "cuda":
@@ -210,7 +210,7 @@ def _load_pretrained(name: str, tokenizer: Any, dtype: str | None) -> tuple[Any,
     source = os.fspath(bundled_model()) if name == TINY_MODEL else name
     weight_type = getattr(torch, str(dtype), None) if dtype else torch.float32
     if not isinstance(weight_type, torch.dtype) or not weight_type.is_floating_point:
-        raise InvalidInput(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+        raise InvalidInput(f"{setting('dtype')} must be float32, bfloat16 or float16, got {dtype!r}")
     try:
         with _without_progress_bars():
             opened, info = transformers.AutoModelForCausalLM.from_pretrained(

@@ -211,7 +211,8 @@ def preserved_model(model: torch.nn.Module, pending: PendingRestores) -> Iterato
                 [
                     *weights,
                     *(partial(_restore_table, *one) for one in tables),
-                    *(partial(_restore_gradient, *one) for one in parameters),
+                    *(partial(p.requires_grad_, required) for p, required, _ in parameters),
+                    *(partial(setattr, p, "grad", gradient) for p, _, gradient in parameters),
                     *(partial(restore_tensor, *one) for one in buffers),
                 ]
             )
@@ -244,11 +245,6 @@ def restore_tensor(tensor: torch.Tensor, saved: torch.Tensor) -> None:
 def _restore_table(table: dict[str, Any], saved: dict[str, Any]) -> None:
     table.clear()
     table.update(saved)
-
-
-def _restore_gradient(p: torch.nn.Parameter, required: bool, gradient: torch.Tensor | None) -> None:
-    p.requires_grad_(required)
-    p.grad = gradient
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class Tuning(Settings):
         number("dropout", self.dropout, least=0, below=1)
         betas: Any = self.betas
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise InvalidInput(f"betas must be two numbers, got {betas!r}")
+            raise InvalidInput(f"{setting('betas')} must be two numbers, got {betas!r}")
         for beta in betas:
             number("each of betas", beta, least=0, below=1)
         object.__setattr__(self, "betas", tuple(betas))  # JSON has lists
@@ -200,4 +200,4 @@ def check_sampling(max_new_tokens: Any, temperature: Any, top_p: Any, stops: Seq
         )
     number("top_p", top_p, above=0, most=1)
     if not all(isinstance(one, str) and one for one in stops):
-        raise InvalidInput(f"stop must be texts with something in them, got {stops!r}")
+        raise InvalidInput(f"{setting('stop')} must be non-empty strings, got {stops!r}")

@@ -145,11 +145,25 @@ class TuningBatch:
 
     def round(self) -> list[TuningRun]:
         """The next step of each. Returns those that have ended, each at its best state."""
+        # 1. Take the steps, and take out the runs that have ended.
         for batch in self.weights.batches([run for run in self._runs if run.is_running()]):
             self._step(batch)
         ended = [run for run in self._runs if not run.is_running()]
         self._runs = [run for run in self._runs if not run.ended]
-        self._finish(ended)
+        # 2. After a last step none follows that would notice where it led; a watch would.
+        unchecked = [run for run in ended if run.ended != "diverged"]
+        for run, loss in zip(unchecked, self.weights.last_losses(unchecked), strict=True):
+            if not run.is_stable(loss):
+                self.weights.rewind(run)
+                run.ended = "diverged"
+        # 3. Measure the last states that were not measured, and go back to better ones.
+        watched = [run for run in unchecked if run.watched and run.ended != "diverged"]
+        for run, now in self._measured([run for run in watched if len(run.steps) % run.settings.watch_every]):
+            if now < run.best:
+                run.best_at = len(run.steps)
+        for run in watched:
+            if run.best_at < len(run.steps):
+                self.weights.take_best(run)
         return ended
 
     # --- inside
@@ -172,22 +186,6 @@ class TuningBatch:
                 self.weights.keep(run)
         if self.after is not None and stable:
             self.after({run.owner: run.steps[-1] for run in stable})
-
-    def _finish(self, ended: Sequence[TuningRun]) -> None:
-        """Each at its best state."""
-        # After a last step none follows that would notice where it led; a watch would.
-        unchecked = [run for run in ended if run.ended != "diverged"]
-        for run, loss in zip(unchecked, self.weights.last_losses(unchecked), strict=True):
-            if not run.is_stable(loss):
-                self.weights.rewind(run)
-                run.ended = "diverged"
-        watched = [run for run in unchecked if run.watched and run.ended != "diverged"]
-        for run, now in self._measured([run for run in watched if len(run.steps) % run.settings.watch_every]):
-            if now < run.best:
-                run.best_at = len(run.steps)
-        for run in watched:
-            if run.best_at < len(run.steps):
-                self.weights.take_best(run)
 
     def _measured(self, runs: Sequence[TuningRun]) -> list[tuple[TuningRun, float]]:
         """Each with what is watched for it, infinite where that is no number."""
@@ -253,7 +251,7 @@ class Tuner:
                 batch.round()
         for p in self.engine.parameters:
             p.grad = None
-        return run.trace(self.engine.describe())
+        return run.trace(self.engine.description)
 
     def planned_steps(self, texts: Sequence[str]) -> list[tuple[PlannedStep, Window]]:
         """The steps that these texts are learned in, each with its window, in order."""

@@ -86,7 +86,7 @@ def run_question(model: LocalModel, protocol: Protocol, about: Mapping[str, Any]
             "context": controller.context,
             "fingerprint": controller.fingerprint,
         },
-        "engine": controller.engine.describe(),
+        "engine": controller.engine.description,
         "memory": {**memory_fingerprint(model.memory), "contents": contents_fingerprint(model.memory)},
         "protocol": protocol.to_dict(),
         **about,

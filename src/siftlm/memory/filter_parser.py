@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any, NoReturn
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 
 MAX_FILTER_CHARACTERS = 1_000_000
 # Far deeper than a filter may be nested, and far below the depth of Python's stack.
@@ -167,7 +167,7 @@ class _FilterParser:
         at = self._at if at is None else at
         first = max(0, at - _SHOWN_CHARACTERS)
         line = re.sub(r"\s", " ", self._text[first : at + _SHOWN_CHARACTERS])
-        raise InvalidInput(f"where, column {at + 1}: {problem}\n  {line}\n  {' ' * (at - first)}^")
+        raise InvalidInput(f"{setting('where')}, column {at + 1}: {problem}\n  {line}\n  {' ' * (at - first)}^")
 
 
 def _with_double_quotes(string: str) -> str:

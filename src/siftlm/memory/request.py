@@ -180,13 +180,13 @@ class SearchRequest:
         whole_number("n", self.n)
         if (search.k is None or search.residual) and search.candidates != "vectors":
             raise Conflict(
-                f"{setting('candidates', search.candidates)} needs a number of them: {setting('k', None)} and "
-                f"{setting('residual', True)} search by vectors"
+                f"{setting('candidates', search.candidates)} needs a limited {setting('k')}, and excludes "
+                f"{setting('residual', True)}"
             )
         if search.residual and (search.k is None or self.method not in ("sift", "vtl") or search.per_document):
             raise Conflict(
-                f"{setting('residual', True)} is SIFT with a search at each step: it takes a {setting('k')}, and no "
-                "other method or cap"
+                f"{setting('residual', True)} needs a limited {setting('k')} and method sift or vtl, and excludes "
+                f"{setting('per_document')}"
             )
         if search.k is None and search.per_document is not None:
             raise Conflict(
@@ -302,7 +302,7 @@ def _copy_similarity(without_copies: Any) -> float:
     try:
         return number("without_copies", without_copies, above=0, most=1)
     except InvalidInput as error:
-        raise InvalidInput(f"{error} (or True or False)") from error
+        raise InvalidInput(f"{error.args[0]} (or True or False)") from error
 
 
 def _distinct_rows(exclude: npt.ArrayLike) -> IntArray:

@@ -21,12 +21,12 @@ MAX_KERNEL_DIAGONAL = 1e140
 def as_array(name: str, value: object) -> npt.NDArray[Any]:
     """``value`` as an array of whatever kind it holds."""
     if isinstance(value, np.ma.MaskedArray) and np.any(value.mask):
-        raise InvalidInput(f"{name} has masked entries; fill or drop them first")
+        raise InvalidInput(f"{setting(name)} has masked entries; fill or drop them first")
     try:
         # RuntimeError: a torch tensor that requires grad.
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise InvalidInput(f"{name} is not an array of numbers: {error}") from error
+        raise InvalidInput(f"{setting(name)} is not an array of numbers: {error}") from error
 
 
 def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool = False) -> RealArray:
@@ -35,20 +35,22 @@ def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool
     if array.dtype.kind in "iub":
         array = array.astype(np.float64)
     if array.dtype.kind != "f":
-        raise InvalidInput(f"{name} must hold real numbers, got dtype {array.dtype}")
+        raise InvalidInput(f"{setting(name)} must hold real numbers, got dtype {array.dtype}")
     if array.dtype.itemsize > 8:
         with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite, which a later check reports
             array = array.astype(np.float64)
     if array.ndim == 1:
         array = array[None, :]
     if array.ndim != 2:
-        raise InvalidInput(f"{name} must be (rows, width) or one vector, got shape {array.shape}")
+        raise InvalidInput(f"{setting(name)} must be (rows, width) or one vector, got shape {array.shape}")
     if array.shape[0] == 0 and not empty_ok:
-        raise InvalidInput(f"{name} is empty: shape {array.shape}")
+        raise InvalidInput(f"{setting(name)} is empty: shape {array.shape}")
     if array.shape[1] == 0:
-        raise InvalidInput(f"{name} has vectors of width 0: shape {array.shape}")
+        raise InvalidInput(f"{setting(name)} has vectors of width 0: shape {array.shape}")
     if width is not None and array.shape[1] != width:
-        raise InvalidInput(f"{name} has vectors of width {array.shape[1]}, expected {width}: shape {array.shape}")
+        raise InvalidInput(
+            f"{setting(name)} has vectors of width {array.shape[1]}, expected {width}: shape {array.shape}"
+        )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return array
@@ -82,16 +84,16 @@ def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
         row = int(np.argmin(finite))
         column = np.flatnonzero(~np.isfinite(array[row]))
         where = f"column {column[0]} is {array[row, column[0]]}" if column.size else "its length overflows float64"
-        raise InvalidInput(f"{name} row {row} is not finite: {where}")
+        raise InvalidInput(f"{setting(name)} row {row} is not finite: {where}")
     if (squared > MAX_SQUARED_NORM).any():
         row = int(np.argmax(squared))
         length = f"length {np.sqrt(squared[row]):g}"
-        raise InvalidInput(f"{name} row {row} has {length}: products with it overflow float64")
+        raise InvalidInput(f"{setting(name)} row {row} has {length}: products with it overflow float64")
     if not zero_ok and (squared < MIN_SQUARED_NORM).any():
         row = int(np.argmin(squared))
         what = "is too short for float64" if array[row].any() else "is all zeros"
         what += " and has no direction"
-        raise InvalidInput(f"{name} row {row} {what}; drop it or pass {setting('normalize', False)}")
+        raise InvalidInput(f"{setting(name)} row {row} {what}; drop it or pass {setting('normalize', False)}")
     return squared
 
 
@@ -100,7 +102,7 @@ def within_product_range(name: str, squared: FloatArray) -> FloatArray:
     if squared.size and squared.max() > MAX_KERNEL_DIAGONAL:
         row = int(np.argmax(squared))
         own = f"k(x, x) = {squared[row]:g}"
-        raise InvalidInput(f"{name} row {row} has {own}: its products overflow when squared; rescale")
+        raise InvalidInput(f"{setting(name)} row {row} has {own}: its products overflow when squared; rescale")
     return squared
 
 
@@ -121,12 +123,12 @@ def finite_matrix(name: str, value: object, *, shape: tuple[int | None, int | No
     array = matrix(name, value)
     want = tuple(have if need is None else need for need, have in zip(shape, array.shape, strict=True))
     if array.shape != want:
-        raise InvalidInput(f"{name} has shape {array.shape}, expected {want}")
+        raise InvalidInput(f"{setting(name)} has shape {array.shape}, expected {want}")
     result = array.astype(np.float64)
     finite = np.isfinite(result)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
-        raise InvalidInput(f"{name} row {row} is not finite: column {column} is {result[row, column]}")
+        raise InvalidInput(f"{setting(name)} row {row} is not finite: column {column} is {result[row, column]}")
     return result
 
 
@@ -134,11 +136,11 @@ def per_item(name: str, value: object, size: int, *, positive: bool) -> FloatArr
     """One finite number per candidate (size,), above zero (``positive``) or at least zero."""
     array = as_array(name, value)
     if array.shape != (size,):
-        raise InvalidInput(f"{name} must have one number per candidate ({size},), got shape {array.shape}")
+        raise InvalidInput(f"{setting(name)} must have one number per candidate ({size},), got shape {array.shape}")
     if array.dtype.kind not in "iubf":
-        raise InvalidInput(f"{name} must hold numbers, got dtype {array.dtype}")
+        raise InvalidInput(f"{setting(name)} must hold numbers, got dtype {array.dtype}")
     if positive and array.dtype.kind == "b":  # a prior may well be a mask
-        raise InvalidInput(f"{name} must hold numbers, got True and False (dtype bool): is it a mask?")
+        raise InvalidInput(f"{setting(name)} must hold numbers, got True and False (dtype bool): is it a mask?")
     result = array.astype(np.float64)
     bad = ~np.isfinite(result) | ((result <= 0) if positive else (result < 0))
     if bad.any():
@@ -152,14 +154,16 @@ def item_indices(name: str, value: object, size: int) -> IntArray:
     array = as_array(name, value)
     if array.dtype.kind == "b":
         if array.shape != (size,):
-            raise InvalidInput(f"{name} as a mask must have shape ({size},), got {array.shape}")
+            raise InvalidInput(f"{setting(name)} as a mask must have shape ({size},), got {array.shape}")
         return np.flatnonzero(array).astype(np.int64)
     if array.size == 0:
         return np.zeros(0, np.int64)
     if array.dtype == object and array.ndim == 1 and all(isinstance(item, int) for item in array):
         array = np.clip(array, -1, size).astype(np.int64)  # beyond 64 bits
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise InvalidInput(f"{name} must be a list of indices or a mask, got {array.dtype} of shape {array.shape}")
+        raise InvalidInput(
+            f"{setting(name)} must be a list of indices or a mask, got {array.dtype} of shape {array.shape}"
+        )
     wrong = (array < 0) | (array >= size)
     if wrong.any():
         at = int(np.argmax(wrong))
@@ -170,14 +174,14 @@ def item_indices(name: str, value: object, size: int) -> IntArray:
 def labels(name: str, value: Sequence[object] | npt.NDArray[Any], size: int) -> IntArray:
     """One label per candidate, of any hashable kind, as integers 0, 1, … in order of appearance."""
     if not hasattr(value, "__len__") or (isinstance(value, np.ndarray) and value.ndim == 0):
-        raise InvalidInput(f"{name} must be a list of labels, one per candidate, got {value!r}")
+        raise InvalidInput(f"{setting(name)} must be a list of labels, one per candidate, got {value!r}")
     if len(value) != size:
-        raise InvalidInput(f"{name} must have one label per candidate ({size}), got {len(value)}")
+        raise InvalidInput(f"{setting(name)} must have one label per candidate ({size}), got {len(value)}")
     numbers: dict[object, int] = {}
     try:
         return np.array([numbers.setdefault(label, len(numbers)) for label in value], dtype=np.int64)
     except TypeError as error:
-        raise InvalidInput(f"{name} must hold labels that can be compared: {error}") from error
+        raise InvalidInput(f"{setting(name)} must hold labels that can be compared: {error}") from error
 
 
 def probabilities(name: str, value: object, *, rows: int | None = None, classes: int | None = None) -> FloatArray:
@@ -187,7 +191,9 @@ def probabilities(name: str, value: object, *, rows: int | None = None, classes:
     bad = (array < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)
     if bad.any():
         row = int(np.argmax(bad))
-        raise InvalidInput(f"{name} row {row} is not a distribution: smallest {array[row].min():g}, sum {sums[row]:g}")
+        raise InvalidInput(
+            f"{setting(name)} row {row} is not a distribution: smallest {array[row].min():g}, sum {sums[row]:g}"
+        )
     return array
 
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from siftlm.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from siftlm.controller import SamplingParams
     from siftlm.serving.app import create_app
     from siftlm.serving.auth import ApiKeys, Caller, add_key, list_keys, revoke_key
     from siftlm.serving.events import Handle, Job, Metrics, Mode, Token
@@ -46,7 +45,6 @@ _HOME = {
     "RequestLimits": "schemas",
     "RequestParser": "requests",
     "ResponseBuilder": "responses",
-    "SamplingParams": "events",
     "ServingEngine": "scheduler",
     "Token": "events",
     "add_key": "auth",
@@ -74,7 +72,6 @@ __all__ = [
     "RequestLimits",
     "RequestParser",
     "ResponseBuilder",
-    "SamplingParams",
     "ServingEngine",
     "Token",
     "add_key",

@@ -84,7 +84,7 @@ class Relay:
                 f"vLLM reads {served.context} tokens at most, and this server offers {context}: start vLLM with "
                 f"--max-model-len {context}, or this server with {setting('context', served.context)}"
             )
-        rank = int(engine.call(lambda: self.controller.engine.describe()["r"]).result())
+        rank = int(engine.call(lambda: self.controller.engine.description["r"]).result())
         self.client.check_runtime_adapters(rank)
         self.adapter_folder = AdapterFolder(self.client, folder, most=most, rank=rank)
         # A tokenizer holds the settings of its last call, and the engine's thread uses its own.
