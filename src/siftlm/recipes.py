@@ -49,8 +49,11 @@ def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[di
     explicit = {name: value for one in given for name, value in one.items()}
     measured = calibrated.get("method", "sift")
     word = explicit.get("method", measured)
-    if isinstance(word, str) and word not in RECIPES and word not in problem.methods():
-        raise UnknownName("method", word, (*problem.methods(), *RECIPES))
+    if isinstance(word, str) and word not in RECIPES:
+        try:
+            problem.find_method(word)
+        except UnknownName:
+            raise UnknownName("method", word, (*problem.methods(), *RECIPES)) from None
     if word != measured:
         calibrated = {name: calibrated[name] for name in (*setting_names(), "n") if name in calibrated}
     if not isinstance(word, str) or word not in RECIPES:

@@ -19,9 +19,9 @@ from siftlm.controller import Controller
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.evaluation.protocol import leaked_rows, score_points
 from siftlm.memory import Memory, durability
-from siftlm.memory.ingest import embed_checked
 from siftlm.memory.searcher import Searcher
 from siftlm.memory.snapshot import Snapshot
+from siftlm.memory.vectors import embed_checked
 from siftlm.types import FloatArray, Step, Vectors
 
 LOG_FILE = "calibration.jsonl"

@@ -82,32 +82,32 @@ class HashingEmbedder:
         """(n, width) of unit length; zero for a text of nothing but space. Questions are treated as passages are."""
         del as_query
         texts = list_of_texts("texts", texts)
-        vectors = np.zeros((len(texts), self.width), dtype=np.float32)
+        vectors: Vectors = np.zeros((len(texts), self.width), dtype=np.float32)
         start = size = 0
         for end, text in enumerate(texts, start=1):
             size += len(text)
-            if size >= CHUNK_CHARACTERS or end == len(texts):
-                with self._lock:  # the cached words are shared between threads
-                    vectors[start:end] = self._embed_chunk(texts[start:end])
-                start, size = end, 0
+            if size < CHUNK_CHARACTERS and end < len(texts):
+                continue
+            # 1. The words of a chunk of texts, and the sums of their features.
+            lower = [text.lower() for text in texts[start:end]]
+            plain = [text if text.isascii() else unicodedata.normalize("NFC", text) for text in lower]
+            words = [WORD_OR_SIGN.findall(text) for text in plain]
+            rows = np.repeat(np.arange(len(words)), [len(own) for own in words])
+            with self._lock:  # the cached words are shared between threads
+                sums = self._feature_sums(rows, self._words.numbers(words), len(words))
+            # 2. Opposite signs may cancel; a text with any words must still have a direction.
+            for row in np.flatnonzero(~sums.any(axis=1)):
+                if words[row]:
+                    sums[row, word_hash("".join(words[row])) % self.width] = 1.0
+            # 3. Unit length.
+            lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
+            vectors[start:end] = sums / np.maximum(lengths, 1.0)[:, None]
+            start, size = end, 0
         return vectors
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """Words and single punctuation characters."""
         return word_spans(list_of_texts("texts", texts))
-
-    def _embed_chunk(self, texts: list[str]) -> Vectors:
-        lower = [text.lower() for text in texts]
-        words = [WORD_OR_SIGN.findall(text if text.isascii() else unicodedata.normalize("NFC", text)) for text in lower]
-        rows = np.repeat(np.arange(len(texts)), [len(own) for own in words])
-        sums = self._feature_sums(rows, self._words.numbers(words), len(texts))
-        # Opposite signs may cancel; a text with any words must still have a direction.
-        for row in np.flatnonzero(~sums.any(axis=1)):
-            if words[row]:
-                sums[row, word_hash("".join(words[row])) % self.width] = 1.0
-        lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
-        vectors: Vectors = (sums / np.maximum(lengths, 1.0)[:, None]).astype(np.float32)
-        return vectors
 
     def _feature_sums(self, rows: IntArray, numbers: IntArray, n: int) -> FloatArray:
         """(n, width) the weights of all features of each text; ``rows`` and ``numbers`` say whose words they are."""

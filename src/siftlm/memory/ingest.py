@@ -180,28 +180,18 @@ class Ingester:
         width = self._writer.manifest.width
         unknown = [at for at, vector in enumerate(known) if vector is None]
         if len(unknown) == len(texts):
-            embedded = embed_checked(self._embedder, texts, width)
+            embedded = vectors.embed_checked(self._embedder, texts, width)
         else:
             embedded = np.stack(
                 [np.zeros(width) if vector is None else _check_width(vector, width) for vector in known]
             )
             if unknown:
-                embedded[unknown] = embed_checked(self._embedder, [texts[at] for at in unknown], width)
+                embedded[unknown] = vectors.embed_checked(self._embedder, [texts[at] for at in unknown], width)
         scaled = vectors.unit_rows(embedded)
         if np.isnan(scaled).any():
             at = int(np.argmax(np.isnan(scaled).any(axis=1)))
             raise InvalidInput(f"the vector of the text {texts[at][:60]!r} is zero or not finite: it has no direction")
         return scaled
-
-
-def embed_checked(embedder: Embedder, texts: Sequence[str], width: int, *, as_query: bool = False) -> Vectors:
-    """The embedder's vectors, or an error where their shape is wrong."""
-    embedded = np.asarray(embedder.embed(list(texts), as_query=as_query))
-    if embedded.shape != (len(texts), width):
-        raise InvalidInput(
-            f"embedder {embedder.name!r} gave shape {embedded.shape} for {len(texts)} texts of width {width}"
-        )
-    return embedded
 
 
 def _check_width(vector: Vectors, width: int) -> Vectors:

@@ -10,20 +10,10 @@ import numpy.typing as npt
 
 from siftlm.errors import InvalidInput
 from siftlm.memory import vectors
-from siftlm.memory.request import Query
 from siftlm.memory.snapshot import Snapshot
 from siftlm.types import Document, IntArray, Vectors
 
 NO_METADATA: Mapping[str, Any] = {}
-
-
-def query_texts(query: Query) -> list[str] | None:
-    """The prompt's texts, or None where it consists of vectors."""
-    if isinstance(query, str):
-        return [query]
-    if isinstance(query, Sequence) and len(query) and all(isinstance(text, str) for text in query):
-        return list(query)
-    return None
 
 
 def unit_targets(name: str, query: Any, width: int) -> Vectors:

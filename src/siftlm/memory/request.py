@@ -172,6 +172,8 @@ class SearchRequest:
     prompts: Sequence[Query] = ()
     selection: dict[str, Any] = field(init=False)
     """The keyword arguments of `siftlm.select`, or of `siftlm.select_from`, that differ from their defaults."""
+    sign_blind: bool = field(init=False)
+    """Are the method's gains the same for x and −x?"""
 
     def __post_init__(self) -> None:
         search = self.search
@@ -195,19 +197,25 @@ class SearchRequest:
             refuse_residual([*selection, *self.options])
         selection["noise"] = search.noise
         # Hits are for reading unless somebody chooses otherwise: no text is worth reading twice.
-        if search.replacement is None and self.sign_blind:
+        sign_blind = isinstance(self.method, str) and self.method in SIGN_BLIND_METHODS
+        if search.replacement is None and sign_blind:
             selection["replacement"] = False
+        object.__setattr__(self, "sign_blind", sign_blind)
         object.__setattr__(self, "selection", {**selection, **self.options})
-
-    @property
-    def sign_blind(self) -> bool:
-        """Are the method's gains the same for x and −x?"""
-        return isinstance(self.method, str) and self.method in SIGN_BLIND_METHODS
 
     @property
     def per_candidate(self) -> bool:
         """Is there a setting with a value for each candidate?"""
         return any(np.ndim(value) > 0 for name, value in self.selection.items() if name in PER_CANDIDATE_SETTINGS)
+
+
+def query_texts(query: Query) -> list[str] | None:
+    """The prompt's texts, or None where it consists of vectors."""
+    if isinstance(query, str):
+        return [query]
+    if isinstance(query, Sequence) and len(query) and all(isinstance(text, str) for text in query):
+        return list(query)
+    return None
 
 
 @dataclass(frozen=True)
@@ -221,7 +229,7 @@ class EmbeddedPrompt:
 
     @property
     def query(self) -> Vectors:
-        """The vectors as `siftlm.select` takes them: (d,) for a single one."""
+        """The vectors as `siftlm.select_many` takes them: (d,) for a single one, so that prompts share the work."""
         query: Vectors = self.targets[0] if len(self.targets) == 1 else self.targets
         return query
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput, setting
-from siftlm.memory import inputs
-from siftlm.memory.request import Search, SearchRequest
+from siftlm.memory.request import Search, SearchRequest, query_texts
 from siftlm.memory.results import Found, Hit
 from siftlm.memory.search import capped_settings
 from siftlm.memory.searcher import Searcher
@@ -50,7 +49,7 @@ def _known_texts(search: Search) -> list[str]:
             f"and {setting('opposites', True)} do not apply"
         )
     known: Any = search.known
-    texts = [] if known is None or not len(known) else inputs.query_texts(known)
+    texts = [] if known is None or not len(known) else query_texts(known)
     if texts is None:
         raise Conflict(
             f"{setting('known')} must be texts where features are used: vectors of the memory's embedder mean nothing"

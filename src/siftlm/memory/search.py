@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,17 +36,10 @@ def find_passages(
     if not prompts:
         return []
     if request.search.residual:
-        return [_search_residual(store, prompt, request, _Clock(seconds)) for prompt in prompts]
-    search = _search_everything if request.search.k is None else _search_nearest
-    return search(store, prompts, request, _Clock(seconds))
-
-
-# --- among the nearest
-
-
-def _search_nearest(
-    store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: SearchRequest, clock: _Clock
-) -> list[Found]:
+        return [_search_residual(store, prompt, request, _Clock(dict(seconds))) for prompt in prompts]
+    clock = _Clock(dict(seconds))
+    if request.search.k is None:
+        return _search_everything(store, prompts, request, clock)
     candidates = _candidates(store, prompts, request)
     clock.lap("search")
     selections = _select(store, prompts, candidates, request)
@@ -55,6 +48,9 @@ def _search_nearest(
         _build_found(store, own, chosen, len(own.ids), request, clock)
         for own, chosen in zip(candidates, selections, strict=True)
     ]
+
+
+# --- among the nearest
 
 
 def _candidates(store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: SearchRequest) -> list[Candidates]:
@@ -113,29 +109,29 @@ def _select(
 ) -> list[Selection]:
     """The selections, whose indices are ids of the store; prompts with as many picks to make share the work."""
     counts = [min(request.n, len(own.ids)) for own in candidates]
+    capped = request.search.per_document is not None
     selections: dict[int, Selection] = {}
     for n in dict.fromkeys(counts):
         group = [place for place, count in enumerate(counts) if count == n]
-        if n and len(group) > 1 and request.search.per_document is None:
+        if not n:
+            made = [_empty_selection(prompts[at], request) for at in group]
+        elif len(group) > 1 and not capped:
             queries, vectors = [prompts[at].query for at in group], [candidates[at].vectors for at in group]
-            made = choosing.select_many(queries, vectors, n, method=request.method, **request.selection)
+            made = list(choosing.select_many(queries, vectors, n, method=request.method, **request.selection))
         else:
-            made = [_select_one(store, prompts[at], candidates[at], n, request) for at in group]
+            made = []
+            for at in group:
+                settings, most = request.selection, n
+                if capped:
+                    passages = store.passages(candidates[at].ids.tolist(), request.search.filter)
+                    settings, most = capped_settings(request, n, [passage.document for passage in passages])
+                chosen = choosing.select(
+                    prompts[at].targets, candidates[at].vectors, most, method=request.method, **settings
+                )
+                made.append(chosen)
         for at, chosen in zip(group, made, strict=True):
             selections[at] = replace(chosen, indices=candidates[at].ids[chosen.indices])
     return [selections[place] for place in range(len(prompts))]
-
-
-def _select_one(
-    store: WholeStore, prompt: EmbeddedPrompt, candidates: Candidates, n: int, request: SearchRequest
-) -> Selection:
-    if not n:
-        return _empty_selection(prompt, request)
-    settings = request.selection
-    if request.search.per_document is not None:
-        passages = store.passages(candidates.ids.tolist(), request.search.filter)
-        settings, n = capped_settings(request, n, [passage.document for passage in passages])
-    return choosing.select(prompt.query, candidates.vectors, n, method=request.method, **settings)
 
 
 def capped_settings(request: SearchRequest, n: int, documents: Sequence[int]) -> tuple[dict[str, Any], int]:
@@ -181,7 +177,7 @@ def _select_everything(
     for prompt, out, size in zip(prompts, banned, sizes, strict=True):
         exclude = out if len(out) else None
         selections.append(
-            choosing.select(prompt.query, vectors, min(request.n, size), exclude=exclude, **settings)
+            choosing.select(prompt.targets, vectors, min(request.n, size), exclude=exclude, **settings)
             if size
             else _empty_selection(prompt, request)
         )
@@ -212,7 +208,7 @@ def _search_residual(store: WholeStore, prompt: EmbeddedPrompt, request: SearchR
         n = min(n, int((~np.isin(np.unique(there[there >= 0]), out)).sum()))
     clock.lap("search")
     if n > 0:
-        chosen = choosing.select_from(prompt.query, index, n, k=search.k or 1, exclude=out, **request.selection)
+        chosen = choosing.select_from(prompt.targets, index, n, k=search.k or 1, exclude=out, **request.selection)
     else:
         chosen = _empty_selection(prompt, request)
     clock.lap("select")
@@ -265,21 +261,21 @@ def dry_run_selection(prompt: EmbeddedPrompt, request: SearchRequest) -> Selecti
     """The selection with the prompt itself as the only candidate, to find out whether the settings are valid."""
     if request.search.residual:
         index = choosing.NumpyIndex(prompt.targets)
-        return choosing.select_from(prompt.query, index, 1, k=request.search.k or 1, **request.selection)
-    return choosing.select(prompt.query, prompt.targets, 1, method=request.method, **request.selection)
+        return choosing.select_from(prompt.targets, index, 1, k=request.search.k or 1, **request.selection)
+    return choosing.select(prompt.targets, prompt.targets, 1, method=request.method, **request.selection)
 
 
+@dataclass
 class _Clock:
     """The seconds since the last lap, added up by name."""
 
-    def __init__(self, seconds: Mapping[str, float]) -> None:
-        self.seconds = dict(seconds)
-        self._last = time.perf_counter()
+    seconds: dict[str, float]
+    last: float = field(default_factory=time.perf_counter)
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last
+        self.last = now
 
 
 class StoreIndex:

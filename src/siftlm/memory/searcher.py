@@ -13,8 +13,8 @@ import numpy as np
 
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import InvalidInput
-from siftlm.memory import ingest, inputs, vectors
-from siftlm.memory.request import EmbeddedPrompt, Query, Search, SearchRequest, search_request
+from siftlm.memory import inputs, vectors
+from siftlm.memory.request import EmbeddedPrompt, Query, Search, SearchRequest, query_texts, search_request
 from siftlm.memory.results import Found
 from siftlm.memory.search import dry_run_selection, find_passages
 from siftlm.memory.store import WholeStore
@@ -90,13 +90,30 @@ class Searcher(ABC):
 
     def run(self, request: SearchRequest) -> list[Found]:
         """The passages for each prompt of the request."""
-        began = time.perf_counter()
+        began, width = time.perf_counter(), self.width
+        # 1. The vectors of known texts.
         known = request.search.known
-        texts = None if known is None else inputs.query_texts(known)
-        if texts is not None:
-            embedded = ingest.embed_checked(self.embedder, texts, self.width)
+        known_texts = None if known is None else query_texts(known)
+        if known_texts is not None:
+            embedded = vectors.embed_checked(self.embedder, known_texts, width)
             request = replace(request, search=replace(request.search, known=embedded))
-        prompts = self._embed_prompts(request.prompts)
+        # 2. The vectors of the prompts: all texts of all of them are embedded in one call.
+        texts_of = [query_texts(query) for query in request.prompts]
+        texts = [text for own in texts_of for text in own or ()]
+        units: Vectors = np.empty((0, width), dtype=np.float32)
+        if texts:
+            units = vectors.unit_rows(vectors.embed_checked(self.embedder, texts, width, as_query=True))
+            if np.isnan(units).any():
+                bad = int(np.argmax(np.isnan(units).any(axis=1)))
+                raise InvalidInput(f"the prompt {texts[bad][:60]!r} has no direction: its vector is zero or not finite")
+        prompts, start = [], 0
+        for at, (query, own) in enumerate(zip(request.prompts, texts_of, strict=True)):
+            if own is None:
+                prompts.append(EmbeddedPrompt(inputs.unit_targets(f"query {at}", query, width), None))
+            else:
+                prompts.append(EmbeddedPrompt(units[start : start + len(own)], "\n".join(own)))
+                start += len(own)
+        # 3. The search.
         seconds = {"embed": time.perf_counter() - began}
         with self._store() as store:
             return find_passages(store.scanning() if request.search.exact else store, prompts, request, seconds)
@@ -106,28 +123,6 @@ class Searcher(ABC):
         if request.per_candidate:
             return
         known = request.search.known
-        if known is not None and inputs.query_texts(known) is not None:  # any texts can be embedded
+        if known is not None and query_texts(known) is not None:  # any texts can be embedded
             request = replace(request, search=replace(request.search, known=None))
         dry_run_selection(EmbeddedPrompt(np.eye(1, self.width, dtype=np.float32), None), request)
-
-    def _embed_prompts(self, queries: Sequence[Query]) -> list[EmbeddedPrompt]:
-        """Embed all texts of all prompts in one call."""
-        texts: list[str] = []
-        parts: list[tuple[slice, str] | Vectors] = []
-        for at, query in enumerate(queries):
-            own = inputs.query_texts(query)
-            if own is None:
-                parts.append(inputs.unit_targets(f"query {at}", query, self.width))
-            else:
-                parts.append((slice(len(texts), len(texts) + len(own)), "\n".join(own)))
-                texts.extend(own)
-        found: Vectors = np.empty((0, self.width), dtype=np.float32)
-        if texts:
-            found = vectors.unit_rows(ingest.embed_checked(self.embedder, texts, self.width, as_query=True))
-            if np.isnan(found).any():
-                at = int(np.argmax(np.isnan(found).any(axis=1)))
-                raise InvalidInput(f"the prompt {texts[at][:60]!r} has no direction: its vector is zero or not finite")
-        return [
-            EmbeddedPrompt(part, None) if isinstance(part, np.ndarray) else EmbeddedPrompt(found[part[0]], part[1])
-            for part in parts
-        ]

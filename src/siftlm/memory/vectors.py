@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.errors import Damaged
+from siftlm.embedding.protocol import Embedder
+from siftlm.errors import Damaged, InvalidInput
 from siftlm.types import FloatArray, IntArray, Vectors
 
 STORAGES = ("float32", "float16", "int8")
@@ -92,6 +94,16 @@ def unit_rows(vectors: Vectors) -> Vectors:
         length[~(np.isfinite(length) & (length > 1e-30))] = np.nan
         scaled: Vectors = (wide / length[:, None]).astype(np.float32)
     return scaled
+
+
+def embed_checked(embedder: Embedder, texts: Sequence[str], width: int, *, as_query: bool = False) -> Vectors:
+    """The embedder's vectors, or an error where their shape is wrong."""
+    embedded = np.asarray(embedder.embed(list(texts), as_query=as_query))
+    if embedded.shape != (len(texts), width):
+        raise InvalidInput(
+            f"embedder {embedder.name!r} gave shape {embedded.shape} for {len(texts)} texts of width {width}"
+        )
+    return embedded
 
 
 class VectorAppender:

@@ -46,11 +46,6 @@ def check_noise(space: Space, noise: float) -> None:
         )
 
 
-def needs_floor(noise: float, rounding: float, largest: float) -> bool:
-    """Can rounding take k_n(x, x) below zero by as much as matters? Then k_n(x, x) + λ is kept at λ or above."""
-    return noise < FLOOR_ROUNDINGS * rounding * max(1.0, largest)
-
-
 def fits_float32(squared: FloatArray) -> bool:
     """Can float32 multiply vectors of these squared lengths? Vectors of length zero can always be multiplied."""
     if squared.size and float(squared.min()) <= MIN_FLOAT32_SQUARE:

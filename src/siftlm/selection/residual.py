@@ -101,7 +101,11 @@ def select_from(
     problem = Problem(space=pool, expected=n, noise=noise)
     blocked = source.excludes(first.ids)
     problem.rules = PickRules(
-        pool.size, cap=limits.cap(repeats=True), blocked=blocked, ties=ties_of(pool, noise), names=pool.ids
+        pool.size,
+        cap=limits.cap(repeats=True),
+        blocked=blocked if blocked.any() else None,
+        ties=ties_of(pool, noise),
+        names=pool.ids,
     )
     problem.posterior_in_use = posterior = FeaturePosterior(pool, noise)
     steps = _IndexSearch(problem, pool, posterior, source, k, doublings)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from math import sqrt
 from typing import Any, TypeVar
 
@@ -18,43 +19,36 @@ from siftlm.types import BoolArray, FloatArray, IntArray
 NO_PICK = -1
 
 
+@dataclass(eq=False, kw_only=True)
 class PickRules:
     """The limits of one selection; knows what has been picked so far."""
 
-    def __init__(
-        self,
-        size: int,
-        *,
-        cap: int | None,
-        blocked: BoolArray | None = None,
-        sources: IntArray | None = None,
-        source_cap: int | None = None,
-        prior: FloatArray | None = None,
-        costs: FloatArray | None = None,
-        budget: float | None = None,
-        ties: Ties,
-        names: IntArray | None = None,
-    ) -> None:
-        self._cap, self._ties, self._names = cap, ties, names
-        self._blocked = blocked
-        self._sources, self._source_cap = sources, source_cap
-        self._prior, self._costs = prior, costs
-        self.left = budget
-        self._slack = 0.0 if budget is None else BUDGET_SLACK * budget
-        self._counts: dict[int, int] = {}
-        self._source_counts: dict[int, int] = {}
-        self._free = blocked is None or not blocked.any()
-        self._size = size
+    size: int = field(kw_only=False)
+    cap: int | None
+    """How often one candidate may be picked."""
+    blocked: BoolArray | None = None
+    """(size,) what may not be picked any more, whatever the budget; None while everything may."""
+    sources: IntArray | None = None
+    source_cap: int | None = None
+    prior: FloatArray | None = None
+    costs: FloatArray | None = None
+    budget: float | None = None
+    ties: Ties
+    names: IntArray | None = None
+    """(size,) the candidates' names, which decide between equal ones; None for their indices."""
+    spent: float = field(default=0.0, init=False)
+    counts: Counter[int] = field(default_factory=Counter, init=False)
+    source_counts: Counter[int] = field(default_factory=Counter, init=False)
 
     def choose(self, gains: FloatArray) -> int:
         """The index of the best allowed candidate, or ``NO_PICK``. Ties go to the smaller index (or name)."""
         # 1. The best by weighted gain among what is allowed.
         scores, forbidden = gains, None
-        if not self._free or self._prior is not None or self._costs is not None:
+        if self.blocked is not None or self.prior is not None or self.costs is not None:
             with np.errstate(over="ignore"):  # an enormous weight may make a score infinite: the best there is
-                scores = gains.copy() if self._prior is None else gains * self._prior
-                if self._costs is not None:
-                    scores /= self._costs
+                scores = gains.copy() if self.prior is None else gains * self.prior
+                if self.costs is not None:
+                    scores /= self.costs
             forbidden = self.forbidden()
             if forbidden is not None:
                 scores[forbidden] = -np.inf
@@ -65,65 +59,63 @@ class PickRules:
         if top != top:
             raise InvalidInput(f"the method's gain for candidate {best} is NaN")
         # 2. Most often nobody before the best comes near it, and nothing else matters.
-        if top in (np.inf, -np.inf) or (best == 0 and self._names is None):
+        if top in (np.inf, -np.inf) or (best == 0 and self.names is None):
             return best
-        if self._names is None:
-            near = scores[:best] >= top - self._ties.loose * abs(top)
+        if self.names is None:
+            near = scores[:best] >= top - self.ties.loose * abs(top)
             if not near[near.argmax()]:
                 return best
         # 3. The first of those that tie.
-        equal = self._ties.equals(scores, best)
-        for weight in (self._prior, self._costs):
+        equal = self.ties.equals(scores, best)
+        for weight in (self.prior, self.costs):
             if weight is not None:  # equal texts with different weights are not equal
-                close = scores[equal] >= top - self._ties.tie * abs(top)
+                close = scores[equal] >= top - self.ties.tie * abs(top)
                 equal = equal[close | (weight[equal] == weight[best])]
-        return int(equal[0] if self._names is None else equal[self._names[equal].argmin()])
+        return int(equal[0] if self.names is None else equal[self.names[equal].argmin()])
 
     def forbidden(self) -> BoolArray | None:
         """(K,) what may not be picked now; ``None`` when everything may."""
-        mask = self._blocked
-        if self.left is not None and self._costs is not None:
-            dear = self._costs > self.left + self._slack
+        mask = self.blocked
+        if self.budget is not None and self.costs is not None:
+            dear = self.costs > self.budget * (1 + BUDGET_SLACK) - self.spent
             mask = dear if mask is None else mask | dear
         return mask
 
     def record(self, index: int) -> None:
         """Note a pick and what it uses up."""
         used_up: list[int | BoolArray] = []
-        if self._cap is not None:
-            self._counts[index] = self._counts.get(index, 0) + 1
-            if self._counts[index] >= self._cap:
+        if self.cap is not None:
+            self.counts[index] += 1
+            if self.counts[index] >= self.cap:
                 used_up.append(index)
-        if self._sources is not None and self._source_cap is not None:
-            source = int(self._sources[index])
-            self._source_counts[source] = self._source_counts.get(source, 0) + 1
-            if self._source_counts[source] >= self._source_cap:
-                used_up.append(self._sources == source)
-        if self.left is not None and self._costs is not None:
-            self.left -= float(self._costs[index])
-            self._free = False
+        if self.sources is not None and self.source_cap is not None:
+            source = int(self.sources[index])
+            self.source_counts[source] += 1
+            if self.source_counts[source] >= self.source_cap:
+                used_up.append(self.sources == source)
+        if self.costs is not None:
+            self.spent += float(self.costs[index])
         if used_up:
-            blocked = np.zeros(self._size, dtype=np.bool_) if self._blocked is None else self._blocked
+            blocked = np.zeros(self.size, dtype=np.bool_) if self.blocked is None else self.blocked
             for which in used_up:
                 blocked[which] = True
-            self._blocked, self._free = blocked, False
+            self.blocked = blocked
 
     def grow(self, names: IntArray, blocked: BoolArray) -> None:
         """There are more candidates: ``names`` (K,) of all of them, ``blocked`` (added,) of the new ones."""
-        self._names = names
-        if self._blocked is not None or blocked.any():
-            before = np.zeros(self._size, np.bool_) if self._blocked is None else self._blocked
-            self._blocked = np.concatenate([before, blocked])
-            self._free = False
-        self._size = len(names)
+        self.names = names
+        if self.blocked is not None or blocked.any():
+            before = np.zeros(self.size, np.bool_) if self.blocked is None else self.blocked
+            self.blocked = np.concatenate([before, blocked])
+        self.size = len(names)
 
     @property
     def out_of_budget(self) -> bool:
         """Is the budget what ended the choice: is something allowed that would cost too much?"""
-        if self.left is None or self._costs is None:
+        if self.budget is None or self.costs is None:
             return False
-        open_ones = np.ones(self._size, np.bool_) if self._blocked is None else ~self._blocked
-        return bool((open_ones & (self._costs > self.left + self._slack)).any())
+        open_ones = np.ones(self.size, np.bool_) if self.blocked is None else ~self.blocked
+        return bool((open_ones & (self.costs > self.budget * (1 + BUDGET_SLACK) - self.spent)).any())
 
 
 @dataclass(frozen=True, eq=False, repr=False)

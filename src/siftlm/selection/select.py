@@ -17,7 +17,7 @@ from siftlm.selection.numerics import smallest_noise, ties_of
 from siftlm.selection.posterior import belief_of
 from siftlm.selection.problem import Method, MethodFunction, Problem, Steps, find_method
 from siftlm.selection.rules import NO_LIMITS, NO_PICK, NO_STOPPING, Limits, PickRules, Stopping, rules_in
-from siftlm.selection.space import Gram, Space, space_of, unit_rows
+from siftlm.selection.space import Gram, Space, space_of
 from siftlm.types import BoolArray, FloatArray, IntArray, Selection
 
 Prior = npt.ArrayLike | Callable[[FloatArray], npt.ArrayLike]
@@ -87,7 +87,7 @@ def select(
                 raise Conflict(f"method {entry.name!r} reads softmax outputs: query, known and kernel don't apply")
             probabilities, normalize = checks.probabilities("candidates", vectors), False
         size = len(vectors)
-        space = _vector_space(query, vectors, known=known, kernel=kernel, normalize=normalize, noise=noise)
+        space = space_of(vectors, query, known=known, kernel=kernel, normalize=normalize, noise=noise)
     _check_method(entry, space, options, prior=prior, limits=limits, stopping=stopping)
     # 3. How many picks, and of what.
     blocked = np.arange(space.size) >= size  # known items follow the candidates, and are not picked again
@@ -117,28 +117,6 @@ def select(
         certified=None if problem.certified is None else np.array(problem.certified[: len(picked.indices)], np.bool_),
         evidence=space.evidence(np.concatenate([np.arange(size, space.size), picked.indices]), known_count),
     )
-
-
-def _vector_space(
-    query: npt.ArrayLike | None,
-    vectors: checks.RealArray,
-    *,
-    known: npt.ArrayLike | None,
-    kernel: KernelFunction | FeatureKernel | None,
-    normalize: bool,
-    noise: float,
-) -> Space:
-    """The space of these vectors, known items behind the candidates."""
-    size, width = vectors.shape
-    targets = np.zeros((0, width)) if query is None else checks.matrix("query", query, width=width)
-    if known is not None:
-        more = checks.matrix("known", known, width=width, empty_ok=True)
-        checks.squared_norms("known", more, zero_ok=not normalize)
-        if normalize and more.dtype != vectors.dtype:
-            # Cut to shorter floats only once they are unit, or large and small ones would be lost.
-            more = unit_rows("known", more, normalize=True).astype(np.promote_types(vectors.dtype, np.float32))
-        vectors = np.concatenate([vectors, more])
-    return space_of(vectors, targets, kernel=kernel, normalize=normalize, noise=noise, own=size)
 
 
 def _gram_space(
@@ -226,7 +204,7 @@ def _pick_rules(
     return PickRules(
         problem.space.size,
         cap=cap,
-        blocked=blocked,
+        blocked=blocked if blocked.any() else None,
         sources=sources,
         source_cap=limits.source_cap,
         prior=weights,
@@ -259,7 +237,7 @@ def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) ->
     in_use, space = problem.posterior_in_use, problem.space
     # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare.
     belief = in_use or belief_of(space, max(problem.noise, smallest_noise(space)))
-    first = space.target_trace() / space.targets if space.targets else float("nan")
+    first = space.target_trace / space.targets if space.targets else float("nan")
     for index in range(space.size - problem.known, space.size):
         first -= belief.look(index).drop
         if in_use is None:
@@ -268,7 +246,7 @@ def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) ->
     indices: list[int] = []
     values: list[float] = []
     trace = [first]
-    stopped, rules, may_stop = "n", problem.rules, stopping.active
+    stopped, rules, may_stop = "n", problem.rules, stopping is not NO_STOPPING
     while len(indices) < n:
         index = rules.choose(gains)
         if index == NO_PICK:

@@ -49,6 +49,8 @@ class Space(Protocol):
     """m; 0 when there is no prompt"""
     rounding: float
     """Absolute error of a product of unit vectors: decides what counts as a tie."""
+    target_trace: float
+    """Σ_m k(x*_m, x*_m)"""
 
     def diagonal(self) -> FloatArray:
         """(K,) k(x, x)"""
@@ -67,9 +69,6 @@ class Space(Protocol):
 
     def target_gram(self) -> FloatArray:
         """(m, m) k(x*, x*)"""
-
-    def target_trace(self) -> float:
-        """Σ_m k(x*_m, x*_m)"""
 
     def among(self, left: IntArray, right: IntArray) -> FloatArray:
         """(len(left), len(right)) k between candidates, exactly"""
@@ -101,6 +100,7 @@ class FeatureSpace:
             checks.within_product_range("candidates", squared)
             target_squares = checks.within_product_range("query", checks.row_squares(self.target_vectors))
             exact = exact or not fits_float32(target_squares)
+        self.target_trace = float(np.einsum("ij,ij->", self._target_vectors, self._target_vectors))
         self._scan_type = np.float64 if exact else np.float32
         self.rounding = float(np.finfo(self._scan_type).eps)
         if exact and vectors.dtype != np.float64:
@@ -189,11 +189,6 @@ class FeatureSpace:
     def target_gram(self) -> FloatArray:
         return self.target_vectors @ self.target_vectors.T
 
-    def target_trace(self) -> float:
-        if self._target_vectors is None:  # every candidate is a target
-            return float(self._diagonal[: self.targets].sum())
-        return float(np.einsum("ij,ij->", self._target_vectors, self._target_vectors))
-
     def among(self, left: IntArray, right: IntArray) -> FloatArray:
         return self.gather(left) @ self.gather(right).T
 
@@ -218,6 +213,7 @@ class FeatureSpace:
         view = copy.copy(self)
         # Not gathered here: of more targets than features only a root of their scatter is ever asked for.
         view.targets, view._target_vectors = count, None
+        view.target_trace = float(self._diagonal[:count].sum())
         return view
 
     def target_root(self) -> FloatArray:
@@ -254,6 +250,7 @@ class KernelSpace:
         self._targets = unit_rows("query", targets, normalize=normalize)
         self.rounding = float(np.finfo(np.float64).eps)
         self._diagonal = self._own_diagonal()
+        self.target_trace = float(np.trace(self.target_gram())) if self.targets else 0.0
 
     def _own_diagonal(self) -> FloatArray:
         # A kernel function shows its diagonal only inside square blocks; small ones waste little.
@@ -298,9 +295,6 @@ class KernelSpace:
     def target_gram(self) -> FloatArray:
         return self._call(self._targets, self._targets)
 
-    def target_trace(self) -> float:
-        return float(np.trace(self.target_gram()))
-
     def among(self, left: IntArray, right: IntArray) -> FloatArray:
         return self._call(self._vectors[left], self._vectors[right])
 
@@ -310,6 +304,7 @@ class KernelSpace:
     def everything(self, count: int) -> KernelSpace:
         view = copy.copy(self)
         view.targets, view._targets = count, self._vectors[:count]
+        view.target_trace = float(self._diagonal[:count].sum())
         return view
 
     def same(self, index: int, others: IntArray) -> BoolArray:
@@ -379,7 +374,7 @@ class GramSpace:
 
     def __init__(self, gram: FloatArray, cross: FloatArray, targets: FloatArray) -> None:
         self._gram, self._cross, self._targets = gram, cross, targets
-        self.size, self.targets = len(gram), len(targets)
+        self.size, self.targets, self.target_trace = len(gram), len(targets), float(np.trace(targets))
         self.rounding = float(np.finfo(np.float64).eps)
 
     def diagonal(self) -> FloatArray:
@@ -401,9 +396,6 @@ class GramSpace:
     def target_gram(self) -> FloatArray:
         return self._targets
 
-    def target_trace(self) -> float:
-        return float(np.trace(self.target_gram()))
-
     def among(self, left: IntArray, right: IntArray) -> FloatArray:
         return self._gram[np.ix_(left, right)]
 
@@ -424,26 +416,35 @@ class GramSpace:
 
 def space_of(
     vectors: RealArray,
-    targets: RealArray,
+    query: npt.ArrayLike | None,
     *,
+    known: npt.ArrayLike | None = None,
     kernel: KernelFunction | FeatureKernel | None,
     normalize: bool,
     noise: float,
-    own: int | None = None,
 ) -> Space:
     """The space that fits the kernel: scanning where the kernel has features, a row at a time where it has none.
 
-    Only the first ``own`` vectors are candidates, which features may depend on; known items follow them.
+    Known items follow the candidates; a kernel's features depend on the candidates alone.
     """
+    size, width = vectors.shape
+    targets = np.zeros((0, width)) if query is None else checks.matrix("query", query, width=width)
+    if known is not None:
+        more = checks.matrix("known", known, width=width, empty_ok=True)
+        checks.squared_norms("known", more, zero_ok=not normalize)
+        if normalize and more.dtype != vectors.dtype:
+            # Cut to shorter floats only once they are unit, or large and small ones would be lost.
+            more = unit_rows("known", more, normalize=True).astype(np.promote_types(vectors.dtype, np.float32))
+        vectors = np.concatenate([vectors, more])
     if kernel is None or isinstance(kernel, Linear):
         return FeatureSpace(vectors, targets, normalize=normalize, noise=noise)
     if isinstance(kernel, FeatureKernel):
         candidates = unit_rows("candidates", vectors, normalize=normalize)
         prompt = unit_rows("query", targets, normalize=normalize)
-        features = kernel.features(candidates, candidates[:own])
+        features = kernel.features(candidates, candidates[:size])
         if features.size * 8 > MAX_COPY_BYTES:
             features = features.astype(np.float32)
-        return FeatureSpace(features, kernel.features(prompt, candidates[:own]), normalize=False, noise=noise)
+        return FeatureSpace(features, kernel.features(prompt, candidates[:size]), normalize=False, noise=noise)
     if not callable(kernel):
         raise InvalidInput(f"kernel must be a function of two sets of vectors, got {kernel!r}")
     return KernelSpace(kernel, vectors, targets, normalize=normalize)
