@@ -73,7 +73,7 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
     "siftlm.evaluation.dynamic": {"torch"},
     "siftlm.integrations.lm_eval": {"torch"},
     "siftlm.serving.adapters": {"torch"},
-    "siftlm.selection.tensors.front": {"torch"},
+    "siftlm.selection.tensors": {"torch"},
     "siftlm.selection.tensors.posterior": {"torch"},
     "siftlm.selection.tensors.steps": {"torch"},
     "siftlm.serving.app": {"fastapi"},

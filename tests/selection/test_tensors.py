@@ -165,7 +165,7 @@ def test_equal_and_opposite_vectors_are_one_group() -> None:
 
 @pytest.mark.parametrize(("word", "wide"), [("highest", False), ("high", True), ("medium", True)])
 def test_careless_products_are_not_relied_on(word: str, wide: bool) -> None:
-    from siftlm.selection.tensors.front import product_dtype
+    from siftlm.selection.tensors import product_dtype
 
     torch.set_float32_matmul_precision(word)
     try:
@@ -179,7 +179,7 @@ def test_careless_products_are_not_relied_on(word: str, wide: bool) -> None:
     ("scale", "noise", "wide"), [(1, 1e-3, False), (1, 9e-4, True), (3, 5e-3, True), (3, 0.01, False)]
 )
 def test_a_small_noise_takes_wide_products(scale: float, noise: float, wide: bool) -> None:
-    from siftlm.selection.tensors.front import product_dtype
+    from siftlm.selection.tensors import product_dtype
 
     lengths, mask = torch.full((4,), float(scale), dtype=torch.float64), torch.tensor([True, True, True, False])
     lengths[3] = torch.nan
@@ -227,7 +227,7 @@ def test_both_forms_are_one(name: str, size: int, width: int, n: int) -> None:
 
 
 def test_a_gram_matrix_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    front = importlib.import_module("siftlm.selection.tensors.front")
+    front = importlib.import_module("siftlm.selection.tensors")
     for shape in ((60, 20), (3, 60, 20)):
         queries, candidates = torch.tensor(draw(3, 20, seed=1)), torch.tensor(draw(*shape))
         for name in ("sift", "mmr"):
