@@ -12,6 +12,8 @@ DEMO_VENV := $(if $(wildcard $(READY)),$(VENV),.venv-demo)
 export NO_MKDOCS_2_WARNING := 1
 # Threads of torch that wait shall not spin for long: beside another busy process that is many times as slow.
 export GOMP_SPINCOUNT ?= 10000
+# Compiled tests are kept: without that, each process of each run compiles three hundred files again.
+export PYTHONDONTWRITEBYTECODE :=
 
 define require_python
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \

@@ -87,6 +87,7 @@ def test_a_method_of_another_package_that_cannot_be_loaded_is_named(monkeypatch,
     assert (status, err) == (0, message[0] + "\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["methods", "demo picks", "--version", "--help", "methods --help"])
 def test_a_closed_stdout_is_one_line(words):
     command = f"{sys.executable} -m siftlm {words} >&-"

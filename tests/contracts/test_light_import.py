@@ -48,6 +48,7 @@ def probe(statement: str) -> dict:
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", LIGHT)
 def test_nothing_but_numpy_is_loaded(statement):
     # numpy may bring private top-level helpers; a heavy library never hides behind an underscore.
@@ -65,6 +66,7 @@ def without_torch(statement: str) -> list[str]:
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [
@@ -96,6 +98,7 @@ def test_what_needs_no_language_model_works_without_torch(statement):
     assert without_torch(statement) == []
 
 
+@pytest.mark.slow
 def test_import_is_fast():
     # The best of five: a busy machine makes some runs slow, but work at import makes every run slow.
     runs = [probe("import siftlm") for _ in range(5)]

@@ -179,6 +179,7 @@ def test_a_model_of_ones_own():
     refused("cannot be called as model", own, tiny.tokenizer())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(tiny.ARCHITECTURES))
 def test_no_causal_model_is_refused_and_none_is_changed(name, untouched):
     model = tiny.model(name).train()
@@ -234,6 +235,7 @@ def test_one_token_that_nothing_stands_before_cannot_be_scored(local):
     assert local("plain").score("a", mode="transductive").likelihood.tokens == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [3, "12", None])
 def test_at_is_a_list(local, at):
     with pytest.raises(InvalidInput, match="at must be a list of numbers of steps"):

@@ -38,6 +38,7 @@ def compare(control: Controller, sets=SETS, *, watch=None, **settings) -> list:
     return traces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_together_as_alone(name):
     compare(controller(name))

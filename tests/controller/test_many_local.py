@@ -55,6 +55,7 @@ def compare(local: LocalModel, **settings) -> list:
     return together
 
 
+@pytest.mark.slow
 def test_scores(memory):
     scores = compare(model(memory), at=[0, 1, 3])
     assert len({score.tuned for score in scores}) == 3
@@ -81,6 +82,7 @@ def test_scores_whatever_is_asked_for(memory, settings):
     compare(model(memory), **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["lora", "full"])
 def test_points_on_the_way_read_the_texts_that_the_end_reads(memory, engine):
     local = model(memory, engine=engine, rank=4 if engine == "lora" else None)

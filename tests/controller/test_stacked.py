@@ -55,6 +55,7 @@ def test_there_is_room_for_one_row_at_least():
     assert batch_budget(torch.device("cpu"), 50_000, 10**6).tokens > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["gpt2", "opt"])
 def test_one_prompt_is_the_engine_of_one(name, precision):

@@ -84,6 +84,7 @@ def test_what_is_no_list_of_texts_is_refused(one, texts, untouched):
 # --- budgets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [1, 18, 19, 40, 41, 1000])
 def test_no_step_beyond_so_many_tokens(one, budget):
     trace = learned(one, TEXTS, tokens=budget)
@@ -131,6 +132,7 @@ WATCHED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["full", "lora"])
 @pytest.mark.parametrize(("says", "patience", "ended", "kept", "steps", "best"), WATCHED)
 def test_the_best_state_is_taken(engine, says, patience, ended, kept, steps, best):

@@ -233,6 +233,7 @@ def test_whole_texts_are_scored_in_one_of_two_ways_that_must_be_said(base, one, 
     assert (found[2], found[3]) == (found[0], untuned[3])
 
 
+@pytest.mark.slow
 def test_it_answers_as_local_model(one, memory):
     found = learning(one, memory).generate_until(requests(("the fox", {"until": ["\n"], "max_gen_toks": 8})))
     assert found == [LocalModel(one, memory, **LEARNS).generate("the fox", max_new_tokens=8, stop="\n").text]

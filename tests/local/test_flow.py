@@ -338,6 +338,7 @@ def test_features_decide_the_selection_among_the_nearest(full):
     assert gradients.found.seconds["features"] > 0
 
 
+@pytest.mark.slow
 def test_generate_continues_with_the_tuned_model(any_engine):
     plain = any_engine.controller.generate(PROMPT, max_new_tokens=12)
     answer = any_engine.generate(PROMPT, max_new_tokens=12, n=8, passes=3)

@@ -218,6 +218,7 @@ def test_error_handling_of_numpy_is_left_alone() -> None:
 # --- threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sift", "sift-fast", "itl", "undirected-vtl", "dpp", "k-means++", "cover"])
 def test_eight_threads_at_once(name: str) -> None:
     rng = np.random.default_rng(1)

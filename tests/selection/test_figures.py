@@ -55,6 +55,7 @@ def test_the_curve_holds_the_sweep(data, drawn):
     np.testing.assert_allclose(line.get_ydata(), [p.relevance for p in expected])
 
 
+@pytest.mark.slow
 def test_references_and_noises_are_named(data, drawn):
     named = texts_of(figures.relevance_redundancy(*data, n=6))
     assert {"nearest neighbours", "random"} < named

@@ -61,6 +61,7 @@ def test_what_is_not_there(method, path, status, code):
     assert ("allow" in answer.headers) == (status == 405)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a": NaN}', b"null", b"[]", b'"a"', b"1"])
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize"])
 def test_bodies_that_are_none(path, content):

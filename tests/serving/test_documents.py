@@ -225,6 +225,7 @@ def test_a_nul_is_said_to_be_one(asking, still, wrong, param):
     assert len(still.memories["docs"]) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "a/../b", "/", "//x/", "?a=b#c", "\\u0000", "語" * 1000])
 def test_every_id_that_is_taken_can_be_deleted(own, engine, name):
     told(own.post(PATH, json={"documents": [{"text": f"known as {name}", "id": name}]}), 200)

@@ -39,6 +39,7 @@ def memory(tmp_path):
         yield made
 
 
+@pytest.mark.slow
 def test_a_copy_under_the_lock_is_a_memory_whoever_reads_and_wants_to_write(memory, tmp_path):
     stop, errors = threading.Event(), []
 

@@ -364,6 +364,7 @@ def test_one_odd_request_is_not_the_others_end(engine, memory, temperature):
     assert heard.text() == said_alone(memory, PROMPTS[0], mode(), most=30)
 
 
+@pytest.mark.slow
 def test_what_changed_while_it_was_learned_is_not_kept(tmp_path):
     with Memory.create(tmp_path / "docs") as memory:
         memory.add(TEXTS)
@@ -393,6 +394,7 @@ def test_calls_wait_in_a_queue_that_ends(memory):
         engine.close()
 
 
+@pytest.mark.slow
 def test_calls_run_between_steps(engine):
     heard = Heard(engine, job(engine, PROMPTS[0], mode(n=20, passes=3)))
     assert engine.call(lambda: threading.current_thread().name).result(60) == "siftlm-engine"

@@ -187,6 +187,7 @@ def test_one_long_list_is_refused_with_advice(tmp_path):
             list(open_source(write(tmp_path / name, content)).read())
 
 
+@pytest.mark.slow
 def test_positions_rise_to_the_size(path):
     write(path, lines_of({"text": f"{number:050}"} for number in random.Random(0).sample(range(10**9), 20_000)))
     source = open_source(path)
