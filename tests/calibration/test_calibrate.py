@@ -91,6 +91,7 @@ def test_where_learning_harms_the_base_model_answers(tmp_path):
     assert score.tuned == score.base
 
 
+@pytest.mark.slow
 def test_a_local_model_uses_what_was_found_and_a_call_may_say_otherwise(memory):
     found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **{**SMALL, "kernels": ("power:2",), "noises": (0.01,)})
     assert found.settings["kernel"] == "power:2"
@@ -131,6 +132,7 @@ def test_texts_are_drawn_from_the_memory_and_never_learned_from(tmp_path):
     assert len({one.document for one in held}) == len(held)
 
 
+@pytest.mark.slow
 def test_the_memory_is_whole_afterwards_and_keeps_it_through_a_compaction(memory):
     before = [hit.row for hit in memory.search(TEXTS[0])]
     memory.note_calibration("old", {"settings": {"n": 3}})

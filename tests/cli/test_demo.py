@@ -163,6 +163,7 @@ def test_a_memory_that_was_left_half_built_is_begun_anew(tiny, siftlm):
     assert not Path("siftlm-demo/memory/rest").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}])
 @pytest.mark.parametrize("columns", [40, 80, 130])
 def test_on_a_screen(tiny, monkeypatch, environ, columns):

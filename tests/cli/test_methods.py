@@ -136,6 +136,7 @@ def test_help_loads_no_numpy():
     assert run.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_command_needs_numpy_alone():
     probe = (
         "import sys; from siftlm.cli import main; main(['demo', 'picks']); main(['methods']); "

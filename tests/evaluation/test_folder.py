@@ -149,6 +149,7 @@ def test_a_line_that_is_nested_too_deeply_counts_for_nothing(tmp_path):
         question_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_kept_records_of_the_study_all_count():
     kept = sorted((Path(__file__).parents[2] / "benchmarks/results/study").glob("*/records.jsonl.gz"))
     assert kept

@@ -75,6 +75,7 @@ print("free")
 """
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_told_who_writes_and_may_wait_or_come_back(path):
     with another(path, HOLDER) as holder, Memory.open(path) as memory:
         assert heard(holder) == "held"
@@ -199,6 +200,7 @@ def test_a_reader_that_is_open_sees_changes_as_soon_as_they_are_acknowledged(pat
                     assert f"number{n} about larches" in tell(reader, f"number{n} about larches").split("|")
 
 
+@pytest.mark.slow
 def test_a_search_under_way_keeps_its_moment_and_holds_nobody_up(path):
     """A snapshot outlives changes and even the removal of its files; and writers don't wait for it."""
     with Memory.open(path) as memory, Memory.open(path) as writer:

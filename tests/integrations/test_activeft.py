@@ -157,6 +157,7 @@ def assert_same(mine, other, atol=1e-5):
     assert mine[3]._fields == other[3]._fields
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("noise", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize("opposite", [True, False])

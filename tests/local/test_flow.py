@@ -166,6 +166,7 @@ def test_inside_tuned_the_model_is_another_one_and_afterwards_it_is_itself(full)
     assert full.controller.likelihood(TEXT).nats == before
 
 
+@pytest.mark.slow
 def test_a_call_depends_on_no_call_before_it(any_engine):
     first = facts(any_engine.score(TEXT))
     any_engine.generate(PROMPT, n=2, max_new_tokens=4)
@@ -176,6 +177,7 @@ def test_a_call_depends_on_no_call_before_it(any_engine):
 # --- one prompt and many
 
 
+@pytest.mark.slow
 def test_many_prompts_have_the_scores_that_each_has_alone(any_engine):
     together = any_engine.score_many(TEXTS, at=[1])
     for text, score in zip(TEXTS, together, strict=True):
@@ -186,12 +188,14 @@ def test_many_prompts_have_the_scores_that_each_has_alone(any_engine):
         assert score.seconds.keys() == alone.seconds.keys()
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_no_result(lora):
     whole, halved, single = (lora.score_many(TEXTS, batch=batch) for batch in (3, 2, 1))
     assert [score.tuned for score in halved] == pytest.approx([score.tuned for score in whole], rel=1e-5)
     assert [facts(score) for score in single] == [facts(lora.score(text)) for text in TEXTS]
 
 
+@pytest.mark.slow
 def test_many_prompts_have_the_answers_that_each_has_alone(any_engine):
     how = {"max_new_tokens": 6, "temperature": 0.8, "seed": 2}
     together = any_engine.generate_many(TEXTS, **how)

@@ -96,6 +96,7 @@ def test_no_prompt_is_a_mistake(index, prompt):
         assert rows == [n for n, text in enumerate(PASSAGES) if wanted & set(terms(text))]
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(30))
 @given(st.text(st.sampled_from("aZÉßıİΣςé\u0301東京🚀٣ⅫǅᏣក\u00ad\u0b3e'\"*_ \0"), max_size=12))
 def test_each_word_of_a_text_finds_the_text(text):

@@ -87,6 +87,7 @@ def test_permuting_candidates_permutes_answers(name: str, case: Case, seed: int)
     np.testing.assert_allclose(shuffled.uncertainty, plain.uncertainty, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(40), suppress_health_check=FILTERED)
 @given(cases(kinds=("gaussian", "cone"), targets=4, noises=(0.1,)), st.integers(0, 100))
 def test_the_order_of_targets_is_nothing(case: Case, seed: int) -> None:

@@ -87,6 +87,7 @@ def test_it_is_its_formula(name: str, case: Case) -> None:
     compare(name, case, run_case(case, method=name), world_of(case))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICKABLE)
 @settings(max_examples=examples(15))
 @given(case=cases(most=24, widest=8, picks=8, noises=(1e-2, 1.0), dtypes=(np.float32, np.float16)))

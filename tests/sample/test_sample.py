@@ -61,12 +61,14 @@ def test_the_file_is_small():
     assert sample.FILE.stat().st_size < 2_500_000
 
 
+@pytest.mark.slow
 def test_small_is_a_part_of_full_and_in_its_order(full):
     small = {one.id: one.text for one in sample.documents()}
     assert [(one.id, one.text) for one in full if one.id in small] == list(small.items())
     assert len({one.meta["source"].split(".")[0] for one in sample.documents(only="code")}) > 100
 
 
+@pytest.mark.slow
 def test_only_some_kinds():
     assert {kind_of(one) for one in sample.documents(only="prose")} == {"prose"}
     assert {kind_of(one) for one in sample.documents(only=["code", "mathematics"])} == {"code", "mathematics"}

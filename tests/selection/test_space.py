@@ -168,6 +168,7 @@ def test_a_gram_matrix_that_is_no_kernel_breaks_nothing(rank: int) -> None:
     assert (np.diff(picked.uncertainty) <= 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("noise", [1e-8, 2e-3, 0.1])
 @pytest.mark.parametrize("method", ["sift", "undirected-vtl"])

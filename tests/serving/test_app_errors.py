@@ -149,6 +149,7 @@ def test_an_engine_that_hangs(monkeypatch):
 # --- what fails inside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     ("error", "status", "said"),

@@ -21,6 +21,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quiet", "said"), [(True, ["the disk"]), (False, ["Unsupported", "No supported", "the disk"])]
 )

@@ -181,6 +181,7 @@ def test_what_is_deleted_has_no_effect_any_more(tmp_path):
             engine.close()
 
 
+@pytest.mark.slow
 def test_choices_draw_from_seeds_of_their_own(engine, memory):
     heard = Heard(engine, job(engine, PROMPTS[0], mode(), choices=3, temperature=1.0, seed=5))
     said = [heard.text(choice) for choice in range(3)]

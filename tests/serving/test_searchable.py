@@ -67,6 +67,7 @@ def test_nor_is_one_whose_vectors_came_from_elsewhere(controller, tmp_path):
             pass
 
 
+@pytest.mark.slow
 def test_a_server_with_a_wrong_default_does_not_start(controller, docs):
     for wrong in ({"noise": -1}, {"k": 0}, {"where": 5}, {"candidates": "luck"}):
         with (

@@ -165,6 +165,7 @@ def complaints(monkeypatch):
     logging.getLogger("uvicorn.error").removeHandler(handler)
 
 
+@pytest.mark.slow
 def test_half_a_request_is_answered_at_the_end_of_the_grace(complaints):
     with running(0.3) as (ending, place, thread, told), begun(place, "/body") as client:
         said = complaints()

@@ -93,6 +93,7 @@ def same(relay, alone, asked):
     return ours
 
 
+@pytest.mark.slow
 def test_what_vllm_says_is_what_the_engine_says(relay, alone, vllm):
     said = set()
     for way in (WAYS[0], WAYS[1], WAYS[4]):
