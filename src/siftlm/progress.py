@@ -1,4 +1,4 @@
-"""How far a long work has come: told to whoever wants to know, drawn on a terminal if nobody says otherwise."""
+"""Progress of long work: reported to a function, or drawn as a line on a terminal."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ REPORT_INTERVAL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Progress:
-    """One report."""
+    """A report of progress."""
 
     what: str
-    """What is being done, such as ``embedding``."""
+    """The work, such as ``embedding``."""
     done: float
-    """How much of it."""
+    """The units that are done."""
     total: float | None
-    """Of how much, where that is known."""
+    """The units in all, where that is known."""
     unit: str
-    """What is counted, such as ``passages``."""
+    """The unit, such as ``passages``."""
     seconds: float
-    """Since this began."""
+    """Seconds since the work began."""
     finished: bool = False
-    """Is this the last report?"""
+    """True in the last report."""
 
     @property
     def rate(self) -> float:
-        """Units a second."""
+        """The rate, in units a second."""
         return self.done / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def left(self) -> float | None:
-        """Seconds to go at this rate."""
+        """The seconds left at this rate; None where the total is not known."""
         if self.total is None or not self.rate:
             return None
         return max(0.0, (self.total - self.done) / self.rate)
 
     def __str__(self) -> str:
-        """One line.
+        """The report as one line.
 
         >>> print(Progress("embedding", 2000, 8000, "passages", 4.0))
         embedding  25 %  2,000 of 8,000 passages, 500/s, 12 s left
@@ -61,7 +61,7 @@ Report = Callable[[Progress], None]
 
 
 class Meter:
-    """Counts, and reports at most every tenth of a second.
+    """A counter that reports at most every tenth of a second.
 
     >>> seen = []
     >>> meter = Meter("reading", "lines", seen.append, total=2)
@@ -78,7 +78,7 @@ class Meter:
         self.done: float = 0
 
     def at(self, done: float) -> None:
-        """So much is done."""
+        """Set the number of units done."""
         self.done = done
         seconds = time.monotonic() - self._began
         if self._report is not None and seconds - self._last >= REPORT_INTERVAL_SECONDS:
@@ -86,19 +86,19 @@ class Meter:
             self._report(Progress(self._what, done, self.total, self._unit, seconds))
 
     def add(self, more: float) -> None:
-        """So much more is done."""
+        """Add to the number of units done."""
         self.at(self.done + more)
 
     def finish(self) -> None:
-        """All is done, or as much as there will be."""
+        """Report for the last time."""
         if self._report is not None:
             seconds = time.monotonic() - self._began
             self._report(Progress(self._what, self.done, self.total, self._unit, seconds, finished=True))
 
 
 def reporter(progress: bool | Report | None) -> Report | None:
-    """Whom to tell: a function as it is; ``True`` draws on stderr, ``False`` is silence, ``None`` draws only
-    where a person is watching."""
+    """The function that gets the reports: a function as it is; ``True`` draws on stderr, ``False`` is silent, ``None``
+    draws only on a terminal."""
     if callable(progress):
         return progress
     stream = sys.stderr
@@ -122,7 +122,7 @@ class _Line:
 
 
 def _duration_text(seconds: float | None) -> str:
-    """In words.
+    """A duration in words.
 
     >>> _duration_text(3725)
     '1 h 2 min'

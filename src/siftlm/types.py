@@ -34,7 +34,7 @@ class Document:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What a search found for a selection to choose from."""
+    """The candidates that a search found, for a selection to choose from."""
 
     ids: IntArray
     """(K,) the store's own numbers, ≥ 0."""
@@ -48,12 +48,12 @@ class Evidence(Protocol):
     """What a `Selection` keeps in order to explain itself: the picks and the prompt, no candidates."""
 
     def explain(self, selection: Selection, texts: Sequence[str] | None) -> Explanation:
-        """Say of each pick why it was worth picking."""
+        """The explanation of each pick."""
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What was selected, in order, and what each pick was worth.
+    """The picks of a selection, in order, and what each was worth.
 
     Repeats are allowed: the same index may occur several times (see `weights`).
     """
@@ -61,12 +61,12 @@ class Selection:
     indices: IntArray
     """(n,) the picks, most informative first."""
     gains: FloatArray
-    """(n,) what the method computed for each pick when it was picked. For SIFT: the fall in uncertainty."""
+    """(n,) the gain of each pick, as its method defines it. For SIFT: the fall in uncertainty."""
     uncertainty: FloatArray
     """(n + 1,) variance left about the prompt, averaged over its embeddings; entry 0 is before the first pick.
     The same measure for every method, so that methods can be compared; NaN when there is no prompt."""
     stopped: str
-    """Why it ended: ``n``, ``adaptive``, ``until``, ``min_gain``, ``budget`` or ``exhausted``."""
+    """The reason to stop: ``n``, ``adaptive``, ``until``, ``min_gain``, ``budget`` or ``exhausted``."""
     method: str
     """The registered name of the method."""
     noise: float
@@ -74,7 +74,7 @@ class Selection:
     certified: BoolArray | None = None
     """(n,) where a method searched only a part: is this pick provably the one of a full search?"""
     evidence: Evidence | None = field(default=None, repr=False)
-    """What `explain` reads."""
+    """What `explain` needs: kernels between picks and prompt."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -93,7 +93,7 @@ class Selection:
         return counts[np.argsort(first)].astype(np.int64)
 
     def explain(self, texts: Sequence[str] | None = None) -> Explanation:
-        """Say of each pick: how relevant it is, how much it repeats earlier picks, which target it served.
+        """The explanation of each pick: its relevance, its overlap with earlier picks, the target it served.
 
         ``texts`` are those of all candidates; only the picked ones are read.
         """
@@ -102,7 +102,7 @@ class Selection:
         return self.evidence.explain(self, texts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, ready for ``json.dumps``; numbers that are not finite become ``None``."""
+        """The selection as plain lists and numbers for ``json.dumps``; a number that is not finite becomes ``None``."""
         return {
             "method": self.method,
             "noise": self.noise,
@@ -116,7 +116,7 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Why each pick was picked; printing it gives a table."""
+    """The reasons for each pick; printing it gives a table."""
 
     indices: IntArray
     """(n,) the picks."""
@@ -129,7 +129,7 @@ class Explanation:
     gains: FloatArray
     """(n,) as in the selection."""
     uncertainty: FloatArray
-    """(n,) what was left after the pick."""
+    """(n,) the uncertainty left after the pick."""
     texts: tuple[str, ...] | None = None
     """The picked texts, if they were given."""
 
@@ -150,48 +150,48 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Step:
-    """One gradient step, as it went."""
+    """A gradient step: its text, loss, norm and rate."""
 
     text: int
-    """Which text it was on: its place among those given."""
+    """The index of the text among those given."""
     loss: float
-    """Nats a token on that text, before the step."""
+    """Loss on that text before the step, in nats a token."""
     tokens: int
-    """How many of its tokens were learned from."""
+    """The number of tokens in the loss."""
     norm: float
-    """Of the gradient, before clipping."""
+    """The gradient's norm, before clipping."""
     rate: float
     """The learning rate of the step."""
     reused: bool = False
-    """Was the gradient that of an earlier step on the same text?"""
+    """True where the gradient is that of an earlier step on the same text."""
     watched: float | None = None
-    """Nats a token on the watched text after the step, where it was measured."""
+    """Loss on the watched text after the step, in nats a token, where it was measured."""
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What tuning did: its steps and why it ended."""
+    """The course of tuning: its steps and why it ended."""
 
     steps: tuple[Step, ...]
     ended: str
     """``done``; ``seconds`` or ``tokens``: the budget was spent; ``worse``: the watched text got worse, and the best
     state was taken; ``diverged``: a loss that was no number, and the model is the base model again; ``declined``: it
-    was not thought worth it; ``nothing``: there was no text to learn from."""
+    was not thought worth it; ``nothing``: there was no text to tune on."""
     kept: int
-    """How many of the steps the model that answers has made."""
+    """The number of steps that the resulting model keeps."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """All that decided how it was done."""
+    """The settings of the tuning and of its engine."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """``steps``, ``watch``, ``reset``."""
+    """Seconds spent on ``steps``, ``watch`` and ``reset``."""
 
     @property
     def losses(self) -> list[float]:
-        """Nats a token before each step."""
+        """The loss before each step, in nats a token."""
         return [step.loss for step in self.steps]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dumps``; numbers that are not finite become ``None``."""
+        """The trace as a dict for ``json.dumps``; a number that is not finite becomes ``None``."""
         steps = [{name: json_number(getattr(step, name)) for name in step.__dataclass_fields__} for step in self.steps]
         return {
             "ended": self.ended,
@@ -204,23 +204,23 @@ class Trace:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How well a model foresees a text."""
+    """The likelihood of a text under a model."""
 
     nats: float
     """Total negative log-likelihood."""
     tokens: int
-    """That were scored."""
+    """The number of scored tokens."""
     bytes: int
-    """UTF-8 length of the text that they spell."""
+    """The UTF-8 length of the text that the scored tokens spell."""
 
     @property
     def bits_per_byte(self) -> float:
-        """Nats / ln 2 / bytes; NaN for an empty text."""
+        """Bits per byte: nats / ln 2 / bytes; NaN for an empty text."""
         return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
 
     @property
     def nats_per_token(self) -> float:
-        """NaN for an empty text."""
+        """Nats per token; NaN for an empty text."""
         return self.nats / self.tokens if self.tokens else math.nan
 
 
