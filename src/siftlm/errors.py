@@ -21,11 +21,13 @@ A message names settings with `setting`, so that every front end can spell them 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable
 
-# Characters for private use: no text that a user writes holds them.
-_BEGIN, _VALUE, _END = "\ue000", "\ue001", "\ue002"
+# Around a setting inside a message while that is being written. The number is this process's own, so that no text of a
+# user can hold such a mark.
+_BEGIN, _VALUE, _END = f"\ue000{os.urandom(6).hex()}:", "\ue001", "\ue002"
 _SETTING = re.compile(f"{_BEGIN}(.*?)(?:{_VALUE}(.*?))?{_END}", re.DOTALL)
 
 Spelling = Callable[[str, str | None], str]
@@ -41,7 +43,11 @@ def setting(name: str, value: object = ...) -> str:
     >>> error.spelled(lambda name, value: f"--{name} {value}" if value else f"--{name}")
     '--n is larger than the pool: pass --replacement True'
     """
-    return f"{_BEGIN}{name}{_END}" if value is ... else f"{_BEGIN}{name}{_VALUE}{value!r}{_END}"
+    return _marked(name, None if value is ... else repr(value))
+
+
+def _marked(name: str, value: str | None) -> str:
+    return f"{_BEGIN}{name}{_END}" if value is None else f"{_BEGIN}{name}{_VALUE}{value}{_END}"
 
 
 def _in_python(name: str, value: str | None) -> str:
@@ -51,6 +57,14 @@ def _in_python(name: str, value: str | None) -> str:
 class SiftlmError(Exception):
     """The root of all errors that siftlm raises on purpose."""
 
+    def __init__(self, *args: object) -> None:
+        message = str(args[0]) if args else ""
+        # Text, name, value, text, name, value, ..., text.
+        self._parts: tuple[str | None, ...] = tuple(_SETTING.split(message))
+        plain = args if len(self._parts) == 1 else (self.spelled(_in_python), *args[1:])
+        super().__init__(*plain)
+        self.args = plain  # an OSError has taken them as they came
+
     @property
     def settings(self) -> tuple[str, ...]:
         """The settings that the message names, in order.
@@ -58,14 +72,25 @@ class SiftlmError(Exception):
         >>> InvalidInput(f"{setting('k')} must be at least {setting('n')}").settings
         ('k', 'n')
         """
-        return tuple(match[1] for match in _SETTING.finditer(super().__str__()))
+        return tuple(name for name in self._parts[1::3] if name is not None)
+
+    @property
+    def marked(self) -> str:
+        """The message for use in the message of another error, which then names the same settings.
+
+        >>> error = InvalidInput(f"{setting('k')} is wrong")
+        >>> InvalidInput(f"prompt 3: {error.marked}").settings
+        ('k',)
+        """
+        return self.spelled(_marked)
 
     def spelled(self, spelling: Spelling) -> str:
         """The message, with every setting written by ``spelling``."""
-        return _SETTING.sub(lambda match: spelling(match[1], match[2]), super().__str__())
-
-    def __str__(self) -> str:
-        return self.spelled(_in_python)
+        if len(self._parts) == 1:
+            return str(self)
+        texts, names, values = self._parts[::3], self._parts[1::3], self._parts[2::3]
+        written = [spelling(name or "", value) for name, value in zip(names, values, strict=True)]
+        return "".join(f"{text}{one}" for text, one in zip(texts, [*written, ""], strict=True))
 
 
 class InvalidInput(SiftlmError, ValueError):

@@ -141,8 +141,9 @@ def spelling(flags: Sequence[Flag]) -> Spelling:
     def write(name: str, value: str | None) -> str:
         flag = known.get(name)
         if flag is None:
-            plain = name if value is None else f"{name}={_word(value)}"
-            return f"--set {plain}" if name in tuning else plain
+            if name in tuning:
+                return f"--set {name}" if value is None else f"--set {name}={_word(value)}"
+            return name if value is None else f"{name}={value}"
         if value is None or flag.more.get("action") == "store_true":
             return flag.option
         return f"{flag.option} {_word(value)}"
@@ -154,10 +155,10 @@ def spelling(flags: Sequence[Flag]) -> Spelling:
 
 
 def option(word: str) -> tuple[str, Any]:
-    """``balance=0.3``: a name and a JSON value, or a plain string.
+    """``balance=0.3``: a name and a value, in the spelling of JSON or of Python, or else a plain string.
 
-    >>> option("balance=0.3"), option("start=first")
-    (('balance', 0.3), ('start', 'first'))
+    >>> option("balance=0.3"), option("start=first"), option("compile=True")
+    (('balance', 0.3), ('start', 'first'), ('compile', True))
     """
     name, equals, value = word.partition("=")
     name = name.strip().replace("-", "_")
@@ -166,7 +167,7 @@ def option(word: str) -> tuple[str, Any]:
     try:
         return name, json.loads(value)
     except (json.JSONDecodeError, RecursionError):
-        return name, value
+        return name, {"True": True, "False": False, "None": None}.get(value, value)
 
 
 def checked(read: Callable[[str], Any], is_valid: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:

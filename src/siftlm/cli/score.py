@@ -323,7 +323,7 @@ def _tasks(path: str, mode: str) -> Iterator[ScoringTask]:
         try:
             _check_text(record["text"], mode)
         except InvalidInput as error:
-            raise InvalidInput(f"{where}: {error}") from error
+            raise InvalidInput(f"{where}: {error.marked}") from error
         count += 1
         sha = hashlib.sha256(record["text"].encode("utf-8", "surrogatepass")).hexdigest()[:16]
         yield ScoringTask(count, sha, record["text"], {name: v for name, v in record.items() if name != "text"})

@@ -302,7 +302,7 @@ def _copy_similarity(without_copies: Any) -> float:
     try:
         return number("without_copies", without_copies, above=0, most=1)
     except InvalidInput as error:
-        raise InvalidInput(f"{error.args[0]} (or True or False)") from error
+        raise InvalidInput(f"{error.marked} (or True or False)") from error
 
 
 def _distinct_rows(exclude: npt.ArrayLike) -> IntArray:

@@ -90,7 +90,7 @@ def _select_one(at: int, prompt: Any, candidates: Any, n: int | None, settings: 
         raise
     except InvalidInput as error:
         kind = Conflict if isinstance(error, Conflict) else InvalidInput
-        raise kind(f"prompt {at}: {error}") from error
+        raise kind(f"prompt {at}: {error.marked}") from error
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _select_separate(prompts: list[Any], sets: list[Any], engine: _EngineSetting
         try:
             spaces.append(FeatureSpace(vectors, target, normalize=engine.normalize, noise=engine.noise))
         except InvalidInput as error:
-            raise InvalidInput(f"prompt {at}: {error}") from error
+            raise InvalidInput(f"prompt {at}: {error.marked}") from error
     answers: dict[int, Selection] = {}
     for size in dict.fromkeys(space.size for space in spaces):
         members = [at for at, space in enumerate(spaces) if space.size == size]

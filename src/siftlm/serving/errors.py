@@ -42,7 +42,7 @@ class BadRequest(ServingError):
     @classmethod
     def caused_by(cls, error: SiftlmError, *, param: str | None = None, code: str | None = None) -> BadRequest:
         """The message of another error, with its settings still marked as such."""
-        return cls(str(error.args[0]), param=param, code=code)
+        return cls(error.marked, param=param, code=code)
 
 
 class NotFound(ServingError):
