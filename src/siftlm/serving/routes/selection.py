@@ -43,7 +43,7 @@ DEFAULT_METHOD, DEFAULT_N = "sift", 10
 """The method and number of texts, unless the model's name or the settings say otherwise."""
 DEFAULT_K = 200
 MAX_PLANE_CANDIDATES = 500
-"""Candidates in a plane at most: more could not be told apart."""
+"""Candidates in a plane at most: more would lie on top of each other."""
 PREVIEW_CHARACTERS = 80
 """Characters of a candidate's text in a plane."""
 ROUNDING_DIGITS = 5
