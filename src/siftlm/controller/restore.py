@@ -15,7 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 
-from siftlm.errors import InvalidInput, SiftlmError
+from siftlm.errors import InvalidInput, SiftlmError, setting
 
 RestoreStep = Callable[[], object]
 Params = ParamSpec("Params")
@@ -281,4 +281,4 @@ def _gradient_checkpointing(model: torch.nn.Module) -> None:
     try:
         enable({"use_reentrant": False})
     except ValueError as error:
-        raise InvalidInput(f"checkpointing=True: {error}") from error
+        raise InvalidInput(f"{setting('checkpointing', True)}: {error}") from error
