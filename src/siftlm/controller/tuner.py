@@ -150,6 +150,8 @@ class TuningBatch:
             self._step(batch)
         ended = [run for run in self._runs if not run.is_running()]
         self._runs = [run for run in self._runs if not run.ended]
+        if not ended:
+            return []
         # 2. After a last step none follows that would notice where it led; a watch would.
         unchecked = [run for run in ended if run.ended != "diverged"]
         for run, loss in zip(unchecked, self.weights.last_losses(unchecked), strict=True):
