@@ -54,6 +54,43 @@ def test_threads_get_the_answers_that_they_would_get_alone(engine, untouched):
     check()
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_two_models_in_two_threads_do_not_disturb_one_another(dropout):
+    models = {name: Controller(tiny.model("gpt2", seed=n), tiny.tokenizer()) for n, name in enumerate(PROMPTS)}
+
+    def losses(name):
+        with models[name].tuning(rate=1e-2, precision="float32", dropout=dropout) as tuner:
+            return tuner.learn(PROMPTS[name] * 3).losses
+
+    with ThreadPoolExecutor(1) as pool:
+        alone = {name: pool.submit(losses, name).result() for name in models}
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    for _ in range(4):
+        together = threading.Barrier(2)
+
+        def work(name, together=together):
+            together.wait()
+            return losses(name)
+
+        with ThreadPoolExecutor(2) as pool:
+            found = dict(zip(models, pool.map(work, models), strict=True))
+        assert found == alone
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_dropout_nothing_that_others_draw_is_taken_back():
+    one = Controller(tiny.model("gpt2"), tiny.tokenizer())
+    torch.manual_seed(3)
+    with one.tuning(precision="float32") as tuner:
+        before = torch.get_rng_state()
+        tuner.learn(PROMPTS["a"])
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.rand(1)
+        drawn = torch.get_rng_state()
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
 def test_a_compiled_model_learns_the_same(untouched, monkeypatch):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from siftlm.controller.engines import Adam, TensorBackup
+from siftlm.controller.restore import RANDOM_STATE_LOCK
 from siftlm.controller.settings import Tuning
 from siftlm.errors import InvalidInput
 from siftlm.extras import load
@@ -107,7 +108,7 @@ class Adapters:
     def _inject(self, seed: int) -> None:
         peft = load("peft", "tune")
         devices = sorted({p.device.index for p in self._model.parameters() if p.device.type == "cuda"})
-        with torch.random.fork_rng(devices=devices):
+        with RANDOM_STATE_LOCK, torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)  # every prompt starts from the same adapter
             try:
                 peft.inject_adapter_in_model(self.config, self._model, adapter_name=ADAPTER_NAME)

@@ -6,12 +6,10 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
-
-import torch
 
 from siftlm.controller.adapters import DEFAULT_RANK, Adapters, lora
 from siftlm.controller.batch_tuner import BatchTuner
@@ -20,11 +18,12 @@ from siftlm.controller.forward import batch_budget, text_likelihoods
 from siftlm.controller.generation import BatchDecoder, Generated, generate
 from siftlm.controller.loading import open_model
 from siftlm.controller.restore import (
+    RANDOM_STATE_LOCK,
     PendingRestores,
     UninterruptibleContext,
     preserved_model,
-    preserved_random_state,
     restoring,
+    seeded_random_state,
 )
 from siftlm.controller.settings import SamplingParams, Tuning, rate_for, stop_strings
 from siftlm.controller.stacked import AdapterStack, can_stack, refuse_unstackable
@@ -148,10 +147,13 @@ class Controller:
     def tuning(self, **changes: Any) -> Iterator[Tuner]:
         """Inside the block the model may learn; at its end, however it ends, it is restored bit for bit.
 
-        Other threads wait. The weights, buffers, modes and random state are those of the beginning afterwards.
+        Other threads wait. The weights, buffers and modes are those of the beginning afterwards. Nothing is drawn from
+        torch's random state, which all threads share, unless there is dropout or checkpointing (`Tuning.draws`); then
+        that is restored as well, and such blocks of all models in a process take turns.
         """
         settings = self.tuning_settings(**changes)
-        with self._lock, UninterruptibleContext(self._changed(settings)) as tuner:
+        turn = RANDOM_STATE_LOCK if settings.draws else nullcontext()
+        with turn, self._lock, UninterruptibleContext(self._changed(settings)) as tuner:
             yield tuner
 
     @contextmanager
@@ -160,11 +162,9 @@ class Controller:
             raise Conflict("the model is being tuned already: leave that block before entering another")
         self._pending.finish()
         engine = self.engine
-        with (
-            preserved_random_state(self.model, self._pending),
-            preserved_model(self.model, self._pending) as weights,
-        ):
-            torch.manual_seed(settings.seed)
+        seed, model, pending = settings.seed, self.model, self._pending
+        drawn = seeded_random_state(seed, model, pending) if settings.draws else nullcontext()
+        with drawn, preserved_model(self.model, self._pending) as weights:
             tuner = Tuner(self, settings)
             weights.append(engine.end)
             try:

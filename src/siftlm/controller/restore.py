@@ -218,13 +218,18 @@ def preserved_model(model: torch.nn.Module, pending: PendingRestores) -> Iterato
             )
 
 
+# torch has one random state, which all threads share: whoever seeds it and draws from it holds this lock meanwhile.
+RANDOM_STATE_LOCK = threading.RLock()
+
+
 @contextmanager
-def preserved_random_state(model: torch.nn.Module, pending: PendingRestores) -> Iterator[None]:
-    """Restores torch's random state on all devices of the model; only for who draws from it: all threads share it."""
+def seeded_random_state(seed: int, model: torch.nn.Module, pending: PendingRestores) -> Iterator[None]:
+    """Seeds torch's random state on all devices of the model, and restores it; for who holds `RANDOM_STATE_LOCK`."""
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     state = torch.get_rng_state()
     cuda = [torch.cuda.get_rng_state(device) for device in devices]
     try:
+        torch.manual_seed(seed)
         yield
     finally:
         with InterruptShield():

@@ -115,6 +115,11 @@ class Tuning(Settings):
         if completion is not None and not (isinstance(completion, str) and completion):
             raise InvalidInput(f"completion must be a text to look for, or None, got {completion!r}")
 
+    @property
+    def draws(self) -> bool:
+        """May the model draw from torch's random state while it learns? Checkpointing takes train mode."""
+        return self.dropout > 0 or self.checkpointing
+
 
 @cache
 def setting_names() -> tuple[str, ...]:
