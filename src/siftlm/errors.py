@@ -24,6 +24,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
 # Around a setting inside a message while that is being written. The number is this process's own, so that no text of a
 # user can hold such a mark.
@@ -132,14 +133,17 @@ class UnknownName(InvalidInput):
     unknown method 'shift'; did you mean 'sift'? Known: nearest, sift
     """
 
-    def __init__(self, what: str, name: object, known: Iterable[str]) -> None:
-        self.what, self.name, self.known = what, name, sorted(known)
+    def __init__(self, what: str, name: object, known: Iterable[str], *, is_setting: bool = False) -> None:
+        """``is_setting``: ``what`` is the setting that holds the name, and not only a noun for it."""
+        self.what, self.name, self.known, self.is_setting = what, name, sorted(known), is_setting
         close = difflib.get_close_matches(str(name).lower(), self.known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else "."
-        super().__init__(f"unknown {what} {name!r}{hint} Known: {', '.join(self.known)}")
+        noun = setting(what) if is_setting else what
+        super().__init__(f"unknown {noun} {name!r}{hint} Known: {', '.join(self.known)}")
 
-    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, object, list[str]]]:
-        return type(self), (self.what, self.name, self.known)
+    def __reduce__(self) -> tuple[Callable[..., UnknownName], tuple[str, object, list[str]]]:
+        # partial: a class is called without keywords when it is unpickled.
+        return partial(type(self), is_setting=self.is_setting), (self.what, self.name, self.known)
 
 
 class MissingExtra(SiftlmError, ImportError):

@@ -53,7 +53,7 @@ def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[di
         try:
             problem.find_method(word)
         except UnknownName:
-            raise UnknownName("method", word, (*problem.methods(), *RECIPES)) from None
+            raise UnknownName("method", word, (*problem.methods(), *RECIPES), is_setting=True) from None
     if word != measured:
         calibrated = {name: calibrated[name] for name in (*setting_names(), "n") if name in calibrated}
     if not isinstance(word, str) or word not in RECIPES:

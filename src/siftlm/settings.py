@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, fields, replace
+from dataclasses import Field, fields
+from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -11,17 +12,37 @@ import numpy as np
 from siftlm.errors import InvalidInput, UnknownName, setting
 
 Kind = TypeVar("Kind", bound="Settings")
+# What cannot change, and is written as it is.
+PLAIN_TYPES = frozenset({type(None), bool, int, float, str})
 
 
 class Settings:
-    """What `siftlm.Search` and `siftlm.Tuning` have in common; a subclass is a frozen dataclass without eq and repr.
+    """What `siftlm.Search`, `siftlm.Tuning` and the rules of a selection have in common.
+
+    A subclass is a frozen dataclass without eq and repr, whose ``__post_init__`` calls this one first.
 
     A field that is left at its default leaves the choice to what has a lower precedence: a recipe, a calibration.
+    Lists, dicts and arrays are copied when settings are made and when they are written, and numbers become Python's.
+    Settings with equal values are equal and have one hash, whether a value is a list or an array.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     kind: ClassVar[str] = "setting"
     """The noun in the message about an unknown name."""
+
+    def __new__(cls, *_: Any, **values: Any) -> Any:
+        """An unknown name is an error that lists the known ones."""
+        known = cls.names()
+        for name in values:
+            if name not in known:
+                raise UnknownName(cls.kind, name, known)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for name in list(vars(self)):
+            value = getattr(self, name)
+            if type(value) not in PLAIN_TYPES and value is not getattr(type(self), name, None):
+                object.__setattr__(self, name, _copied(value))
 
     @classmethod
     def names(cls) -> list[str]:
@@ -39,20 +60,27 @@ class Settings:
 
     def with_(self: Kind, changes: Mapping[str, Any]) -> Kind:
         """These settings with some changed; an unknown name is an error that lists the known."""
-        known = self.names()
-        for name in changes:
-            if name not in known:
-                raise UnknownName(self.kind, name, known)
-        return replace(self, **changes)
+        if not isinstance(changes, Mapping):
+            raise InvalidInput(f"a {type(self).__name__} is made of a dict of settings by name, got {changes!r:.60}")
+        if not all(isinstance(name, str) for name in changes):
+            raise InvalidInput(f"the names of a {self.kind} must be str, got {list(changes)!r:.60}")
+        return type(self)(**{name: getattr(self, name) for name in self.names()} | dict(changes))
 
     def chosen(self) -> dict[str, Any]:
         """The settings that differ from their defaults, by name."""
         own = {one.name: one.default for one in fields(self) if one.init}
-        return {name: value for name in own if not _same(value := getattr(self, name), own[name])}
+        values = {name: getattr(self, name) for name in own}
+        return {name: one for name, one in values.items() if one is not own[name] and not _same(one, own[name])}
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings by name."""
-        return {name: getattr(self, name) for name in self.names()}
+        """All settings by name, for ``json.dumps``."""
+        values = {name: getattr(self, name) for name in self.names()}
+        return {
+            name: value
+            if type(value) in PLAIN_TYPES or value is getattr(type(self), name)
+            else _copied(value, as_lists=True)
+            for name, value in values.items()
+        }
 
     @classmethod
     def from_dict(cls: type[Kind], saved: Mapping[str, Any]) -> Kind:
@@ -71,7 +99,37 @@ class Settings:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.chosen().items())})"
 
 
+def _copied(value: Any, *, as_lists: bool = False) -> Any:
+    """A copy that shares nothing that can change with ``value``; numbers and arrays of other kinds become Python's and
+    numpy's, or with ``as_lists`` what JSON can hold."""
+    if isinstance(value, Real) and type(value) not in PLAIN_TYPES:
+        try:
+            return int(value) if isinstance(value, Integral) else float(value)
+        except OverflowError:  # which the check of the setting reports
+            return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _copied(one, as_lists=as_lists) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        copies = [one if type(one) in PLAIN_TYPES else _copied(one, as_lists=as_lists) for one in value]
+        return tuple(copies) if isinstance(value, tuple) else copies
+    if not isinstance(value, np.ndarray) and hasattr(value, "__array__") and not isinstance(value, type):
+        try:
+            value = np.asarray(value)
+        except (ValueError, TypeError, RuntimeError):  # which the check of the setting reports
+            return value
+    if isinstance(value, np.ndarray):
+        return value.tolist() if as_lists else value.copy()
+    return value
+
+
 def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         return np.array_equal(one, other)
-    return one is other or bool(one == other)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    # True repeats without end, and 1 once.
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)

@@ -81,7 +81,7 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     """
     known = list(known)
     if not isinstance(value, str) or value not in known:
-        raise UnknownName(name, value, known)
+        raise UnknownName(name, value, known, is_setting=name.isidentifier())
     return value
 
 

@@ -73,9 +73,9 @@ class Controller:
     ) -> None:
         self.settings = Tuning().with_(settings)
         if isinstance(engine, str) and engine not in ENGINES:
-            raise UnknownName("engine", engine, ENGINES)
+            raise UnknownName("engine", engine, ENGINES, is_setting=True)
         if not isinstance(engine, str) and not hasattr(engine, "peft_type"):
-            raise InvalidInput(f"engine must be one of {', '.join(ENGINES)}, or a config of PEFT, got {engine!r:.60}")
+            raise InvalidInput(f"{setting('engine')} must be one of {', '.join(ENGINES)}, or a config of PEFT, got {engine!r:.60}")
         if rank is not None:
             whole_number("rank", rank)
         if alpha is not None:
@@ -233,7 +233,7 @@ class Controller:
     def context_of(self, texts: Sequence[str], room: int | None = None) -> list[int]:
         """The texts as tokens to be put before a prompt: the first ones stay where not all fit into ``room``."""
         if isinstance(texts, str):
-            raise InvalidInput("texts must be a list of texts; for one text, put it into a list")
+            raise InvalidInput(f"{setting('texts')} must be a list of texts; for one text, put it into a list")
         room = self.context // 2 if room is None else room
         ids = [] if self.start_token is None else [self.start_token]
         gap = text_token_ids(self.tokenizer, "\n\n")

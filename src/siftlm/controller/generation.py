@@ -95,7 +95,8 @@ def generate(
     The beginning of a prompt is left out where it is too long. Every row draws from a generator of its own with the
     same seed; the random state of the caller stays as it is.
     """
-    check_sampling(sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.stop, controller.context)
+    own = sampling
+    check_sampling(own.max_tokens, own.temperature, own.top_p, own.stop, controller.context, own.seed)
     ends = set(eos_token_ids(controller))
     rows: list[DecodingRow] = []
     texts: dict[int, _ContinuationText] = {}

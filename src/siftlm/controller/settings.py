@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
+from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.settings import Settings
-from siftlm.validation import flag, number, whole_number
+from siftlm.validation import choice, flag, list_of_texts, number, whole_number
 
 ORDERS = ("picked", "reversed")
 REPEATS = ("steps", "grouped", "scaled")
 PRECISIONS = ("auto", "float32", "bfloat16")
 # Scores are divided by the temperature: below this they would be infinite.
 MIN_TEMPERATURE = 1e-6
+# What torch's generators take, with room for the choices that are counted on from it.
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,6 +83,7 @@ class Tuning(Settings):
     """The seed of dropout."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("rate", "clip", "seconds"):
             if getattr(self, name) is not None:
                 number(name, getattr(self, name), above=0)
@@ -93,8 +96,9 @@ class Tuning(Settings):
             raise InvalidInput(f"{setting('betas')} must be two numbers, got {betas!r}")
         for beta in betas:
             number("each of betas", beta, least=0, below=1)
-        object.__setattr__(self, "betas", tuple(betas))  # JSON has lists
-        whole_number("seed", self.seed, least=0)
+        if not isinstance(betas, tuple):  # JSON has lists
+            object.__setattr__(self, "betas", tuple(betas))
+        whole_number("seed", self.seed, least=0, most=MAX_SEED)
         for name in ("checkpointing", "compile"):
             flag(name, getattr(self, name))
         for name in ("passes", "windows", "reuse", "watch_every", "patience"):
@@ -104,8 +108,7 @@ class Tuning(Settings):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), least=least)
         for name, known in (("order", ORDERS), ("repeats", REPEATS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise UnknownName(name, getattr(self, name), known)
+            choice(name, getattr(self, name), known)
         if self.reuse > 1 and self.repeats != "grouped":
             raise Conflict(
                 f"{setting('reuse', self.reuse)} needs {setting('repeats', 'grouped')}: a gradient is reused "
@@ -113,7 +116,7 @@ class Tuning(Settings):
             )
         completion: Any = self.completion
         if completion is not None and not (isinstance(completion, str) and completion):
-            raise InvalidInput(f"completion must be a text to look for, or None, got {completion!r}")
+            raise InvalidInput(f"{setting('completion')} must be a text to look for, or None, got {completion!r}")
 
     @property
     def draws(self) -> bool:
@@ -193,16 +196,20 @@ class SamplingParams:
 
 def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     """One stop text, or several, as `SamplingParams` takes them."""
-    return (stop,) if isinstance(stop, str) else tuple(stop)
+    return (stop,) if isinstance(stop, str) else tuple(list_of_texts("stop", stop))
 
 
-def check_sampling(max_new_tokens: Any, temperature: Any, top_p: Any, stops: Sequence[Any], context: int) -> None:
+def check_sampling(
+    max_new_tokens: Any, temperature: Any, top_p: Any, stops: Sequence[Any], context: int, seed: Any = 0
+) -> None:
     """Refuse what is wrong with how to continue, by its name."""
     whole_number("max_new_tokens", max_new_tokens, most=context - 1)
     if 0 < number("temperature", temperature, least=0, below=100) < MIN_TEMPERATURE:
         raise InvalidInput(
-            f"temperature must be 0 (the likeliest token each time) or {MIN_TEMPERATURE:g} or more, got {temperature!r}"
+            f"{setting('temperature')} must be 0 (the likeliest token each time) or {MIN_TEMPERATURE:g} or more, "
+            f"got {temperature!r}"
         )
     number("top_p", top_p, above=0, most=1)
     if not all(isinstance(one, str) and one for one in stops):
         raise InvalidInput(f"{setting('stop')} must be non-empty strings, got {stops!r}")
+    whole_number("seed", seed, least=0, most=MAX_SEED)

@@ -145,7 +145,7 @@ def per_item(name: str, value: object, size: int, *, positive: bool) -> FloatArr
     bad = ~np.isfinite(result) | ((result <= 0) if positive else (result < 0))
     if bad.any():
         row = int(np.argmax(bad))
-        raise InvalidInput(f"{name}[{row}] is {result[row]}; it must be {'> 0' if positive else '>= 0'} and finite")
+        raise InvalidInput(f"{setting(name)}[{row}] is {result[row]}; it must be {'> 0' if positive else '>= 0'} and finite")
     return result
 
 
@@ -167,7 +167,7 @@ def item_indices(name: str, value: object, size: int) -> IntArray:
     wrong = (array < 0) | (array >= size)
     if wrong.any():
         at = int(np.argmax(wrong))
-        raise InvalidInput(f"{name}[{at}] is {array[at]}, but candidates are numbered 0 … {size - 1}")
+        raise InvalidInput(f"{setting(name)}[{at}] is {array[at]}, but candidates are numbered 0 … {size - 1}")
     return array.astype(np.int64)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm import validation
-from siftlm.errors import InvalidInput, UnknownName
+from siftlm.errors import InvalidInput, UnknownName, setting
 from siftlm.selection import checks
 
 Vectors = npt.NDArray[Any]
@@ -187,22 +187,22 @@ def named(name: str) -> KernelFunction | FeatureKernel:
     """
     if not isinstance(name, str):
         raise InvalidInput(f"a kernel's name must be a str such as 'power:4', got {name!r}")
-    kind, _, setting = name.partition(":")
+    kind, _, parameter = name.partition(":")
     kind = kind.replace("_", "-")
     if kind in ("linear", "centred"):
-        if setting:
-            raise InvalidInput(f"kernel {kind!r} takes no setting, got {name!r}")
+        if parameter:
+            raise InvalidInput(f"{setting('kernel')} {kind!r} takes no setting, got {name!r}")
         return linear() if kind == "linear" else centred()
     try:
         if kind == "power":
-            return power(int(setting))
+            return power(int(parameter))
         if kind == "plus-constant":
-            return plus_constant(float(setting))
+            return plus_constant(float(parameter))
     except InvalidInput as error:  # it is a ValueError too, and says more
-        raise InvalidInput(f"kernel {name!r}: {error}") from error
+        raise InvalidInput(f"{setting('kernel')} {name!r}: {error.marked}") from error
     except ValueError as error:
-        raise InvalidInput(f"kernel {name!r} needs a number: power:4 or plus-constant:1") from error
-    raise UnknownName("kernel", name, KERNEL_NAMES)
+        raise InvalidInput(f"{setting('kernel')} {name!r} needs a number: power:4 or plus-constant:1") from error
+    raise UnknownName("kernel", name, KERNEL_NAMES, is_setting=True)
 
 
 def named_prior(name: str) -> Relevance:
@@ -211,15 +211,15 @@ def named_prior(name: str) -> Relevance:
     >>> named_prior("relevance:1.5")
     Relevance(power=1.5, floor=0.0)
     """
-    kind, _, setting = name.partition(":")
+    kind, _, parameter = name.partition(":")
     if kind != "relevance":
-        raise UnknownName("prior", name, ("relevance:P",))
+        raise UnknownName("prior", name, ("relevance:P",), is_setting=True)
     try:
-        return relevance(float(setting)) if setting else relevance()
+        return relevance(float(parameter)) if parameter else relevance()
     except InvalidInput as error:  # it is a ValueError too, and says more
-        raise InvalidInput(f"prior {name!r}: {error}") from error
+        raise InvalidInput(f"{setting('prior')} {name!r}: {error.marked}") from error
     except ValueError as error:
-        raise InvalidInput(f"prior {name!r} needs a number: relevance:2") from error
+        raise InvalidInput(f"{setting('prior')} {name!r} needs a number: relevance:2") from error
 
 
 def name_of(part: object) -> str | None:

@@ -202,7 +202,7 @@ def find_method(name: object) -> Method:
             return method_of(_load_entry_point(name))
     elif callable(name):
         return method_of(name)
-    raise UnknownName("method", name, methods())
+    raise UnknownName("method", name, methods(), is_setting=True)
 
 
 def _load_entry_point(name: str) -> object:

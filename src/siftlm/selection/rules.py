@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.selection import checks
 from siftlm.selection.numerics import BUDGET_SLACK, Ties
+from siftlm.settings import Settings
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 NO_PICK = -1
@@ -119,14 +121,16 @@ class PickRules:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Limits:
+class Limits(Settings):
     """What may be picked, and how often; each field is the keyword of `siftlm.select` of the same name.
 
     >>> Limits(replacement=False, exclude=[3])
     Limits(replacement=False, exclude=[3])
-    >>> Limits(exclude=[3]) == Limits(exclude=np.array([3]))
+    >>> Limits(exclude=[3]) == Limits(exclude=np.array([3])) == Limits.from_dict({"exclude": [3]})
     True
     """
+
+    kind: ClassVar[str] = "limit"
 
     replacement: bool | int | None = None
     """May a candidate be picked again? ``True``, ``False``, at most so many times, or as the method has it."""
@@ -142,7 +146,8 @@ class Limits:
     """The picks' costs add up to no more than this."""
 
     def __post_init__(self) -> None:
-        if self.replacement is not None and not isinstance(self.replacement, (bool, np.bool_)):
+        super().__post_init__()
+        if self.replacement is not None and not isinstance(self.replacement, bool):
             validation.whole_number("replacement", self.replacement, least=1)
         if self.budget is not None:
             if self.costs is None:
@@ -151,43 +156,38 @@ class Limits:
                 )
             validation.number("budget", self.budget, above=0)
         if (self.source_cap is None) != (self.sources is None):
-            names = f"sources and {setting('source_cap')}"
+            names = f"{setting('sources')} and {setting('source_cap')}"
             raise Conflict(f"{names} go together: labels, and how many picks may share one")
         if self.source_cap is not None:
             validation.whole_number("source_cap", self.source_cap, least=1)
-
-    def __repr__(self) -> str:
-        return f"Limits({', '.join(f'{name}={value!r}' for name, value in self.specified().items())})"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Limits):
-            return NotImplemented
-        mine, theirs = self.specified(), other.specified()
-        same = mine.keys() == theirs.keys() and repr(mine.get("replacement")) == repr(theirs.get("replacement"))
-        return same and all(np.array_equal(mine[name], theirs[name]) for name in mine)
-
-    __hash__ = None  # type: ignore[assignment]  # it may hold arrays
+            if isinstance(self.sources, str) or not hasattr(self.sources, "__len__"):
+                got = repr(self.sources)
+                raise InvalidInput(f"{setting('sources')} must be a list of labels, one per candidate, got {got:.60}")
+        if self.costs is not None and checks.as_array("costs", self.costs).ndim != 1:
+            raise InvalidInput(f"{setting('costs')} must have one number per candidate, got {self.costs!r:.60}")
 
     def specified(self) -> dict[str, Any]:
         """The fields that limit anything."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        return self.chosen()
 
     def cap(self, *, repeats: bool) -> int | None:
         """How often one candidate may be picked, ``None`` for no limit; ``repeats`` if there is no ``replacement``."""
         if self.replacement is None:
             return None if repeats else 1
-        if isinstance(self.replacement, (bool, np.bool_)):
+        if isinstance(self.replacement, bool):
             return None if self.replacement else 1
-        return int(self.replacement)
+        return self.replacement
 
 
-@dataclass(frozen=True)
-class Stopping:
+@dataclass(frozen=True, eq=False, repr=False)
+class Stopping(Settings):
     """When to stop before n picks: three rules, each optional, checked before the work for the next pick is done.
 
     >>> Stopping(until=0.1)
-    Stopping(adaptive=None, until=0.1, min_gain=None, at_least=1)
+    Stopping(until=0.1)
     """
+
+    kind: ClassVar[str] = "stopping rule"
 
     adaptive: float | None = None
     """α of the published rule: keep pick n only while σ_n ≤ 1 / (α n), with σ_n² the uncertainty left after it."""
@@ -199,6 +199,7 @@ class Stopping:
     """Picks that are kept whatever the rules say."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.adaptive is not None:
             validation.number("adaptive", self.adaptive, above=0)
         if self.until is not None:
@@ -245,4 +246,5 @@ def rules_in(settings: dict[str, Any], ready: Rules | None, none: Rules) -> Rule
             keywords[name] = value
             if ready is not None and getattr(ready, name) is not default:
                 raise Conflict(f"{setting(name)} is set twice: as a keyword, and in {ready!r}")
-    return replace(ready or none, **keywords) if keywords else ready or none
+    chosen = none if ready is None else ready
+    return chosen.with_(keywords) if keywords else chosen
