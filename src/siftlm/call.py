@@ -8,9 +8,9 @@ from typing import Any
 
 from siftlm.controller import Tuning
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
-from siftlm.memory import Found, SearchRequest
+from siftlm.memory import Found, Search, SearchRequest
 from siftlm.memory.rerank import Features
-from siftlm.validation import choice, fraction, text_with_content, whole_number
+from siftlm.validation import choice, flag, fraction, text_with_content, whole_number
 
 SCORE_MODES = ("split", "transductive")
 PAIR_LABELS = ("the prompt", "the continuation")
@@ -21,6 +21,8 @@ GRADIENT_FEATURES = "gradients"
 Decide = float | Callable[[Found], bool] | None
 # Settings of `LocalModel` itself, beside those of a search and those of tuning.
 LOCAL_SETTINGS = ("n", "method", "use", "decide", "features")
+# The seed of the selection by name; ``seed`` by name is that of the selection and of tuning.
+SELECTION_SEED = "selection_seed"
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,44 @@ class CallSettings:
     """What the settings of a trace say beside those of tuning."""
 
     def __post_init__(self) -> None:
-        if self.features is not None and self.features != GRADIENT_FEATURES and not hasattr(self.features, "embed"):
-            raise UnknownName("features", self.features, (GRADIENT_FEATURES, "an Embedder"))
+        named = isinstance(self.features, str) and self.features == GRADIENT_FEATURES
+        if self.features is not None and not named and not hasattr(self.features, "embed"):
+            raise UnknownName("features", self.features, (GRADIENT_FEATURES, "an Embedder"), is_setting=True)
         choice("use", self.use, PASSAGE_USES)
         if self.decide is not None and not callable(self.decide):
-            fraction("decide", self.decide)
+            object.__setattr__(self, "decide", fraction("decide", self.decide))
         object.__setattr__(self, "notes", {} if self.recipe is None else {"recipe": self.recipe})
 
     @property
     def step_share(self) -> float:
         """About the share of a prompt's tuning that one step is."""
         return 1 / (self.request.n * self.tuning.passes * self.tuning.windows)
+
+
+def settings_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name: those that the objects ``search`` and ``tuning`` choose, below the keywords.
+
+    >>> from siftlm.memory import Search
+    >>> settings_by_name({"seed": 3}), settings_by_name({"search": Search(seed=4)})
+    ({'seed': 3, 'selection_seed': 3}, {'selection_seed': 4})
+    """
+    rest = dict(settings)
+    search = Search.chosen_in("search", rest.pop("search", None))
+    if "seed" in search:
+        search[SELECTION_SEED] = search.pop("seed")
+    if "seed" in rest:
+        rest.setdefault(SELECTION_SEED, whole_number("seed", rest["seed"], least=0))
+    return {**search, **Tuning.chosen_in("tuning", rest.pop("tuning", None)), **rest}
+
+
+def listed(what: str, texts: Any) -> list[Any]:
+    """The texts or prompts of a call for many, as a list."""
+    if isinstance(texts, (str, bytes, Mapping)) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) != 1:
+        got = type(texts).__name__
+        raise InvalidInput(
+            f"{setting(f'{what}s')} must be a list, got {got}; for one {what} there is the method without _many"
+        )
+    return list(texts)
 
 
 def split_text(name: str, text: Any, mode: str) -> tuple[str, str, str]:
@@ -79,13 +108,25 @@ def split_text(name: str, text: Any, mode: str) -> tuple[str, str, str]:
     return prompt, rest, prompt
 
 
-def scored_steps(at: Any, *, watch: bool, mode: str) -> frozenset[int]:
-    """The numbers of steps to score after; an error where ``watch`` would look at what is scored."""
-    if watch and mode == "transductive":
+def check_course(watch: Any, after: Any, use: str, mode: str = "split") -> None:
+    """An error where ``after`` cannot be called, there is nothing to watch, or ``watch`` would see what is scored."""
+    if after is not None and not callable(after):
+        raise InvalidInput(f"{setting('after')} must be a function of a step, got {after!r:.60}")
+    if not flag("watch", watch):
+        return
+    if mode == "transductive":
         raise Conflict(f"{setting('watch', True)} in mode 'transductive' would watch the very text that is scored")
-    if isinstance(at, (str, bytes)) or not isinstance(at, Iterable):
+    if use == "context":
+        raise Conflict(
+            f"{setting('watch', True)} ends tuning early, and with {setting('use', 'context')} nothing is tuned"
+        )
+
+
+def scored_steps(at: Any) -> frozenset[int]:
+    """The numbers of steps to score after."""
+    if isinstance(at, (str, bytes)) or not isinstance(at, Iterable) or getattr(at, "ndim", 1) != 1:
         raise InvalidInput(f"{setting('at')} must be a list of numbers of steps, such as [1, 5, 10], got {at!r}")
-    return frozenset(whole_number("each of at", step, least=0) for step in at)
+    return frozenset(whole_number(f"each of {setting('at')}", step, least=0) for step in at)
 
 
 def split_in_half(text: str) -> tuple[str, str]:

@@ -138,8 +138,12 @@ class UnknownName(InvalidInput):
         self.what, self.name, self.known, self.is_setting = what, name, sorted(known), is_setting
         close = difflib.get_close_matches(str(name).lower(), self.known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else "."
-        noun = setting(what) if is_setting else what
-        super().__init__(f"unknown {noun} {name!r}{hint} Known: {', '.join(self.known)}")
+        super().__init__(f"unknown {what} {name!r}{hint} Known: {', '.join(self.known)}")
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The setting that holds the name; in the message it is a noun, which no front end spells otherwise."""
+        return (self.what,) if self.is_setting else super().settings
 
     def __reduce__(self) -> tuple[Callable[..., UnknownName], tuple[str, object, list[str]]]:
         # partial: a class is called without keywords when it is unpickled.

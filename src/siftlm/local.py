@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,22 +10,30 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 from siftlm import flow, recipes
-from siftlm.call import GRADIENT_FEATURES, LOCAL_SETTINGS, CallSettings, scored_steps, split_text
+from siftlm.call import (
+    GRADIENT_FEATURES,
+    LOCAL_SETTINGS,
+    SELECTION_SEED,
+    CallSettings,
+    check_course,
+    listed,
+    scored_steps,
+    settings_by_name,
+    split_text,
+)
 from siftlm.controller import Controller, Tuning, check_sampling, restoring
+from siftlm.controller.settings import stop_strings
 from siftlm.embedding.models import GradientSettings, ModelEmbedder
-from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.errors import Conflict, setting
 from siftlm.memory import Found, Memory, Search, Searcher
 from siftlm.memory.request import search_request
 from siftlm.memory.rerank import check_rerank
 from siftlm.progress import Meter, Report, reporter
 from siftlm.results import Answer, Learned, Score
 from siftlm.types import Step, Vectors
-from siftlm.validation import text_with_content
+from siftlm.validation import flag, text_with_content, whole_number
 
 logger = logging.getLogger(__name__)
-
-# The seed of a `Search`, among settings by name, where ``seed`` is that of tuning.
-SELECTION_SEED = "seed of the selection"
 
 
 class LocalModel:
@@ -40,7 +49,8 @@ class LocalModel:
             if they were given by name.
         **settings: what to use unless a call says otherwise: ``n``, ``method``, ``use``, ``decide``, ``features``;
             the fields of `siftlm.Search` and of `siftlm.Tuning`, and the method's own options. They win over
-            ``search`` and ``tuning``.
+            ``search`` and ``tuning``. ``seed`` is that of the selection and of tuning; ``selection_seed``, like the
+            field of ``search``, that of the selection alone.
 
     ``features="gradients"`` selects among the ``k`` nearest by what the model would learn from each, not by the
     memory's own vectors; any `siftlm.embedding.Embedder` will do as well.
@@ -95,9 +105,9 @@ class LocalModel:
                 dtype=dtype,
                 context=context,
             )
-        self.calibration: Mapping[str, Any] = self._calibrated() if calibrated else {}
+        self.calibration: Mapping[str, Any] = self._calibrated() if flag("calibrated", calibrated) else {}
         """The settings that calibration chose; empty where there is none, or none is wanted."""
-        self._defaults = _by_name({"search": search, "tuning": tuning, **settings})
+        self._defaults = settings_by_name({"search": search, "tuning": tuning, **settings})
         self.settings()  # a wrong setting is an error here rather than at the first prompt
 
     # --- the flow
@@ -119,6 +129,7 @@ class LocalModel:
         """
         text_with_content("the prompt", prompt)
         resolved = self.call_settings(n, method, **settings)
+        check_course(watch, after, resolved.use)
         [state] = flow.select(self.memory, resolved, [prompt])
         with flow.tuned(self.controller, [state], resolved, watch=watch, after=after):
             yield Learned(state.found, state.trace, state.context)
@@ -161,11 +172,13 @@ class LocalModel:
             **settings: as for `LocalModel`, ``search`` and ``tuning`` included.
         """
         parts = split_text("the text", text, mode)
-        points = scored_steps(at, watch=watch, mode=mode)
+        points, resolved = scored_steps(at), self.call_settings(n, method, **settings)
+        if watch is not False or after is not None:
+            check_course(watch, after, resolved.use, mode)
         return flow.score(
             self.controller,
             self.memory,
-            self.call_settings(n, method, **settings),
+            resolved,
             [parts],
             mode=mode,
             points=points,
@@ -203,6 +216,7 @@ class LocalModel:
         sampling = self._sampling(max_new_tokens, temperature, top_p, stop, seed)
         text_with_content("the prompt", prompt)
         resolved = self.call_settings(n, method, **settings)
+        check_course(watch, after, resolved.use)
         return flow.generate(self.controller, self.memory, resolved, [prompt], sampling, watch=watch, after=after)[0]
 
     def score_many(
@@ -224,9 +238,9 @@ class LocalModel:
         bfloat16 bits per byte may differ in the third.
         """
         resolved = self.call_settings(n, method, **settings)
-        _check_list("text", texts)
-        parts = [split_text(f"text {place}", text, mode) for place, text in enumerate(texts)]
-        points = scored_steps(at, watch=watch, mode=mode)
+        parts = [split_text(f"text {place}", text, mode) for place, text in enumerate(listed("text", texts))]
+        check_course(watch, None, resolved.use, mode)
+        points = scored_steps(at)
         meter = Meter("scoring", "texts", reporter(progress), total=len(parts))
 
         def work(some: Sequence[tuple[str, str, str]]) -> list[Score]:
@@ -264,6 +278,7 @@ class LocalModel:
         The results are those of `generate`, for LoRA up to rounding; see `score_many`.
         """
         resolved = self.call_settings(n, method, **settings)
+        check_course(watch, None, resolved.use)
         checked = _checked_prompts(prompts)
         sampling = self._sampling(max_new_tokens, temperature, top_p, stop, seed)
         meter = Meter("answering", "prompts", reporter(progress), total=len(checked))
@@ -302,7 +317,10 @@ class LocalModel:
 
     def uncalibrated(self) -> LocalModel:
         """The same model, memory and settings, without what calibration chose."""
-        return LocalModel(self.controller, self.memory, calibrated=False, **self._defaults)
+        model = copy.copy(self)
+        model.calibration = {}
+        model.settings()  # which may have been right only beside what calibration chose
+        return model
 
     # --- settings
 
@@ -310,7 +328,7 @@ class LocalModel:
         """The settings of a call with these changes; an unknown name or a wrong value is an error.
 
         Of the search λ and repeats are there; other settings that nobody chose are left out, and have the defaults of
-        `Memory.search`.
+        `Memory.search`. ``seed`` is that of tuning; where the selection has another, ``selection_seed`` is there.
         """
         resolved = self._resolved(changes)
         request = resolved.request
@@ -325,6 +343,7 @@ class LocalModel:
             "decide": resolved.decide,
             "features": resolved.features,
             **{name: getattr(request.search, name) for name in resolved.chosen},
+            **({} if request.search.seed == resolved.tuning.seed else {SELECTION_SEED: request.search.seed}),
             **{name: request.selection[name] for name in ("noise", "replacement") if name in request.selection},
             **request.options,
             **resolved.tuning.to_dict(),
@@ -349,15 +368,15 @@ class LocalModel:
 
     def _resolved(self, changes: Mapping[str, Any]) -> CallSettings:
         """The settings of the model with these changes; the one place where they are sorted by who needs them."""
-        if "search" in changes or "tuning" in changes:
-            changes = _by_name(changes)
+        if "search" in changes or "tuning" in changes or "seed" in changes:
+            changes = settings_by_name(changes)
         known, recipe = recipes.merged(self.calibration, self._defaults, changes)
         own = {name: known.pop(name) for name in LOCAL_SETTINGS if name in known}
         how = {name: known.pop(name) for name in Tuning.names() if name in known}
         if SELECTION_SEED in known:
-            known["seed"] = known.pop(SELECTION_SEED)
+            known["seed"] = whole_number(SELECTION_SEED, known.pop(SELECTION_SEED), least=0)
         n, method, features = own.pop("n", 50), own.pop("method", "sift"), own.get("features")
-        request = search_request(n, method, known, also_known=(*Tuning.names(), *LOCAL_SETTINGS))
+        request = search_request(n, method, known, also_known=(*Tuning.names(), *LOCAL_SETTINGS, SELECTION_SEED))
         return CallSettings(
             request,
             self.controller.tuning_settings(**how),
@@ -406,8 +425,8 @@ class LocalModel:
         self, max_new_tokens: int, temperature: float, top_p: float, stop: str | Sequence[str], seed: int
     ) -> dict[str, Any]:
         """How to draw tokens, checked before any tuning."""
-        stops = [stop] if isinstance(stop, str) else list(stop)
-        check_sampling(max_new_tokens, temperature, top_p, stops, self.controller.context)
+        stops = list(stop_strings(stop))
+        check_sampling(max_new_tokens, temperature, top_p, stops, self.controller.context, seed)
         return {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
@@ -420,20 +439,5 @@ class LocalModel:
         return f"LocalModel({self.controller!r}, {self.memory!r})"
 
 
-def _by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by name: those that the objects ``search`` and ``tuning`` choose, below the keywords."""
-    rest = dict(settings)
-    search = Search.chosen_in("search", rest.pop("search", None))
-    if "seed" in search:
-        search[SELECTION_SEED] = search.pop("seed")
-    return {**search, **Tuning.chosen_in("tuning", rest.pop("tuning", None)), **rest}
-
-
-def _check_list(what: str, texts: object) -> None:
-    if isinstance(texts, str):
-        raise InvalidInput(f"{what}s must be a list; for one {what} there is the method without _many")
-
-
 def _checked_prompts(prompts: Sequence[str]) -> list[str]:
-    _check_list("prompt", prompts)
-    return [text_with_content(f"prompt {place}", text) for place, text in enumerate(prompts)]
+    return [text_with_content(f"prompt {place}", text) for place, text in enumerate(listed("prompt", prompts))]

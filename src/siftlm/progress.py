@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
+from siftlm.errors import InvalidInput, setting
+
 # Drawn at most so often, in seconds.
 REPORT_INTERVAL_SECONDS = 0.1
 
@@ -101,6 +103,8 @@ def reporter(progress: bool | Report | None) -> Report | None:
     draws only on a terminal."""
     if callable(progress):
         return progress
+    if progress is not None and not isinstance(progress, bool):
+        raise InvalidInput(f"{setting('progress')} must be True, False or a function, got {progress!r:.60}")
     stream = sys.stderr
     if progress or (progress is None and stream is not None and stream.isatty()):
         return _Line(stream)

@@ -49,7 +49,7 @@ def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[di
     explicit = {name: value for one in given for name, value in one.items()}
     measured = calibrated.get("method", "sift")
     word = explicit.get("method", measured)
-    if isinstance(word, str) and word not in RECIPES:
+    if not callable(word) and not (isinstance(word, str) and word in RECIPES):
         try:
             problem.find_method(word)
         except UnknownName:

@@ -6,7 +6,7 @@ Each check takes the argument's name and value, and returns the value in its pla
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -101,7 +101,7 @@ def list_of_texts(name: str, value: Any) -> list[str]:
     Traceback (most recent call last):
     siftlm.errors.InvalidInput: texts[1] must be a str, got int
     """
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, Iterable)):
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
         raise InvalidInput(f"{_named(name)} must be a list of str, got {type(value).__name__}: write [text] for one")
     listed = list(value)
     for place, one in enumerate(listed):

@@ -75,7 +75,9 @@ class Controller:
         if isinstance(engine, str) and engine not in ENGINES:
             raise UnknownName("engine", engine, ENGINES, is_setting=True)
         if not isinstance(engine, str) and not hasattr(engine, "peft_type"):
-            raise InvalidInput(f"{setting('engine')} must be one of {', '.join(ENGINES)}, or a config of PEFT, got {engine!r:.60}")
+            raise InvalidInput(
+                f"{setting('engine')} must be one of {', '.join(ENGINES)}, or a config of PEFT, got {engine!r:.60}"
+            )
         if rank is not None:
             whole_number("rank", rank)
         if alpha is not None:

@@ -351,9 +351,9 @@ def _left_padded(states: torch.Tensor, columns: int) -> torch.Tensor:
 
 def _warped_logits(scores: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
     if sampling.temperature != 1.0:
-        scores = TemperatureLogitsWarper(sampling.temperature)(None, scores)
+        scores = TemperatureLogitsWarper(float(sampling.temperature))(None, scores)
     if sampling.top_p < 1.0:
-        scores = TopPLogitsWarper(sampling.top_p)(None, scores)
+        scores = TopPLogitsWarper(float(sampling.top_p))(None, scores)
     return scores
 
 

@@ -31,7 +31,9 @@ def parse_text(text: str) -> dict[str, Any]:
     {'and': [{'year': {'>=': 2000}}, {'not': {'draft': {'exists': True}}}]}
     """
     if len(text) > MAX_FILTER_CHARACTERS:
-        raise InvalidInput(f"where has {len(text):,} characters; at most {MAX_FILTER_CHARACTERS:,} are read")
+        raise InvalidInput(
+            f"{setting('where')} has {len(text):,} characters; at most {MAX_FILTER_CHARACTERS:,} are read"
+        )
     return _FilterParser(text).read()
 
 

@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.memory import filter_parser
 from siftlm.memory.filter_sql import SqlCondition, field_condition, id_condition, join_conditions, negate
 
@@ -183,20 +183,22 @@ def parse(where: Mapping[str, Any] | str | Expression | None) -> Expression:
         return where
     if isinstance(where, str):
         where = filter_parser.parse_text(where)
-    if where is None or where == {}:
+    if where is None or (isinstance(where, Mapping) and not where):
         return All()
     expression = _of_dict(where, 1)
     conditions = sum(1 for _ in _conditions(expression))
     if conditions > MAX_CONDITIONS:
-        raise InvalidInput(f"where has {conditions:,} conditions, more than {MAX_CONDITIONS}; use in for many values")
+        raise InvalidInput(
+            f"{setting('where')} has {conditions:,} conditions, more than {MAX_CONDITIONS}; use in for many values"
+        )
     return expression
 
 
 def _of_dict(where: Any, depth: int) -> Expression:
     if not isinstance(where, Mapping) or not where:
-        raise InvalidInput(f"where: expected a dict such as {{'source': 'wiki'}}, not {_short(where)}")
+        raise InvalidInput(f"{setting('where')}: expected a dict such as {{'source': 'wiki'}}, not {_short(where)}")
     if depth > MAX_FILTER_DEPTH:
-        raise InvalidInput(f"where is nested more than {MAX_FILTER_DEPTH} deep")
+        raise InvalidInput(f"{setting('where')} is nested more than {MAX_FILTER_DEPTH} deep")
     return _all([_of_entry(key, value, depth) for key, value in where.items()])
 
 
@@ -205,38 +207,40 @@ def _of_entry(key: Any, value: Any, depth: int) -> Expression:
         return Not(_of_dict(value, depth + 1))
     if key in ("and", "or"):
         if not isinstance(value, (list, tuple)) or not value:
-            raise InvalidInput(f"where: {key!r} needs a list of dicts, at least one, not {_short(value)}")
+            raise InvalidInput(f"{setting('where')}: {key!r} needs a list of dicts, at least one, not {_short(value)}")
         parts = [_of_dict(part, depth + 1) for part in value]
         return _all(parts) if key == "and" or len(parts) == 1 else Either(tuple(parts))
     path = _path(key)
     if not isinstance(value, Mapping):
         return _condition(key, path, "in" if isinstance(value, (list, tuple)) else "=", value)
     if not value:
-        raise InvalidInput(f"where: {key!r} needs an operator, such as {{{key!r}: {{'>=': 2000}}}}")
+        raise InvalidInput(f"{setting('where')}: {key!r} needs an operator, such as {{{key!r}: {{'>=': 2000}}}}")
     return _all([_condition(key, path, operator, operand) for operator, operand in value.items()])
 
 
 def _condition(key: str, path: tuple[str, ...], operator: Any, value: Any) -> Expression:
     if operator == "exists":
         if not isinstance(value, bool):
-            raise InvalidInput(f"where: 'exists' of {key!r} is True or False, not {_short(value)}")
+            raise InvalidInput(f"{setting('where')}: 'exists' of {key!r} is True or False, not {_short(value)}")
         there = Condition(path, "exists", True)
         return there if value else Not(there)
     if operator in ("in", "not-in"):
         if not isinstance(value, (list, tuple)) or len(value) > MAX_VALUES:
-            raise InvalidInput(f"where: {operator!r} of {key!r} needs a list of at most {MAX_VALUES:,} values")
+            raise InvalidInput(
+                f"{setting('where')}: {operator!r} of {key!r} needs a list of at most {MAX_VALUES:,} values"
+            )
         return Condition(path, operator, tuple(_scalar(key, one) for one in value))
     if operator not in (*_COMPARISONS, *_NEGATED_OPERATORS):
         known = " ".join([*_COMPARISONS, *_NEGATED_OPERATORS, "exists"])
         raise InvalidInput(
-            f"where: {key!r} has the unknown operator {_short(operator)}; known are {known}. "
+            f"{setting('where')}: {key!r} has the unknown operator {_short(operator)}; known are {known}. "
             f"For a nested field write {f'{key}.{operator}'!r}"
         )
     operand = _scalar(key, value)
     if operator in _TEXT_OPERATORS and not isinstance(operand, str):
-        raise InvalidInput(f"where: {operator!r} of {key!r} needs a string, not {_short(value)}")
+        raise InvalidInput(f"{setting('where')}: {operator!r} of {key!r} needs a string, not {_short(value)}")
     if operator in _ORDER_OPERATORS and isinstance(operand, bool):
-        raise InvalidInput(f"where: {operator!r} of {key!r} needs a number or a string, not {operand}")
+        raise InvalidInput(f"{setting('where')}: {operator!r} of {key!r} needs a number or a string, not {operand}")
     return Condition(path, operator, operand)
 
 
@@ -245,7 +249,7 @@ def _scalar(key: str, value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if value is None:
-        raise InvalidInput(f"where: nothing equals null; ask for {{{key!r}: {{'exists': False}}}}")
+        raise InvalidInput(f"{setting('where')}: nothing equals null; ask for {{{key!r}: {{'exists': False}}}}")
     if isinstance(value, str):
         return _storable_text(str(value))
     if isinstance(value, bool):
@@ -254,12 +258,14 @@ def _scalar(key: str, value: Any) -> Any:
         number = _narrow(value)
         if np.isfinite(number):
             return number if isinstance(number, int) else float(number)
-    raise InvalidInput(f"where: {key!r} is compared with {_short(value)}; it must be a string, finite number or bool")
+    raise InvalidInput(
+        f"{setting('where')}: {key!r} is compared with {_short(value)}; it must be a string, finite number or bool"
+    )
 
 
 def _path(key: Any) -> tuple[str, ...]:
     if not isinstance(key, str):
-        raise InvalidInput(f"where: a field is a string, not {_short(key)}")
+        raise InvalidInput(f"{setting('where')}: a field is a string, not {_short(key)}")
     if key == "@id":
         return ()
     path: list[str] = []
@@ -268,13 +274,13 @@ def _path(key: Any) -> tuple[str, ...]:
         step = _PATH_STEP.match(key, at)
         if step is None:
             raise InvalidInput(
-                f"where: {_short(key)} is no field; a key that is empty, holds a dot or begins with a quote is "
-                f"written as a JSON string: {json.dumps(key, ensure_ascii=False)!r}"
+                f"{setting('where')}: {_short(key)} is no field; a key that is empty, holds a dot or begins with a "
+                f"quote is written as a JSON string: {json.dumps(key, ensure_ascii=False)!r}"
             )
         path.append(_unquoted(step[1]))
         at = step.end()
     if len(path) > MAX_PATH_STEPS:
-        raise InvalidInput(f"where: the field {_short(key)} is nested more than {MAX_PATH_STEPS} deep")
+        raise InvalidInput(f"{setting('where')}: the field {_short(key)} is nested more than {MAX_PATH_STEPS} deep")
     return tuple(path)
 
 
@@ -284,12 +290,14 @@ def _unquoted(step: str) -> str:
     try:
         return _storable_text(str(json.loads(step, strict=False)))
     except ValueError as error:
-        raise InvalidInput(f"where: in the field {_short(step)}: {error}") from None
+        raise InvalidInput(f"{setting('where')}: in the field {_short(step)}: {error}") from None
 
 
 def _storable_text(text: str) -> str:
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise InvalidInput(f"where: {_short(text)} holds a NUL or half of a surrogate pair, which no store can hold")
+        raise InvalidInput(
+            f"{setting('where')}: {_short(text)} holds a NUL or half of a surrogate pair, which no store can hold"
+        )
     return text
 
 

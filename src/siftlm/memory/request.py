@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.memory import near_duplicates
 from siftlm.memory.filter_sql import SqlCondition
 from siftlm.memory.filters import All, Expression, parse
-from siftlm.selection import kernels
+from siftlm.selection import Limits, Stopping, kernels
+from siftlm.selection.checks import as_array
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.problem import find_method
 from siftlm.settings import Settings
 from siftlm.types import FloatArray, IntArray, Vectors
-from siftlm.validation import flag, fraction, number, whole_number
+from siftlm.validation import flag, number, whole_number
 
 FilterInput = Mapping[str, Any] | str | Expression | None
 # A prompt: its text, several texts, or (d,) or (m, d) vectors.
@@ -42,6 +43,42 @@ PER_CANDIDATE_SETTINGS = frozenset({"costs", "prior", "sources"})
 # little to do with the prompt. `siftlm.spread` and trying a few say more about a given memory.
 DEFAULT_NOISE = 1.0
 NO_ROWS: IntArray = np.zeros(0, np.int64)
+
+
+def query_texts(query: Query) -> list[str] | None:
+    """The prompt's texts, or None where it consists of vectors."""
+    if isinstance(query, str):
+        return [query]
+    if isinstance(query, Sequence) and len(query) and all(isinstance(text, str) for text in query):
+        return list(query)
+    return None
+
+
+def _check_kernel(kernel: object) -> None:
+    if not (kernel is None or isinstance(kernel, (str, FeatureKernel)) or callable(kernel)) or isinstance(kernel, type):
+        raise InvalidInput(
+            f"{setting('kernel')} must be a name such as 'power:4', or a kernel such as siftlm.kernels.power(4), "
+            f"got {kernel!r:.60}"
+        )
+
+
+def _check_prior(prior: Any) -> None:
+    if prior is None or isinstance(prior, str) or callable(prior):
+        return
+    if as_array("prior", prior).ndim != 1:
+        raise InvalidInput(
+            f"{setting('prior')} must be a name such as 'relevance:2', a function of the similarities, or one number "
+            f"per candidate, got {prior!r:.60}"
+        )
+
+
+def _check_known(known: Any) -> None:
+    if known is None or isinstance(known, str) or (isinstance(known, (list, tuple)) and not known):
+        return
+    if query_texts(known) is None:
+        array = as_array("known", known)
+        if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
+            raise InvalidInput(f"{setting('known')} must be a text, texts, or vectors, got {known!r:.60}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -125,26 +162,30 @@ class Search(Settings):
     """``without_copies`` as a threshold; None where copies may stay."""
 
     def __post_init__(self) -> None:
-        if self.candidates not in CANDIDATE_SOURCES:
+        super().__post_init__()
+        candidates: Any = self.candidates
+        if not isinstance(candidates, str) or candidates not in CANDIDATE_SOURCES:
             raise InvalidInput(
                 f"{setting('candidates')} must be one of {', '.join(CANDIDATE_SOURCES)}, got {self.candidates!r}"
             )
         for name in ("opposites", "residual", "exact", "normalize"):
             flag(name, getattr(self, name))
-        for name, least in (("k", 1), ("per_document", 1), ("source_cap", 1), ("at_least", 0), ("seed", 0)):
-            if getattr(self, name) is not None or name in ("at_least", "seed"):
-                whole_number(name, getattr(self, name), least=least)
+        for name in ("k", "per_document"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name))
+        whole_number("seed", self.seed, least=0)
         number("noise", self.noise, above=0)
-        for name in ("adaptive", "budget", "max_norm"):
-            if getattr(self, name) is not None:
-                number(name, getattr(self, name), above=0)
-        for name in ("until", "min_gain"):
-            if getattr(self, name) is not None:
-                fraction(name, getattr(self, name))
-        if self.replacement is not None and not isinstance(self.replacement, (bool, np.bool_)):
-            whole_number("replacement", self.replacement)
-        if (self.certify is not False or self.max_norm is not None) and not self.residual:
-            raise Conflict(f"{setting('certify')} and {setting('max_norm')} need {setting('residual', True)}")
+        if self.max_norm is not None:
+            number("max_norm", self.max_norm, above=0)
+        if not isinstance(self.certify, bool):
+            whole_number("certify", self.certify)
+        # What `siftlm.select` would refuse.
+        Limits(self.replacement, None, self.sources, self.source_cap, self.costs, self.budget)
+        Stopping(self.adaptive, self.until, self.min_gain, self.at_least)
+        _check_kernel(self.kernel)
+        _check_prior(self.prior)
+        _check_known(self.known)
+        self._check_combination()
         made = {
             "kernel": kernels.named(self.kernel) if isinstance(self.kernel, str) else self.kernel,
             "prior": kernels.named_prior(self.prior) if isinstance(self.prior, str) else self.prior,
@@ -155,9 +196,40 @@ class Search(Settings):
         for name, value in made.items():
             object.__setattr__(self, name, value)
 
+    def _check_combination(self) -> None:
+        """Raise where one field excludes another, or would do nothing beside it, whatever the method is."""
+        if (self.certify is not False or self.max_norm is not None) and not self.residual:
+            raise Conflict(f"{setting('certify')} and {setting('max_norm')} need {setting('residual', True)}")
+        if (self.k is None or self.residual) and self.candidates != "vectors":
+            raise Conflict(
+                f"{setting('candidates', self.candidates)} needs a limited {setting('k')}, and excludes "
+                f"{setting('residual', True)}"
+            )
+        if self.residual and (self.k is None or self.per_document or self.opposites):
+            raise Conflict(
+                f"{setting('residual', True)} needs a limited {setting('k')}, and excludes "
+                f"{setting('per_document')} and {setting('opposites')}"
+            )
+        if self.k is None and self.per_document is not None:
+            raise Conflict(
+                f"{setting('per_document')} needs a number of candidates: pass {setting('k')}, not {setting('k', None)}"
+            )
+        if self.opposites and self.candidates != "vectors":
+            raise Conflict(
+                f"{setting('opposites', True)} compares vectors, and has no effect on "
+                f"{setting('candidates', self.candidates)}"
+            )
+        if self.exact and self.candidates == "words":
+            raise Conflict(
+                f"{setting('exact', True)} compares vectors, and has no effect on {setting('candidates', 'words')}"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """All settings by name, ready for ``json.dumps``; a function without a name cannot be written."""
-        return {name: _plain(name, getattr(self, name)) for name in self.names()}
+        return {name: _named(name, value) for name, value in super().to_dict().items()}
+
+
+DEFAULT_SEARCH = Search()
 
 
 @dataclass(frozen=True)
@@ -166,7 +238,7 @@ class SearchRequest:
 
     n: int = 10
     method: Any = "sift"
-    search: Search = Search()
+    search: Search = DEFAULT_SEARCH
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the method's own."""
     prompts: Sequence[Query] = ()
@@ -177,20 +249,11 @@ class SearchRequest:
 
     def __post_init__(self) -> None:
         search = self.search
-        whole_number("n", self.n)
-        if (search.k is None or search.residual) and search.candidates != "vectors":
+        object.__setattr__(self, "n", whole_number("n", self.n))
+        if search.residual and self.method not in ("sift", "vtl"):
             raise Conflict(
-                f"{setting('candidates', search.candidates)} needs a limited {setting('k')}, and excludes "
-                f"{setting('residual', True)}"
-            )
-        if search.residual and (search.k is None or self.method not in ("sift", "vtl") or search.per_document):
-            raise Conflict(
-                f"{setting('residual', True)} needs a limited {setting('k')} and method sift or vtl, and excludes "
-                f"{setting('per_document')}"
-            )
-        if search.k is None and search.per_document is not None:
-            raise Conflict(
-                f"{setting('per_document')} needs a number of candidates: pass {setting('k')}, not {setting('k', None)}"
+                f"{setting('residual', True)} needs a limited {setting('k')} and method sift or vtl, "
+                f"not {setting('method', self.method)}"
             )
         selection = {name: value for name, value in search.chosen().items() if name not in SEARCH_SETTINGS}
         if search.residual:
@@ -200,6 +263,11 @@ class SearchRequest:
         sign_blind = isinstance(self.method, str) and self.method in SIGN_BLIND_METHODS
         if search.replacement is None and sign_blind:
             selection["replacement"] = False
+        if search.opposites and not sign_blind:
+            raise Conflict(
+                f"{setting('opposites', True)} has no effect on {setting('method', self.method)}; it is for "
+                f"{', '.join(sorted(SIGN_BLIND_METHODS))}"
+            )
         object.__setattr__(self, "sign_blind", sign_blind)
         object.__setattr__(self, "selection", {**selection, **self.options})
 
@@ -207,15 +275,6 @@ class SearchRequest:
     def per_candidate(self) -> bool:
         """Is there a setting with a value for each candidate?"""
         return any(np.ndim(value) > 0 for name, value in self.selection.items() if name in PER_CANDIDATE_SETTINGS)
-
-
-def query_texts(query: Query) -> list[str] | None:
-    """The prompt's texts, or None where it consists of vectors."""
-    if isinstance(query, str):
-        return [query]
-    if isinstance(query, Sequence) and len(query) and all(isinstance(text, str) for text in query):
-        return list(query)
-    return None
 
 
 @dataclass(frozen=True)
@@ -253,14 +312,16 @@ def search_request(
         prompts: what to search for.
         also_known: names that the caller takes besides, for the message about an unknown one.
     """
-    if search is not None:
-        Search.chosen_in("search", search)  # the right type
+    if search is None:
+        search = DEFAULT_SEARCH
+    elif not isinstance(search, Search):
+        raise InvalidInput(f"{setting('search')} must be a siftlm.Search, got {type(search).__name__}")
     fields = Search.names()
     named = {name: value for name, value in settings.items() if name in fields}
     options = {name: value for name, value in settings.items() if name not in fields}
-    search = replace(search or Search(), **named)
-    if search.residual:
+    if settings.get("residual", search.residual) is True:
         refuse_residual([name for name in settings if name not in SEARCH_SETTINGS])
+    search = search.with_(named) if named else search
     entry = find_method(method)
     for name in options:
         if name not in entry.options:
@@ -287,9 +348,9 @@ def deletion_condition(where: FilterInput, numbers: Sequence[int] | None) -> Sql
     """The documents that a deletion means."""
     some = parse_filter(where)
     if some is not None and numbers is not None:
-        raise InvalidInput("delete needs a filter or numbers of documents, not both")
+        raise Conflict(f"delete needs a filter or {setting('numbers')} of documents, not both")
     if numbers is not None:
-        wanted = [whole_number("each of numbers", one, least=0) for one in numbers]
+        wanted = [whole_number(f"each of {setting('numbers')}", one, least=0) for one in numbers]
         return SqlCondition("(id IN (SELECT value FROM json_each(?)))", [json.dumps(wanted)])
     if some is None:
         raise InvalidInput("delete needs a filter; to delete everything, remove the memory's folder")
@@ -318,14 +379,12 @@ def _distinct_rows(exclude: npt.ArrayLike) -> IntArray:
     return distinct
 
 
-def _plain(name: str, value: Any) -> Any:
-    """A setting as JSON can hold it."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
+def _named(name: str, value: Any) -> Any:
+    """A setting as JSON can hold it: what is made of a text becomes that text."""
     if isinstance(value, Expression):
         return str(value)
     if callable(value) or isinstance(value, FeatureKernel):
         if (known := kernels.name_of(value)) is None:
             raise InvalidInput(f"{setting(name)} cannot be written down: {value!r} has no name such as 'power:4'")
         return known
-    return dict(value) if isinstance(value, Mapping) else value
+    return value

@@ -16,6 +16,7 @@ RealArray = npt.NDArray[Any]
 # Squared lengths beyond these leave float64 no room for products: of directions, and of lengths that count.
 MIN_SQUARED_NORM, MAX_SQUARED_NORM = 1e-280, 1e280
 MAX_KERNEL_DIAGONAL = 1e140
+MAX_INDEX = 2**63 - 1
 
 
 def as_array(name: str, value: object) -> npt.NDArray[Any]:
@@ -145,25 +146,35 @@ def per_item(name: str, value: object, size: int, *, positive: bool) -> FloatArr
     bad = ~np.isfinite(result) | ((result <= 0) if positive else (result < 0))
     if bad.any():
         row = int(np.argmax(bad))
-        raise InvalidInput(f"{setting(name)}[{row}] is {result[row]}; it must be {'> 0' if positive else '>= 0'} and finite")
+        raise InvalidInput(
+            f"{setting(name)}[{row}] is {result[row]}; it must be {'> 0' if positive else '>= 0'} and finite"
+        )
     return result
 
 
-def item_indices(name: str, value: object, size: int) -> IntArray:
-    """Indices of candidates, from a list of indices or a boolean mask; −1 is not an index here."""
+def index_array(name: str, value: object) -> npt.NDArray[Any]:
+    """A list of indices or a boolean mask as an array; whether there are as many candidates is not known here."""
     array = as_array(name, value)
     if array.dtype.kind == "b":
-        if array.shape != (size,):
-            raise InvalidInput(f"{setting(name)} as a mask must have shape ({size},), got {array.shape}")
-        return np.flatnonzero(array).astype(np.int64)
+        return array
     if array.size == 0:
         return np.zeros(0, np.int64)
     if array.dtype == object and array.ndim == 1 and all(isinstance(item, int) for item in array):
-        array = np.clip(array, -1, size).astype(np.int64)  # beyond 64 bits
+        array = np.clip(array, -1, MAX_INDEX).astype(np.int64)  # beyond 64 bits
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InvalidInput(
             f"{setting(name)} must be a list of indices or a mask, got {array.dtype} of shape {array.shape}"
         )
+    return array
+
+
+def item_indices(name: str, value: object, size: int) -> IntArray:
+    """Indices of candidates, from a list of indices or a boolean mask; −1 is not an index here."""
+    array = index_array(name, value)
+    if array.dtype.kind == "b":
+        if array.shape != (size,):
+            raise InvalidInput(f"{setting(name)} as a mask must have shape ({size},), got {array.shape}")
+        return np.flatnonzero(array).astype(np.int64)
     wrong = (array < 0) | (array >= size)
     if wrong.any():
         at = int(np.argmax(wrong))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any, ClassVar, TypeVar
@@ -160,9 +160,11 @@ class Limits(Settings):
             raise Conflict(f"{names} go together: labels, and how many picks may share one")
         if self.source_cap is not None:
             validation.whole_number("source_cap", self.source_cap, least=1)
-            if isinstance(self.sources, str) or not hasattr(self.sources, "__len__"):
+            if isinstance(self.sources, (str, bytes, Mapping)) or not hasattr(self.sources, "__len__"):
                 got = repr(self.sources)
                 raise InvalidInput(f"{setting('sources')} must be a list of labels, one per candidate, got {got:.60}")
+        if self.exclude is not None:
+            checks.index_array("exclude", self.exclude)
         if self.costs is not None and checks.as_array("costs", self.costs).ndim != 1:
             raise InvalidInput(f"{setting('costs')} must have one number per candidate, got {self.costs!r:.60}")
 
