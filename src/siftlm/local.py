@@ -24,7 +24,7 @@ from siftlm.call import (
 from siftlm.controller import Controller, Tuning, check_sampling, restoring
 from siftlm.controller.settings import stop_strings
 from siftlm.embedding.models import GradientSettings, ModelEmbedder
-from siftlm.errors import Conflict, setting
+from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import Found, Memory, Search, Searcher
 from siftlm.memory.request import search_request
 from siftlm.memory.rerank import check_rerank
@@ -89,8 +89,10 @@ class LocalModel:
                     f"{setting('embedder')} is for a memory that is opened by its path; this one is open already"
                 )
             self.memory = memory
-        else:
+        elif isinstance(memory, (str, os.PathLike)):
             self.memory = Memory.open(memory, embedder=embedder)
+        else:
+            raise InvalidInput(f"{setting('memory')} must be a folder, a Memory or an Outside, got {memory!r:.60}")
         if isinstance(model, Controller):
             self.controller = model
         else:

@@ -14,7 +14,7 @@ import torch
 from siftlm.controller.engines import Adam, TensorBackup
 from siftlm.controller.restore import RANDOM_STATE_LOCK
 from siftlm.controller.settings import Tuning
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.extras import load
 from siftlm.validation import whole_number
 
@@ -143,7 +143,9 @@ def lora(model: torch.nn.Module, *, rank: int = DEFAULT_RANK, alpha: float | Non
     peft = load("peft", "tune")
     most = max(_adapted_matrix_sizes(model, targets), default=0)
     if whole_number("rank", rank) > max(most, DEFAULT_RANK) and most:
-        raise InvalidInput(f"rank must be at most {most}, the largest side of a layer that gets an adapter, got {rank}")
+        raise InvalidInput(
+            f"{setting('rank')} must be at most {most}, the largest side of a layer that gets an adapter, got {rank}"
+        )
     conv = any(type(module).__name__ == "Conv1D" for module in model.modules())
     return peft.LoraConfig(
         r=rank,

@@ -18,7 +18,7 @@ from siftlm.controller.settings import SamplingParams, Tuning, stop_strings
 from siftlm.controller.stacked import AdapterStack, refuse_unstackable
 from siftlm.controller.tokens import IGNORE_INDEX, Window, text_to_score
 from siftlm.controller.tuner import DIVERGENCE_CHECK_TOKENS, AfterSteps, Tuner, TuningBatch, TuningRun, Watch
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.types import Likelihood, Step, Trace
 from siftlm.validation import whole_number
 
@@ -57,11 +57,13 @@ class BatchTuner:
         The budget ``seconds`` runs for all prompts from the beginning of this call; ``tokens`` is each prompt's own.
         """
         if isinstance(texts, str) or any(isinstance(own, str) for own in texts):
-            raise InvalidInput("texts must be a list of texts for each prompt, so a list of lists")
+            raise InvalidInput(f"{setting('texts')} must be a list of texts for each prompt, so a list of lists")
         watched = [None] * len(self) if watch is None else list(watch)
         for name, entries in (("texts", texts), ("watch", watched)):
             if len(entries) != len(self):
-                raise InvalidInput(f"{name} must have an entry for each of {len(self)} prompts, got {len(entries)}")
+                raise InvalidInput(
+                    f"{setting(name)} must have an entry for each of {len(self)} prompts, got {len(entries)}"
+                )
         runs = [_new_run(self._rules, owner, own, watched[owner] is not None) for owner, own in enumerate(texts)]
         known = {owner: text for owner, text in enumerate(watched) if isinstance(text, str)}
 
@@ -203,7 +205,7 @@ class BatchTuner:
         if texts is None:
             return [[] for _ in range(count)]
         if len(texts) != count:
-            raise InvalidInput(f"texts must have an entry for each of {count} {what}, got {len(texts)}")
+            raise InvalidInput(f"{setting('texts')} must have an entry for each of {count} {what}, got {len(texts)}")
         return [self._controller.context_of(own) if own else [] for own in texts]
 
 

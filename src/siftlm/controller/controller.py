@@ -31,7 +31,7 @@ from siftlm.controller.tokens import prefix_token_ids, start_token, text_to_scor
 from siftlm.controller.tuner import Tuner
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName, setting
 from siftlm.types import Likelihood
-from siftlm.validation import number, whole_number
+from siftlm.validation import list_of_texts, number, whole_number
 
 Result = TypeVar("Result")
 
@@ -82,6 +82,8 @@ class Controller:
             whole_number("rank", rank)
         if alpha is not None:
             number("alpha", alpha, above=0)
+        if targets is not None and not isinstance(targets, str):
+            targets = list_of_texts("targets", targets)
         if engine != "lora" and not (rank is None and alpha is None and targets is None):
             raise Conflict(
                 f"{setting('rank')}, {setting('alpha')} and {setting('targets')} are settings of "
@@ -225,7 +227,12 @@ class Controller:
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]], *, texts: Sequence[str] = ()) -> list[Likelihood]:
         """`likelihood` for many (text, after), in few forward passes."""
-        fixed = self.context_of(texts) if texts else []
+        given: Any = pairs
+        if not isinstance(given, (list, tuple)) or any(
+            not isinstance(one, (tuple, list)) or len(one) != 2 for one in given
+        ):
+            raise InvalidInput(f"{setting('pairs')} must be a list of pairs (text, after), got {given!r:.60}")
+        fixed = self.context_of(texts) if not isinstance(texts, (tuple, list)) or texts else []
         scored = [
             text_to_score(self.tokenizer, text, after, self.context, start=self.start_token, fixed=fixed)
             for text, after in pairs
@@ -234,8 +241,7 @@ class Controller:
 
     def context_of(self, texts: Sequence[str], room: int | None = None) -> list[int]:
         """The texts as tokens to be put before a prompt: the first ones stay where not all fit into ``room``."""
-        if isinstance(texts, str):
-            raise InvalidInput(f"{setting('texts')} must be a list of texts; for one text, put it into a list")
+        texts = list_of_texts("texts", texts)
         room = self.context // 2 if room is None else room
         ids = [] if self.start_token is None else [self.start_token]
         gap = text_token_ids(self.tokenizer, "\n\n")
@@ -268,7 +274,7 @@ class Controller:
             seed: of the drawing. The random state of the caller stays as it is.
         """
         sampling = SamplingParams(max_new_tokens, temperature, top_p, stop_strings(stop), seed)
-        context = self.context_of(texts) if texts else []
+        context = self.context_of(texts) if not isinstance(texts, (tuple, list)) or texts else []
         decoder = BatchDecoder(self.model, self.budget)
         return self.evaluating(lambda: generate(self, decoder, [prompt], [context], [0], sampling)[0])
 

@@ -62,7 +62,7 @@ def refuse_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
     """It must spell texts, with tokens that the model knows."""
     if not callable(tokenizer) or not hasattr(tokenizer, "bos_token_id"):
         raise InvalidInput(
-            f"{name!r}: the tokenizer must be one of transformers, got {type(tokenizer).__name__}; "
+            f"{name!r}: the {setting('tokenizer')} must be one of transformers, got {type(tokenizer).__name__}; "
             "transformers.AutoTokenizer.from_pretrained opens it"
         )
     if not set(text_token_ids(tokenizer, SPELLING_PROBE)) - {getattr(tokenizer, "unk_token_id", None)}:
@@ -208,7 +208,7 @@ def checked_device(device: Any) -> Any:
 
 def _load_pretrained(name: str, tokenizer: Any, dtype: str | None) -> tuple[Any, Any]:
     source = os.fspath(bundled_model()) if name == TINY_MODEL else name
-    weight_type = getattr(torch, str(dtype), None) if dtype else torch.float32
+    weight_type = torch.float32 if dtype is None else getattr(torch, str(dtype), None)
     if not isinstance(weight_type, torch.dtype) or not weight_type.is_floating_point:
         raise InvalidInput(f"{setting('dtype')} must be float32, bfloat16 or float16, got {dtype!r}")
     try:

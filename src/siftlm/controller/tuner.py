@@ -21,6 +21,7 @@ from siftlm.controller.settings import PlannedStep, Tuning, plan_steps
 from siftlm.controller.tokens import Window, windows_of
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.types import Step, Trace
+from siftlm.validation import list_of_texts
 
 if TYPE_CHECKING:
     from siftlm.controller.controller import Controller
@@ -257,11 +258,7 @@ class Tuner:
 
     def planned_steps(self, texts: Sequence[str]) -> list[tuple[PlannedStep, Window]]:
         """The steps that these texts are learned in, each with its window, in order."""
-        if isinstance(texts, str):
-            raise InvalidInput("texts must be a list of texts; for one text, put it into a list")
-        for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InvalidInput(f"text {place} must be a str, got {type(text).__name__}")
+        texts = list_of_texts("texts", texts)
         settings = self.settings
         cut: dict[int, list[Window]] = {}
         planned: list[tuple[PlannedStep, Window]] = []

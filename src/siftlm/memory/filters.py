@@ -183,7 +183,7 @@ def parse(where: Mapping[str, Any] | str | Expression | None) -> Expression:
         return where
     if isinstance(where, str):
         where = filter_parser.parse_text(where)
-    if where is None or (isinstance(where, Mapping) and not where):
+    if where is None or (isinstance(where, dict) and not where):
         return All()
     expression = _of_dict(where, 1)
     conditions = sum(1 for _ in _conditions(expression))
