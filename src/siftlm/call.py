@@ -126,7 +126,7 @@ def scored_steps(at: Any) -> frozenset[int]:
     """The numbers of steps to score after."""
     if isinstance(at, (str, bytes)) or not isinstance(at, Iterable) or getattr(at, "ndim", 1) != 1:
         raise InvalidInput(f"{setting('at')} must be a list of numbers of steps, such as [1, 5, 10], got {at!r}")
-    return frozenset(whole_number(f"each of {setting('at')}", step, least=0) for step in at)
+    return frozenset(whole_number("each of at", step, least=0) for step in at)
 
 
 def split_in_half(text: str) -> tuple[str, str]:

@@ -111,5 +111,6 @@ def list_of_texts(name: str, value: Any) -> list[str]:
 
 
 def _named(name: str) -> str:
-    """A setting is marked as one; a phrase such as ``each of owners`` stays as it is."""
-    return setting(name) if name.isidentifier() else name
+    """A setting is marked as one, in ``each of owners`` too; another phrase stays as it is."""
+    start, each, last = name.rpartition("each of ")
+    return f"{start}{each}{setting(last)}" if last.isidentifier() else name

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from siftlm import Search
+from siftlm import Search, Tuning
 from siftlm.errors import Conflict, InvalidInput, Locked, SiftlmError, UnknownName, Unwritable, setting
 
 MARKS = ("\ue000", "\ue001", "\ue002")
@@ -56,6 +56,13 @@ def test_errors_with_a_number_of_the_system_and_with_fields_of_their_own_stay_wh
     unknown = UnknownName("method", "shift", ["sift"])
     assert pickle.loads(pickle.dumps(unknown)).known == ["sift"]
     assert str(unknown) == unknown.spelled(as_flags)
+
+
+def test_an_unknown_value_of_a_setting_names_the_setting_and_an_unknown_noun_does_not():
+    with pytest.raises(UnknownName) as caught:
+        Tuning(order="reverse")
+    assert caught.value.settings == pickle.loads(pickle.dumps(caught.value)).settings == ("order",)
+    assert UnknownName("kind", "cod", ["code"]).settings == ()
 
 
 def test_a_check_names_its_setting():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -215,8 +218,20 @@ def test_a_stop_text_that_begins_in_the_prompt_is_none(one):
         ({"top_p": 1.1}, "top_p"),
         ({"stop": ""}, "stop"),
         ({"stop": [3]}, "stop"),
+        ({"stop": 3}, "stop"),
+        ({"seed": "x"}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({"texts": 3}, "texts"),
+        ({"texts": np.ones((2, 2))}, "texts"),
     ],
 )
 def test_wrong_ways_to_continue_are_refused_by_name(one, settings, message):
-    with pytest.raises(InvalidInput, match=message):
+    with pytest.raises(InvalidInput, match=message) as caught:
         one.generate("abc", **{"max_new_tokens": 3, **settings})
+    assert caught.value.settings == (message,)
+
+
+@pytest.mark.parametrize("temperature", [2, np.float32(2), Fraction(2)], ids=str)
+def test_a_temperature_is_any_number(one, temperature):
+    expected = one.generate("abc", max_new_tokens=3, temperature=2.0, top_p=0.5, seed=1).text
+    assert one.generate("abc", max_new_tokens=3, temperature=temperature, top_p=Fraction(1, 2), seed=1).text == expected

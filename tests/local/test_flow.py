@@ -260,6 +260,45 @@ def test_selection_and_tuning_have_seeds_of_their_own(full):
     assert by_chance.texts == full.memory.search(PROMPT, 3, method="random", seed=3).texts
 
 
+def test_a_seed_by_name_is_that_of_the_selection_and_of_tuning(full):
+    known = full.call_settings(seed=3)
+    assert (known.request.search.seed, known.tuning.seed) == (3, 3)
+    known = full.call_settings(seed=3, selection_seed=4)
+    assert (known.request.search.seed, known.tuning.seed) == (4, 3)
+    known = full.call_settings(search=Search(seed=5), seed=3)
+    assert (known.request.search.seed, known.tuning.seed) == (3, 3)
+    picked = full.select(PROMPT, method="random", seed=3).texts
+    assert picked == full.memory.search(PROMPT, 3, method="random", seed=3).texts
+    assert picked == full.select(PROMPT, method="random", selection_seed=3).texts
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"seed": 3},
+        {"selection_seed": 3},
+        {"seed": 3, "selection_seed": 0},
+        {"tuning": Tuning(seed=3)},
+        {"search": Search(seed=3)},
+        {"search": Search(seed=3), "tuning": Tuning(seed=4)},
+    ],
+    ids=str,
+)
+def test_settings_show_both_seeds_and_mean_them(controllers, memory, made):
+    model = LocalModel(controllers["full"], memory, **made)
+    own, shown = model.call_settings(), model.settings()
+    assert (shown["seed"], shown.get("selection_seed", shown["seed"])) == (own.tuning.seed, own.request.search.seed)
+    assert model.settings(**shown) == shown == LocalModel(controllers["full"], memory, **shown).settings()
+    assert model.uncalibrated().settings() == shown
+
+
+def test_settings_are_plain_numbers(full):
+    shown = full.settings(
+        n=np.int64(2), rate=np.float32(1e-3), noise=np.float32(0.5), decide=np.float32(0.25), k=np.int8(9)
+    )
+    assert json.loads(json.dumps(shown)) == {**shown, "betas": list(shown["betas"])}
+
+
 def test_keywords_win_over_objects(controllers, memory):
     made = LocalModel(controllers["full"], memory, search=Search(k=6), tuning=Tuning(passes=2), k=7)
     assert (made.settings()["k"], made.settings()["passes"]) == (7, 2)
@@ -379,6 +418,12 @@ def test_nothing_found_is_no_error(controllers, tmp_path):
         ({"features": "gradient"}, UnknownName, "did you mean 'gradients'"),
         ({"search": {"k": 2}}, InvalidInput, "search must be a siftlm.Search"),
         ({"tuning": Search()}, InvalidInput, "tuning must be a siftlm.Tuning"),
+        ({"seed": -1}, InvalidInput, "^seed must be a whole number"),
+        ({"selection_seed": "x"}, InvalidInput, "selection_seed must be a whole number"),
+        ({"seed of the selection": 1}, UnknownName, "unknown setting 'seed of the selection'"),
+        ({"method": np.ones(2)}, UnknownName, "unknown method"),
+        ({"features": np.ones(2)}, UnknownName, "unknown features"),
+        ({"residual": True, "candidates": "words"}, Conflict, "candidates='words' needs"),
     ],
     ids=str,
 )
@@ -404,6 +449,27 @@ def test_a_wrong_setting_is_named_when_the_model_is_made_and_when_it_is_called(
         (lambda model: model.score_many(TEXT), "texts must be a list"),
         (lambda model: model.score_many([TEXT, ""]), "text 1 is empty"),
         (lambda model: model.generate_many(TEXTS, batch=0, max_new_tokens=4), "batch must be a whole number"),
+        (lambda model: model.score_many(3), "texts must be a list, got int"),
+        (lambda model: model.generate_many(None), "prompts must be a list, got NoneType"),
+        (lambda model: model.score(TEXT, at=np.array(2)), "at must be a list"),
+        (lambda model: model.score(TEXT, after=3), "after must be a function"),
+        (lambda model: model.score(TEXT, watch="x"), "watch must be True or False"),
+        (lambda model: model.generate(PROMPT, max_new_tokens=4, watch="x"), "watch must be True or False"),
+        (lambda model: model.generate(PROMPT, max_new_tokens=4, after="x"), "after must be a function"),
+        (lambda model: model.generate(PROMPT, stop=3), "stop must be a list of str"),
+        (lambda model: model.generate(PROMPT, stop=np.array("x")), "stop must be a list of str"),
+        (lambda model: model.generate(PROMPT, max_new_tokens=4, seed="x"), "seed must be a whole number"),
+        (lambda model: model.generate(PROMPT, max_new_tokens=4, seed=2**63), "seed must be a whole number"),
+        (lambda model: model.score_many([TEXT], progress="x"), "progress must be True, False or a function"),
+        (lambda model: model.generate_many([TEXT], watch=1), "watch must be True or False"),
+        (lambda model: model.score(TEXT, watch=True, use="context"), "watch=True ends tuning early, and with use="),
+        (
+            lambda model: model.generate(TEXT, max_new_tokens=4, watch=True, use="context"),
+            "watch=True ends tuning early",
+        ),
+        (lambda model: model.score_many([TEXT], watch=True, use="context"), "watch=True ends tuning early"),
+        (lambda model: LocalModel(model.controller, model.memory, calibrated="x"), "calibrated must be True or False"),
+        (lambda model: LocalModel(model.controller, 3), "memory must be a folder, a Memory or an Outside"),
     ],
 )
 def test_a_wrong_text_is_named_before_anything_is_tuned(full, monkeypatch, call, words):

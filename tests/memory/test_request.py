@@ -167,3 +167,62 @@ def test_the_fields_are_what_a_search_and_a_selection_take():
     assert by_selection > RESIDUAL_SETTINGS
     described = inspect.getdoc(Memory.search) or ""
     assert [name for name in Search.names() if f"``{name}" not in described] == []
+
+
+# --- fields that exclude each other, or would do nothing
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"budget": 3}, "budget needs costs"),
+        ({"source_cap": 2}, "sources and source_cap go together"),
+        ({"sources": "abc", "source_cap": 1}, "sources must be a list of labels"),
+        ({"known": 3}, "known must be a text, texts, or vectors"),
+        ({"known": ["a", 3]}, "known must be a text, texts, or vectors|known is not an array"),
+        ({"prior": 3}, "prior must be a name"),
+        ({"kernel": 3}, "kernel must be a name"),
+        ({"certify": "yes", "residual": True}, "certify must be a whole number"),
+        ({"residual": True, "candidates": "words"}, "candidates='words' needs a limited k, and excludes residual=True"),
+        ({"residual": True, "k": None}, "residual=True needs a limited k"),
+        ({"residual": True, "per_document": 1}, "excludes per_document"),
+        ({"residual": True, "opposites": True}, "excludes per_document and opposites"),
+        ({"exact": True, "candidates": "words"}, "exact=True compares vectors, and has no effect"),
+        ({"opposites": True, "candidates": "both"}, "opposites=True compares vectors, and has no effect"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused_when_the_search_is_made(memory, settings, words):
+    with pytest.raises(InvalidInput, match=words) as caught:
+        Search(**settings)
+    assert set(caught.value.settings) & set(settings)
+    with pytest.raises(InvalidInput):
+        memory.search(PROMPT, 2, **settings)
+
+
+def test_opposites_are_for_methods_that_see_no_signs(memory):
+    assert len(memory.search(PROMPT, 2, opposites=True)) == 2
+    for call in (memory.search, lambda _, n, **how: memory.check(n, **how)):
+        with pytest.raises(Conflict, match="opposites=True has no effect on method='mmr'"):
+            call(PROMPT, 2, method="mmr", opposites=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"method": "shift"}, "method"),
+        ({"method": 3}, "method"),
+        ({"kernel": "powr:4"}, "kernel"),
+        ({"kernel": "power:x"}, "kernel"),
+        ({"prior": "relevance:x"}, "prior"),
+        ({"costs": [1, 0, 1, 1, 1, 1]}, "costs"),
+        ({"exclude": [-1]}, "exclude"),
+        ({"where": {"year": {"<>": 1}}}, "where"),
+        ({"where": 3}, "where"),
+    ],
+    ids=str,
+)
+def test_the_error_carries_the_setting(memory, settings, name):
+    with pytest.raises(InvalidInput) as caught:
+        memory.search(PROMPT, 2, **settings)
+    assert name in caught.value.settings

@@ -95,7 +95,7 @@ class Tuning(Settings):
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise InvalidInput(f"{setting('betas')} must be two numbers, got {betas!r}")
         for beta in betas:
-            number(f"each of {setting('betas')}", beta, least=0, below=1)
+            number("each of betas", beta, least=0, below=1)
         if not isinstance(betas, tuple):  # JSON has lists
             object.__setattr__(self, "betas", tuple(betas))
         whole_number("seed", self.seed, least=0, most=MAX_SEED)

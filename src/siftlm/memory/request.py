@@ -350,7 +350,7 @@ def deletion_condition(where: FilterInput, numbers: Sequence[int] | None) -> Sql
     if some is not None and numbers is not None:
         raise Conflict(f"delete needs a filter or {setting('numbers')} of documents, not both")
     if numbers is not None:
-        wanted = [whole_number(f"each of {setting('numbers')}", one, least=0) for one in numbers]
+        wanted = [whole_number("each of numbers", one, least=0) for one in numbers]
         return SqlCondition("(id IN (SELECT value FROM json_each(?)))", [json.dumps(wanted)])
     if some is None:
         raise InvalidInput("delete needs a filter; to delete everything, remove the memory's folder")

@@ -160,9 +160,15 @@ class Limits(Settings):
             raise Conflict(f"{names} go together: labels, and how many picks may share one")
         if self.source_cap is not None:
             validation.whole_number("source_cap", self.source_cap, least=1)
-            if isinstance(self.sources, (str, bytes, Mapping)) or not hasattr(self.sources, "__len__"):
-                got = repr(self.sources)
-                raise InvalidInput(f"{setting('sources')} must be a list of labels, one per candidate, got {got:.60}")
+            labels: Any = self.sources
+            if (
+                isinstance(labels, (str, bytes, Mapping))
+                or not hasattr(labels, "__len__")
+                or getattr(labels, "ndim", 1) != 1
+            ):
+                raise InvalidInput(
+                    f"{setting('sources')} must be a list of labels, one per candidate, got {labels!r:.60}"
+                )
         if self.exclude is not None:
             checks.index_array("exclude", self.exclude)
         if self.costs is not None and checks.as_array("costs", self.costs).ndim != 1:
