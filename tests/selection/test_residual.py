@@ -211,7 +211,7 @@ def test_nothing_is_kept_or_changed(vectors, query):
         ({"certify": "yes"}, "certify must be a whole number"),
         ({"replacement": 0}, "replacement must be a whole number ≥ 1"),
         ({"exclude": [-1]}, "exclude holds -1"),
-        ({"exclude": [0.5]}, "exclude must be a list of ids"),
+        ({"exclude": [0.5]}, "exclude must be a list of indices"),
         ({"exclude": np.arange(400)}, "exclude leaves nothing"),
         ({"max_norm": 0}, "max_norm must be a number > 0"),
         ({"max_norm": 0.5}, "max_norm is 0.5"),

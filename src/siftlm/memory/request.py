@@ -178,7 +178,7 @@ class Search(Settings):
         if self.max_norm is not None:
             number("max_norm", self.max_norm, above=0)
         if not isinstance(self.certify, bool):
-            whole_number("certify", self.certify)
+            whole_number("certify", self.certify, least=0)
         # What `siftlm.select` would refuse.
         Limits(self.replacement, None, self.sources, self.source_cap, self.costs, self.budget)
         Stopping(self.adaptive, self.until, self.min_gain, self.at_least)

@@ -240,9 +240,9 @@ def _excluded_ids(exclude: npt.ArrayLike | None) -> IntArray:
     if ids.size == 0:
         return np.zeros(0, np.int64)
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise InvalidInput(f"exclude must be a list of ids, got {ids.dtype} of shape {ids.shape}")
+        raise InvalidInput(f"{setting('exclude')} must be a list of ids, got {ids.dtype} of shape {ids.shape}")
     if (ids < 0).any():
-        raise InvalidInput(f"exclude holds {int(ids.min())}, but ids are ≥ 0")
+        raise InvalidInput(f"{setting('exclude')} holds {int(ids.min())}, but ids are ≥ 0")
     distinct: IntArray = np.unique(ids).astype(np.int64)
     return distinct
 
