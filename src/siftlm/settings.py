@@ -32,10 +32,10 @@ class Settings:
 
     def __new__(cls, *_: Any, **values: Any) -> Any:
         """An unknown name is an error that lists the known ones."""
-        known = cls.names()
+        known = cls.__dataclass_fields__
         for name in values:
-            if name not in known:
-                raise UnknownName(cls.kind, name, known)
+            if name not in known or not known[name].init:
+                raise UnknownName(cls.kind, name, cls.names())
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ def _copied(value: Any, *, as_lists: bool = False) -> Any:
         return value.item()
     if isinstance(value, Mapping):
         return {key: _copied(one, as_lists=as_lists) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, range)):
         copies = [one if type(one) in PLAIN_TYPES else _copied(one, as_lists=as_lists) for one in value]
         return tuple(copies) if isinstance(value, tuple) else copies
     if not isinstance(value, np.ndarray) and hasattr(value, "__array__") and not isinstance(value, type):

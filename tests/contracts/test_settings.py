@@ -26,6 +26,7 @@ KINDS = (Search, Tuning, Limits, Stopping)
 HOLDING: list[tuple[type[Any], dict[str, Any]]] = [
     (Search, {"where": {"year": {">=": 2000, "in": [1, 2]}}}),
     (Search, {"exclude": [3, 1]}),
+    (Search, {"exclude": range(1, 3)}),
     (Search, {"exclude": np.array([3, 1])}),
     (Search, {"known": [np.ones(2), np.zeros(2)]}),
     (Search, {"known": ["a", "b"]}),

@@ -226,3 +226,9 @@ def test_the_error_carries_the_setting(memory, settings, name):
     with pytest.raises(InvalidInput) as caught:
         memory.search(PROMPT, 2, **settings)
     assert name in caught.value.settings
+
+
+@pytest.mark.parametrize("nothing", [[], (), np.empty((0, 3))], ids=repr)
+def test_an_empty_list_of_what_is_known_is_nothing(memory, nothing):
+    assert facts(memory.search(PROMPT, 2, known=nothing)) == facts(memory.search(PROMPT, 2))
+    memory.check(2, known=nothing)

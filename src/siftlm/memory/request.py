@@ -258,6 +258,8 @@ class SearchRequest:
         selection = {name: value for name, value in search.chosen().items() if name not in SEARCH_SETTINGS}
         if search.residual:
             refuse_residual([*selection, *self.options])
+        if search.known is not None and not isinstance(search.known, str) and not len(search.known):
+            selection.pop("known", None)  # nothing is known
         selection["noise"] = search.noise
         # Hits are for reading unless somebody chooses otherwise: no text is worth reading twice.
         sign_blind = isinstance(self.method, str) and self.method in SIGN_BLIND_METHODS
