@@ -13,8 +13,8 @@ import siftlm
 from siftlm.types import json_number
 
 ROOT = Path(siftlm.__file__).parent
-# 168 or 169, by what ran before; docs/decisions/0050-the-rebuilt-house.md says what was aimed at. Only ever lower.
-MAX_FUNCTIONS = 170
+# 168, or one more by what ran before; docs/decisions/0050-the-rebuilt-house.md says what was aimed at. Only ever lower.
+MAX_FUNCTIONS = 169
 MAX_FILES = 34
 
 
