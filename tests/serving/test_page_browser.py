@@ -287,7 +287,7 @@ def test_a_link_brings_back_prompt_and_settings(opened, address, manners):
 def test_a_key_is_asked_for_kept_in_the_tab_and_in_no_link(opened, manners):
     manners.key = "open-sesame"
     view = opened(refusals=True)
-    expect(view.locator("#error")).to_contain_text("asks for an API key")
+    expect(view.locator("#error")).to_contain_text("requires an API key")
     expect(view.locator("#key")).to_be_focused()
     view.keyboard.type("open-sesame")
     view.keyboard.press("Enter")
@@ -304,7 +304,7 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_in_no_link(opened, manners):
     view.reload()
     expect(view.locator("#about")).to_have_text("stand-in")
     view.click("#key-forget")
-    expect(view.locator("#error")).to_contain_text("asks for an API key")
+    expect(view.locator("#error")).to_contain_text("requires an API key")
 
 
 # --- what goes wrong
