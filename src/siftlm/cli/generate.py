@@ -16,7 +16,7 @@ from siftlm.cli import arguments as flags
 from siftlm.cli import tables, tuning
 from siftlm.cli.arguments import switch
 from siftlm.cli.terminal import Terminal, note, print_json, printable, watched
-from siftlm.cli.tuning import device_errors, open_model, step_line
+from siftlm.cli.tuning import device_errors, model_settings, open_model, step_line
 from siftlm.errors import InvalidInput, SiftlmError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _add_chat(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Continue one prompt."""
-    settings = flags.model_settings(arguments)
+    settings = model_settings(arguments)
     prompt = _prompt(arguments)
     sampling = _sampling_settings(arguments)
     model = open_model(arguments, settings)
@@ -178,7 +178,7 @@ def show_continuation(text: str, terminal: Terminal) -> None:
 def _prompt(arguments: argparse.Namespace) -> str:
     from siftlm.cli import files
 
-    flags.one_text(arguments, "prompt", "prompt", "prompt_file")
+    files.one_text(arguments, "prompt", "prompt", "prompt_file")
     text = files.argument_text(arguments.prompt, arguments.prompt_file)
     text = text.removesuffix("\n")  # other trailing whitespace may matter to the model
     if not text.strip():
@@ -207,7 +207,7 @@ def _comparison(base: str, tuned: str, terminal: Terminal) -> list[RenderableTyp
 
 def run_chat(arguments: argparse.Namespace) -> int:
     """Open the model, then answer line by line."""
-    settings = flags.model_settings(arguments)
+    settings = model_settings(arguments)
     if sys.stdin is None:
         raise InvalidInput("standard input is closed")
     model = open_model(arguments, settings)

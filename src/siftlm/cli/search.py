@@ -124,7 +124,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    flags.one_text(arguments, "prompt", "prompt", "query", "prompt_file", "prompts")
+    from siftlm.cli import files
+
+    files.one_text(arguments, "prompt", "prompt", "query", "prompt_file", "prompts")
     if arguments.compare and arguments.method == "nearest":
         raise Conflict("--compare and --method nearest exclude each other: --compare adds the nearest neighbours")
     if arguments.full and (arguments.json or arguments.prompts is not None):

@@ -1,4 +1,4 @@
-"""The local model of ``score``, ``generate`` and ``chat``: opening it, progress of its tuning, and its losses."""
+"""The local model of ``score``, ``generate`` and ``chat``: its settings, its progress, and its losses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -23,8 +23,48 @@ if TYPE_CHECKING:
     from siftlm.types import Step, Trace
 
 SPARKLINE_COLUMNS = 40
+# Settings of a local model and of its tuning that have flags of their own, under their Python names.
+MODEL_NAMES = ("n", "use", "decide", "features")
+TUNING_FLAG_NAMES = ("rate", "order", "passes", "seconds", "tokens")
 # Steps that are logged where stderr is not a terminal.
 LOGGED_STEPS = frozenset(step for power in range(6) for step in (10**power, 2 * 10**power, 5 * 10**power))
+
+
+# --- keyword arguments for the library
+
+
+def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags of score, generate and chat, as keyword arguments of a `LocalModel`."""
+    from siftlm.controller import Tuning, setting_names
+
+    settings = {**flags.values_of(arguments, (*MODEL_NAMES, *TUNING_FLAG_NAMES)), **flags.search_settings(arguments)}
+    flags.add_options(settings, arguments, (*MODEL_NAMES, *flags.SEARCH_NAMES, "k", "kernel", *setting_names()))
+    for at, (name, value) in enumerate(arguments.sets):
+        if name in (first for first, _ in arguments.sets[:at]):
+            raise Conflict(f"--set {name} is given twice")
+        if name in TUNING_FLAG_NAMES and getattr(arguments, name) is not None:
+            raise Conflict(f"--{name} and --set {name}=… are the same setting; use one of them")
+        settings[name] = value
+    # Checked before a model is loaded.
+    tuning = {name for name, _ in arguments.sets} | set(setting_names())
+    Tuning().with_({name: value for name, value in settings.items() if name in tuning})
+    return settings
+
+
+def controller_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags of the model, as keyword arguments of a `Controller`."""
+    return {
+        "engine": arguments.engine or "auto",
+        "rank": arguments.rank,
+        "alpha": arguments.alpha,
+        "targets": None if arguments.targets is None else arguments.targets.split(","),
+        "device": arguments.device,
+        "dtype": arguments.dtype,
+        "context": arguments.context_tokens,
+    }
+
+
+# --- opening the model
 
 
 def check_embedder(memory: Memory, folder: str) -> None:
@@ -46,7 +86,7 @@ def open_model(arguments: argparse.Namespace, settings: dict[str, object]) -> Lo
     if not len(memory):
         raise InvalidInput(f"{arguments.folder}: has no texts; add some with siftlm index FILES --into FOLDER --append")
     with status(f"loading {arguments.model}", quiet=arguments.quiet), device_errors():
-        return LocalModel(arguments.model, memory, **flags.controller_settings(arguments), **settings)  # type: ignore[arg-type]
+        return LocalModel(arguments.model, memory, **controller_settings(arguments), **settings)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
