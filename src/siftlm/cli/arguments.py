@@ -119,6 +119,11 @@ def declare(parser: argparse.ArgumentParser, *parts: Flag | str | tuple[Flag, ..
 
 # Settings of a search that have no flag in some commands; --option takes them there.
 _OPTION_NAMES = ("residual", "opposites", "exact", "normalize", "at_least", "certify", "max_norm", "probabilities")
+# Settings of embedders, for --embedder-option.
+_EMBEDDER_NAMES = (
+    *("width", "label", "layer", "layers", "seed", "max_tokens", "query_prefix", "passage_prefix", "precision"),
+    *("device", "batch_tokens"),
+)
 # Python values and their words on the command line.
 _WORDS = {"True": "yes", "False": "no", "None": "all"}
 _JSON = {"True": "true", "False": "false", "None": "null"}  # as --option and --set read them
@@ -141,18 +146,19 @@ def spelling(flags: Sequence[Flag], options: Collection[str] = ()) -> Spelling:
     ('--option residual=true', '--option balance')
     """
     known = {flag.python_name: flag for flag in flags}
-    tuning = TUNING_NAMES if SETTING in flags else ()
-    others = (*_OPTION_NAMES, *options) if OPTION in flags else ()
+    takers = {
+        "--option": (*_OPTION_NAMES, *options) if OPTION in flags else (),
+        "--set": TUNING_NAMES if SETTING in flags else (),
+        "--embedder-option": _EMBEDDER_NAMES if "embedder_option" in known else (),
+    }
 
     def write(name: str, value: str | None) -> str:
         flag = known.get(name)
         if flag is None:
-            repeatable = "--option " if name in others else "--set " if name in tuning else ""
-            if repeatable:
-                return (
-                    f"{repeatable}{name}" if value is None else f"{repeatable}{name}={_JSON.get(value) or _word(value)}"
-                )
-            return name if value is None else f"{name}={value}"
+            taker = next((taker for taker, names in takers.items() if name in names), None)
+            if taker is None:
+                return name if value is None else f"{name}={value}"
+            return f"{taker} {name}" + ("" if value is None else f"={_JSON.get(value) or _word(value)}")
         if value is None or flag.more.get("action") == "store_true":
             return flag.option
         return f"{flag.option} {_word(value)}"
