@@ -18,6 +18,7 @@ from siftlm.cli.arguments import switch
 from siftlm.cli.terminal import Terminal, note, print_json, printable, watched
 from siftlm.cli.tuning import device_errors, model_settings, open_model, step_line
 from siftlm.errors import InvalidInput, SiftlmError
+from siftlm.validation import whole_number
 
 if TYPE_CHECKING:
     from siftlm.controller import Generated
@@ -122,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(_record(prompt, base, answer, why=arguments.why))
         return 0
-    for remark in remarks(answer):
+    for remark in filter(None, [*remarks(answer), tuning.completion_remark(settings, [answer.found])]):
         note(remark)
     terminal = Terminal.of(sys.stdout)
     if base is None:
@@ -137,6 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _sampling_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `Controller.generate`."""
     stop = [flags.unescaped(text) for text in arguments.stop]
+    whole_number("seed", arguments.seed, least=0)
     return {**flags.values_of(arguments, SAMPLING_NAMES), "stop": stop}
 
 
@@ -208,10 +210,11 @@ def _comparison(base: str, tuned: str, terminal: Terminal) -> list[RenderableTyp
 def run_chat(arguments: argparse.Namespace) -> int:
     """Open the model, then answer line by line."""
     settings = model_settings(arguments)
+    sampling = _sampling_settings(arguments)
     if sys.stdin is None:
         raise InvalidInput("standard input is closed")
     model = open_model(arguments, settings)
-    chat = Chat(model, arguments.watch, _sampling_settings(arguments), quiet=arguments.quiet)
+    chat = Chat(model, arguments.watch, sampling, quiet=arguments.quiet)
     chat.check()
     interactive = _interactive()
     if interactive and not arguments.quiet:
@@ -303,6 +306,7 @@ class Chat:
         from siftlm.controller import check_sampling
 
         sampling = self._current_sampling
+        whole_number("seed", sampling["seed"], least=0)
         stop = [sampling["stop"]] if isinstance(sampling["stop"], str) else sampling["stop"]
         limit = self._model.controller.context
         check_sampling(sampling["max_new_tokens"], sampling["temperature"], sampling["top_p"], stop, limit)

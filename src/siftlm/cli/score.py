@@ -19,7 +19,7 @@ from siftlm.cli import arguments as flags
 from siftlm.cli.arguments import Flag, choice, switch
 from siftlm.cli.charts import bar
 from siftlm.cli.terminal import Terminal, finite, note, print_json, resumable, table, watched
-from siftlm.cli.tuning import device_errors, model_settings, open_model, remark, step_line
+from siftlm.cli.tuning import completion_remark, device_errors, model_settings, open_model, remark, step_line
 from siftlm.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
@@ -239,6 +239,8 @@ def _run_one(arguments: argparse.Namespace, plan: ScoringPlan) -> int:
     for name, one in scores.scores.items():
         if remark(one.trace):
             note(f"{name}: {remark(one.trace)}")
+    if strange := completion_remark(plan.shared, [one.found for one in scores.scores.values()]):
+        note(strange)
     terminal = Terminal.of(sys.stdout)
     terminal.show(*_score_parts(scores, terminal))
     return 0
