@@ -144,7 +144,9 @@ def test_what_cannot_fit_is_not_even_counted(read, monkeypatch):
     for name in ("text_token_ids", "tokenize_messages"):
         counts = getattr(requests, name)
         monkeypatch.setattr(
-            requests, name, lambda tokenizer, said, counts=counts: counted.append(said) or counts(tokenizer, said)
+            requests,
+            name,
+            lambda tokenizer, said, rows, counts=counts: counted.append(said) or counts(tokenizer, said, rows),
         )
     with pytest.raises(BadRequest, match="8000000 characters") as caught:
         read("a" * 8_000_000)
