@@ -53,7 +53,8 @@ def _known_texts(search: Search) -> list[str]:
     texts = [] if known is None or not len(known) else query_texts(known)
     if texts is None:
         raise Conflict(
-            f"{setting('known')} must be texts where features are used: vectors of the memory's embedder mean nothing"
+            f"{setting('known')} must be texts where {setting('features')} are used: vectors of the memory's embedder "
+            "mean nothing"
         )
     return texts
 
