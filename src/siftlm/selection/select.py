@@ -149,7 +149,7 @@ def _check_method(
         raise InvalidInput(
             f"method {entry.name!r} needs a prompt: pass {setting('query')}, or try 'undirected-vtl', without one"
         )
-    given = ["prior"] * (prior is not None) + list(limits.specified())
+    given = ["prior"] * (prior is not None) + (list(limits.specified()) if entry.signed or entry.whole else [])
     if entry.signed and (prior is not None or limits.costs is not None):
         factors = _listed([name for name in ("prior", "costs") if name in given])
         raise Conflict(f"method {entry.name!r} may have negative gains: leave out {factors}, which multiply them")
