@@ -100,12 +100,18 @@ def broken_files() -> None:
         ("--kernel centred:1", "takes no setting"),
         ("--noise 0", "noise"),
         ("-n 41", "-n 41 is more than the 40 candidates; ask for fewer, or pass --replacement yes to allow repeats"),
-        ("--source-cap 1", "sources and --source-cap go together"),
+        ("--source-cap 1", "--sources and --source-cap go together"),
+        ("--method hull --costs number.txt", "number.txt:2"),
+        ("--method hull --replacement yes", "decides on all picks at once: leave out --replacement, which"),
+        ("--method eig", "needs --option probabilities, a classifier's outputs"),
+        ("--method max-entropy", "reads softmax outputs as candidates: leave out --query"),
         ("--min-gain 2", "--min-gain must be a number from 0 to 1"),
         ("--candidates at_least.npy", "at_least.npy: No such file"),
         ("--texts ./min_gain.jsonl", "./min_gain.jsonl:1: has no 'text'"),
         ("--option balance=0.3", "method 'sift' has no setting 'balance'"),
-        ("--option noise=1", "--option noise: not a setting of a selection method"),
+        ("--option noise=1", "--option noise: not a setting of a selection method; use --noise"),
+        ("--method mmr --option balance=0 --option balance=1", "siftlm: --option balance is given twice"),
+        ("--method mmr --option balance=2", "--option balance must be a number from 0 to 1"),
         ("--budget 3", "--budget needs --costs"),
         ("--out nowhere/x.json", "nowhere/x.json: No such file or directory"),
         ("--figure x.gif", "--figure x.gif: expected a .png, .svg or .pdf file"),
@@ -127,14 +133,43 @@ def test_the_seed_of_spread_is_checked(folder, siftlm):
     assert (status, out, err) == (1, "", "siftlm: --seed must be a whole number ≥ 0, got -1\n")
 
 
+def test_a_query_is_asked_for_as_a_flag(folder, siftlm):
+    assert "needs a prompt: pass --query, or try" in siftlm("select", "--candidates", "vectors.npy")[2]
+    _, _, err = siftlm("select", "--candidates", "vectors.npy", "--method", "undirected-vtl", "--until", "0.1")
+    assert err == "siftlm: leave out --until, or pass --query: there is no uncertainty to follow\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--features gradients --k all", "--features are computed for the --k nearest: leave out --k all\n"),
+        (
+            "--features gradients --option residual=true",
+            "--features are computed for the --k nearest: leave out --option residual=true\n",
+        ),
+        ("--option residual=true --kernel power:2", "--option residual=true does not go with --kernel; it takes --ada"),
+        ("--set clip=1 --set clip=2", "--set clip is given twice"),
+    ],
+)
+def test_settings_of_a_local_model_are_spelled_as_flags(siftlm, sixty, words, message):
+    status, _, err = siftlm("generate", str(sixty), "a prompt", *words.split())
+    assert (status, message in err) == (1, True), err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("", "siftlm: the following arguments are required: COMMAND"),
-        ("selekt", "siftlm: argument COMMAND: invalid choice: 'selekt'"),
+        ("selekt", "siftlm: unknown command 'selekt'; did you mean 'select'?"),
+        ("--bogus", "siftlm: unknown option --bogus (try: siftlm --help)"),
+        ("search --metod mmr", "search: unknown option --metod; did you mean --method? (try: siftlm search --help)"),
+        ("keys add --memry", "siftlm: keys add: unknown option --memry; did you mean --memory?"),
+        ("search memory hello world", "siftlm: search: unexpected 'world'; put a text of several words in quotes"),
+        ("search memory hi --candidates foo", "argument --candidates: expected vectors, words or both, got 'foo'"),
+        ("search memory hi --noise x", "argument --noise: expected a number, got 'x'"),
         ("select", "siftlm: select: the following arguments are required: --candidates"),
-        ("select --candidates x --cand y", "siftlm: unrecognized arguments: --cand"),
-        ("select --candidates x -n many", "siftlm: select: argument -n: invalid int value: 'many'"),
+        ("select --candidates x --cand y", "siftlm: select: unknown option --cand (try: siftlm select --help)"),
+        ("select --candidates x -n many", "siftlm: select: argument -n: expected a whole number, got 'many'"),
         ("select --candidates x --replacement maybe", "expected yes, no or a whole number ≥ 1"),
         ("select --candidates x --replacement 0", "expected yes, no or a whole number ≥ 1"),
         ("select --candidates x --option balance", "expected NAME=VALUE, got 'balance'"),

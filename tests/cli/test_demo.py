@@ -285,3 +285,9 @@ def test_the_bundled_model_learns(tmp_path, shell):
     ElementTree.fromstring(
         re.search(r"<body>.*</body>", (tmp_path / "demo/report.html").read_text(encoding="utf-8"), re.DOTALL)[0]
     )
+
+
+def test_the_seed_is_checked_first(siftlm, tmp_path):
+    status, _, err = siftlm("demo", "--into", str(tmp_path / "out"), "--seed", "-1")
+    assert (status, err) == (1, "siftlm: --seed must be a whole number ≥ 0, got -1\n")
+    assert not (tmp_path / "out").exists()

@@ -42,6 +42,26 @@ def test_how_to_continue(fake, siftlm):
     assert fake.made[-1].used.seed == 3
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--seed -1", "--seed must be a whole number ≥ 0, got -1"),
+        ("-n 3 --k 1", "-n 3 is more than the 1 candidates of --k 1: raise --k, or lower -n"),
+    ],
+)
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_what_cannot_be_is_refused_before_the_model_is_loaded(fake, siftlm, command, words, message):
+    prompt = [PROMPT] if command == "generate" else []
+    assert siftlm(command, "memory", *prompt, *words.split()) == (1, "", f"siftlm: {message}\n")
+    assert not fake.made
+
+
+def test_a_completion_that_occurs_nowhere_is_remarked(fake, siftlm):
+    words = ("generate", "memory", PROMPT, "--model", "m", "-n", "3", "--set")
+    assert "--set completion='zzz' occurs in none of the texts" in siftlm(*words, "completion=zzz")[2]
+    assert siftlm(*words, "completion=tea")[2] == ""
+
+
 def test_json_and_its_reasons(fake, siftlm):
     record = json.loads(answer(siftlm, "-n", "3", "--json", "--compare"))
     expected = LocalModel("m", "memory").generate(PROMPT, 3)

@@ -28,6 +28,13 @@ def test_what_meets_the_condition_goes(folder, capsys):
     assert texts(folder) == ["one text"]
 
 
+def test_one_document_is_no_documents(folder, capsys):
+    assert main(["delete", str(folder), "--where", '@id = "b"', "--dry-run"]) == 0
+    assert "nothing was deleted; 1 passage would be\n" in capsys.readouterr().out
+    assert main(["delete", str(folder), "--where", '@id = "b"']) == 0
+    assert "deleted 1 document and 1 passage that nothing else held" in capsys.readouterr().out
+
+
 def test_a_dry_run_deletes_nothing(folder, capsys):
     assert main(["delete", str(folder), "--where", '@id = "b"', "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"passages": 1}

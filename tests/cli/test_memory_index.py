@@ -177,6 +177,8 @@ def test_a_faiss_index_can_be_built_with_the_memory_or_later(folder, siftlm):
         ("c.jsonl --into memory --append", "there is no such folder; build a memory with siftlm index"),
         ("c.jsonl --into memory --append --storage int8", "--storage cannot be changed after a memory is built"),
         ("--into memory --faiss flat --no-full-text", "--no-full-text cannot be changed"),
+        ("c.jsonl --into memory --embedder precomputed", "'precomputed' needs --embedder-option width"),
+        ("c.jsonl --into memory --embedder-option width=0", "--embedder-option width must be a whole number"),
         ("c.jsonl --into memory --embedder hashng", "unknown embedder 'hashng'; did you mean 'hashing'?"),
         ("c.jsonl --into memory --embedder-option wide=3", "'wide'"),
         ("c.jsonl --into memory --passage-tokens 0", "--passage-tokens must be a whole number"),

@@ -60,7 +60,7 @@ def test_json_is_what_the_memory_finds(memory, siftlm):
     [
         ("--method mmr --option balance=0.3", {"method": "mmr", "balance": 0.3}),
         ("--k all", {"k": None}),
-        ("--k 5", {"k": 5}),
+        ("--k 7", {"k": 7}),
         ("--noise 1 --kernel power:2", {"noise": 1.0, "kernel": "power:2"}),
         ("--candidates both", {"candidates": "both"}),
         ("--residual --k 7", {"residual": True, "k": 7}),
@@ -225,6 +225,7 @@ def test_a_wrong_filter_is_shown_with_a_caret_under_the_place(memory, siftlm):
         ("search memory tea --method shift", "unknown method 'shift'; did you mean 'sift'?"),
         ("search memory tea --noise 0", "noise"),
         ("search memory tea -n 0", "n must be a whole number ≥ 1"),
+        ("search memory tea -n 3 --k 1", "-n 3 is more than the 1 candidates of --k 1: raise --k, or lower -n"),
         ("search memory tea --option k=3", "--option k: not a setting of a selection method"),
         ("search memory tea --k all --candidates both", "--candidates both needs a limited --k, and"),
         ("search memory tea --k all --per-document 1", "--per-document needs a number of candidates: pass --k, not"),

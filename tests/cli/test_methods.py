@@ -27,6 +27,15 @@ def test_every_method_has_one_line(siftlm):
     assert sorted(named) == sorted(library.methods())
 
 
+@pytest.mark.parametrize(
+    "words", ["methods hullft", "select --candidates no.npy --method hullft", "search memory tea --method hullft"]
+)
+def test_a_recipe_is_no_method_and_says_where_it_is_one(siftlm, sixty, words):
+    status, _, err = siftlm(*words.replace("memory", str(sixty)).split())
+    assert status == 1
+    assert "'hullft' is a recipe of siftlm score, generate and chat: method 'hull', tuned with --set" in err
+
+
 def test_methods_stand_in_their_group(siftlm):
     out = siftlm("methods")[1]
     blocks = {block.split("\n")[0]: block for block in out.split("\n\n")}

@@ -110,7 +110,19 @@ def test_tokens_that_were_added_count():
 def test_a_special_token_that_only_images_need_may_have_no_row():
     tokenizer = copy.deepcopy(tiny.tokenizer())
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    assert Controller(tiny.model("gpt2"), tokenizer).likelihood("rain").tokens == 4
+    own = Controller(tiny.model("gpt2"), tokenizer)
+    assert own.likelihood("rain").tokens == 4
+    text, said = "rain <image>", "spells the special token '<image>', number"
+    for use in (
+        own.likelihood,
+        lambda text: own.generate(text, max_new_tokens=2),
+        lambda text: own.generate("rain", texts=[text], max_new_tokens=2),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            use(text)
+    with own.tuning() as tuner, pytest.raises(InvalidInput, match=said):
+        tuner.learn([text])
+    assert own.likelihood("rain").tokens == 4
 
 
 def test_the_token_that_begins_a_text_needs_a_row():

@@ -97,7 +97,7 @@ def test_what_is_wrong_is_said(folder, tmp_path):
         fit(texts(3), tmp_path / "few", width=3, progress=False)
     with pytest.raises(InvalidInput, match="width must be a whole number"):
         fit(texts(), tmp_path / "w", width=0, progress=False)
-    with pytest.raises(InvalidInput, match="is no folder"):
+    with pytest.raises(InvalidInput, match="is not a folder"):
         embedder(f"lexical:{tmp_path / 'nowhere'}")
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)

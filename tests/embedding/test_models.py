@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -50,7 +51,7 @@ def test_a_layer_is_part_of_the_fingerprint(models):
     prints = [embedder(name, layer=layer).fingerprint for layer in (-1, 0, 1)]
     assert len(set(prints)) == 3
     assert embedder(name, layer=tiny.DEPTH).fingerprint == prints[0]
-    with pytest.raises(InvalidInput, match=r"layer 3 .* has the layers 0 to 2"):
+    with pytest.raises(InvalidInput, match=r"layer=3 .* has the layers 0 to 2"):
         embedder(name, layer=3).embed([TEXT])
 
 
@@ -171,12 +172,15 @@ def test_weights_that_lack_a_tensor(models, tmp_path):
 
 def test_a_hub_name_without_a_hub(monkeypatch):
     def offline(*_, **__):
-        raise OSError("We couldn't connect to the hub\nand more lines")
+        raise OSError("We couldn't connect to the hub.\nand more lines")
 
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", offline)
+    monkeypatch.setattr(huggingface_hub, "model_info", offline)
+    # Which would try again and again.
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", None)
     absent = embedder("nobody/no-such-model")
     with pytest.raises(
-        InvalidInput, match="cannot load the embedder 'nobody/no-such-model': We couldn't connect"
+        InvalidInput,
+        match="cannot load the embedder 'nobody/no-such-model': We couldn't connect to the hub\\. No folder",
     ) as told:
         absent.embed(["text"])
     assert "use 'hashing'" in str(told.value)

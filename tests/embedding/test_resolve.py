@@ -37,11 +37,34 @@ def test_names_of_the_hub_are_not_loaded_yet(name, kind):
 
 
 @pytest.mark.parametrize(
-    "name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "states:./nowhere", "a/b/c", "states:", ""]
+    "name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "states:./nowhere", "a/b/c", "lexical:nowhere"]
 )
 def test_a_folder_that_is_not_there(name):
-    with pytest.raises(InvalidInput, match="is no folder"):
+    with pytest.raises(InvalidInput, match="is not a folder"):
         embedder(name)
+
+
+@pytest.mark.parametrize("kind", ["lexical", "states", "gradients", "sentences", "encoder"])
+def test_a_kind_without_a_model_says_what_is_missing(kind):
+    for name in (kind, f"{kind}:"):
+        with pytest.raises(InvalidInput, match=f"embedder '{name}' needs the folder.* of a model: {kind}:MODEL"):
+            embedder(name)
+
+
+@pytest.mark.parametrize("name", ["foo", "states:foo", "all-MiniLM-L6-v2", "bertha", ""])
+def test_a_name_without_an_owner_that_the_hub_cannot_have(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(UnknownName, match=r"unknown embedder .* hashing, .* siftlm-tiny"):
+        embedder(name)
+    if name:  # a hub of one's own may have any name
+        monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+        assert embedder(name).name == name
+
+
+def test_a_cached_name_without_an_owner_is_known(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    (tmp_path / "hub" / "models--foo").mkdir(parents=True)
+    assert embedder("foo").name == "foo"
 
 
 def test_a_folder_without_a_model(tmp_path):
@@ -117,7 +140,7 @@ def test_precomputed_is_told_apart_by_width_and_label():
 
 
 def test_precomputed_needs_a_width():
-    with pytest.raises(InvalidInput, match="'precomputed' needs width="):
+    with pytest.raises(InvalidInput, match="'precomputed' needs width"):
         embedder("precomputed")
 
 

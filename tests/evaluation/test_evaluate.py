@@ -220,6 +220,9 @@ def test_a_text_that_nothing_can_be_searched_for_is_left_out_of_all_methods(tmp_
         done = run(memory, tmp_path / "run", "base,nn,sift+noise=0.1", [strange, *TEXTS[:2]])
         assert (done.texts, done.unusable, done.missing) == (2, 1, 0)
     assert {one["text"] for one in records_of(tmp_path / "run")} == {"t0", "t1"}
+    with pytest.raises(InvalidInput, match="none of 1 texts has a word that the memory's embedder 'hashing' knows"):
+        run(memory, tmp_path / "other", "base,nn", [strange])
+    assert not (tmp_path / "other").exists()
 
 
 def test_no_texts_at_all(memory, tmp_path):

@@ -136,7 +136,7 @@ def test_without_a_query(name: str, case: Case) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if find_method(name).targeted])
 def test_a_query_is_needed(name: str) -> None:
-    with pytest.raises(InvalidInput, match=f"{name}.*needs a query"):
+    with pytest.raises(InvalidInput, match=f"{name}.*needs a prompt"):
         select(None, np.eye(3), 1, method=name)
 
 

@@ -594,13 +594,13 @@ def test_gains_are_what_is_declared(name):
 
 @pytest.mark.parametrize("name", [name for name in BUILT_IN if find_method(name).targeted])
 def test_a_targeted_method_needs_a_query(name):
-    with pytest.raises(InvalidInput, match="needs a query"):
+    with pytest.raises(InvalidInput, match="needs a prompt"):
         select(None, TEXTS, 1, method=name, **options_of(find_method(name), 4, 0))
 
 
 @pytest.mark.parametrize("name", ["eig", "information-density"])
 def test_outputs_have_to_be_given(name):
-    with pytest.raises(InvalidInput, match="needs probabilities="):
+    with pytest.raises(InvalidInput, match="needs probabilities"):
         select(PROMPT, TEXTS, 1, method=name)
     options = {key: value[:-1] for key, value in options_of(find_method(name), 4, 2).items()}
     with pytest.raises(InvalidInput, match="probabilities"):

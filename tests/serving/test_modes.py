@@ -127,7 +127,9 @@ def test_where_a_method_needs_more_than_a_prompt_those_are_named_that_do_not(mod
 def test_a_wrong_setting_is_not_blamed_on_the_method(modes):
     with pytest.raises(InvalidInput, match="noise must be a number > 0") as caught:
         modes.parse("tiny:sift-5", {"noise": 0})
-    assert setting_error(caught.value, {"noise": 0}).param == "siftlm.noise"
+    error = setting_error(caught.value, {"noise": 0})
+    assert (error.param, error.code) == ("siftlm.noise", "invalid_value")
+    assert str(error) == "siftlm.noise must be a number > 0, got 0"
     assert setting_error(caught.value, {}, "model").param == "model", "it comes from the model's name"
 
 

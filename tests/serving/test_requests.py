@@ -144,7 +144,9 @@ def test_what_cannot_fit_is_not_even_counted(read, monkeypatch):
     for name in ("text_token_ids", "tokenize_messages"):
         counts = getattr(requests, name)
         monkeypatch.setattr(
-            requests, name, lambda tokenizer, said, counts=counts: counted.append(said) or counts(tokenizer, said)
+            requests,
+            name,
+            lambda tokenizer, said, rows, counts=counts: counted.append(said) or counts(tokenizer, said, rows),
         )
     with pytest.raises(BadRequest, match="8000000 characters") as caught:
         read("a" * 8_000_000)
@@ -244,7 +246,7 @@ def test_stops():
         ({"siftlm": []}, "siftlm", "an object"),
         ({"siftlm": {"return": ["all"]}}, "siftlm.return[0]", '"selection" or "steps" or "timings"'),
         ({"siftlm": {"memory": ["docs"], "method": "sift"}}, "siftlm.memory", "a string"),
-        ({"siftlm": {"method": "magic"}}, "siftlm", "unknown method 'magic'"),
+        ({"siftlm": {"method": "magic"}}, "siftlm.method", "unknown method 'magic'"),
         ({"siftlm": {"path": "/etc"}}, "siftlm.path", "not a setting of a request"),
     ],
 )
@@ -252,6 +254,27 @@ def test_wrong_values_are_named(body, param, said):
     error = wrong(body)
     assert error.param == param
     assert said in str(error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "param", "code", "message"),
+    [
+        ({"n": 0}, "siftlm.n", "invalid_value", "siftlm.n must be a whole number from 1 to 200, got 0"),
+        ({"method": "magic"}, "siftlm.method", "invalid_value", "unknown method 'magic'"),
+        ({"method": "base", "n": 3}, "siftlm.n", "invalid_value", "siftlm.n has no effect on the base model"),
+        ({"path": "/etc"}, "siftlm.path", "unsupported_parameter", "siftlm.path is not a setting of a request"),
+    ],
+)
+def test_fields_of_siftlm_have_one_spelling(settings, param, code, message):
+    error = wrong({"siftlm": settings})
+    assert (error.param, error.code) == (param, code)
+    assert str(error).startswith(message)
+
+
+def test_null_is_as_good_as_left_out():
+    [job] = completion(model=LEARNING, siftlm={"k": None, "noise": None, "n": 3}).jobs
+    assert job.mode.settings == {"method": "sift", "n": 3}
+    assert completion(siftlm={"k": None}).jobs[0].mode.memory is None
 
 
 def test_values_that_change_nothing_are_taken():

@@ -41,6 +41,20 @@ def ask(engine):
     return post
 
 
+def test_null_is_as_good_as_left_out(ask):
+    answer = ask(siftlm={"k": None, "method": None, "n": 4})
+    assert (answer.status_code, answer.json()["mode"]) == (200, "sift-4")
+    assert answer.json()["hits"] == ask(siftlm={"n": 4}).json()["hits"]
+
+
+def test_a_field_is_spelled_as_in_completions(ask):
+    error = ask(siftlm={"noise": 0}).json()["error"]
+    assert error["message"] == "siftlm.noise must be a number > 0, got 0"
+    assert (error["param"], error["code"]) == ("siftlm.noise", "invalid_value")
+    error = ask(siftlm={"method": "base"}).json()["error"]
+    assert (error["param"], error["code"]) == ("siftlm.method", "invalid_value")
+
+
 def test_it_is_the_selection_of_the_library(ask, engine):
     answer = ask(siftlm={"method": "sift", "n": 4, "noise": 0.1, "k": 12}).json()
     found = engine.memories["docs"].search(PROMPT, 4, noise=0.1, k=12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import errno
 import functools
 import io
@@ -19,7 +20,7 @@ from siftlm import __version__
 from siftlm.cli import calibrate, demo, evaluate, generate, memory, score, search, select, serve
 from siftlm.cli.arguments import Flag, spelling
 from siftlm.cli.terminal import printable
-from siftlm.errors import SiftlmError
+from siftlm.errors import SiftlmError, UnknownName
 
 DESCRIPTION = """\
 Fine-tune a language model for each prompt, on the texts that are most informative about it, and restore it afterwards.
@@ -53,6 +54,8 @@ TORCH_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY
 
 # The end of a message that marks a position with a caret on the line below.
 CARET = re.compile(r"\n.*\n +\^\Z")
+# A word that argparse reads as a flag, unlike a negative number, and - for stdin.
+FLAG = re.compile(r"-[^\W\d]|--.")
 # An indented line of a help text: a term, and its explanation after two spaces or more.
 ENTRY = re.compile(r"(?P<term> +\S.*?) {2,}(?P<explanation>\S.*)")
 
@@ -113,6 +116,35 @@ class Parser(argparse.ArgumentParser):
         settings.setdefault("allow_abbrev", False)
         super().__init__(**settings)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The parsed words; an unknown flag is reported before whatever else is missing because of it."""
+        words = list(sys.argv[1:] if args is None else args)
+        if (flag := self._unknown_flag(words)) is not None:
+            close = difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.7)
+            self.error(f"unknown option {flag}" + (f"; did you mean {close[0]}?" if close else ""))
+        parsed, rest = super().parse_known_args(words, namespace)
+        if rest:
+            self.error(f"unexpected {' '.join(map(repr, rest))}; put a text of several words in quotes")
+        return parsed, rest
+
+    def _unknown_flag(self, words: Sequence[str]) -> str | None:
+        """The first word in the place of a flag that is none; what follows a command is its own parser's."""
+        for word in words:
+            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
+                return None
+            name = word.partition("=")[0] if word.startswith("--") else word[:2]
+            if FLAG.match(word) and " " not in word and name not in self._option_string_actions:
+                return name
+        return None
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = list(action.choices)
+        if isinstance(action, argparse._SubParsersAction):
+            raise argparse.ArgumentError(None, str(UnknownName("command", value, choices)))
+        raise argparse.ArgumentError(action, f"expected {', '.join(choices[:-1])} or {choices[-1]}, got {value!r:.40}")
+
     def error(self, message: str) -> NoReturn:
         """Print one line on stderr and exit with status 2."""
         command = self.prog.removeprefix("siftlm").strip()
@@ -169,9 +201,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, value in TORCH_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
     flags: Sequence[Flag] = ()
+    options: Sequence[str] = ()
     try:
         arguments = parser().parse_args(argv)
         flags = getattr(arguments, "flags", None) or ()
+        options = [name for name, _ in getattr(arguments, "option", ())]
         status: int = arguments.run(arguments)
         sys.stdout.flush()  # here, where a closed pipe can still be caught
     except SystemExit as end:  # argparse, after --help or an error
@@ -181,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _closed_pipe()
     except SiftlmError as error:
-        return _print_error(error.spelled(spelling(flags)))
+        return _print_error(error.spelled(spelling(flags, options)))
     except MemoryError as error:
         return _print_error(f"not enough memory: {error}" if str(error) else "not enough memory")
     except OSError as error:

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ class Flag:
         """Declare the flag in a parser or a group."""
         settings = dict(self.more)
         if settings.get("action") != "store_true":
-            settings |= {"type": self.read, "metavar": self.metavar, "default": self.default}
+            settings |= {"type": _READERS.get(self.read, self.read), "metavar": self.metavar, "default": self.default}
         # Not nargs="?": argparse leaves such an argument empty when options stand between it and others.
         optional = settings.pop("optional", False)
         action = group.add_argument(*self.name.split(), help=self.help, **settings)
@@ -117,8 +117,16 @@ def declare(parser: argparse.ArgumentParser, *parts: Flag | str | tuple[Flag, ..
     parser.set_defaults(flags=declared)
 
 
+# Settings of a search that have no flag in some commands; --option takes them there.
+_OPTION_NAMES = ("residual", "opposites", "exact", "normalize", "at_least", "certify", "max_norm", "probabilities")
+# Settings of embedders, for --embedder-option.
+_EMBEDDER_NAMES = (
+    *("width", "label", "layer", "layers", "seed", "max_tokens", "query_prefix", "passage_prefix", "precision"),
+    *("device", "batch_tokens"),
+)
 # Python values and their words on the command line.
 _WORDS = {"True": "yes", "False": "no", "None": "all"}
+_JSON = {"True": "true", "False": "false", "None": "null"}  # as --option and --set read them
 
 
 def _word(value: str) -> str:
@@ -128,22 +136,29 @@ def _word(value: str) -> str:
     return shlex.quote(ast.literal_eval(value)) if value[:1] in {"'", '"'} else value
 
 
-def spelling(flags: Sequence[Flag]) -> Spelling:
-    """Spells the settings in an error message as flags, for a command with these flags.
+def spelling(flags: Sequence[Flag], options: Collection[str] = ()) -> Spelling:
+    """Spells the settings in an error message as flags, for a command with these flags and names in ``--option``.
 
     >>> spell = spelling([REPLACEMENT, SETTING, switch("--no-full-text", "", setting="full_text")])
     >>> spell("replacement", "True"), spell("full_text", "False"), spell("clip", "0.5"), spell("replacement", None)
     ('--replacement yes', '--no-full-text', '--set clip=0.5', '--replacement')
+    >>> spelling([OPTION])("residual", "True"), spelling([OPTION], ["balance"])("balance", None)
+    ('--option residual=true', '--option balance')
     """
     known = {flag.python_name: flag for flag in flags}
-    tuning = TUNING_NAMES if SETTING in flags else ()
+    takers = {
+        "--option": (*_OPTION_NAMES, *options) if OPTION in flags else (),
+        "--set": TUNING_NAMES if SETTING in flags else (),
+        "--embedder-option": _EMBEDDER_NAMES if "embedder_option" in known else (),
+    }
 
     def write(name: str, value: str | None) -> str:
         flag = known.get(name)
         if flag is None:
-            if name in tuning:
-                return f"--set {name}" if value is None else f"--set {name}={_word(value)}"
-            return name if value is None else f"{name}={value}"
+            taker = next((taker for taker, names in takers.items() if name in names), None)
+            if taker is None:
+                return name if value is None else f"{name}={value}"
+            return f"{taker} {name}" + ("" if value is None else f"={_JSON.get(value) or _word(value)}")
         if value is None or flag.more.get("action") == "store_true":
             return flag.option
         return f"{flag.option} {_word(value)}"
@@ -198,6 +213,11 @@ def whole(least: int, most: float = math.inf) -> Callable[[str], int]:
     return checked(digits, lambda value: least <= value <= most, f"a whole number {limits}")
 
 
+# In place of int and float, whose errors argparse words itself: "invalid int value".
+_READERS: dict[Callable[[str], Any], Callable[[str], Any]] = {
+    int: checked(int, lambda _: True, "a whole number"),
+    float: checked(float, lambda _: True, "a number"),
+}
 above_zero = checked(float, lambda value: 0 < value < math.inf, "a number > 0")
 from_zero = checked(float, lambda value: 0 <= value < math.inf, "a number ≥ 0")
 number_or_all = checked(
@@ -376,8 +396,6 @@ SEARCH_NAMES = (
     *("method", "noise", "candidates", "where", "without_copies", "per_document", "replacement"),
     *STOPPING_NAMES,
 )
-_MODEL_NAMES = ("n", "use", "decide", "features")
-_TUNING_NAMES = ("rate", "order", "passes", "seconds", "tokens")
 
 
 def values_of(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -387,9 +405,13 @@ def values_of(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, 
 
 def add_options(settings: dict[str, Any], arguments: argparse.Namespace, reserved: Sequence[str]) -> None:
     """Add the settings of ``--option``; a reserved name, such as one with its own flag, is an error."""
-    for name, value in arguments.option:
+    own = {flag.python_name: flag.option for flag in arguments.flags}
+    for at, (name, value) in enumerate(arguments.option):
+        if name in (first for first, _ in arguments.option[:at]):
+            raise Conflict(f"--option {name} is given twice")
         if name in settings or name in reserved:
-            raise InvalidInput(f"--option {name}: not a setting of a selection method (see --help)")
+            advice = f"use {own[name]}" if name in own else "see siftlm methods"
+            raise InvalidInput(f"--option {name}: not a setting of a selection method; {advice}")
         settings[name] = value
 
 
@@ -406,44 +428,3 @@ def search_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The flags of a search, as keyword arguments of `Memory.search`."""
     settings = values_of(arguments, SEARCH_NAMES)
     return settings | {name: plain(name, value) for name, value in values_of(arguments, ("k", "kernel")).items()}
-
-
-def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The flags of score, generate and chat, as keyword arguments of a `LocalModel`."""
-    from siftlm.controller import Tuning, setting_names
-
-    settings = {**values_of(arguments, (*_MODEL_NAMES, *_TUNING_NAMES)), **search_settings(arguments)}
-    add_options(settings, arguments, (*_MODEL_NAMES, *SEARCH_NAMES, "k", "kernel", *setting_names()))
-    for name, value in arguments.sets:
-        if name in _TUNING_NAMES and getattr(arguments, name) is not None:
-            raise Conflict(f"--{name} and --set {name}=… are the same setting; use one of them")
-        settings[name] = value
-    # Checked before a model is loaded.
-    tuning = {name for name, _ in arguments.sets} | set(setting_names())
-    Tuning().with_({name: value for name, value in settings.items() if name in tuning})
-    return settings
-
-
-def controller_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The flags of the model, as keyword arguments of a `Controller`."""
-    return {
-        "engine": arguments.engine or "auto",
-        "rank": arguments.rank,
-        "alpha": arguments.alpha,
-        "targets": None if arguments.targets is None else arguments.targets.split(","),
-        "device": arguments.device,
-        "dtype": arguments.dtype,
-        "context": arguments.context_tokens,
-    }
-
-
-def one_text(arguments: argparse.Namespace, kind: str, *names: str) -> None:
-    """Check that exactly one of these arguments is set: a positional one named ``kind``, and flags."""
-    present = [name for name in names if getattr(arguments, name) is not None]
-    options = ["--" + name.replace("_", "-") for name in names if name != kind]
-    if not present:
-        sources = ", ".join([f"no {kind}: pass it in quotes", "- for stdin", *options[:-1]])
-        raise InvalidInput(f"{sources} or {options[-1]}")
-    if len(present) > 1:
-        first, second = (f"the {kind}" if name == kind else "--" + name.replace("_", "-") for name in present[:2])
-        raise Conflict(f"{first} and {second} exclude each other")

@@ -15,7 +15,7 @@ from rich.text import Text
 from siftlm.cli import arguments as flags
 from siftlm.cli.arguments import Flag, choice, switch
 from siftlm.cli.terminal import Terminal, indented, print_json, progress_line, resumable, status, table
-from siftlm.cli.tuning import check_embedder, device_errors
+from siftlm.cli.tuning import check_embedder, controller_settings, device_errors
 from siftlm.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _model(arguments: argparse.Namespace, memory: Memory) -> Controller:
 
     check_embedder(memory, arguments.folder)
     with status(f"loading {arguments.model}", quiet=arguments.quiet or arguments.json), device_errors():
-        return Controller(arguments.model, **flags.controller_settings(arguments))
+        return Controller(arguments.model, **controller_settings(arguments))
 
 
 def _texts(path: str) -> list[str]:

@@ -23,6 +23,7 @@ from siftlm.cli.arguments import Flag
 from siftlm.cli.charts import Curve, bar, titled_chart
 from siftlm.cli.terminal import Terminal, finite, note, one_line, print_json, progress_line, table
 from siftlm.errors import InvalidInput
+from siftlm.validation import whole_number
 
 if TYPE_CHECKING:
     from siftlm.local import LocalModel
@@ -96,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         return demo_picks.run(arguments)
     from siftlm.extras import load
 
+    whole_number("seed", arguments.seed, least=0)
     for library in ("torch", "transformers"):  # checked first; `siftlm demo picks` needs neither
         load(library, "tune")
     folder = _writable(Path(arguments.into))

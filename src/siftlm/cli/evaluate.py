@@ -11,7 +11,7 @@ from rich.text import Text
 
 from siftlm.cli import arguments as flags
 from siftlm.cli.arguments import Flag, choice, repeated
-from siftlm.cli.terminal import Terminal, print_json, progress_line, resumable
+from siftlm.cli.terminal import Terminal, counted, print_json, progress_line, resumable
 from siftlm.cli.tuning import device_errors, open_model
 from siftlm.errors import InvalidInput
 
@@ -188,19 +188,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluation_lines(evaluation: Evaluation) -> list[str]:
-    results = f"{_count(evaluation.done, 'new result')}, {evaluation.known} from before"
-    lines = [f"{_count(evaluation.texts, 'text')}: {results}; next: siftlm report {evaluation.path}"]
+    results = f"{counted(evaluation.done, 'new result')}, {evaluation.known} from before"
+    lines = [f"{counted(evaluation.texts, 'text')}: {results}; next: siftlm report {evaluation.path}"]
     if evaluation.unusable:
         reason = "too short for the protocol, or without a word that the memory can search for"
-        lines.append(f"{_count(evaluation.unusable, 'text')} left out: {reason}")
+        lines.append(f"{counted(evaluation.unusable, 'text')} left out: {reason}")
     if evaluation.missing:
         workers = "another process is" if evaluation.missing == 1 else "other processes are"
-        lines.append(f"{workers} still computing {_count(evaluation.missing, 'result')}")
+        lines.append(f"{workers} still computing {counted(evaluation.missing, 'result')}")
     return lines
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 # --- report

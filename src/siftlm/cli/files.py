@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import Conflict, InvalidInput
 
 MAP_FROM = 64 * 2**20  # bytes; a .npy file of this size or more is memory-mapped
 FIELDS = ("embedding", "vector")
@@ -141,6 +142,18 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
 def text(path: str) -> str:
     """The content of a UTF-8 file."""
     return "\n".join(line for _, line in lines(path))
+
+
+def one_text(arguments: argparse.Namespace, kind: str, *names: str) -> None:
+    """Check that exactly one of these arguments is set: a positional one named ``kind``, and flags."""
+    present = [name for name in names if getattr(arguments, name) is not None]
+    options = ["--" + name.replace("_", "-") for name in names if name != kind]
+    if not present:
+        sources = ", ".join([f"no {kind}: pass it in quotes", "- for stdin", *options[:-1]])
+        raise InvalidInput(f"{sources} or {options[-1]}")
+    if len(present) > 1:
+        first, second = (f"the {kind}" if name == kind else "--" + name.replace("_", "-") for name in present[:2])
+        raise Conflict(f"{first} and {second} exclude each other")
 
 
 def argument_text(word: str | None, path: str | None) -> str:

@@ -16,8 +16,9 @@ from siftlm.cli import arguments as flags
 from siftlm.cli import tables, tuning
 from siftlm.cli.arguments import switch
 from siftlm.cli.terminal import Terminal, note, print_json, printable, watched
-from siftlm.cli.tuning import device_errors, open_model, step_line
+from siftlm.cli.tuning import device_errors, model_settings, open_model, step_line
 from siftlm.errors import InvalidInput, SiftlmError
+from siftlm.validation import whole_number
 
 if TYPE_CHECKING:
     from siftlm.controller import Generated
@@ -111,7 +112,7 @@ def _add_chat(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Continue one prompt."""
-    settings = flags.model_settings(arguments)
+    settings = model_settings(arguments)
     prompt = _prompt(arguments)
     sampling = _sampling_settings(arguments)
     model = open_model(arguments, settings)
@@ -122,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(_record(prompt, base, answer, why=arguments.why))
         return 0
-    for remark in remarks(answer):
+    for remark in filter(None, [*remarks(answer), tuning.completion_remark(settings, [answer.found])]):
         note(remark)
     terminal = Terminal.of(sys.stdout)
     if base is None:
@@ -137,6 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _sampling_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `Controller.generate`."""
     stop = [flags.unescaped(text) for text in arguments.stop]
+    whole_number("seed", arguments.seed, least=0)
     return {**flags.values_of(arguments, SAMPLING_NAMES), "stop": stop}
 
 
@@ -178,7 +180,7 @@ def show_continuation(text: str, terminal: Terminal) -> None:
 def _prompt(arguments: argparse.Namespace) -> str:
     from siftlm.cli import files
 
-    flags.one_text(arguments, "prompt", "prompt", "prompt_file")
+    files.one_text(arguments, "prompt", "prompt", "prompt_file")
     text = files.argument_text(arguments.prompt, arguments.prompt_file)
     text = text.removesuffix("\n")  # other trailing whitespace may matter to the model
     if not text.strip():
@@ -207,11 +209,12 @@ def _comparison(base: str, tuned: str, terminal: Terminal) -> list[RenderableTyp
 
 def run_chat(arguments: argparse.Namespace) -> int:
     """Open the model, then answer line by line."""
-    settings = flags.model_settings(arguments)
+    settings = model_settings(arguments)
+    sampling = _sampling_settings(arguments)
     if sys.stdin is None:
         raise InvalidInput("standard input is closed")
     model = open_model(arguments, settings)
-    chat = Chat(model, arguments.watch, _sampling_settings(arguments), quiet=arguments.quiet)
+    chat = Chat(model, arguments.watch, sampling, quiet=arguments.quiet)
     chat.check()
     interactive = _interactive()
     if interactive and not arguments.quiet:
@@ -303,6 +306,7 @@ class Chat:
         from siftlm.controller import check_sampling
 
         sampling = self._current_sampling
+        whole_number("seed", sampling["seed"], least=0)
         stop = [sampling["stop"]] if isinstance(sampling["stop"], str) else sampling["stop"]
         limit = self._model.controller.context
         check_sampling(sampling["max_new_tokens"], sampling["temperature"], sampling["top_p"], stop, limit)

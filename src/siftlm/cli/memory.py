@@ -16,7 +16,17 @@ from rich.text import Text
 
 from siftlm.cli import arguments as flags
 from siftlm.cli.arguments import Flag, choice, repeated, switch
-from siftlm.cli.terminal import Terminal, amount, clip, indented, one_line, print_json, progress_line, resumable
+from siftlm.cli.terminal import (
+    Terminal,
+    amount,
+    clip,
+    counted,
+    indented,
+    one_line,
+    print_json,
+    progress_line,
+    resumable,
+)
 from siftlm.errors import Conflict, InvalidInput, NotAMemory
 
 if TYPE_CHECKING:
@@ -270,7 +280,7 @@ def _print_index(arguments: argparse.Namespace, info: Info, before: int | None) 
 
 def _index_summary(info: Info, before: int | None, terminal: Terminal) -> list[RenderableType]:
     new = "" if before is None else f" ({info.documents - before:,} new)"
-    counts = f"{info.documents:,} documents{new}, {info.passages:,} passages"
+    counts = f"{counted(info.documents, 'document')}{new}, {counted(info.passages, 'passage')}"
     repeated = [
         f"{info.duplicates:,} duplicates" if info.duplicates else "",
         f"{info.near_duplicates:,} near-duplicates" if info.near_duplicates else "",
@@ -298,9 +308,8 @@ def run_info(arguments: argparse.Namespace) -> int:
         print_json(info.to_dict() | ({} if redundancy is None else {"redundancy": redundancy.to_dict()}))
         return 0
     terminal = Terminal.of(sys.stdout)
-    parts = _info_parts(info, terminal)
-    parts += [] if redundancy is None else ["", terminal.verbatim(str(redundancy))]
-    terminal.show(*parts)
+    more = [] if redundancy is None else ["", terminal.verbatim(str(redundancy))]
+    terminal.show(*_info_parts(info, terminal), *more)
     return 0
 
 
@@ -311,11 +320,12 @@ def run_delete(arguments: argparse.Namespace) -> int:
     with Memory.open(arguments.folder) as memory:
         if arguments.dry_run:
             record = {"passages": len(memory.rows(arguments.where))}
-            summary = f"{record['passages']:,} passages match; nothing was deleted"
+            summary = f"nothing was deleted; {counted(record['passages'], 'passage')} would be"
         else:
             deleted = memory.delete(arguments.where, wait=arguments.wait)
             record = asdict(deleted)
-            summary = f"deleted {deleted.documents:,} documents and {deleted.passages:,} passages that only they held"
+            documents, passages = counted(deleted.documents, "document"), counted(deleted.passages, "passage")
+            summary = f"deleted {documents} and {passages} that nothing else held"
             if deleted.documents:
                 summary += f"; siftlm compact {arguments.folder} removes them from the disk"
     _print(arguments, record, summary)
@@ -328,10 +338,11 @@ def run_compact(arguments: argparse.Namespace) -> int:
 
     with Memory.open(arguments.folder) as memory, progress_line(quiet=arguments.quiet) as report:
         compaction = memory.compact(progress=report, wait=arguments.wait)
-    rows = f"removed {compaction.dropped_rows:,} deleted rows" if compaction.dropped_rows else "nothing to remove"
+    dropped = compaction.dropped_rows
+    rows = f"removed {counted(dropped, 'deleted row')}" if dropped else "nothing to remove"
     sizes = f"{amount(compaction.before_bytes)} before, {amount(compaction.after_bytes)} now"
     if arguments.json or not arguments.quiet:
-        _print(arguments, asdict(compaction), f"{rows}; {compaction.passages:,} passages left; {sizes}")
+        _print(arguments, asdict(compaction), f"{rows}; {counted(compaction.passages, 'passage')} left; {sizes}")
     return 0
 
 
@@ -352,8 +363,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
         print_json({**asdict(verification), "ok": verification.ok})
         return 0 if verification.ok else 1
     terminal = Terminal.of(sys.stdout)
-    parts = _verification_parts(verification, arguments, terminal)
-    if parts:
+    if parts := _verification_parts(verification, arguments, terminal):
         terminal.show(*parts)
     return 0 if verification.ok else 1
 
@@ -366,8 +376,7 @@ def _verification_parts(
         return parts
     parts += [f"note: {note}" for note in verification.notes]
     counts = ", ".join(f"{number:,} {name}" for name, number in verification.checked.items())
-    problems = f"{len(verification.problems)} problem{'s' * (len(verification.problems) != 1)}"
-    verdict = "intact" if verification.ok else f"damaged ({problems})"
+    verdict = "intact" if verification.ok else f"damaged ({counted(len(verification.problems), 'problem')})"
     return [*parts, f"{arguments.folder}: {verdict}" + (f"; checked {counts}" if counts else "")]
 
 
@@ -383,12 +392,12 @@ def _info_parts(info: Info, terminal: Terminal) -> list[RenderableType]:
 
 
 def _info_texts(info: Info, terminal: Terminal) -> dict[str, list[str]]:
-    repeated = f"{info.duplicates:,} duplicates stored once"
+    repeated = f"{counted(info.duplicates, 'duplicate')} stored once"
     if info.near_duplicates_from is not None:
         repeated += f", {info.near_duplicates:,} near-duplicates (from {info.near_duplicates_from:g})"
     options = ", ".join(f"{name}={value!r}" for name, value in info.embedder_settings.items())
     texts = {
-        "passages": [f"{info.passages:,} of {info.documents:,} documents; {repeated}"],
+        "passages": [f"{info.passages:,} of {counted(info.documents, 'document')}; {repeated}"],
         "deleted": [f"{info.deleted:,} rows, until siftlm compact removes them from the disk"] if info.deleted else [],
         "embedder": [info.embedder + (f" ({options})" if options else ""), f"fingerprint {info.fingerprint}"],
         "vectors": [f"{info.width} wide, {info.storage}, {info.metric}"],
@@ -417,8 +426,8 @@ def _index_texts(info: Info) -> list[str]:
 
 
 def _input_text(one: Input) -> str:
-    bad = f", {one.bad:,} bad records" if one.bad else ""
-    return f"{one.name}: {one.documents:,} documents{bad}" + ("" if one.finished else "; not read to the end")
+    bad = f", {counted(one.bad, 'bad record')}" if one.bad else ""
+    return f"{one.name}: {counted(one.documents, 'document')}{bad}" + ("" if one.finished else "; not read to the end")
 
 
 def _calibrated(name: str, settings: dict[str, Any]) -> str:

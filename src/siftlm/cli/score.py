@@ -19,7 +19,7 @@ from siftlm.cli import arguments as flags
 from siftlm.cli.arguments import Flag, choice, switch
 from siftlm.cli.charts import bar
 from siftlm.cli.terminal import Terminal, finite, note, print_json, resumable, table, watched
-from siftlm.cli.tuning import device_errors, open_model, remark, step_line
+from siftlm.cli.tuning import completion_remark, device_errors, model_settings, open_model, remark, step_line
 from siftlm.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
@@ -88,8 +88,10 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score one text or many."""
-    settings = flags.model_settings(arguments)
-    flags.one_text(arguments, "text", "text", "file", "texts")
+    from siftlm.cli import files
+
+    settings = model_settings(arguments)
+    files.one_text(arguments, "text", "text", "file", "texts")
     if arguments.out is not None and arguments.texts is None:
         raise Conflict("--out needs --texts; redirect the output for a single text")
     if arguments.why and not (arguments.json or arguments.texts):
@@ -237,6 +239,8 @@ def _run_one(arguments: argparse.Namespace, plan: ScoringPlan) -> int:
     for name, one in scores.scores.items():
         if remark(one.trace):
             note(f"{name}: {remark(one.trace)}")
+    if strange := completion_remark(plan.shared, [one.found for one in scores.scores.values()]):
+        note(strange)
     terminal = Terminal.of(sys.stdout)
     terminal.show(*_score_parts(scores, terminal))
     return 0

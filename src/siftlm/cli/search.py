@@ -14,6 +14,7 @@ from siftlm.cli import arguments as flags
 from siftlm.cli import tables
 from siftlm.cli.arguments import Flag, repeated, switch
 from siftlm.cli.terminal import Terminal, printable
+from siftlm.cli.tuning import check_counts, not_recipe
 from siftlm.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ starts, ends, exists FIELD, combined with and, or, not and ( ).
 
 --noise is SIFT's λ: small values favour diversity, large ones approach nearest neighbour. Methods: siftlm methods.
 """
+DEFAULT_N = 10
 # Prompts of --prompts that are searched in one batch.
 PROMPT_BATCH = 64
 # Settings that --compare also uses for the nearest neighbours: all but those of the method and of its stopping.
@@ -79,7 +81,7 @@ def add(commands: Any) -> None:
         flags.WITHOUT_COPIES,
         flags.PER_DOCUMENT,
         "selection",
-        Flag("-n", "N", int, "number of passages (default: 10)", 10),
+        Flag("-n", "N", int, "number of passages (default: 10)"),
         flags.METHOD,
         flags.NOISE,
         flags.KERNEL,
@@ -115,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
                     stream.write(json.dumps(record) + "\n")
             return 0
         prompt = _prompt(arguments)
-        found = memory.search(prompt, arguments.n, **settings)
+        found = memory.search(prompt, DEFAULT_N if arguments.n is None else arguments.n, **settings)
         nearest = _nearest(memory, prompt, found, settings) if arguments.compare else None
         text = _rendered(arguments, memory, prompt, found, nearest)
     with _output(arguments.out) as stream:
@@ -124,7 +126,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    flags.one_text(arguments, "prompt", "prompt", "query", "prompt_file", "prompts")
+    from siftlm.cli import files
+
+    files.one_text(arguments, "prompt", "prompt", "query", "prompt_file", "prompts")
     if arguments.compare and arguments.method == "nearest":
         raise Conflict("--compare and --method nearest exclude each other: --compare adds the nearest neighbours")
     if arguments.full and (arguments.json or arguments.prompts is not None):
@@ -136,6 +140,8 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = flags.search_settings(arguments)
     settings.update({name: True for name in SWITCHES if getattr(arguments, name)})
     flags.add_options(settings, arguments, RESERVED)
+    not_recipe(arguments.method)
+    check_counts({**settings, "query": arguments.query}, arguments.n)
     if any(not text.strip() for text in arguments.known):
         raise InvalidInput("--known is empty")
     return {**settings, **({"known": arguments.known} if arguments.known else {})}
@@ -165,7 +171,9 @@ def _search_many(arguments: argparse.Namespace, memory: Memory, settings: dict[s
 
     lines = files.prompts(arguments.prompts)
     while batch := list(itertools.islice(lines, PROMPT_BATCH)):
-        many = memory.search_many([line["prompt"] for line in batch], arguments.n, **settings)
+        many = memory.search_many(
+            [line["prompt"] for line in batch], DEFAULT_N if arguments.n is None else arguments.n, **settings
+        )
         for line, found in zip(batch, many, strict=True):
             nearest = _nearest(memory, line["prompt"], found, settings) if arguments.compare else None
             yield _record(line, found, nearest)

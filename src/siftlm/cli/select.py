@@ -18,6 +18,7 @@ from siftlm.cli import arguments as flags
 from siftlm.cli import tables
 from siftlm.cli.arguments import Flag, choice, switch
 from siftlm.cli.terminal import Terminal, indented, one_line, print_json, printable, table
+from siftlm.cli.tuning import not_recipe
 from siftlm.errors import Conflict, InvalidInput, SiftlmError
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
     import siftlm
     from siftlm.cli import files
 
+    not_recipe(arguments.method)
     candidates = files.vectors(arguments.candidates)
     query = None if arguments.query is None else files.vectors(arguments.query)
     texts = None if arguments.texts is None else files.texts(arguments.texts, len(candidates))
@@ -261,6 +263,7 @@ def run_methods(arguments: argparse.Namespace) -> int:
 
     terminal = Terminal.of(sys.stdout)
     if arguments.name is not None:
+        not_recipe(arguments.name)
         method = problem.find_method(arguments.name)
         if arguments.json:
             print_json(_method_record(method), indent=2)

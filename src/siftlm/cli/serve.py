@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from siftlm.cli import arguments as flags
 from siftlm.cli.arguments import Flag, repeated, switch
 from siftlm.cli.terminal import Terminal, note, print_json, table
-from siftlm.cli.tuning import device_errors
+from siftlm.cli.tuning import controller_settings, device_errors
 from siftlm.errors import Conflict
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
                 vllm_adapters=arguments.vllm_adapters,
                 on_ready=_log,
                 **{name: value for name, value in settings.items() if value is not None},
-                **{**flags.controller_settings(arguments), "engine": "lora"},
+                **{**controller_settings(arguments), "engine": "lora"},
             )
     finally:
         for memory in memories.values():

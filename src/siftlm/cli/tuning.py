@@ -1,4 +1,4 @@
-"""The local model of ``score``, ``generate`` and ``chat``: opening it, progress of its tuning, and its losses."""
+"""The local model of ``score``, ``generate`` and ``chat``: its settings, its progress, and its losses."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -19,12 +19,77 @@ from siftlm.errors import Conflict, InvalidInput, SiftlmError
 
 if TYPE_CHECKING:
     from siftlm.local import LocalModel
-    from siftlm.memory import Memory
+    from siftlm.memory import Found, Memory
     from siftlm.types import Step, Trace
 
 SPARKLINE_COLUMNS = 40
+# Settings of a local model and of its tuning that have flags of their own, under their Python names.
+MODEL_NAMES = ("n", "use", "decide", "features")
+TUNING_FLAG_NAMES = ("rate", "order", "passes", "seconds", "tokens")
 # Steps that are logged where stderr is not a terminal.
 LOGGED_STEPS = frozenset(step for power in range(6) for step in (10**power, 2 * 10**power, 5 * 10**power))
+
+
+# --- keyword arguments for the library
+
+
+def not_recipe(method: str | None) -> None:
+    """An error for the name of a recipe, where only a selection is made."""
+    from siftlm.selection import methods
+
+    if method is None or method in methods():
+        return
+    from siftlm.recipes import RECIPES
+
+    if (recipe := RECIPES.get(method)) is not None:
+        tuning = " and ".join(f"--set {name}={value}" for name, value in recipe.items() if name != "method")
+        raise InvalidInput(
+            f"{method!r} is a recipe of siftlm score, generate and chat: method {recipe['method']!r}, tuned with "
+            f"{tuning}; to select alone, name the method {recipe['method']!r}"
+        )
+
+
+def check_counts(settings: Mapping[str, Any], n: int | None) -> None:
+    """An error where more picks are asked for than --k leaves to pick from."""
+    k = settings.get("k")
+    widened = ("replacement", "residual", "opposites", "candidates", "query")
+    if isinstance(k, int) and n is not None and n > k and not any(settings.get(name) for name in widened):
+        raise Conflict(f"-n {n} is more than the {k} candidates of --k {k}: raise --k, or lower -n")
+
+
+def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags of score, generate and chat, as keyword arguments of a `LocalModel`."""
+    from siftlm.controller import Tuning, setting_names
+
+    settings = {**flags.values_of(arguments, (*MODEL_NAMES, *TUNING_FLAG_NAMES)), **flags.search_settings(arguments)}
+    flags.add_options(settings, arguments, (*MODEL_NAMES, *flags.SEARCH_NAMES, "k", "kernel", *setting_names()))
+    for at, (name, value) in enumerate(arguments.sets):
+        if name in (first for first, _ in arguments.sets[:at]):
+            raise Conflict(f"--set {name} is given twice")
+        if name in TUNING_FLAG_NAMES and getattr(arguments, name) is not None:
+            raise Conflict(f"--{name} and --set {name}=… are the same setting; use one of them")
+        settings[name] = value
+    check_counts(settings, settings.get("n"))
+    # Checked before a model is loaded.
+    tuning = {name for name, _ in arguments.sets} | set(setting_names())
+    Tuning().with_({name: value for name, value in settings.items() if name in tuning})
+    return settings
+
+
+def controller_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags of the model, as keyword arguments of a `Controller`."""
+    return {
+        "engine": arguments.engine or "auto",
+        "rank": arguments.rank,
+        "alpha": arguments.alpha,
+        "targets": None if arguments.targets is None else arguments.targets.split(","),
+        "device": arguments.device,
+        "dtype": arguments.dtype,
+        "context": arguments.context_tokens,
+    }
+
+
+# --- opening the model
 
 
 def check_embedder(memory: Memory, folder: str) -> None:
@@ -46,7 +111,7 @@ def open_model(arguments: argparse.Namespace, settings: dict[str, object]) -> Lo
     if not len(memory):
         raise InvalidInput(f"{arguments.folder}: has no texts; add some with siftlm index FILES --into FOLDER --append")
     with status(f"loading {arguments.model}", quiet=arguments.quiet), device_errors():
-        return LocalModel(arguments.model, memory, **flags.controller_settings(arguments), **settings)  # type: ignore[arg-type]
+        return LocalModel(arguments.model, memory, **controller_settings(arguments), **settings)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -152,6 +217,15 @@ def remark(trace: Trace) -> str:
     """Why tuning ended early; empty if it did not."""
     explain = ENDED.get(trace.ended)
     return "" if explain is None else explain(trace)
+
+
+def completion_remark(settings: Mapping[str, Any], founds: Iterable[Found]) -> str:
+    """A remark where ``completion`` marks a place in none of the texts; empty where it does."""
+    completion = settings.get("completion")
+    texts = [text for found in founds for text in found.texts]
+    if completion is None or not texts or any(completion in text for text in texts):
+        return ""
+    return f"--set completion={completion!r} occurs in none of the texts, so all of each was learned"
 
 
 def loss_parts(trace: Trace, terminal: Terminal) -> list[RenderableType]:

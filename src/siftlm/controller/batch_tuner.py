@@ -142,7 +142,13 @@ class BatchTuner:
         controller, contexts = self._controller, self._contexts(texts, len(pairs), "pairs")
         scored = [
             text_to_score(
-                controller.tokenizer, text, after, controller.context, start=controller.start_token, fixed=context
+                controller.tokenizer,
+                text,
+                after,
+                controller.context,
+                start=controller.start_token,
+                fixed=context,
+                rows=controller.vocabulary,
             )
             for (text, after), context in zip(pairs, contexts, strict=True)
         ]

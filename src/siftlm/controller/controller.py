@@ -234,7 +234,9 @@ class Controller:
             raise InvalidInput(f"{setting('pairs')} must be a list of pairs (text, after), got {given!r:.60}")
         fixed = self.context_of(texts) if not isinstance(texts, (tuple, list)) or texts else []
         scored = [
-            text_to_score(self.tokenizer, text, after, self.context, start=self.start_token, fixed=fixed)
+            text_to_score(
+                self.tokenizer, text, after, self.context, start=self.start_token, fixed=fixed, rows=self.vocabulary
+            )
             for text, after in pairs
         ]
         return self.evaluating(lambda: text_likelihoods(self.model, scored, self.budget))
@@ -246,7 +248,7 @@ class Controller:
         ids = [] if self.start_token is None else [self.start_token]
         gap = text_token_ids(self.tokenizer, "\n\n")
         for text in dict.fromkeys(texts):  # the second time a text tells nothing new in a context
-            ids.extend([*text_token_ids(self.tokenizer, text), *gap])
+            ids.extend([*text_token_ids(self.tokenizer, text, self.vocabulary), *gap])
             if len(ids) >= room:
                 break
         return ids[: max(room, 1)]

@@ -115,7 +115,7 @@ def generate(
 
 def prompt_token_ids(controller: Controller, prompt: str, fixed: Sequence[int], most: int) -> tuple[list[int], int]:
     """The tokens to continue with up to ``most``, and how many of the prompt's did not fit."""
-    ids = text_token_ids(controller.tokenizer, prompt)
+    ids = text_token_ids(controller.tokenizer, prompt, controller.vocabulary)
     left = controller.context - most
     fixed = fixed[: max(left // 2, left - len(ids))]
     head = [] if fixed else controller.prefix_tokens

@@ -46,12 +46,18 @@ def start_token(tokenizer: Any) -> int | None:
     return None
 
 
-def text_token_ids(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of the text alone, without special ones."""
+def text_token_ids(tokenizer: Any, text: str, rows: int | None = None) -> list[int]:
+    """The tokens of the text alone, without special ones; an error for one beyond the ``rows`` of the model."""
     if not isinstance(text, str):
         raise InvalidInput(f"a text must be a str, got {type(text).__name__}")
     readable = text.encode("utf-8", "replace").decode()  # lone surrogates have no tokens
-    return list(tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"]) if readable else []
+    ids = list(tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"]) if readable else []
+    if rows is not None and ids and (largest := max(ids)) >= rows:
+        raise InvalidInput(
+            f"a text spells the special token {tokenizer.convert_ids_to_tokens(largest)!r}, number {largest}, and "
+            f"the model has rows for {rows:,} tokens only: take it out of the text, or write it with a space inside"
+        )
+    return ids
 
 
 def prefix_token_ids(tokenizer: Any) -> list[int]:
@@ -61,16 +67,22 @@ def prefix_token_ids(tokenizer: Any) -> list[int]:
 
 
 def windows_of(
-    tokenizer: Any, head: Sequence[int], text: str, size: int, most: int, completion: str | None = None
+    tokenizer: Any,
+    head: Sequence[int],
+    text: str,
+    size: int,
+    most: int,
+    completion: str | None = None,
+    rows: int | None = None,
 ) -> list[Window]:
     """The first ``most`` windows of ``size`` tokens, ``head`` included, that there is something to learn from."""
     at = text.find(completion) if completion is not None else -1
     if completion is not None and at >= 0:
         at += len(completion)
-        prompt, answer = text_token_ids(tokenizer, text[:at]), text_token_ids(tokenizer, text[at:])
+        prompt, answer = text_token_ids(tokenizer, text[:at], rows), text_token_ids(tokenizer, text[at:], rows)
         ids, labels = prompt + answer, [IGNORE_INDEX] * len(prompt) + answer
     else:
-        ids = text_token_ids(tokenizer, text)
+        ids = text_token_ids(tokenizer, text, rows)
         labels = ids
     room = max(1, size - len(head))
     windows: list[Window] = []
@@ -128,10 +140,10 @@ class ScoredText:
 
 
 def text_to_score(
-    tokenizer: Any, text: str, after: str, context: int, *, start: int | None, fixed: Sequence[int]
+    tokenizer: Any, text: str, after: str, context: int, *, start: int | None, fixed: Sequence[int], rows: int
 ) -> ScoredText:
     """Spans of ``context`` tokens that score every token of ``text`` behind ``after``; see `spans_of`."""
-    ids, before = text_token_ids(tokenizer, text), text_token_ids(tokenizer, after)
+    ids, before = text_token_ids(tokenizer, text, rows), text_token_ids(tokenizer, after, rows)
     spans = spans_of(ids, context, start=start, before=before, fixed=fixed)
     scored = sum(span.scored for span in spans)
     # Without a start token the first token is not scored, and its bytes do not count.

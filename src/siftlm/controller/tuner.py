@@ -226,6 +226,7 @@ class Tuner:
         self.highest_loss = settings.explode * math.log(max(2, controller.vocabulary))
         """A loss above it is that of a model that has diverged."""
         self._tokenizer, self._prefix = controller.tokenizer, controller.prefix_tokens
+        self._rows = controller.vocabulary
         self._forward = torch.compile(self.model, dynamic=True) if settings.compile else self.model
 
     def learn(
@@ -271,6 +272,7 @@ class Tuner:
                     settings.window or 0,
                     settings.windows,
                     settings.completion,
+                    self._rows,
                 )
             # A text without tokens has no window, and so no step.
             planned.extend((step, window) for window in cut[step.text])

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from siftlm.embedding.hashing import WORD_OR_SIGN, word_hash, word_spans
 from siftlm.embedding.protocol import fingerprint
-from siftlm.errors import Damaged, InvalidInput
+from siftlm.errors import Damaged, InvalidInput, setting
 from siftlm.extras import load
 from siftlm.progress import Meter, Report, reporter
 from siftlm.types import FloatArray, IntArray, Vectors
@@ -165,7 +165,9 @@ def fit(
         meter.at(total)
     meter.finish()
     if total <= width + BEYOND:
-        raise InvalidInput(f"{total} texts are too few to find width={width} directions: give more, or a smaller width")
+        raise InvalidInput(
+            f"{total} texts are too few to find {setting('width', width)} directions: give more, or a smaller width"
+        )
     matrix = sparse.vstack(blocks, format="csr")
     holding = np.bincount(matrix.indices, minlength=HASH_BUCKETS)
     # A word of a single text brings no two texts together.

@@ -25,6 +25,7 @@ LoadedModelT = TypeVar("LoadedModelT")
 
 # What is silenced belongs to the whole process, so one model is loaded at a time.
 _LOADING_LOCK = threading.Lock()
+HUB_TIMEOUT_SECONDS = 10.0
 _NOISY_LOGGERS = ("transformers", "sentence_transformers", "huggingface_hub")
 
 
@@ -32,13 +33,26 @@ def load_quietly(model: str, open_it: Callable[[], LoadedModelT]) -> LoadedModel
     """The model that ``open_it`` loads; the libraries' messages, bars and draws of random numbers leave no trace."""
     try:
         with _LOADING_LOCK, _silence_logging(), torch.random.fork_rng(devices=[]):
+            _ask_hub(model)
             return open_it()
     except SiftlmError:
         raise
     # Missing files, no network, foreign formats, damaged weights: each library has its own errors, with no common root.
     except Exception as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InvalidInput(f"cannot load the embedder {model!r}: {first_line}. {_advice(model)}") from error
+        raise InvalidInput(
+            f"cannot load the embedder {model!r}: {first_line.rstrip(' .')}. {_advice(model)}"
+        ) from error
+
+
+def _ask_hub(model: str) -> None:
+    """One question to the hub about a model that is not here: without a network the loaders would ask for a minute."""
+    if Path(model).is_dir() or huggingface_hub.constants.HF_HUB_OFFLINE:
+        return
+    cached = (huggingface_hub.try_to_load_from_cache(model, file) for file in ("config.json", "modules.json"))
+    # sentence-transformers completes names without an owner by itself.
+    if "/" in model and not any(isinstance(file, str) for file in cached):
+        huggingface_hub.model_info(model, timeout=HUB_TIMEOUT_SECONDS)
 
 
 def device_or_best(device: str | None) -> str:

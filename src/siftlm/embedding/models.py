@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from siftlm.embedding.protocol import fingerprint
-from siftlm.errors import InvalidInput, UnknownName
+from siftlm.errors import InvalidInput, UnknownName, setting
 from siftlm.extras import load
 from siftlm.types import IntArray, Vectors
 from siftlm.validation import list_of_texts, whole_number
@@ -84,7 +84,7 @@ def _check_model_settings(settings: ModelSettings | GradientSettings) -> None:
             object.__setattr__(settings, name, whole_number(name, value))
     if settings.precision is not None and settings.precision not in PRECISIONS:
         known = ", ".join(map(repr, PRECISIONS))
-        raise InvalidInput(f"precision must be {known} or None, not {settings.precision!r}")
+        raise InvalidInput(f"{setting('precision')} must be {known} or None, not {settings.precision!r}")
 
 
 def check_layers(layers: Any) -> str | list[str]:
@@ -95,7 +95,9 @@ def check_layers(layers: Any) -> str | list[str]:
         return layers
     names = list(layers) if isinstance(layers, (list, tuple)) else []
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise InvalidInput(f"layers must be one of {', '.join(LAYER_SETS)}, or a list of names, got {layers!r}")
+        raise InvalidInput(
+            f"{setting('layers')} must be one of {', '.join(LAYER_SETS)}, or a list of names, got {layers!r}"
+        )
     return names
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
+import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from siftlm.embedding.hashing import HashingEmbedder, word_spans
 from siftlm.embedding.lexical import SETTINGS_FILE, LexicalEmbedder
 from siftlm.embedding.models import GradientSettings, ModelEmbedder, ModelSettings, StatesSettings, open_network
 from siftlm.embedding.protocol import Embedder, fingerprint
-from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.extras import TINY_MODEL, bundled_model
 from siftlm.types import IntArray, Vectors
 from siftlm.validation import list_of_texts, whole_number
@@ -74,6 +75,9 @@ EMBEDDER_NAMES = (
     *(f"{kind}:<model>" for kind in EMBEDDERS_WITH_MODEL),
     "<folder or name on the Hugging Face hub>",
 )
+MODELS_WITHOUT_OWNER = re.compile(
+    "(albert|bert|camembert|distil[a-z0-9]+|gpt2|openai-gpt|roberta|t5|transfo|xlm|xlnet)(-|$)"
+)
 EMBEDDER_MEMBERS = ("name", "settings", "fingerprint", "width", "max_tokens", "embed", "tokens")
 
 
@@ -128,11 +132,23 @@ def _model_folder(name: str, model: str) -> Path | None:
         return path.resolve()
     if model == TINY_MODEL:
         raise InvalidInput(f"embedder {name!r}: this installation of siftlm lacks the model that comes with it")
-    if not model or path.exists() or model.startswith((".", "~", "/")) or model.count("/") > 1:
-        raise InvalidInput(f"embedder {name!r}: {model!r} is no folder")
-    if "/" not in model and difflib.get_close_matches(model.lower(), EMBEDDERS_WITHOUT_MODEL, n=1, cutoff=0.75):
-        raise UnknownName("embedder", name, EMBEDDER_NAMES)
+    kind = name.partition(":")[0]
+    if not model and kind in EMBEDDERS_WITH_MODEL:
+        what = "folder" if kind == "lexical" else "folder, or the name on the Hugging Face hub,"
+        raise InvalidInput(f"embedder {name!r} needs the {what} of a model: {kind}:MODEL")
+    if (model and path.exists()) or model.startswith((".", "~", "/")) or model.count("/") > 1 or kind == "lexical":
+        raise InvalidInput(f"embedder {name!r}: {model!r} is not a folder")
+    if "/" not in model and kind != "sentences" and not _on_hub_without_owner(model):
+        raise UnknownName("embedder", name, (*EMBEDDER_NAMES, TINY_MODEL))
     return None
+
+
+def _on_hub_without_owner(model: str) -> bool:
+    """Whether a name without an owner may be on the hub: only its first models have such names, and no new ones."""
+    if os.environ.get("HF_ENDPOINT") or MODELS_WITHOUT_OWNER.match(model):
+        return True
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    return (Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{model}").is_dir()
 
 
 def _guess_kind(model: str, path: Path | None) -> str:
@@ -150,7 +166,7 @@ def _check_settings(kind: str, make: Callable[..., Any] | None, settings: dict[s
             raise UnknownName(f"setting of the embedder {kind!r}", name, parameters)
     for name, one in parameters.items():
         if one.default is one.empty and name not in settings:
-            raise InvalidInput(f"the embedder {kind!r} needs {name}=")
+            raise InvalidInput(f"the embedder {kind!r} needs {setting(name)}")
 
 
 def _checked_embedder(made: Embedder, settings: dict[str, Any]) -> Embedder:

@@ -26,7 +26,7 @@ from siftlm.embedding.loading import (
     without_surrogates,
 )
 from siftlm.embedding.models import ModelSettings, StatesSettings
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.extras import load
 from siftlm.types import IntArray, Vectors
 
@@ -66,7 +66,7 @@ def _open_transformer(name: str, settings: ModelSettings, pool: Pooling, layer: 
         model = model.get_encoder()
     depth = int(config.num_hidden_layers)
     if not -depth - 1 <= layer <= depth:
-        raise InvalidInput(f"layer {layer} of {name!r}: it has the layers 0 to {depth}")
+        raise InvalidInput(f"{setting('layer', layer)} of {name!r}: it has the layers 0 to {depth}")
     prefixes = {True: settings.query_prefix or "", False: settings.passage_prefix or ""}
     readable = {which: without_surrogates(prefix) for which, prefix in prefixes.items()}
     limits = token_limits(tokenizer, position_limit(model), readable, settings.max_tokens)

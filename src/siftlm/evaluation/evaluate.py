@@ -96,7 +96,13 @@ def evaluate(
             f"none of {len(distinct)} texts is long enough for the protocol {protocol.name!r} (the longest has "
             f"{longest} characters): nothing of it would be left to score"
         )
-    if (trial := next(filter(runner.has_direction, usable), None)) is not None:
+    trial = next(filter(runner.has_direction, usable), None)
+    if usable and trial is None:
+        raise InvalidInput(
+            f"none of {len(usable)} texts has a word that the memory's embedder {model.memory.embedder.name!r} knows: "
+            "nothing can be searched for. Evaluate other texts, or build the memory with another embedder"
+        )
+    if trial is not None:
         for method in evaluated:
             runner.check_selection(method, trial)
     # 2. Every result is stored as soon as it is known.

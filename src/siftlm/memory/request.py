@@ -336,7 +336,7 @@ def refuse_residual(names: Iterable[str]) -> None:
     if foreign := sorted(set(names) - RESIDUAL_SETTINGS):
         raise Conflict(
             f"{setting('residual', True)} does not go with {setting(foreign[0])}; it takes "
-            f"{', '.join(sorted(RESIDUAL_SETTINGS))}"
+            f"{', '.join(map(setting, sorted(RESIDUAL_SETTINGS)))}"
         )
 
 

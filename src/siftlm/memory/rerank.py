@@ -43,10 +43,11 @@ def check_rerank(memory: Searcher, request: SearchRequest) -> None:
 
 def _known_texts(search: Search) -> list[str]:
     """The texts that are known already; an error where a setting does not go with features."""
-    if search.k is None or search.residual or search.opposites:
+    given = {"k": search.k is None, "residual": search.residual, "opposites": search.opposites}
+    foreign = [setting(name, None if name == "k" else True) for name, is_given in given.items() if is_given]
+    if foreign:
         raise Conflict(
-            f"{setting('features')} are computed for the {setting('k')} nearest: {setting('k', None)}, "
-            f"{setting('residual', True)} and {setting('opposites', True)} do not apply"
+            f"{setting('features')} are computed for the {setting('k')} nearest: leave out {' and '.join(foreign)}"
         )
     known: Any = search.known
     texts = [] if known is None or not len(known) else query_texts(known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,9 @@ def select(
         vectors = checks.matrix("candidates", candidates)
         if entry.reads == "probabilities":
             if query is not None or known is not None or kernel is not None:
-                raise Conflict(f"method {entry.name!r} reads softmax outputs: query, known and kernel don't apply")
+                given = {"query": query, "known": known, "kernel": kernel}
+                names = _listed([name for name, value in given.items() if value is not None])
+                raise Conflict(f"method {entry.name!r} reads softmax outputs as candidates: leave out {names}")
             probabilities, normalize = checks.probabilities("candidates", vectors), False
         size = len(vectors)
         space = space_of(vectors, query, known=known, kernel=kernel, normalize=normalize, noise=noise)
@@ -131,7 +133,9 @@ def _gram_space(
     if entry.reads == "probabilities":
         raise Conflict(f"method {entry.name!r} reads softmax outputs, not a Gram matrix")
     if known is not None or kernel is not None:
-        raise Conflict("a Gram matrix already holds the kernel's values: kernel and known don't apply")
+        raise Conflict(
+            f"a Gram matrix already holds the kernel's values: {setting('kernel')} and {setting('known')} don't apply"
+        )
     return gram.space(query)
 
 
@@ -142,15 +146,25 @@ def _check_method(
     if options:
         check_options(entry, options)
     if entry.targeted and not space.targets:
-        raise InvalidInput(f"method {entry.name!r} needs a query; without one try 'undirected-vtl'")
+        raise InvalidInput(
+            f"method {entry.name!r} needs a prompt: pass {setting('query')}, or try 'undirected-vtl', without one"
+        )
+    given = ["prior"] * (prior is not None) + (list(limits.specified()) if entry.signed or entry.whole else [])
     if entry.signed and (prior is not None or limits.costs is not None):
-        raise Conflict(f"prior and costs multiply gains, and those of method {entry.name!r} may be negative")
-    if entry.whole and (prior is not None or {*limits.specified()} & {"costs", "sources", "replacement"}):
-        names = ", ".join(setting(name) for name in ("prior", "costs", "sources", "replacement"))
-        raise Conflict(f"method {entry.name!r} decides on all picks at once: {names} don't apply")
+        factors = _listed([name for name in ("prior", "costs") if name in given])
+        raise Conflict(f"method {entry.name!r} may have negative gains: leave out {factors}, which multiply them")
+    if entry.whole and (between := [name for name in ("prior", "costs", "sources", "replacement") if name in given]):
+        raise Conflict(
+            f"method {entry.name!r} decides on all picks at once: leave out {_listed(between)}, which act between picks"
+        )
     if not space.targets and stopping.active:
-        rules = f"{setting('adaptive')}, {setting('until')} and {setting('min_gain')}"
-        raise Conflict(f"{rules} follow the uncertainty about a query, and there is none")
+        rules = [name for name in ("adaptive", "until", "min_gain") if getattr(stopping, name) is not None]
+        raise Conflict(f"leave out {_listed(rules)}, or pass {setting('query')}: there is no uncertainty to follow")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The settings of these names, joined by "and"."""
+    return " and ".join(setting(name) for name in names)
 
 
 def check_options(entry: Method, options: Iterable[str]) -> None:
@@ -195,7 +209,7 @@ def _pick_rules(
     if prior is not None:
         if callable(prior):
             if not problem.space.targets:
-                raise Conflict("a prior on relevance needs a query")
+                raise Conflict(f"{setting('prior')} by relevance needs {setting('query')}")
             prior = prior(problem.similarity()[:, :size])
         weights = problem.padded(checks.per_item("prior", prior, size, positive=False))
     if limits.costs is not None:

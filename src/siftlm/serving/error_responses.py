@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import logging
 import math
@@ -14,7 +13,7 @@ from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
 from siftlm.errors import BadRecord, Damaged, InvalidInput, Locked, NotAMemory, SiftlmError, Unwritable
-from siftlm.serving.errors import MemoryLocked, ServingError
+from siftlm.serving.errors import MemoryLocked, ServingError, spell_as_json
 from siftlm.serving.streaming import ClientDisconnected
 from siftlm.types import json_number
 
@@ -50,21 +49,6 @@ def _nonfinite_to_null(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [_nonfinite_to_null(value) for value in content]
     return content
-
-
-def spell_as_json(name: str, value: str | None) -> str:
-    """A setting as clients write it, for `siftlm.errors.SiftlmError.spelled`.
-
-    >>> spell_as_json("replacement", "True"), spell_as_json("n", None)
-    ('"replacement": true', 'n')
-    """
-    if value is None:
-        return name
-    try:
-        written = json.dumps(ast.literal_eval(value), ensure_ascii=False)
-    except (ValueError, SyntaxError, TypeError):  # no literal
-        written = value
-    return f'"{name}": {written}'
 
 
 def error_body(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:

@@ -14,6 +14,9 @@ ServingError
 
 from __future__ import annotations
 
+import ast
+import json
+
 from siftlm.errors import SiftlmError
 
 
@@ -38,6 +41,7 @@ class BadRequest(ServingError):
 
     status = 400
     type = "invalid_request_error"
+    code = "invalid_value"
 
     @classmethod
     def caused_by(cls, error: SiftlmError, *, param: str | None = None, code: str | None = None) -> BadRequest:
@@ -114,3 +118,20 @@ class DeadlineExceeded(ServingError):
     status = 504
     type = "timeout_error"
     code = "deadline_exceeded"
+
+
+def spell_as_json(name: str, value: str | None) -> str:
+    """A setting as clients write it, for `siftlm.errors.SiftlmError.spelled`.
+
+    >>> spell_as_json("replacement", "True"), spell_as_json("n", None)
+    ('"replacement": true', 'n')
+    >>> spell_as_json("siftlm.replacement", "True")
+    'siftlm.replacement: true'
+    """
+    if value is None:
+        return name
+    try:
+        written = json.dumps(ast.literal_eval(value), ensure_ascii=False)
+    except (ValueError, SyntaxError, TypeError):  # no literal
+        written = value
+    return f"{name}: {written}" if "." in name else f'"{name}": {written}'

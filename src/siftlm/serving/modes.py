@@ -10,7 +10,7 @@ from siftlm.errors import InvalidInput, UnknownName
 from siftlm.local import LocalModel
 from siftlm.recipes import RECIPES, find
 from siftlm.selection import methods
-from siftlm.serving.errors import BadRequest, NotFound
+from siftlm.serving.errors import BadRequest, NotFound, spell_as_json
 from siftlm.serving.events import Mode
 
 # The name in published tables.
@@ -88,7 +88,8 @@ class ModeParser:
             )
         suffix, _, memory = rest.partition("@")
         settings = self._suffix_settings(model, suffix)
-        overrides = dict(extra or {})
+        # Null is as good as left out, as in every other field of a request.
+        overrides = {name: value for name, value in (extra or {}).items() if value is not None}
         named = overrides.pop("memory", None) or memory
         memory = named or (self.memories[0] if self.memories else "")
         for name, value in overrides.items():
@@ -101,7 +102,7 @@ class ModeParser:
                 raise BadRequest(
                     f"siftlm.{next(iter(settings))} has no effect on the base model: use the model "
                     f"{self.name}:sift-50, or set siftlm.method",
-                    param="siftlm",
+                    param=f"siftlm.{next(iter(settings))}",
                 )
             return Mode(BASE_MODE, None, {})
         needs(memory, bool(named))
@@ -167,6 +168,7 @@ class ModeParser:
             raise BadRequest(
                 f"siftlm.{name:.40} is not a setting of a request; available are {', '.join(sorted(REQUEST_SETTINGS))}",
                 param=f"siftlm.{name:.40}",
+                code="unsupported_parameter",
             )
         most = SETTING_MAXIMA.get(name)
         if most is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most):
@@ -178,8 +180,15 @@ class ModeParser:
 
 def setting_error(error: InvalidInput, settings: Mapping[str, Any], otherwise: str = "siftlm") -> BadRequest:
     """A wrong setting as an error of the request, which names the setting if the request has set it."""
-    name = next((name for name in error.settings if name in settings), None)
-    return BadRequest.caused_by(error, param=f"siftlm.{name}" if name else otherwise, code="invalid_value")
+    named = [error.what] if isinstance(error, UnknownName) else error.settings
+    name = next((name for name in named if name in settings), None)
+    message = error.spelled(_spell_as_field)
+    return BadRequest(message, param=f"siftlm.{name}" if name else otherwise, code="invalid_value")
+
+
+def _spell_as_field(name: str, value: str | None) -> str:
+    """A setting of a request as the field that it is."""
+    return spell_as_json(f"siftlm.{name}" if name in REQUEST_SETTINGS else name, value)
 
 
 def _method_works(model: LocalModel, method: Any) -> bool:

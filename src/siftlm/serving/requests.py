@@ -106,11 +106,14 @@ class RequestParser:
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
         """A conversation in the model's tokens."""
         self._check_length(sum(len(str(one.get("content") or "")) for one in messages), chat=True)
-        return tokenize_messages(self.tokenizer, messages)
+        return tokenize_messages(self.tokenizer, messages, self.vocabulary)
 
     def tokens(self, text: str, *, special: bool = True) -> list[int]:
         """A text's token ids; with ``special`` also the tokens that start every text."""
-        return [*(prefix_token_ids(self.tokenizer) if special else ()), *text_token_ids(self.tokenizer, text)]
+        return [
+            *(prefix_token_ids(self.tokenizer) if special else ()),
+            *text_token_ids(self.tokenizer, text, self.vocabulary),
+        ]
 
     def text(self, ids: Sequence[int], *, special: bool = True) -> str:
         """The text of token ids, with or without ``special`` tokens."""
@@ -306,7 +309,7 @@ class Conversation:
     """Strings that end the answer."""
 
 
-def tokenize_messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> Conversation:
+def tokenize_messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]], rows: int | None = None) -> Conversation:
     """Tokenize messages by the chat template, or without one as ``User: …``, a blank line, ``Assistant:``."""
     turns = [
         {"role": _template_role(one["role"]), "content": _message_text(one, at)} for at, one in enumerate(messages)
@@ -314,10 +317,10 @@ def tokenize_messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> 
     query = "\n\n".join(turn["content"] for turn in turns if turn["role"] == "user")
     stops: tuple[str, ...] = ()
     if getattr(tokenizer, "chat_template", None) is None:
-        ids = [*prefix_token_ids(tokenizer), *text_token_ids(tokenizer, format_without_template(turns))]
+        ids = [*prefix_token_ids(tokenizer), *text_token_ids(tokenizer, format_without_template(turns), rows)]
         stops = (NEXT_TURN_STOP,)
     else:  # a template writes the start token itself
-        ids = text_token_ids(tokenizer, _apply_chat_template(tokenizer, turns))
+        ids = text_token_ids(tokenizer, _apply_chat_template(tokenizer, turns), rows)
     start = start_token(tokenizer)
     return Conversation(tuple(ids or ([] if start is None else [start])), query, stops)
 

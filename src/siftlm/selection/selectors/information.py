@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm import validation
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.selection import checks
 from siftlm.selection.numerics import (
     SPENT_ROUNDINGS,
@@ -151,7 +151,10 @@ def eig(
     no model is needed to try it. No pick changes the gains of the others. O(K m C²), block by block.
     """
     if probabilities is None or target_probabilities is None:
-        raise InvalidInput("method 'eig' needs probabilities= (K, C) and target_probabilities= (m, C)")
+        raise InvalidInput(
+            f"method 'eig' needs {setting('probabilities')}, a classifier's outputs (K, C) for the candidates, and "
+            f"{setting('target_probabilities')}, (m, C) for the targets"
+        )
     own = checks.probabilities("probabilities", probabilities, rows=problem.candidates)
     prompt = checks.probabilities(
         "target_probabilities", target_probabilities, rows=problem.space.targets, classes=own.shape[1]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm import validation
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.selection import checks
 from siftlm.selection.numerics import entropy
 from siftlm.selection.problem import Problem, Steps, method
@@ -70,7 +70,9 @@ def information_density(problem: Problem, *, probabilities: npt.ArrayLike | None
     ``probabilities`` (K, C) are a classifier's outputs for the candidates; ``beta`` ≥ 0 weighs relevance.
     """
     if probabilities is None:
-        raise InvalidInput("method 'information-density' needs probabilities= (K, C)")
+        raise InvalidInput(
+            f"method 'information-density' needs {setting('probabilities')}, a classifier's outputs (K, C)"
+        )
     own = checks.probabilities("probabilities", probabilities, rows=problem.candidates)
     beta = validation.number("beta", beta, least=0)
     relevance = np.maximum(problem.relevance()[: problem.candidates], 0)

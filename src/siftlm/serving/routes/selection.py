@@ -122,6 +122,7 @@ def _parse_body(limits: RequestLimits, body: Any) -> dict[str, Any]:
 
 
 def _parse_mode(modes: ModeParser, model: str, settings: Mapping[str, Any], needs: AccessCheck) -> Mode:
+    settings = {name: value for name, value in settings.items() if value is not None}
     if settings.get("method") == BASE_MODE:
         raise BadRequest("the base model is not tuned, so there is nothing to select", param="siftlm.method")
     if model.partition(":")[2].partition("@")[0] in ("", BASE_MODE) and "method" not in settings:
