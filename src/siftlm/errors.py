@@ -126,6 +126,16 @@ class Unwritable(SiftlmError, OSError):
     """The disk is full or refuses to be written; what was there before is still there."""
 
 
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The question whether the nearest of the known names is meant; empty where none is near.
+
+    >>> did_you_mean("nosie", ["method", "noise"])
+    "; did you mean 'noise'?"
+    """
+    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5) if isinstance(name, str) else []
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
 class UnknownName(InvalidInput):
     """A name that is not registered.
 
@@ -136,8 +146,7 @@ class UnknownName(InvalidInput):
     def __init__(self, what: str, name: object, known: Iterable[str], *, is_setting: bool = False) -> None:
         """``is_setting``: ``what`` is the setting that holds the name, and not only a noun for it."""
         self.what, self.name, self.known, self.is_setting = what, name, sorted(known), is_setting
-        close = difflib.get_close_matches(str(name).lower(), self.known, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
+        hint = did_you_mean(name, self.known) or "."
         super().__init__(f"unknown {what} {name!r}{hint} Known: {', '.join(self.known)}")
 
     @property

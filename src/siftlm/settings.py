@@ -131,5 +131,7 @@ def _same(one: Any, other: Any) -> bool:
         return np.array_equal(one, other)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
     # True repeats without end, and 1 once.
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)

@@ -54,7 +54,8 @@ def number(
     else:
         bounds = [("≥", least), (">", above), ("≤", most), ("<", below)]
         reach = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound))
-    kind = f"number {reach}" if reach else "finite number"
+    finite = "finite " if not reach or (isinstance(value, Real) and not math.isfinite(value)) else ""
+    kind = f"{finite}number {reach}".rstrip()
     raise InvalidInput(f"{_named(name)} must be a {kind}, got {value!r}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from siftlm.cli import main, parser
+from siftlm.controller import Tuning
 from siftlm.memory import Memory
 
 
@@ -56,6 +57,37 @@ def test_a_number_that_makes_sense_is_taken(opened, memory):
     assert main(["serve", "--memory", memory, *words]) == 0
     [how] = opened
     assert [how[name] for name in ("port", "slots", "queue", "cache", "seconds", "grace")] == [0, 1, 1, 0, 0.5, 0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--set host=x", "--set host: not a setting of selection or tuning that a server can start with; see --host"),
+        ("--set seconds=5", "--set seconds: not a setting of selection or tuning that a server can start with; see"),
+        ("--set on_ready=x", "--set on_ready: not a setting of selection or tuning that a server can start with\n"),
+        ("--set passes=2 --set passes=3", "--set passes is given twice"),
+        ("--rate 1e-3 --set rate=1e-4", "--rate and --set rate=… are the same setting"),
+        ("-n 3 --set n=4", "-n and --set n=… are the same setting"),
+    ],
+)
+def test_a_setting_that_set_cannot_have_is_one_line(opened, memory, words, message, capsys):
+    assert main(["serve", "--memory", memory, *words.split()]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not opened
+
+
+def test_the_settings_of_set_reach_the_server(opened, memory):
+    assert main(["serve", "--memory", memory, "-n", "3", "--set", "passes=2", "--set", "kernel=power:4"]) == 0
+    assert {name: opened[0][name] for name in ("n", "passes", "kernel")} == {"n": 3, "passes": 2, "kernel": "power:4"}
+    assert "noise" not in opened[0]
+
+
+def test_a_conflict_of_settings_is_spelled_with_set(monkeypatch, memory, capsys):
+    monkeypatch.setattr("siftlm.serving.server.serve", lambda *_, passes, **__: Tuning(reuse=passes))
+    assert main(["serve", "--memory", memory, "--set", "passes=2"]) == 1
+    assert "--set reuse=2 needs --set repeats=grouped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", [None, "auto", "lora"])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import siftlm
 from siftlm import Search, Tuning
 from siftlm.call import LOCAL_SETTINGS, SELECTION_SEED
 from siftlm.cli import arguments
@@ -115,6 +116,28 @@ def test_numbers_are_stored_as_pythons():
     assert [type(value) for value in made.chosen().values()] == [float, float, int, bool]
     search = Search(noise=np.float64(0.5), k=np.int32(3), replacement=np.bool_(False), seed=np.uint8(1))
     assert [type(value) for value in search.chosen().values()] == [int, float, bool, int]
+
+
+def test_a_filter_is_equal_to_what_is_read_of_it():
+    for where in ({"a": (1, 2)}, {"a": {"in": (1, 2)}}):
+        search = Search(where=where)
+        assert Search.from_dict(json.loads(json.dumps(search.to_dict()))) == search
+    assert Search(where={"a": True}) != Search(where={"a": 1})
+    assert Search(where={"a": 1}) != Search(where={"b": 1})
+
+
+def test_what_is_infinite_is_told_to_be_finite():
+    for rate in (float("inf"), float("nan"), np.float32("inf")):
+        with pytest.raises(InvalidInput, match=r"^rate must be a finite number > 0, got (inf|nan)"):
+            Tuning(rate=rate)
+
+
+def test_only_a_word_has_a_nearest_name():
+    with pytest.raises(UnknownName, match=r"^unknown order None\. Known: picked, reversed$"):
+        Tuning(order=None)  # type: ignore[arg-type]
+    with pytest.raises(UnknownName) as caught:
+        siftlm.select([1.0], [[1.0]], method=None)  # type: ignore[arg-type]
+    assert "did you mean" not in str(caught.value)
 
 
 def test_without_end_is_not_once():

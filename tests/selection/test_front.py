@@ -268,6 +268,28 @@ def test_a_selection_by_hand_has_nothing_to_explain() -> None:
         s.explain()
 
 
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kernel": "power:4"}, "kernel must be a function such as kernels.named('power:4'), got 'power:4'"),
+        ({"kernel": 4}, "kernel must be a function such as kernels.named('power:4'), got 4"),
+        ({"prior": "relevance:2"}, "prior is a name: pass siftlm.kernels.named_prior('relevance:2')"),
+        (
+            {"replacment": False},
+            "method 'sift' has no setting 'replacment'; did you mean 'replacement'? Its own are: none",
+        ),
+        ({"method": "mmr", "balanc": 1}, "method 'mmr' has no setting 'balanc'; did you mean 'balance'? Its own are"),
+        ({"xyz": 1}, "method 'sift' has no setting 'xyz'; its own are: none"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_right_one(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{re.escape(message)}"):
+        select(QUERY, CANDIDATES, 5, **settings)
+
+
 # --- methods
 
 

@@ -148,7 +148,7 @@ def spelling(flags: Sequence[Flag], options: Collection[str] = ()) -> Spelling:
     known = {flag.python_name: flag for flag in flags}
     takers = {
         "--option": (*_OPTION_NAMES, *options) if OPTION in flags else (),
-        "--set": TUNING_NAMES if SETTING in flags else (),
+        "--set": () if "set" not in known else TUNING_NAMES if OPTION in flags else _SERVER_NAMES,
         "--embedder-option": _EMBEDDER_NAMES if "embedder_option" in known else (),
     }
 
@@ -396,6 +396,8 @@ SEARCH_NAMES = (
     *("method", "noise", "candidates", "where", "without_copies", "per_document", "replacement"),
     *STOPPING_NAMES,
 )
+# A server has no --option, and --set takes the settings of a search too.
+_SERVER_NAMES = (*TUNING_NAMES, *SEARCH_NAMES, *_OPTION_NAMES, "k", "kernel", "use", "decide", "features")
 
 
 def values_of(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -412,6 +414,17 @@ def add_options(settings: dict[str, Any], arguments: argparse.Namespace, reserve
         if name in settings or name in reserved:
             advice = f"use {own[name]}" if name in own else "see siftlm methods"
             raise InvalidInput(f"--option {name}: not a setting of a selection method; {advice}")
+        settings[name] = value
+
+
+def add_sets(settings: dict[str, Any], arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Add the settings of ``--set``; one that is given twice, or by its own flag among ``names`` too, is an error."""
+    own = {flag.python_name: flag.option for flag in arguments.flags}
+    for at, (name, value) in enumerate(arguments.sets):
+        if name in (first for first, _ in arguments.sets[:at]):
+            raise Conflict(f"--set {name} is given twice")
+        if name in names and name in settings:
+            raise Conflict(f"{own[name]} and --set {name}=… are the same setting; use one of them")
         settings[name] = value
 
 

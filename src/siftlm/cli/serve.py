@@ -13,7 +13,7 @@ from siftlm.cli import arguments as flags
 from siftlm.cli.arguments import Flag, repeated, switch
 from siftlm.cli.terminal import Terminal, note, print_json, table
 from siftlm.cli.tuning import controller_settings, device_errors
-from siftlm.errors import Conflict
+from siftlm.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
     from siftlm.memory import Memory
@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     atexit.register(gc.freeze)  # or the last garbage collection takes seconds on torch's objects
     memories = _open_memories(arguments)
-    settings = {"n": arguments.n, "noise": arguments.noise, "rate": arguments.rate, **dict(arguments.sets)}
+    settings = _request_defaults(arguments)
     try:
         with device_errors():
             serve(
@@ -154,13 +154,27 @@ def run(arguments: argparse.Namespace) -> int:
                 vllm_folder=arguments.vllm_folder,
                 vllm_adapters=arguments.vllm_adapters,
                 on_ready=_log,
-                **{name: value for name, value in settings.items() if value is not None},
+                **settings,
                 **{**controller_settings(arguments), "engine": "lora"},
             )
     finally:
         for memory in memories.values():
             memory.close()
     return 0
+
+
+def _request_defaults(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of selection and tuning that hold where a request has none."""
+    names = ("n", "noise", "rate")
+    settings = flags.values_of(arguments, names)
+    flags.add_sets(settings, arguments, names)
+    own = {flag.python_name: f"; see {flag.option}" for flag in arguments.flags}
+    for name, _ in arguments.sets:
+        if name not in names and name in {*own, "memories", "on_ready"}:
+            raise InvalidInput(
+                f"--set {name}: not a setting of selection or tuning that a server can start with{own.get(name, '')}"
+            )
+    return settings
 
 
 def _open_memories(arguments: argparse.Namespace) -> dict[str, Memory]:

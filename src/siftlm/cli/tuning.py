@@ -63,12 +63,7 @@ def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
     settings = {**flags.values_of(arguments, (*MODEL_NAMES, *TUNING_FLAG_NAMES)), **flags.search_settings(arguments)}
     flags.add_options(settings, arguments, (*MODEL_NAMES, *flags.SEARCH_NAMES, "k", "kernel", *setting_names()))
-    for at, (name, value) in enumerate(arguments.sets):
-        if name in (first for first, _ in arguments.sets[:at]):
-            raise Conflict(f"--set {name} is given twice")
-        if name in TUNING_FLAG_NAMES and getattr(arguments, name) is not None:
-            raise Conflict(f"--{name} and --set {name}=… are the same setting; use one of them")
-        settings[name] = value
+    flags.add_sets(settings, arguments, TUNING_FLAG_NAMES)
     check_counts(settings, settings.get("n"))
     # Checked before a model is loaded.
     tuning = {name for name, _ in arguments.sets} | set(setting_names())

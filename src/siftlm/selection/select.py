@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from siftlm import validation
-from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.errors import Conflict, InvalidInput, did_you_mean, setting
 from siftlm.selection import checks
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.numerics import smallest_noise, ties_of
@@ -49,7 +50,7 @@ def select(
         method: a name (``siftlm.methods()`` lists them) or a function declared with ``siftlm.selection.method``.
         noise: λ > 0, and at least 1e-12 of the largest k(x, x). What is sensible depends on the spread of the
             kernel: ask ``siftlm.spread(candidates)``.
-        kernel: what similar means; the inner product unless given. See ``siftlm.kernels``.
+        kernel: the similarity of two vectors; the inner product unless given. See ``siftlm.kernels``.
         normalize: bring all vectors to unit length first, so that the inner product is the cosine.
         known: (j, d) vectors of texts that are known already: they count as picked before the first pick.
         prior: one number ≥ 0 per candidate that multiplies its gains, or a function of the similarities to the
@@ -58,7 +59,7 @@ def select(
             ``replacement``, ``exclude``, ``sources`` with ``source_cap``, ``costs`` with ``budget``.
         stopping: when to stop before n. The fields of `Stopping` are accepted as keywords too: ``adaptive``,
             ``until``, ``min_gain``, ``at_least``.
-        seed: of the methods that involve chance.
+        seed: the random seed of methods that involve chance.
         **options: the method's own settings.
 
     >>> import numpy as np
@@ -152,7 +153,7 @@ def _check_method(
     given = ["prior"] * (prior is not None) + (list(limits.specified()) if entry.signed or entry.whole else [])
     if entry.signed and (prior is not None or limits.costs is not None):
         factors = _listed([name for name in ("prior", "costs") if name in given])
-        raise Conflict(f"method {entry.name!r} may have negative gains: leave out {factors}, which multiply them")
+        raise Conflict(f"method {entry.name!r} may have negative gains: leave out {factors}, which would multiply them")
     if entry.whole and (between := [name for name in ("prior", "costs", "sources", "replacement") if name in given]):
         raise Conflict(
             f"method {entry.name!r} decides on all picks at once: leave out {_listed(between)}, which act between picks"
@@ -172,7 +173,10 @@ def check_options(entry: Method, options: Iterable[str]) -> None:
     for name in options:
         if name not in entry.options:
             own = ", ".join(entry.options) or "none"
-            raise InvalidInput(f"method {entry.name!r} has no setting {name!r}; its own are: {own}")
+            common = [p.name for p in signature(select).parameters.values() if p.kind is p.KEYWORD_ONLY]
+            hint = did_you_mean(name, [*entry.options, *common, *Limits.names(), *Stopping.names()])
+            owns = f"{hint} Its own are" if hint else "; its own are"
+            raise InvalidInput(f"method {entry.name!r} has no setting {name!r}{owns}: {own}")
 
 
 def pick_count(n: int | None, available: int, cap: int | None, *, repeats_meant: bool, budgeted: bool = False) -> int:
@@ -207,6 +211,8 @@ def _pick_rules(
     if limits.sources is not None:
         sources = np.append(checks.labels("sources", limits.sources, size), np.full(problem.known, -1))
     if prior is not None:
+        if isinstance(prior, str):
+            raise InvalidInput(f"{setting('prior')} is a name: pass siftlm.kernels.named_prior({prior!r})")
         if callable(prior):
             if not problem.space.targets:
                 raise Conflict(f"{setting('prior')} by relevance needs {setting('query')}")

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, setting
 from siftlm.selection import checks
 from siftlm.selection.checks import RealArray
 from siftlm.selection.explain import Evidence, GramEvidence, VectorEvidence
@@ -446,5 +446,5 @@ def space_of(
             features = features.astype(np.float32)
         return FeatureSpace(features, kernel.features(prompt, candidates[:size]), normalize=False, noise=noise)
     if not callable(kernel):
-        raise InvalidInput(f"kernel must be a function of two sets of vectors, got {kernel!r}")
+        raise InvalidInput(f"{setting('kernel')} must be a function such as kernels.named('power:4'), got {kernel!r}")
     return KernelSpace(kernel, vectors, targets, normalize=normalize)
