@@ -73,7 +73,7 @@ def add(commands: Any) -> None:
             "--compare",
             "M,…",
             str,
-            "also score with these methods and as many texts (default: nearest; none: no other)",
+            "also score with these methods, on the same number of texts (default: nearest; none: no other)",
         ),
         switch("--context", "also score with the same texts in context, without tuning"),
         Flag("--at", "N,…", flags.step_counts, "also score after these numbers of steps", ()),

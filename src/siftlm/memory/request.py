@@ -103,8 +103,8 @@ class Search(Settings):
     candidates: str = "vectors"
     """Found by ``vectors``, by ``words`` (BM25) or by ``both`` (their ranks, fused)."""
     opposites: bool = False
-    """For SIFT and its kin, also select among the k nearest of each vector's opposite. To them what points away from
-    the prompt tells as much as what points towards it; to a reader it rarely does."""
+    """For SIFT and its relatives, also select among the k nearest of each vector's opposite. To these methods a vector
+    opposite to the prompt is as informative as one near it; to a reader it rarely is."""
     where: FilterInput = None
     """Only passages of documents whose metadata meet this, ``{"source": "wiki"}`` or
     ``'source = "wiki" and year >= 2000'``; see `siftlm.memory.filters`."""
@@ -122,13 +122,13 @@ class Search(Settings):
     noise: float = DEFAULT_NOISE
     """λ: smaller values ask for more variety. The fields from here on are those of `siftlm.select`."""
     kernel: KernelFunction | FeatureKernel | str | None = None
-    """What similar means, such as ``"power:4"``; the inner product unless given."""
+    """The similarity of two vectors, such as ``"power:4"``; the inner product unless given."""
     normalize: bool = True
     """Bring all vectors to unit length first."""
     replacement: bool | int | None = None
-    """May a passage be picked again? ``True``, ``False`` or at most this many times in all. Left out: as the method has
-    it, but not for SIFT and its kin, since hits are for reading. For training, where a text that is seen twice can be
-    worth more than another text, choose ``True``."""
+    """May a passage be picked again? ``True``, ``False`` or at most this many times in all. Left out: not by SIFT and
+    its relatives, since hits are for reading; by other methods, as each has it. Choose ``True`` for training, where a
+    text that is seen twice can be worth more than another text."""
     known: Query | None = None
     """Texts, or vectors, that are known already: they count as picked before the first pick."""
     sources: Sequence[object] | npt.NDArray[Any] | None = None
@@ -149,7 +149,7 @@ class Search(Settings):
     at_least: int = 1
     """Picks that are kept whatever the stopping rules say."""
     seed: int = 0
-    """Of the methods that involve chance."""
+    """The random seed of methods that involve chance."""
     certify: bool | int = False
     """For ``residual``: prove each pick; see `siftlm.select_from`."""
     max_norm: float | None = None
