@@ -54,8 +54,9 @@ def selection_table() -> str:
     """Selection against its peers, from ``python benchmarks/selection.py``."""
     results = json.loads((RESULTS / "selection.json").read_text())
     peers = ["activeft", "pyversity dpp", "pyversity mmr", "50 scans"]
+    columns = ["siftlm", "activeft ÷ siftlm", "pyversity DPP ÷ siftlm", "pyversity MMR ÷ siftlm", "50 scans ÷ siftlm"]
     rows = [
-        "| work, d = 768, n = 50, float32 | siftlm | activeft takes | pyversity DPP | pyversity MMR | 50 scans |",
+        "| work, d = 768, n = 50, float32 | " + " | ".join(columns) + " |",
         "|---|---|---|---|---|---|",
     ]
     for size, case in results["one_query"].items():
@@ -78,7 +79,10 @@ def selection_table() -> str:
             f"| {of['seconds'] / 60:.1f} min, {of['peak_bytes'] / 2**30:.1f} GiB "
             f"| cannot | – | – | {of['picks'] / of['scans']:.1f}× ({of['picks']:,} scans) |"
         )
-    source = "Medians of alternating runs by `make bench`."
+    source = (
+        "Medians of alternating runs by `make bench`; × is a peer's time in multiples of siftlm's. A scan is one "
+        "product of all candidates with the prompt."
+    )
     if "million" in results:
         source += f" The million: `python benchmarks/selection.py --only-million`, {results['million']['note']}."
     return "\n".join([*rows, "", f"{source} {machine(results)}"])

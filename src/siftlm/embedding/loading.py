@@ -187,7 +187,7 @@ def position_limit(model: Any) -> int | None:
     most = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(most, int) or most < 1:
         return None
-    # RoBERTa and its kin begin to count behind the number of the padding token.
+    # RoBERTa and its relatives number positions from after the padding token's number.
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return most if padding is None else most - padding - 1

@@ -46,7 +46,7 @@ class Look(NamedTuple):
     """One candidate, as seen just before it would be picked."""
 
     cross: FloatArray
-    """(m,) k_n(x*, x); of what stands in for the targets, where they are not told apart (``trace_only``)"""
+    """(m,) k_n(x*, x); with ``trace_only``, of the vectors that replace the targets"""
     noisy: float
     """k_n(x, x) + λ"""
     drop: float

@@ -61,11 +61,11 @@ def mm_itl(problem: Problem) -> Steps:
         posterior.observe(index)
 
 
-# A candidate with at most so many jitters of its k(x, x) left is one that the picks have told already.
+# A candidate with at most so many jitters of its k(x, x) left is already determined by the picks.
 MIN_VARIANCE_JITTERS = 100
 
 
-@method("noiseless-itl", "most information about the targets if texts told all they know at once")
+@method("noiseless-itl", "most information about the targets in the limit λ → 0")
 def noiseless_itl(problem: Problem) -> Steps:
     """½ log(v / (v − aᵀ T⁻¹ a)),  a = k_n(x*, x), v = k_n(x, x), T = k_n(x*, x*), all given noiseless picks
 
