@@ -174,6 +174,24 @@ def test_what_is_wrong_is_said(ask, body, status, param):
     assert answer.json()["error"].get("param") == param
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("n", 'n belongs under siftlm: send "siftlm": {"n": …}'),
+        ("memory", 'memory belongs under siftlm: send "siftlm": {"memory": …}'),
+        ("inputs", "unknown field 'inputs'; did you mean 'input'? Known: input, model, siftlm, plane; and under"),
+        ("nosie", "unknown field 'nosie'; did you mean 'noise'? Known: "),
+        ("zzz", "unknown field 'zzz'. Known: input"),
+    ],
+)
+def test_an_unknown_field_is_refused(ask, name, message):
+    for value in (3, None):
+        answer = ask(**{name: value})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"], error["code"]) == (400, name, "unsupported_parameter")
+        assert error["message"].startswith(message)
+
+
 def test_what_is_wrong_is_said_without_a_turn_of_the_model(ask, engine):
     before = engine.calls
     for wrong in ({"where": "n ="}, {"noise": -1}, {"k": 0}, {"method": "eig"}):

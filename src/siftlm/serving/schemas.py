@@ -69,7 +69,8 @@ def check_texts(name: str, texts: Iterable[str], limits: RequestLimits) -> None:
 
 Schema = Mapping[str, Any]
 """JSON Schema, limited to: type, enum, minimum, exclusiveMinimum, maximum, minLength, maxLength, items, minItems,
-maxItems, properties, required, anyOf, default, and title, the description for error messages."""
+maxItems, properties, required, anyOf, default, and title, the description for error messages; additionalProperties
+where a route refuses unknown fields itself."""
 
 TEXT: Schema = {"type": "string"}
 BOOLEAN: Schema = {"type": "boolean", "default": False}

@@ -14,7 +14,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from siftlm.errors import InvalidInput, setting
+from siftlm.errors import InvalidInput, did_you_mean, setting
 from siftlm.memory import Found, Memory
 from siftlm.memory.request import parse_filter
 from siftlm.memory.snapshot import Snapshot
@@ -23,7 +23,7 @@ from siftlm.serving.error_responses import MEMORY_ERRORS
 from siftlm.serving.errors import BadRequest
 from siftlm.serving.events import EngineProtocol, Mode
 from siftlm.serving.middleware import read_body
-from siftlm.serving.modes import BASE_MODE, AccessCheck, ModeParser, setting_error
+from siftlm.serving.modes import BASE_MODE, REQUEST_SETTINGS, AccessCheck, ModeParser, setting_error
 from siftlm.serving.responses import encode_json_in_parts
 from siftlm.serving.schemas import (
     BOOLEAN,
@@ -52,6 +52,7 @@ ROUNDING_DIGITS = 5
 SELECT_SCHEMA: Schema = {
     "type": "object",
     "required": ["input"],
+    "additionalProperties": False,
     "properties": {
         "input": {**TEXT, "title": "the prompt to select for, a string"},
         "model": {**MODEL, "title": "the name of a model whose suffix says how to select, such as NAME:sift-20@MEMORY"},
@@ -115,10 +116,27 @@ def routes(
 
 def _parse_body(limits: RequestLimits, body: Any) -> dict[str, Any]:
     fields = parse_fields(body, SELECT_SCHEMA)
+    _refuse_unknown_fields(body)
     if not fields["input"].strip():
         raise BadRequest("input is empty: send the prompt to select for", param="input")
     check_texts("input", [fields["input"]], limits)
     return fields
+
+
+def _refuse_unknown_fields(body: Mapping[str, Any]) -> None:
+    """Refuse what would be ignored; the field of a setting is one of the object ``siftlm``."""
+    fields, settings = list(SELECT_SCHEMA["properties"]), sorted({"memory", *REQUEST_SETTINGS})
+    unknown = next((name for name in body if name not in fields), None)
+    if unknown is None:
+        return
+    if unknown in settings:
+        message = f'{unknown} belongs under siftlm: send "siftlm": {{"{unknown}": …}}'
+    else:
+        message = (
+            f"unknown field {unknown[:40]!r}{did_you_mean(unknown[:40], [*fields, *settings]) or '.'} "
+            f"Known: {', '.join(fields)}; and under siftlm: {', '.join(settings)}"
+        )
+    raise BadRequest(message, param=unknown[:40], code="unsupported_parameter")
 
 
 def _parse_mode(modes: ModeParser, model: str, settings: Mapping[str, Any], needs: AccessCheck) -> Mode:
