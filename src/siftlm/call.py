@@ -122,6 +122,20 @@ def check_course(watch: Any, after: Any, use: str, mode: str = "split") -> None:
         )
 
 
+def without_tuning(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a call by name, without those of tuning alone; ``seed`` is that of the selection too."""
+    return {name: value for name, value in changes.items() if name == "seed" or name not in Tuning.names()}
+
+
+def check_untuned(given: Tuning, own: Tuning) -> None:
+    """An error where a call that tunes nothing changes the settings of tuning that the model has of its ``own``."""
+    for name in Tuning.names():
+        if (value := getattr(given, name)) != getattr(own, name):
+            raise Conflict(
+                f"{setting(name, value)} is a setting of tuning, and with {setting('use', 'context')} nothing is tuned"
+            )
+
+
 def scored_steps(at: Any) -> frozenset[int]:
     """The numbers of steps to score after."""
     if isinstance(at, (str, bytes)) or not isinstance(at, Iterable) or getattr(at, "ndim", 1) != 1:

@@ -16,10 +16,12 @@ from siftlm.call import (
     SELECTION_SEED,
     CallSettings,
     check_course,
+    check_untuned,
     listed,
     scored_steps,
     settings_by_name,
     split_text,
+    without_tuning,
 )
 from siftlm.controller import Controller, Tuning, check_sampling, restoring
 from siftlm.controller.settings import stop_strings
@@ -379,9 +381,12 @@ class LocalModel:
             known["seed"] = whole_number(SELECTION_SEED, known.pop(SELECTION_SEED), least=0)
         n, method, features = own.pop("n", 50), own.pop("method", "sift"), own.get("features")
         request = search_request(n, method, known, also_known=(*Tuning.names(), *LOCAL_SETTINGS, SELECTION_SEED))
+        tuning = self.controller.tuning_settings(**how)
+        if changes.get("use") == "context" and len(rest := without_tuning(changes)) < len(changes):
+            check_untuned(tuning, self._resolved(rest).tuning)
         return CallSettings(
             request,
-            self.controller.tuning_settings(**how),
+            tuning,
             embed=None if features is None else partial(self._embed, features),
             recipe=recipe,
             chosen=frozenset(known) - request.options.keys(),

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from siftlm.controller import setting_names
-from siftlm.errors import UnknownName
+from siftlm.controller import Tuning, setting_names
+from siftlm.errors import Conflict, UnknownName, setting
 from siftlm.selection import problem
 from siftlm.selection.problem import Method
 
@@ -40,8 +40,8 @@ def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[di
 
     Calibration measured one method. Beside another one only its settings of tuning and ``n`` are taken: how fast and
     how long this model learns from this memory. λ, kernel, k, and the rules when to stop and whether to begin
-    were made for the picks of its own method, and would change another one, or forbid it, without anybody having
-    asked for that.
+    were chosen for the picks of its own method. Another method would pick other texts with them, or refuse them,
+    although nobody chose them for it.
 
     >>> merged({"method": "sift", "rate": 1e-3, "noise": 0.3}, {"reuse": 3}, {"method": "hullft"})
     ({'rate': 0.001, 'method': 'hull', 'repeats': 'grouped', 'reuse': 3}, 'hullft')
@@ -59,4 +59,22 @@ def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[di
     if not isinstance(word, str) or word not in RECIPES:
         return {**calibrated, **explicit}, None
     recipe = RECIPES[word]
-    return {**calibrated, **recipe, **explicit, "method": recipe["method"]}, word
+    settings = {**calibrated, **recipe, **explicit, "method": recipe["method"]}
+    _check_beside_recipe(word, settings, explicit)
+    return settings, word
+
+
+def _check_beside_recipe(word: str, settings: Mapping[str, Any], explicit: Mapping[str, Any]) -> None:
+    """An error where what was given by name contradicts what the recipe implies; it says what is the recipe's."""
+    try:
+        Tuning().with_({name: settings[name] for name in setting_names() if name in settings})
+    except Conflict as error:
+        implied = [name for name in error.settings if name in RECIPES[word] and name not in explicit]
+        if not implied:
+            raise
+        from_recipe = " and ".join(setting(name, settings[name]) for name in implied)
+        given = " and ".join(setting(name, explicit[name]) for name in error.settings if name in explicit)
+        raise Conflict(
+            f"{error.marked}; {from_recipe} comes from the recipe {word!r}: leave out {given}, "
+            f"or choose another {' and '.join(map(setting, implied))}"
+        ) from error

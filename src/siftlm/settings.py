@@ -50,13 +50,16 @@ class Settings:
         return [one.name for one in fields(cls) if one.init]
 
     @classmethod
+    def checked(cls: type[Kind], name: str, value: object) -> Kind:
+        """The value of the argument ``name``; an error where it is of another type."""
+        if not isinstance(value, cls):
+            raise InvalidInput(f"{setting(name)} must be {cls.__name__}(…), got {value!r:.60}")
+        return value
+
+    @classmethod
     def chosen_in(cls, name: str, value: object) -> dict[str, Any]:
         """`chosen` of the argument ``name``, nothing where it is None; an error where it is of another type."""
-        if value is None:
-            return {}
-        if not isinstance(value, cls):
-            raise InvalidInput(f"{setting(name)} must be a siftlm.{cls.__name__}, got {type(value).__name__}")
-        return value.chosen()
+        return {} if value is None else cls.checked(name, value).chosen()
 
     def with_(self: Kind, changes: Mapping[str, Any]) -> Kind:
         """These settings with some changed; an unknown name is an error that lists the known."""

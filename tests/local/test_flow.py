@@ -17,6 +17,7 @@ from controller import many_texts  # noqa: E402
 from siftlm import LocalModel, Memory, Search, Tuning  # noqa: E402
 from siftlm.errors import Conflict, InvalidInput, UnknownName  # noqa: E402
 from siftlm.memory import Searcher  # noqa: E402
+from siftlm.selection import Limits, Stopping  # noqa: E402
 
 CORPUS = [
     f"{what} {where} {when}."
@@ -299,6 +300,14 @@ def test_settings_are_plain_numbers(full):
     assert json.loads(json.dumps(shown)) == {**shown, "betas": list(shown["betas"])}
 
 
+def test_a_call_that_only_reads_may_meet_settings_of_tuning_of_the_model(controllers, memory):
+    model = LocalModel(controllers["full"], memory, rate=2e-3, passes=2, n=1)
+    shown = model.settings(use="context", seed=3)
+    assert (shown["use"], shown["rate"], shown["passes"], shown["seed"]) == ("context", 2e-3, 2, 3)
+    assert model.settings(**shown) == shown
+    assert model.score(TEXT, use="context", tuning=Tuning(seed=4)).steps == ()
+
+
 def test_keywords_win_over_objects(controllers, memory):
     made = LocalModel(controllers["full"], memory, search=Search(k=6), tuning=Tuning(passes=2), k=7)
     assert (made.settings()["k"], made.settings()["passes"]) == (7, 2)
@@ -416,8 +425,8 @@ def test_nothing_found_is_no_error(controllers, tmp_path):
         ({"use": "weight"}, UnknownName, "did you mean 'weights'"),
         ({"decide": 2}, InvalidInput, "decide must be a number from 0 to 1"),
         ({"features": "gradient"}, UnknownName, "did you mean 'gradients'"),
-        ({"search": {"k": 2}}, InvalidInput, "search must be a siftlm.Search"),
-        ({"tuning": Search()}, InvalidInput, "tuning must be a siftlm.Tuning"),
+        ({"search": {"k": 2}}, InvalidInput, r"search must be Search\(…\), got {'k': 2}"),
+        ({"tuning": Search()}, InvalidInput, r"tuning must be Tuning\(…\), got Search\(\)"),
         ({"seed": -1}, InvalidInput, "^seed must be a whole number"),
         ({"selection_seed": "x"}, InvalidInput, "selection_seed must be a whole number"),
         ({"seed of the selection": 1}, UnknownName, "unknown setting 'seed of the selection'"),
@@ -468,6 +477,17 @@ def test_a_wrong_setting_is_named_when_the_model_is_made_and_when_it_is_called(
             "watch=True ends tuning early",
         ),
         (lambda model: model.score_many([TEXT], watch=True, use="context"), "watch=True ends tuning early"),
+        (
+            lambda model: model.score(TEXT, use="context", rate=1e-3),
+            "rate=0.001 is a setting of tuning, and with use='context' nothing is tuned",
+        ),
+        (lambda model: model.score_many([TEXT], use="context", tuning=Tuning(passes=2)), "passes=2 is a setting of"),
+        (
+            lambda model: model.learned(PROMPT, use="context", repeats="scaled").__enter__(),
+            "repeats='scaled' is a setting of",
+        ),
+        (lambda model: model.select(PROMPT, limits=Limits()), "the fields of Limits are settings themselves: repl"),
+        (lambda model: model.settings(stopping=Stopping()), "unknown setting stopping: here the fields of Stopping"),
         (lambda model: LocalModel(model.controller, model.memory, calibrated="x"), "calibrated must be True or False"),
         (lambda model: LocalModel(model.controller, 3), "memory must be a folder, a Memory or an Outside"),
     ],

@@ -142,6 +142,19 @@ def test_wrong_names_are_told_the_words_as_well(memory):
     assert all(find(word).name == recipe["method"] for word, recipe in RECIPES.items())
 
 
+def test_a_setting_that_contradicts_a_recipe_is_told_what_the_recipe_implies(memory):
+    words = "reuse=2 comes from the recipe 'hullft': leave out repeats='steps', or choose another reuse"
+    with pytest.raises(Conflict, match=words) as caught:
+        local(memory).settings(method="hullft", repeats="steps")
+    assert caught.value.settings[:2] == ("reuse", "repeats")
+    with pytest.raises(Conflict, match=words):
+        local(memory, repeats="steps").settings(method="hullft")
+    with pytest.raises(Conflict, match="reuse=3 needs repeats='grouped'") as caught:
+        local(memory).settings(method="hullft", repeats="steps", reuse=3)
+    assert "recipe" not in str(caught.value)
+    assert local(memory).settings(method="hullft", repeats="steps", reuse=1)["repeats"] == "steps"
+
+
 def test_the_command_line_takes_the_word(memory, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("siftlm.local.Controller", FakeController)
     monkeypatch.chdir(tmp_path)

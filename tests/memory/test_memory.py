@@ -195,12 +195,13 @@ def test_what_cannot_be_added_is_named(memory, given, words):
 
 
 SEARCHING: list[tuple[Any, dict[str, Any], str]] = [
-    ("", {}, "prompt '' has no direction"),
-    ("  ", {}, "has no direction"),
+    ("", {}, "the prompt is empty: it must be a text, texts, or vectors"),
+    ("  ", {}, "the prompt is empty"),
     ([], {}, "width 64, got shape"),
-    (None, {}, "must be a text, texts, or vectors"),
-    (["a", 5], {}, "must be a text, texts, or vectors"),
-    (b"a", {}, "must be a text, texts, or vectors"),
+    (None, {}, "the prompt must be a text, texts, or vectors of width 64, got None"),
+    (3, {}, "the prompt must be a text, texts, or vectors of width 64, got 3"),
+    (["a", 5], {}, "the prompt must be a text, texts, or vectors of width 64, got texts among which number 1 is 5"),
+    (b"a", {}, "the prompt must be a text, texts, or vectors of width 64, got b'a'"),
     (np.ones(5), {}, r"width 64, got shape \(1, 5\)"),
     (np.ones((1, 1, 64)), {}, r"got shape \(1, 1, 64\)"),
     (np.zeros(64), {}, "zero or not finite"),
@@ -241,6 +242,16 @@ def test_what_cannot_be_searched_is_named(memory, query, settings, words, filled
         memory.search(query, **settings)
     with pytest.raises(InvalidInput, match=words):
         memory.search_many([query], **settings)
+
+
+def test_a_prompt_without_a_direction_is_shown_and_a_wrong_one_of_several_is_numbered(memory, tmp_path):
+    with pytest.raises(InvalidInput, match=r"^prompt 1 must be a text, texts, or vectors of width 64, got None"):
+        memory.search_many(["tea", None])
+    with (
+        Memory.create(tmp_path / "zero", embedder=Counting(64, spoil=lambda found: 0 * found)) as zero,
+        pytest.raises(InvalidInput, match="the prompt 'tea' has no direction"),
+    ):
+        zero.search("tea")
 
 
 def test_prompts_that_are_no_list_are_refused(memory):

@@ -135,7 +135,7 @@ def test_keywords_win_over_an_object(memory):
         ({"k": None, "per_document": 2}, Conflict, "per_document needs a number of candidates"),
         ({"residual": True, "kernel": "linear"}, Conflict, "residual=True does not go with kernel"),
         ({"where": "year >"}, InvalidInput, "year >"),
-        ({"search": {"k": 3}}, InvalidInput, "search must be a siftlm.Search, got dict"),
+        ({"search": {"k": 3}}, InvalidInput, r"search must be Search\(…\), got {'k': 3}"),
     ],
     ids=str,
 )

@@ -18,13 +18,19 @@ NO_METADATA: Mapping[str, Any] = {}
 
 def unit_targets(name: str, query: Any, width: int) -> Vectors:
     """The vectors of a prompt, (m, d), at unit length."""
+    must = f"{name} must be a text, texts, or vectors of width {width}"
+    if isinstance(query, (list, tuple)) and any(isinstance(one, str) for one in query):
+        at, other = next((at, one) for at, one in enumerate(query) if not isinstance(one, str))
+        raise InvalidInput(f"{must}, got texts among which number {at} is {other!r:.60}")
     try:
         array = np.asarray(query, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{name} must be a text, texts, or vectors: {error}") from error
+        raise InvalidInput(f"{must}, got {query!r:.60}") from error
+    if not array.ndim:
+        raise InvalidInput(f"{must}, got {query!r:.60}")
     array = array[None, :] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != width or not len(array):
-        raise InvalidInput(f"{name} must be a text, texts, or vectors of width {width}, got shape {array.shape}")
+        raise InvalidInput(f"{must}, got shape {array.shape}")
     unit = vectors.unit_rows(array)
     if np.isnan(unit).any():
         raise InvalidInput(f"{name} has a vector that is zero or not finite")

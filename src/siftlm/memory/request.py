@@ -37,6 +37,8 @@ SEARCH_SETTINGS = frozenset(
 RESIDUAL_SETTINGS = frozenset(
     {"noise", "certify", "max_norm", "normalize", "replacement", "adaptive", "until", "min_gain", "at_least"}
 )
+# What `siftlm.select` takes as an object, and a search by the fields.
+RULES: Mapping[str, type[Settings]] = {"limits": Limits, "stopping": Stopping}
 # Settings with a value for each candidate, so that only the search itself can tell whether they fit.
 PER_CANDIDATE_SETTINGS = frozenset({"costs", "prior", "sources"})
 # λ where nobody chose one: smaller ones, on embeddings as spread as those of sentence models, soon prefer what has
@@ -314,10 +316,7 @@ def search_request(
         prompts: what to search for.
         also_known: names that the caller takes besides, for the message about an unknown one.
     """
-    if search is None:
-        search = DEFAULT_SEARCH
-    elif not isinstance(search, Search):
-        raise InvalidInput(f"{setting('search')} must be a siftlm.Search, got {type(search).__name__}")
+    search = DEFAULT_SEARCH if search is None else Search.checked("search", search)
     fields = Search.names()
     named = {name: value for name, value in settings.items() if name in fields}
     options = {name: value for name, value in settings.items() if name not in fields}
@@ -327,6 +326,11 @@ def search_request(
     entry = find_method(method)
     for name in options:
         if name not in entry.options:
+            if (kind := RULES.get(name)) is not None:
+                raise InvalidInput(
+                    f"unknown setting {setting(name)}: here the fields of {kind.__name__} are settings themselves: "
+                    f"{', '.join(map(setting, kind.names()))}"
+                )
             raise UnknownName("setting", name, {*fields, *entry.options, "n", "method", *also_known})
     return SearchRequest(n, method, search, options, prompts)
 

@@ -105,11 +105,14 @@ class Searcher(ABC):
             units = vectors.unit_rows(vectors.embed_checked(self.embedder, texts, width, as_query=True))
             if np.isnan(units).any():
                 bad = int(np.argmax(np.isnan(units).any(axis=1)))
+                if not texts[bad].strip():
+                    raise InvalidInput("the prompt is empty: it must be a text, texts, or vectors")
                 raise InvalidInput(f"the prompt {texts[bad][:60]!r} has no direction: its vector is zero or not finite")
-        prompts, start = [], 0
+        prompts, start, many = [], 0, len(request.prompts) > 1
         for at, (query, own) in enumerate(zip(request.prompts, texts_of, strict=True)):
             if own is None:
-                prompts.append(EmbeddedPrompt(inputs.unit_targets(f"query {at}", query, width), None))
+                name = f"prompt {at}" if many else "the prompt"
+                prompts.append(EmbeddedPrompt(inputs.unit_targets(name, query, width), None))
             else:
                 prompts.append(EmbeddedPrompt(units[start : start + len(own)], "\n".join(own)))
                 start += len(own)

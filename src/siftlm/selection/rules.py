@@ -245,8 +245,7 @@ Rules = TypeVar("Rules", Limits, Stopping)
 def rules_in(settings: dict[str, Any], ready: Rules | None, none: Rules) -> Rules:
     """``ready`` (or ``none``), completed by the keywords in ``settings`` that are its fields, which leave them."""
     kind = type(none)
-    if ready is not None and not isinstance(ready, kind):
-        raise InvalidInput(f"{setting(kind.__name__.lower())} must be {kind.__name__}(…), got {ready!r}")
+    chosen = none if ready is None else kind.checked(kind.__name__.lower(), ready)
     keywords = {}
     for name in [name for name in settings if name in kind.__dataclass_fields__]:
         default = kind.__dataclass_fields__[name].default
@@ -254,5 +253,4 @@ def rules_in(settings: dict[str, Any], ready: Rules | None, none: Rules) -> Rule
             keywords[name] = value
             if ready is not None and getattr(ready, name) is not default:
                 raise Conflict(f"{setting(name)} is set twice: as a keyword, and in {ready!r}")
-    chosen = none if ready is None else ready
     return chosen.with_(keywords) if keywords else chosen
