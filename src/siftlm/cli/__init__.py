@@ -202,10 +202,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.environ.setdefault(name, value)
     flags: Sequence[Flag] = ()
     options: Sequence[str] = ()
+    sets: Sequence[str] = ()
     try:
         arguments = parser().parse_args(argv)
         flags = getattr(arguments, "flags", None) or ()
-        options = [name for name, _ in getattr(arguments, "option", ())]
+        options, sets = ([name for name, _ in getattr(arguments, given, ())] for given in ("option", "sets"))
         status: int = arguments.run(arguments)
         sys.stdout.flush()  # here, where a closed pipe can still be caught
     except SystemExit as end:  # argparse, after --help or an error
@@ -215,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _closed_pipe()
     except SiftlmError as error:
-        return _print_error(error.spelled(spelling(flags, options)))
+        return _print_error(error.spelled(spelling(flags, options, sets)))
     except MemoryError as error:
         return _print_error(f"not enough memory: {error}" if str(error) else "not enough memory")
     except OSError as error:

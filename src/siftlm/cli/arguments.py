@@ -136,8 +136,9 @@ def _word(value: str) -> str:
     return shlex.quote(ast.literal_eval(value)) if value[:1] in {"'", '"'} else value
 
 
-def spelling(flags: Sequence[Flag], options: Collection[str] = ()) -> Spelling:
-    """Spells the settings in an error message as flags, for a command with these flags and names in ``--option``.
+def spelling(flags: Sequence[Flag], options: Collection[str] = (), sets: Collection[str] = ()) -> Spelling:
+    """Spells the settings in an error message as flags, for a command with these flags and names in ``--option`` and
+    ``--set``.
 
     >>> spell = spelling([REPLACEMENT, SETTING, switch("--no-full-text", "", setting="full_text")])
     >>> spell("replacement", "True"), spell("full_text", "False"), spell("clip", "0.5"), spell("replacement", None)
@@ -148,12 +149,12 @@ def spelling(flags: Sequence[Flag], options: Collection[str] = ()) -> Spelling:
     known = {flag.python_name: flag for flag in flags}
     takers = {
         "--option": (*_OPTION_NAMES, *options) if OPTION in flags else (),
-        "--set": () if "set" not in known else TUNING_NAMES if OPTION in flags else _SERVER_NAMES,
+        "--set": () if "set" not in known else (*sets, *(TUNING_NAMES if OPTION in flags else _SERVER_NAMES)),
         "--embedder-option": _EMBEDDER_NAMES if "embedder_option" in known else (),
     }
 
     def write(name: str, value: str | None) -> str:
-        flag = known.get(name)
+        flag = None if name in sets else known.get(name)
         if flag is None:
             taker = next((taker for taker, names in takers.items() if name in names), None)
             if taker is None:

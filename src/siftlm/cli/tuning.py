@@ -63,6 +63,10 @@ def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
     settings = {**flags.values_of(arguments, (*MODEL_NAMES, *TUNING_FLAG_NAMES)), **flags.search_settings(arguments)}
     flags.add_options(settings, arguments, (*MODEL_NAMES, *flags.SEARCH_NAMES, "k", "kernel", *setting_names()))
+    own = {flag.python_name: flag.option for flag in arguments.flags if flag.option.startswith("-")}
+    for name, _ in arguments.sets:
+        if name in own and name not in setting_names():
+            raise InvalidInput(f"--set {name}: not a setting of tuning; use {own[name]}")
     flags.add_sets(settings, arguments, TUNING_FLAG_NAMES)
     check_counts(settings, settings.get("n"))
     # Checked before a model is loaded.
