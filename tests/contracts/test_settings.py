@@ -111,6 +111,12 @@ def spoil(value: Any) -> None:
         value.append("more")
 
 
+@pytest.mark.parametrize("kind", [siftlm.Search, siftlm.Tuning, Limits, Stopping])
+def test_fields_are_given_by_name_alone(kind):
+    with pytest.raises(TypeError, match="positional"):
+        kind(1)
+
+
 def test_numbers_are_stored_as_pythons():
     made = Tuning(rate=np.float32(0.5), passes=np.int64(2), compile=np.bool_(True), decay=Fraction(1, 2))
     assert [type(value) for value in made.chosen().values()] == [float, float, int, bool]

@@ -21,7 +21,7 @@ MIN_TEMPERATURE = 1e-6
 MAX_SEED = 2**63 - 1
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Tuning(Settings):
     """How a controller learns from texts. What is ``None`` is decided when the model is known.
 

@@ -83,7 +83,7 @@ def _check_known(known: Any) -> None:
             raise InvalidInput(f"{setting('known')} must be a text, texts, or vectors, got {known!r:.60}")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Search(Settings):
     """How a memory is searched: what may be found, and how it is selected from.
 
@@ -182,8 +182,14 @@ class Search(Settings):
         if not isinstance(self.certify, bool):
             whole_number("certify", self.certify, least=0)
         # What `siftlm.select` would refuse.
-        Limits(self.replacement, None, self.sources, self.source_cap, self.costs, self.budget)
-        Stopping(self.adaptive, self.until, self.min_gain, self.at_least)
+        Limits(
+            replacement=self.replacement,
+            sources=self.sources,
+            source_cap=self.source_cap,
+            costs=self.costs,
+            budget=self.budget,
+        )
+        Stopping(adaptive=self.adaptive, until=self.until, min_gain=self.min_gain, at_least=self.at_least)
         _check_kernel(self.kernel)
         _check_prior(self.prior)
         _check_known(self.known)

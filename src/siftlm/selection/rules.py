@@ -120,7 +120,7 @@ class PickRules:
         return bool((open_ones & (self.costs > self.budget * (1 + BUDGET_SLACK) - self.spent)).any())
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Limits(Settings):
     """What may be picked, and how often; each field is the keyword of `siftlm.select` of the same name.
 
@@ -187,7 +187,7 @@ class Limits(Settings):
         return self.replacement
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Stopping(Settings):
     """When to stop before n picks: three rules, each optional, checked before the work for the next pick is done.
 
