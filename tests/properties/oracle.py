@@ -228,6 +228,20 @@ def dpp(w: World, picks: list[int], balance: float = 0.5) -> Array:
     return np.exp(balance * z) ** 2 * variance  # type: ignore[no-any-return]
 
 
+def pursuit(w: World, picks: list[int]) -> Array:
+    """Weights of a linear learner on the joint features: after a step, the targets' errors are linear in the truth."""
+    after = w.joint.copy()  # k(q_m, ·) for the targets; the other rows stay what they are
+    for item in w.picked(picks):
+        for target in w.targets:
+            after[target] = after[target] - w.joint[item] * after[target, item] / (w.joint[item, item] + w.noise)
+    gains = []
+    for x in w.candidates:
+        own, share = w.joint[x, x], 1 / (w.joint[x, x] + w.noise)
+        # ‖q‖² − ‖q − s (q·x) x‖², written out
+        gains.append(np.mean([2 * share * after[t, x] ** 2 - share**2 * after[t, x] ** 2 * own for t in w.targets]))
+    return np.array(gains)
+
+
 def facility_location(w: World, picks: list[int]) -> Array:
     likeness = np.maximum(w.cosine(w.candidates, w.candidates), 0)
     reached = np.maximum(w.cosine(w.candidates, w.picked(picks)), 0).max(axis=1, initial=0)
@@ -278,6 +292,7 @@ def eig(w: World, own: Array, prompt: Array, rate: float) -> Array:
 SCORES: dict[str, Callable[..., Array]] = {
     "sift": sift,
     "vtl": sift,
+    "pursuit": pursuit,
     "itl": itl,
     "mm-itl": mm_itl,
     "noiseless-itl": noiseless_itl,

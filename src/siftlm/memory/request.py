@@ -28,7 +28,7 @@ Query = str | Sequence[str] | npt.NDArray[Any]
 
 CANDIDATE_SOURCES = ("vectors", "words", "both")
 # Methods whose gains are the same for x and −x, so that what points away from the prompt can win.
-SIGN_BLIND_METHODS = frozenset({"sift", "sift-fast", "vtl", "itl", "mm-itl", "noiseless-itl", "ctl", "eig"})
+SIGN_BLIND_METHODS = frozenset({"sift", "sift-fast", "vtl", "pursuit", "itl", "mm-itl", "noiseless-itl", "ctl", "eig"})
 # Settings that the search itself reads. All others are handed to the selection.
 SEARCH_SETTINGS = frozenset(
     {"k", "candidates", "opposites", "where", "residual", "without_copies", "per_document", "exclude", "exact"}

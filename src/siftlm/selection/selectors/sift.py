@@ -1,10 +1,10 @@
-"""SIFT, and its variants: VTL and lazy greedy."""
+"""SIFT, and its variants: VTL, lazy greedy, and pursuit for learners that take one step on each text."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from siftlm.selection.numerics import LAZY_MARGIN
+from siftlm.selection.numerics import LAZY_MARGIN, check_noise
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.selection.rules import NO_PICK
@@ -31,6 +31,27 @@ def vtl(problem: Problem) -> Steps:
     active-learning literature can be named as they were.
     """
     yield from sift(problem)
+
+
+@method(
+    "pursuit", "sift for a learner that takes one step on each text: a step leaves something to repeat", repeats=True
+)
+def pursuit(problem: Problem) -> Steps:
+    """mean_m (q_m · φ(x))² (v + 2λ) / (v + λ)²,  v = k(x, x),  q_m ← q_m − φ(x) (q_m · φ(x)) / (v + λ) after a pick
+
+    Sift's posterior is that of a regression solved to the end. A learner that takes one gradient step on each text
+    closes only η = v / (v + λ) of what the text could teach, and then goes on to the next: what the prompt still
+    lacks is the residual query q, φ(x*) at first. The gain is the fall of its squared length. The first pick is that
+    of sift; as λ → 0 this is matching pursuit, and as λ → ∞ it repeats the nearest neighbour. Similar texts, and the
+    same one again, lose (1 − η)² of their gain by a pick, where for sift they lose nearly all of it.
+    """
+    space, noise = problem.space, problem.noise
+    check_noise(space, noise)
+    cross, noisy = space.cross().astype(np.float64), space.diagonal() + noise
+    weights = (noisy + noise) / noisy**2 / max(1, len(cross))
+    while True:
+        index = yield np.einsum("mk,mk->k", cross, cross) * weights
+        cross -= np.outer(cross[:, index] / noisy[index], space.row(index))
 
 
 # A pick is settled by at most so many looks at single candidates, then one glance at many of the next best
