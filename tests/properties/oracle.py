@@ -228,17 +228,19 @@ def dpp(w: World, picks: list[int], balance: float = 0.5) -> Array:
     return np.exp(balance * z) ** 2 * variance  # type: ignore[no-any-return]
 
 
-def pursuit(w: World, picks: list[int]) -> Array:
-    """Weights of a linear learner on the joint features: after a step, the targets' errors are linear in the truth."""
-    after = w.joint.copy()  # k(q_m, ·) for the targets; the other rows stay what they are
+def pursuit(w: World, picks: list[int], step: float = 0.3) -> Array:
+    """A linear learner on the joint features that takes one step of this size on each pick, relative to its length."""
+    residual = w.joint.copy()  # row t: k(q_t, ·) for a target t
     for item in w.picked(picks):
         for target in w.targets:
-            after[target] = after[target] - w.joint[item] * after[target, item] / (w.joint[item, item] + w.noise)
+            share = step / w.joint[item, item] if w.joint[item, item] > 0 else 0
+            residual[target] = residual[target] - share * residual[target, item] * w.joint[item]
     gains = []
     for x in w.candidates:
-        own, share = w.joint[x, x], 1 / (w.joint[x, x] + w.noise)
-        # ‖q‖² − ‖q − s (q·x) x‖², written out
-        gains.append(np.mean([2 * share * after[t, x] ** 2 - share**2 * after[t, x] ** 2 * own for t in w.targets]))
+        share = step / w.joint[x, x] if w.joint[x, x] > 0 else 0
+        # ‖q‖² − ‖q − share (q·x) x‖², written out
+        falls = [2 * share * residual[t, x] ** 2 - share**2 * residual[t, x] ** 2 * w.joint[x, x] for t in w.targets]
+        gains.append(np.mean(falls))
     return np.array(gains)
 
 

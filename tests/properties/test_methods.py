@@ -24,6 +24,7 @@ PROPERTIES_INSTEAD = {
     "k-means++": "test_chance.py",
     "hull": "test_hull.py",
     "sift-fast": "test_sift_fast.py",
+    "auto": "selection/test_pursuit.py",
     "eig": "below, with the classifier's outputs",
     "information-density": "below, with the classifier's outputs",
 }

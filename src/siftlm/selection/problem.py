@@ -16,7 +16,7 @@ from siftlm.selection.numerics import check_noise, cosines
 from siftlm.selection.posterior import Belief, Posterior, belief_of, posterior_of
 from siftlm.selection.rules import PickRules
 from siftlm.selection.space import FeatureSpace, Space
-from siftlm.types import FloatArray
+from siftlm.types import FloatArray, IntArray
 
 
 @dataclass
@@ -93,6 +93,11 @@ class Problem:
         """(K,) k(x_index, x) / sqrt(k(x_index, x_index) k(x, x))"""
         diagonal = self.space.diagonal()
         return cosines(self.space.row(index).astype(np.float64), np.sqrt(diagonal * diagonal[index]))
+
+    def similarities(self, indices: IntArray) -> FloatArray:
+        """(b, b) similarities among some candidates, scaled to 1 for equal texts"""
+        length = np.sqrt(self.space.diagonal()[indices])
+        return cosines(self.space.among(indices, indices), np.outer(length, length))
 
     def generator(self) -> np.random.Generator:
         """The source of chance of this selection."""

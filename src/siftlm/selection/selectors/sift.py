@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from siftlm.selection.numerics import LAZY_MARGIN, check_noise
+from siftlm import validation
+from siftlm.selection.numerics import LAZY_MARGIN
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.selection.rules import NO_PICK
@@ -33,25 +34,53 @@ def vtl(problem: Problem) -> Steps:
     yield from sift(problem)
 
 
-@method(
-    "pursuit", "sift for a learner that takes one step on each text: a step leaves something to repeat", repeats=True
-)
-def pursuit(problem: Problem) -> Steps:
-    """mean_m (q_m · φ(x))² (v + 2λ) / (v + λ)²,  v = k(x, x),  q_m ← q_m − φ(x) (q_m · φ(x)) / (v + λ) after a pick
+# The share of what a text can teach that one gradient step on it closes, as it was measured for the bundled model
+# (docs/decisions/0051-step-aware-selection.md).
+DEFAULT_STEP = 0.3
+# Above this cosine two texts count as copies of one another; they are looked for among so many of the nearest at most.
+COPY_COSINE, MAX_COMPARED = 0.8, 200
+
+
+@method("pursuit", "sift for a learner that takes one step on each text, and leaves something to repeat", repeats=True)
+def pursuit(problem: Problem, *, step: float = DEFAULT_STEP) -> Steps:
+    """step (2 − step) mean_m (q_m · φ)² / φ²,  φ = φ(x),  q_m = φ(x*_m); after a pick q_m ← q_m − step (q_m · φ) φ / φ²
 
     Sift's posterior is that of a regression solved to the end. A learner that takes one gradient step on each text
-    closes only η = v / (v + λ) of what the text could teach, and then goes on to the next: what the prompt still
-    lacks is the residual query q, φ(x*) at first. The gain is the fall of its squared length. The first pick is that
-    of sift; as λ → 0 this is matching pursuit, and as λ → ∞ it repeats the nearest neighbour. Similar texts, and the
-    same one again, lose (1 − η)² of their gain by a pick, where for sift they lose nearly all of it.
+    closes only a share ``step`` of what the text could teach, and goes on to the next. The residual query q is what
+    the prompt still lacks, and the gain is the fall of its squared length. ``step=1`` is matching pursuit; towards 0
+    the nearest neighbour is repeated. By a pick the same text, and texts like it, lose about step (2 − step) of their
+    gain, where for sift they lose nearly all of it.
     """
-    space, noise = problem.space, problem.noise
-    check_noise(space, noise)
-    cross, noisy = space.cross().astype(np.float64), space.diagonal() + noise
-    weights = (noisy + noise) / noisy**2 / max(1, len(cross))
+    step = validation.number("step", step, above=0, most=1)
+    space, own = problem.space, problem.space.diagonal()
+    cross = space.cross().astype(np.float64)
+    inverse = np.divide(1.0, own, out=np.zeros(len(own)), where=own > 0)
+    weights = step * (2 - step) / max(1, len(cross)) * inverse
     while True:
         index = yield np.einsum("mk,mk->k", cross, cross) * weights
-        cross -= np.outer(cross[:, index] / noisy[index], space.row(index))
+        cross -= np.outer(step * inverse[index] * cross[:, index], space.row(index))
+
+
+@method("auto", "pursuit where the nearest texts are copies of one another; else the nearest, each once", repeats=True)
+def auto(problem: Problem, *, step: float = DEFAULT_STEP, copies: float = COPY_COSINE) -> Steps:
+    """that of ``pursuit`` if two of the n nearest have a cosine above ``copies``, else that of ``nearest``, each once
+
+    Near-copies teach a learner little that the first one has not taught. Where there are none, what matters is to
+    be near the prompt, and texts that differ from one another for the sake of it are a loss.
+    """
+    copies = validation.fraction("copies", copies)
+    relevance = problem.relevance()
+    ranked = np.argsort(-relevance[: problem.candidates], kind="stable")
+    ranked = ranked[: min(problem.picks, MAX_COMPARED)]
+    alike = problem.similarities(ranked)
+    np.fill_diagonal(alike, 0.0)
+    if float(alike.max(initial=0.0)) > copies:
+        yield from pursuit(problem, step=step)
+        return
+    gains = (1 + relevance) / 2
+    while True:
+        index = yield gains.copy()
+        gains[index] -= 2.0
 
 
 # A pick is settled by at most so many looks at single candidates, then one glance at many of the next best

@@ -1,0 +1,194 @@
+"""Selection on redundant and varied corpora: nearest neighbour, SIFT and pursuit, with the same budget of steps.
+
+    python benchmarks/redundant.py prepare REPOSITORIES --work WORK      memories and texts; minutes
+    python benchmarks/redundant.py run --work WORK --part dev            settings are chosen on these texts
+    python benchmarks/redundant.py run --work WORK --part test           and reported on these; any number of processes
+    python benchmarks/redundant.py table --work WORK --part dev          paired differences to nearest neighbour
+    python benchmarks/redundant.py pack --work WORK                      results/redundant/*/records.jsonl.gz
+
+REPOSITORIES is a folder of checkouts, see `corpora.CORPORA`. docs/decisions/0051-step-aware-selection.md says what was
+to be run, and what would count as success, before anything was run on the test part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from corpora import CORPORA, part_of
+
+from siftlm import Document, LocalModel, Memory
+from siftlm.controller import Controller
+from siftlm.evaluation import Protocol, evaluate, read
+
+RESULTS = Path(__file__).parent / "results" / "redundant"
+MODEL = "siftlm-tiny"
+STEPS, AT = 20, (5, 10)
+# Words of a passage, so that a step is cheap and most passages are whole.
+PASSAGE_TOKENS = 96
+# Characters of a text: half of it is the prompt in mode split.
+TEXT_CHARACTERS = 700
+# Texts of a corpus, drawn from its domains in turns.
+TEXTS = {"dev": 40, "test": 120}
+PROTOCOLS = ("split", "transductive")
+# Corpora in which five near-copies or more stand beside many passages.
+REDUNDANT = ("loghub", "bbh", "t0")
+CHOICES = ("sift", "sift+noise=10", "pursuit", "pursuit+replacement=True", "auto")
+METHODS = {"dev": ("base", "nn", *CHOICES), "test": ("base", "nn", "sift", "auto")}
+
+
+def prepare(repositories: Path, work: Path) -> None:
+    """Build the memories and write the texts that are missing."""
+    for name, corpus in CORPORA.items():
+        folder = repositories / corpus.repository.split("/")[1]
+        if (work / name / "memory").exists():
+            continue
+        (work / name).mkdir(parents=True, exist_ok=True)
+        passages = list(corpus.read(folder))
+        for part in ("dev", "test"):
+            with open(work / name / f"{part}.jsonl", "w", encoding="utf-8") as file:
+                for one in passages:
+                    if part_of(name, one.document) == part:
+                        file.write(json.dumps({"text": one.text, "domain": one.domain}, ensure_ascii=False) + "\n")
+        kept = (
+            Document(one.text, meta={"domain": one.domain})
+            for one in passages
+            if part_of(name, one.document) == "memory"
+        )
+        building = work / name / "memory.part"
+        Memory.build(kept, building, passage_tokens=PASSAGE_TOKENS, overlap=0, full_text=False, progress=True).close()
+        building.rename(work / name / "memory")
+
+
+def run(work: Path, part: str, only: Sequence[str], protocols: Sequence[str], most: int | None) -> None:
+    """Start or resume the runs of a part."""
+    controller = Controller(MODEL)
+    count = TEXTS[part] if most is None else min(most, TEXTS[part])
+    for name, protocol in itertools.product(only or CORPORA, protocols):
+        texts = read(work / name / f"{part}.jsonl", per_domain=count, longest=TEXT_CHARACTERS, shortest=100)
+        by_domain = defaultdict(list)
+        for text in texts:
+            by_domain[text.domain].append(text)
+        turns = itertools.zip_longest(*by_domain.values())
+        chosen = [text for turn in turns for text in turn if text is not None][:count]
+        about = {"corpus": {"name": name, "repository": CORPORA[name].repository, "part": part}}
+        print(f"{part} {name} {protocol}: {len(chosen)} texts", file=sys.stderr)
+        with Memory.open(work / name / "memory") as memory:
+            evaluate(
+                LocalModel(controller, memory),
+                chosen,
+                METHODS[part],
+                into=work / "runs" / f"{part}-{name}-{protocol}",
+                protocol=Protocol(protocol, n=STEPS, at=AT),
+                about=about,
+                progress=True,
+            )
+
+
+def records(folder: Path) -> Iterator[dict[str, object]]:
+    """The records of a run, packed or not."""
+    packed = folder / "records.jsonl.gz"
+    if packed.exists():
+        with gzip.open(packed, "rt", encoding="utf-8") as file:
+            yield from map(json.loads, file)
+    else:
+        with open(folder / "records.jsonl", encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def pack(work: Path) -> None:
+    """Copy the questions and the compressed records into the results that are committed."""
+    for folder in sorted((work / "runs").iterdir()):
+        target = RESULTS / folder.name
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "run.json", target / "run.json")
+        # Without a date, so that the same records give the same file.
+        (target / "records.jsonl.gz").write_bytes(gzip.compress((folder / "records.jsonl").read_bytes(), mtime=0))
+        print(target.name, (target / "records.jsonl.gz").stat().st_size, "bytes")
+
+
+def percents(folder: Path) -> dict[str, dict[str, float]]:
+    """Method -> text -> bits per byte after the last step, in % of the base model's."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for record in records(folder):
+        (_, last) = record["curve"][-1]  # type: ignore[index]
+        found[str(record["method"])][str(record["text"])] = 100 * last / record["base"]  # type: ignore[operator]
+    return found
+
+
+def paired(folders: Sequence[Path], method: str, other: str) -> tuple[int, float, float, float]:
+    """Texts, and the mean difference over corpora with its 95 % interval; every corpus weighs the same."""
+    generator, means, drawn, count = np.random.default_rng(0), [], [], 0
+    for folder in folders:
+        found = percents(folder)
+        both = sorted(found[method].keys() & found[other].keys()) if other != "base" else sorted(found[method])
+        values = np.array([found[method][text] - (found[other][text] if other != "base" else 0.0) for text in both])
+        if len(values):
+            means.append(values.mean())
+            drawn.append(values[generator.integers(0, len(values), (4000, len(values)))].mean(axis=1))
+            count += len(values)
+    if not means:
+        return 0, float("nan"), float("nan"), float("nan")
+    low, high = np.percentile(np.mean(drawn, axis=0), (2.5, 97.5))
+    return count, float(np.mean(means)), float(low), float(high)
+
+
+def table(root: Path, part: str) -> str:
+    """Markdown: nearest neighbour in % of base, and each method less nearest neighbour, in points of base."""
+    lines = []
+    for protocol in PROTOCOLS:
+        there = {name: root / f"{part}-{name}-{protocol}" for name in CORPORA}
+        there = {name: folder for name, folder in there.items() if folder.exists()}
+        groups = {name: [folder] for name, folder in there.items()}
+        groups["redundant"] = [folder for name, folder in there.items() if name in REDUNDANT]
+        groups["varied"] = [folder for name, folder in there.items() if name not in REDUNDANT]
+        groups["all"] = list(there.values())
+        methods = [label for label in METHODS[part] if label not in ("base", "nn")]
+        lines += [
+            f"\n{protocol}\n",
+            "| corpus | texts | nn | " + " | ".join(methods) + " |",
+            "|---" * (3 + len(methods)) + "|",
+        ]
+        for name, folders in groups.items():
+            count, nearest, _, _ = paired(folders, "nn", "base")
+            cells = []
+            for method in methods:
+                _, value, low, high = paired(folders, method, "nn")
+                mark = "**" if low > 0 or high < 0 else ""
+                cells.append(f"{mark}{value:+.2f}{mark} [{low:+.2f}, {high:+.2f}]")
+            lines.append(f"| {name} | {count} | {nearest:.1f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("prepare", "run", "table", "pack"))
+    parser.add_argument("repositories", nargs="?", type=Path, help="the folder of checkouts")
+    parser.add_argument("--work", type=Path, required=True, help="the folder of memories, texts and runs")
+    parser.add_argument("--part", choices=("dev", "test"), default="dev")
+    parser.add_argument("--only", action="append", default=[], choices=list(CORPORA), metavar="CORPUS")
+    parser.add_argument("--protocol", action="append", default=[], choices=PROTOCOLS)
+    parser.add_argument("--texts", type=int, help="at most so many of each corpus")
+    arguments = parser.parse_args()
+    if arguments.what == "prepare":
+        if arguments.repositories is None:
+            parser.error("the folder of repositories is missing")
+        prepare(arguments.repositories, arguments.work)
+    elif arguments.what == "run":
+        run(arguments.work, arguments.part, arguments.only, arguments.protocol or PROTOCOLS, arguments.texts)
+    elif arguments.what == "table":
+        print(table(arguments.work / "runs", arguments.part))
+    else:
+        pack(arguments.work)
+
+
+if __name__ == "__main__":
+    main()
