@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
-EXTRAS := dev,datasets,embed,faiss,lm-eval,memory,plot,serve,tune,train,docs,bench
+EXTRAS := dev,datasets,embed,faiss,gguf,lm-eval,memory,plot,serve,tune,train,docs,bench
 BIN := $(VENV)/bin
 
 # The demo needs torch and transformers: a full environment serves it where there is one, else a smaller one.

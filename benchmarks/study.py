@@ -212,16 +212,10 @@ def prepare(corpus: Path, work: Path, minilm: str | None, gguf: Path | None) -> 
 
 
 def unpack(gguf: Path, folder: Path) -> None:
-    """Write a quantised model as a folder in float32 that can be tuned; the quantisation error stays."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    place = {"gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **place)
-    # Else it counts as quantised, which cannot be saved.
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, **place).save_pretrained(folder)
+    """Write a quantised model as a folder in float32; the quantisation error stays."""
+    opened = Controller(str(gguf))
+    opened.model.save_pretrained(folder)
+    opened.tokenizer.save_pretrained(folder)
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -42,7 +42,7 @@ class LocalModel:
     """A language model that is fine-tuned on texts of a memory for each prompt, and restored afterwards.
 
     Args:
-        model: a name, a folder, a transformers model (with ``tokenizer``), or a `Controller`.
+        model: a name, a folder, a GGUF file, a transformers model (with ``tokenizer``), or a `Controller`.
         memory: a folder, a `Memory`, or an `Outside` vector database.
         embedder: for a folder whose own embedder has moved.
         tokenizer, engine, rank, alpha, targets, device, dtype, context: see `Controller`.

@@ -46,7 +46,8 @@ class Controller:
     """A language model and what is needed to tune it for one prompt and restore it.
 
     Args:
-        model: a name on the Hugging Face hub, a folder, ``siftlm-tiny``, or a transformers model (with ``tokenizer``).
+        model: a name on the Hugging Face hub, a folder, a GGUF file, ``siftlm-tiny``, or a transformers model (with
+            ``tokenizer``).
         tokenizer: of a model that is loaded already.
         engine: ``full`` tunes all weights, ``lora`` adapters on all linear layers, a PEFT config any other adapter;
             ``auto`` is ``full`` below a billion parameters.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -14,7 +15,7 @@ import transformers
 
 from siftlm.controller.tokens import start_token, text_token_ids
 from siftlm.errors import InvalidInput, setting
-from siftlm.extras import TINY_MODEL, bundled_model
+from siftlm.extras import TINY_MODEL, bundled_model, load
 from siftlm.validation import whole_number
 
 # Letters, digits and scripts of many kinds: who can spell none of them can spell no text.
@@ -211,12 +212,14 @@ def _load_pretrained(name: str, tokenizer: Any, dtype: str | None) -> tuple[Any,
     weight_type = torch.float32 if dtype is None else getattr(torch, str(dtype), None)
     if not isinstance(weight_type, torch.dtype) or not weight_type.is_floating_point:
         raise InvalidInput(f"{setting('dtype')} must be float32, bfloat16 or float16, got {dtype!r}")
+    source, place = _gguf_file(source)
     try:
         with _without_progress_bars():
             opened, info = transformers.AutoModelForCausalLM.from_pretrained(
-                source, output_loading_info=True, **{_dtype_argument(): weight_type}
+                source, output_loading_info=True, **place, **{_dtype_argument(): weight_type}
             )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source) if tokenizer is None else tokenizer
+            if tokenizer is None:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(source, **place)
     # Missing files, no network, foreign formats, damaged weights: each library has its own errors, with no common root.
     except Exception as error:
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
@@ -227,7 +230,30 @@ def _load_pretrained(name: str, tokenizer: Any, dtype: str | None) -> tuple[Any,
         ) from error
     refuse_headless(name, opened)
     refuse_new_head(name, opened, set(info["missing_keys"]))
+    if place:  # the weights are plain numbers from here on, and can be tuned and saved
+        opened.hf_quantizer = None
+        if hasattr(opened.config, "quantization_config"):
+            del opened.config.quantization_config
     return opened, tokenizer
+
+
+def _gguf_file(source: str) -> tuple[str, dict[str, str]]:
+    """The folder and transformers' argument for a GGUF file, or for a folder that holds one such file and no config.
+
+    Its quantised weights are converted to floating point; what quantisation lost stays lost.
+    """
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").exists():
+        files = sorted(path.glob("*.gguf"))
+        if len(files) > 1:
+            raise InvalidInput(f"{source!r} holds {len(files)} GGUF files: give one of them, such as {str(files[0])!r}")
+        path = files[0] if files else path
+    if path.suffix != ".gguf":
+        return source, {}
+    if not path.is_file():
+        raise InvalidInput(f"{source!r}: there is no such file")
+    load("gguf", "gguf")
+    return str(path.parent), {"gguf_file": path.name}
 
 
 def _failure_reason(error: BaseException) -> str:
