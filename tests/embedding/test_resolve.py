@@ -97,7 +97,7 @@ def test_settings_belong_to_a_name():
         embedder(HashingEmbedder(), width=3)
 
 
-@pytest.mark.parametrize("thing", [None, 3, object(), lambda texts: texts])
+@pytest.mark.parametrize("thing", [None, 3, object(), HashingEmbedder])
 def test_what_is_no_embedder(thing):
     with pytest.raises(InvalidInput, match="is no embedder: it has no"):
         embedder(thing)

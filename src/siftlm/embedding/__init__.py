@@ -2,6 +2,6 @@
 
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.embedding.protocol import Embedder
-from siftlm.embedding.resolve import embedder
+from siftlm.embedding.resolve import FunctionEmbedder, embedder
 
-__all__ = ["Embedder", "HashingEmbedder", "embedder"]
+__all__ = ["Embedder", "FunctionEmbedder", "HashingEmbedder", "embedder"]

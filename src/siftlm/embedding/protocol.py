@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from siftlm.types import IntArray, Vectors
@@ -44,6 +44,22 @@ class Embedder(Protocol):
 
         Without special tokens and without truncation: this is what long documents are cut by.
         """
+
+
+class Embeddings(Protocol):
+    """What LangChain calls by that name."""
+
+    def embed_documents(self, texts: list[str]) -> Any:
+        """(len(texts), d) numbers."""
+
+    def embed_query(self, text: str) -> Any:
+        """(d,) numbers."""
+
+
+EmbedTexts = Callable[[list[str]], Any]
+"""Texts -> (n, d) numbers, as an array or as lists."""
+EmbedderSource = str | Embedder | Embeddings | EmbedTexts
+"""Whatever `siftlm.embedding.embedder` makes an embedder of."""
 
 
 def fingerprint(kind: str, content: dict[str, Any]) -> str:

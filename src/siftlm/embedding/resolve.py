@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ import numpy as np
 from siftlm.embedding.hashing import HashingEmbedder, word_spans
 from siftlm.embedding.lexical import SETTINGS_FILE, LexicalEmbedder
 from siftlm.embedding.models import GradientSettings, ModelEmbedder, ModelSettings, StatesSettings, open_network
-from siftlm.embedding.protocol import Embedder, fingerprint
+from siftlm.embedding.protocol import Embedder, EmbedderSource, EmbedTexts, fingerprint
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.extras import TINY_MODEL, bundled_model
 from siftlm.types import IntArray, Vectors
 from siftlm.validation import list_of_texts, whole_number
+
+FUNCTION_PREFIX = "function:"
 
 
 class PrecomputedEmbedder:
@@ -58,6 +61,71 @@ class PrecomputedEmbedder:
         return word_spans(list_of_texts("texts", texts))
 
 
+class FunctionEmbedder:
+    """An embedder made of a function of one's own: texts -> vectors.
+
+    Two are comparable when ``name`` and width agree: give different models different names. A memory that was built
+    with one is opened with it: ``Memory.open(folder, embedder=function)``.
+
+    >>> import numpy as np
+    >>> embedder(lambda texts: np.ones((len(texts), 4))).width
+    4
+    """
+
+    max_tokens = None
+
+    def __init__(self, passages: EmbedTexts, queries: EmbedTexts | None = None, *, name: str | None = None) -> None:
+        """``queries``: embeds prompts, for models that treat questions and passages differently."""
+        self._passages, self._queries = passages, queries or passages
+        self.name = f"{FUNCTION_PREFIX}{name or _function_name(passages)}"
+        self.width = self._vectors(self._passages, ["a"]).shape[1]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint("function", {"name": self.name, "width": self.width})
+
+    def embed(self, texts: Sequence[str], *, as_query: bool = False) -> Vectors:
+        """The function's vectors, checked."""
+        texts = list_of_texts("texts", texts)
+        if not texts:
+            return np.zeros((0, self.width), dtype=np.float32)
+        vectors = self._vectors(self._queries if as_query else self._passages, texts)
+        if vectors.shape[1] != self.width:
+            raise InvalidInput(f"{self.name!r} gave vectors of width {vectors.shape[1]}, and of {self.width} before")
+        return vectors
+
+    def _vectors(self, function: EmbedTexts, texts: list[str]) -> Vectors:
+        try:
+            made = np.asarray(function(texts), dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"{self.name!r} must turn a list of texts into a vector of numbers for each: {error}"
+            ) from error
+        if made.ndim != 2 or len(made) != len(texts) or not made.shape[1]:
+            raise InvalidInput(
+                f"{self.name!r} gave shape {made.shape} for {len(texts)} texts; it must give one vector for each"
+            )
+        return made
+
+    def tokens(self, texts: Sequence[str]) -> list[IntArray]:
+        """Words and single punctuation characters."""
+        return word_spans(list_of_texts("texts", texts))
+
+
+def _function_name(function: EmbedTexts) -> str:
+    """The function's or the object's own name; of an object the model that it names, too."""
+    owner = getattr(function, "__self__", None)
+    if owner is None or isinstance(owner, ModuleType):
+        return str(getattr(function, "__qualname__", type(function).__qualname__))
+    models = (getattr(owner, attribute, None) for attribute in ("model_name", "model", "model_id"))
+    model = next((f"/{one}" for one in models if isinstance(one, str)), "")
+    return f"{type(owner).__qualname__}{model}"
+
+
 EMBEDDERS_WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {
     "hashing": HashingEmbedder,
     "precomputed": PrecomputedEmbedder,
@@ -81,8 +149,11 @@ MODELS_WITHOUT_OWNER = re.compile(
 EMBEDDER_MEMBERS = ("name", "settings", "fingerprint", "width", "max_tokens", "embed", "tokens")
 
 
-def embedder(name: str | Embedder, **settings: Any) -> Embedder:
+def embedder(name: EmbedderSource, **settings: Any) -> Embedder:
     """The embedder of that name; an embedder is returned as it is.
+
+    A function of a list of texts, or an object with ``embed_documents`` and ``embed_query`` (LangChain's
+    ``Embeddings``), becomes a `FunctionEmbedder`.
 
     ``hashing`` needs no model; ``precomputed`` is for vectors that come with the texts; ``states:gpt2`` reads the
     hidden states of a causal language model, and ``gradients:gpt2`` what it would learn from a text;
@@ -98,8 +169,11 @@ def embedder(name: str | Embedder, **settings: Any) -> Embedder:
     siftlm.errors.UnknownName: unknown embedder 'hashng'; did you mean 'hashing'? ...
     """
     if not isinstance(name, (str, Path)):
-        return _checked_embedder(name, settings)
+        return _embedder_of(name, settings)
     name = str(name)
+    if name.startswith(FUNCTION_PREFIX):
+        own = name.removeprefix(FUNCTION_PREFIX)
+        raise InvalidInput(f"the vectors were made by a caller's function, {own!r}: pass it as {setting('embedder')}")
     if name in EMBEDDERS_WITHOUT_MODEL:
         make = EMBEDDERS_WITHOUT_MODEL[name]
         _check_settings(name, make, settings)
@@ -169,14 +243,28 @@ def _check_settings(kind: str, make: Callable[..., Any] | None, settings: dict[s
             raise InvalidInput(f"the embedder {kind!r} needs {setting(name)}")
 
 
-def _checked_embedder(made: Embedder, settings: dict[str, Any]) -> Embedder:
-    # Without evaluating anything: a property may load a model.
-    nothing = object()
-    absent = [name for name in EMBEDDER_MEMBERS if inspect.getattr_static(made, name, nothing) is nothing]
-    if absent:
-        raise InvalidInput(f"{type(made).__name__} is no embedder: it has no {', '.join(absent)}")
+def _embedder_of(made: Any, settings: dict[str, Any]) -> Embedder:
+    """An embedder, checked; or one that is made of a function or of LangChain's ``Embeddings``."""
     if settings:
         raise Conflict(
             f"settings ({', '.join(settings)}) go with an embedder's name, not with one that is made already"
         )
-    return made
+    # Without evaluating anything: a property may load a model.
+    nothing = object()
+    absent = [name for name in EMBEDDER_MEMBERS if inspect.getattr_static(made, name, nothing) is nothing]
+    if not absent:
+        checked: Embedder = made
+        return checked
+    documents, query = (getattr(made, name, None) for name in ("embed_documents", "embed_query"))
+    if callable(documents) and callable(query):
+        return FunctionEmbedder(documents, partial(_each_query, query))
+    if callable(made) and not isinstance(made, type):
+        return FunctionEmbedder(made)
+    raise InvalidInput(
+        f"{type(made).__name__} is no embedder: it has no {', '.join(absent)}. A name, a function of a list of texts, "
+        "and an object with embed_documents and embed_query will do as well"
+    )
+
+
+def _each_query(embed_query: Callable[[str], Any], texts: list[str]) -> list[Any]:
+    return [embed_query(text) for text in texts]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
-from siftlm.embedding.protocol import Embedder
+from siftlm.embedding.protocol import Embedder, EmbedderSource
 from siftlm.errors import Conflict, InvalidInput, MissingExtra, setting
 from siftlm.memory import ann, ann_build, durability, ingest, inputs, manifest, reading
 from siftlm.memory import writer as writing
@@ -58,7 +58,7 @@ class Memory(Searcher):
     >>> memory.close(); folder.cleanup()
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, embedder: str | Embedder | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, embedder: EmbedderSource | None = None) -> None:
         # Absolute: a later change of the working directory must not change the folder.
         self._path = Path(path).absolute()
         if manifest.outdated(self._path):
@@ -76,7 +76,7 @@ class Memory(Searcher):
     # --- creating one
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, embedder: str | Embedder | None = None) -> Memory:
+    def open(cls, path: str | os.PathLike[str], *, embedder: EmbedderSource | None = None) -> Memory:
         """Open a memory.
 
         Args:
@@ -91,7 +91,7 @@ class Memory(Searcher):
         cls,
         into: str | os.PathLike[str],
         *,
-        embedder: str | Embedder = "hashing",
+        embedder: EmbedderSource = "hashing",
         storage: str = "float32",
         passage_tokens: int | None = None,
         overlap: int | None = None,
@@ -103,7 +103,8 @@ class Memory(Searcher):
         Args:
             into: its folder, which must not exist yet, or be empty.
             embedder: a name, such as ``hashing`` (the default: numpy alone), ``sentence-transformers/…``, or
-                any Hugging Face encoder; or an `Embedder`. It is the memory's for good.
+                any Hugging Face encoder; an `Embedder`; a function of a list of texts; or LangChain's ``Embeddings``.
+                It is the memory's for good.
             storage: ``float32``, ``float16`` (half the size) or ``int8`` (a quarter).
             passage_tokens: longer texts are cut; left out, what the embedder reads, and at most 256.
             overlap: tokens that neighbouring passages share; left out, an eighth of a passage.
@@ -133,7 +134,7 @@ class Memory(Searcher):
         corpus: Any,
         into: str | os.PathLike[str],
         *,
-        embedder: str | Embedder = "hashing",
+        embedder: EmbedderSource = "hashing",
         bad: str = "skip",
         progress: bool | Report | None = None,
         storage: str = "float32",

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
-from siftlm.embedding.protocol import Embedder
+from siftlm.embedding.protocol import Embedder, EmbedderSource
 from siftlm.errors import Conflict, InvalidInput, WrongEmbedder, setting
 from siftlm.memory import inputs, scan, vectors
 from siftlm.memory.filters import Expression
@@ -40,7 +40,7 @@ class Outside(Searcher):
     ['Michael Jordan has five children.']
     """
 
-    def __init__(self, store: Store, embedder: str | Embedder | None) -> None:
+    def __init__(self, store: Store, embedder: EmbedderSource | None) -> None:
         self._checked = CheckedStore(store)
         self._embedder = None if embedder is None else make_embedder(embedder)
         if self._embedder is not None and self._embedder.width != self.width:
