@@ -3,7 +3,7 @@
     python benchmarks/redundant.py prepare REPOSITORIES --work WORK      memories and texts; minutes
     python benchmarks/redundant.py run --work WORK --part dev            settings are chosen on these texts
     python benchmarks/redundant.py run --work WORK --part test           and reported on these; any number of processes
-    python benchmarks/redundant.py table --work WORK --part dev          paired differences to nearest neighbour
+    python benchmarks/redundant.py table [--work WORK] --part dev        paired differences to nearest neighbour
     python benchmarks/redundant.py pack --work WORK                      results/redundant/*/records.jsonl.gz
 
 REPOSITORIES is a folder of checkouts, see `corpora.CORPORA`. docs/decisions/0051-step-aware-selection.md says what was
@@ -20,6 +20,7 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from siftlm.evaluation import Protocol, evaluate, read
 
 RESULTS = Path(__file__).parent / "results" / "redundant"
 MODEL = "siftlm-tiny"
-STEPS, AT = 20, (5, 10)
+STEPS, AT = 20, (2, 5, 10, 15)
 # Words of a passage, so that a step is cheap and most passages are whole.
 PASSAGE_TOKENS = 96
 # Characters of a text: half of it is the prompt in mode split.
@@ -41,7 +42,7 @@ TEXTS = {"dev": 40, "test": 120}
 PROTOCOLS = ("split", "transductive")
 # Corpora in which five near-copies or more stand beside many passages.
 REDUNDANT = ("loghub", "bbh", "t0")
-CHOICES = ("sift", "sift+noise=10", "pursuit", "pursuit+replacement=True", "auto")
+CHOICES = ("sift", "pursuit", "pursuit+replacement=True")
 METHODS = {"dev": ("base", "nn", *CHOICES), "test": ("base", "nn", "sift", "auto")}
 
 
@@ -106,7 +107,7 @@ def records(folder: Path) -> Iterator[dict[str, object]]:
 
 def pack(work: Path) -> None:
     """Copy the questions and the compressed records into the results that are committed."""
-    for folder in sorted((work / "runs").iterdir()):
+    for folder in sorted(work.glob("runs/*")):
         target = RESULTS / folder.name
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / "run.json", target / "run.json")
@@ -147,6 +148,8 @@ def table(root: Path, part: str) -> str:
     for protocol in PROTOCOLS:
         there = {name: root / f"{part}-{name}-{protocol}" for name in CORPORA}
         there = {name: folder for name, folder in there.items() if folder.exists()}
+        if not there:
+            continue
         groups = {name: [folder] for name, folder in there.items()}
         groups["redundant"] = [folder for name, folder in there.items() if name in REDUNDANT]
         groups["varied"] = [folder for name, folder in there.items() if name not in REDUNDANT]
@@ -157,7 +160,7 @@ def table(root: Path, part: str) -> str:
             "| corpus | texts | nn | " + " | ".join(methods) + " |",
             "|---" * (3 + len(methods)) + "|",
         ]
-        for name, folders in groups.items():
+        for name, folders in filter(itemgetter(1), groups.items()):
             count, nearest, _, _ = paired(folders, "nn", "base")
             cells = []
             for method in methods:
@@ -172,20 +175,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("prepare", "run", "table", "pack"))
     parser.add_argument("repositories", nargs="?", type=Path, help="the folder of checkouts")
-    parser.add_argument("--work", type=Path, required=True, help="the folder of memories, texts and runs")
+    parser.add_argument("--work", type=Path, help="the folder of memories, texts and runs; a table needs none")
     parser.add_argument("--part", choices=("dev", "test"), default="dev")
     parser.add_argument("--only", action="append", default=[], choices=list(CORPORA), metavar="CORPUS")
     parser.add_argument("--protocol", action="append", default=[], choices=PROTOCOLS)
     parser.add_argument("--texts", type=int, help="at most so many of each corpus")
     arguments = parser.parse_args()
-    if arguments.what == "prepare":
+    if arguments.what == "table":
+        print(table(RESULTS if arguments.work is None else arguments.work / "runs", arguments.part))
+    elif arguments.work is None:
+        parser.error("--work is missing")
+    elif arguments.what == "prepare":
         if arguments.repositories is None:
             parser.error("the folder of repositories is missing")
         prepare(arguments.repositories, arguments.work)
     elif arguments.what == "run":
         run(arguments.work, arguments.part, arguments.only, arguments.protocol or PROTOCOLS, arguments.texts)
-    elif arguments.what == "table":
-        print(table(arguments.work / "runs", arguments.part))
     else:
         pack(arguments.work)
 

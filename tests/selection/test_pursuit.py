@@ -58,26 +58,40 @@ def test_wrong_settings_are_refused(name, value):
 @given(seed=st.integers(0, 100))
 def test_auto_is_pursuit_among_copies(seed):
     prompt, candidates = vectors(seed, spread=0.3)
-    auto, pursuit = (select(prompt, candidates, 10, method=name) for name in ("auto", "pursuit"))
+    auto = select(prompt, candidates, 10, method="auto")
+    pursuit = select(prompt, candidates, 10, method="pursuit", replacement=False)
     assert auto.indices.tolist() == pursuit.indices.tolist()
     np.testing.assert_array_equal(auto.gains, pursuit.gains)
 
 
-@given(seed=st.integers(0, 100), replacement=st.sampled_from([None, True, False]))
-def test_auto_is_the_nearest_each_once_where_nothing_is_a_copy(seed, replacement):
+@given(seed=st.integers(0, 100))
+def test_auto_is_the_nearest_where_nothing_is_a_copy(seed):
     prompt, candidates = vectors(seed, spread=3.0, width=60)
-    auto = select(prompt, candidates, 10, method="auto", replacement=replacement)
-    assert auto.indices.tolist() == select(prompt, candidates, 10, method="nearest").indices.tolist()
+    auto, nearest = (select(prompt, candidates, 10, method=name) for name in ("auto", "nearest"))
+    assert auto.indices.tolist() == nearest.indices.tolist()
+    np.testing.assert_array_equal(auto.gains, nearest.gains)
+
+
+@pytest.mark.parametrize(("copied", "method"), [(4, "nearest"), (5, "pursuit"), (10, "pursuit")])
+def test_half_of_the_nearest_must_be_copies(copied, method):
+    prompt, candidates = vectors(5, spread=3.0, width=60)
+    order = select(prompt, candidates, 10, method="nearest").indices
+    for at in range(copied):  # all of the first so many point almost the same way, and stay the nearest
+        candidates[order[at]] = candidates[order[0]] + 1e-3 * at * candidates[order[at]]
+    auto = select(prompt, candidates, 10, method="auto")
+    expected = select(prompt, candidates, 10, method=method, replacement=False)
+    assert auto.indices.tolist() == expected.indices.tolist()
+    others = select(
+        prompt, candidates, 10, method={"nearest": "pursuit", "pursuit": "nearest"}[method], replacement=False
+    )
+    assert auto.indices.tolist() != others.indices.tolist()
 
 
 def test_auto_looks_at_no_more_than_the_n_nearest():
     prompt, candidates = vectors(5, spread=3.0, width=60)
     order = select(prompt, candidates, 40, method="nearest").indices
-    candidates[order[-1]] = candidates[order[-2]]  # two copies, far away
-    auto = select(prompt, candidates, 10, method="auto")
-    assert auto.indices.tolist() == order[:10].tolist()
-    everything = select(prompt, candidates, 40, method="auto")
-    assert everything.indices.tolist() == select(prompt, candidates, 40, method="pursuit").indices.tolist()
+    candidates[order[10:]] = candidates[order[10]] * np.linspace(1, 2, 30)[:, None]  # copies, farther away
+    assert select(prompt, candidates, 10, method="auto").indices.tolist() == order[:10].tolist()
 
 
 def test_what_is_known_counts_as_learned_and_is_not_picked():

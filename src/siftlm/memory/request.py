@@ -29,8 +29,6 @@ Query = str | Sequence[str] | npt.NDArray[Any]
 CANDIDATE_SOURCES = ("vectors", "words", "both")
 # Methods whose gains are the same for x and −x, so that what points away from the prompt can win.
 SIGN_BLIND_METHODS = frozenset({"sift", "sift-fast", "vtl", "pursuit", "itl", "mm-itl", "noiseless-itl", "ctl", "eig"})
-# Methods that may pick a text again, and do not in a search unless somebody chooses it.
-READ_ONCE_METHODS = SIGN_BLIND_METHODS | {"auto"}
 # Settings that the search itself reads. All others are handed to the selection.
 SEARCH_SETTINGS = frozenset(
     {"k", "candidates", "opposites", "where", "residual", "without_copies", "per_document", "exclude", "exact"}
@@ -273,7 +271,7 @@ class SearchRequest:
         selection["noise"] = search.noise
         # Hits are for reading unless somebody chooses otherwise: no text is worth reading twice.
         sign_blind = isinstance(self.method, str) and self.method in SIGN_BLIND_METHODS
-        if search.replacement is None and self.method in READ_ONCE_METHODS:
+        if search.replacement is None and sign_blind:
             selection["replacement"] = False
         if search.opposites and not sign_blind:
             raise Conflict(

@@ -9,6 +9,7 @@ from siftlm.selection.numerics import LAZY_MARGIN
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.selection.rules import NO_PICK
+from siftlm.selection.selectors.retrieval import nearest
 from siftlm.types import BoolArray
 
 
@@ -61,26 +62,20 @@ def pursuit(problem: Problem, *, step: float = DEFAULT_STEP) -> Steps:
         cross -= np.outer(step * inverse[index] * cross[:, index], space.row(index))
 
 
-@method("auto", "pursuit where the nearest texts are copies of one another; else the nearest, each once", repeats=True)
+@method("auto", "pursuit where at least half of the nearest texts are copies of others, each once; else the nearest")
 def auto(problem: Problem, *, step: float = DEFAULT_STEP, copies: float = COPY_COSINE) -> Steps:
-    """that of ``pursuit`` if two of the n nearest have a cosine above ``copies``, else that of ``nearest``, each once
+    """that of ``pursuit`` if half of the n nearest have another at a cosine above ``copies``, else of ``nearest``
 
     Near-copies teach a learner little that the first one has not taught. Where there are none, what matters is to
     be near the prompt, and texts that differ from one another for the sake of it are a loss.
     """
     copies = validation.fraction("copies", copies)
-    relevance = problem.relevance()
-    ranked = np.argsort(-relevance[: problem.candidates], kind="stable")
+    ranked = np.argsort(-problem.relevance()[: problem.candidates], kind="stable")
     ranked = ranked[: min(problem.picks, MAX_COMPARED)]
     alike = problem.similarities(ranked)
-    np.fill_diagonal(alike, 0.0)
-    if float(alike.max(initial=0.0)) > copies:
-        yield from pursuit(problem, step=step)
-        return
-    gains = (1 + relevance) / 2
-    while True:
-        index = yield gains.copy()
-        gains[index] -= 2.0
+    np.fill_diagonal(alike, -1.0)
+    redundant = 2 * int((alike.max(axis=1, initial=-1.0) > copies).sum()) >= len(ranked)
+    yield from pursuit(problem, step=step) if redundant else nearest(problem)
 
 
 # A pick is settled by at most so many looks at single candidates, then one glance at many of the next best
