@@ -166,6 +166,33 @@ def minipile_table() -> str:
     return "\n".join([*rows, "", f"`python benchmarks/minipile.py`. {machine(results)}"])
 
 
+def embedders_table() -> str:
+    """How well each embedder finds known items, and passages of the same domain."""
+    results = json.loads((RESULTS / "embedders.json").read_text())
+    found = results["found"]
+    order = sorted(found, key=lambda name: (name.startswith(("exact", "BM25", "MiniLM")), name))
+    rows = [
+        "| embedder, width | docstrings | tldr | mathematics | nearest passages | µs a text |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in order:
+        cells = []
+        for title in ("docstrings", "tldr", "mathematics", "passages"):
+            of = found[name][title]
+            mean, low, high = of["same" if title == "passages" else "mrr"]
+            recall = f", {of['recall'][0]:.2f}" if "recall" in of else ""
+            cells.append(f"{mean:.3f} [{low:.2f}, {high:.2f}]{recall}")
+        time = found[name].get("microseconds")
+        rows.append(f"| {name} | {' | '.join(cells)} | {f'{time:,.0f}' if time else ''} |")
+    asked = next(iter(found.values()))
+    counts = ", ".join(
+        f"{asked[title]['questions']} questions and {asked[title]['documents']:,} documents ({title})"
+        for title in ("docstrings", "tldr", "mathematics")
+    )
+    source = f"`python benchmarks/embedders.py`: {counts}, {asked['passages']['passages']:,} passages."
+    return "\n".join([*rows, "", f"{source} One thread, while other work ran on the machine. {machine(results)}"])
+
+
 def duration(seconds: float) -> str:
     """Seconds in a suitable unit."""
     if seconds < 1:
@@ -334,6 +361,7 @@ TABLES = {
     "methods": methods_table,
     "minipile": minipile_table,
     "cosines": cosines_table,
+    "embedders": embedders_table,
     "tuning": tuning_table,
     "tuning-memory": tuning_memory_table,
     "serving": serving_table,

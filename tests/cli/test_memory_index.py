@@ -181,6 +181,7 @@ def test_a_faiss_index_can_be_built_with_the_memory_or_later(folder, siftlm):
         ("c.jsonl --into memory --embedder-option width=0", "--embedder-option width must be a whole number"),
         ("c.jsonl --into memory --embedder hashng", "unknown embedder 'hashng'; did you mean 'hashing'?"),
         ("c.jsonl --into memory --embedder-option wide=3", "'wide'"),
+        ("c.jsonl --into memory --embedder static --embedder-option words=2", "--embedder-option words must be"),
         ("c.jsonl --into memory --passage-tokens 0", "--passage-tokens must be a whole number"),
         ("c.jsonl --into memory --near-duplicates 2", "--near-duplicates must be a number > 0 and ≤ 1"),
         ("c.jsonl --into memory --text body", "c.jsonl:1: there is no field 'body' (--text)"),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from contracts.tree import SOURCE, imported, modules
 
-MAX_FILES = 180
+# 180 for what stood when the house was rebuilt, and one more: embedding/static.py.
+MAX_FILES = 181
 MAX_FILES_IN_A_ROOM = 40
 MAX_LINES = 450
 # A shorter file that a single other file imports belongs into that one, unless there is a reason.

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 sentences = pytest.param("sentences", marks=pytest.mark.slow)
 WITH_PREFIXES = ["bert", "roberta", "gpt2", "llama", sentences]
 WITH_MODEL = [*WITH_PREFIXES, "gradients"]
-KINDS = ["hashing", *WITH_MODEL]
+WITHOUT_MODEL = ["hashing", "static"]
+KINDS = [*WITHOUT_MODEL, *WITH_MODEL]
 WEIRD = [
     "The quick fox",
     "",
@@ -38,7 +39,7 @@ def made(request, models):
 
 
 def name_of(kind: str, models) -> str:
-    if kind == "hashing":
+    if kind in WITHOUT_MODEL:
         return kind
     if kind == "gradients":
         return f"gradients:{models('llama')}"
@@ -77,8 +78,8 @@ def test_a_batch_is_its_texts_one_by_one_in_their_order(made):
 @every
 @pytest.mark.parametrize("budget", [1, 50])
 def test_the_size_of_batches_changes_nothing(made, budget, request):
-    if made.name == "hashing":
-        pytest.skip("hashing has no batches")
+    if made.name in WITHOUT_MODEL:
+        pytest.skip(f"{made.name} has no batches")
     small = embedder(made.name, batch_tokens=budget, **made.settings)
     np.testing.assert_allclose(small.embed(WEIRD), made.embed(WEIRD), atol=1e-5)
     assert small.fingerprint == made.fingerprint

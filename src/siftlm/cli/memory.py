@@ -49,8 +49,8 @@ examples:
 
 An interrupted command resumes when it is repeated, and embeds nothing twice.
 
-Embedders: hashing (default: no model, no download); the folder or name of a Hugging Face or sentence-transformers
-model; states:MODEL for the hidden states of a language model. A memory keeps its embedder.
+Embedders: hashing (default: no model, no download); static, whose table knows what words mean; the folder or name
+of a Hugging Face or sentence-transformers model; states:MODEL, a language model's states. A memory keeps its embedder.
 
 Next: siftlm search memory "a question", siftlm info memory.
 """

@@ -17,6 +17,7 @@ from siftlm.embedding.hashing import HashingEmbedder, word_spans
 from siftlm.embedding.lexical import SETTINGS_FILE, LexicalEmbedder
 from siftlm.embedding.models import GradientSettings, ModelEmbedder, ModelSettings, StatesSettings, open_network
 from siftlm.embedding.protocol import Embedder, EmbedderSource, EmbedTexts, fingerprint
+from siftlm.embedding.static import StaticEmbedder
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.extras import TINY_MODEL, bundled_model
 from siftlm.types import IntArray, Vectors
@@ -129,6 +130,7 @@ def _function_name(function: EmbedTexts) -> str:
 EMBEDDERS_WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {
     "hashing": HashingEmbedder,
     "precomputed": PrecomputedEmbedder,
+    "static": StaticEmbedder,
 }
 # ``kind:model``, where the model is a folder or a name on the Hugging Face hub; what can be set of each.
 EMBEDDERS_WITH_MODEL: dict[str, type[ModelSettings | GradientSettings] | None] = {
@@ -155,8 +157,9 @@ def embedder(name: EmbedderSource, **settings: Any) -> Embedder:
     A function of a list of texts, or an object with ``embed_documents`` and ``embed_query`` (LangChain's
     ``Embeddings``), becomes a `FunctionEmbedder`.
 
-    ``hashing`` needs no model; ``precomputed`` is for vectors that come with the texts; ``states:gpt2`` reads the
-    hidden states of a causal language model, and ``gradients:gpt2`` what it would learn from a text;
+    ``hashing`` needs no model, and ``static`` has its table with it; ``precomputed`` is for vectors that
+    come with the texts; ``states:gpt2`` reads the hidden states of a causal language model, and ``gradients:gpt2`` what
+    it would learn from a text;
     ``lexical:folder`` weighs words as it was fitted to; ``siftlm-tiny`` is such a model that comes with siftlm.
     Anything else is a folder or a name on the Hugging Face hub: a sentence-transformers
     model where it says so (``sentence-transformers/…``, or a folder with a ``modules.json``), otherwise an encoder

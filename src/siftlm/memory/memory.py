@@ -102,9 +102,9 @@ class Memory(Searcher):
 
         Args:
             into: its folder, which must not exist yet, or be empty.
-            embedder: a name, such as ``hashing`` (the default: numpy alone), ``sentence-transformers/…``, or
-                any Hugging Face encoder; an `Embedder`; a function of a list of texts; or LangChain's ``Embeddings``.
-                It is the memory's for good.
+            embedder: a name, such as ``hashing`` (the default: numpy alone), ``static``, ``sentence-transformers/…``,
+                or any Hugging Face encoder; an `Embedder`; a function of a list of texts; or LangChain's
+                ``Embeddings``. It is the memory's for good.
             storage: ``float32``, ``float16`` (half the size) or ``int8`` (a quarter).
             passage_tokens: longer texts are cut; left out, what the embedder reads, and at most 256.
             overlap: tokens that neighbouring passages share; left out, an eighth of a passage.

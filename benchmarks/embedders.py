@@ -1,0 +1,272 @@
+"""Embedders compared: known items found by their summaries, and the domains of the nearest passages.
+
+    pip install 'siftlm[lexical]'
+    python benchmarks/embedders.py --tldr TLDR --mathematics test.jsonl --passages train.jsonl.gz --model MINILM
+
+    docstrings    the standard library's: the question is the first line, the document is what follows it
+    tldr          a clone of tldr-pages/tldr: the question is a page's description, the document is the rest
+    mathematics   the test part of openai/grade-school-math: the question is the last sentence of a problem, the
+                  document is what precedes it
+    passages      JSON lines with "text" and "meta": the share of the 10 nearest passages that are of the same domain
+
+A set whose files are not given is left out, and so is the model. Half of the questions, by a hash, were used to choose
+the settings of the static embedder; the results are those of the other half, among the documents of both. Of the
+passages only odd lines take part: the table was made with even ones. Intervals are 95 % bootstrap intervals over
+questions. Results go to benchmarks/results/embedders.json; docs/guide/embedding.md shows them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import gzip
+import hashlib
+import json
+import re
+import sysconfig
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import describe
+from scipy import sparse
+
+import siftlm
+from siftlm.embedding.hashing import WORD_OR_SIGN
+from siftlm.embedding.lexical import fit
+
+RESULT = Path(__file__).parent / "results" / "embedders.json"
+RESAMPLES, NEAREST = 2000, 10
+NOT_DOCUMENTED = re.compile(r"(test|site-packages|idlelib|lib2to3|turtledemo|ensurepip|pydoc_data)(/|$)")
+NOT_DESCRIPTION = re.compile("> (More information|See also|Note|This command is an alias|View documentation)")
+
+Pairs = list[tuple[str, str]]
+
+
+def share(name: str) -> float:
+    """From 0 to 1, the same for the same name."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) / 16**12
+
+
+# --- the sets
+
+
+def docstrings() -> Pairs:
+    library, pairs = Path(sysconfig.get_paths()["stdlib"]), []
+    for path in sorted(library.rglob("*.py")):
+        place = path.relative_to(library).as_posix()
+        if NOT_DOCUMENTED.match(place) or "/test" in place:
+            continue
+        try:
+            tree = ast.parse(path.read_text("utf-8"))
+        except (SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                summary, _, body = (ast.get_docstring(node) or "").partition("\n\n")
+                summary, body = " ".join(summary.split()), body.strip()
+                if len(summary.split()) >= 4 and len(summary) < 200 and len(body) >= 80:
+                    pairs.append((summary, body[:1500]))
+    return drawn("pydoc", pairs, 1000)
+
+
+def tldr(folder: Path) -> Pairs:
+    pairs = []
+    for path in sorted((folder / "pages" / "common").glob("*.md")):
+        lines = path.read_text("utf-8").split("\n")
+        quoted = [line for line in lines if line.startswith("> ")]
+        description = " ".join(line[2:] for line in quoted if not NOT_DESCRIPTION.match(line))
+        rest = re.sub(r"\n\n+", "\n", "\n".join(line for line in lines if not line.startswith("> "))).strip()
+        if len(description.split()) >= 4 and len(rest) > 120 and "alias" not in description:
+            pairs.append((description, rest[:1500]))
+    return drawn("tldr", pairs, 1000)
+
+
+def mathematics(file: Path) -> Pairs:
+    pairs = []
+    for line in file.read_text("utf-8").splitlines():
+        sentences = re.split(r"(?<=[.?!])\s+", json.loads(line)["question"].strip())
+        if len(sentences) >= 3 and len(sentences[-1].split()) >= 4:
+            pairs.append((sentences[-1], " ".join(sentences[:-1])))
+    return drawn("gsm", pairs, 800)
+
+
+def drawn(name: str, pairs: Pairs, most: int) -> Pairs:
+    """In a random order, no question and no document twice."""
+    questions, documents, found = set(), set(), []
+    for question, document in sorted(pairs, key=lambda pair: share(name + pair[0] + pair[1])):
+        if question.lower() not in questions and document not in documents:
+            questions.add(question.lower())
+            documents.add(document)
+            found.append((question, document))
+    return found[:most]
+
+
+def passages(file: Path) -> Pairs:
+    """Passages of 500 characters with their domains."""
+    found = []
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            if number % 2 and share(f"purity {number}") < 0.085:
+                record = json.loads(line)
+                start = int(share(f"at {number}") * max(0, len(record["text"]) - 600))
+                passage = record["text"][start : start + 500].strip()
+                if len(passage) > 100:
+                    found.append((passage, record["meta"]["pile_set_name"]))
+    return found
+
+
+# --- what is compared: texts and documents in, similarities (questions, documents) out
+
+
+def by_vectors(name: str, **settings: Any) -> Callable[[list[str], list[str]], np.ndarray]:
+    def similarities(questions: list[str], documents: list[str]) -> np.ndarray:
+        made = siftlm.embedder(name, **settings)
+        return cosines(made.embed(questions, as_query=True), made.embed(documents))
+
+    return similarities
+
+
+def by_lexical(questions: list[str], documents: list[str]) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        made = fit(documents, folder, progress=False)
+        return cosines(made.embed(questions), made.embed(documents))
+
+
+def by_tfidf(questions: list[str], documents: list[str]) -> np.ndarray:
+    asked, counts = word_counts(questions, documents)
+    weights = sparse.diags(np.log(len(documents) / np.asarray((counts > 0).sum(axis=0)).ravel()) + 1)
+    weighted = []
+    for one in (asked, counts):
+        one = one.copy()
+        one.data = 1 + np.log(one.data)
+        one = one @ weights
+        lengths = np.sqrt(np.asarray(one.multiply(one).sum(axis=1)).ravel())
+        weighted.append(sparse.diags(1 / np.maximum(lengths, 1e-9)) @ one)
+    return (weighted[0] @ weighted[1].T).toarray()
+
+
+def by_bm25(questions: list[str], documents: list[str]) -> np.ndarray:
+    asked, counts = word_counts(questions, documents)
+    holding = np.asarray((counts > 0).sum(axis=0)).ravel()
+    lengths = np.asarray(counts.sum(axis=1)).ravel()
+    one = counts.tocoo()
+    one.data = one.data * 2.2 / (one.data + 1.2 * (0.25 + 0.75 * lengths[one.row] / lengths.mean()))
+    weights = np.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
+    return ((asked > 0).astype(float) @ (one.tocsr() @ sparse.diags(weights)).T).toarray()
+
+
+def word_counts(questions: list[str], documents: list[str]) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Of the words that the documents have."""
+    words = [
+        [Counter(word for word in WORD_OR_SIGN.findall(text.lower()) if word.isalnum()) for text in texts]
+        for texts in (questions, documents)
+    ]
+    place = {word: at for at, word in enumerate(sorted(set().union(*words[1])))}
+    matrices = []
+    for counters in words:
+        rows = [row for row, own in enumerate(counters) for word in own if word in place]
+        columns = [place[word] for own in counters for word in own if word in place]
+        counts = [float(count) for own in counters for word, count in own.items() if word in place]
+        matrices.append(sparse.csr_matrix((counts, (rows, columns)), shape=(len(counters), len(place))))
+    return matrices[0], matrices[1]
+
+
+def cosines(questions: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    first, second = (
+        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9) for rows in (questions, documents)
+    )
+    return first @ second.T
+
+
+# --- how well it is found
+
+
+def ranks(similarities: np.ndarray) -> np.ndarray:
+    """(n,) the rank of each question's own document; ties count by half."""
+    own = np.diag(similarities)[:, None]
+    return 1 + (similarities > own).sum(axis=1) + ((similarities == own).sum(axis=1) - 1) / 2
+
+
+def reported(name: str, count: int) -> np.ndarray:
+    return np.array(
+        [int(hashlib.sha256(f"half {name} {n}".encode()).hexdigest()[:8], 16) % 2 == 1 for n in range(count)]
+    )
+
+
+def of_same_domain(similarities: np.ndarray, domains: list[str]) -> np.ndarray:
+    np.fill_diagonal(similarities, -np.inf)
+    nearest = np.argpartition(-similarities, NEAREST, axis=1)[:, :NEAREST]
+    labels = np.array(domains)
+    return (labels[nearest] == labels[:, None]).mean(axis=1)
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """The mean and its 95 % bootstrap interval."""
+    generator = np.random.default_rng(0)
+    means = values[generator.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
+    return [round(float(one), 4) for one in (values.mean(), *np.quantile(means, [0.025, 0.975]))]
+
+
+def microseconds(name: str, texts: list[str], **settings: Any) -> float:
+    made = siftlm.embedder(name, **settings)
+    made.embed(texts[:50])
+    start = time.perf_counter()
+    made.embed(texts)
+    return (time.perf_counter() - start) / len(texts) * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    for flag in ("tldr", "mathematics", "passages", "model"):
+        parser.add_argument(f"--{flag}", type=Path)
+    arguments = parser.parse_args()
+    sets: dict[str, tuple[str, Pairs]] = {"docstrings": ("pydoc", docstrings())}
+    if arguments.tldr:
+        sets["tldr"] = ("tldr", tldr(arguments.tldr))
+    if arguments.mathematics:
+        sets["mathematics"] = ("gsm", mathematics(arguments.mathematics))
+    domains = passages(arguments.passages) if arguments.passages else []
+    named: dict[str, tuple[str, dict[str, Any]]] = {
+        "hashing, 512": ("hashing", {}),
+        "hashing, 2,048": ("hashing", {"width": 2048}),
+        "hashing, 768": ("hashing", {"width": 768}),
+        "static, words=0, 256": ("static", {"words": 0}),
+        "static, words=0.3, words_width=256, 512": ("static", {"words": 0.3, "words_width": 256}),
+        "static, 768": ("static", {}),
+        "static, words=0.4, words_width=2048, 2,304": ("static", {"words": 0.4, "words_width": 2048}),
+    }
+    if arguments.model:
+        named["MiniLM, 384"] = (f"sentences:{arguments.model}", {})
+    compared = {name: by_vectors(kind, **settings) for name, (kind, settings) in named.items()}
+    compared = {"lexical, 256": by_lexical, "exact TF-IDF": by_tfidf, "BM25": by_bm25, **compared}
+    found: dict[str, dict[str, Any]] = {}
+    baseline: dict[str, np.ndarray] = {}
+    for name in sorted(compared, key=lambda name: (name != "hashing, 2,048", list(compared).index(name))):
+        found[name] = {}
+        for title, (salt, pairs) in sets.items():
+            rank = ranks(compared[name]([pair[0] for pair in pairs], [pair[1] for pair in pairs]))
+            rank = rank[reported(salt, len(rank))]
+            first = baseline.setdefault(title, 1 / rank)
+            found[name][title] = {"questions": len(rank), "documents": len(pairs), "mrr": interval(1 / rank)}
+            found[name][title] |= {"recall": interval(rank <= 10), "more than hashing": interval(1 / rank - first)}
+        if domains:
+            texts = [passage for passage, _ in domains]
+            same = of_same_domain(compared[name](texts, texts), [domain for _, domain in domains])
+            first = baseline.setdefault("passages", same)
+            found[name]["passages"] = {"passages": len(texts), "same": interval(same)}
+            found[name]["passages"] |= {"more than hashing": interval(same - first)}
+        if name in named:
+            kind, settings = named[name]
+            texts = [document for _, document in sets["docstrings"][1]][: 100 if "MiniLM" in name else None]
+            found[name]["microseconds"] = round(microseconds(kind, texts, **settings), 1)
+        print(name, json.dumps(found[name]), flush=True)
+        RESULT.write_text(json.dumps({"machine": describe("scipy"), "found": found}, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
