@@ -62,7 +62,7 @@ def pursuit(problem: Problem, *, step: float = DEFAULT_STEP) -> Steps:
         cross -= np.outer(step * inverse[index] * cross[:, index], space.row(index))
 
 
-@method("auto", "pursuit where at least half of the nearest texts are copies of others, each once; else the nearest")
+@method("auto", "pursuit, each text once, where half of the nearest are copies of others; else the nearest")
 def auto(problem: Problem, *, step: float = DEFAULT_STEP, copies: float = COPY_COSINE) -> Steps:
     """that of ``pursuit`` if half of the n nearest have another at a cosine above ``copies``, else of ``nearest``
 
