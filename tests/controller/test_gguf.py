@@ -128,6 +128,7 @@ def test_a_missing_library_names_its_extra(folder, monkeypatch):
         Controller(folder)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_the_file(folder, tmp_path):
     (tmp_path / "texts.jsonl").write_text('{"text": "the other thing is there"}\n' * 3)
     run = [sys.executable, "-m", "siftlm"]
