@@ -409,21 +409,26 @@ def values_of(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, 
 def add_options(settings: dict[str, Any], arguments: argparse.Namespace, reserved: Sequence[str]) -> None:
     """Add the settings of ``--option``; a reserved name, such as one with its own flag, is an error."""
     own = {flag.python_name: flag.option for flag in arguments.flags}
-    for at, (name, value) in enumerate(arguments.option):
-        if name in (first for first, _ in arguments.option[:at]):
-            raise Conflict(f"--option {name} is given twice")
+    _refuse_repeated("--option", arguments.option)
+    for name, value in arguments.option:
         if name in settings or name in reserved:
             advice = f"use {own[name]}" if name in own else "see siftlm methods"
             raise InvalidInput(f"--option {name}: not a setting of a selection method; {advice}")
         settings[name] = value
 
 
+def _refuse_repeated(option: str, given: Sequence[tuple[str, Any]]) -> None:
+    names = [name for name, _ in given]
+    for name in names:
+        if names.count(name) > 1:
+            raise Conflict(f"{option} {name} is given twice")
+
+
 def add_sets(settings: dict[str, Any], arguments: argparse.Namespace, names: Sequence[str]) -> None:
     """Add the settings of ``--set``; one that is given twice, or by its own flag among ``names`` too, is an error."""
     own = {flag.python_name: flag.option for flag in arguments.flags}
-    for at, (name, value) in enumerate(arguments.sets):
-        if name in (first for first, _ in arguments.sets[:at]):
-            raise Conflict(f"--set {name} is given twice")
+    _refuse_repeated("--set", arguments.sets)
+    for name, value in arguments.sets:
         if name in names and name in settings:
             raise Conflict(f"{own[name]} and --set {name}=… are the same setting; use one of them")
         settings[name] = value
