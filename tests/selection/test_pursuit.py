@@ -55,6 +55,11 @@ def test_wrong_settings_are_refused(name, value):
         select(np.ones(2), np.eye(2), 1, method="auto" if name == "copies" else "pursuit", **{name: value})
 
 
+def test_auto_checks_its_step_where_it_takes_the_nearest_too():
+    with pytest.raises(InvalidInput, match="step"):
+        select(np.ones(3), np.eye(3), 2, method="auto", step=2)
+
+
 @given(seed=st.integers(0, 100))
 def test_auto_is_pursuit_among_copies(seed):
     prompt, candidates = vectors(seed, spread=0.3)

@@ -69,7 +69,7 @@ def auto(problem: Problem, *, step: float = DEFAULT_STEP, copies: float = COPY_C
     Near-copies teach a learner little that the first one has not taught. Where there are none, what matters is to
     be near the prompt, and texts that differ from one another for the sake of it are a loss.
     """
-    copies = validation.fraction("copies", copies)
+    step, copies = validation.number("step", step, above=0, most=1), validation.fraction("copies", copies)
     ranked = np.argsort(-problem.relevance()[: problem.candidates], kind="stable")
     ranked = ranked[: min(problem.picks, MAX_COMPARED)]
     alike = problem.similarities(ranked)
