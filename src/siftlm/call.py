@@ -10,11 +10,11 @@ from siftlm.controller import Tuning
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.memory import Found, Search, SearchRequest
 from siftlm.memory.rerank import Features
-from siftlm.validation import choice, flag, fraction, text_with_content, whole_number
+from siftlm.validation import choice, fraction, text_with_content, whole_number
 
 SCORE_MODES = ("split", "transductive")
 PAIR_LABELS = ("the prompt", "the continuation")
-PASSAGE_USES = ("weights", "context", "both")
+PASSAGE_USES = ("weights", "context", "both", "auto")
 GRADIENT_FEATURES = "gradients"
 # What decides whether tuning is worth it: the least share of the uncertainty that the selection must remove, or
 # a function that looks at what was found.
@@ -34,7 +34,8 @@ class CallSettings:
     tuning: Tuning
     """How to tune; with a learning rate."""
     use: str = "weights"
-    """Tune on the texts (``weights``), read them before the prompt (``context``), or ``both``."""
+    """Tune on the texts (``weights``), read them before the prompt (``context``), ``both``, or ``auto``: whichever
+    predicts held-out passages best, and none of them where none helps."""
     decide: Decide = None
     """Whether tuning is worth it."""
     features: Any = None
@@ -108,18 +109,10 @@ def split_text(name: str, text: Any, mode: str) -> tuple[str, str, str]:
     return prompt, rest, prompt
 
 
-def check_course(watch: Any, after: Any, use: str, mode: str = "split") -> None:
-    """An error where ``after`` cannot be called, there is nothing to watch, or ``watch`` would see what is scored."""
+def check_after(after: Any) -> None:
+    """An error where ``after`` cannot be called."""
     if after is not None and not callable(after):
         raise InvalidInput(f"{setting('after')} must be a function of a step, got {after!r:.60}")
-    if not flag("watch", watch):
-        return
-    if mode == "transductive":
-        raise Conflict(f"{setting('watch', True)} in mode 'transductive' would watch the very text that is scored")
-    if use == "context":
-        raise Conflict(
-            f"{setting('watch', True)} ends tuning early, and with {setting('use', 'context')} nothing is tuned"
-        )
 
 
 def without_tuning(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ together, with the same results up to rounding; other engines tune them one afte
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,11 +16,12 @@ from typing import Any, TypeVar
 from siftlm.call import CallSettings
 from siftlm.controller import BatchTuner, Controller, Generated, Tuner, restoring
 from siftlm.errors import InvalidInput
+from siftlm.guard import Guard, chosen, make_guards, observed
 from siftlm.memory import Found, Searcher
 from siftlm.memory.rerank import rerank
 from siftlm.progress import Meter
 from siftlm.results import Answer, Score
-from siftlm.types import Likelihood, Step, Trace
+from siftlm.types import Choice, Likelihood, Step, Trace
 from siftlm.validation import whole_number
 
 Item = TypeVar("Item")
@@ -44,6 +46,8 @@ class PromptState:
     """Those of them that are read before the prompt."""
     tunes: bool = True
     """Is the model tuned for it?"""
+    guard: Guard | None = None
+    """What decides how the texts are used, for ``use="auto"`` where the memory has passages to hold out."""
     trace: Trace = NO_TRACE
     """How tuning went; known from the beginning where nothing is tuned."""
     steps: int = 0
@@ -68,6 +72,13 @@ class SinglePromptTuner:
     """The controller as it is now, for the only prompt there is, with the face of a `BatchTuner`."""
 
     controller: Controller
+    tuner: Tuner | None = None
+    """What tunes it; None where nothing is tuned."""
+
+    def rewind(self, owner: int) -> None:  # noqa: ARG002
+        """Forget what was learned."""
+        if self.tuner is not None:
+            self.tuner.rewind()
 
     def likelihoods(
         self,
@@ -114,9 +125,12 @@ def select(memory: Searcher, settings: CallSettings, prompts: Sequence[str]) -> 
     began = time.perf_counter()
     request = replace(settings.request, prompts=prompts)
     found = memory.run(request) if settings.embed is None else rerank(memory, request, settings.embed)
+    guards: Sequence[Guard | None] = [None] * len(found)
+    if settings.use == "auto":
+        guards = [guard if guard.pairs else None for guard in make_guards(memory, request, found)]
     share = (time.perf_counter() - began) / max(1, len(prompts))
     states = []
-    for prompt, own in zip(prompts, found, strict=True):
+    for prompt, own, guard in zip(prompts, found, guards, strict=True):
         # Nothing is tuned where the texts are only read, or are not worth tuning on.
         ended = ""
         if settings.use == "context":
@@ -129,8 +143,9 @@ def select(memory: Searcher, settings: CallSettings, prompts: Sequence[str]) -> 
             ended = "" if removed >= settings.decide else "declined"
         notes = {"use": settings.use, "decide": str(settings.decide), **settings.notes}
         trace = Trace((), ended, 0, notes) if ended else NO_TRACE
-        context = () if settings.use == "weights" else tuple(own.texts)
-        states.append(PromptState(prompt, own, context, not ended, trace, clock={"select": share, "tune": 0.0}))
+        context = tuple(own.texts) if settings.use in ("context", "both") else ()
+        clock = {"select": share, "tune": 0.0}
+        states.append(PromptState(prompt, own, context, not ended, guard, trace, clock=clock))
     return states
 
 
@@ -150,7 +165,6 @@ def tuned(
     group: Sequence[PromptState],
     settings: CallSettings,
     *,
-    watch: bool = False,
     taken: AfterTunedSteps | None = None,
     after: AfterStep | None = None,
 ) -> Iterator[TunedModel]:
@@ -160,7 +174,6 @@ def tuned(
         controller: the model.
         group: prompts; their steps, trace and clock are filled in.
         settings: how to tune.
-        watch: end when the prompt itself is predicted worse.
         taken: called after steps that were taken together, with the model as it is then.
         after: called after each step of each prompt.
     """
@@ -180,22 +193,48 @@ def tuned(
 
     scored, began = sum(state.clock.get("score", 0.0) for state in group), time.perf_counter()
     tuning, texts = settings.tuning.to_dict(), [state.found.texts for state in group]
+    guards = {owner: state.guard for owner, state in enumerate(group) if state.guard is not None}
+
+    def watch(owners: Sequence[int]) -> list[float]:
+        seen = {owner: guards[owner] for owner in owners if owner in guards}
+        values = dict(zip(seen, observed(model, seen), strict=True))
+        return [values.get(owner, math.inf) for owner in owners]
+
     opened: AbstractContextManager[Tuner | BatchTuner]
     opened = controller.tuning(**tuning) if len(group) == 1 else controller.tuning_many(len(group), **tuning)
     with opened as tuner:
         if isinstance(tuner, BatchTuner):
             model = tuner
-            traces = tuner.learn(texts, watch=[state.prompt for state in group] if watch else None, after=stepped)
+            traces = tuner.learn(texts, watch=watch if guards else None, after=stepped)
         else:
-            prompt = group[0].prompt
-            look = (lambda: controller.likelihood(prompt).nats_per_token) if watch else None
+            model = SinglePromptTuner(controller, tuner)
+            look = (lambda: watch([0])[0]) if guards else None
             traces = [tuner.learn(texts[0], watch=look, after=lambda step: stepped({0: step}))]
         # Time in which something was scored on the way is no time of tuning.
         scored -= sum(state.clock.get("score", 0.0) for state in group)
         for state, trace in zip(group, traces, strict=True):
             state.trace = replace(trace, settings={**trace.settings, **settings.notes})
+        if settings.use == "auto":
+            choose_use(model, dict(enumerate(group)))
+        for state in group:
             state.clock["tune"] = (time.perf_counter() - began + scored) / len(group)
         yield model
+
+
+def choose_use(model: TunedModel, states: Mapping[int, PromptState]) -> None:
+    """Decide for each owner, whose tuning has ended, how its texts are used; its trace and context follow."""
+    for state in states.values():
+        if state.guard is not None and state.trace.ended == "diverged":
+            state.guard.estimates.pop("weights", None)  # of a state that is gone
+    choices = chosen(model, {owner: state.guard for owner, state in states.items() if state.guard is not None})
+    for owner, state in states.items():
+        choice = choices.get(owner, Choice("weights", {}, 0))
+        state.trace = replace(state.trace, choice=choice)
+        if choice.use in ("context", "both"):
+            state.context = tuple(state.found.texts)
+        if choice.use in ("none", "context") and state.trace.ended != "nothing":
+            state.trace = replace(state.trace, ended="declined", kept=0)
+            model.rewind(owner)
 
 
 # --- what is done with a tuned model
@@ -209,7 +248,6 @@ def score(
     *,
     mode: str,
     points: frozenset[int] = frozenset(),
-    watch: bool = False,
     after: AfterStep | None = None,
     name: str = "",
 ) -> list[Score]:
@@ -222,7 +260,6 @@ def score(
         parts: of each text the prompt, what is scored, and what is read before that; see `siftlm.call.split_text`.
         mode: noted in the results.
         points: also score after these numbers of steps.
-        watch: end tuning when the prompt is predicted worse.
         after: called after each step.
         name: of the text in an error; left out, a text is known by its beginning.
     """
@@ -244,12 +281,12 @@ def score(
 
     # 2. Tune, and score unless this very state was scored on the way.
     for group in tuning_groups(controller, states, settings):
-        with tuned(controller, group, settings, watch=watch, taken=taken if points else None, after=after) as model:
+        with tuned(controller, group, settings, taken=taken if points else None, after=after) as model:
             left = {}
             for owner, state in enumerate(group):
                 if state.trace.ended == "diverged":
                     state.tuned = state.base
-                elif state.steps in state.seen and 0 < state.steps == state.trace.kept:
+                elif state.steps in state.seen and 0 < state.steps == state.trace.kept and settings.use != "auto":
                     state.tuned = state.seen[state.steps]
                 else:
                     left[owner] = state
@@ -279,13 +316,12 @@ def generate(
     prompts: Sequence[str],
     sampling: Mapping[str, Any],
     *,
-    watch: bool = False,
     after: AfterStep | None = None,
 ) -> list[Answer]:
     """The continuations of prompts, each by the model tuned for it; ``sampling`` is checked already."""
     states = select(memory, settings, prompts)
     for group in tuning_groups(controller, states, settings):
-        with tuned(controller, group, settings, watch=watch, after=after) as model:
+        with tuned(controller, group, settings, after=after) as model:
             began = time.perf_counter()
             contexts, owners = [state.context for state in group], range(len(group))
             made = model.generate([state.prompt for state in group], owners=owners, texts=contexts, **sampling)

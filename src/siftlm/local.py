@@ -15,7 +15,7 @@ from siftlm.call import (
     LOCAL_SETTINGS,
     SELECTION_SEED,
     CallSettings,
-    check_course,
+    check_after,
     check_untuned,
     listed,
     scored_steps,
@@ -123,19 +123,18 @@ class LocalModel:
         n: int | None = None,
         method: Any = None,
         *,
-        watch: bool = False,
         after: Callable[[Step], None] | None = None,
         **settings: Any,
     ) -> Iterator[Learned]:
         """The model, fine-tuned for the prompt inside the block and restored afterwards.
 
-        ``watch``: end when the prompt itself is predicted worse. ``after``: called after each step.
+        ``after``: called after each step.
         """
         text_with_content("the prompt", prompt)
         resolved = self.call_settings(n, method, **settings)
-        check_course(watch, after, resolved.use)
+        check_after(after)
         [state] = flow.select(self.memory, resolved, [prompt])
-        with flow.tuned(self.controller, [state], resolved, watch=watch, after=after):
+        with flow.tuned(self.controller, [state], resolved, after=after):
             yield Learned(state.found, state.trace, state.context)
 
     @restoring
@@ -158,7 +157,6 @@ class LocalModel:
         *,
         mode: Literal["split", "transductive"] = "split",
         at: Sequence[int] = (),
-        watch: bool = False,
         after: Callable[[Step], None] | None = None,
         **settings: Any,
     ) -> Score:
@@ -171,14 +169,13 @@ class LocalModel:
             mode: ``split`` takes the first half as the prompt and scores the second, which is what a continuation is
                 worth; ``transductive`` takes the text as the prompt for itself, as in the published tables.
             at: also score after these numbers of steps.
-            watch: end tuning when the prompt is predicted worse (``split`` only).
             after: called after each step.
             **settings: as for `LocalModel`, ``search`` and ``tuning`` included.
         """
         parts = split_text("the text", text, mode)
         points, resolved = scored_steps(at), self.call_settings(n, method, **settings)
-        if watch is not False or after is not None:
-            check_course(watch, after, resolved.use, mode)
+        if after is not None:
+            check_after(after)
         return flow.score(
             self.controller,
             self.memory,
@@ -186,7 +183,6 @@ class LocalModel:
             [parts],
             mode=mode,
             points=points,
-            watch=watch,
             after=after,
             name="the text",
         )[0]
@@ -202,26 +198,27 @@ class LocalModel:
         top_p: float = 1.0,
         stop: str | Sequence[str] = (),
         seed: int = 0,
-        watch: bool = False,
         after: Callable[[Step], None] | None = None,
         **settings: Any,
     ) -> Answer:
         """The continuation of a prompt by the model tuned for it.
+
+        Unless ``use`` is given, it is ``auto``: held-out passages decide whether the texts are learned, read, both, or
+        neither, and ``trace.choice`` of the answer says why.
 
         Args:
             prompt: what to continue.
             n: how many texts to tune on.
             method: how to select them.
             max_new_tokens, temperature, top_p, stop, seed: see `siftlm.controller.Controller.generate`.
-            watch: end tuning when the prompt itself is predicted worse.
             after: called after each step.
             **settings: as for `LocalModel`, ``search`` and ``tuning`` included.
         """
         sampling = self._sampling(max_new_tokens, temperature, top_p, stop, seed)
         text_with_content("the prompt", prompt)
-        resolved = self.call_settings(n, method, **settings)
-        check_course(watch, after, resolved.use)
-        return flow.generate(self.controller, self.memory, resolved, [prompt], sampling, watch=watch, after=after)[0]
+        resolved = self.call_settings(n, method, default_use="auto", **settings)
+        check_after(after)
+        return flow.generate(self.controller, self.memory, resolved, [prompt], sampling, after=after)[0]
 
     def score_many(
         self,
@@ -231,7 +228,6 @@ class LocalModel:
         *,
         mode: Literal["split", "transductive"] = "split",
         at: Sequence[int] = (),
-        watch: bool = False,
         batch: int = 32,
         progress: bool | Report | None = None,
         **settings: Any,
@@ -243,7 +239,6 @@ class LocalModel:
         """
         resolved = self.call_settings(n, method, **settings)
         parts = [split_text(f"text {place}", text, mode) for place, text in enumerate(listed("text", texts))]
-        check_course(watch, None, resolved.use, mode)
         points = scored_steps(at)
         meter = Meter("scoring", "texts", reporter(progress), total=len(parts))
 
@@ -255,7 +250,6 @@ class LocalModel:
                 some,
                 mode=mode,
                 points=points,
-                watch=watch,
                 after=lambda _: meter.add(resolved.step_share),
             )
 
@@ -272,7 +266,6 @@ class LocalModel:
         top_p: float = 1.0,
         stop: str | Sequence[str] = (),
         seed: int = 0,
-        watch: bool = False,
         batch: int = 32,
         progress: bool | Report | None = None,
         **settings: Any,
@@ -281,8 +274,7 @@ class LocalModel:
 
         The results are those of `generate`, for LoRA up to rounding; see `score_many`.
         """
-        resolved = self.call_settings(n, method, **settings)
-        check_course(watch, None, resolved.use)
+        resolved = self.call_settings(n, method, default_use="auto", **settings)
         checked = _checked_prompts(prompts)
         sampling = self._sampling(max_new_tokens, temperature, top_p, stop, seed)
         meter = Meter("answering", "prompts", reporter(progress), total=len(checked))
@@ -294,7 +286,6 @@ class LocalModel:
                 resolved,
                 some,
                 sampling,
-                watch=watch,
                 after=lambda _: meter.add(resolved.step_share),
             )
 
@@ -357,7 +348,9 @@ class LocalModel:
         """The settings of tuning of a call with these changes."""
         return self._resolved(changes).tuning
 
-    def call_settings(self, n: int | None = None, method: Any = None, **changes: Any) -> CallSettings:
+    def call_settings(
+        self, n: int | None = None, method: Any = None, *, default_use: str = "weights", **changes: Any
+    ) -> CallSettings:
         """The resolved settings of a call with these changes.
 
         A call wins over the model, this over a recipe, this over calibration, and this over defaults.
@@ -366,16 +359,16 @@ class LocalModel:
             changes["n"] = n
         if method is not None:
             changes["method"] = method
-        return self._resolved(changes)
+        return self._resolved(changes, default_use)
 
     # --- inside
 
-    def _resolved(self, changes: Mapping[str, Any]) -> CallSettings:
+    def _resolved(self, changes: Mapping[str, Any], default_use: str = "weights") -> CallSettings:
         """The settings of the model with these changes; the one place where they are sorted by who needs them."""
         if "search" in changes or "tuning" in changes or "seed" in changes:
             changes = settings_by_name(changes)
         known, recipe = recipes.merged(self.calibration, self._defaults, changes)
-        own = {name: known.pop(name) for name in LOCAL_SETTINGS if name in known}
+        own = {"use": default_use, **{name: known.pop(name) for name in LOCAL_SETTINGS if name in known}}
         how = {name: known.pop(name) for name in Tuning.names() if name in known}
         if SELECTION_SEED in known:
             known["seed"] = whole_number(SELECTION_SEED, known.pop(SELECTION_SEED), least=0)

@@ -149,6 +149,35 @@ class Explanation:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What ``use="auto"`` chose for a prompt, and why."""
+
+    use: str
+    """``none``: the base model answers; ``weights``, ``context`` or ``both``."""
+    estimates: Mapping[str, float]
+    """Use -> the expected loss of the continuation in % of the base model's, where it was tried."""
+    held_out: int
+    """The number of passages that the estimates come from."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The choice as a dict for ``json.dumps``."""
+        estimates = {use: json_number(value) for use, value in self.estimates.items()}
+        return {"use": self.use, "estimates": estimates, "held_out": self.held_out, "reason": str(self)}
+
+    def __str__(self) -> str:
+        if not self.held_out:
+            return "the memory has no further passages to hold out, so nothing shows that the texts help"
+        names = {
+            "weights": "tuned on the texts",
+            "context": "with the texts in context",
+            "both": "tuned and in context",
+        }
+        expected = ", ".join(f"{names[use]} {value:.1f} %" for use, value in self.estimates.items())
+        plural = "" if self.held_out == 1 else "s"
+        return f"expected loss by {self.held_out} held-out passage{plural}, in % of the base model's: {expected}"
+
+
+@dataclass(frozen=True)
 class Step:
     """A gradient step: its text, loss, norm and rate."""
 
@@ -165,7 +194,7 @@ class Step:
     reused: bool = False
     """True where the gradient is that of an earlier step on the same text."""
     watched: float | None = None
-    """Loss on the watched text after the step, in nats a token, where it was measured."""
+    """What was watched, after the step, where it was measured: lower is better."""
     seconds: float = 0.0
 
 
@@ -175,7 +204,7 @@ class Trace:
 
     steps: tuple[Step, ...]
     ended: str
-    """``done``; ``seconds`` or ``tokens``: the budget was spent; ``worse``: the watched text got worse, and the best
+    """``done``; ``seconds`` or ``tokens``: the budget was spent; ``worse``: what was watched got worse, and the best
     state was taken; ``diverged``: a loss that was no number, and the model is the base model again; ``declined``: it
     was not thought worth it; ``nothing``: there was no text to tune on."""
     kept: int
@@ -184,6 +213,8 @@ class Trace:
     """The settings of the tuning and of its engine."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds spent on ``steps``, ``watch`` and ``reset``."""
+    choice: Choice | None = None
+    """How the texts are used, and why, where that was left to ``use="auto"``."""
 
     @property
     def losses(self) -> list[float]:
@@ -199,6 +230,7 @@ class Trace:
             "settings": dict(self.settings),
             "seconds": dict(self.seconds),
             "steps": steps,
+            **({} if self.choice is None else {"choice": self.choice.to_dict()}),
         }
 
 

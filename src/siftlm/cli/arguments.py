@@ -363,13 +363,13 @@ SELECTION = (
     *(NOISE, K, KERNEL, CANDIDATES, WHERE, WITHOUT_COPIES, PER_DOCUMENT, REPLACEMENT, *STOPPING, OPTION),
     choice("--features", ("gradients",), "compare texts by the model's gradients instead of the memory's vectors"),
 )
+USES = "tune on the texts (score), use them in context, both, or auto (generate, chat): what held-out passages favour"
 TUNING = (
-    choice("--use", ("weights", "context", "both"), "tune on the texts (default), use them in context, or both"),
+    choice("--use", ("weights", "context", "both", "auto"), USES),
     Flag("--rate", "R", float, "learning rate (default: by the model's size)"),
     choice("--order", ("picked", "reversed"), "most informative text first (default), or last"),
     Flag("--passes", "N", int, "number of passes over the texts (default: 1)"),
     Flag("--decide", "F", float, "tune only if the texts reduce the uncertainty by at least this fraction"),
-    switch("--watch", "early stopping on the loss of the prompt: keep the step where it is lowest"),
     Flag("--seconds", "S", float, "stop tuning after S seconds"),
     Flag("--tokens", "N", int, "stop tuning after N tokens"),
     SETTING,

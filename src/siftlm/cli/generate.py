@@ -33,7 +33,7 @@ examples:
   siftlm generate memory - --max-new-tokens 40 --stop '\\n\\n' < prompt.txt
   siftlm generate memory --prompt-file p.txt --temperature 0.8 --top-p 0.95 --seed 7
   siftlm generate memory "…" -n 20 --use context           the texts in context, without tuning
-  siftlm generate memory "…" --engine lora --rate 1e-3 --watch
+  siftlm generate memory "…" --engine lora --rate 1e-3 --use weights
   siftlm generate memory "…" --json | jq -r .text
 
 Only the continuation goes to stdout. In --stop, \\n is a newline and \\t a tab.
@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     with device_errors():
         base = model.controller.generate(prompt, **sampling) if arguments.compare else None
         quiet = arguments.quiet or not watched()
-        answer = continue_prompt(model, prompt, sampling, watch=arguments.watch, quiet=quiet)
+        answer = continue_prompt(model, prompt, sampling, quiet=quiet)
     if arguments.json:
         print_json(_record(prompt, base, answer, why=arguments.why))
         return 0
@@ -142,11 +142,11 @@ def _sampling_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**flags.values_of(arguments, SAMPLING_NAMES), "stop": stop}
 
 
-def continue_prompt(model: LocalModel, prompt: str, sampling: dict[str, Any], *, watch: bool, quiet: bool) -> Answer:
+def continue_prompt(model: LocalModel, prompt: str, sampling: dict[str, Any], *, quiet: bool) -> Answer:
     """The answer, with progress on stderr while the model is tuned."""
     line = step_line("tuning", model, quiet=quiet)
     try:
-        return model.generate(prompt, **sampling, watch=watch, after=line)
+        return model.generate(prompt, **sampling, after=line)
     finally:
         if line is not None:
             line.end()
@@ -214,7 +214,7 @@ def run_chat(arguments: argparse.Namespace) -> int:
     if sys.stdin is None:
         raise InvalidInput("standard input is closed")
     model = open_model(arguments, settings)
-    chat = Chat(model, arguments.watch, sampling, quiet=arguments.quiet)
+    chat = Chat(model, sampling, quiet=arguments.quiet)
     chat.check()
     interactive = _interactive()
     if interactive and not arguments.quiet:
@@ -268,10 +268,10 @@ def _piped_lines(stream: IO[str]) -> Iterator[str]:
 class Chat:
     """A prompt loop: its settings, its commands, and the last prompt and answer."""
 
-    def __init__(self, model: LocalModel, watch: bool, sampling: dict[str, Any], *, quiet: bool) -> None:
+    def __init__(self, model: LocalModel, sampling: dict[str, Any], *, quiet: bool) -> None:
         self._model, self._quiet = model, quiet
         self._sampling = sampling
-        self._changed: dict[str, Any] = {"watch": True} if watch else {}
+        self._changed: dict[str, Any] = {}
         self._prompt, self._answer = "", None  # type: str, Answer | None
         self._block: list[str] | None = None
         self.status = 0
@@ -321,7 +321,7 @@ class Chat:
     @property
     def _model_changes(self) -> dict[str, Any]:
         """The changed settings of selection and tuning."""
-        return {name: value for name, value in self._changed.items() if name not in {*SAMPLING_NAMES, "stop", "watch"}}
+        return {name: value for name, value in self._changed.items() if name not in {*SAMPLING_NAMES, "stop"}}
 
     def comment(self, text: str, style: str) -> None:
         """Print a remark between answers."""
@@ -338,9 +338,8 @@ class Chat:
 
     def _reply(self, prompt: str) -> None:
         settings = {**self._current_sampling, **self._model_changes}
-        watch = bool(self._changed.get("watch"))
         with device_errors():
-            answer = continue_prompt(self._model, prompt, settings, watch=watch, quiet=self._quiet or not watched())
+            answer = continue_prompt(self._model, prompt, settings, quiet=self._quiet or not watched())
         self._prompt, self._answer = prompt, answer
         terminal = Terminal.of(sys.stdout)
         show_continuation(answer.text, terminal)
@@ -409,7 +408,8 @@ class Chat:
 
     def _settings(self) -> None:
         # A prompt's seed is that of sampling.
-        values = {**self._model.settings(**self._model_changes), "watch": False, **self._sampling, **self._changed}
+        use = self._model.call_settings(default_use="auto", **self._model_changes).use
+        values = {**self._model.settings(**self._model_changes), "use": use, **self._sampling, **self._changed}
         for name, value in sorted(values.items()):
             mark = "*" if name in self._changed else " "
             self._print(f"{mark} {name} = {_setting_text(value)}")

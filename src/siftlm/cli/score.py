@@ -109,7 +109,6 @@ class ScoringPlan:
 
     mode: str
     at: tuple[int, ...]
-    watch: bool
     context: bool
     compare: tuple[str, ...]
     shared: dict[str, Any]
@@ -162,12 +161,10 @@ def _plan(arguments: argparse.Namespace, settings: dict[str, Any]) -> ScoringPla
     shared = {name: value for name, value in settings.items() if name not in own}
     main = own.get("method", "sift")
     find(main)
-    if arguments.watch and arguments.mode == "transductive":
-        raise Conflict("--watch and --mode transductive exclude each other: the prompt is the text that is scored")
     if arguments.context and settings.get("use", "weights") == "context":
         raise Conflict("--context and --use context are the same; use one of them")
     compare = _compared_methods(arguments.compare, main)
-    return ScoringPlan(arguments.mode, arguments.at, arguments.watch, arguments.context, compare, shared, own)
+    return ScoringPlan(arguments.mode, arguments.at, arguments.context, compare, shared, own)
 
 
 def _compared_methods(names: str | None, main: str) -> tuple[str, ...]:
@@ -199,7 +196,9 @@ def _score(model: LocalModel, text: str, plan: ScoringPlan, *, quiet: bool, pref
     others = {"adaptive": None, "until": None, "min_gain": None, "decide": None, "features": None}
     settings = model.settings(**plan.own)
     method = settings["method"]
-    name = str(method) + {"weights": "", "context": " in context", "both": ", both"}[settings["use"]]
+    name = (
+        str(method) + {"weights": "", "context": " in context", "both": ", both", "auto": ", guarded"}[settings["use"]]
+    )
     main = _score_once(model, text, plan, plan.own, prefix + name, quiet=quiet)
     scores: dict[str, Score] = {}
     if plan.context:
@@ -219,7 +218,7 @@ def _score_once(
     score = None
     try:
         with device_errors():
-            score = model.score(text, mode=plan.mode, at=plan.at, watch=plan.watch, after=line, **settings)  # type: ignore[arg-type]
+            score = model.score(text, mode=plan.mode, at=plan.at, after=line, **settings)  # type: ignore[arg-type]
     finally:
         if line is not None:
             line.end(None if score is None else score.trace)
@@ -347,7 +346,6 @@ def _configuration(arguments: argparse.Namespace, plan: ScoringPlan) -> dict[str
         **model,
         "mode": plan.mode,
         "at": list(plan.at),
-        "watch": plan.watch,
         "context": plan.context,
         "compare": list(plan.compare),
         "settings": settings,

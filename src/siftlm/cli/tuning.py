@@ -202,12 +202,21 @@ def loss_summary(trace: Trace) -> str:
     )
 
 
+def declined_remark(trace: Trace) -> str:
+    """Why the texts were not learned."""
+    if trace.choice is None:
+        return "the texts reduce the uncertainty too little (--decide), so this is the base model"
+    if trace.choice.use == "context":
+        return f"the texts are read and not learned: {trace.choice}"
+    return f"the texts would not help, so this is the base model: {trace.choice}"
+
+
 ENDED: dict[str, Callable[[Trace], str]] = {
     "seconds": lambda _: "tuning stopped at the limit of --seconds",
     "tokens": lambda _: "tuning stopped at the limit of --tokens",
-    "worse": lambda trace: f"the loss of the prompt rose, so the state after step {trace.kept} was kept",
+    "worse": lambda trace: f"the loss of held-out passages rose, so the state after step {trace.kept} was kept",
     "diverged": lambda _: "tuning diverged, so this is the base model; try a lower --rate",
-    "declined": lambda _: "the texts reduce the uncertainty too little (--decide), so this is the base model",
+    "declined": declined_remark,
     "nothing": lambda _: "no texts were found to tune on, so this is the base model",
 }
 
@@ -234,8 +243,8 @@ def loss_parts(trace: Trace, terminal: Terminal) -> list[RenderableType]:
     curves = [("loss of each text before its step", trace.losses, loss_summary(trace))]
     watched_losses = [step.watched for step in trace.steps if step.watched is not None]
     if watched_losses:
-        change = f"from {watched_losses[0]:.3f} to {watched_losses[-1]:.3f} nats a token"
-        curves.append(("loss of the prompt itself", watched_losses, change))
+        change = f"expected loss from {watched_losses[0]:.1f} to {watched_losses[-1]:.1f} % of the base model's"
+        curves.append(("held-out passages", watched_losses, change))
     parts: list[RenderableType] = []
     for name, values, summary in curves:
         beside = not terminal.fixed or terminal.width >= len(name) + 12

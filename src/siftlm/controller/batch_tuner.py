@@ -17,7 +17,7 @@ from siftlm.controller.restore import training_mode
 from siftlm.controller.settings import SamplingParams, Tuning, stop_strings
 from siftlm.controller.stacked import AdapterStack, refuse_unstackable
 from siftlm.controller.tokens import IGNORE_INDEX, Window, text_to_score
-from siftlm.controller.tuner import DIVERGENCE_CHECK_TOKENS, AfterSteps, Tuner, TuningBatch, TuningRun, Watch
+from siftlm.controller.tuner import DIVERGENCE_CHECK_TOKENS, AfterSteps, MeasureRuns, Tuner, TuningBatch, TuningRun
 from siftlm.errors import InvalidInput, setting
 from siftlm.types import Likelihood, Step, Trace
 from siftlm.validation import whole_number
@@ -44,42 +44,28 @@ class BatchTuner:
         self,
         texts: Sequence[Sequence[str]],
         *,
-        watch: Sequence[str | Watch | None] | None = None,
+        watch: MeasureRuns | None = None,
         after: AfterSteps | None = None,
     ) -> list[Trace]:
         """`Tuner.learn` for every prompt: one step on each of its texts, in order.
 
         Args:
             texts: those of each prompt, in the order of the prompts.
-            watch: for each prompt a text that must not be predicted worse, or a function that measures, or ``None``.
+            watch: prompts -> for each a value that must not get worse, infinite where nothing is watched.
             after: called with the steps that were taken together, prompt -> step.
 
         The budget ``seconds`` runs for all prompts from the beginning of this call; ``tokens`` is each prompt's own.
         """
         if isinstance(texts, str) or any(isinstance(own, str) for own in texts):
             raise InvalidInput(f"{setting('texts')} must be a list of texts for each prompt, so a list of lists")
-        watched = [None] * len(self) if watch is None else list(watch)
-        for name, entries in (("texts", texts), ("watch", watched)):
-            if len(entries) != len(self):
-                raise InvalidInput(
-                    f"{setting(name)} must have an entry for each of {len(self)} prompts, got {len(entries)}"
-                )
-        runs = [_new_run(self._rules, owner, own, watched[owner] is not None) for owner, own in enumerate(texts)]
-        known = {owner: text for owner, text in enumerate(watched) if isinstance(text, str)}
-
-        def measure(owners: Sequence[int]) -> list[float]:
-            values = dict.fromkeys(owners, math.inf)
-            scored = [owner for owner in owners if owner in known]
-            likelihoods = self.likelihoods([(known[owner], "") for owner in scored], owners=scored)
-            values.update((owner, one.nats_per_token) for owner, one in zip(scored, likelihoods, strict=True))
-            for owner in owners:
-                look = watched[owner]
-                if callable(look):
-                    values[owner] = look()
-            return list(values.values())
-
+        if len(texts) != len(self):
+            raise InvalidInput(
+                f"{setting('texts')} must have an entry for each of {len(self)} prompts, got {len(texts)}"
+            )
+        runs = [_new_run(self._rules, owner, own, watch is not None) for owner, own in enumerate(texts)]
         with training_mode(self._controller.model, 0.0, self.settings.checkpointing):
-            batch = TuningBatch(StackedAdapters(self._stack, self._rules, self._budget), measure, after)
+            weights = StackedAdapters(self._stack, self._rules, self._budget)
+            batch = TuningBatch(weights, watch or unwatched, after)
             batch.join(runs)
             while len(batch):
                 batch.round()
@@ -87,16 +73,22 @@ class BatchTuner:
 
     # --- for a server: prompts come and go
 
-    def tuning_batch(self, settings: Tuning, after: AfterSteps | None = None) -> TuningBatch:
+    def tuning_batch(
+        self, settings: Tuning, after: AfterSteps | None = None, watch: MeasureRuns | None = None
+    ) -> TuningBatch:
         """Prompts that are tuned with these settings, joining and leaving; see `tuning_run`."""
         weights = StackedAdapters(self._stack, self.rules(settings), self._budget)
-        return TuningBatch(weights, lambda owners: [math.inf] * len(owners), after)
+        return TuningBatch(weights, watch or unwatched, after)
 
-    def tuning_run(self, owner: int, settings: Tuning, texts: Sequence[str]) -> TuningRun:
+    def tuning_run(self, owner: int, settings: Tuning, texts: Sequence[str], *, watched: bool = False) -> TuningRun:
         """One prompt that is tuned on these texts from the base model on, for `TuningBatch.join`."""
         self._owners([owner], 1, "prompts")
         self._stack.begin(owner)
-        return _new_run(self.rules(settings), owner, texts)
+        return _new_run(self.rules(settings), owner, texts, watched)
+
+    def rewind(self, owner: int) -> None:
+        """Forget what one prompt has learned."""
+        self._stack.begin(owner)
 
     def rules(self, settings: Tuning) -> Tuner:
         """The tuner that plans the steps of these settings."""
@@ -213,6 +205,11 @@ class BatchTuner:
         if len(texts) != count:
             raise InvalidInput(f"{setting('texts')} must have an entry for each of {count} {what}, got {len(texts)}")
         return [self._controller.context_of(own) if own else [] for own in texts]
+
+
+def unwatched(owners: Sequence[int]) -> list[float]:
+    """Nothing is watched for these prompts."""
+    return [math.inf] * len(owners)
 
 
 def _new_run(rules: Tuner, owner: int, texts: Sequence[str], watched: bool = False) -> TuningRun:

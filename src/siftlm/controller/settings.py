@@ -66,8 +66,8 @@ class Tuning(Settings):
     """Take no step after so many seconds."""
     tokens: int | None = None
     """Take no step beyond so many tokens."""
-    watch_every: int = 5
-    """Steps between two looks at the watched text."""
+    watch_every: int | None = None
+    """Steps between two looks at what is watched; left out, a quarter of all, and at least 5."""
     patience: int = 2
     """Looks without an improvement after which tuning ends."""
     explode: float = 2.0
@@ -101,10 +101,10 @@ class Tuning(Settings):
         whole_number("seed", self.seed, least=0, most=MAX_SEED)
         for name in ("checkpointing", "compile"):
             flag(name, getattr(self, name))
-        for name in ("passes", "windows", "reuse", "watch_every", "patience"):
+        for name in ("passes", "windows", "reuse", "patience"):
             whole_number(name, getattr(self, name))
         # The first token of a window is not learned.
-        for name, least in (("window", 2), ("tokens", 1)):
+        for name, least in (("window", 2), ("tokens", 1), ("watch_every", 1)):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), least=least)
         for name, known in (("order", ORDERS), ("repeats", REPEATS), ("precision", PRECISIONS)):

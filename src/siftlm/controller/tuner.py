@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
 # Tokens that tell whether the last step has made the model diverge: a whole text would cost a third of a step.
 DIVERGENCE_CHECK_TOKENS = 32
+# Where nobody says how often to look at what is watched.
+LOOKS_PER_RUN, MIN_STEPS_BETWEEN_LOOKS = 4, 5
 
 Watch = Callable[[], float]
-"""How well the model does on what it is tuned for: nats a token, lower is better."""
+"""How well the model does on what is watched: lower is better, and no number is nothing to watch."""
 MeasureRuns = Callable[[Sequence[int]], Sequence[float]]
-"""Prompts -> how well each does on what is watched for it: nats a token."""
+"""Prompts -> how well each does on what is watched for it; see `Watch`."""
 AfterSteps = Callable[[Mapping[int, Step]], None]
 
 
@@ -62,6 +64,11 @@ class TuningRun:
     def next(self) -> tuple[PlannedStep, Window]:
         """The next step, and what it learns."""
         return self.planned[len(self.steps)]
+
+    @property
+    def watch_every(self) -> int:
+        """Steps between two looks at what is watched."""
+        return self.settings.watch_every or max(MIN_STEPS_BETWEEN_LOOKS, -(-len(self.planned) // LOOKS_PER_RUN))
 
     def is_running(self) -> bool:
         """Is there a next step, and room for it in every budget? If not, `ended` says why."""
@@ -161,7 +168,7 @@ class TuningBatch:
                 run.ended = "diverged"
         # 3. Measure the last states that were not measured, and go back to better ones.
         watched = [run for run in unchecked if run.watched and run.ended != "diverged"]
-        for run, now in self._measured([run for run in watched if len(run.steps) % run.settings.watch_every]):
+        for run, now in self._measured([run for run in watched if len(run.steps) % run.watch_every]):
             if now < run.best:
                 run.best_at = len(run.steps)
         for run in watched:
@@ -182,7 +189,7 @@ class TuningBatch:
                 self.weights.rewind(run)
                 run.ended = "diverged"
         stable = [run for run in runs if not run.ended]
-        due = [run for run in stable if run.watched and len(run.steps) % run.settings.watch_every == 0]
+        due = [run for run in stable if run.watched and len(run.steps) % run.watch_every == 0]
         for run, now in self._measured(due):
             run.steps[-1] = replace(run.steps[-1], watched=now)
             if run.observe(now):
@@ -256,6 +263,10 @@ class Tuner:
         for p in self.engine.parameters:
             p.grad = None
         return run.trace(self.engine.description)
+
+    def rewind(self) -> None:
+        """Go back to the base model; more may be learned from there."""
+        self.engine.rewind()
 
     def planned_steps(self, texts: Sequence[str]) -> list[tuple[PlannedStep, Window]]:
         """The steps that these texts are learned in, each with its window, in order."""

@@ -153,17 +153,12 @@ class _MethodRunner:
             raise InvalidInput(
                 f"{method.label}: there is no calibration of this memory for {model.controller.name}: siftlm calibrate"
             )
-        watch = method.settings.get("watch", False)
-        if not isinstance(watch, bool):
-            raise InvalidInput(f"{method.label}: watch must be True or False, got {watch!r}")
-        if watch and self._protocol.name == "transductive":
-            raise Conflict(f"{method.label}: watch in a transductive run would watch the very text that is scored")
-        return _json_settings({**model.settings(n=self._protocol.n, **_model_settings(method)), "watch": watch})
+        return _json_settings(model.settings(n=self._protocol.n, **method.settings))
 
     def check_selection(self, method: EvaluatedMethod, text: Text) -> None:
         """Select once if there are settings of a selection, many of which are checked only there."""
         selects = method.baseline is None or method.baseline.options is None
-        settings = _model_settings(method)
+        settings = method.settings
         if selects and set(settings) - {"method", "features"}:
             model = self._model(method)
             model.select(self._protocol.parts(text.text).prompt, n=1, **{**settings, "features": None})
@@ -373,11 +368,6 @@ def interleave_domains(texts: Sequence[Text]) -> list[Text]:
         places.append(seen[text.domain])
         seen[text.domain] += 1
     return [texts[at] for at in sorted(range(len(texts)), key=places.__getitem__)]
-
-
-def _model_settings(method: EvaluatedMethod) -> dict[str, Any]:
-    """The method's settings that `LocalModel.settings` knows."""
-    return {name: value for name, value in method.settings.items() if name != "watch"}
 
 
 def _result_record(

@@ -16,9 +16,6 @@ from siftlm.serving.events import Mode
 # The name in published tables.
 METHOD_ALIASES = {"nn": "nearest"}
 BASE_MODE, AUTO_MODE, CONTEXT_MODE = "base", "auto", "context"
-# The mode ``auto``: α of the adaptive rule that ends a selection, and the least share of the uncertainty that the texts
-# must remove for tuning to start at all.
-AUTO_ADAPTIVE, AUTO_DECIDE = 0.1, 0.02
 LISTED_MODES = (AUTO_MODE, "sift-50", "sift-20", "nn-50", "context-10")
 """The modes that ``/v1/models`` lists; any other method and number works as well."""
 MODE_PATTERN = re.compile(r"(?P<method>[a-z][a-z0-9_.+-]*?)(?:-(?P<n>[0-9]{1,4}))?")
@@ -111,7 +108,7 @@ class ModeParser:
         if method == CONTEXT_MODE:
             settings = {"method": "sift", **settings, "use": "context"}
         elif method == AUTO_MODE:
-            settings = {"adaptive": AUTO_ADAPTIVE, "decide": AUTO_DECIDE, **settings}
+            settings = {"use": "auto", **settings}
         else:
             settings["method"] = METHOD_ALIASES.get(method, method) if isinstance(method, str) else method
         self._check(self._models[memory], settings)

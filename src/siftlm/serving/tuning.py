@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from siftlm.controller import BatchTuner, Tuning, TuningBatch, TuningRun
-from siftlm.flow import PromptState
+from siftlm.flow import PromptState, choose_use
+from siftlm.guard import observed
 from siftlm.serving.adapters import AdapterCache, AdapterKey, AdapterSlot, AdapterSlots, CachedTuning
 from siftlm.serving.events import EngineProtocol, Job, Selected, ServedRequest, Stepped, Tuned
 from siftlm.types import Step
@@ -23,6 +25,8 @@ class TuningRequest:
     state: PromptState
     run: TuningRun
     batch: TuningBatch
+    automatic: bool
+    """Do held-out passages decide how the texts are used?"""
 
 
 class TuningQueue:
@@ -153,10 +157,11 @@ class TuningQueue:
             return [self._ready(task, kept, cached=False) for task in tasks]
         slot = self._slots.take(key)
         slot.users = len(tasks)
-        settings = self._engine.models[key.memory].tuning_settings(**tasks[0].job.mode.settings)
+        resolved = self._engine.models[key.memory].call_settings(**tasks[0].job.mode.settings)
+        settings, automatic = resolved.tuning, resolved.use == "auto"
         batch = self._batch(settings)
-        run = self._tuner.tuning_run(slot.number, settings, state.found.texts)
-        self._requests[slot.number] = TuningRequest(slot, tasks, state, run, batch)
+        run = self._tuner.tuning_run(slot.number, settings, state.found.texts, watched=state.guard is not None)
+        self._requests[slot.number] = TuningRequest(slot, tasks, state, run, batch, automatic)
         for task in tasks:
             task.slot = slot
             task.record_time("select")
@@ -168,8 +173,14 @@ class TuningQueue:
         """The batch of all prompts with these settings."""
         name = json.dumps(settings.to_dict(), sort_keys=True)
         if name not in self._batches:
-            self._batches[name] = self._tuner.tuning_batch(settings, after=self._emit_steps)
+            self._batches[name] = self._tuner.tuning_batch(settings, self._emit_steps, self._watch)
         return self._batches[name]
+
+    def _watch(self, owners: Sequence[int]) -> list[float]:
+        """What the guards of these prompts expect of their models as they are now."""
+        guards = {owner: guard for owner in owners if (guard := self._requests[owner].state.guard) is not None}
+        values = dict(zip(guards, observed(self._tuner, guards), strict=True))
+        return [values.get(owner, math.inf) for owner in owners]
 
     def _emit_steps(self, steps: Mapping[int, Step]) -> None:
         for number, step in steps.items():
@@ -180,11 +191,15 @@ class TuningQueue:
 
     def _finish(self, request: TuningRequest) -> list[ServedRequest]:
         """Cache the tuned adapter, and return the requests that waited for it."""
-        trace = self._tuner.trace(request.run)
-        untuned = trace.ended in ("diverged", "nothing")
-        weights = None if untuned else self._tuner.weights(request.slot.number)
-        context = () if trace.ended == "diverged" else request.state.context
-        kept = CachedTuning(request.state.found, trace, context, weights)
+        state, owner = request.state, request.slot.number
+        state.trace = self._tuner.trace(request.run)
+        if request.automatic:
+            choose_use(self._tuner, {owner: state})
+        trace = state.trace
+        untuned = trace.ended in ("diverged", "nothing", "declined")
+        weights = None if untuned else self._tuner.weights(owner)
+        context = () if trace.ended == "diverged" else state.context
+        kept = CachedTuning(state.found, trace, context, weights)
         request.slot.kept = kept
         self._keep(request.slot.key, kept)
         self._engine.count.tuned(len(trace.steps), sum(step.tokens for step in trace.steps))

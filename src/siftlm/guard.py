@@ -1,0 +1,168 @@
+"""The guard of ``use="auto"``: what is held out for a prompt, and the use of its texts that predicts that best.
+
+Tuning can harm: the texts may be unlike what follows the prompt, or the model may have known them too well to learn
+anything from them. So a use of the texts first has to help with texts that were not used: the nearest passages that
+were not selected, the second half of each after its first, as the prompt is to be continued. The prompt itself says
+little: the texts were selected for it, and it is predicted better even where its continuation is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from siftlm.call import split_in_half
+from siftlm.errors import InvalidInput
+from siftlm.memory import Found, Search, Searcher, SearchRequest
+from siftlm.types import Choice, Likelihood
+
+# Passages that are held out for a prompt, and characters of each: a look costs less than a step.
+HELD_OUT_PASSAGES, MAX_HELD_OUT_CHARACTERS = 3, 400
+# Of them those that are also predicted with the texts in context, which costs more than a step each.
+CONTEXT_PASSAGES = 1
+# Held-out passages are more like the texts than the continuation of a prompt is, which gains less by about so much, in
+# % of the base model's loss, and one passage alone says less; docs/decisions/0054-guard.md has the figures.
+OPTIMISM_PERCENT, CONTEXT_OPTIMISM_PERCENT = 1.0, 4.0
+# A later state is taken unless it is worse by more than this: steps help more often than a few passages can tell.
+TOLERANCE_PERCENT = 2.0
+
+
+class Predictor(Protocol):
+    """A model, tuned for several prompts or for none."""
+
+    def likelihoods(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        owners: Sequence[int] | None = None,
+        texts: Sequence[Sequence[str]] | None = None,
+    ) -> list[Likelihood]:
+        """The likelihoods of (text, after), each by its owner's model and with texts put before both."""
+
+
+@dataclass(eq=False)
+class Guard:
+    """What is held out for one prompt, and how well it was predicted."""
+
+    pairs: tuple[tuple[str, str], ...]
+    """(text, after) of each passage."""
+    texts: tuple[str, ...]
+    """The texts that may be put before the prompt."""
+    base: tuple[float, ...] = ()
+    """Nats of each passage by the base model; empty until they are measured."""
+    estimates: dict[str, float] = field(default_factory=dict)
+    """Use -> the expected loss of the prompt's continuation, in % of the base model's."""
+    _watched: float = 100.0
+    """What `observe` returned for the state that is kept."""
+    _context_passages: float = 100.0
+    """The estimate of ``weights`` by those passages alone that are predicted with context."""
+
+    def observe(self, nats: Sequence[float]) -> float:
+        """What to watch: the estimate for the model as it is now, by the nats of each passage; the base model's first.
+
+        It falls with each state that is to be kept rather than the one before.
+        """
+        if not self.base:
+            self.base = tuple(nats)
+            return self._watched
+        now = self._percent(nats) + OPTIMISM_PERCENT
+        best = self.estimates.setdefault("weights", now)
+        if not now < 100:
+            self.estimates["weights"] = min(best, now)
+        elif now <= best + TOLERANCE_PERCENT or best >= 100:
+            self.estimates["weights"], self._context_passages = now, self._percent(nats[:CONTEXT_PASSAGES])
+            self._watched = min(now, math.nextafter(self._watched, 0))
+            return self._watched
+        return now
+
+    def observe_context(self, use: str, nats: Sequence[float]) -> None:
+        """Note the estimate for texts in context, of few passages: ``both`` is compared on these with ``weights``."""
+        now = self._percent(nats)
+        if use == "context":
+            self.estimates[use] = now + CONTEXT_OPTIMISM_PERCENT
+        else:
+            self.estimates[use] = self.estimates["weights"] + now - self._context_passages
+
+    def choice(self) -> Choice:
+        """The use with the best estimate, the base model where none is expected to help."""
+        best = min(self.estimates, key=lambda use: self.estimates[use], default="")
+        use = best if best and self.estimates[best] < 100 else "none"
+        return Choice(use, dict(self.estimates), len(self.pairs))
+
+    def _percent(self, nats: Sequence[float]) -> float:
+        shares = [now / before for now, before in zip(nats, self.base, strict=False) if before > 0]
+        return 100 * sum(shares) / len(shares) if shares else 100.0
+
+
+def make_guards(memory: Searcher, request: SearchRequest, founds: Sequence[Found]) -> list[Guard]:
+    """A guard for each prompt of the request, with the nearest passages that were not selected for it."""
+    search, n = request.search, request.n + 2 * HELD_OUT_PASSAGES
+    nearest = Search(
+        k=n if search.k is None else max(search.k, n),
+        candidates=search.candidates,
+        where=search.where,
+        without_copies=search.without_copies,
+        exclude=search.exclude,
+        exact=search.exact,
+    )
+    guards = []
+    nears = memory.run(SearchRequest(n, "nearest", nearest, prompts=request.prompts))
+    for found, near in zip(founds, nears, strict=True):
+        selected = {hit.row for hit in found}
+        pairs = [halves(hit.text) for hit in near if hit.row not in selected]
+        held_out = [pair for pair in pairs if pair is not None]
+        guards.append(Guard(tuple(held_out[:HELD_OUT_PASSAGES]), tuple(found.texts)))
+    return guards
+
+
+def halves(text: str) -> tuple[str, str] | None:
+    """The second half of a passage's beginning, and the first, which it follows; None for a single word.
+
+    >>> halves("one two three four")
+    (' four', 'one two three')
+    """
+    try:
+        before, after = split_in_half(text[:MAX_HELD_OUT_CHARACTERS])
+    except InvalidInput:
+        return None
+    return after, before
+
+
+def observed(model: Predictor, guards: Mapping[int, Guard]) -> list[float]:
+    """The estimate for each owner's model as it is now; at first, the base model's, also with the texts in context."""
+    first = {owner: guard for owner, guard in guards.items() if not guard.base}
+    nats = _nats(model, guards)
+    estimates = [guard.observe(nats[owner]) for owner, guard in guards.items()]
+    for owner, one in _nats(model, first, context=True).items():
+        first[owner].observe_context("context", one)
+    return estimates
+
+
+def chosen(model: Predictor, guards: Mapping[int, Guard]) -> dict[int, Choice]:
+    """The choice for each owner, whose model is the tuned one; reading too is tried where reading alone helped."""
+    both = {
+        owner: guard
+        for owner, guard in guards.items()
+        if max(guard.estimates.get(use, 100.0) for use in ("context", "weights")) < 100
+    }
+    for owner, one in _nats(model, both, context=True).items():
+        both[owner].observe_context("both", one)
+    return {owner: guard.choice() for owner, guard in guards.items()}
+
+
+def _nats(model: Predictor, guards: Mapping[int, Guard], *, context: bool = False) -> dict[int, list[float]]:
+    """Owner -> nats of each of its passages, of few of them with the texts in context."""
+    pairs, owners, texts = [], [], []
+    for owner, guard in guards.items():
+        for pair in guard.pairs[: CONTEXT_PASSAGES if context else None]:
+            pairs.append(pair)
+            owners.append(owner)
+            texts.append(guard.texts if context else ())
+    nats: dict[int, list[float]] = {owner: [] for owner in guards}
+    if pairs:
+        seen = model.likelihoods(pairs, owners=owners, texts=texts if context else None)
+        for owner, one in zip(owners, seen, strict=True):
+            nats[owner].append(one.nats)
+    return nats
