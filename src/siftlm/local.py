@@ -375,8 +375,8 @@ class LocalModel:
         """The settings of tuning of a call with these changes."""
         return self.call_settings(**changes).tuning
 
-    def call_settings(self, n: int | None = None, method: Any = None, **changes: Any) -> CallSettings:
-        """The resolved settings of a call with these changes.
+    def call_settings(self, n: int | None = None, method: Any = None, /, **changes: Any) -> CallSettings:
+        """The resolved settings of a call with these changes; ``n`` and ``method`` may be None by place, not by name.
 
         A call wins over the model, this over a recipe, this over calibration, and this over defaults.
         """
