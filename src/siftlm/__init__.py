@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; the table below is wha
     from siftlm.memory import Memory as Memory
     from siftlm.memory import Search as Search
     from siftlm.results import Answer as Answer
+    from siftlm.results import ChoiceScores as ChoiceScores
     from siftlm.results import Score as Score
     from siftlm.selection import Gram as Gram
     from siftlm.selection import kernels as kernels
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Answer": "siftlm.results",
     "Calibration": "siftlm.calibration",
+    "ChoiceScores": "siftlm.results",
     "Controller": "siftlm.controller",
     "Document": "siftlm.types",
     "Explanation": "siftlm.types",

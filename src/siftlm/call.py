@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from siftlm.controller import Tuning
+from siftlm.controller import Tuning, check_sampling
+from siftlm.controller.settings import stop_strings
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
-from siftlm.memory import Found, Search, SearchRequest
+from siftlm.memory import Found, Search, Searcher, SearchRequest
 from siftlm.memory.rerank import Features
-from siftlm.validation import choice, fraction, text_with_content, whole_number
+from siftlm.validation import choice, fraction, list_of_texts, text_with_content, whole_number
+
+if TYPE_CHECKING:
+    from siftlm.controller import Controller
+
+logger = logging.getLogger(__name__)
 
 SCORE_MODES = ("split", "transductive")
 PAIR_LABELS = ("the prompt", "the continuation")
@@ -63,6 +70,40 @@ class CallSettings:
         """About the share of a prompt's tuning that one step is."""
         return 1 / (self.request.n * self.tuning.passes * self.tuning.windows)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by name, as `LocalModel` takes them; see `LocalModel.settings`."""
+        request = self.request
+        return {
+            "n": request.n,
+            "method": self.recipe or request.method,
+            "use": self.use,
+            "decide": self.decide,
+            "features": self.features,
+            **{name: getattr(request.search, name) for name in self.chosen},
+            **({} if request.search.seed == self.tuning.seed else {SELECTION_SEED: request.search.seed}),
+            **{name: request.selection[name] for name in ("noise", "replacement") if name in request.selection},
+            **request.options,
+            **self.tuning.to_dict(),
+        }
+
+
+def calibrated_settings(memory: Searcher, controller: Controller) -> dict[str, Any]:
+    """The settings that calibration chose for this memory and this model."""
+    known = getattr(memory, "manifest", None)
+    record = (known.calibration if known is not None else {}).get(controller.name, {})
+    made_with = record.get("model", {}).get("engine", {}).get("engine", "full")
+    if record and (made_with != "full") != controller.adapters:
+        # All of them were chosen with a rate and a number of steps that do not fit this engine.
+        own = "lora" if controller.adapters else "full"
+        logger.warning(
+            "the calibration of this memory was made with engine=%r and is left out: "
+            "siftlm calibrate MEMORY --engine %s makes one for this model",
+            made_with,
+            own,
+        )
+        return {}
+    return dict(record.get("settings", {}))
+
 
 def settings_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by name: those that the objects ``search`` and ``tuning`` choose, below the keywords.
@@ -88,6 +129,54 @@ def listed(what: str, texts: Any) -> list[Any]:
             f"{setting(f'{what}s')} must be a list, got {got}; for one {what} there is the method without _many"
         )
     return list(texts)
+
+
+def checked_prompts(prompts: Any) -> list[str]:
+    """The prompts of a call for many."""
+    return [text_with_content(f"prompt {place}", text) for place, text in enumerate(listed("prompt", prompts))]
+
+
+def checked_question(prompt: Any, choices: Any, name: str = "") -> tuple[str, list[str]]:
+    """The prompt and the choices of a question, which errors call by its ``name``."""
+    of = f" of {name}" if name else ""
+    text_with_content(f"the prompt{of}", prompt)
+    texts = list_of_texts(f"the choices{of}" if of else "choices", choices)
+    for place, text in enumerate(texts):
+        text_with_content(f"choice {place}{of}", text)
+    if len(texts) < 2:
+        raise InvalidInput(
+            f"{setting('choices')}{of} must be two or more texts, got {texts!r:.60}; "
+            "score((prompt, continuation)) scores a single one"
+        )
+    if repeated := next((text for place, text in enumerate(texts) if text in texts[:place]), None):
+        raise InvalidInput(f"{setting('choices')}{of} has {repeated!r:.60} twice; give each once")
+    return prompt, texts
+
+
+def checked_questions(questions: Any) -> list[tuple[str, list[str]]]:
+    """The questions of a call for many."""
+    checked = []
+    for place, one in enumerate(listed("question", questions)):
+        if not isinstance(one, (tuple, list)) or len(one) != 2:
+            raise InvalidInput(f"question {place} must be a pair (prompt, choices), got {one!r:.60}")
+        prompt, choices = one
+        checked.append(checked_question(prompt, choices, f"question {place}"))
+    return checked
+
+
+def checked_sampling(
+    context: int, max_new_tokens: int, temperature: float, top_p: float, stop: str | Sequence[str], seed: int
+) -> dict[str, Any]:
+    """How to draw tokens, as `Controller.generate` takes it; checked before any tuning."""
+    stops = list(stop_strings(stop))
+    check_sampling(max_new_tokens, temperature, top_p, stops, context, seed)
+    return {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "stop": stops,
+        "seed": seed,
+    }
 
 
 def split_text(name: str, text: Any, mode: str) -> tuple[str, str, str]:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from siftlm.call import CallSettings
@@ -20,10 +22,12 @@ from siftlm.guard import Guard, chosen, make_guards, observed
 from siftlm.memory import Found, Searcher
 from siftlm.memory.rerank import rerank
 from siftlm.progress import Meter
-from siftlm.results import Answer, Score
+from siftlm.results import Answer, ChoiceScores, Score, ScoredChoice
 from siftlm.types import Choice, Likelihood, Step, Trace
 from siftlm.validation import whole_number
 
+ScoredPair = tuple[str, str]
+"""A text to score, and what is read before it."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,7 +36,7 @@ WHY_UNSCORED = (
     "token). Give a longer text, or a pair (prompt, continuation)"
 )
 NO_TRACE = Trace((), "nothing", 0)
-NO_LIKELIHOOD, NO_GENERATION = Likelihood(0.0, 0, 0), Generated("", 0, "length")
+NO_GENERATION = Generated("", 0, "length")
 
 
 @dataclass(eq=False)
@@ -52,17 +56,16 @@ class PromptState:
     """How tuning went; known from the beginning where nothing is tuned."""
     steps: int = 0
     """Steps taken so far."""
-    scored: str = ""
-    """The text to score, and what is read before it."""
-    before: str = ""
-    base: Likelihood = NO_LIKELIHOOD
-    """Its likelihood by the base model."""
-    tuned: Likelihood = NO_LIKELIHOOD
-    """Its likelihood by the tuned model."""
+    scored: Sequence[ScoredPair] = ()
+    """The texts to score."""
+    base: tuple[Likelihood, ...] = ()
+    """Their likelihoods by the base model."""
+    tuned: tuple[Likelihood, ...] = ()
+    """Their likelihoods by the tuned model."""
     generated: Generated = NO_GENERATION
     """The continuation of the prompt."""
-    seen: dict[int, Likelihood] = field(default_factory=dict)
-    """Steps -> the likelihood after them, where it was measured."""
+    seen: dict[int, tuple[Likelihood, ...]] = field(default_factory=dict)
+    """Steps -> the likelihoods after them, where they were measured."""
     clock: dict[str, float] = field(default_factory=dict)
     """Seconds spent on this prompt."""
 
@@ -87,10 +90,13 @@ class SinglePromptTuner:
         owners: Sequence[int] | None = None,  # noqa: ARG002
         texts: Sequence[Sequence[str]] | None = None,
     ) -> list[Likelihood]:
-        """The likelihoods of (text, after), together unless texts are to be read before them."""
-        if texts is None or not any(texts):
+        """The likelihoods of (text, after), together where the same texts are to be read before them."""
+        if texts is None:
             return self.controller.likelihoods(pairs)
-        return [self.controller.likelihoods([one], texts=own)[0] for one, own in zip(pairs, texts, strict=True)]
+        seen: list[Likelihood] = []
+        for own, some in groupby(zip(texts, pairs, strict=True), key=itemgetter(0)):
+            seen += self.controller.likelihoods([pair for _, pair in some], texts=own)
+        return seen
 
     def generate(
         self,
@@ -263,49 +269,55 @@ def score(
         after: called after each step.
         name: of the text in an error; left out, a text is known by its beginning.
     """
-    # 1. Select, and score by the base model.
-    states = select(memory, settings, [prompt for prompt, _, _ in parts])
-    for state, (_, scored, before) in zip(states, parts, strict=True):
-        state.scored, state.before = scored, before
-    base = _likelihoods(SinglePromptTuner(controller), dict(enumerate(states)), [()] * len(states))
-    for state, one in zip(states, base, strict=True):
-        if not one.tokens or not one.bytes:
-            raise InvalidInput(f"nothing of {name or f'text {state.scored[:40]!r}'} can be scored: {WHY_UNSCORED}")
-        state.base, state.seen = one, {0: one} if 0 in points else {}
-
-    def taken(model: TunedModel, stepped: Mapping[int, PromptState]) -> None:
-        due = {owner: state for owner, state in stepped.items() if state.steps in points}
-        seen = _likelihoods(model, due, [state.context for state in due.values()]) if due else []
-        for state, one in zip(due.values(), seen, strict=True):
-            state.seen[state.steps] = one
-
-    # 2. Tune, and score unless this very state was scored on the way.
-    for group in tuning_groups(controller, states, settings):
-        with tuned(controller, group, settings, taken=taken if points else None, after=after) as model:
-            left = {}
-            for owner, state in enumerate(group):
-                if state.trace.ended == "diverged":
-                    state.tuned = state.base
-                elif state.steps in state.seen and 0 < state.steps == state.trace.kept and settings.use != "auto":
-                    state.tuned = state.seen[state.steps]
-                else:
-                    left[owner] = state
-            seen = _likelihoods(model, left, [state.context for state in left.values()]) if left else []
-            for state, one in zip(left.values(), seen, strict=True):
-                state.tuned = one
+    states = _measured(
+        controller,
+        memory,
+        settings,
+        [prompt for prompt, _, _ in parts],
+        [[(scored, before)] for _, scored, before in parts],
+        points,
+        after,
+        name,
+    )
     return [
         Score(
-            state.base.bits_per_byte,
-            state.tuned.bits_per_byte,
+            base.bits_per_byte,
+            tuned.bits_per_byte,
             mode,
-            state.tuned,
-            state.base,
+            tuned,
+            base,
             state.found,
             state.trace,
-            tuple((steps, one.bits_per_byte) for steps, one in sorted(state.seen.items())),
+            tuple((steps, one.bits_per_byte) for steps, [one] in sorted(state.seen.items())),
             state.clock,
         )
         for state in states
+        for base, tuned in zip(state.base, state.tuned, strict=True)
+    ]
+
+
+def score_choices(
+    controller: Controller,
+    memory: Searcher,
+    settings: CallSettings,
+    questions: Sequence[tuple[str, Sequence[str]]],
+    *,
+    points: frozenset[int] = frozenset(),
+    after: AfterStep | None = None,
+) -> list[ChoiceScores]:
+    """The scores of each question's choices after its prompt, before and after the model is tuned for the prompt."""
+    prompts = [prompt for prompt, _ in questions]
+    scored = [[(choice, prompt) for choice in choices] for prompt, choices in questions]
+    states = _measured(controller, memory, settings, prompts, scored, points, after)
+    return [
+        ChoiceScores(
+            tuple(map(ScoredChoice, choices, state.base, state.tuned)),
+            state.found,
+            state.trace,
+            tuple(sorted(state.seen.items())),
+            state.clock,
+        )
+        for (_, choices), state in zip(questions, states, strict=True)
     ]
 
 
@@ -364,13 +376,64 @@ def in_batches(
     return results
 
 
+def _measured(
+    controller: Controller,
+    memory: Searcher,
+    settings: CallSettings,
+    prompts: Sequence[str],
+    scored: Sequence[Sequence[ScoredPair]],
+    points: frozenset[int],
+    after: AfterStep | None,
+    name: str = "",
+) -> list[PromptState]:
+    """The prompts with the likelihoods of their scored texts before and after the model is tuned for each."""
+    # 1. Select, and score by the base model.
+    states = select(memory, settings, prompts)
+    for state, pairs in zip(states, scored, strict=True):
+        state.scored = pairs
+    base = _likelihoods(SinglePromptTuner(controller), dict(enumerate(states)), [()] * len(states))
+    for state, seen in zip(states, base, strict=True):
+        for (text, _), one in zip(state.scored, seen, strict=True):
+            if not one.tokens or not one.bytes:
+                raise InvalidInput(f"nothing of {name or f'text {text[:40]!r}'} can be scored: {WHY_UNSCORED}")
+        state.base, state.seen = seen, {0: seen} if 0 in points else {}
+
+    def taken(model: TunedModel, stepped: Mapping[int, PromptState]) -> None:
+        due = {owner: state for owner, state in stepped.items() if state.steps in points}
+        measured = _likelihoods(model, due, [state.context for state in due.values()]) if due else []
+        for state, seen in zip(due.values(), measured, strict=True):
+            state.seen[state.steps] = seen
+
+    # 2. Tune, and score unless this very state was scored on the way.
+    for group in tuning_groups(controller, states, settings):
+        with tuned(controller, group, settings, taken=taken if points else None, after=after) as model:
+            left = {}
+            for owner, state in enumerate(group):
+                if state.trace.ended == "diverged":
+                    state.tuned = state.base
+                elif state.steps in state.seen and 0 < state.steps == state.trace.kept and settings.use != "auto":
+                    state.tuned = state.seen[state.steps]
+                else:
+                    left[owner] = state
+            measured = _likelihoods(model, left, [state.context for state in left.values()]) if left else []
+            for state, seen in zip(left.values(), measured, strict=True):
+                state.tuned = seen
+    return states
+
+
 def _likelihoods(
     model: TunedModel, states: Mapping[int, PromptState], contexts: Sequence[Sequence[str]]
-) -> list[Likelihood]:
+) -> list[tuple[Likelihood, ...]]:
     """The likelihoods of the scored texts, owner in the model -> prompt; each has its share of the time."""
     began = time.perf_counter()
-    pairs = [(state.scored, state.before) for state in states.values()]
-    seen = model.likelihoods(pairs, owners=list(states), texts=contexts)
+    pairs: list[ScoredPair] = []
+    owners: list[int] = []
+    texts: list[Sequence[str]] = []
+    for (owner, state), context in zip(states.items(), contexts, strict=True):
+        pairs += state.scored
+        owners += [owner] * len(state.scored)
+        texts += [context] * len(state.scored)
+    seen = iter(model.likelihoods(pairs, owners=owners, texts=texts))
     for state in states.values():
         state.clock["score"] = state.clock.get("score", 0.0) + (time.perf_counter() - began) / len(states)
-    return seen
+    return [tuple(islice(seen, len(state.scored))) for state in states.values()]

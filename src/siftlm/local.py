@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -15,27 +14,29 @@ from siftlm.call import (
     LOCAL_SETTINGS,
     SELECTION_SEED,
     CallSettings,
+    calibrated_settings,
     check_after,
     check_untuned,
+    checked_prompts,
+    checked_question,
+    checked_questions,
+    checked_sampling,
     listed,
     scored_steps,
     settings_by_name,
     split_text,
     without_tuning,
 )
-from siftlm.controller import Controller, Tuning, check_sampling, restoring
-from siftlm.controller.settings import stop_strings
+from siftlm.controller import Controller, Tuning, restoring
 from siftlm.embedding.models import GradientSettings, ModelEmbedder
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import Found, Memory, Search, Searcher
 from siftlm.memory.request import search_request
 from siftlm.memory.rerank import check_rerank
 from siftlm.progress import Meter, Report, reporter
-from siftlm.results import Answer, Learned, Score
+from siftlm.results import Answer, ChoiceScores, Learned, Score
 from siftlm.types import Step, Vectors
 from siftlm.validation import flag, text_with_content, whole_number
-
-logger = logging.getLogger(__name__)
 
 
 class LocalModel:
@@ -109,7 +110,9 @@ class LocalModel:
                 dtype=dtype,
                 context=context,
             )
-        self.calibration: Mapping[str, Any] = self._calibrated() if flag("calibrated", calibrated) else {}
+        self.calibration: Mapping[str, Any] = (
+            calibrated_settings(self.memory, self.controller) if flag("calibrated", calibrated) else {}
+        )
         """The settings that calibration chose; empty where there is none, or none is wanted."""
         self._defaults = settings_by_name({"search": search, "tuning": tuning, **settings})
         self.settings()  # a wrong setting is an error here rather than at the first prompt
@@ -187,6 +190,29 @@ class LocalModel:
             name="the text",
         )[0]
 
+    def score_choices(
+        self,
+        prompt: str,
+        choices: Sequence[str],
+        n: int | None = None,
+        method: Any = None,
+        *,
+        at: Sequence[int] = (),
+        after: Callable[[Step], None] | None = None,
+        **settings: Any,
+    ) -> ChoiceScores:
+        """How likely each of several continuations of a prompt is, before and after the model is tuned for the prompt.
+
+        Args:
+            prompt: the question.
+            choices: two or more answers, each with the white space that stands before it.
+            n, method, at, after, **settings: as for `score`.
+        """
+        question = checked_question(prompt, choices)
+        points, resolved = scored_steps(at), self.call_settings(n, method, **settings)
+        check_after(after)
+        return flow.score_choices(self.controller, self.memory, resolved, [question], points=points, after=after)[0]
+
     def generate(
         self,
         prompt: str,
@@ -214,9 +240,9 @@ class LocalModel:
             after: called after each step.
             **settings: as for `LocalModel`, ``search`` and ``tuning`` included.
         """
-        sampling = self._sampling(max_new_tokens, temperature, top_p, stop, seed)
+        sampling = checked_sampling(self.controller.context, max_new_tokens, temperature, top_p, stop, seed)
         text_with_content("the prompt", prompt)
-        resolved = self.call_settings(n, method, default_use="auto", **settings)
+        resolved = self.call_settings(n, method, "auto", **settings)
         check_after(after)
         return flow.generate(self.controller, self.memory, resolved, [prompt], sampling, after=after)[0]
 
@@ -241,19 +267,30 @@ class LocalModel:
         parts = [split_text(f"text {place}", text, mode) for place, text in enumerate(listed("text", texts))]
         points = scored_steps(at)
         meter = Meter("scoring", "texts", reporter(progress), total=len(parts))
+        work = partial(flow.score, self.controller, self.memory, resolved, mode=mode, points=points)
+        return flow.in_batches(parts, batch, meter, partial(work, after=lambda _: meter.add(resolved.step_share)))
 
-        def work(some: Sequence[tuple[str, str, str]]) -> list[Score]:
-            return flow.score(
-                self.controller,
-                self.memory,
-                resolved,
-                some,
-                mode=mode,
-                points=points,
-                after=lambda _: meter.add(resolved.step_share),
-            )
+    def score_choices_many(
+        self,
+        questions: Sequence[tuple[str, Sequence[str]]],
+        n: int | None = None,
+        method: Any = None,
+        *,
+        at: Sequence[int] = (),
+        batch: int = 32,
+        progress: bool | Report | None = None,
+        **settings: Any,
+    ) -> list[ChoiceScores]:
+        """`score_choices` for many pairs of a prompt and its choices; LoRA tunes ``batch`` prompts at once.
 
-        return flow.in_batches(parts, batch, meter, work)
+        The results are those of `score_choices`, for LoRA up to rounding; see `score_many`.
+        """
+        resolved = self.call_settings(n, method, **settings)
+        checked = checked_questions(questions)
+        points = scored_steps(at)
+        meter = Meter("scoring", "questions", reporter(progress), total=len(checked))
+        work = partial(flow.score_choices, self.controller, self.memory, resolved, points=points)
+        return flow.in_batches(checked, batch, meter, partial(work, after=lambda _: meter.add(resolved.step_share)))
 
     def generate_many(
         self,
@@ -274,41 +311,31 @@ class LocalModel:
 
         The results are those of `generate`, for LoRA up to rounding; see `score_many`.
         """
-        resolved = self.call_settings(n, method, default_use="auto", **settings)
-        checked = _checked_prompts(prompts)
-        sampling = self._sampling(max_new_tokens, temperature, top_p, stop, seed)
+        resolved = self.call_settings(n, method, "auto", **settings)
+        checked = checked_prompts(prompts)
+        sampling = checked_sampling(self.controller.context, max_new_tokens, temperature, top_p, stop, seed)
         meter = Meter("answering", "prompts", reporter(progress), total=len(checked))
-
-        def work(some: Sequence[str]) -> list[Answer]:
-            return flow.generate(
-                self.controller,
-                self.memory,
-                resolved,
-                some,
-                sampling,
-                after=lambda _: meter.add(resolved.step_share),
-            )
-
-        return flow.in_batches(checked, batch, meter, work)
+        work = partial(flow.generate, self.controller, self.memory, resolved, sampling=sampling)
+        return flow.in_batches(checked, batch, meter, partial(work, after=lambda _: meter.add(resolved.step_share)))
 
     # --- for evaluation, serving and integrations
 
     def select_many(self, prompts: Sequence[str], **settings: Any) -> list[flow.PromptState]:
         """The selection for each prompt; the trace is there already where nothing is to be tuned."""
-        return flow.select(self.memory, self._resolved(settings), _checked_prompts(prompts))
+        return flow.select(self.memory, self.call_settings(**settings), checked_prompts(prompts))
 
     def tune_many(self, prompts: Sequence[str], work: flow.TunedWork, *, batch: int = 32, **settings: Any) -> None:
         """Call ``work(model, prompts)`` with a model tuned for each; prompt i of a call is owner i of its model.
 
         LoRA tunes ``batch`` prompts at once.
         """
-        resolved = self._resolved(settings)
+        resolved = self.call_settings(**settings)
 
         def tune(some: Sequence[str]) -> list[None]:
             flow.tune_each(self.controller, self.memory, resolved, some, work)
             return [None] * len(some)
 
-        flow.in_batches(_checked_prompts(prompts), batch, Meter("tuning", "prompts", None), tune)
+        flow.in_batches(checked_prompts(prompts), batch, Meter("tuning", "prompts", None), tune)
 
     def uncalibrated(self) -> LocalModel:
         """The same model, memory and settings, without what calibration chose."""
@@ -325,33 +352,21 @@ class LocalModel:
         Of the search λ and repeats are there; other settings that nobody chose are left out, and have the defaults of
         `Memory.search`. ``seed`` is that of tuning; where the selection has another, ``selection_seed`` is there.
         """
-        resolved = self._resolved(changes)
-        request = resolved.request
+        resolved = self.call_settings(**changes)
         if resolved.features is None:
-            self.memory.check_request(request)
+            self.memory.check_request(resolved.request)
         else:
-            check_rerank(self.memory, request)
-        return {
-            "n": request.n,
-            "method": resolved.recipe or request.method,
-            "use": resolved.use,
-            "decide": resolved.decide,
-            "features": resolved.features,
-            **{name: getattr(request.search, name) for name in resolved.chosen},
-            **({} if request.search.seed == resolved.tuning.seed else {SELECTION_SEED: request.search.seed}),
-            **{name: request.selection[name] for name in ("noise", "replacement") if name in request.selection},
-            **request.options,
-            **resolved.tuning.to_dict(),
-        }
+            check_rerank(self.memory, resolved.request)
+        return resolved.to_dict()
 
     def tuning_settings(self, **changes: Any) -> Tuning:
         """The settings of tuning of a call with these changes."""
-        return self._resolved(changes).tuning
+        return self.call_settings(**changes).tuning
 
     def call_settings(
-        self, n: int | None = None, method: Any = None, *, default_use: str = "weights", **changes: Any
+        self, n: int | None = None, method: Any = None, default_use: str = "weights", /, **changes: Any
     ) -> CallSettings:
-        """The resolved settings of a call with these changes.
+        """The resolved settings of a call with these changes; ``n`` and ``method`` may be None by place, not by name.
 
         A call wins over the model, this over a recipe, this over calibration, and this over defaults.
         """
@@ -359,12 +374,7 @@ class LocalModel:
             changes["n"] = n
         if method is not None:
             changes["method"] = method
-        return self._resolved(changes, default_use)
-
-    # --- inside
-
-    def _resolved(self, changes: Mapping[str, Any], default_use: str = "weights") -> CallSettings:
-        """The settings of the model with these changes; the one place where they are sorted by who needs them."""
+        # The one place where settings are sorted by who needs them.
         if "search" in changes or "tuning" in changes or "seed" in changes:
             changes = settings_by_name(changes)
         known, recipe = recipes.merged(self.calibration, self._defaults, changes)
@@ -376,7 +386,7 @@ class LocalModel:
         request = search_request(n, method, known, also_known=(*Tuning.names(), *LOCAL_SETTINGS, SELECTION_SEED))
         tuning = self.controller.tuning_settings(**how)
         if changes.get("use") == "context" and len(rest := without_tuning(changes)) < len(changes):
-            check_untuned(tuning, self._resolved(rest).tuning)
+            check_untuned(tuning, self.call_settings(**rest).tuning)
         return CallSettings(
             request,
             tuning,
@@ -386,22 +396,7 @@ class LocalModel:
             **own,
         )
 
-    def _calibrated(self) -> dict[str, Any]:
-        """The settings that calibration chose for this memory and this model."""
-        known = getattr(self.memory, "manifest", None)
-        record = (known.calibration if known is not None else {}).get(self.controller.name, {})
-        made_with = record.get("model", {}).get("engine", {}).get("engine", "full")
-        if record and (made_with != "full") != self.controller.adapters:
-            # All of them were chosen with a rate and a number of steps that do not fit this engine.
-            own = "lora" if self.controller.adapters else "full"
-            logger.warning(
-                "the calibration of this memory was made with engine=%r and is left out: "
-                "siftlm calibrate MEMORY --engine %s makes one for this model",
-                made_with,
-                own,
-            )
-            return {}
-        return dict(record.get("settings", {}))
+    # --- inside
 
     def _embed(self, features: Any, texts: Sequence[str]) -> Vectors:
         """The features of texts, by the model as it is now."""
@@ -421,23 +416,5 @@ class LocalModel:
             made = loaded_model_gradients(name, model, tokenizer, GradientSettings(max_tokens=context))
         return made
 
-    def _sampling(
-        self, max_new_tokens: int, temperature: float, top_p: float, stop: str | Sequence[str], seed: int
-    ) -> dict[str, Any]:
-        """How to draw tokens, checked before any tuning."""
-        stops = list(stop_strings(stop))
-        check_sampling(max_new_tokens, temperature, top_p, stops, self.controller.context, seed)
-        return {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "stop": stops,
-            "seed": seed,
-        }
-
     def __repr__(self) -> str:
         return f"LocalModel({self.controller!r}, {self.memory!r})"
-
-
-def _checked_prompts(prompts: Sequence[str]) -> list[str]:
-    return [text_with_content(f"prompt {place}", text) for place, text in enumerate(listed("prompt", prompts))]

@@ -251,6 +251,11 @@ class Likelihood:
         return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
 
     @property
+    def nats_per_byte(self) -> float:
+        """Nats per byte; NaN for an empty text."""
+        return self.nats / self.bytes if self.bytes else math.nan
+
+    @property
     def nats_per_token(self) -> float:
         """Nats per token; NaN for an empty text."""
         return self.nats / self.tokens if self.tokens else math.nan

@@ -13,6 +13,7 @@ import siftlm
 PUBLIC = [
     "Answer",
     "Calibration",
+    "ChoiceScores",
     "Controller",
     "Document",
     "Explanation",

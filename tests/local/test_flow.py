@@ -293,6 +293,14 @@ def test_settings_show_both_seeds_and_mean_them(controllers, memory, made):
     assert model.uncalibrated().settings() == shown
 
 
+def test_a_number_or_a_method_of_none_is_none_given_in_a_call_and_no_setting(full):
+    assert full.call_settings(None, None).to_dict() == full.settings()
+    for settings in ({"n": None}, {"method": None}):
+        for call in (full.settings, full.call_settings, lambda **given: full.select_many([PROMPT], **given)):
+            with pytest.raises(InvalidInput, match=r"n must be a whole number|unknown method None"):
+                call(**settings)
+
+
 def test_settings_are_plain_numbers(full):
     shown = full.settings(
         n=np.int64(2), rate=np.float32(1e-3), noise=np.float32(0.5), decide=np.float32(0.25), k=np.int8(9)

@@ -408,7 +408,7 @@ class Chat:
 
     def _settings(self) -> None:
         # A prompt's seed is that of sampling.
-        use = self._model.call_settings(default_use="auto", **self._model_changes).use
+        use = self._model.call_settings(None, None, "auto", **self._model_changes).use
         values = {**self._model.settings(**self._model_changes), "use": use, **self._sampling, **self._changed}
         for name, value in sorted(values.items()):
             mark = "*" if name in self._changed else " "
