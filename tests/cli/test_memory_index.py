@@ -41,6 +41,44 @@ def test_settings_of_the_memory_and_fields_of_the_corpus_reach_it(folder, siftlm
     assert (hit.id, dict(hit.meta)) == ("first", {"kind": "x"})
 
 
+def test_lexical_is_fitted_by_its_name_and_stays(folder, siftlm, monkeypatch):
+    pytest.importorskip("scipy")
+    corpus(folder / "c.jsonl", 90)
+    (folder / "notes").mkdir()
+    for n, line in enumerate((folder / "c.jsonl").read_text(encoding="utf-8").splitlines()):
+        (folder / "notes" / f"{n}.md").write_text(json.loads(line)["text"], encoding="utf-8")
+    words = ("--into", "memory", "--embedder", "lexical")
+    status, out, err = siftlm("index", "notes", *words, "--embedder-option", "width=5")
+    assert (status, err) == (0, "")
+    assert "90 documents, 90 passages" in out
+    assert "embedder lexical, 5 wide, float32" in out
+    for _ in range(2):
+        assert "(0 new)" in siftlm("index", "notes", *words)[1]
+    corpus(folder / "more.jsonl", 3, rest=" again")
+    assert "93 documents (3 new)" in siftlm("index", "more.jsonl", *words, "--append")[1]
+    assert "lexical (width=5)" in siftlm("info", "memory")[1]
+    [hit] = json.loads(siftlm("search", "memory", "hot tea", "-n", "1", "--json")[1])["hits"]
+    assert "tea is brewed" in hit["text"]
+    status, _, err = siftlm("index", "notes", *words, "--embedder-option", "width=6")
+    assert status == 1
+    assert "was built with embedder 'lexical'" in err
+
+
+def test_what_lexical_cannot_be_fitted_to_is_said_and_leaves_no_folder(folder, siftlm):
+    pytest.importorskip("scipy")
+    corpus(folder / "few.jsonl", 9)
+    words = ("index", "few.jsonl", "--into", "memory", "--embedder", "lexical")
+    status, _, err = siftlm(*words)
+    assert status == 1
+    assert "needs 29 different texts or more to be fitted to, got 9. Give more, or use 'hashing' or 'static'" in err
+    status, _, err = siftlm(*words, "--embedder-option", "width=50")
+    assert (status, "9 texts are too few to find --embedder-option width=50 directions" in err) == (1, True)
+    assert not (folder / "memory").exists()
+    status, _, err = siftlm("index", "few.jsonl", "--into", "memory", "--embedder", "lexcal")
+    assert "unknown embedder 'lexcal'; did you mean 'lexical'?" in err
+    assert "lexical, fitted to the" in siftlm("index", "--help")[1]
+
+
 def test_several_inputs_become_one_memory(folder, siftlm):
     corpus(folder / "a.jsonl", 4)
     corpus(folder / "b.jsonl", 6)

@@ -92,6 +92,36 @@ def test_a_memory_keeps_it_and_finds_by_it(folder, tmp_path):
         assert all(set(hit.text.split()) & set(TOPICS["sea"]) for hit in found)
 
 
+def test_by_name_it_is_fitted_later(tmp_path):
+    unfitted = embedder("lexical", width=3)
+    assert (unfitted.width, unfitted.settings, embedder("lexical").settings) == (3, {"width": 3}, {})
+    assert unfitted.embed([]).shape == (0, 3)
+    with pytest.raises(InvalidInput, match="has to be fitted to texts first"):
+        unfitted.embed(["text"])
+    with pytest.raises(InvalidInput, match="width must be a whole number"):
+        embedder("lexical", width=0)
+    made, known = unfitted.fit(texts()), fit(texts(), tmp_path / "known", width=3, progress=False)
+    assert (made.name, made.settings, made.width) == ("lexical", {"width": 3}, 3)
+    assert made.fingerprint == known.fingerprint != unfitted.fingerprint
+    assert (made.embed(texts(9)) == known.embed(texts(9))).all()
+
+
+def test_without_a_width_there_are_as_many_directions_as_the_texts_have():
+    # 27 words of topics and 3 that are everywhere, which weigh little but not nothing.
+    assert embedder("lexical").fit(texts(200)).width == 30
+    assert embedder("lexical").fit(texts(40)).width == 19
+    assert embedder("lexical").fit(texts(29)).width == 8
+    with pytest.raises(InvalidInput, match=r"needs 29 different texts or more to be fitted to, got 28\. .* 'hashing'"):
+        embedder("lexical").fit(texts(28))
+
+
+@pytest.mark.parametrize("nothing", ["!!! ???", "equal words", "only{}"])
+def test_texts_without_a_word_that_tells_them_apart(nothing):
+    for made in (embedder("lexical"), embedder("lexical", width=5)):
+        with pytest.raises(InvalidInput, match="100 texts give the embedder 'lexical' 0 directions: too few words"):
+            made.fit([nothing.format(at) for at in range(100)])
+
+
 def test_what_is_wrong_is_said(folder, tmp_path):
     with pytest.raises(InvalidInput, match="3 texts are too few to find width=3"):
         fit(texts(3), tmp_path / "few", width=3, progress=False)

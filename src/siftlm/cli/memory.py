@@ -42,15 +42,16 @@ examples:
   siftlm index corpus.jsonl.zst --into memory     one {"text": …} per line; also .csv .tsv .parquet .gz
   siftlm index a.jsonl b.jsonl --into memory --text body --id url --meta year,lang
   siftlm index hf:wikitext:wikitext-103-v1 --into memory --embedder sentence-transformers/all-MiniLM-L6-v2
-  siftlm index docs/ --glob '*.md' --into memory --passage-tokens 128 --overlap 32
+  siftlm index docs/ --glob '*.md' --into memory --embedder lexical --passage-tokens 128 --overlap 32
   siftlm index vectors.parquet --into memory --vectors embedding --storage int8
   siftlm index more.jsonl --into memory --append  add texts to a memory
   siftlm index --into memory --faiss hnsw         add a FAISS index, for faster approximate searches
 
 An interrupted command resumes when it is repeated, and embeds nothing twice.
 
-Embedders: hashing (default: no model, no download); static, whose table knows what words mean; the folder or name
-of a Hugging Face or sentence-transformers model; states:MODEL, a language model's states. A memory keeps its embedder.
+Embedders: hashing (default: no model, no download); static, whose table knows what words mean; lexical, fitted to the
+corpus in a first pass, or lexical:FOLDER, fitted before; the folder or name of a Hugging Face or sentence-transformers
+model; states:MODEL, a language model's states. A memory keeps its embedder.
 
 Next: siftlm search memory "a question", siftlm info memory.
 """
@@ -126,11 +127,7 @@ def add(commands: Any) -> None:
     )
     flags.declare(compact, flags.FOLDER, flags.WAIT, flags.JSON, flags.QUIET)
     verify = flags.command(
-        commands,
-        "verify",
-        run_verify,
-        "check the files of a memory against their checksums",
-        VERIFY_EPILOG,
+        commands, "verify", run_verify, "check the files of a memory against their checksums", VERIFY_EPILOG
     )
     flags.declare(verify, flags.FOLDER, flags.JSON, flags.QUIET.described("print problems only"))
 
@@ -164,7 +161,7 @@ def _add_index(commands: Any) -> None:
         Flag("--glob", "PATTERN", str, "in folders, read only files that match, such as '*.md' or 'docs/**/*.md'"),
         Flag("--split", "NAME", str, "split of a Hugging Face dataset (default: train)"),
         "new memory",
-        flags.EMBEDDER.described("model that embeds the texts (default: hashing)"),
+        flags.EMBEDDER.described("hashing (default), static, lexical, or a model: see below"),
         repeated("--embedder-option", "NAME=VALUE", flags.option, option),
         choice("--storage", ("float32", "float16", "int8"), storage),
         Flag("--passage-tokens", "N", int, "split longer texts into passages of N tokens (default: at most 256)"),

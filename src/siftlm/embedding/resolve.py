@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from siftlm.embedding.hashing import HashingEmbedder, word_spans
-from siftlm.embedding.lexical import SETTINGS_FILE, LexicalEmbedder
+from siftlm.embedding.lexical import LEXICAL, SETTINGS_FILE, LexicalEmbedder, UnfittedLexicalEmbedder
 from siftlm.embedding.models import GradientSettings, ModelEmbedder, ModelSettings, StatesSettings, open_network
 from siftlm.embedding.protocol import Embedder, EmbedderSource, EmbedTexts, fingerprint
 from siftlm.embedding.static import StaticEmbedder
@@ -129,6 +129,7 @@ def _function_name(function: EmbedTexts) -> str:
 
 EMBEDDERS_WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {
     "hashing": HashingEmbedder,
+    LEXICAL: UnfittedLexicalEmbedder,
     "precomputed": PrecomputedEmbedder,
     "static": StaticEmbedder,
 }
@@ -157,10 +158,10 @@ def embedder(name: EmbedderSource, **settings: Any) -> Embedder:
     A function of a list of texts, or an object with ``embed_documents`` and ``embed_query`` (LangChain's
     ``Embeddings``), becomes a `FunctionEmbedder`.
 
-    ``hashing`` needs no model, and ``static`` has its table with it; ``precomputed`` is for vectors that
+    ``hashing`` needs no model, and ``static`` has its table with it; ``lexical`` weighs words as the texts that a
+    memory is built from teach it, and ``lexical:folder`` as it was fitted before; ``precomputed`` is for vectors that
     come with the texts; ``states:gpt2`` reads the hidden states of a causal language model, and ``gradients:gpt2`` what
-    it would learn from a text;
-    ``lexical:folder`` weighs words as it was fitted to; ``siftlm-tiny`` is such a model that comes with siftlm.
+    it would learn from a text; ``siftlm-tiny`` is such a model that comes with siftlm.
     Anything else is a folder or a name on the Hugging Face hub: a sentence-transformers
     model where it says so (``sentence-transformers/…``, or a folder with a ``modules.json``), otherwise an encoder
     whose states are averaged. A prefix, ``sentences:`` or ``encoder:``, decides that by hand.
@@ -193,7 +194,7 @@ def embedder(name: EmbedderSource, **settings: Any) -> Embedder:
     known = EMBEDDERS_WITH_MODEL[kind]
     _check_settings(kind, known, settings)
     if known is None:
-        return LexicalEmbedder(full_name, where)
+        return LexicalEmbedder.read(full_name, where)
     checked = known(**settings)
     return ModelEmbedder(full_name, kind, checked, partial(open_network, kind, where, checked))
 

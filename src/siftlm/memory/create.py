@@ -1,20 +1,25 @@
-"""Creating the folder of a new memory, and checking its settings."""
+"""Creating the folder of a new memory, with an embedder that is fitted for it; and checking its settings."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from siftlm.embedding.lexical import LEXICAL, UNFITTED_MESSAGE, LexicalEmbedder, UnfittedLexicalEmbedder
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import Conflict, InvalidInput, NotAMemory, SiftlmError, WrongEmbedder, setting
-from siftlm.memory import database, durability, manifest, vectors
+from siftlm.errors import Conflict, Damaged, InvalidInput, NotAMemory, SiftlmError, WrongEmbedder, setting
+from siftlm.extras import load
+from siftlm.memory import database, durability, ingest, manifest, vectors
 from siftlm.memory.manifest import Manifest
+from siftlm.memory.reading import Source
+from siftlm.progress import Report
 from siftlm.types import IntArray, Vectors
 from siftlm.validation import choice, flag, number, whole_number
 
@@ -22,6 +27,8 @@ from siftlm.validation import choice, flag, number, whole_number
 DEFAULT_PASSAGE_TOKENS = 256
 # One in eight tokens of a passage is also in the next.
 DEFAULT_OVERLAP_DIVISOR = 8
+# The folder of an embedder that was fitted to the memory's own texts.
+FITTED_FOLDER = "embedder"
 # The names that a build leaves in a folder before there is a manifest.
 UNFINISHED_NAMES = re.compile(
     rf"{manifest.GENERATION_NAME.pattern}|{re.escape(durability.LOCK_FILE)}|{re.escape(manifest.MANIFEST_FILE)}\.new"
@@ -54,14 +61,52 @@ def new_manifest(
     )
 
 
-def create_folder(path: Path, new: Manifest) -> None:
-    """Create the folder. It becomes a memory with its manifest, which is written last."""
+@dataclass(frozen=True)
+class FirstPass:
+    """What a build goes on with."""
+
+    embedder: Embedder
+    source: Source
+    """The input, to be read from its front."""
+
+
+def first_pass(path: Path, source: Source, settings: Mapping[str, Any], report: Report | None) -> FirstPass:
+    """Fit an embedder that has to be fitted to what is indexed. Any other is ready, and nothing is read.
+
+    Nothing is written yet: a build that is killed here begins anew, and makes the same embedder.
+    """
+    embedder = settings["embedder"]
+    if not isinstance(embedder, UnfittedLexicalEmbedder):
+        return FirstPass(embedder, source)
+    # Everything that would stop the build later stops it now.
+    load("scipy.sparse", "lexical")
+    new = new_manifest(**settings)
+    check_free(path)
+    sample = ingest.sample_source(source, report)
+    if not sample.texts:
+        raise InvalidInput(f"{source.name}: holds no text that the embedder {LEXICAL!r} could be fitted to")
+    fitted = embedder.fit(sample.passages(embedder, new.passage_tokens, new.overlap), report)
+    return FirstPass(fitted, sample.source)
+
+
+def check_free(path: Path) -> None:
+    """Raise unless a memory can be created in this folder."""
     _check_no_memory(path)
     if path.exists() and not path.is_dir():
         raise NotAMemory(f"{path}: is a file, and a memory is a folder")
-    foreign = [name for name in os.listdir(path) if not UNFINISHED_NAMES.fullmatch(name)] if path.exists() else []
+    names = os.listdir(path) if path.exists() else []
+    # Of an attempt that was killed, which has the lock's file as well.
+    left = {FITTED_FOLDER} if durability.LOCK_FILE in names else set()
+    foreign = [name for name in names if not UNFINISHED_NAMES.fullmatch(name) and name not in left]
     if foreign:
         raise Conflict(f"{path}: is not empty (it holds {foreign[0]!r}); choose another folder")
+
+
+def create_folder(path: Path, new: Manifest, embedder: Embedder) -> None:
+    """Create the folder. It becomes a memory with its manifest, which is written last."""
+    if isinstance(embedder, UnfittedLexicalEmbedder):
+        raise InvalidInput(UNFITTED_MESSAGE)
+    check_free(path)
     path.mkdir(parents=True, exist_ok=True)
     with durability.writer_lock(path, "create"):
         _check_no_memory(path)  # another process may have created it meanwhile
@@ -74,8 +119,31 @@ def create_folder(path: Path, new: Manifest) -> None:
         form = vectors.VectorFormat(new.storage, new.width)
         (folder / form.file_name).touch()
         durability.sync_folder(folder)
+        fitted = path / FITTED_FOLDER
+        shutil.rmtree(fitted, ignore_errors=True)
+        if isinstance(embedder, LexicalEmbedder) and new.embedder == LEXICAL:
+            embedder.save(fitted)
+            manifest.sync_files(fitted)
         durability.sync_folder(path)
         manifest.write_manifest(path, _with_origin(new))
+
+
+def check_same_build(path: Path, known: Manifest, new: Manifest, inputs: Mapping[str, str], source: Source) -> None:
+    """Raise unless this is the call that built the memory: then it goes on, or is done already.
+
+    ``inputs`` are the names of those that were read, by their recipes.
+    """
+    for name in ("storage", "passage_tokens", "overlap", "full_text", "near_duplicates"):
+        if getattr(known, name) != getattr(new, name):
+            built = setting(name, getattr(known, name))
+            raise Conflict(f"{path}: was built with {built}, not {getattr(new, name)!r}")
+    if inputs and ingest.source_recipe(source) not in inputs:
+        names = ", ".join(sorted(inputs.values()))
+        raise Conflict(
+            f"{path}: already holds {names}; this is another input, or the same after a change (a file is "
+            "known by its path, size and time of change): "
+            "use siftlm index --append (in Python: Memory.ingest) to add to it, or another folder"
+        )
 
 
 def _check_no_memory(path: Path) -> None:
@@ -89,7 +157,13 @@ def _with_origin(new: Manifest) -> Manifest:
 
 
 def matching_embedder(embedder: Embedder, known: Manifest, path: Path) -> Embedder:
-    """The embedder, if it is the one that the memory was built with."""
+    """The embedder, if it is the one that the memory was built with; one that was fitted for it is read from it."""
+    if (
+        isinstance(embedder, UnfittedLexicalEmbedder)
+        and known.embedder == LEXICAL
+        and embedder.requested_width in (None, known.width)
+    ):
+        embedder = fitted_embedder(path)
     if embedder.fingerprint == known.fingerprint and embedder.width == known.width:
         return embedder
     same_name = " of that name, with other weights or settings," if embedder.name == known.embedder else ""
@@ -98,6 +172,14 @@ def matching_embedder(embedder: Embedder, known: Manifest, path: Path) -> Embedd
         f"{embedder.name!r}{same_name} ({embedder.fingerprint}, width {embedder.width}) gives vectors that cannot be "
         "compared"
     )
+
+
+def fitted_embedder(path: Path) -> LexicalEmbedder:
+    """The embedder that was fitted to the memory's texts, and lies in it."""
+    try:
+        return LexicalEmbedder.read(LEXICAL, path / FITTED_FOLDER)
+    except InvalidInput as error:
+        raise Damaged(f"{path}: its embedder is gone: {error}") from error
 
 
 class SuppliedVectors:

@@ -6,8 +6,10 @@ the batch that it was at.
 
 from __future__ import annotations
 
+import heapq
 import inspect
 import json
+import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import BadRecord, InvalidInput, UnknownName
+from siftlm.errors import BadRecord, Conflict, InvalidInput, UnknownName
 from siftlm.memory import database, vectors
 from siftlm.memory.passages import split_passages
-from siftlm.memory.reading import Record, Source, open_source
+from siftlm.memory.reading import ReadAhead, Record, Source, open_source
 from siftlm.memory.reading.fields import MAX_METADATA_DEPTH, too_deep
 from siftlm.memory.writer import InputProgress, PendingDocument, PendingPassage, StoredText, Writer
 from siftlm.progress import Meter, Report
@@ -90,7 +92,7 @@ class Ingester:
 
     def prepare(self, documents: Sequence[Document]) -> IngestBatch:
         """Cut and embed the documents, which takes long; reads the database and writes nothing."""
-        entries = self._entries(documents)
+        entries = cut_documents(documents, self._embedder, self._size, self._overlap)
         digests = [[database.text_digest(part.text) for part in entry.parts] for entry in entries]
         first: dict[bytes, tuple[str, Vectors | None]] = {}
         for document, entry, own in zip(documents, entries, digests, strict=True):
@@ -125,22 +127,6 @@ class Ingester:
         passages = sum(len(own) for own in batch.digests)
         near_ones = sum(stand.near for own in places for stand in own)
         return Added(len(batch.entries), len(rows), passages - near_ones - len(rows), near_ones)
-
-    def _entries(self, documents: Sequence[Document]) -> list[PendingDocument]:
-        """The documents cut into passages; a text has no more tokens than characters, so short ones are not counted."""
-        long = [d.text for d in documents if d.vector is None and len(d.text) > self._size]
-        tokens = iter(self._embedder.tokens(long) if long else [])
-        entries = []
-        for document in documents:
-            text = document.text
-            if document.vector is None and len(text) > self._size:
-                spans = split_passages(text, next(tokens), size=self._size, overlap=self._overlap)
-                parts = [PendingPassage(text[span.start : span.end], span.start) for span in spans]
-            else:
-                tail = text.lstrip()
-                parts = [PendingPassage(tail.rstrip(), len(text) - len(tail))]
-            entries.append(PendingDocument(document.id, _meta_of(document) if document.meta else None, parts))
-        return entries
 
     def _near(
         self, new: Mapping[bytes, tuple[str, Any]]
@@ -194,6 +180,23 @@ class Ingester:
         return scaled
 
 
+def cut_documents(documents: Sequence[Document], embedder: Embedder, size: int, overlap: int) -> list[PendingDocument]:
+    """The documents cut into passages; a text has no more tokens than characters, so short ones are not counted."""
+    long = [d.text for d in documents if d.vector is None and len(d.text) > size]
+    tokens = iter(embedder.tokens(long) if long else [])
+    entries = []
+    for document in documents:
+        text = document.text
+        if document.vector is None and len(text) > size:
+            spans = split_passages(text, next(tokens), size=size, overlap=overlap)
+            parts = [PendingPassage(text[span.start : span.end], span.start) for span in spans]
+        else:
+            tail = text.lstrip()
+            parts = [PendingPassage(tail.rstrip(), len(text) - len(tail))]
+        entries.append(PendingDocument(document.id, _meta_of(document) if document.meta else None, parts))
+    return entries
+
+
 def _check_width(vector: Vectors, width: int) -> Vectors:
     array = np.asarray(vector)
     if array.shape != (width,):
@@ -239,9 +242,97 @@ def is_resumable(source: Source) -> bool:
     return all(part.get("resumable", True) for part in source.identity()["parts"])
 
 
+def is_streamed(source: Source) -> bool:
+    """Whether some of it is downloaded while it is read."""
+    return any(part.get("kind") == "stream" for part in source.identity()["parts"])
+
+
 def source_recipe(source: Source) -> str:
     """The key under which an input's progress is stored."""
     return json.dumps(source.identity(), sort_keys=True, ensure_ascii=False)
+
+
+# What an embedder is fitted to: so many documents and characters at most, and so many characters of each document.
+FIT_DOCUMENTS, FIT_CHARACTERS, FIT_DOCUMENT_CHARACTERS = 50_000, 1 << 25, 1 << 20
+# Documents that are cut together while they are fitted to.
+FIT_BATCH_DOCUMENTS = 64
+
+
+@dataclass(frozen=True)
+class FitSample:
+    """The texts that an embedder is fitted to."""
+
+    texts: list[str]
+    source: Source
+    """The input, to be read from its front."""
+
+    def passages(self, embedder: Embedder, size: int, overlap: int) -> Iterator[str]:
+        """The texts cut as they will be stored, each different passage once."""
+        seen: set[bytes] = set()
+        for start in range(0, len(self.texts), FIT_BATCH_DOCUMENTS):
+            documents = [Document(text) for text in self.texts[start : start + FIT_BATCH_DOCUMENTS]]
+            for entry in cut_documents(documents, embedder, size, overlap):
+                for part in entry.parts:
+                    digest = database.text_digest(part.text)
+                    if part.text and digest not in seen:
+                        seen.add(digest)
+                        yield part.text
+
+
+def sample_source(source: Source, report: Report | None) -> FitSample:
+    """Texts of an input within `FIT_DOCUMENTS` and `FIT_CHARACTERS`, the same ones each time.
+
+    They are drawn from the whole input, which is read for that once more. An iterator cannot be read twice, and a
+    stream of a data set is downloaded as it is read: of these they are the first ones, which are kept and stored later.
+    """
+    meter = Meter(f"sampling {source.name}", source.unit, report, source.size)
+    if is_resumable(source) and not is_streamed(source):
+        texts = _drawn_texts(source, meter)
+    else:
+        source = ahead = ReadAhead(source)
+        texts = _first_texts(ahead, meter)
+    meter.finish()
+    return FitSample(texts, source)
+
+
+def _drawn_texts(source: Source, meter: Meter) -> list[str]:
+    """Each text draws a number, and those with the smallest stay, as many as the bounds allow; in their order."""
+    draw, largest = random.Random(0), 1.0
+    kept: list[tuple[float, int, str]] = []
+    characters = 0
+    for record in source.read():
+        meter.at(record.position)
+        if record.document is None or (number := draw.random()) >= largest:
+            continue
+        text = _fit_text(record.document)
+        heapq.heappush(kept, (-number, record.number, text))
+        characters += len(text)
+        while len(kept) > FIT_DOCUMENTS or characters > FIT_CHARACTERS:
+            negative, _, dropped = heapq.heappop(kept)
+            largest, characters = -negative, characters - len(dropped)
+    return [text for _, text in sorted((at, text) for _, at, text in kept)]
+
+
+def _first_texts(ahead: ReadAhead, meter: Meter) -> list[str]:
+    texts: list[str] = []
+    characters = 0
+    for records, record in enumerate(ahead.first(), 1):
+        meter.at(record.position)
+        if record.document is not None:
+            texts.append(_fit_text(record.document))
+            characters += len(record.document.text)  # the whole record is kept
+        if records >= FIT_DOCUMENTS or characters >= FIT_CHARACTERS:
+            break
+    return texts
+
+
+def _fit_text(document: Document) -> str:
+    if document.vector is not None:
+        raise Conflict(
+            f"the text {document.text[:60]!r} comes with a vector, which an embedder that is still to be fitted cannot "
+            "have made: leave the vectors out, or choose the embedder that made them"
+        )
+    return document.text[:FIT_DOCUMENT_CHARACTERS]
 
 
 def ingest_source(

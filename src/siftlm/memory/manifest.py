@@ -139,7 +139,7 @@ def upgrade(memory: Path) -> None:
             shutil.copytree(old, new)
             while content["format"] < MANIFEST_FORMAT:
                 content = MIGRATIONS[content["format"]](new, content) | {"format": content["format"] + 1}
-            _sync_files(new)
+            sync_files(new)
             upgraded = _migrated_manifest(memory, content)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
@@ -156,7 +156,8 @@ def _migrated_manifest(memory: Path, content: dict[str, Any]) -> Manifest:
         raise NotAMemory(f"{memory}: its manifest cannot be brought up to date: {error}") from error
 
 
-def _sync_files(folder: Path) -> None:
+def sync_files(folder: Path) -> None:
+    """Flush a folder and its files to the disk."""
     for path in folder.iterdir():
         with open(path, "r+b") as file:
             durability.sync_file(file)

@@ -18,11 +18,18 @@ import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder, EmbedderSource
-from siftlm.errors import Conflict, InvalidInput, MissingExtra, setting
+from siftlm.errors import InvalidInput, MissingExtra, setting
 from siftlm.memory import ann, ann_build, durability, ingest, inputs, manifest, reading
 from siftlm.memory import writer as writing
 from siftlm.memory.ann import IndexDescription
-from siftlm.memory.create import SuppliedVectors, create_folder, matching_embedder, new_manifest
+from siftlm.memory.create import (
+    SuppliedVectors,
+    check_same_build,
+    create_folder,
+    first_pass,
+    matching_embedder,
+    new_manifest,
+)
 from siftlm.memory.ingest import Added
 from siftlm.memory.maintenance import Compacted, Info, collect_info, compact
 from siftlm.memory.manifest import Manifest
@@ -104,7 +111,7 @@ class Memory(Searcher):
             into: its folder, which must not exist yet, or be empty.
             embedder: a name, such as ``hashing`` (the default: numpy alone), ``static``, ``sentence-transformers/…``,
                 or any Hugging Face encoder; an `Embedder`; a function of a list of texts; or LangChain's
-                ``Embeddings``. It is the memory's for good.
+                ``Embeddings``. It is the memory's for good. ``lexical`` needs texts to be fitted to: see `build`.
             storage: ``float32``, ``float16`` (half the size) or ``int8`` (a quarter).
             passage_tokens: longer texts are cut; left out, what the embedder reads, and at most 256.
             overlap: tokens that neighbouring passages share; left out, an eighth of a passage.
@@ -123,7 +130,7 @@ class Memory(Searcher):
         )
         path = Path(into)
         with durability.translate_write_errors(path):
-            create_folder(path, new)
+            create_folder(path, new, made_embedder)
         memory = cls(path, embedder=made_embedder)
         memory._own_embedder = None if isinstance(embedder, str) else embedder
         return memory
@@ -150,11 +157,13 @@ class Memory(Searcher):
             corpus: files, folders, Hugging Face data sets or any iterable: see `siftlm.memory.reading.open_source`,
                 which also takes the settings that are not named here (``text=``, ``meta=``, ``id=``, ``vector=``, …).
             into: the memory's folder.
-            embedder, storage, passage_tokens, overlap, full_text, near_duplicates: see `create`.
+            embedder: see `create`; ``lexical`` is fitted to a sample of the corpus first, and stays in the folder.
+            storage, passage_tokens, overlap, full_text, near_duplicates: see `create`.
             bad: ``skip`` bad records and count them, or ``fail`` at the first.
             progress: ``True`` draws it, ``False`` does not, a function receives it; left out, it is drawn where a
                 person is watching.
         """
+        _check_bad(bad)
         source = ingest.open_corpus(corpus, reading_settings)
         made_embedder = make_embedder(embedder)
         path = Path(into)
@@ -168,8 +177,11 @@ class Memory(Searcher):
         }
         if (path / manifest.MANIFEST_FILE).exists():
             memory = cls.open(path, embedder=made_embedder)
-            memory._check_same_build(source, settings)
+            with memory._pool.snapshot() as snapshot:
+                check_same_build(path, memory.manifest, new_manifest(**settings), snapshot.inputs(), source)
         else:
+            first = first_pass(path, source, settings, reporter(progress))
+            source, settings["embedder"] = first.source, first.embedder
             memory = cls.create(path, **settings)
         memory._own_embedder = None if isinstance(embedder, str) else embedder
         memory._ingest_source(source, ingest.source_recipe(source), bad=bad, progress=progress)
@@ -426,25 +438,12 @@ class Memory(Searcher):
     def _ingest_source(
         self, source: reading.Source, recipe: str, *, bad: str, progress: bool | Report | None, wait: float = 0.0
     ) -> Added:
-        if bad not in ("skip", "fail"):
-            raise InvalidInput(f"{setting('bad')} must be 'skip' or 'fail', got {bad!r}")
+        _check_bad(bad)
         with writing.open_writer(self._path, f"reading {source.name}", wait=wait) as writer:
             fatal, report = bad == "fail", reporter(progress)
             return ingest.ingest_source(writer, self.embedder, source, recipe, fatal=fatal, report=report)
 
-    def _check_same_build(self, source: reading.Source, settings: Mapping[str, Any]) -> None:
-        """Raise unless this is the call that built the memory: then it goes on, or is done already."""
-        known, new = self._pool.manifest, new_manifest(**settings)
-        for name in ("storage", "passage_tokens", "overlap", "full_text", "near_duplicates"):
-            if getattr(known, name) != getattr(new, name):
-                built = setting(name, getattr(known, name))
-                raise Conflict(f"{self._path}: was built with {built}, not {getattr(new, name)!r}")
-        with self._pool.snapshot() as snapshot:
-            inputs = snapshot.inputs()
-        if inputs and ingest.source_recipe(source) not in inputs:
-            names = ", ".join(sorted(inputs.values()))
-            raise Conflict(
-                f"{self._path}: already holds {names}; this is another input, or the same after a change (a file is "
-                "known by its path, size and time of change): "
-                "use siftlm index --append (in Python: Memory.ingest) to add to it, or another folder"
-            )
+
+def _check_bad(bad: str) -> None:
+    if bad not in ("skip", "fail"):
+        raise InvalidInput(f"{setting('bad')} must be 'skip' or 'fail', got {bad!r}")

@@ -11,8 +11,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from siftlm.embedding.lexical import LEXICAL
 from siftlm.errors import Damaged, Locked, SiftlmError, Unwritable
 from siftlm.memory import ann, database, manifest, vectors, writer
+from siftlm.memory.create import FITTED_FOLDER, fitted_embedder
 from siftlm.memory.manifest import Manifest
 from siftlm.memory.near_duplicates import Near
 from siftlm.progress import Meter, Report
@@ -57,7 +59,7 @@ def verify(memory: Path, report: Report | None = None) -> Verification:
     try:
         connection.execute("BEGIN")
         data = _MemoryData(known, folder, path, connection)
-        for check in (_structure, _rows, _vectors, _passages, _documents, _bands, _inputs, _index):
+        for check in (_structure, _rows, _vectors, _passages, _documents, _bands, _inputs, _index, _embedder):
             look.attempt(check, data)
         connection.execute("COMMIT")
     except sqlite3.Error as error:
@@ -255,6 +257,15 @@ def _index(look: _ProblemCollector, data: _MemoryData) -> None:
         return
     unfinished = not (data.folder / ann.INDEX_DESCRIPTION_FILE).exists()
     (look.note if unfinished else look.problem)(str(state.problem))
+
+
+def _embedder(look: _ProblemCollector, data: _MemoryData) -> None:
+    """Every byte of an embedder that was fitted for the memory."""
+    if data.known.embedder != LEXICAL:
+        return
+    fitted = fitted_embedder(look.memory)
+    if not fitted.is_intact() or fitted.fingerprint != data.known.fingerprint:
+        look.problem(f"{look.memory / FITTED_FOLDER}: the embedder is not what was written")
 
 
 def _words(look: _ProblemCollector, known: Manifest, folder: Path) -> None:

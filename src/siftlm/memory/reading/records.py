@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -184,6 +185,43 @@ class RecordReader:
             if record.document is not None and record.document.vector is not None:
                 return len(record.document.vector)
         return None
+
+
+class ReadAhead:
+    """A source that is read only once, after its first records were: these come again, and then the rest."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._rest = source, source.read()
+        self._first: deque[Record] = deque()
+
+    def first(self) -> Iterator[Record]:
+        """The records from the front, which are kept to come again."""
+        for record in self._rest:
+            self._first.append(record)
+            yield record
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    @property
+    def size(self) -> int | None:
+        return self._source.size
+
+    @property
+    def unit(self) -> str:
+        return self._source.unit
+
+    def identity(self) -> dict[str, Any]:
+        return self._source.identity()
+
+    def read(self, start: int = 0) -> Iterator[Record]:
+        """The records from number ``start`` on, each given out for the last time."""
+        while self._first:
+            record = self._first.popleft()
+            if record.number >= start:
+                yield record
+        yield from (record for record in self._rest if record.number >= start)
 
 
 # Folders whose files nobody means by the texts of a folder.
