@@ -23,7 +23,7 @@ from siftlm.memory import Found, Searcher
 from siftlm.memory.rerank import rerank
 from siftlm.progress import Meter
 from siftlm.results import Answer, ChoiceScores, Score, ScoredChoice
-from siftlm.types import Choice, Likelihood, Step, Trace
+from siftlm.types import UseChoice, Likelihood, Step, Trace
 from siftlm.validation import whole_number
 
 ScoredPair = tuple[str, str]
@@ -234,7 +234,7 @@ def choose_use(model: TunedModel, states: Mapping[int, PromptState]) -> None:
             state.guard.estimates.pop("weights", None)  # of a state that is gone
     choices = chosen(model, {owner: state.guard for owner, state in states.items() if state.guard is not None})
     for owner, state in states.items():
-        choice = choices.get(owner, Choice("weights", {}, 0))
+        choice = choices.get(owner, UseChoice("weights", {}, 0))
         state.trace = replace(state.trace, choice=choice)
         if choice.use in ("context", "both"):
             state.context = tuple(state.found.texts)

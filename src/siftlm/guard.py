@@ -16,7 +16,7 @@ from typing import Protocol
 from siftlm.call import split_in_half
 from siftlm.errors import InvalidInput
 from siftlm.memory import Found, Search, Searcher, SearchRequest
-from siftlm.types import Choice, Likelihood
+from siftlm.types import UseChoice, Likelihood
 
 # Passages that are held out for a prompt, and characters of each: a look costs less than a step.
 HELD_OUT_PASSAGES, MAX_HELD_OUT_CHARACTERS = 3, 400
@@ -85,11 +85,11 @@ class Guard:
         else:
             self.estimates[use] = self.estimates["weights"] + now - self._context_passages
 
-    def choice(self) -> Choice:
+    def choice(self) -> UseChoice:
         """The use with the best estimate, the base model where none is expected to help."""
         best = min(self.estimates, key=lambda use: self.estimates[use], default="")
         use = best if best and self.estimates[best] < 100 else "none"
-        return Choice(use, dict(self.estimates), len(self.pairs))
+        return UseChoice(use, dict(self.estimates), len(self.pairs))
 
     def _percent(self, nats: Sequence[float]) -> float:
         shares = [now / before for now, before in zip(nats, self.base, strict=False) if before > 0]
@@ -140,7 +140,7 @@ def observed(model: Predictor, guards: Mapping[int, Guard]) -> list[float]:
     return estimates
 
 
-def chosen(model: Predictor, guards: Mapping[int, Guard]) -> dict[int, Choice]:
+def chosen(model: Predictor, guards: Mapping[int, Guard]) -> dict[int, UseChoice]:
     """The choice for each owner, whose model is the tuned one; reading too is tried where reading alone helped."""
     both = {
         owner: guard

@@ -149,7 +149,7 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Choice:
+class UseChoice:
     """What ``use="auto"`` chose for a prompt, and why."""
 
     use: str
@@ -213,7 +213,7 @@ class Trace:
     """The settings of the tuning and of its engine."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds spent on ``steps``, ``watch`` and ``reset``."""
-    choice: Choice | None = None
+    choice: UseChoice | None = None
     """How the texts are used, and why, where that was left to ``use="auto"``."""
 
     @property

@@ -1,7 +1,7 @@
 """Which room may import which: an arrow points from right to left and never back.
 
 types, errors, validation  <-  selection, embedding, controller, sample  <-  memory
-    <-  call, flow, local, recipes  <-  evaluation  <-  calibration, serving, integrations  <-  cli
+    <-  call, flow, guard, local, recipes  <-  evaluation  <-  calibration, serving, integrations  <-  cli
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ LEVEL = {
     "memory": 2,
     "local": 3,
     "flow": 3,
+    "guard": 3,
     "call": 3,
     "results": 3,
     "recipes": 3,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from contracts.tree import SOURCE, imported, modules
 
-# 180 for what stood when the house was rebuilt, and one more: embedding/static.py.
-MAX_FILES = 181
+# 180 for what stood when the house was rebuilt, and what is new since: embedding/static.py and guard.py.
+MAX_FILES = 182
 MAX_FILES_IN_A_ROOM = 40
 MAX_LINES = 450
 # A shorter file that a single other file imports belongs into that one, unless there is a reason.
