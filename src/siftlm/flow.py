@@ -23,7 +23,7 @@ from siftlm.memory import Found, Searcher
 from siftlm.memory.rerank import rerank
 from siftlm.progress import Meter
 from siftlm.results import Answer, ChoiceScores, Score, ScoredChoice
-from siftlm.types import UseChoice, Likelihood, Step, Trace
+from siftlm.types import Likelihood, Step, Trace, UseChoice
 from siftlm.validation import whole_number
 
 ScoredPair = tuple[str, str]

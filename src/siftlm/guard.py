@@ -16,7 +16,7 @@ from typing import Protocol
 from siftlm.call import split_in_half
 from siftlm.errors import InvalidInput
 from siftlm.memory import Found, Search, Searcher, SearchRequest
-from siftlm.types import UseChoice, Likelihood
+from siftlm.types import Likelihood, UseChoice
 
 # Passages that are held out for a prompt, and characters of each: a look costs less than a step.
 HELD_OUT_PASSAGES, MAX_HELD_OUT_CHARACTERS = 3, 400
