@@ -3,6 +3,7 @@
     python benchmarks/redundant.py prepare REPOSITORIES --work WORK      memories and texts; minutes
     python benchmarks/redundant.py run --work WORK --part dev            settings are chosen on these texts
     python benchmarks/redundant.py run --work WORK --part test           and reported on these; any number of processes
+    python benchmarks/redundant.py run --work WORK --part test --protocol split --texts 60 --method auto+use=auto
     python benchmarks/redundant.py table [--work WORK] --part dev        paired differences to nearest neighbour
     python benchmarks/redundant.py pack --work WORK                      results/redundant/*/records.jsonl.gz
 
@@ -69,7 +70,9 @@ def prepare(repositories: Path, work: Path) -> None:
         building.rename(work / name / "memory")
 
 
-def run(work: Path, part: str, only: Sequence[str], protocols: Sequence[str], most: int | None) -> None:
+def run(
+    work: Path, part: str, only: Sequence[str], protocols: Sequence[str], most: int | None, methods: Sequence[str]
+) -> None:
     """Start or resume the runs of a part."""
     controller = Controller(MODEL)
     count = TEXTS[part] if most is None else min(most, TEXTS[part])
@@ -86,7 +89,7 @@ def run(work: Path, part: str, only: Sequence[str], protocols: Sequence[str], mo
             evaluate(
                 LocalModel(controller, memory),
                 chosen,
-                METHODS[part],
+                methods,
                 into=work / "runs" / f"{part}-{name}-{protocol}",
                 protocol=Protocol(protocol, n=STEPS, at=AT),
                 about=about,
@@ -179,6 +182,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("dev", "test"), default="dev")
     parser.add_argument("--only", action="append", default=[], choices=list(CORPORA), metavar="CORPUS")
     parser.add_argument("--protocol", action="append", default=[], choices=PROTOCOLS)
+    parser.add_argument("--method", action="append", default=[], help="left out: those of the part")
     parser.add_argument("--texts", type=int, help="at most so many of each corpus")
     arguments = parser.parse_args()
     if arguments.what == "table":
@@ -190,7 +194,8 @@ def main() -> None:
             parser.error("the folder of repositories is missing")
         prepare(arguments.repositories, arguments.work)
     elif arguments.what == "run":
-        run(arguments.work, arguments.part, arguments.only, arguments.protocol or PROTOCOLS, arguments.texts)
+        methods = arguments.method or METHODS[arguments.part]
+        run(arguments.work, arguments.part, arguments.only, arguments.protocol or PROTOCOLS, arguments.texts, methods)
     else:
         pack(arguments.work)
 

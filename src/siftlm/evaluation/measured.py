@@ -130,7 +130,18 @@ def measured_from_score(score: Score, points: Sequence[int]) -> Measured:
         learned=tuple(step.tokens for step in score.trace.steps),
         losses=tuple(json_number(step.loss, 5) for step in score.trace.steps),
         seconds={name: round(value, 4) for name, value in score.seconds.items()},
+        extra=_guard_fields(score),
     )
+
+
+def _guard_fields(score: Score) -> dict[str, Any]:
+    """What held-out passages chose, and the losses that they let expect after each look, in % of the base model's."""
+    choice = score.trace.choice
+    if choice is None:
+        return {}
+    looks = [[at, json_number(step.watched, 6)] for at, step in enumerate(score.trace.steps, 1) if step.watched]
+    estimates = {use: json_number(value, 6) for use, value in choice.estimates.items()}
+    return {"use": choice.use, "estimates": estimates, "held_out": choice.held_out, "expected": looks}
 
 
 def selection_fields(found: Found) -> dict[str, Any]:
