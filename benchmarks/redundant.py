@@ -45,6 +45,8 @@ PROTOCOLS = ("split", "transductive")
 REDUNDANT = ("loghub", "bbh", "t0")
 CHOICES = ("sift", "pursuit", "pursuit+replacement=True")
 METHODS = {"dev": ("base", "nn", *CHOICES), "test": ("base", "nn", "sift", "auto")}
+# What ``auto`` is where a text is its own prompt, by the name that is in the records.
+TRANSDUCTIVE = {"auto": "sift+replacement=True"}
 
 
 def prepare(repositories: Path, work: Path) -> None:
@@ -89,7 +91,7 @@ def run(
             evaluate(
                 LocalModel(controller, memory),
                 chosen,
-                methods,
+                [TRANSDUCTIVE.get(one, one) if protocol == "transductive" else one for one in methods],
                 into=work / "runs" / f"{part}-{name}-{protocol}",
                 protocol=Protocol(protocol, n=STEPS, at=AT),
                 about=about,
@@ -157,10 +159,11 @@ def table(root: Path, part: str) -> str:
         groups["redundant"] = [folder for name, folder in there.items() if name in REDUNDANT]
         groups["varied"] = [folder for name, folder in there.items() if name not in REDUNDANT]
         groups["all"] = list(there.values())
-        methods = [label for label in METHODS[part] if label not in ("base", "nn")]
+        names = [label for label in METHODS[part] if label not in ("base", "nn")]
+        methods = [TRANSDUCTIVE.get(one, one) if protocol == "transductive" else one for one in names]
         lines += [
             f"\n{protocol}\n",
-            "| corpus | texts | nn | " + " | ".join(methods) + " |",
+            "| corpus | texts | nn | " + " | ".join(names) + " |",
             "|---" * (3 + len(methods)) + "|",
         ]
         for name, folders in filter(itemgetter(1), groups.items()):

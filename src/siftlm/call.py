@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from siftlm.controller import Tuning, check_sampling
@@ -64,6 +64,19 @@ class CallSettings:
         if self.decide is not None and not callable(self.decide):
             object.__setattr__(self, "decide", fraction("decide", self.decide))
         object.__setattr__(self, "notes", {} if self.recipe is None else {"recipe": self.recipe})
+
+    def for_mode(self, mode: str) -> CallSettings:
+        """The settings in a mode of scoring: where a text is its own prompt, ``auto`` is SIFT with repeats.
+
+        What is selected for a text teaches that text the more, the more it is like it, and goes on teaching when it is
+        repeated; the continuation of a prompt gains little from repeats.
+        """
+        request = self.request
+        chosen = request.options or request.search.replacement is not None
+        if mode != "transductive" or request.method != "auto" or chosen:
+            return self
+        search = request.search.with_({"replacement": True})
+        return replace(self, request=replace(request, method="sift", search=search))
 
     @property
     def step_share(self) -> float:

@@ -67,7 +67,8 @@ def auto(problem: Problem, *, step: float = DEFAULT_STEP, copies: float = COPY_C
     """that of ``pursuit`` if half of the n nearest have another at a cosine above ``copies``, else of ``nearest``
 
     Near-copies teach a learner little that the first one has not taught. Where there are none, what matters is to
-    be near the prompt, and texts that differ from one another for the sake of it are a loss.
+    be near the prompt, and texts that differ from one another for the sake of it are a loss. (A text that is scored as
+    its own prompt is another matter: there `siftlm.LocalModel.score` takes ``auto`` to be ``sift`` with repeats.)
     """
     step, copies = validation.number("step", step, above=0, most=1), validation.fraction("copies", copies)
     ranked = np.argsort(-problem.relevance()[: problem.candidates], kind="stable")
