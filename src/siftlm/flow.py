@@ -238,9 +238,11 @@ def choose_use(model: TunedModel, states: Mapping[int, PromptState]) -> None:
         state.trace = replace(state.trace, choice=choice)
         if choice.use in ("context", "both"):
             state.context = tuple(state.found.texts)
-        if choice.use in ("none", "context") and state.trace.ended != "nothing":
-            state.trace = replace(state.trace, ended="declined", kept=0)
+        if choice.use in ("none", "context"):
             model.rewind(owner)
+            # Where nothing was learned anyway, it stays known why.
+            if state.trace.steps and (choice.use == "context" or state.trace.ended != "diverged"):
+                state.trace = replace(state.trace, ended="declined", kept=0)
 
 
 # --- what is done with a tuned model
@@ -409,7 +411,7 @@ def _measured(
         with tuned(controller, group, settings, taken=taken if points else None, after=after) as model:
             left = {}
             for owner, state in enumerate(group):
-                if state.trace.ended == "diverged":
+                if state.trace.ended == "diverged" or not (state.trace.kept or state.context):
                     state.tuned = state.base
                 elif state.steps in state.seen and 0 < state.steps == state.trace.kept and settings.use != "auto":
                     state.tuned = state.seen[state.steps]

@@ -73,7 +73,7 @@ class Guard:
             self.estimates["weights"] = min(best, now)
         elif now <= best + TOLERANCE_PERCENT or best >= 100:
             self.estimates["weights"], self._context_passages = now, self._percent(nats[:CONTEXT_PASSAGES])
-            self._watched = min(now, math.nextafter(self._watched, 0))
+            self._watched = min(now, math.nextafter(self._watched, -math.inf))
             return self._watched
         return now
 
@@ -92,8 +92,10 @@ class Guard:
         return UseChoice(use, dict(self.estimates), len(self.pairs))
 
     def _percent(self, nats: Sequence[float]) -> float:
-        shares = [now / before for now, before in zip(nats, self.base, strict=False) if before > 0]
-        return 100 * sum(shares) / len(shares) if shares else 100.0
+        """The mean share of the base model's nats, without passages that it gives no likelihood or has by heart."""
+        shares = [now / before for now, before in zip(nats, self.base, strict=False) if 0 < before < math.inf]
+        percent = 100 * sum(shares) / len(shares) if shares else 100.0
+        return math.inf if math.isnan(percent) else percent
 
 
 def make_guards(memory: Searcher, request: SearchRequest, founds: Sequence[Found]) -> list[Guard]:
@@ -110,9 +112,10 @@ def make_guards(memory: Searcher, request: SearchRequest, founds: Sequence[Found
     guards = []
     nears = memory.run(SearchRequest(n, "nearest", nearest, prompts=request.prompts))
     for found, near in zip(founds, nears, strict=True):
-        selected = {hit.row for hit in found}
-        pairs = [halves(hit.text) for hit in near if hit.row not in selected]
-        held_out = [pair for pair in pairs if pair is not None]
+        # By text: a copy of what is learned would say that learning helps, whatever else is true.
+        selected = set(found.texts)
+        others = dict.fromkeys(hit.text for hit in near if hit.text not in selected)
+        held_out = [pair for text in others if (pair := halves(text)) is not None]
         guards.append(Guard(tuple(held_out[:HELD_OUT_PASSAGES]), tuple(found.texts)))
     return guards
 

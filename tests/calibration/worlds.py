@@ -51,6 +51,8 @@ class Reader(Controller):
 
     def learn(self, texts, *, watch=None, after=None):
         steps = []
+        if watch is not None:
+            watch()  # the base model's
         for at, text in enumerate(texts):
             if self.tunings == self.interrupt_at:
                 self.interrupt_at = None
@@ -60,7 +62,12 @@ class Reader(Controller):
             steps.append(Step(at, 1.0, 1, 1.0, self._rate))
             if after is not None:
                 after(steps[-1])
+        if watch is not None and steps:
+            watch()
         return Trace(tuple(steps), "done" if steps else "nothing", len(steps), {})
+
+    def rewind(self):
+        self._read.clear()
 
     def likelihood(self, text, *, after="", texts=()):
         words = set(text.split()) - set(after.split())

@@ -41,19 +41,27 @@ class FakeController(Controller):
 
     def learn(self, texts, *, watch=None, after=None):
         steps, ended = [], "done" if texts else "nothing"
+        if watch is not None:
+            watch()  # the base model's
+        due = self.used.watch_every or max(5, -(-len(texts) // 4))
         for at, text in enumerate(texts):
             if FakeController.interrupt_at == at + 1:
                 FakeController.interrupt_at = None
                 raise KeyboardInterrupt
             self.learned.append(text)
-            watched = watch() if watch is not None and (at + 1) % self.used.watch_every == 0 else None
+            watched = watch() if watch is not None and (at + 1) % due == 0 else None
             steps.append(Step(at, 3.0 / (at + 1), len(text.split()), 1.0, self.used.rate, watched=watched))
             if after is not None:
                 after(steps[-1])
             if self.used.tokens is not None and at + 1 >= self.used.tokens:
                 ended = "tokens"
                 break
+        if watch is not None and len(steps) % due:
+            watch()
         return Trace(tuple(steps), ended, len(steps), self.used.to_dict())
+
+    def rewind(self):
+        self.learned.clear()
 
     def likelihood(self, text, *, after="", texts=()):
         pairs = {text[at : at + 2] for text in [*(self.learned or []), *texts] for at in range(len(text))}

@@ -14,6 +14,7 @@ from siftlm import LocalModel
 from siftlm.cli import main
 
 PROMPT = "Is tea brewed with hot water?"
+ALONE = ("-n", "3", "--use", "weights")
 
 
 @pytest.fixture
@@ -62,11 +63,11 @@ def test_each_line_is_a_prompt_of_its_own(talk):
 
 
 def test_a_block_is_one_prompt(talk):
-    status, out, _ = talk("/block", "/the moon", "  moves", "", "/set max_new_tokens=2", "tea")
+    status, out, _ = talk("/block", "/the moon", "  moves", "", "/set max_new_tokens=2", "tea", words=ALONE)
     assert status == 0
-    expected = LocalModel("m", "memory").generate("/the moon\n  moves", 3).text
+    expected = LocalModel("m", "memory").generate("/the moon\n  moves", 3, use="weights").text
     assert out == f"{expected}\nafter 3\n"
-    assert talk("/block", "the moon")[1].startswith("after 3")  # a block that the end of the input ends
+    assert talk("/block", "the moon", words=ALONE)[1].startswith("after 3")  # a block that the end of the input ends
 
 
 def test_why_and_base(talk):
@@ -81,7 +82,7 @@ def test_why_and_base(talk):
 
 
 def test_settings_change_what_comes_next(talk, fake):
-    lines = ("/set n=2", "/set method=nearest", "/set k=all", "/set kernel=power:2", "/set rate=0.5", "/set watch=true",
+    lines = ("/set n=2", "/set method=nearest", "/set k=all", "/set kernel=power:2", "/set rate=0.5", "/set use=auto",
              "/set watch_every=1", PROMPT, "/settings", "/set n", "/set method", PROMPT)  # fmt: skip
     status, out, err = talk(*lines)
     assert (status, err) == (0, "")
@@ -163,5 +164,9 @@ def test_a_real_model_answers(folder, sixty, tiny_model, siftlm, monkeypatch):
     model = LocalModel(tiny_model, "memory", rate=0.05)
     base = model.controller.generate(PROMPT, max_new_tokens=6, stop="\n").text
     tuned = model.generate(PROMPT, 3, max_new_tokens=6, stop="\n").text
-    assert out == f"{tuned}\n{base}\n{base}\n"
+    said, _, remark = out.partition("(")
+    assert said == f"{tuned}\n{base}\n{base}\n"
+    assert remark.startswith(
+        "the texts would not help, so this is the base model: expected loss by 3 held-out passages"
+    )
     assert json.dumps(tuned) != json.dumps(base)

@@ -52,7 +52,10 @@ def test_json_is_what_the_library_says(fake, siftlm):
         ("--k all", {"k": None}),
         ("--mode transductive", {"mode": "transductive"}),
         ("--rate 0.5 --order reversed --passes 2", {"rate": 0.5, "order": "reversed", "passes": 2}),
-        ("--set betas=[0.5,0.9] --set watch-every=2 --watch", {"betas": [0.5, 0.9], "watch_every": 2, "watch": True}),
+        (
+            "--set betas=[0.5,0.9] --set watch-every=2 --use auto",
+            {"betas": [0.5, 0.9], "watch_every": 2, "use": "auto"},
+        ),
         ("--set reuse=2 --set repeats=grouped", {"reuse": 2, "repeats": "grouped"}),
         ("--tokens 2", {"tokens": 2}),
         ("--use both", {"use": "both"}),
@@ -68,6 +71,7 @@ def test_every_flag_is_a_setting(fake, siftlm, words, given):
     assert got["tuned"] == expected.tuned
     assert got["found"]["selection"] == expected.found.selection.to_dict()
     assert got["trace"]["settings"] == json.loads(json.dumps(expected.trace.settings))
+    assert got["trace"].get("choice") == json.loads(json.dumps(expected.trace.to_dict().get("choice")))
     assert [step["watched"] for step in got["trace"]["steps"]] == [step.watched for step in expected.steps]
 
 
@@ -209,7 +213,6 @@ def test_figures_of_another_question_do_not_get_into_the_same_file(texts, siftlm
         ("score memory TEXT --method shift", "unknown method 'shift'; did you mean 'sift'?"),
         ("score memory TEXT --compare sift", "--compare sift: already the main method (--method)"),
         ("score memory TEXT --compare neerest", "did you mean 'nearest'?"),
-        ("score memory TEXT --mode transductive --watch", "--watch and --mode transductive exclude each other"),
         ("score memory TEXT --use context --context", "--context and --use context are the same"),
         ("score memory TEXT --set clib=1", "unknown setting of tuning 'clib'; did you mean 'clip'?"),
         ("score memory TEXT --set noise=2", "--set noise: not a setting of tuning; use --noise"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import pytest
 
@@ -21,11 +22,24 @@ from siftlm.errors import Conflict, InvalidInput, SiftlmError
 CLOSE = {"rel": 1e-5, "abs": 1e-5}
 
 
+def looks(many, watch, owners) -> list[float]:
+    """What is watched for these prompts: the loss of a text, what a function says, or nothing."""
+    seen = []
+    for owner in owners:
+        one = watch[owner]
+        if isinstance(one, str):
+            [likelihood] = many.likelihoods([(one, "")], owners=[owner])
+            seen.append(likelihood.nats_per_token)
+        else:
+            seen.append(math.inf if one is None else one())
+    return seen
+
+
 def compare(control: Controller, sets=SETS, *, watch=None, **settings) -> list:
     """Learn together and alone, score together and alone; the traces of together."""
     pairs = [(prompt, "") for prompt in PROMPTS[: len(sets)]]
     with control.tuning_many(len(sets), **settings) as many:
-        traces = many.learn(sets, watch=watch)
+        traces = many.learn(sets, watch=None if watch is None else partial(looks, many, watch))
         together = many.likelihoods(pairs)
     alone = one_at_a_time(control, sets, lambda place: control.likelihood(PROMPTS[place]), watch=watch, **settings)
     base = [control.likelihood(prompt).bits_per_byte for prompt, _ in pairs]
@@ -287,8 +301,10 @@ def test_what_cannot_be_done_is_said():
             many.learn(["a", "b"])
         with pytest.raises(InvalidInput, match="texts must have an entry for each of 2 prompts, got 1"):
             many.learn([["a"]])
-        with pytest.raises(InvalidInput, match="watch must have an entry"):
-            many.learn([["a"], ["b"]], watch=["a"])
+        with pytest.raises(InvalidInput, match="watch must be a function of prompts"):
+            many.learn([["a"], ["b"]], watch=["a", None])
+        with pytest.raises(InvalidInput, match="watch must return a number for each of 2 prompts, got 1"):
+            many.learn([["a"], ["b"]], watch=lambda _: [1.0])
         with pytest.raises(InvalidInput, match="owners= says"):
             many.likelihoods([("a", "")])
         with pytest.raises(InvalidInput, match="each of owners must be a whole number from 0 to 1, got 2"):

@@ -11,7 +11,7 @@ pytest.importorskip("peft")
 
 from controller.many_texts import PROMPTS, controller, facts
 from siftlm import LocalModel, Memory
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, UnknownName
 
 CORPUS = [
     f"{what} {where} {when}."
@@ -71,7 +71,8 @@ def test_scores(memory):
         {"use": "context"},
         {"decide": 0.6},
         {"decide": lambda found: "tide" in found.texts[0]},
-        {"watch": True, "watch_every": 1},
+        {"use": "auto", "watch_every": 1},
+        {"use": "auto", "at": [1, 4], "rate": 0.05, "watch_every": 2},
         {"n": 2, "method": "nearest"},
         {"tokens": 60},
         {"dropout": 0.1},
@@ -124,7 +125,7 @@ def test_answers(memory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["lora", "full"])
-@pytest.mark.parametrize("use", ["weights", "context", "both"])
+@pytest.mark.parametrize("use", ["weights", "context", "both", "auto"])
 def test_answers_whatever_is_asked_for(memory, engine, use):
     local = model(memory, engine=engine, rank=4 if engine == "lora" else None)
     how = {"max_new_tokens": 8, "temperature": 0.8, "seed": 2, "stop": ["e"], "use": use}
@@ -142,5 +143,5 @@ def test_what_is_wrong_is_named(memory):
         local.score_many(TEXTS, batch=0)
     with pytest.raises(InvalidInput, match="max_new_tokens"):
         local.generate_many(PROMPTS, max_new_tokens=math.inf)
-    with pytest.raises(InvalidInput, match="would watch the very text"):
-        local.score_many(TEXTS, mode="transductive", watch=True)
+    with pytest.raises(UnknownName, match="unknown setting 'watch'"):
+        local.score_many(TEXTS, watch=True)

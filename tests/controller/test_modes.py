@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from contextlib import nullcontext
 from functools import lru_cache
 
@@ -37,7 +38,12 @@ def alone(one):
 
 def many(one):
     with one.tuning_many(2, watch_every=1, repeats="grouped", reuse=2) as tuner:
-        traces = tuner.learn([TEXTS, [*TEXTS[:1] * 2, TEXTS[1]]], watch=[OTHER, None])
+
+        def watch(owners):
+            seen = tuner.likelihoods([(OTHER, "")] * len(owners), owners=owners)
+            return [math.inf if owner else one.nats for owner, one in zip(owners, seen, strict=True)]
+
+        traces = tuner.learn([TEXTS, [*TEXTS[:1] * 2, TEXTS[1]]], watch=watch)
         made = [one.text for one in tuner.generate(["rain", "ships"], max_new_tokens=2)]
         return [trace.losses for trace in traces], tuner.likelihoods([(OTHER, ""), (OTHER, "")]), made
 

@@ -183,7 +183,8 @@ def test_two_that_begin_at_once_with_other_settings_do_not_mix(memory, tmp_path)
         ("nn+rate=0", "rate must be"),
         ("hullft+reuse=0", "reuse must be"),
         ("sift+features=grad", "unknown features"),
-        ("sift+watch=maybe", "watch must be True or False"),
+        ("sift+watch=True", "unknown setting 'watch'; did you mean 'watch_every'"),
+        ("sift+use=maybe", "unknown use 'maybe'"),
         ("sift+after=3", "unknown setting 'after'"),
         ("base+rate=1", "unknown setting of base"),
         ("calibrated", "no calibration of this memory for reader"),
@@ -192,12 +193,6 @@ def test_two_that_begin_at_once_with_other_settings_do_not_mix(memory, tmp_path)
 def test_a_wrong_setting_is_refused_before_any_work(memory, tmp_path, label, said):
     with pytest.raises(SiftlmError, match=said):
         run(memory, tmp_path / "run", ["base", label])
-    assert not (tmp_path / "run").exists()
-
-
-def test_watching_what_is_scored_is_refused(memory, tmp_path):
-    with pytest.raises(Conflict, match="would watch the very text that is scored"):
-        run(memory, tmp_path / "run", "base,nn+watch=True", protocol=Protocol("transductive", n=5))
     assert not (tmp_path / "run").exists()
 
 

@@ -18,7 +18,7 @@ from siftlm.evaluation.methods import parse_method
         ("nn+rate=1e-4", {"method": "nearest", "rate": 1e-4}),
         (" nn-f ", {"method": "nn-f"}),
         ("sift+where=source = 'a+b'", {"method": "sift", "where": "source = 'a+b'"}),
-        ("sift+betas=(0.9,0.95)+watch=True", {"method": "sift", "betas": (0.9, 0.95), "watch": True}),
+        ("sift+betas=(0.9,0.95)+use=auto", {"method": "sift", "betas": (0.9, 0.95), "use": "auto"}),
         ("hullft+reuse=3", {"method": "hullft", "reuse": 3}),
         ("sift+completion=A: ", {"method": "sift", "completion": "A:"}),
     ],

@@ -213,7 +213,7 @@ def test_wrong_choices_are_named_before_anything_is_tuned(full, monkeypatch, cho
         (lambda model: model.score_choices(" ", CHOICES), InvalidInput, "the prompt is empty"),
         (lambda model: model.score_choices(PROMPT, CHOICES, method="shift"), UnknownName, "did you mean 'sift'"),
         (lambda model: model.score_choices(PROMPT, CHOICES, at="1"), InvalidInput, "at must be a list"),
-        (lambda model: model.score_choices(PROMPT, CHOICES, watch="x"), InvalidInput, "watch must be True or False"),
+        (lambda model: model.score_choices(PROMPT, CHOICES, watch=True), UnknownName, "unknown setting 'watch'"),
         (lambda model: model.score_choices(PROMPT, CHOICES, mode="split"), UnknownName, "unknown setting 'mode'"),
         (lambda model: model.score_choices_many(PROMPT), InvalidInput, "questions must be a list, got str"),
         (lambda model: model.score_choices_many([PROMPT]), InvalidInput, "question 0 must be a pair"),

@@ -341,12 +341,15 @@ def test_decide_leaves_the_model_as_it_is_where_the_texts_tell_too_little(any_en
     assert set(tide) == {"declined", "done"}
 
 
-def test_watch_measures_the_prompt_and_takes_the_best_state(any_engine):
-    watched = any_engine.score(TEXT, watch=True, watch_every=1, n=5, rate=0.05)
+def test_auto_measures_held_out_passages_and_takes_the_best_state(any_engine):
+    watched = any_engine.score(TEXT, use="auto", watch_every=1, n=5, rate=0.05)
     assert all(step.watched is not None for step in watched.steps)
     assert watched.trace.kept <= len(watched.steps)
-    with pytest.raises(Conflict, match="would watch the very text"):
-        any_engine.score(TEXT, watch=True, mode="transductive")
+    assert watched.trace.choice.held_out == 3
+    kept = watched.trace.kept
+    assert (watched.trace.choice.use in ("weights", "both")) is (kept > 0)
+    transductive = any_engine.score(TEXT, use="auto", mode="transductive")
+    assert transductive.trace.choice.held_out == 3
 
 
 def test_use_context_reads_the_texts_and_tunes_nothing(any_engine):
@@ -401,7 +404,7 @@ def test_features_decide_the_selection_among_the_nearest(full):
 @pytest.mark.slow
 def test_generate_continues_with_the_tuned_model(any_engine):
     plain = any_engine.controller.generate(PROMPT, max_new_tokens=12)
-    answer = any_engine.generate(PROMPT, max_new_tokens=12, n=8, passes=3)
+    answer = any_engine.generate(PROMPT, max_new_tokens=12, n=8, passes=3, use="weights")
     assert (answer.tokens, len(answer.found)) == (12, 8)
     assert answer.text != plain.text
     assert json.dumps(answer.to_dict())
@@ -470,21 +473,14 @@ def test_a_wrong_setting_is_named_when_the_model_is_made_and_when_it_is_called(
         (lambda model: model.generate_many(None), "prompts must be a list, got NoneType"),
         (lambda model: model.score(TEXT, at=np.array(2)), "at must be a list"),
         (lambda model: model.score(TEXT, after=3), "after must be a function"),
-        (lambda model: model.score(TEXT, watch="x"), "watch must be True or False"),
-        (lambda model: model.generate(PROMPT, max_new_tokens=4, watch="x"), "watch must be True or False"),
+        (lambda model: model.score(TEXT, watch=True), "unknown setting 'watch'; did you mean 'watch_every'"),
+        (lambda model: model.generate(PROMPT, max_new_tokens=4, watch=True), "unknown setting 'watch'"),
         (lambda model: model.generate(PROMPT, max_new_tokens=4, after="x"), "after must be a function"),
         (lambda model: model.generate(PROMPT, stop=3), "stop must be a list of str"),
         (lambda model: model.generate(PROMPT, stop=np.array("x")), "stop must be a list of str"),
         (lambda model: model.generate(PROMPT, max_new_tokens=4, seed="x"), "seed must be a whole number"),
         (lambda model: model.generate(PROMPT, max_new_tokens=4, seed=2**63), "seed must be a whole number"),
         (lambda model: model.score_many([TEXT], progress="x"), "progress must be True, False or a function"),
-        (lambda model: model.generate_many([TEXT], watch=1), "watch must be True or False"),
-        (lambda model: model.score(TEXT, watch=True, use="context"), "watch=True ends tuning early, and with use="),
-        (
-            lambda model: model.generate(TEXT, max_new_tokens=4, watch=True, use="context"),
-            "watch=True ends tuning early",
-        ),
-        (lambda model: model.score_many([TEXT], watch=True, use="context"), "watch=True ends tuning early"),
         (
             lambda model: model.score(TEXT, use="context", rate=1e-3),
             "rate=0.001 is a setting of tuning, and with use='context' nothing is tuned",

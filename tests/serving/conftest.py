@@ -11,6 +11,7 @@ LIGHT = {"test_auth.py", "test_face.py"}
 TUNING = {
     "test_app_engine.py",
     "test_fuzz.py",
+    "test_guarded.py",
     "test_loading.py",
     "test_modes.py",
     "test_scheduler.py",

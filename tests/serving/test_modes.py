@@ -12,7 +12,7 @@ from siftlm.memory import Memory
 from siftlm.selection import methods
 from siftlm.serving import ModeParser
 from siftlm.serving.errors import BadRequest, NotFound
-from siftlm.serving.modes import AUTO_ADAPTIVE, AUTO_DECIDE, setting_error
+from siftlm.serving.modes import setting_error
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def modes(tmp_path_factory):
         ("tiny:nn-7", None, "nn-7", "docs", {"method": "nearest", "n": 7}),
         ("tiny:nn-f-7", None, "nn-f-7", "docs", {"method": "nn-f", "n": 7}),
         ("tiny:context-10", None, "context-10", "docs", {"method": "sift", "use": "context", "n": 10}),
-        ("tiny:auto", None, "auto", "docs", {"adaptive": AUTO_ADAPTIVE, "decide": AUTO_DECIDE}),
+        ("tiny:auto", None, "auto", "docs", {"use": "auto"}),
+        ("tiny", {"method": "auto", "n": 4}, "auto-4", "docs", {"use": "auto", "n": 4}),
+        ("tiny:auto", {"use": "weights"}, "auto", "docs", {"use": "weights"}),
         ("tiny:sift-5@wiki", None, "sift-5", "wiki", {"method": "sift", "n": 5}),
         ("tiny", {"n": 3}, "sift-3", "docs", {"method": "sift", "n": 3}),
         (

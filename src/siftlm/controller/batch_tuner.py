@@ -62,6 +62,8 @@ class BatchTuner:
             raise InvalidInput(
                 f"{setting('texts')} must have an entry for each of {len(self)} prompts, got {len(texts)}"
             )
+        if watch is not None and not callable(watch):
+            raise InvalidInput(f"{setting('watch')} must be a function of prompts, got {watch!r:.60}")
         runs = [_new_run(self._rules, owner, own, watch is not None) for owner, own in enumerate(texts)]
         with training_mode(self._controller.model, 0.0, self.settings.checkpointing):
             weights = StackedAdapters(self._stack, self._rules, self._budget)

@@ -203,6 +203,10 @@ class TuningBatch:
             return []
         start = time.monotonic()
         values = [now if math.isfinite(now) else math.inf for now in self.measure([run.owner for run in runs])]
+        if len(values) != len(runs):
+            raise InvalidInput(
+                f"{setting('watch')} must return a number for each of {len(runs)} prompts, got {len(values)}"
+            )
         for run in runs:
             run.clock["watch"] += (time.monotonic() - start) / len(runs)
         return list(zip(runs, values, strict=True))
