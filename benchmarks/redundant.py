@@ -75,7 +75,8 @@ def prepare(repositories: Path, work: Path) -> None:
 def run(
     work: Path, part: str, only: Sequence[str], protocols: Sequence[str], most: int | None, methods: Sequence[str]
 ) -> None:
-    """Start or resume the runs of a part."""
+    """Start or resume the runs of a part, from the records that are packed where the work folder has none."""
+    unpack(work, part)
     controller = Controller(MODEL)
     count = TEXTS[part] if most is None else min(most, TEXTS[part])
     for name, protocol in itertools.product(only or CORPORA, protocols):
@@ -108,6 +109,16 @@ def records(folder: Path) -> Iterator[dict[str, object]]:
     else:
         with open(folder / "records.jsonl", encoding="utf-8") as file:
             yield from map(json.loads, file)
+
+
+def unpack(work: Path, part: str) -> None:
+    """Put the packed records of a part back where the work folder has none of their run."""
+    for packed in sorted(RESULTS.glob(f"{part}-*/records.jsonl.gz")):
+        folder = work / "runs" / packed.parent.name
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            shutil.copy(packed.parent / "run.json", folder / "run.json")
+            (folder / "records.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
 
 
 def pack(work: Path) -> None:
