@@ -144,11 +144,11 @@ def load(memory: Path, quick: bool) -> dict[str, Any]:
     with Memory.open(memory) as opened:
         model = LocalModel(controller, opened)
         alone = work[: each[0]]
-        model.generate(warm[0], n=N, max_new_tokens=TOKENS)
+        model.generate(warm[0], n=N, use="weights", max_new_tokens=TOKENS)
         seconds, same = [], 0
         for prompt in alone:
             began = time.perf_counter()
-            answer = model.generate(prompt, n=N, max_new_tokens=TOKENS)
+            answer = model.generate(prompt, n=N, use="weights", max_new_tokens=TOKENS)
             seconds.append(time.perf_counter() - began)
             same += answer.text == said[prompt]
     found["one_at_a_time"] = shown([(200, "", one) for one in seconds], sum(seconds))

@@ -39,6 +39,8 @@ from siftlm.results import Score
 if TYPE_CHECKING:
     from siftlm.local import LocalModel
 
+# Settings of tuning that decide nothing unless held-out passages are watched.
+GUARD_SETTINGS = ("watch_every", "patience")
 # Texts that LoRA tunes together.
 TUNING_BATCH_TEXTS = 16
 
@@ -380,7 +382,9 @@ def _result_record(
 
 
 def _json_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as they will be read back from JSON."""
+    """The settings as they will be read back from JSON, without those of a guard where there is none."""
+    guarded = settings.get("use") == "auto"
+    settings = {name: value for name, value in settings.items() if guarded or name not in GUARD_SETTINGS}
     return {
         name: value if isinstance(value, (str, int, float, bool, list, tuple, type(None))) else str(value)
         for name, value in settings.items()

@@ -278,7 +278,8 @@ class HarnessModel:
         texts = {prompt: self.controller.generate(prompt, **sampling).text for prompt in prompts if prompt not in tuned}
         if self._local is not None and tuned:
             progress = False if disable_tqdm else None
-            answers = self._local.generate_many(tuned, batch=self._batch, progress=progress, **sampling)
+            use = self._local.settings()["use"]  # as for likelihoods: unguarded unless the model was opened so
+            answers = self._local.generate_many(tuned, batch=self._batch, progress=progress, use=use, **sampling)
             texts |= {prompt: answer.text for prompt, answer in zip(tuned, answers, strict=True)}
         return texts
 
