@@ -28,7 +28,7 @@ endef
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(DEMO_VENV)/.ready  ## a model learns for a prompt: memory, selection, tuning, answer; offline
+demo: $(DEMO_VENV)/.ready  ## selection, and a model that learns facts for a question; offline
 	@$(DEMO_VENV)/bin/siftlm demo
 
 # Tests run side by side, a file in one process. pytest comes last, so that its closing line closes the whole run.

@@ -60,6 +60,9 @@ class FakeController(Controller):
             watch()
         return Trace(tuple(steps), ended, len(steps), self.used.to_dict())
 
+    def can_tune_many(self, settings):
+        return False
+
     def rewind(self):
         self.learned.clear()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,53 +14,56 @@ from rich.cells import cell_len as width_of
 from cli.corpora import Screen
 from cli.fakes import FakeController
 from siftlm import Document
-from siftlm.cli import demo, main
-from siftlm.cli.terminal import Terminal
+from siftlm.cli import demo, demo_page, main
+from siftlm.types import UseChoice
 
 CODES = re.compile(r"\x1b\[[\d;]*[mAK]")
-KINDS = ("code", "prose", "mathematics")
 WILD = "<script>alert('x')</script> & more "
+USES = ("base", "context", "nearest", "sift", "auto")
 
 
-def sampled(kind: str, number: int) -> Document:
-    words = f"{WILD if number % 2 else ''}{kind} number {number}: to add {number} and {number * 7} is {number * 8}. "
-    return Document(words * 4, {"kind": kind, "source": kind, "name": f"{kind}.<b>{number}"}, f"{kind}:{number}")
+def sampled(number: int) -> Document:
+    words = f"{WILD if number % 2 else ''}number {number}: to add {number} and {number * 7} is {number * 8}. "
+    return Document(words * 4, {"kind": "code", "source": "code", "name": f"code.<b>{number}"}, f"code:{number}")
 
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A demo of a few texts with a controller that counts; stands in an empty folder. Yields how often it built."""
+    """A demo with few texts and a controller that counts; stands in an empty folder. Yields how often it built."""
     built = []
+    facts = {"one": 9, "two": 7}
 
     def documents():
         built.append(1)
-        return [sampled(kind, number) for kind in KINDS for number in range(20)]
+        return [sampled(number) for number in range(20)]
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("siftlm.extras.load", lambda *_: None)
     monkeypatch.setattr("siftlm.controller.Controller", FakeController)
-    monkeypatch.setattr("siftlm.sample.documents", documents)
     monkeypatch.setattr(
-        "siftlm.sample.prompts", lambda kind, count, seed: [sampled(kind, 100 + seed + at) for at in range(count)]
+        demo,
+        "library_facts",
+        lambda: {
+            kind: [demo.Fact(f"{kind}{at}", f"{kind} is {WILD if at == 1 else at}") for at in range(count)]
+            for kind, count in facts.items()
+        },
     )
+    monkeypatch.setattr("siftlm.sample.documents", documents)
+    monkeypatch.setattr("siftlm.sample.prompts", lambda _kind, count, seed: [sampled(101 + seed)] * count)
     yield built
     FakeController.made.clear()
     FakeController.interrupt_at = None
 
 
 def test_plain_text_without_a_terminal(tiny, siftlm):
-    status, out, err = siftlm("demo", "-n", "5", "--texts", "1")
+    status, out, err = siftlm("demo", "-n", "5", "--texts", "3")
     assert (status, err) == (0, "")
     assert "\x1b" not in out
-    assert out.count("steps") >= 3
-    for kind in KINDS:
-        assert f"{kind}: {kind}.<b>100" in out
-    for word in ("prompt", "before", "after", "truth"):
-        assert len(re.findall(rf"^{word} ", out, re.MULTILINE)) == 3
-    assert "after 5 texts" in out
-    assert (
-        len(re.findall(r"(?:nearest neighbour|SIFT): 5 (?:texts|picks of \d texts), \d selected only here", out)) == 6
-    )
+    assert len(re.findall(r"^Explain \w+, \w+, \w+\.$", out, re.MULTILINE)) == 3
+    for name in ("before", "SIFT in context", "tuned, nearest", "tuned, SIFT", "auto, SIFT"):
+        assert len(re.findall(rf"^ *{name} ", out, re.MULTILINE)) == 3 + 1
+    assert "3 questions ask for three facts each" in " ".join(out.split())
+    assert "code.<b>101" in out
     assert "siftlm-demo/report.html" in out
 
 
@@ -70,27 +72,30 @@ def test_json_the_table_and_the_page_agree(tiny, siftlm):
     page = Path("siftlm-demo/report.html").read_text(encoding="utf-8")
     status, printed, err = siftlm("demo", "-n", "5", "--texts", "2", "--json")
     assert (status, err) == (0, "")
-    cases = json.loads(printed)
-    assert [case["kind"] for case in cases] == [kind for kind in KINDS for _ in range(2)]
-    for case in cases:
-        for method in ("nearest", "sift"):
-            run = case[method]
-            assert len(run["bits"]) == len(run["uncertainty"]) == 6
-            assert run["bits"][0] == case["base"]
-            assert run["uncertainty"][0] == 1
+    record = json.loads(printed)
+    facts = record["facts"]
+    assert tuple(facts["summary"]) == USES
+    for use, row in facts["summary"].items():
+        answers = [answer for question in facts["questions"] for answer in question[use]["answers"]]
+        assert row["answers"] == len(answers) == 6
+        assert row["exact"] == sum(answer["expected"] == answer["answer"] for answer in answers)
+        assert row["bits_per_byte"] == pytest.approx(sum(a["bits_per_byte"] for a in answers) / 6)
+        cells = [f"{row['exact']} of 6", f"{row['bits_per_byte']:.2f}"]
+        name = re.escape(demo.USES[use][0])
+        assert re.search(rf"^{name} +{cells[0]} +{cells[1]} ", out, re.MULTILINE)
+        assert f"<td>{demo.USES[use][0]}</td><td>{cells[0]}</td><td>{cells[1]}</td>" in page
+    for question in facts["questions"]:
+        for use in USES[1:]:
+            run = question[use]
+            assert len(run["texts"]) == 5
+            assert len(run["uncertainty"]) == 6
             assert run["uncertainty"] == sorted(run["uncertainty"], reverse=True)
-            assert len(run["picks"]) == 5
-            assert run["continuation"].startswith("after 5 texts")
-    figures = [
-        statistics.fmean(case["base"] for case in cases),
-        statistics.fmean(case["context"] for case in cases),
-        statistics.fmean(case["nearest"]["bits"][-1] for case in cases),
-        statistics.fmean(case["sift"]["bits"][-1] for case in cases),
-    ]
-    shown = [f"{figure:.3f}" for figure in figures]
-    assert re.search(r"mean\s+" + r"\s+".join(map(re.escape, shown)), out)
-    row = re.search(r"<tr><td[^>]*>mean</td>(.*?)</tr>", page)[1]
-    assert re.findall(r">([\d.]+)</td>", row)[:4] == shown
+        assert question["sift"]["texts"] == question["context"]["texts"] == question["auto"]["texts"]
+        assert "choice" in question["auto"]
+        assert question["base"]["texts"] == []
+    harmed = record["harmed"]
+    assert f"base {harmed['base']:.3f}, tuned {harmed['tuned']:.3f}, auto {harmed['auto']:.3f}." in out
+    assert harmed["choice"]["reason"] in " ".join(out.split())
 
 
 def test_the_page(tiny, siftlm):
@@ -101,51 +106,45 @@ def test_the_page(tiny, siftlm):
     assert "&lt;script&gt;" in page
     body = re.search(r"<body>.*</body>", page, re.DOTALL)[0]
     tree = ElementTree.fromstring(body)  # well formed, so that nothing is nested wrongly
-    assert len(tree.findall("h2")) == 6
-    assert len(tree.findall(".//svg")) == 2 + 2 * 6
-    assert len(tree.findall(".//ol[@class='picks']/li")) == 6 * 2 * 6
-    assert len(tree.findall(".//p[@class='finding']")) == 2
+    assert len(tree.findall("h2")) == 3
+    assert len(tree.findall(".//svg")) == 2
+    assert len(tree.findall(".//details//ol[@class='picks']/li")) == 2 * 2 * 6
 
 
-def test_what_is_said_is_what_was_found(tiny, siftlm):
-    cases = json.loads(siftlm("demo", "-n", "4", "--texts", "2", "--json")[1])
-    message = " ".join(siftlm("demo", "-n", "4", "--texts", "2")[1].split())
-    share = {m: [case[m]["bits"][-1] / case["base"] for case in cases] for m in ("nearest", "sift")}
-    assert f"helped on {sum(one < 0.995 for one in share['sift'])} of 6" in message
-    ahead = sum(one < other - 0.005 for one, other in zip(share["sift"], share["nearest"], strict=True))
-    behind = sum(one > other + 0.005 for one, other in zip(share["sift"], share["nearest"], strict=True))
-    assert f"ahead on {ahead}, behind on {behind} of 6" in message
-    assert f"{100 * statistics.fmean(share['sift']):.1f} % of the base model's" in message
-    assert "6 texts illustrate the method; they are far too few for a significant difference" in message
+def test_findings_are_what_was_found():
+    answer = demo.FactAnswer
+    right, wrong = answer("yes", "yes", 0.5), answer("yes", "no", 1.5)
+    question = demo.Question("Explain a, b.", (demo.Fact("a", "yes"), demo.Fact("b", "yes")))
+    choice = UseChoice("none", {"weights": 104.0}, 3)
+    runs = {use: [demo.QuestionRun((wrong, wrong))] for use in USES}
+    runs["nearest"] = [demo.QuestionRun((right, right), facts_found=2)]
+    runs["sift"] = [demo.QuestionRun((right, wrong), facts_found=1)]
+    runs["auto"] = [demo.QuestionRun((wrong, wrong), choice=choice)]
+    message = " ".join(demo_page.fact_findings(demo.FactsOutcome([question], runs)))
+    assert "the model gives 1 of 2 answers exactly (0 before, 0 with" in message
+    assert "2 tuned on nearest neighbour's), at 1.00 bits per byte (1.50 before" in message
+    assert "state 1 of the 2 facts, nearest neighbour's 2." in message
+    assert 'use="auto" chose none for 1 of 1 questions: 0 of 2 exact.' in message
 
 
 def test_json_has_no_nan():
-    from siftlm.cli.demo import DemoCase, DemoRun
-
-    case = DemoCase("code", "c", "p", "s", 2.0, "", runs={"sift": DemoRun("sift", [2.0, float("nan")])})
-    record = json.loads(json.dumps(case.to_dict(), allow_nan=False))
-    assert record["context"] is None
-    assert record["sift"]["bits"] == [2.0, None]
+    run = demo.QuestionRun((demo.FactAnswer("a", "b", float("nan")),))
+    assert json.loads(json.dumps(run.to_dict(), allow_nan=False))["answers"][0]["bits_per_byte"] is None
 
 
-def test_where_learning_hurts_the_page_says_so():
-    from siftlm.cli.demo import DemoCase, DemoRun
-    from siftlm.cli.demo_page import findings
-
-    def case(name: str, nearest: float, sift: float) -> DemoCase:
-        runs = {"nearest": DemoRun("nearest", [2.0, nearest]), "sift": DemoRun("sift", [2.0, sift])}
-        for run in runs.values():
-            run.found = type("Found", (), {"selection": type("S", (), {"uncertainty": [1.0, 0.5]})})()
-        return DemoCase("code", name, "p", "s", 2.0, "c", 1.9, runs)
-
-    better, worse = case("better", 1.6, 1.5), case("worse", 2.1, 2.2)
-    message = " ".join(findings([better, worse]))
-    assert "helped on 1 of 2: code (better)" in message
-    assert "made the model worse on code (worse)" in message
-    assert "ahead on 1, behind on 1 of 2" in message
-    assert "hurt on none" in findings([better])[0]
-    assert "helped on 0 of 1" in findings([worse])[0]
-    assert "ahead on 0, behind on 0" in findings([case("same", 2.0, 2.001)])[1]
+def test_no_question_is_in_the_words_of_the_memory():
+    texts = [document.text for document in demo.fact_documents()]
+    assert len(texts) == len(set(texts)) > 2000
+    memory = "\n".join(texts)
+    for seed in range(3):
+        questions = demo.make_questions(9, seed)
+        assert len({one.prompt for one in questions}) == 9
+        for one in questions:
+            assert one.prompt not in memory
+            for fact in one.facts:
+                assert demo.ANSWER.format(name=fact.name) not in memory
+                assert sum(f'"{fact.text}"' in text and fact.name in text for text in texts) >= len(demo.WORDINGS)
+    assert demo.make_questions(3, 1) == demo.make_questions(9, 1)[:3] != demo.make_questions(3, 2)
 
 
 def test_a_second_run_uses_the_memory_again(tiny, siftlm):
@@ -155,12 +154,13 @@ def test_a_second_run_uses_the_memory_again(tiny, siftlm):
 
 
 def test_a_memory_that_was_left_half_built_is_begun_anew(tiny, siftlm):
-    part = Path("siftlm-demo/memory.part")
-    part.mkdir(parents=True)
-    (part / "rest").write_text("of a demo that was stopped")
+    for name in ("memory.part", f"{demo.FACTS_FOLDER}.part"):
+        part = Path("siftlm-demo") / name
+        part.mkdir(parents=True)
+        (part / "rest").write_text("of a demo that was stopped")
     assert siftlm("demo", "-n", "2", "--texts", "1")[0] == 0
-    assert not part.exists()
-    assert not Path("siftlm-demo/memory/rest").exists()
+    assert sorted(path.name for path in Path("siftlm-demo").iterdir()) == [demo.FACTS_FOLDER, "memory", "report.html"]
+    assert not list(Path("siftlm-demo").rglob("rest"))
 
 
 @pytest.mark.slow
@@ -177,10 +177,7 @@ def test_on_a_screen(tiny, monkeypatch, environ, columns):
     assert main(["demo", "-n", "4", "--texts", "1"]) == 0
     shown = screen.getvalue()
     assert bool(re.search(r"\x1b\[[\d;]*m", shown)) is not bool(environ)
-    # the chart is drawn over itself, 8 steps a text; a narrow screen sees it once
-    assert len(re.findall(r"\x1b\[\d+A", shown)) == (0 if columns < demo.LIVE_COLUMNS else 8 * 3)
-    lines = [line for line in CODES.sub("", shown).splitlines() if "%" in line or "─" in line]
-    assert max(map(width_of, lines)) <= columns
+    assert max(map(width_of, CODES.sub("", shown).splitlines())) <= columns
 
 
 def test_ctrl_c(tiny, siftlm):
@@ -195,11 +192,11 @@ def test_ctrl_c(tiny, siftlm):
 
 def test_ctrl_c_while_the_memory_is_built(tiny, siftlm, monkeypatch):
     def interrupted():
-        yield sampled("code", 1)
+        yield Document("a fact", {"name": "a"})
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("siftlm.sample.documents", interrupted)
+        patch.setattr(demo, "fact_documents", interrupted)
         status, _, err = siftlm("demo", "-n", "4", "--texts", "1")
     assert status == 130
     assert "the next demo rebuilds the memory" in err
@@ -229,18 +226,7 @@ def test_what_is_wrong_is_said_on_one_line_before_anything_is_built(tiny, siftlm
     assert not tiny
 
 
-def test_more_texts_than_there_are(tiny, siftlm, monkeypatch):
-    from siftlm.errors import InvalidInput
-
-    def few(kind, count, seed):
-        raise InvalidInput(f"count={count}: there are only 3 prompts of kind {kind!r}")
-
-    monkeypatch.setattr("siftlm.sample.prompts", few)
-    status, _, err = siftlm("demo", "--texts", "900")
-    assert (status, err) == (1, "siftlm: --texts 900: there are only 3 prompts of kind 'code'\n")
-
-
-@pytest.mark.parametrize("library", ["torch", "transformers"])
+@pytest.mark.parametrize("library", ["torch", "transformers", "peft"])
 def test_what_is_not_installed_is_named_with_the_command(folder, siftlm, monkeypatch, library):
     from siftlm import extras
 
@@ -255,36 +241,44 @@ def test_what_is_not_installed_is_named_with_the_command(folder, siftlm, monkeyp
     assert not Path("siftlm-demo").exists()
 
 
-def test_a_curve_keeps_its_place_while_it_grows():
-    from siftlm.cli.demo import DemoCase, DemoRun
-
-    stage = demo.DemoScreen(Terminal(width=100), 10, quiet=False)
-    run = DemoRun("nearest", [2.0, 1.9, 1.8])
-
-    def drawn(case):
-        return Terminal(width=100).render(stage.chart(case)).split("\n")
-
-    early = drawn(DemoCase("code", "c", "p", "s", 2.0, "", runs={"nearest": run}))
-    run.bits += [1.8] * 8
-    late = drawn(DemoCase("code", "c", "p", "s", 2.0, "", runs={"nearest": run}))
-    assert len(early) == len(late)
-    assert early[-1] == late[-1], "the axis names all steps from the beginning"
-    assert "90.0 %" in "\n".join(early)
-
-
 @pytest.mark.slow
 def test_the_bundled_model_learns(tmp_path, shell):
-    run = shell("demo", "--texts", "1", "-n", "3", "--into", str(tmp_path / "demo"), OMP_NUM_THREADS="1")
+    run = shell("demo", "--into", str(tmp_path / "demo"), "--json", OMP_NUM_THREADS="1")
     assert run.returncode == 0, run.stderr.decode()
     assert run.stderr == b""
-    out = run.stdout.decode()
-    assert "\x1b" not in out
-    mathematics = re.search(r"^mathematics: .*?([\d.]+)$", out, re.MULTILINE)
-    assert float(mathematics[1]) < 97, "three worksheets teach the form of a fourth"
-    assert "report.html" in out
+    record = json.loads(run.stdout)
+    picks, harmed = record["picks"], record["harmed"]
+    assert picks["nearest"]["facts_found"] <= 2
+    assert picks["sift"]["facts_found"] == 5
+    assert picks["min_gain"] == {"min_gain": 0.05, "picks": 5, "facts_found": 5}
+    assert harmed["choice"]["use"] == "none"
+    assert harmed["auto"] == pytest.approx(harmed["base"])
+    assert harmed["tuned"] > 1.01 * harmed["base"]
     ElementTree.fromstring(
         re.search(r"<body>.*</body>", (tmp_path / "demo/report.html").read_text(encoding="utf-8"), re.DOTALL)[0]
     )
+
+
+@pytest.mark.slow
+def test_facts_are_learned_on_every_seed(tmp_path):
+    from siftlm import Memory
+    from siftlm.controller import Controller
+
+    controller = Controller("siftlm-tiny", engine="lora")
+    exact, facts = dict.fromkeys(USES, 0), dict.fromkeys(USES, 0)
+    with Memory.build(demo.fact_documents(), into=tmp_path / "facts", embedder=demo.FACTS_EMBEDDER) as memory:
+        for seed in range(5):
+            outcome = demo.run_questions(controller, memory, demo.make_questions(4, seed), 8)
+            bits = {use: outcome.figures(use)[2] for use in USES}
+            assert bits["sift"] < 0.6 * bits["base"], f"seed {seed}: {bits}"
+            assert bits["sift"] < bits["nearest"], f"seed {seed}: {bits}"
+            for use in USES:
+                exact[use] += outcome.figures(use)[0]
+                facts[use] += outcome.figures(use)[3]
+    assert exact["sift"] >= exact["nearest"] + 5, exact
+    assert exact["sift"] >= exact["context"] + 10, exact
+    assert exact["base"] <= 2, exact
+    assert facts["sift"] >= facts["nearest"] + 10, facts
 
 
 def test_the_seed_is_checked_first(siftlm, tmp_path):

@@ -1,92 +1,116 @@
-"""``siftlm demo``: selection, fine-tuning, scores and continuations for held-out texts, and a page of the results."""
+"""``siftlm demo``: selection without a model, facts learned for a question, and a text that is better not learned."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
-
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from siftlm.cli import arguments as flags
 from siftlm.cli import demo_picks
 from siftlm.cli.arguments import Flag
-from siftlm.cli.charts import Curve, bar, titled_chart
-from siftlm.cli.terminal import Terminal, finite, note, one_line, print_json, progress_line, table
+from siftlm.cli.terminal import Terminal, finite, note, print_json, progress_line, status
 from siftlm.errors import InvalidInput
+from siftlm.types import Document
 from siftlm.validation import whole_number
 
 if TYPE_CHECKING:
-    from siftlm.local import LocalModel
+    from siftlm.controller import Controller
+    from siftlm.flow import PromptState, TunedModel
     from siftlm.memory import Found, Memory
     from siftlm.progress import Report
-    from siftlm.types import Document
+    from siftlm.results import Score
+    from siftlm.types import UseChoice
 
 EPILOG = """\
 examples:
   siftlm demo                      offline, in a minute; writes siftlm-demo/report.html
-  siftlm demo --texts 4 -n 30      more held-out texts of each kind, more steps on each
-  siftlm demo --model ./my-model   with another model
-  siftlm demo picks                selection only, on two small examples, without a model
-  siftlm demo --json | jq '.[].sift.bits[-1]'
+  siftlm demo --texts 8 -n 12      more questions, more sentences for each
+  siftlm demo --seed 1             other questions
+  siftlm demo --model ./my-model   with another model: a folder, a GGUF file or a name on the Hub
+  siftlm demo picks                selection only, on three small examples, without a model
+  siftlm demo --json | jq .facts.summary
   NO_COLOR=1 siftlm demo           without colour
 
-The memory holds texts that ship with siftlm: Python's standard library, its language reference, and school
-mathematics. The texts that are scored are held out of it. The model, siftlm-tiny, has seven million parameters: look
-at the differences between methods, not at its knowledge.
+The facts are in the standard library of the Python that runs the demo; the model, siftlm-tiny, has seven million
+parameters and has not seen them. The last text is from siftlm.sample: Python's own source and documentation.
 """
 NAMES = ("picks", *demo_picks.EXAMPLES)
-# From `siftlm calibrate` on the demo's memory.
-SETTINGS: dict[str, Any] = {"noise": 1.0}
-METHODS = ("nearest", "sift")
-# Characters of a held-out text; half of them are the prompt.
-TEXT_CHARACTERS = 1600
-CONTINUATION_TOKENS = 32
-# Sampled with a fixed seed, since so small a model repeats itself under greedy decoding.
-SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "seed": 0}
-LOOKS = {"nearest": ("nearest neighbour", "yellow", "○", "o"), "sift": ("SIFT", "cyan", "●", "*")}
-WIDEST_COLUMNS = 110
-CHART_LINES = 7
-# The fewest columns for a live chart.
-LIVE_COLUMNS = 60
-LISTED_PICKS = 3
+
+# --- the facts
+
+WORDINGS = (
+    '{name} means "{text}".',
+    'The meaning of {name} is "{text}".',
+    '{name}: "{text}".',
+    'For {name}, Python says "{text}".',
+    '{name} stands for "{text}".',
+)
+# No sentence of the memory has these two.
+QUESTION = "Explain {names}."
+ANSWER = 'Remember: {name} is "'
+ANSWER_END = '".'
+FACTS_PER_QUESTION = 3
+# Another Python may know other facts.
+FACTS_FOLDER = f"facts-{sys.version_info.major}.{sys.version_info.minor}"
+# Word statistics of the corpus itself: 404 says more about a sentence than HTTP does.
+FACTS_EMBEDDER = "lexical"
+# Chosen on questions of seed 100 (kinds, embedder and form of wording on seed 0), before seeds 1 to 4 were looked at.
+# 64 steps on adapters, whose prompts are tuned together. The rate is four times the usual one, for the sentences are
+# short; a larger model takes its usual rate.
+PASSES, TINY_RATE = 8, 4e-3
+MAX_ANSWER_TOKENS = 16
+# Use of the selected sentences -> its name and colour.
+USES = {
+    "base": ("before", "dim"),
+    "context": ("SIFT in context", ""),
+    "nearest": ("tuned, nearest", "yellow"),
+    "sift": ("tuned, SIFT", "cyan"),
+    "auto": ("auto, SIFT", "green"),
+}
+
+# --- the text that is better not learned
+
+# The first held-out text of code that was worse after tuning at this rate, two and a half times the usual one, which
+# magnifies gain and harm. The noise is from `siftlm calibrate` on the sample memory.
+HARMED_KIND, HARMED_PLACE, HARMED_CHARACTERS = "code", 0, 600
+HARMED_SETTINGS: dict[str, Any] = {"n": 12, "noise": 1.0}
+HARMED_TINY_RATE = 2.5e-3
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = flags.command(
-        commands, "demo", run, "fine-tune a model for six held-out texts, offline, in a minute", EPILOG
+        commands, "demo", run, "selection, and a model that learns facts for a question; offline, in a minute", EPILOG
     )
     part = Flag(
         "name",
         "NAME",
         str,
-        "picks: selection only, on two examples; jordan, coffee: one of them",
+        f"picks: selection only, on three examples; {', '.join(demo_picks.EXAMPLES)}: one of them",
         more={"nargs": "?", "choices": NAMES},
     )
     flags.declare(
         parser,
         part,
-        Flag("--into", "FOLDER", str, "folder of the memory and the report (default: siftlm-demo)", "siftlm-demo"),
+        Flag("--into", "FOLDER", str, "folder of the memories and the report (default: siftlm-demo)", "siftlm-demo"),
         Flag(
             "--model",
             "M",
             str,
-            f"a folder or a name on the Hugging Face Hub (default: {flags.DEFAULT_MODEL})",
+            f"a folder, a GGUF file or a name on the Hugging Face Hub (default: {flags.DEFAULT_MODEL})",
             flags.DEFAULT_MODEL,
         ),
-        Flag("-n", "N", flags.whole(1), "number of texts to select (default: 20)", 20),
-        Flag("--texts", "N", flags.whole(1), "number of held-out texts of each kind (default: 2)", 2),
-        flags.SEED.described("random seed of the held-out texts (default: 0)", default=0),
+        Flag("-n", "N", flags.whole(1), "number of sentences to select for a question (default: 8)", 8),
+        Flag("--texts", "N", flags.whole(1), "number of questions (default: 4)", 4),
+        flags.SEED.described("random seed of the questions (default: 0)", default=0),
         flags.JSON.described("print the results as JSON"),
     )
 
@@ -98,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     from siftlm.extras import load
 
     whole_number("seed", arguments.seed, least=0)
-    for library in ("torch", "transformers"):  # checked first; `siftlm demo picks` needs neither
+    for library in ("torch", "transformers", "peft"):  # checked first; `siftlm demo picks` needs none
         load(library, "tune")
     folder = _writable(Path(arguments.into))
     try:
@@ -106,46 +130,44 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         if sys.stderr is not None:
             print(file=sys.stderr)
-        built = (folder / "memory").exists()
+        built = (folder / FACTS_FOLDER).exists()
         note(f"interrupted; the next demo {'reuses' if built else 'rebuilds'} the memory in {folder}")
         raise
 
 
 def _run(arguments: argparse.Namespace, folder: Path) -> int:
+    from siftlm import sample
     from siftlm.cli import demo_page
     from siftlm.controller import Controller
-    from siftlm.local import LocalModel
 
     start = time.monotonic()
-    screen = DemoScreen(Terminal.of(sys.stdout), arguments.n, quiet=arguments.json)
-    # Errors of the command line are found before anything takes time.
-    controller = Controller(arguments.model)
-    documents = _held_out(arguments.texts, arguments.seed)
-    screen.print(Text("A memory of Python's standard library, its language reference and school mathematics", "bold"))
-    with progress_line(quiet=arguments.json) as report:
-        memory = _open_memory(folder / "memory", report)
-    with memory:
-        passages = len(memory)
-        screen.print(f"{passages:,} passages in {folder / 'memory'}; the texts below are held out of it.")
-        model = LocalModel(controller, memory, **SETTINGS)
-        screen.print(
-            f"{controller.name}: {controller.parameters:,} parameters. The first half of each text is the prompt: "
-            f"{arguments.n} texts are selected for it, and the model takes one gradient step on each. The second half "
-            "is scored in bits per byte; lower is better."
-        )
-        cases = []
-        for number, document in enumerate(documents, start=1):
-            screen.begin(f"{number}/{len(documents)} {document.meta['kind']}: {document.meta['name']}")
-            case = _run_case(model, document, arguments.n, screen.step)
-            screen.finish(case)
-            cases.append(case)
-    seconds = time.monotonic() - start
-    page = demo_page.write(cases, folder / "report.html", controller, passages=passages, n=arguments.n, seconds=seconds)
-    if arguments.json:
-        print_json([case.to_dict() for case in cases], indent=1)
+    quiet = arguments.json
+    screen = demo_page.DemoScreen(Terminal.of(sys.stdout), quiet=quiet)
+    questions = make_questions(arguments.texts, arguments.seed)
+    example = demo_picks.compare(demo_picks.FIRST_EXAMPLE)
+    controller = Controller(arguments.model, engine="lora")  # a wrong name is an error before anything is printed
+    screen.example(example)
+    with progress_line(quiet=quiet) as report:
+        facts = _open_memory(folder / FACTS_FOLDER, fact_documents, report, embedder=FACTS_EMBEDDER)
+    with facts:
+        passages = len(facts)
+        screen.facts_begin(controller, passages, len(questions), arguments.n)
+        outcome = run_questions(controller, facts, questions, arguments.n, quiet=quiet)
+        screen.facts(outcome)
+    with progress_line(quiet=quiet) as report:
+        memory = _open_memory(folder / "memory", sample.documents, report)
+    with memory, status("a text that is better not learned", quiet=quiet):
+        harmed = run_harmed(controller, memory)
+    screen.harmed(harmed)
+    result = demo_page.DemoResult(
+        example, outcome, harmed, controller.name, controller.parameters, passages, arguments.n
+    )
+    result.seconds = time.monotonic() - start
+    page = demo_page.write(result, folder / "report.html")
+    if quiet:
+        print_json(result.to_dict(), indent=1)
         return 0
-    screen.table(cases)
-    screen.print(f"{seconds:.0f} seconds. Figures and all texts: {page}")
+    screen.print("", f"{result.seconds:.0f} seconds. Figures and all texts: {page}")
     return 0
 
 
@@ -162,240 +184,265 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-# --- results
-
-
-@dataclass(eq=False)
-class DemoRun:
-    """One method on one prompt; updated after each step."""
-
-    method: str
-    bits: list[float]
-    """Bits per byte of the second half, before the first step and after each."""
-    found: Found | None = None
-    continuation: str = ""
-    seconds: float = 0.0
-    """Of selection and tuning, without the scoring after each step."""
-
-    @property
-    def uncertainty(self) -> list[float]:
-        """The uncertainty before the first pick and after each, relative to the first."""
-        if self.found is None:
-            return []
-        left = self.found.selection.uncertainty
-        return [float(value / left[0]) for value in left]
-
-
-@dataclass(eq=False)
-class DemoCase:
-    """One held-out text."""
-
-    kind: str
-    name: str
-    prompt: str
-    scored: str
-    base: float
-    """Bits per byte of the base model."""
-    continuation: str
-    """The base model's."""
-    context: float = float("nan")
-    """Bits per byte with SIFT's picks in context instead."""
-    runs: dict[str, DemoRun] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON record; NaN becomes None."""
-        return {
-            "kind": self.kind,
-            "name": self.name,
-            "prompt": self.prompt,
-            "base": self.base,
-            "context": finite(self.context),
-            "continuation": self.continuation,
-            **{
-                run.method: {
-                    "bits": [finite(bits) for bits in run.bits],
-                    "uncertainty": run.uncertainty,
-                    "seconds": run.seconds,
-                    "continuation": run.continuation,
-                    "picks": run.found.to_dict()["hits"] if run.found else [],
-                }
-                for run in self.runs.values()
-            },
-        }
-
-
-def _open_memory(folder: Path, progress: Report) -> Memory:
-    """The sample memory; built the first time, and renamed when complete."""
-    from siftlm import sample
+def _open_memory(
+    folder: Path, documents: Callable[[], Iterable[Document]], progress: Report, **settings: Any
+) -> Memory:
+    """A memory of the demo; built the first time, and renamed when complete."""
     from siftlm.memory import Memory
 
     if not folder.exists():
         part = folder.with_name(f"{folder.name}.part")
         if part.exists():
             shutil.rmtree(part)  # of an interrupted demo
-        Memory.build(sample.documents(), into=part, progress=progress).close()
+        Memory.build(documents(), into=part, progress=progress, **settings).close()
         part.rename(folder)
     return Memory.open(folder)
 
 
-def _held_out(count: int, seed: int) -> list[Document]:
-    """``count`` held-out texts of each kind."""
+# --- facts of this Python, and questions about them
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name and the text that Python's library knows for it."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt that asks for several facts."""
+
+    prompt: str
+    facts: tuple[Fact, ...]
+
+
+def library_facts() -> dict[str, list[Fact]]:
+    """Facts of the Python that runs, by kind."""
+    import errno
+    import html.entities
+    import http
+    import mimetypes
+    import os
+    import unicodedata
+
+    types = mimetypes.MimeTypes().types_map[True]  # of the library, not of the machine's own files
+    return {
+        "http": [Fact(f"HTTP {one.value}", one.phrase) for one in http.HTTPStatus],
+        "errno": [Fact(name, os.strerror(code)) for code, name in sorted(errno.errorcode.items())],
+        "mimetypes": [Fact(f"*{ending}", text) for ending, text in sorted(types.items())],
+        "html.entities": [
+            Fact(f"&{name};", unicodedata.name(chr(code)).lower())
+            for name, code in sorted(html.entities.name2codepoint.items())
+        ],
+    }
+
+
+def fact_documents() -> Iterator[Document]:
+    """Every fact in every wording of the memory."""
+    for kind, facts in library_facts().items():
+        for fact in facts:
+            for wording in WORDINGS:
+                yield Document(wording.format(name=fact.name, text=fact.text), {"kind": kind, "name": fact.name})
+
+
+def make_questions(count: int, seed: int) -> list[Question]:
+    """``count`` questions, each about several facts of one kind; the kinds take turns."""
+    rng, kinds = Random(seed), list(library_facts().values())
+    questions: dict[str, Question] = {}
+    for _ in range(10 * count + 100):  # equal questions are drawn again
+        facts = tuple(rng.sample(kinds[len(questions) % len(kinds)], FACTS_PER_QUESTION))
+        prompt = QUESTION.format(names=", ".join(fact.name for fact in facts))
+        questions.setdefault(prompt, Question(prompt, facts))
+        if len(questions) == count:
+            break
+    return list(questions.values())
+
+
+@dataclass(frozen=True)
+class FactAnswer:
+    """The answer to one fact of a question."""
+
+    expected: str
+    text: str
+    """Generated greedily."""
+    bits: float
+    """Bits per byte of the expected answer."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the generated answer is the expected one, letter for letter."""
+        return self.text == self.expected
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionRun:
+    """One use of the selected sentences on one question."""
+
+    answers: tuple[FactAnswer, ...]
+    found: Found | None = None
+    facts_found: int = 0
+    """Facts of the question that a selected sentence states."""
+    choice: UseChoice | None = None
+
+    @property
+    def uncertainty(self) -> list[float]:
+        """The uncertainty before the first pick and after each, relative to the first."""
+        left = self.found.selection.uncertainty.tolist() if self.found is not None else []
+        return [value / left[0] for value in left]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON record."""
+        answers = [
+            {"expected": a.expected, "answer": a.text, "exact": a.exact, "bits_per_byte": finite(a.bits)}
+            for a in self.answers
+        ]
+        return {
+            "answers": answers,
+            "facts_found": self.facts_found,
+            "uncertainty": [finite(value) for value in self.uncertainty],
+            "texts": list(self.found.texts) if self.found is not None else [],
+            **({} if self.choice is None else {"choice": self.choice.to_dict()}),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class FactsOutcome:
+    """All questions under all uses."""
+
+    questions: list[Question]
+    runs: dict[str, list[QuestionRun]]
+    """Use -> a run for each question."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    rate: float = 0.0
+
+    def figures(self, use: str) -> tuple[int, int, float, int]:
+        """Exact answers, all answers, mean bits per byte of the expected answer, facts in the selected sentences."""
+        answers = [answer for one in self.runs[use] for answer in one.answers]
+        bits = sum(answer.bits for answer in answers) / len(answers)
+        return sum(a.exact for a in answers), len(answers), bits, sum(one.facts_found for one in self.runs[use])
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON record."""
+        summary = {}
+        for use in self.runs:
+            exact, answers, bits, facts = self.figures(use)
+            summary[use] = {
+                "exact": exact,
+                "answers": answers,
+                "bits_per_byte": finite(bits),
+                "facts_found": facts,
+                "seconds": self.seconds[use],
+            }
+        questions = [
+            {"prompt": one.prompt, **{use: runs[place].to_dict() for use, runs in self.runs.items()}}
+            for place, one in enumerate(self.questions)
+        ]
+        return {"rate": self.rate, "passes": PASSES, "summary": summary, "questions": questions}
+
+
+def run_questions(
+    controller: Controller, memory: Memory, questions: Sequence[Question], n: int, *, quiet: bool = True
+) -> FactsOutcome:
+    """Answer every question with the base model, with texts in context, and tuned for it in three ways."""
+    from siftlm.local import LocalModel
+
+    tuning: dict[str, Any] = {"passes": PASSES}
+    if controller.name == flags.DEFAULT_MODEL:
+        tuning["rate"] = TINY_RATE
+    settings: dict[str, dict[str, Any]] = {
+        "base": {"use": "context"},
+        "context": {"use": "context"},
+        "nearest": {"method": "nearest", **tuning},
+        "sift": tuning,
+        "auto": {"use": "auto", **tuning},
+    }
+    model = LocalModel(controller, memory, n=n, method="sift")
+    outcome = FactsOutcome(list(questions), {}, rate=model.tuning_settings(**tuning).rate or 0.0)
+    prompts = [one.prompt for one in questions]
+    for use, own in settings.items():
+        runs: dict[str, QuestionRun] = {}
+        start = time.monotonic()
+        with status(f"{len(questions)} questions: {USES[use][0]}", quiet=quiet):
+            model.tune_many(prompts, _answering(questions, runs, read=use != "base"), **own)
+        outcome.seconds[use] = time.monotonic() - start
+        outcome.runs[use] = [runs[prompt] for prompt in prompts]
+    return outcome
+
+
+def _answering(
+    questions: Sequence[Question], runs: dict[str, QuestionRun], *, read: bool
+) -> Callable[[TunedModel, Sequence[PromptState]], None]:
+    """What answers the questions of prompts by the model that is tuned for them, and notes it in ``runs``."""
+    known = {one.prompt: one for one in questions}
+
+    def answer(model: TunedModel, states: Sequence[PromptState]) -> None:
+        asked = [(owner, fact) for owner, state in enumerate(states) for fact in known[state.prompt].facts]
+        owners = [owner for owner, _ in asked]
+        before = [ANSWER.format(name=fact.name) for _, fact in asked]
+        texts = [states[owner].context if read else () for owner in owners]
+        pairs = [(fact.text + ANSWER_END, own) for (_, fact), own in zip(asked, before, strict=True)]
+        likely = model.likelihoods(pairs, owners=owners, texts=texts)
+        made = model.generate(
+            before,
+            owners=owners,
+            texts=texts,
+            max_new_tokens=MAX_ANSWER_TOKENS,
+            temperature=0.0,
+            top_p=1.0,
+            stop=[ANSWER_END[0], "\n"],
+            seed=0,
+        )
+        answers: dict[int, list[FactAnswer]] = {owner: [] for owner in range(len(states))}
+        for (owner, fact), one, text in zip(asked, likely, made, strict=True):
+            answers[owner].append(FactAnswer(fact.text, text.text.strip(), one.bits_per_byte))
+        for owner, state in enumerate(states):
+            names = {fact.name for fact in known[state.prompt].facts}
+            told = {str(hit.meta["name"]) for hit in state.found.hits} if read else set()
+            found = state.found if read else None
+            runs[state.prompt] = QuestionRun(tuple(answers[owner]), found, len(names & told), state.trace.choice)
+
+    return answer
+
+
+# --- a text that is better not learned
+
+
+@dataclass(frozen=True, eq=False)
+class HarmedText:
+    """A held-out text whose selected passages may harm: always tuned, and with ``use="auto"``."""
+
+    name: str
+    text: str
+    tuned: Score
+    auto: Score
+
+    @property
+    def use(self) -> str:
+        """What ``auto`` chose."""
+        return self.auto.trace.choice.use if self.auto.trace.choice is not None else "weights"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON record."""
+        return {
+            "name": self.name,
+            "base": finite(self.tuned.base),
+            "tuned": finite(self.tuned.tuned),
+            "auto": finite(self.auto.tuned),
+            "choice": self.auto.trace.choice.to_dict() if self.auto.trace.choice is not None else None,
+        }
+
+
+def run_harmed(controller: Controller, memory: Memory) -> HarmedText:
+    """The text, always tuned and with ``use="auto"``."""
     from siftlm import sample
+    from siftlm.local import LocalModel
 
-    try:
-        return [text for kind in sample.KINDS for text in sample.prompts(kind, count=count, seed=seed)]
-    except InvalidInput as error:
-        raise InvalidInput(str(error).replace("count=", "--texts ")) from error
-
-
-def _run_case(model: LocalModel, document: Document, n: int, after: Callable[[DemoCase, DemoRun], None]) -> DemoCase:
-    """One text: base model, nearest neighbour, SIFT, and SIFT's picks in context. ``after`` is called at each step."""
-    from siftlm.call import split_in_half
-
-    prompt, scored = split_in_half(document.text[:TEXT_CHARACTERS])
-    controller = model.controller
-
-    def bits(texts: tuple[str, ...] = ()) -> float:
-        return controller.likelihood(scored, after=prompt, texts=texts).bits_per_byte
-
-    base = bits()
-    before = controller.generate(prompt, max_new_tokens=CONTINUATION_TOKENS, **SAMPLING).text
-    case = DemoCase(str(document.meta["kind"]), str(document.meta["name"]), prompt, scored, base, before)
-    for method in METHODS:
-        run = case.runs[method] = DemoRun(method, [base])
-
-        def record_step(_step: Any, run: DemoRun = run) -> None:
-            run.bits.append(bits())
-            after(case, run)
-
-        with model.learned(prompt, n=n, method=method, after=record_step) as tuned:
-            run.found = tuned.found
-            run.seconds = sum(tuned.found.seconds.values()) + sum(s.seconds for s in tuned.trace.steps)
-            run.continuation = controller.generate(prompt, max_new_tokens=CONTINUATION_TOKENS, **SAMPLING).text
-    picks = case.runs["sift"].found
-    case.context = bits(tuple(picks.texts)) if picks else float("nan")
-    return case
-
-
-# --- output
-
-
-class DemoScreen:
-    """A live chart on a terminal, and plain text elsewhere."""
-
-    def __init__(self, terminal: Terminal, steps: int, *, quiet: bool) -> None:
-        self._terminal, self._steps, self._quiet = terminal, steps, quiet
-        self._width = min(terminal.width, WIDEST_COLUMNS)
-        self._wide = self._width >= LIVE_COLUMNS
-        self._live = terminal.fixed and terminal.unicode and self._wide and not quiet
-        self._drawn = 0
-
-    def print(self, *parts: RenderableType) -> None:
-        """Print paragraphs and other renderables."""
-        if not self._quiet:
-            self._terminal.show(*parts, width=self._width)
-
-    def begin(self, title: str) -> None:
-        """Begin a text."""
-        self.print("", self._terminal.rule(title))
-        self._drawn = 0
-
-    def step(self, case: DemoCase, _run: DemoRun) -> None:
-        """Redraw the chart after a step."""
-        if self._live:
-            self._draw_over(self.chart(case))
-
-    def finish(self, case: DemoCase) -> None:
-        """Print the chart, the picks and the continuations of a text."""
-        if not self._quiet:
-            self._draw_over(self.chart(case))
-            self.print(*self._case_parts(case))
-
-    def table(self, cases: list[DemoCase]) -> None:
-        """Print the bits per byte of all texts, and the findings."""
-        from siftlm.cli.demo_page import HEAD, findings, means, row
-
-        # A narrow screen has no room for base and context, which are above with each text.
-        kept = slice(1, None) if self._wide else slice(3, None)
-        rows = table()
-        rows.add_column(HEAD[0], min_width=10)
-        for title in HEAD[kept]:
-            rows.add_column(title if self._wide or title != HEAD[-1] else "% of base", justify="right", no_wrap=True)
-        lines = [row(case) for case in cases]
-        for name, *figures in (*lines, means(cases)):
-            style = "bold" if name == "mean" else ""
-            cells = (name, *figures)[kept]
-            rows.add_row(self._terminal.line(name), *cells, style=style)
-        self.print("", rows, "", *findings(cases), "")
-
-    def chart(self, case: DemoCase) -> RenderableType:
-        """Bits per byte of the second half after each step."""
-        curves = []
-        for method, run in case.runs.items():
-            name, colour, mark, plain = LOOKS[method]
-            share = [100 * bits / case.base for bits in run.bits]
-            share += [math.nan] * (self._steps + 1 - len(share))  # reserves room for the steps to come
-            curves.append(Curve(name, share, colour, mark, plain))
-        points = [value for curve in curves for value in curve.values if math.isfinite(value)]
-        # The axis does not begin at zero, to show a few per cent, but spans at least 10 to keep noise small.
-        low, top = 10 * math.floor(min([90.0, *points]) / 10), 10 * math.ceil(max([100.0, *points]) / 10)
-        return titled_chart(
-            "bits per byte, % of base",
-            curves,
-            self._terminal,
-            width=self._width,
-            height=CHART_LINES,
-            x_name="steps",
-            low=low,
-            top=top,
-            label="{:.1f} %".format,
-        )
-
-    def _case_parts(self, case: DemoCase) -> list[RenderableType]:
-        runs = case.runs
-        bits = [f"base {case.base:.3f}", f"SIFT's texts in context instead {case.context:.3f}"]
-        bits += [f"{LOOKS[method][0]} {run.bits[-1]:.3f}" for method, run in runs.items()]
-        parts: list[RenderableType] = ["", "bits per byte: " + ", ".join(bits)]
-        for method, run in runs.items():
-            others = (other for name, other in runs.items() if name != method)
-            parts += self._pick_parts(method, run, others)
-        quoted = (
-            ("prompt", f"… {one_line(case.prompt)[-60:]}"),
-            ("before", case.continuation),
-            ("after", runs["sift"].continuation),
-            ("truth", case.scored[:200]),
-        )
-        rows = Table.grid(padding=(0, 2, 0, 0))
-        rows.add_column(min_width=7, no_wrap=True)
-        for name, text in quoted:
-            rows.add_row(name, self._terminal.excerpt(text, self._width - 10, 2))
-        return [*parts, "", rows]
-
-    def _pick_parts(self, method: str, run: DemoRun, others: Iterable[DemoRun]) -> list[RenderableType]:
-        """The first few picks and the last, with the uncertainty left after each."""
-        from siftlm.cli.demo_page import pick_counts
-
-        name, colour, _, _ = LOOKS[method]
-        hits = run.found.hits if run.found else ()
-        other_rows = {hit.row for other in others if other.found for hit in other.found.hits}
-        rows_picked = {hit.row for hit in hits}
-        unique = len(rows_picked - other_rows)
-        head = f"{name}: {pick_counts(len(hits), len(rows_picked), unique)} (+). Uncertainty left after each:"
-        rows = Table.grid(padding=(0, 1, 0, 0))
-        for place, hit in enumerate(hits, start=1):
-            if LISTED_PICKS < place < len(hits):
-                continue
-            left = run.uncertainty[place]
-            drawn = Text(bar(left, 10, self._terminal), colour)
-            mark = Text(" " if hit.row in other_rows else "+", "bold")
-            text = self._terminal.line(hit.text)
-            rows.add_row(Text(f"{place:>3}."), drawn, Text(f"{left:>4.0%}"), mark, text)
-        for column in rows.columns[:-1]:
-            column.no_wrap = True
-        return [self._terminal.prose(head, f"bold {colour}"), rows]
-
-    def _draw_over(self, part: RenderableType) -> None:
-        lines = self._terminal.render(part, width=self._width).split("\n")
-        back, clear = (f"\x1b[{self._drawn}A" if self._drawn else "", "\x1b[K") if self._live else ("", "")
-        print(back + "\n".join(line + clear for line in lines), flush=True)
-        self._drawn = len(lines) if self._live else 0
+    document = sample.prompts(HARMED_KIND, count=HARMED_PLACE + 1, seed=0)[HARMED_PLACE]
+    text = document.text[:HARMED_CHARACTERS]
+    settings = dict(HARMED_SETTINGS)
+    if controller.name == flags.DEFAULT_MODEL:
+        settings["rate"] = HARMED_TINY_RATE
+    model = LocalModel(controller, memory, **settings)
+    return HarmedText(str(document.meta["name"]), text, model.score(text), model.score(text, use="auto"))

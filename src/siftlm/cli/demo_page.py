@@ -1,196 +1,270 @@
-"""The page of ``siftlm demo``, with the table and the findings that the terminal shows as well."""
+"""The output of ``siftlm demo``: sentences and figures, on the terminal and on a page."""
 
 from __future__ import annotations
 
-import statistics
-import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.text import Text
 
 from siftlm import __version__
+from siftlm.cli import demo_picks
+from siftlm.cli.demo import PASSES, USES, FactAnswer, FactsOutcome, QuestionRun
+from siftlm.cli.demo_picks import MARKS, NEAREST, SIFT, ExampleComparison, ExamplePicks
+from siftlm.cli.terminal import Terminal, indented, table
 from siftlm.evaluation import html
 from siftlm.evaluation.html import Series, escape_html
 
 if TYPE_CHECKING:
-    from siftlm.cli.demo import DemoCase, DemoRun
+    from siftlm.cli.demo import HarmedText
     from siftlm.controller import Controller
 
-HEAD = ("text", "base", "in context", "nearest", "SIFT", "SIFT, % of base")
-NAMES = {"nearest": "nearest neighbour", "sift": "SIFT"}
-COLOURS = {"nearest": "a", "sift": "b"}
+FIGURES_HEAD = ("", "exact answers", "bits per byte", "facts among the texts", "seconds")
 LEGEND = (
-    "Bits per byte of the second halves; the best of each row is bold. “In context”: SIFT's selection is put before "
-    "the prompt, without tuning."
+    "Exact: the greedy answer is the expected one, letter for letter. Bits per byte: of the expected answer; lower is "
+    "better. Facts among the texts: those of the questions that a selected sentence states."
 )
-BELOW = (
-    "Below, each text in detail. A coloured edge marks a passage that only one of the two methods selected. "
-    "Continuations are sampled at temperature 0.8 with a fixed seed, from a model of a few million parameters: look at "
-    "its style, not at its knowledge."
-)
-# Smaller differences count as none.
-SMALLEST_DIFFERENCE = 0.005
-# How many picks the page lists before the fold, and how much of each.
-LISTED_PICKS, PICK_CHARACTERS = 4, 200
-ABOUT = (
-    "Each text below is held out of the memory. Its first half is the prompt: texts are selected for it from the "
-    "memory, and the model takes one gradient step on each. The second half is scored in bits per byte; lower is "
-    "better. After each text the model is restored bit for bit."
-)
+WIDEST_COLUMNS = 110
+COLOURS = {"nearest": "a", "sift": "b"}
 
 
-def row(case: DemoCase) -> tuple[str, ...]:
-    """The table's row of a text."""
-    last = [case.runs[method].bits[-1] for method in ("nearest", "sift")]
-    figures = [case.base, case.context, *last]
-    return (f"{case.kind}: {case.name}"[:44], *(f"{x:.3f}" for x in figures), f"{100 * last[1] / case.base:.1f}")
-
-
-def means(cases: Sequence[DemoCase]) -> tuple[str, ...]:
-    """The table's row of means."""
-    columns = [
-        [case.base for case in cases],
-        [case.context for case in cases],
-        [case.runs["nearest"].bits[-1] for case in cases],
-        [case.runs["sift"].bits[-1] for case in cases],
-    ]
-    share = statistics.fmean(100 * case.runs["sift"].bits[-1] / case.base for case in cases)
-    return ("mean", *(f"{statistics.fmean(column):.3f}" for column in columns), f"{share:.1f}")
-
-
-def write(cases: Sequence[DemoCase], file: Path, model: Controller, *, passages: int, n: int, seconds: float) -> Path:
-    """Write the page, and return its path."""
-    about = (
-        f"siftlm {__version__}, {model.name} with {model.parameters:,} parameters, a memory of "
-        f"{passages:,} passages; {n} texts per prompt, one gradient step on each; {seconds:.0f} seconds."
+def about_facts(model: str, parameters: int, passages: int, questions: int, n: int) -> str:
+    """What the questions are about."""
+    return (
+        f"{passages:,} sentences state facts of this Python's standard library, each in five wordings. {questions} "
+        f"questions ask for three facts each, in a wording that is in no sentence. For each, {n} sentences are "
+        f"selected, and {model} ({parameters:,} parameters) reads them or goes over them {PASSES} times; then it "
+        "answers."
     )
+
+
+def figures(outcome: FactsOutcome, use: str) -> tuple[str, ...]:
+    """The table's row of a use."""
+    exact, answers, bits, facts = outcome.figures(use)
+    told = f"{facts} of {answers}" if use != "base" else ""
+    return (USES[use][0], f"{exact} of {answers}", f"{bits:.2f}", told, f"{outcome.seconds[use]:.1f}")
+
+
+def fact_findings(outcome: FactsOutcome) -> list[str]:
+    """The findings of the questions, in words."""
+    exact = {use: outcome.figures(use)[0] for use in outcome.runs}
+    bits = {use: outcome.figures(use)[2] for use in outcome.runs}
+    facts = {use: outcome.figures(use)[3] for use in outcome.runs}
+    answers = outcome.figures("base")[1]
+    learned = f"Tuned on SIFT's sentences, the model gives {exact['sift']} of {answers} answers exactly"
+    learned += f" ({exact['base']} before, {exact['context']} with the same sentences in context, {exact['nearest']} "
+    learned += f"tuned on nearest neighbour's), at {bits['sift']:.2f} bits per byte ({bits['base']:.2f} before, "
+    learned += f"{bits['context']:.2f} in context, {bits['nearest']:.2f} nearest neighbour)."
+    chosen = [run.choice.use for run in outcome.runs["auto"] if run.choice is not None]
+    counts = ", ".join(f"{use} for {chosen.count(use)}" for use in dict.fromkeys(chosen))
+    return [
+        learned,
+        f"SIFT's sentences state {facts['sift']} of the {answers} facts, nearest neighbour's {facts['nearest']}.",
+        f'use="auto" chose {counts or "nothing"} of {len(chosen)} questions: {exact["auto"]} of {answers} exact.',
+    ]
+
+
+def about_harmed(harmed: HarmedText) -> str:
+    """What the text is that is better not learned."""
+    steps, rate = len(harmed.tuned.trace.steps), harmed.tuned.trace.settings["rate"]
+    return (
+        f"{harmed.name}: code of Python's own library, held out of a memory of more of it. Its first half is the "
+        f"prompt; {steps} passages are selected and learned at a rate of {rate:g}. The text and "
+        "the rate were picked as a case in which that harms siftlm-tiny. Bits per byte of the second half, always "
+        'tuned and with use="auto", where held-out passages decide:'
+    )
+
+
+def harmed_findings(harmed: HarmedText) -> list[str]:
+    """The scores of that text, and why ``auto`` did what it did."""
+    harms = harmed.tuned.tuned > harmed.tuned.base
+    effect = "Tuning harms this text." if harms else "Tuning does not harm this text."
+    verb = "declined" if harmed.use == "none" else f"chose {harmed.use}"
+    return [
+        f"base {harmed.tuned.base:.3f}, tuned {harmed.tuned.tuned:.3f}, auto {harmed.auto.tuned:.3f}.",
+        f"{effect} auto {verb}: {harmed.auto.trace.choice}.",
+    ]
+
+
+# --- the terminal
+
+
+@dataclass(eq=False)
+class DemoResult:
+    """Everything that a run of the demo found."""
+
+    example: ExampleComparison
+    facts: FactsOutcome
+    harmed: HarmedText
+    model: str
+    parameters: int
+    passages: int
+    n: int
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON record."""
+        return {
+            "model": self.model,
+            "parameters": self.parameters,
+            "passages": self.passages,
+            "n": self.n,
+            "seconds": self.seconds,
+            "picks": self.example.to_dict(),
+            "facts": self.facts.to_dict(),
+            "harmed": self.harmed.to_dict(),
+        }
+
+
+class DemoScreen:
+    """The printed results."""
+
+    def __init__(self, terminal: Terminal, *, quiet: bool) -> None:
+        self._terminal, self._quiet = terminal, quiet
+        self._width = min(terminal.width, WIDEST_COLUMNS)
+
+    def print(self, *parts: RenderableType) -> None:
+        """Print paragraphs and other renderables."""
+        if not self._quiet:
+            self._terminal.show(*parts, width=self._width)
+
+    def example(self, comparison: demo_picks.ExampleComparison) -> None:
+        """Print the selection without a model."""
+        self.print(*demo_picks.example_parts(comparison, self._terminal, self._width), "")
+
+    def facts_begin(self, model: Controller, passages: int, questions: int, n: int) -> None:
+        """Print what the questions are about."""
+        self.print(self._terminal.rule("A model that learns the facts a question asks for"), "")
+        self.print(about_facts(model.name, model.parameters, passages, questions, n))
+
+    def facts(self, outcome: FactsOutcome) -> None:
+        """Print each question's answers, and the figures of all."""
+        for place, question in enumerate(outcome.questions):
+            rows = table(header=False)
+            rows.add_column(no_wrap=True, overflow="ellipsis", ratio=2)
+            for _ in question.facts:
+                rows.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
+            rows.width = self._width - 2
+            rows.add_row("expected", *(self._indented(fact.text) for fact in question.facts), style="bold")
+            for use, runs in outcome.runs.items():
+                name, colour = USES[use]
+                cells = [self._answer(answer) for answer in runs[place].answers]
+                rows.add_row(Text(name, colour), *cells)
+            self.print("", self._terminal.prose(question.prompt, "bold"), indented(rows))
+        summary = table()
+        for at, title in enumerate(FIGURES_HEAD):
+            summary.add_column(title, justify="right" if at else "left", overflow="fold")
+        for use in outcome.runs:
+            summary.add_row(*figures(outcome, use), style=USES[use][1])
+        self.print("", summary, "", *fact_findings(outcome), self._terminal.prose(LEGEND, "dim"), "")
+
+    def harmed(self, harmed: HarmedText) -> None:
+        """Print the text that is better not learned, and why."""
+        self.print(self._terminal.rule("When not to learn"), "", about_harmed(harmed), "", *harmed_findings(harmed))
+
+    def _answer(self, answer: FactAnswer) -> Text:
+        if not answer.exact:
+            return self._indented(answer.text)
+        return self._terminal.line(f"{self._terminal.pick('✓', '+')} {answer.text}", "green")
+
+    def _indented(self, text: str) -> Text:
+        line = self._terminal.line(text)
+        return Text("  ", no_wrap=True, overflow="ellipsis").append_text(line)
+
+
+# --- the page
+
+
+def write(result: DemoResult, file: Path) -> Path:
+    """Write the page, and return its path."""
+    outcome = result.facts
+    about = f"siftlm {__version__}, {result.model} with {result.parameters:,} parameters; {result.seconds:.0f} seconds."
+    facts = about_facts(result.model, result.parameters, result.passages, len(outcome.questions), result.n)
+    rows = [figures(outcome, use) for use in outcome.runs]
     body = [
         "<h1>A model fine-tuned for every prompt</h1>",
         f'<p class="faint">{escape_html(about)} Made by <code>siftlm demo</code>.</p>',
-        f"<p>{ABOUT}</p>",
-        *(f"<p class='finding'>{escape_html(finding)}</p>" for finding in findings(cases)),
-        html.html_table(HEAD, [row(case) for case in cases] + [means(cases)], [_best(case) for case in cases]),
-        f'<p class="faint">{LEGEND}</p>',
-        _overview(cases),
-        f'<p class="faint">{BELOW}</p>',
+        *_example(result.example),
+        "<h2>A model that learns the facts a question asks for</h2>",
+        f"<p>{escape_html(facts)}</p>",
+        *_findings(fact_findings(outcome)),
+        html.html_table(FIGURES_HEAD, rows),
+        f'<p class="faint">{escape_html(LEGEND)}</p>',
+        html.line_chart(
+            [Series(USES[use][0], _mean_uncertainty(outcome.runs[use]), colour) for use, colour in COLOURS.items()],
+            title="Uncertainty left, mean of all questions",
+            x_name="picks",
+            y_name="%",
+            from_zero=True,
+        ),
     ]
-    for case in cases:
-        body += _case(case)
+    for place, question in enumerate(outcome.questions):
+        body += _question(outcome, place, question.prompt)
+    body += [
+        "<h2>When not to learn</h2>",
+        f"<p>{escape_html(about_harmed(result.harmed))}</p>",
+        *_findings(harmed_findings(result.harmed)),
+        f"<pre>{escape_html(result.harmed.text)}</pre>",
+    ]
     file.write_text(html.html_page("siftlm: a model fine-tuned for every prompt", body), encoding="utf-8")
     return file
 
 
-def findings(cases: Sequence[DemoCase]) -> list[str]:
-    """The findings of a run, in words."""
-    last = {method: [case.runs[method].bits[-1] / case.base for case in cases] for method in NAMES}
-    names = [f"{case.kind} ({case.name})" for case in cases]
-    helped = [name for name, share in zip(names, last["sift"], strict=True) if share < 1 - SMALLEST_DIFFERENCE]
-    hurt = [name for name, share in zip(names, last["sift"], strict=True) if share > 1 + SMALLEST_DIFFERENCE]
-    first = f"Fine-tuning on SIFT's texts helped on {len(helped)} of {len(cases)}"
-    first += f": {_joined(helped)}" if helped else ""
-    first += f". It made the model worse on {_joined(hurt)}." if hurt else ", and hurt on none."
-    ahead = sum(one < other - SMALLEST_DIFFERENCE for one, other in zip(last["sift"], last["nearest"], strict=True))
-    behind = sum(one > other + SMALLEST_DIFFERENCE for one, other in zip(last["sift"], last["nearest"], strict=True))
-    mean = {method: 100 * statistics.fmean(shares) for method, shares in last.items()}
-    left = {method: statistics.fmean(100 * case.runs[method].uncertainty[-1] for case in cases) for method in NAMES}
-    second = f"SIFT against nearest neighbour: ahead on {ahead}, behind on {behind} of {len(cases)}"
-    second += f"; on average {mean['sift']:.1f} % of the base model's bits per byte against {mean['nearest']:.1f} %, "
-    second += f"with {left['sift']:.0f} % of the uncertainty left against {left['nearest']:.0f} %. "
+def _findings(sentences: Sequence[str]) -> list[str]:
+    return [f"<p class='finding'>{escape_html(one)}</p>" for one in sentences]
+
+
+def _example(comparison: ExampleComparison) -> list[str]:
+    both = ((NEAREST, comparison.nearest, "a"), (SIFT, comparison.sift, "b"))
+    left = [Series(name, _percent(picks.uncertainty.tolist()), colour) for name, picks, colour in both]
+    legend = ", ".join(f"{mark} {meaning}" for mark, _, _, meaning in MARKS.values())
     return [
-        first,
-        second + f"{len(cases)} texts illustrate the method; they are far too few for a significant difference.",
+        f"<h2>{escape_html(comparison.example.title)}</h2>",
+        f"<pre>{escape_html(comparison.example.prompt)}</pre>",
+        html.side_by_side(*(_picked(name, picks) for name, picks, _ in both)),
+        f'<p class="faint">{escape_html(legend)}</p>',
+        html.line_chart(left, title="Uncertainty left about the prompt", x_name="picks", y_name="%", from_zero=True),
+        *_findings(demo_picks.findings(comparison)),
     ]
 
 
-def _joined(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _best(case: DemoCase) -> int:
-    figures = [case.base, case.context, *(case.runs[method].bits[-1] for method in ("nearest", "sift"))]
-    return 1 + figures.index(min(figures))
-
-
-def _overview(cases: Sequence[DemoCase]) -> str:
-    bits, left = [], []
-    for method, name in NAMES.items():
-        runs = [(case.runs[method], case.base) for case in cases]
-        steps = min(len(run.bits) for run, _ in runs)
-        relative = [statistics.fmean(100 * run.bits[step] / base for run, base in runs) for step in range(steps)]
-        bits.append(Series(name, list(enumerate(relative)), COLOURS[method]))
-        picks = min(len(run.uncertainty) for run, _ in runs)
-        uncertainty = [statistics.fmean(100 * run.uncertainty[pick] for run, _ in runs) for pick in range(picks)]
-        left.append(Series(name, list(enumerate(uncertainty)), COLOURS[method]))
-    return html.side_by_side(
-        html.line_chart(bits, title="Bits per byte, mean of all texts", x_name="steps", y_name="% of base"),
-        html.line_chart(left, title="Uncertainty left, mean of all texts", x_name="picks", y_name="%", from_zero=True),
-    )
-
-
-def _case(case: DemoCase) -> list[str]:
-    bits = [Series(NAMES[method], list(enumerate(run.bits)), COLOURS[method]) for method, run in case.runs.items()]
-    steps = len(case.runs["sift"].bits) - 1
-    bits.append(Series("in context", [(0, case.context), (steps, case.context)], "d", dashed=True))
-    left = [
-        Series(NAMES[method], [(at, 100 * value) for at, value in enumerate(run.uncertainty)], COLOURS[method])
-        for method, run in case.runs.items()
+def _picked(name: str, picks: ExamplePicks) -> str:
+    items = [
+        f"<li>{MARKS[kind][0]} {escape_html(text)}</li>" for text, kind in zip(picks.texts, picks.kinds, strict=True)
     ]
-    chosen = {method: {hit.row for hit in run.found.hits} if run.found else set() for method, run in case.runs.items()}
-    alone = {method: rows.difference(*(chosen[m] for m in chosen if m != method)) for method, rows in chosen.items()}
+    return f'<h3>{name}</h3><ol class="picks">{"".join(items)}</ol>'
+
+
+def _question(outcome: FactsOutcome, place: int, prompt: str) -> list[str]:
+    facts = outcome.questions[place].facts
+    rows: list[tuple[str, ...]] = [("expected", *(fact.text for fact in facts))]
+    for use, runs in outcome.runs.items():
+        cells = (("✓ " if answer.exact else "") + answer.text for answer in runs[place].answers)
+        rows.append((USES[use][0], *cells))
+    texts = (_texts(USES[use][0], outcome.runs[use][place]) for use in ("nearest", "sift"))
+    reason = outcome.runs["auto"][place].choice
     return [
-        f"<h2>{escape_html(case.kind)}: {escape_html(case.name)}</h2>",
-        html.side_by_side(
-            html.line_chart(bits, title="Bits per byte of the second half", x_name="steps", y_name="bits per byte"),
-            html.line_chart(
-                left, title="Uncertainty left about the prompt", x_name="picks", y_name="%", from_zero=True
-            ),
-        ),
-        "<h3>End of the prompt</h3>",
-        f"<pre>{escape_html(_end(case.prompt))}</pre>",
-        html.side_by_side(
-            f"<h3>Continuation by the base model</h3><pre>{escape_html(case.continuation)}</pre>",
-            f"<h3>Continuation after fine-tuning</h3><pre>{escape_html(case.runs['sift'].continuation)}</pre>",
-            f"<h3>True continuation</h3><pre>{escape_html(case.scored[:140])} …</pre>",
-        ),
-        html.side_by_side(*(_picks(run, alone[method]) for method, run in case.runs.items())),
+        f"<h3>{escape_html(prompt)}</h3>",
+        html.html_table(("", *(fact.name for fact in facts)), rows),
+        f'<p class="faint">auto: {escape_html(reason)}</p>' if reason is not None else "",
+        f"<details><summary>the selected sentences</summary>{html.side_by_side(*texts)}</details>",
     ]
 
 
-def _picks(run: DemoRun, alone: set[int]) -> str:
-    """A list of picks, partly folded; those that only this method selected have a coloured edge."""
-    hits = run.found.hits if run.found else ()
-    seen: set[int] = set()
-    items = []
-    for rank, hit in enumerate(hits, start=1):
-        kind = "again" if hit.row in seen else f"own {COLOURS[run.method]}" if hit.row in alone else ""
-        seen.add(hit.row)
-        about = f"{hit.meta.get('name', '')}; cosine {hit.score:.2f}, {100 * run.uncertainty[rank]:.0f} % left"
-        items.append(
-            f'<li class="{kind}"><pre>{escape_html(_short(hit.text))}</pre><small>{escape_html(about)}</small></li>'
-        )
-    head = f"<h3>{escape_html(NAMES[run.method])}: {escape_html(pick_counts(len(hits), len(seen), len(alone)))}</h3>"
-    first = f'<ol class="picks">{"".join(items[:LISTED_PICKS])}</ol>'
-    if len(items) <= LISTED_PICKS:
-        return head + first
-    rest = f'<ol class="picks" start="{LISTED_PICKS + 1}">{"".join(items[LISTED_PICKS:])}</ol>'
-    return f"{head}{first}<details><summary>and {len(items) - LISTED_PICKS} more</summary>{rest}</details>"
+def _texts(name: str, run: QuestionRun) -> str:
+    texts = run.found.texts if run.found is not None else []
+    items = "".join(f"<li>{escape_html(text)}</li>" for text in texts)
+    return f'<h3>{escape_html(name)}</h3><ol class="picks">{items}</ol>'
 
 
-def pick_counts(picks: int, different: int, alone: int) -> str:
-    """The number of picks in words; a text may be picked more than once.
-
-    >>> pick_counts(20, 20, 12), pick_counts(20, 13, 4)
-    ('20 texts, 12 selected only here', '20 picks of 13 texts, 4 selected only here')
-    """
-    texts = f"{picks} texts" if different == picks else f"{picks} picks of {different} texts"
-    return f"{texts}, {alone} selected only here"
+def _percent(shares: Sequence[float]) -> list[tuple[float, float]]:
+    return [(float(at), 100 * value) for at, value in enumerate(shares)]
 
 
-def _end(prompt: str, most: int = 300) -> str:
-    return prompt if len(prompt) <= most else "… " + prompt[-most:].lstrip()
-
-
-def _short(passage: str) -> str:
-    lines = [line for line in passage.expandtabs(4).splitlines() if line.strip()]
-    kept = textwrap.dedent("\n".join(lines[:5]))[:PICK_CHARACTERS].rstrip()
-    return kept if len(lines) <= 5 and len(kept) == len(textwrap.dedent("\n".join(lines)).rstrip()) else f"{kept} …"
+def _mean_uncertainty(runs: Sequence[QuestionRun]) -> list[tuple[float, float]]:
+    curves = [run.uncertainty for run in runs]
+    picks = min(map(len, curves))
+    return _percent([sum(curve[pick] for curve in curves) / len(curves) for pick in range(picks)])

@@ -1,4 +1,4 @@
-"""``siftlm demo picks``: nearest neighbours and SIFT side by side on two small examples, without a model."""
+"""``siftlm demo picks``: nearest neighbours and SIFT side by side on small examples, without a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent / "demo_data"
 COMPARED_NOISES = (0.001, 0.01, 0.1, 1.0)
-EXAMPLES = {"jordan": 2, "coffee": 8}
+# Name -> number of picks.
+EXAMPLES = {"island": 5, "jordan": 2, "coffee": 8}
+FIRST_EXAMPLE = "island"
+# SIFT alone, without a number of picks, ends when the next one removes less than this share of what is left.
+MIN_GAIN = 0.05
 # Kind of pick -> mark, its substitute in ASCII, colour, meaning.
 MARKS = {
     "new": ("✓", "+", "green", "a fact that the prompt needs"),
@@ -105,6 +109,8 @@ class ExampleComparison:
     sift: ExamplePicks
     by_noise: tuple[tuple[float, int], ...]
     """(λ, number of needed facts that SIFT finds)"""
+    ended: tuple[int, int]
+    """(picks, needed facts in them) of SIFT where ``min_gain`` decides how many."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON record."""
@@ -116,6 +122,7 @@ class ExampleComparison:
             "facts_asked_for": sorted(self.example.needed),
             "noise": self.noise,
             "sift_facts_found_by_noise": {str(noise): found for noise, found in self.by_noise},
+            "min_gain": {"min_gain": MIN_GAIN, "picks": self.ended[0], "facts_found": self.ended[1]},
             **{
                 name: {
                     "texts": list(picked.texts),
@@ -131,8 +138,11 @@ class ExampleComparison:
 
 def fingerprint(record: dict[str, Any]) -> str:
     """A hash of the texts, which detects vectors of other texts."""
-    texts = [record["prompt"], *(text for fact in record["facts"] for text in fact["texts"])]
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    return hashlib.sha256("\n".join([record["prompt"], *_texts(record)]).encode()).hexdigest()
+
+
+def _texts(record: dict[str, Any]) -> list[str]:
+    return [text for fact in record["facts"] for text in fact["texts"]]
 
 
 def load(name: str) -> DemoExample:
@@ -140,13 +150,19 @@ def load(name: str) -> DemoExample:
     import numpy as np
 
     record = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
-    with np.load(DATA / "vectors.npz", allow_pickle=False) as stored:
-        query, vectors = stored[f"{name}_prompt"], stored[f"{name}_texts"]
+    if "embedder" in record:
+        from siftlm.embedding import embedder
+
+        query, *rows = embedder(record["embedder"]).embed([record["prompt"], *_texts(record)])
+        vectors = np.array(rows)
+    else:
+        with np.load(DATA / "vectors.npz", allow_pickle=False) as stored:
+            query, vectors = stored[f"{name}_prompt"], stored[f"{name}_texts"]
     return DemoExample(
         name=name,
         title=record["title"],
         prompt=record["prompt"],
-        texts=tuple(text for fact in record["facts"] for text in fact["texts"]),
+        texts=tuple(_texts(record)),
         facts=tuple(fact["fact"] for fact in record["facts"] for _ in fact["texts"]),
         needed=frozenset(fact["fact"] for fact in record["facts"] if fact["asked"]),
         query=query.astype(np.float32),
@@ -156,11 +172,13 @@ def load(name: str) -> DemoExample:
 
 def compare(name: str) -> ExampleComparison:
     """Run both methods with the λ that ``siftlm.spread`` suggests for these vectors."""
-    from siftlm.selection import spread
+    from siftlm.selection import select, spread
 
     example, n = load(name), EXAMPLES[name]
     report = spread(example.vectors, example.query, n=n)
     noise = float(f"{report.noise:.2g}")
+    alone = select(example.query, example.vectors, len(example.texts), noise=noise, min_gain=MIN_GAIN)
+    told = {example.facts[index] for index in alone.indices}
     return ExampleComparison(
         example,
         noise,
@@ -168,6 +186,7 @@ def compare(name: str) -> ExampleComparison:
         _pick(example, n, "nearest", noise),
         _pick(example, n, "sift", noise),
         tuple((other, _pick(example, n, "sift", other).found) for other in COMPARED_NOISES),
+        (len(alone), len(told & example.needed)),
     )
 
 
@@ -214,7 +233,7 @@ def example_parts(comparison: ExampleComparison, terminal: Terminal, width: int)
         "",
         _chart(comparison, terminal, room),
         "",
-        *map(terminal.prose, _findings(comparison)),
+        *map(terminal.prose, findings(comparison)),
     )
     return [terminal.rule(example.title), "", indented(body)]
 
@@ -255,17 +274,21 @@ def _chart(comparison: ExampleComparison, terminal: Terminal, width: int) -> Ren
     return titled_chart("uncertainty left about the prompt", curves, terminal, width=width, x_name="picks")
 
 
-def _findings(comparison: ExampleComparison) -> list[str]:
+def findings(comparison: ExampleComparison) -> list[str]:
     """The findings, in words."""
     nearest, sift, facts = comparison.nearest, comparison.sift, len(comparison.example.needed)
     missing = [(name, picks.missing) for name, picks in ((NEAREST, nearest), (SIFT, sift)) if picks.missing]
     found = sorted({count for _, count in comparison.by_noise})
+    picks, told = comparison.ended
+    left = ", ".join(f"{name} {100 * one.uncertainty[-1]:.0f} %" for name, one in ((NEAREST, nearest), (SIFT, sift)))
     noises = ", ".join(f"{other:g}" for other, _ in comparison.by_noise)
     counts = f"{found[0]} of {facts} for each" if len(found) == 1 else f"{found[0]} to {found[-1]} of {facts}"
     return [
         f"{NEAREST}: {nearest.found} of {facts} facts in {len(sift.texts)} picks; {SIFT}: {sift.found} of {facts}.",
+        f"Uncertainty left: {left}.",
         *(f"{name} misses: {', '.join(names)}." for name, names in missing),
         f"All {facts} are found after {_after(nearest)} picks of {NEAREST}, {_after(sift)} of {SIFT}.",
+        f"{SIFT} with min_gain={MIN_GAIN:g} ends by itself after {picks} picks, with {told} of {facts} facts.",
         f"{SIFT} with λ = {noises}: {counts}.",
     ]
 
