@@ -18,7 +18,6 @@ from siftlm.cli import demo_picks
 from siftlm.cli.arguments import Flag
 from siftlm.cli.terminal import Terminal, finite, note, print_json, progress_line, status
 from siftlm.errors import InvalidInput
-from siftlm.types import Document
 from siftlm.validation import whole_number
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from siftlm.memory import Found, Memory
     from siftlm.progress import Report
     from siftlm.results import Score
-    from siftlm.types import UseChoice
+    from siftlm.types import Document, UseChoice
 
 EPILOG = """\
 examples:
@@ -241,6 +240,8 @@ def library_facts() -> dict[str, list[Fact]]:
 
 def fact_documents() -> Iterator[Document]:
     """Every fact in every wording of the memory."""
+    from siftlm.types import Document
+
     for kind, facts in library_facts().items():
         for fact in facts:
             for wording in WORDINGS:
