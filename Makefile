@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 EXTRAS := dev,datasets,embed,faiss,gguf,lm-eval,memory,plot,serve,tune,train,docs,bench
 BIN := $(VENV)/bin
 
-# The demo needs torch and transformers: a full environment serves it where there is one, else a smaller one.
+# The demo needs torch, transformers, peft and scipy: a full environment serves it where there is one, else a smaller one.
 DEMO_VENV := $(if $(wildcard $(READY)),$(VENV),.venv-demo)
 
 # mkdocs-material prints an advertisement on every build unless told not to.
@@ -70,7 +70,7 @@ $(READY): pyproject.toml constraints.txt
 
 .venv-demo/.ready: pyproject.toml constraints.txt
 	@$(call require_python)
-	@echo "Creating an environment with torch, transformers and siftlm ..."
+	@echo "Creating an environment with torch, transformers, scipy and siftlm ..."
 	@$(PYTHON) -m venv .venv-demo
-	@.venv-demo/bin/python -m pip install -qq -c constraints.txt -e '.[tune]'
+	@.venv-demo/bin/python -m pip install -qq -c constraints.txt -e '.[lexical,tune]'
 	@touch $@

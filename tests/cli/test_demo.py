@@ -226,17 +226,19 @@ def test_what_is_wrong_is_said_on_one_line_before_anything_is_built(tiny, siftlm
     assert not tiny
 
 
-@pytest.mark.parametrize("library", ["torch", "transformers", "peft"])
-def test_what_is_not_installed_is_named_with_the_command(folder, siftlm, monkeypatch, library):
+@pytest.mark.parametrize(
+    ("library", "extra"), [("torch", "tune"), ("transformers", "tune"), ("peft", "tune"), ("scipy", "lexical")]
+)
+def test_what_is_not_installed_is_named_with_the_command(folder, siftlm, monkeypatch, library, extra):
     from siftlm import extras
 
     real = extras.load
     monkeypatch.setitem(sys.modules, library, None)  # as if there were none
-    monkeypatch.setattr(extras, "load", lambda name, extra: real(name, extra) if name == library else None)
+    monkeypatch.setattr(extras, "load", lambda name, room: real(name, room) if name == library else None)
     status, out, err = siftlm("demo")
     assert (status, out) == (1, "")
     assert library in err
-    assert "pip install 'siftlm[tune]'" in err
+    assert f"pip install 'siftlm[{extra}]'" in err
     assert err.count("\n") == 1
     assert not Path("siftlm-demo").exists()
 

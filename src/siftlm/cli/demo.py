@@ -121,8 +121,9 @@ def run(arguments: argparse.Namespace) -> int:
     from siftlm.extras import load
 
     whole_number("seed", arguments.seed, least=0)
-    for library in ("torch", "transformers", "peft"):  # checked first; `siftlm demo picks` needs none
-        load(library, "tune")
+    needed = {"torch": "tune", "transformers": "tune", "peft": "tune", "scipy": "lexical"}
+    for library, extra in needed.items():  # checked first; `siftlm demo picks` needs none
+        load(library, extra)
     folder = _writable(Path(arguments.into))
     try:
         return _run(arguments, folder)
