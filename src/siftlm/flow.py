@@ -6,7 +6,6 @@ together, with the same results up to rounding; other engines tune them one afte
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -202,9 +201,7 @@ def tuned(
     guards = {owner: state.guard for owner, state in enumerate(group) if state.guard is not None}
 
     def watch(owners: Sequence[int]) -> list[float]:
-        seen = {owner: guards[owner] for owner in owners if owner in guards}
-        values = dict(zip(seen, observed(model, seen), strict=True))
-        return [values.get(owner, math.inf) for owner in owners]
+        return observed(model, guards, owners)
 
     opened: AbstractContextManager[Tuner | BatchTuner]
     opened = controller.tuning(**tuning) if len(group) == 1 else controller.tuning_many(len(group), **tuning)

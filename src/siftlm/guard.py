@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from siftlm.call import split_in_half
 from siftlm.errors import InvalidInput
-from siftlm.memory import Found, Search, Searcher, SearchRequest
-from siftlm.types import Likelihood, UseChoice
+from siftlm.memory import Found, Searcher, SearchRequest
+from siftlm.memory.request import nearest_request
+from siftlm.types import UseChoice
+
+if TYPE_CHECKING:
+    from siftlm.flow import TunedModel
 
 # Passages that are held out for a prompt, and characters of each: a look costs less than a step.
 HELD_OUT_PASSAGES, MAX_HELD_OUT_CHARACTERS = 3, 400
@@ -27,19 +31,6 @@ CONTEXT_PASSAGES = 1
 OPTIMISM_PERCENT, CONTEXT_OPTIMISM_PERCENT = 1.0, 4.0
 # A later state is taken unless it is worse by more than this: steps help more often than a few passages can tell.
 TOLERANCE_PERCENT = 2.0
-
-
-class Predictor(Protocol):
-    """A model, tuned for several prompts or for none."""
-
-    def likelihoods(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        owners: Sequence[int] | None = None,
-        texts: Sequence[Sequence[str]] | None = None,
-    ) -> list[Likelihood]:
-        """The likelihoods of (text, after), each by its owner's model and with texts put before both."""
 
 
 @dataclass(eq=False)
@@ -100,17 +91,8 @@ class Guard:
 
 def make_guards(memory: Searcher, request: SearchRequest, founds: Sequence[Found]) -> list[Guard]:
     """A guard for each prompt of the request, with the nearest passages that were not selected for it."""
-    search, n = request.search, request.n + 2 * HELD_OUT_PASSAGES
-    nearest = Search(
-        k=n if search.k is None else max(search.k, n),
-        candidates=search.candidates,
-        where=search.where,
-        without_copies=search.without_copies,
-        exclude=search.exclude,
-        exact=search.exact,
-    )
     guards = []
-    nears = memory.run(SearchRequest(n, "nearest", nearest, prompts=request.prompts))
+    nears = memory.run(nearest_request(request, request.n + 2 * HELD_OUT_PASSAGES))
     for found, near in zip(founds, nears, strict=True):
         # By text: a copy of what is learned would say that learning helps, whatever else is true.
         selected = set(found.texts)
@@ -133,17 +115,21 @@ def halves(text: str) -> tuple[str, str] | None:
     return after, before
 
 
-def observed(model: Predictor, guards: Mapping[int, Guard]) -> list[float]:
-    """The estimate for each owner's model as it is now; at first, the base model's, also with the texts in context."""
+def observed(model: TunedModel, known: Mapping[int, Guard | None], owners: Sequence[int]) -> list[float]:
+    """What to watch for these owners, whose models are as they are now; infinite where there is no guard.
+
+    The first look is at the base model, alone and with the texts in context.
+    """
+    guards = {owner: guard for owner in owners if (guard := known.get(owner)) is not None}
     first = {owner: guard for owner, guard in guards.items() if not guard.base}
     nats = _nats(model, guards)
-    estimates = [guard.observe(nats[owner]) for owner, guard in guards.items()]
+    values = {owner: guard.observe(nats[owner]) for owner, guard in guards.items()}
     for owner, one in _nats(model, first, context=True).items():
         first[owner].observe_context("context", one)
-    return estimates
+    return [values.get(owner, math.inf) for owner in owners]
 
 
-def chosen(model: Predictor, guards: Mapping[int, Guard]) -> dict[int, UseChoice]:
+def chosen(model: TunedModel, guards: Mapping[int, Guard]) -> dict[int, UseChoice]:
     """The choice for each owner, whose model is the tuned one; reading too is tried where reading alone helped."""
     both = {
         owner: guard
@@ -155,7 +141,7 @@ def chosen(model: Predictor, guards: Mapping[int, Guard]) -> dict[int, UseChoice
     return {owner: guard.choice() for owner, guard in guards.items()}
 
 
-def _nats(model: Predictor, guards: Mapping[int, Guard], *, context: bool = False) -> dict[int, list[float]]:
+def _nats(model: TunedModel, guards: Mapping[int, Guard], *, context: bool = False) -> dict[int, list[float]]:
     """Owner -> nats of each of its passages, of few of them with the texts in context."""
     pairs, owners, texts = [], [], []
     for owner, guard in guards.items():

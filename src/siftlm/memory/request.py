@@ -341,6 +341,20 @@ def search_request(
     return SearchRequest(n, method, search, options, prompts)
 
 
+def nearest_request(request: SearchRequest, n: int) -> SearchRequest:
+    """The request for the n nearest passages of all that this one may find."""
+    search = request.search
+    nearest = Search(
+        k=n if search.k is None else max(search.k, n),
+        candidates=search.candidates,
+        where=search.where,
+        without_copies=search.without_copies,
+        exclude=search.exclude,
+        exact=search.exact,
+    )
+    return SearchRequest(n, "nearest", nearest, prompts=request.prompts)
+
+
 def refuse_residual(names: Iterable[str]) -> None:
     """Raise if one of these settings of the selection is none of a search at each step."""
     if foreign := sorted(set(names) - RESIDUAL_SETTINGS):

@@ -14,7 +14,7 @@ import numpy as np
 
 from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput, setting
-from siftlm.memory.request import Search, SearchRequest, query_texts
+from siftlm.memory.request import Search, SearchRequest, nearest_request, query_texts
 from siftlm.memory.results import Found, Hit
 from siftlm.memory.search import capped_settings
 from siftlm.memory.searcher import Searcher
@@ -63,16 +63,8 @@ def _rerank_one(
     memory: Searcher, prompt: str, request: SearchRequest, features: Features, known: Sequence[str]
 ) -> Found:
     # 1. The memory's k nearest.
-    search = request.search
-    nearest = Search(
-        k=search.k,
-        candidates=search.candidates,
-        where=search.where,
-        without_copies=search.without_copies,
-        exclude=search.exclude,
-        exact=search.exact,
-    )
-    near = memory.run(SearchRequest(search.k or 1, "nearest", nearest, prompts=[prompt]))[0]
+    alone = replace(request, prompts=[prompt])
+    near = memory.run(nearest_request(alone, request.search.k or 1))[0]
     # 2. Features of the prompt, of what is known, and of these.
     began = time.perf_counter()
     made = unit_rows(np.asarray(features([prompt, *known, *near.texts])))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -178,9 +177,7 @@ class TuningQueue:
 
     def _watch(self, owners: Sequence[int]) -> list[float]:
         """What the guards of these prompts expect of their models as they are now."""
-        guards = {owner: guard for owner in owners if (guard := self._requests[owner].state.guard) is not None}
-        values = dict(zip(guards, observed(self._tuner, guards), strict=True))
-        return [values.get(owner, math.inf) for owner in owners]
+        return observed(self._tuner, {owner: self._requests[owner].state.guard for owner in owners}, owners)
 
     def _emit_steps(self, steps: Mapping[int, Step]) -> None:
         for number, step in steps.items():
