@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from siftlm.controller import Tuning, check_sampling
 from siftlm.controller.settings import stop_strings
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
-from siftlm.memory import Found, Search, Searcher, SearchRequest
+from siftlm.memory import Found, Memory, Search, Searcher, SearchRequest
 from siftlm.memory.rerank import Features
 from siftlm.validation import choice, fraction, list_of_texts, text_with_content, whole_number
 
@@ -28,6 +28,8 @@ GRADIENT_FEATURES = "gradients"
 Decide = float | Callable[[Found], bool] | None
 # Settings of `LocalModel` itself, beside those of a search and those of tuning.
 LOCAL_SETTINGS = ("n", "method", "use", "decide", "features")
+# The factor by which a memory may have grown or shrunk since it was calibrated.
+GROWTH = 2
 # The seed of the selection by name; ``seed`` by name is that of the selection and of tuning.
 SELECTION_SEED = "selection_seed"
 
@@ -102,8 +104,9 @@ class CallSettings:
 
 def calibrated_settings(memory: Searcher, controller: Controller) -> dict[str, Any]:
     """The settings that calibration chose for this memory and this model."""
-    known = getattr(memory, "manifest", None)
-    record = (known.calibration if known is not None else {}).get(controller.name, {})
+    if not isinstance(memory, Memory):
+        return {}
+    record = memory.manifest.calibration.get(controller.name, {})
     made_with = record.get("model", {}).get("engine", {}).get("engine", "full")
     if record and (made_with != "full") != controller.adapters:
         # All of them were chosen with a rate and a number of steps that do not fit this engine.
@@ -115,6 +118,13 @@ def calibrated_settings(memory: Searcher, controller: Controller) -> dict[str, A
             own,
         )
         return {}
+    then, now = record.get("memory", {}).get("passages"), len(memory)
+    if then and not then / GROWTH <= now <= then * GROWTH:
+        logger.warning(
+            "this memory was calibrated with %s passages, and it has %s now: siftlm calibrate MEMORY measures again",
+            f"{then:,}",
+            f"{now:,}",
+        )
     return dict(record.get("settings", {}))
 
 

@@ -11,10 +11,14 @@ import pytest
 
 import siftlm
 from calibration.worlds import TOPICS, Reader, copies_world, document, needles_world, plain
+from siftlm.calibration.held_out import draw_from_memory
 from siftlm.errors import Conflict, InvalidInput, UnknownName
+from siftlm.evaluation import Protocol, records_of
 from siftlm.memory import Memory
 
-SMALL = {"minutes": None, "n": 8, "noises": (0.1, 10.0), "kernels": ("linear",), "ks": (50,), "progress": False}
+# A world in which SIFT with little noise finds what tells.
+SIFT = "sift+noise=0.1+k=50"
+SMALL = {"minutes": None, "n": 8, "methods": (SIFT, "nearest"), "progress": False}
 TEXTS = [document(topic) for topic in range(TOPICS)]
 
 
@@ -34,34 +38,51 @@ def memory(template, tmp_path):
         yield made
 
 
-def test_variety_is_chosen_where_neighbours_repeat_each_other(memory):
-    found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **SMALL)
-    assert (found.settings["method"], found.settings["noise"], found.settings["n"]) == ("sift", 0.1, 8)
-    against = found.evidence["against"]["nearest neighbour"]
-    assert against["percent"] == pytest.approx(100)
-    assert against["interval"][1] < -10
-    assert found.percent == pytest.approx(100 + against["mean"], abs=0.01)
-    assert "the same as" not in str(found)
+def test_what_is_better_replaces_the_first_method(memory):
+    found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **{**SMALL, "methods": ("nearest", SIFT)})
+    assert {name: found.settings[name] for name in ("method", "noise", "k")} == {
+        "method": "sift",
+        "noise": 0.1,
+        "k": 50,
+    }
+    [first, other] = found.races[-1]["tried"]
+    assert (first["won"], other["won"]) == (False, True)
+    assert first["mean"] == pytest.approx(100)
+    assert other["difference"]["interval"][1] < -10
+    assert other["probability"] == pytest.approx(2**-TOPICS, abs=1e-5)
+    assert found.percent <= other["mean"] / (1 - 0.05)  # fewer steps with nearly all of the gain
+    assert f"{SIFT}+rate=0.0003 is better than nearest+rate=0.0003" in str(found)
+    assert "tuning helps" in str(found)
+
+
+def test_the_first_method_stays_where_the_others_are_no_better(memory):
+    found = siftlm.calibrate(
+        Reader(), memory, texts=TEXTS, **{**SMALL, "methods": (SIFT, "nearest", "sift+noise=0.11+k=50")}
+    )
+    assert found.settings["noise"] == 0.1
+    nearest = found.races[-1]["tried"][1]
+    assert nearest["dropped"]
+    assert nearest["texts"] == 4  # which was enough
 
 
 @pytest.mark.slow
-def test_nearest_neighbour_is_chosen_where_variety_does_harm(tmp_path):
+def test_nearest_neighbour_is_kept_where_variety_does_harm(tmp_path):
     with needles_world(tmp_path / "m") as memory:
-        found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **{**SMALL, "noises": (1e-3,)})
-    sift = [row for row in found.tried if row["stage"] == "confirm" and row["method"] == "sift"]
+        found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **{**SMALL, "methods": ("nearest", "sift+noise=0.001")})
     assert found.settings["method"] == "nearest"
-    assert found.percent <= min(row["mean"] for row in sift)
-    assert found.percent < max(row["mean"] for row in sift) - 5
-    assert set(found.settings) <= {"method", "rate", "n", "adaptive", "decide"}
-    assert "no SIFT setting was better than nearest neighbour" in str(found)
+    assert found.races[-1]["tried"][1]["difference"]["mean"] > 5
+    assert set(found.settings) == {"method", "rate", "n"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("best", [3e-4, 3e-3])
+@pytest.mark.parametrize("best", [3e-4, 3e-3, 3e-2])
 def test_the_rate_is_found(memory, best):
-    found = siftlm.calibrate(Reader(best), memory, texts=TEXTS, **{**SMALL, "noises": (0.1,)})
-    # Where nearest neighbour learns nothing, all rates of the first stage are equal: the finer one must find it.
-    assert found.settings["rate"] == 3e-4 if best == 3e-4 else found.settings["rate"] > 3e-4
+    found = siftlm.calibrate(Reader(best), memory, texts=TEXTS, **SMALL)
+    usual = Reader().tuning_settings().rate
+    tried = [row["setting"].partition("+rate=")[2] for one in found.races[:-1] for row in one["tried"]]
+    nearest = min(tried, key=lambda rate: max(float(rate) / best, best / float(rate)))
+    assert found.settings["rate"] == float(nearest)
+    assert (found.settings["rate"] == pytest.approx(usual, rel=0.05)) == (best == 3e-4)
 
 
 @pytest.mark.slow
@@ -69,13 +90,13 @@ def test_no_more_steps_than_do_good(memory):
     reader = Reader()
     plain_likelihood = reader.likelihood
 
-    def likelihood(text, *, after=""):
-        known = plain_likelihood(text, after=after)
+    def likelihood(text, *, after="", texts=()):
+        known = plain_likelihood(text, after=after, texts=texts)
         return replace(known, nats=known.nats * 1.5) if len(reader._read) > 5 else known
 
     reader.likelihood = likelihood
     # So little noise that the first picks are not one text again and again: five of them tell something.
-    found = siftlm.calibrate(reader, memory, texts=TEXTS, **{**SMALL, "noises": (1e-3,)})
+    found = siftlm.calibrate(reader, memory, texts=TEXTS, **{**SMALL, "methods": ("sift+noise=0.001",)})
     assert found.settings["n"] == 5
 
 
@@ -84,21 +105,22 @@ def test_where_learning_harms_the_base_model_answers(tmp_path):
     with copies_world(tmp_path / "m", copy="poison", telling="poison") as memory:
         found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **SMALL)
         assert (found.settings["decide"], found.settings["n"]) == (1.0, 1)
+        assert found.evidence["chosen"]["tuning"] == "harms"
         assert "did not help" in str(found)
-        model = siftlm.LocalModel(Reader(), memory)
-        score = model.score(TEXTS[0])
+        score = siftlm.LocalModel(Reader(), memory).score(TEXTS[0])
     assert score.trace.ended == "declined"
     assert score.tuned == score.base
 
 
 @pytest.mark.slow
 def test_a_local_model_uses_what_was_found_and_a_call_may_say_otherwise(memory):
-    found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **{**SMALL, "kernels": ("power:2",), "noises": (0.01,)})
+    method = "sift+noise=0.01+kernel=power:2+k=50"
+    found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **{**SMALL, "methods": (method,)})
     assert found.settings["kernel"] == "power:2"
     model = siftlm.LocalModel(Reader(), memory)
     learned = model.select(TEXTS[0])
-    assert (learned.selection.noise, len(learned)) == (0.01, 8)
-    expected = memory.search(TEXTS[0], 8, noise=0.01, k=50, kernel=siftlm.kernels.power(2))
+    assert (learned.selection.noise, len(learned)) == (0.01, found.settings["n"])
+    expected = memory.search(TEXTS[0], len(learned), noise=0.01, k=50, kernel=siftlm.kernels.power(2))
     assert [hit.row for hit in learned] == [hit.row for hit in expected]
     assert model.select(TEXTS[0], n=3, noise=2.0, kernel="linear").selection.noise == 2.0
     assert siftlm.LocalModel(Reader(name="another"), memory).select(TEXTS[0]).selection.noise == 1.0
@@ -107,9 +129,8 @@ def test_a_local_model_uses_what_was_found_and_a_call_may_say_otherwise(memory):
 @pytest.mark.slow
 def test_a_score_is_what_the_calibration_measured(memory):
     found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **SMALL)
-    confirmed = TEXTS[len(TEXTS) // 2 :]
     model = siftlm.LocalModel(Reader(), memory)
-    mean = sum(model.score(text).percent for text in confirmed) / len(confirmed)
+    mean = sum(model.score(text).percent for text in TEXTS) / len(TEXTS)
     assert found.percent == pytest.approx(mean, abs=0.001)
 
 
@@ -119,17 +140,17 @@ def test_texts_are_drawn_from_the_memory_and_never_learned_from(tmp_path):
         # Each text is there, and once more with another ending.
         memory.add([*TEXTS, *(f"{text} and more" for text in TEXTS)])
         found = siftlm.calibrate(Reader(), memory, count=30, **SMALL)
-        runs = [json.loads(line) for line in (memory.path / "calibration.jsonl").read_text().splitlines()]
-        runs = [line["run"] for line in runs if "run" in line]
-        held = siftlm.calibration.trials.draw_held_out(memory, 30, 0, "split")
-        for run in runs:
-            text = held[run["text"]]
-            assert not set(run["rows"]) & set(text.exclude)
-            for learned in memory.texts(sorted(set(run["rows"]))):
+        held = {one.id: one for one in draw_from_memory(memory, 30, 0, Protocol("split", n=8))}
+        records = records_of(memory.path / "calibration")
+        assert {record["text"] for record in records} <= set(held)
+        for record in records:
+            text = held[record["text"]]
+            assert not set(record["rows"]) & set(text.exclude)
+            for learned in memory.texts(sorted(set(record["rows"]))):
                 assert text.text not in learned
                 assert learned not in text.text
     assert found.evidence["texts"]["drawn"] == len(held)
-    assert len({one.document for one in held}) == len(held)
+    assert len({one.exclude for one in held.values()}) == len(held)
 
 
 @pytest.mark.slow
@@ -147,37 +168,48 @@ def test_the_memory_is_whole_afterwards_and_keeps_it_through_a_compaction(memory
     assert (memory.path / "manifest.json").stat().st_size < 100_000
 
 
+def test_a_memory_that_has_grown_much_is_told_to_be_calibrated_again(memory, caplog):
+    siftlm.calibrate(Reader(), memory, texts=TEXTS, **SMALL)
+    siftlm.LocalModel(Reader(), memory)
+    assert not caplog.records
+    memory.add([f"another text about {number} things" for number in range(2 * len(memory))])
+    model = siftlm.LocalModel(Reader(), memory)
+    assert re.search(r"calibrated with 112 passages, and it has 336 now: siftlm calibrate MEMORY", caplog.text)
+    assert model.settings()["noise"] == 0.1  # but they count
+
+
 @pytest.mark.slow
 def test_nothing_is_noted_where_nobody_wants_it(memory, tmp_path):
-    found = siftlm.calibrate(Reader(), memory, texts=TEXTS, note=False, log=tmp_path / "elsewhere", **SMALL)
+    found = siftlm.calibrate(Reader(), memory, texts=TEXTS, note=False, out=tmp_path / "elsewhere", **SMALL)
     assert not found.noted
     assert not memory.manifest.calibration
-    assert not (memory.path / "calibration.jsonl").exists()
+    assert not (memory.path / "calibration").exists()
     assert json.loads(json.dumps(found.to_dict()))["settings"] == dict(found.settings)
 
 
 @pytest.mark.slow
 def test_a_budget_is_kept_to(memory):
     reader = Reader()
-    reader.seconds = 0.002
-    found = siftlm.calibrate(reader, memory, texts=TEXTS, **{**SMALL, "minutes": 0.01})
-    assert found.evidence["seconds"] < 1.5  # 0.6 were asked for; four texts are confirmed in any case
-    assert found.evidence["texts"]["confirmed_on"] >= 4
+    reader.seconds = 0.005
+    found = siftlm.calibrate(reader, memory, texts=TEXTS, **{**SMALL, "minutes": 0.001})
+    # Four texts are measured in any case: three rates and nearest neighbour.
+    assert found.evidence["chosen"]["texts"] == 4
+    assert sum(len(one["tried"]) for one in found.races) == 3 + 2
+    assert "with fewer than 7 texts nothing can win" in str(found)
 
 
 @pytest.mark.slow
-def test_given_values_are_what_is_tried(memory):
-    found = siftlm.calibrate(Reader(), memory, texts=TEXTS, rates=(1e-3, 2e-3), **{**SMALL, "noises": (0.1, 1.0, 10.0)})
-    early = [row for row in found.tried if row["stage"] in ("rates", "selection")]
-    assert {row["rate"] for row in early if row["stage"] == "rates"} == {1e-3, 2e-3}
-    assert {row.get("noise") for row in early} == {None, 0.1, 1.0, 10.0}
-    assert {row.get("kernel") for row in early} == {None, "linear"}
+def test_given_rates_are_what_is_tried(memory):
+    found = siftlm.calibrate(Reader(3e-2), memory, texts=TEXTS, rates=(1e-3, 2e-3), **SMALL)
+    [rates, methods] = found.races
+    assert [row["setting"] for row in rates["tried"]] == [f"{SIFT}+rate=0.001", f"{SIFT}+rate=0.002"]
+    assert [row["setting"] for row in methods["tried"]] == [f"{SIFT}+rate=0.002", "nearest+rate=0.002"]
 
 
 @pytest.mark.slow
 def test_the_same_question_has_the_same_answer(memory, tmp_path):
-    first = siftlm.calibrate(Reader(), memory, texts=TEXTS, note=False, log=tmp_path / "a", **SMALL)
-    second = siftlm.calibrate(Reader(), memory, texts=TEXTS, note=False, log=tmp_path / "b", **SMALL)
+    first = siftlm.calibrate(Reader(), memory, texts=TEXTS, note=False, out=tmp_path / "a", **SMALL)
+    second = siftlm.calibrate(Reader(), memory, texts=TEXTS, note=False, out=tmp_path / "b", **SMALL)
     assert plain(first) == plain(second)
 
 
@@ -193,17 +225,19 @@ def test_the_same_question_has_the_same_answer(memory, tmp_path):
         ({"n": 0}, "n must be a whole number ≥ 1, got 0"),
         ({"seed": -1}, "seed must be a whole number ≥ 0, got -1"),
         ({"rates": ()}, "rates must be a list of at least one value"),
-        ({"noises": (0,)}, "each of noises must be a number > 0, got 0"),
-        ({"kernels": "linear"}, "kernels must be a list of at least one value, got 'linear'"),
-        ({"kernels": ["power:x"]}, "kernel 'power:x' needs a number"),
-        ({"ks": (0,)}, "each of ks must be a whole number ≥ 1"),
+        ({"rates": (0.0,)}, "each of rates must be a number > 0"),
+        ({"methods": "nearest"}, "methods must be a list of at least one value, got 'nearest'"),
+        ({"methods": ["nearst"]}, "unknown method 'nearst'; did you mean 'nearest'?"),
+        ({"methods": ["context"]}, "context: calibration compares methods of selection"),
+        ({"methods": ["sift+rate=0.1"]}, "all methods race at the same rate; give it in rates"),
+        ({"methods": ["sift+kernel=power:x"]}, "kernel 'power:x' needs a number"),
         ({"mode": "half"}, "unknown mode 'half'"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(memory, given, said):
     with pytest.raises(InvalidInput, match=re.escape(said)):
         siftlm.calibrate(Reader(), memory, **{**SMALL, "texts": TEXTS, **given})
-    assert not (memory.path / "calibration.jsonl").exists()
+    assert not (memory.path / "calibration" / "records.jsonl").exists()
     assert not memory.manifest.calibration
 
 

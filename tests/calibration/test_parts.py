@@ -9,103 +9,103 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from siftlm.calibration.grid import Grid, Setting, default_setting, make_grid, nearest_setting, sift_settings
-from siftlm.calibration.search import HalvingSchedule, affordable_schedule
-from siftlm.calibration.stopping import (
-    MIN_RULE_TEXTS,
-    fit_adaptive_rule,
-    fit_decide_rule,
-    percent_at,
-    uncertainty_gain_correlation,
-)
-from siftlm.calibration.trials import Trial, _bit_reversed, _join_passages, last_point_within
-from siftlm.evaluation.predictiveness import adaptive_stop
-from siftlm.evaluation.protocol import score_points
-from siftlm.evaluation.statistics import mean, rank_correlation
+from siftlm.calibration.calibrate import RATE_FACTOR, _race_rates
+from siftlm.calibration.evidence import _does_tuning_help, _enough_steps
+from siftlm.calibration.held_out import MIN_TEXTS, _bit_reversed, _join_passages
+from siftlm.calibration.race import WINNER_PROBABILITY, race
+from siftlm.evaluation.corpus import Text
+from siftlm.evaluation.methods import parse_method
+from siftlm.evaluation.protocol import Protocol
+from siftlm.evaluation.statistics import mean, rank_correlation, sign_flip_probability
 from siftlm.memory import Memory
 
 
-def run(text, percents, uncertainty, *, points=(1, 2, 5, 10)):
-    """On one text; ``percents`` of base at the points."""
-    curve = {point: percent / 50 for point, percent in zip(points, percents, strict=True)}
-    return Trial(
-        nearest_setting(1e-3), text, points[-1], 2.0, curve, tuple(uncertainty), tuple(range(len(uncertainty) - 1)), {}
-    )
+class Known:
+    """Trials whose results are known: label -> a function of the text's number, in % of base after the last step."""
+
+    def __init__(self, results, count=20, seconds=1.0):
+        self.texts = [Text(str(at), f"text {at}", "held out") for at in range(count)]
+        self.protocol = Protocol("split", n=4, at=(2,))
+        self._results, self._each, self.used = results, seconds, {}
+
+    def measured(self, label, text):
+        self.used[text.id, label] = self._results(label, int(text.id))
+
+    def percents(self, label, texts):
+        return np.array([[100.0, self.used[one.id, label]] for one in texts])
+
+    @property
+    def seconds(self):
+        return self._each * len(self.used)
 
 
-# --- planning
+# --- the race
 
 
-@given(some.integers(2, 60), some.integers(1, 3), some.integers(1, 30), some.integers(0, 1), some.floats(0, 500))
-def test_a_plan_fits_and_takes_all_texts_that_fit(settings, keep, most, always, runs):
-    found = affordable_schedule(settings, keep, most, always, runs)
-    if found is None:
-        return
-    assert settings <= keep or found.runs(always) <= runs
-    assert found.texts <= most
-    if found.settings == settings and found.texts < most:
-        assert HalvingSchedule(settings, found.texts + 1, keep, most).runs(always) > runs
+def test_what_is_clearly_behind_drops_out_early_and_the_better_one_wins():
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 1, 20)
+    trials = Known(lambda label, at: {"first": 80, "better": 70, "worse": 95}[label] + noise[at])
+    outcome = race(trials, "method", ["first", "better", "worse"], float("inf"))
+    texts = {one.label: len(one.percents) for one in outcome.standings}
+    assert texts == {"first": 20, "better": 20, "worse": MIN_TEXTS}
+    assert outcome.winner == "better"
+    assert [one.steps for one in outcome.standings] == [4, 4, 4]
 
 
-@given(some.integers(2, 60), some.integers(1, 3), some.integers(1, 8), some.integers(1, 30), some.integers(0, 1))
-def test_the_cost_of_a_plan_is_that_of_carrying_it_out(settings, keep, texts, most, always):
-    rungs = HalvingSchedule(settings, texts, keep, most)
-    done = set()
-    for size, count in rungs.each():
-        done |= set(itertools.product(range(size), range(count)))
-        done |= set(itertools.product(["always"] * always, range(count)))
-    assert rungs.runs(always) == len(done)
+def test_the_first_is_never_dropped_and_a_race_that_nobody_can_win_any_more_ends():
+    trials = Known(lambda label, at: {"first": 80, "worse": 95}[label] + at % 2)
+    outcome = race(trials, "method", ["first", "worse"], float("inf"))
+    assert outcome.winner == "first"
+    assert len(outcome.texts) == MIN_TEXTS
+    assert len(race(trials, "method", ["first", "worse"], float("inf"), alone=9).texts) == 9
+    trials = Known(lambda label, at: {"first": 80, "better": 70}[label] + at % 2)
+    assert len(race(trials, "method", ["first", "better"], float("inf")).texts) == 20
 
 
-# --- the grid
+def test_time_ends_a_race_but_not_before_a_few_texts():
+    for until, texts in ((0.0, MIN_TEXTS), (2 * 9.0, 9), (2 * 9.0 - 1, 9), (1000.0, 20)):
+        trials = Known(lambda label, at: at)
+        assert len(race(trials, "method", ["first", "same"], until).texts) == texts
 
 
-def test_the_plausible_settings_come_first():
-    grid = make_grid(3e-4, 10_000, rates=None, noises=None, kernel_names=None, ks=None)
-    found = sift_settings(3e-4, grid, {"linear": 0.75, "power:4": 0.1, "centred": 0.3})
-    assert found[0] == default_setting(3e-4)
-    assert (found[1].kernel, found[1].noise, found[1].k) == ("power:4", 0.1, 200)
-    assert len(found) == len(set(found)) == 45
-    assert grid.rates[0] == 3e-4
+def test_equals_seldom_win():
+    generator = np.random.default_rng(1)
+    won = 0
+    for _ in range(400):
+        values = generator.normal(90, 10, (4, 12))
+        trials = Known(lambda label, at, values=values: values[int(label), at], count=12)
+        won += race(trials, "method", ["0", "1", "2", "3"], float("inf")).winner != "0"
+    assert won / 400 < WINNER_PROBABILITY + 3 * np.sqrt(WINNER_PROBABILITY / 400)
 
 
-def test_of_the_k_beyond_all_passages_one_is_enough():
-    def ks(passages):
-        return make_grid(1e-3, passages, rates=None, noises=None, kernel_names=None, ks=None).ks
+@pytest.mark.parametrize(("best", "races"), [(1e-3, 1), (3e-3, 2), (9e-3, 3), (1.1e-4, 3)])
+def test_rates_go_on_while_the_best_is_at_the_end(best, races):
+    def percent(label, at):
+        return 50 + 10 * abs(np.log(parse_method(label).settings["rate"] / best)) + at % 3
 
-    assert (ks(30), ks(150), ks(200), ks(5000), ks(None)) == (
-        (50,),
-        (50, 200),
-        (50, 200),
-        (50, 200, 1000),
-        (50, 200, 1000),
-    )
-    assert make_grid(1e-3, 30, rates=None, noises=None, kernel_names=None, ks=(1000, 9)).ks == (1000, 9)
+    found = _race_rates(Known(percent), "nearest", [1e-3, 3e-3, 3.3e-4], float("inf"), further=True)
+    rate = parse_method(found[-1].winner).settings["rate"]
+    assert max(rate / best, best / rate) < RATE_FACTOR**0.51
+    assert len(found) == races
+    assert len(_race_rates(Known(percent), "nearest", [1e-3, 3e-3], float("inf"), further=False)) == 1
 
 
-def test_settings_are_those_of_the_method():
-    assert nearest_setting(1e-3).settings() == {"method": "nearest", "rate": 1e-3}
-    assert default_setting(1e-3).settings() == {
-        "method": "sift",
-        "rate": 1e-3,
-        "noise": 1.0,
-        "kernel": "linear",
-        "k": 200,
-    }
-    assert nearest_setting(1e-3).search(300)["k"] == 300
-    assert "replacement" not in Setting("sift", 1e-3, 0.1, "power:4").search(5)
-    assert isinstance(Grid((1.0,), (1.0,), ("linear",), (1,)).rates, tuple)
+# --- verdicts
 
 
-def test_points_on_the_way():
-    assert score_points(50) == (1, 2, 5, 10, 20, 50)
-    assert score_points(7) == (1, 2, 5, 7)
-    assert (
-        last_point_within(50, 10),
-        last_point_within(7, 10),
-        last_point_within(15, 20),
-        last_point_within(1, 10),
-    ) == (10, 7, 15, 1)
+def test_the_least_number_of_steps_that_keeps_nearly_all_of_the_gain():
+    assert _enough_steps(np.array([95.0, 90.0, 80.4, 80.0])) == 2
+    assert _enough_steps(np.array([95.0, 90.0, 85.0, 80.0])) == 3
+    assert _enough_steps(np.array([99.0, 101.0, 103.0])) == 0
+    assert _enough_steps(np.array([103.0, 101.0, 102.0])) == 1
+
+
+def test_whether_tuning_helps_needs_enough_texts():
+    assert _does_tuning_help(np.full(6, 80.0)) == "helps"
+    assert _does_tuning_help(np.full(5, 80.0)) == "unclear"
+    assert _does_tuning_help(np.array([80.0, 120.0] * 5)) == "unclear"
+    assert _does_tuning_help(np.full(6, 120.0)) == "harms"
 
 
 # --- texts
@@ -130,81 +130,6 @@ def test_a_document_is_put_together_from_its_passages(tmp_path):
             assert "".join(_join_passages(snapshot, places).split()) == "".join(text.split())
 
 
-# --- deciding
-
-
-def test_the_adaptive_stop_is_that_of_a_search(tmp_path):
-    texts = [f"word{at % 7} other{at % 5} third{at}" for at in range(40)]
-    with Memory.create(tmp_path / "m") as memory:
-        memory.add(texts)
-        full = memory.search("word1 other2 third9", 10, method="sift")
-        one = run(0, [90] * 4, full.selection.uncertainty.tolist())
-        kept = set()
-        for alpha in np.geomspace(0.05, 5, 25):
-            found = memory.search("word1 other2 third9", 10, method="sift", adaptive=float(alpha))
-            assert adaptive_stop(one.uncertainty, float(alpha)) == len(found)
-            kept.add(len(found))
-    assert len(kept) > 3
-
-
-def certain(text):
-    """Learns more and more, and is soon sure."""
-    return run(text, [95, 90, 80, 70], [1.0, *(0.2 / n**2.5 for n in range(1, 11))])
-
-
-def lost(text):
-    """Is hurt by what it learns, and stays unsure."""
-    return run(text, [101, 104, 110, 125], [1.0, *([0.98] * 10)])
-
-
-def test_a_stop_is_found_where_the_unsure_are_hurt():
-    runs = [certain(0), lost(1)] * MIN_RULE_TEXTS
-    rule = fit_adaptive_rule(runs, 10)
-    assert rule.helps
-    assert {adaptive_stop(one.uncertainty, rule.value) for one in runs[::2]} == {10}
-    assert max(adaptive_stop(one.uncertainty, rule.value) for one in runs[1::2]) <= 2
-    assert rule.steps < 10
-    assert rule.percent == pytest.approx(
-        np.mean([percent_at(one, adaptive_stop(one.uncertainty, rule.value)) for one in runs])
-    )
-
-
-def test_no_stop_where_all_gain_to_the_end():
-    rule = fit_adaptive_rule([certain(at) for at in range(MIN_RULE_TEXTS)], 10)
-    assert rule is None or not rule.helps
-    assert fit_adaptive_rule([certain(0), lost(1)], 10) is None  # too few to believe anything
-
-
-def test_a_threshold_is_found_below_which_tuning_hurts():
-    runs = [certain(0), lost(1)] * MIN_RULE_TEXTS
-    rule = fit_decide_rule(runs, [10] * len(runs))
-    assert rule.helps
-    assert 0.02 < rule.value <= 1 - 0.2 / 10**2.5
-    assert rule.percent == pytest.approx((70 + 100) / 2)
-    assert rule.plain == pytest.approx((70 + 125) / 2)
-    assert rule.steps == 5
-    assert fit_decide_rule([certain(at) for at in range(MIN_RULE_TEXTS)], [10] * MIN_RULE_TEXTS) is None
-
-
-def test_a_rule_that_chance_made_does_not_help():
-    generator = np.random.default_rng(0)
-    helped = 0
-    for _ in range(20):
-        runs = [
-            run(at, generator.normal(100, 10, 4), [1.0, *np.sort(generator.uniform(0.1, 1, 10))[::-1]])
-            for at in range(12)
-        ]
-        rule = fit_decide_rule(runs, [10] * 12)
-        helped += rule is not None and rule.percent < rule.plain
-        assert rule is None or rule.left_out >= rule.percent - 1e-9
-    assert helped > 5  # on the texts that made it, that is; so those left out are asked
-
-
-def test_between_two_points_is_a_line():
-    one = run(0, [90, 80, 50, 40], [1.0] * 11)
-    assert [percent_at(one, n) for n in (0, 1, 2, 3, 5, 10)] == pytest.approx([100, 90, 80, 70, 50, 40])
-
-
 # --- statistics
 
 
@@ -222,12 +147,22 @@ def test_rank_correlation_is_pearsons_of_mean_ranks(pairs):
         assert rank_correlation(x, y) == pytest.approx(np.corrcoef(ranks(x), ranks(y))[0, 1], abs=1e-9)
 
 
+@given(some.lists(some.integers(-5, 5), min_size=1, max_size=8))
+def test_sign_flips_are_counted_one_by_one(differences):
+    sums = [sum(signs) for signs in itertools.product(*((one, -one) for one in differences))]
+    expected = np.mean([one <= sum(differences) for one in sums])
+    assert sign_flip_probability(differences) == pytest.approx(expected)
+
+
+def test_drawn_sign_flips_are_like_all_of_them():
+    differences = np.random.default_rng(3).normal(-0.3, 1, 12)
+    exact = sign_flip_probability(differences)
+    drawn = sign_flip_probability([*differences, 0.0])  # whose sign changes nothing
+    assert drawn == pytest.approx(exact, abs=0.02)
+
+
 def test_an_interval_mostly_holds_the_truth():
     generator = np.random.default_rng(0)
     held = sum((m := mean(generator.normal(size=30), seed)).low < 0 < m.high for seed in range(60))
     assert held >= 52
     assert mean([3.0, 5.0]).value == 4
-
-
-def test_correlation_sees_that_the_sure_gain():
-    assert uncertainty_gain_correlation([certain(0), certain(1), lost(2), lost(3)], 10) == pytest.approx(1.0)

@@ -126,5 +126,4 @@ def plain(calibration):
     known = calibration.to_dict()
     for name in ("seconds", "date"):
         known.pop(name)
-    known["tried"] = [{name: value for name, value in row.items() if name != "seconds"} for row in known["tried"]]
     return known

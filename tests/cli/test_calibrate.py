@@ -12,7 +12,7 @@ from calibration.worlds import TOPICS, Reader, copies_world, document
 from siftlm import Memory
 from siftlm.cli import main, parser
 
-QUICK = ("--minutes", "all", "-n", "5", "--noises", "0.001", "--kernels", "linear", "--ks", "50", "--quiet")
+QUICK = ("--minutes", "all", "-n", "5", "--methods", "nearest,sift+noise=0.001+k=50", "--quiet")
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +48,9 @@ def command_of(out):
 @pytest.mark.slow
 def test_the_table_ends_with_a_command_that_works(reader, siftlm):
     out = calibrated(siftlm)
-    assert "confirmation" in out
+    assert "learning rate" in out
     assert "chosen: sift, n=5, noise=0.001" in out
+    assert out.count("✓") + out.count(" +\n") >= 2
     words = command_of(out)
     assert words == ["siftlm", "generate", "memory", "a prompt"]
     parser().parse_args(words[1:])
@@ -79,7 +80,7 @@ def test_json_is_the_record(reader, siftlm):
     record = json.loads(calibrated(siftlm, "--json"))
     assert record["settings"]["method"] == "sift"
     assert record["noted"] is True
-    assert {row["stage"] for row in record["tried"]} >= {"rates", "confirm"}
+    assert [one["question"] for one in record["races"]] == ["learning rate", "method"]
 
 
 @pytest.mark.slow
@@ -99,10 +100,12 @@ def test_interrupted_it_goes_on(reader, siftlm, capsys):
     [
         (("--minutes", "-1"), "--minutes"),
         (("--minutes", "soon"), "--minutes"),
-        (("--noises", "0.1,x"), "--noises"),
-        (("--noises", "0"), "noises"),
-        (("--ks", "0"), "ks"),
-        (("--kernels", "round"), "round"),
+        (("--rates", "0.1,x"), "--rates"),
+        (("--rates", "0"), "rates"),
+        (("--methods", "nearest,shift"), "shift"),
+        (("--methods", "sift+kernel=round"), "round"),
+        (("--methods", ","), "methods"),
+        (("--out", "texts.jsonl"), "texts.jsonl"),
         (("--texts", "none.jsonl"), "none.jsonl"),
     ],
 )

@@ -1,40 +1,42 @@
-"""`calibrate`: choose a local model's settings by how well the tuned model predicts held-out texts."""
+"""`calibrate`: does tuning on a memory help a model, at which rate, by which selection, with how many steps?"""
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from siftlm.calibration.evidence import Calibration, Verdict, calibration_question, evidence_record
-from siftlm.calibration.grid import Grid, make_grid
-from siftlm.calibration.search import CalibrationSearch
-from siftlm.calibration.trials import (
-    LOG_FILE,
-    CalibrationLog,
-    HeldOut,
-    TrialRunner,
-    draw_held_out,
-    held_out_from_texts,
-)
+from siftlm.calibration.evidence import Calibration, evidence_record
+from siftlm.calibration.held_out import draw_from_memory, texts_of_caller
+from siftlm.calibration.race import Race, Trials, race
 from siftlm.controller import Controller
-from siftlm.errors import Conflict, setting
+from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.evaluation.corpus import Text
+from siftlm.evaluation.methods import parse_method
+from siftlm.evaluation.protocol import Protocol
+from siftlm.local import LocalModel
 from siftlm.memory import Memory
 from siftlm.memory.searcher import Searcher
-from siftlm.progress import Progress, Report, reporter
-from siftlm.selection import kernels, spread
-from siftlm.validation import number, whole_number
+from siftlm.progress import Meter, Report, reporter
+from siftlm.validation import choice, number, whole_number
 
-# Held-out texts: half of them to choose by, half to confirm the choice.
-DEFAULT_HELD_OUT_TEXTS = 48
-DEFAULT_MINUTES = 5.0
-# Vectors by which the memory's spread is estimated.
-SPREAD_SAMPLE_VECTORS = 2000
+DEFAULT_COUNT = 48
+DEFAULT_MINUTES = 2.0
+DEFAULT_STEPS = 20
+# The selections that are compared where none are named; the default of `LocalModel` is the reference.
+DEFAULT_METHODS = ("nearest", "sift", "auto")
+# The factor between two learning rates, and how often another is tried while the best is at the end of those tried.
+RATE_FACTOR, MORE_RATES = 3.0, 4
+# The share of the time in which the rate is found.
+RATE_SHARE = 0.45
+# Texts on which the worth of the winner is measured, if there is time.
+ENOUGH_TEXTS = 12
+FOLDER = "calibration"
+# Seconds to wait for another writer of the memory before the result is lost.
+WRITER_WAIT_SECONDS = 600.0
 
 
 def calibrate(
@@ -42,153 +44,160 @@ def calibrate(
     memory: str | os.PathLike[str] | Searcher,
     *,
     texts: Sequence[str] | None = None,
-    count: int = DEFAULT_HELD_OUT_TEXTS,
+    count: int = DEFAULT_COUNT,
     minutes: float | None = DEFAULT_MINUTES,
-    n: int | None = None,
+    n: int = DEFAULT_STEPS,
     mode: str = "split",
     rates: Sequence[float] | None = None,
-    noises: Sequence[float] | None = None,
-    kernels: Sequence[str] | None = None,
-    ks: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
     seed: int = 0,
-    log: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
     again: bool = False,
     note: bool = True,
     progress: bool | Report | None = None,
 ) -> Calibration:
-    """Find the settings with which tuning on this memory helps this model most, and store them in its manifest.
+    """Measure whether tuning on this memory helps this model, and with which settings; store them in its manifest.
 
-    From then on `LocalModel` uses them for this model and memory, except where a call names others. Settings are tried
-    on held-out texts; rows that would leak a text (its own document, near-copies) are excluded from its search. Many
-    settings begin on few texts, and the better half goes on with more. At the end the best is compared with nearest
-    neighbour and with the default settings on texts that had no part in the choice, and the best of the three on
-    these is chosen: there the choice is never worse than nearest neighbour.
+    From then on `LocalModel` uses them for this model and memory, except where a call names others. Learning rates, and
+    then methods of selection, race on held-out texts: rows that would leak a text (its own document, near-copies) are
+    excluded from its search, a setting that is clearly behind drops out, and the default is replaced only by one that
+    is better by more than chance explains.
 
     Args:
         model: a `Controller`, or its argument: a name, a folder, ``siftlm-tiny``.
-        memory: a `Memory` or its folder; an `Outside` database needs ``texts=`` and ``note=False``.
+        memory: a `Memory` or its folder; an `Outside` database needs ``texts=``, ``out=`` and ``note=False``.
         texts: texts like the future prompts, not in the memory; by default drawn from all parts of the memory.
-        count: the number of texts to draw.
-        minutes: the time limit, which decides how many settings and texts are used; ``None``: all of them.
-        n: the most steps; by default 50, or fewer if the time does not suffice.
+        count: the most texts to draw.
+        minutes: the time limit, which decides how many texts are used; ``None``: all of them.
+        n: the most steps.
         mode: ``split`` or ``transductive``, as for `LocalModel.score`.
-        rates: learning rates to try; by default some around the one that suits models of this size.
-        noises: λ to try.
-        kernels: names of kernels to try, such as ``power:4``.
-        ks: numbers of candidates to try.
+        rates: learning rates, the first of which the others must beat; by default the model's usual one, three times
+            as much and a third, and further ones where the best is at the end.
+        methods: labels as for `siftlm.evaluation.evaluate`, such as ``sift+noise=10``, the first of which the others
+            must beat; by default that of `LocalModel`, then ``nearest``, ``sift`` and ``auto``.
         seed: the seed of the draw.
-        log: the file that stores every result at once; by default ``calibration.jsonl`` in the memory's folder. The
-            same call resumes from it; a call with other arguments begins anew.
-        again: begin anew in any case.
+        out: the folder of the measurements, which `siftlm report` reads; by default ``calibration`` in the memory's.
+            The same call resumes from it, and one with more time, rates or methods goes on from it.
+        again: measure everything anew.
         note: store the result in the memory's manifest.
         progress: draw progress (``True``), don't (``False``), pass it to a function, or draw it on a terminal
             (default).
     """
     own = memory if isinstance(memory, Searcher) else Memory.open(memory)
-    if not isinstance(own, Memory) and (texts is None or note):
-        raise Conflict(
-            f"only a Memory can be drawn from and written into: give {setting('texts')} and {setting('note', False)}"
-        )
+    if texts is None or note or out is None:
+        _require_memory(own)
     whole_number("count", count, least=4)
-    seconds = None if minutes is None else 60 * number("minutes", minutes, above=0)
-    if n is not None:
-        whole_number("n", n)
+    seconds = float("inf") if minutes is None else 60 * number("minutes", minutes, above=0)
+    protocol = Protocol(choice("mode", mode, ("split", "transductive")), n=n, copies="exclude")
     whole_number("seed", seed, least=0)
     controller = model if isinstance(model, Controller) else Controller(model)
+    local = LocalModel(controller, own, calibrated=False)
+    usual = float(controller.tuning_settings().rate or 0.0)
+    tried_rates = _rates(rates, usual)
+    tried_methods = _methods(methods, local)
     held = (
-        held_out_from_texts(own, texts, mode)
+        texts_of_caller(own, texts, protocol)
         if texts is not None
-        else draw_held_out(_require_memory(own), count, seed, mode)
+        else draw_from_memory(_require_memory(own), count, seed, protocol)
     )
-    rate = float(controller.tuning_settings().rate or 0.0)
-    passages = len(own) if isinstance(own, Memory) else None
-    grid = make_grid(rate, passages, rates=rates, noises=noises, kernel_names=kernels, ks=ks)
-    question = calibration_question(
-        controller, own, held, grid, {"mode": mode, "seed": seed, "minutes": minutes, "n": n}
+    meter = Meter("calibrating", "steps", reporter(progress), total=None)
+    trials = Trials(
+        local,
+        held,
+        protocol,
+        Path(out) if out is not None else _require_memory(own).path / FOLDER,
+        {"texts": _digest(held), "from": "memory" if texts is None else "caller"},
+        again=again,
+        after=lambda some: _show(meter, some, seconds),
     )
-    results = CalibrationLog(_log_path(own, log), question, again=again)
-    progress_reporter = _ProgressReporter(reporter(progress), seconds)
-    runner = TrialRunner(controller, own, held, results, progress_reporter.after)
-    search = CalibrationSearch(runner, grid, rate, seconds, n, progress_reporter.begin)
-    centres = _NoiseCentres(own, held, grid, seed)
-    outcome = search.run(centres)
-    progress_reporter.finish(runner)
-    verdict = Verdict.of(runner, outcome)
-    source = {"from": "memory" if texts is None else "caller", "mode": mode, "seed": seed}
-    evidence = evidence_record(runner, search, outcome, verdict, source, centres(outcome.steps))
-    result = Calibration(controller.name, verdict.settings, evidence, noted=note)
+    first = tried_methods[0]
+    races = _race_rates(trials, first, tried_rates, RATE_SHARE * seconds, further=rates is None)
+    if len(tried_methods) > 1:
+        rate = parse_method(races[-1].winner).settings["rate"]
+        labels = [races[-1].winner, *(_at_rate(label, rate) for label in tried_methods[1:])]
+        races.append(race(trials, "method", labels, seconds, alone=ENOUGH_TEXTS))
+    meter.finish()
+    settings, evidence = evidence_record(trials, races, local)
+    result = Calibration(controller.name, settings, evidence, noted=note)
     if note:
         _require_memory(own).note_calibration(controller.name, result.record(), wait=WRITER_WAIT_SECONDS)
     return result
 
 
-# Seconds to wait for another writer of the memory before the result is lost.
-WRITER_WAIT_SECONDS = 600.0
+def _race_rates(trials: Trials, method: str, rates: Sequence[float], until: float, *, further: bool) -> list[Race]:
+    """Find the rate; while the best of those tried is the lowest or the highest, and ``further``, try the next one."""
+    races = [race(trials, "learning rate", [_at_rate(method, rate) for rate in rates], until)]
+    tried = sorted(rates)
+    for _ in range(MORE_RATES if further and len(rates) > 1 else 0):
+        winner = parse_method(races[-1].winner).settings["rate"]
+        if winner == rates[0] or winner not in (tried[0], tried[-1]):
+            break
+        beyond = _rounded(winner * RATE_FACTOR if winner == tried[-1] else winner / RATE_FACTOR)
+        races.append(race(trials, "learning rate", [races[-1].winner, _at_rate(method, beyond)], until))
+        tried = sorted([*tried, beyond])
+    return races
+
+
+def _rates(given: Sequence[float] | None, usual: float) -> list[float]:
+    if given is None:
+        return [_rounded(usual), _rounded(usual * RATE_FACTOR), _rounded(usual / RATE_FACTOR)]
+    _check_list("rates", given)
+    return list(dict.fromkeys(number("each of rates", rate, above=0) for rate in given))
+
+
+def _methods(given: Sequence[str] | None, local: LocalModel) -> list[str]:
+    """The labels of the methods; an error for one that is no selection with one step on each text in turn."""
+    if given is None:
+        labels = list(dict.fromkeys([str(local.settings()["method"]), *DEFAULT_METHODS]))
+    else:
+        _check_list("methods", given)
+        labels = list(dict.fromkeys(label.strip() for label in given))
+    for label in labels:
+        method = parse_method(label)
+        if method.baseline is not None or method.calibrated:
+            raise InvalidInput(f"{label}: calibration compares methods of selection, of which this is none")
+        if "rate" in method.settings:
+            raise InvalidInput(f"{label}: all methods race at the same rate; give it in {setting('rates')}")
+        tuning = local.tuning_settings(**method.settings)
+        for name, plain in (("order", "picked"), ("passes", 1), ("windows", 1), ("repeats", "steps")):
+            if getattr(tuning, name) != plain:
+                raise Conflict(
+                    "calibration takes one step on each text in the order of the picks, and there is "
+                    f"{setting(name, getattr(tuning, name))}; leave {setting(name)} at {plain!r}"
+                )
+    return labels
+
+
+def _check_list(name: str, given: Any) -> None:
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence) or not given:
+        raise InvalidInput(f"{setting(name)} must be a list of at least one value, got {given!r:.60}")
+
+
+def _at_rate(label: str, rate: float) -> str:
+    return f"{label}+rate={rate:g}"
+
+
+def _rounded(rate: float) -> float:
+    """The rate at two digits, by which it is known in labels."""
+    return float(f"{rate:.2g}")
 
 
 def _require_memory(memory: Searcher) -> Memory:
     if not isinstance(memory, Memory):
         raise Conflict(
-            f"only a Memory can be drawn from and written into: give {setting('texts')} and {setting('note', False)}"
+            f"only a Memory can be drawn from and written into: give {setting('texts')}, {setting('out')} and "
+            f"{setting('note', False)}"
         )
     return memory
 
 
-def _log_path(memory: Searcher, log: str | os.PathLike[str] | None) -> Path | None:
-    if log is not None:
-        return Path(log)
-    return memory.path / LOG_FILE if isinstance(memory, Memory) else None
+def _digest(texts: Sequence[Text]) -> str:
+    plain = json.dumps([[one.id, list(one.exclude)] for one in texts])
+    return hashlib.blake2b(plain.encode(), digest_size=8).hexdigest()
 
 
-class _NoiseCentres:
-    """The λ to begin with, for each kernel: that of `siftlm.spread` on a sample of the memory."""
-
-    def __init__(self, memory: Searcher, held: Sequence[HeldOut], grid: Grid, seed: int) -> None:
-        self._kernels, self._seed = grid.kernels, seed
-        self._queries = np.stack([one.vector for one in held])
-        self._sample = None
-        if isinstance(memory, Memory):
-            # A text's own passages are nearer to it than any that it may be tuned on.
-            rows = np.setdiff1d(memory.rows(), [row for one in held for row in one.exclude])
-            chosen = np.random.default_rng(seed).choice(rows, size=min(SPREAD_SAMPLE_VECTORS, len(rows)), replace=False)
-            self._sample = memory.vectors(np.sort(chosen))
-
-    def __call__(self, n: int) -> dict[str, float]:
-        if self._sample is None or len(self._sample) < 3:
-            return {}
-        noises = {
-            name: spread(self._sample, self._queries, n=n, kernel=kernels.named(name), seed=self._seed).noise
-            for name in self._kernels
-        }
-        return {name: noise for name, noise in noises.items() if not math.isnan(noise)}
-
-
-class _ProgressReporter:
-    """Reports steps done and, if there is a time limit, the steps that it allows."""
-
-    def __init__(self, report: Report | None, seconds: float | None) -> None:
-        self._report, self._seconds, self._what = report, seconds, "calibrating"
-        self._began = time.monotonic()
-
-    def begin(self, stage: str) -> None:
-        """Name the stage that begins."""
-        self._what = stage
-
-    def after(self, runner: TrialRunner) -> None:
-        """Report after a trial."""
-        self._send(runner, finished=False)
-
-    def finish(self, runner: TrialRunner) -> None:
-        """Report the end."""
-        self._what = "calibrating"
-        self._send(runner, finished=True)
-
-    def _send(self, runner: TrialRunner, *, finished: bool) -> None:
-        if self._report is None:
-            return
-        total = None
-        if self._seconds is not None:
-            left = max(0.0, self._seconds - runner.seconds)
-            total = runner.steps + round(left / max(1e-9, runner.seconds_for(10) / 10))
-        seconds = time.monotonic() - self._began
-        self._report(Progress(self._what, runner.steps, total, "steps", seconds, finished))
+def _show(meter: Meter, trials: Trials, seconds: float) -> None:
+    """Show the steps so far, and those that the time allows."""
+    if seconds < float("inf") and trials.seconds > 0:
+        meter.total = max(trials.steps, round(trials.steps * seconds / trials.seconds))
+    meter.at(trials.steps)

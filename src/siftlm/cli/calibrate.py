@@ -25,30 +25,24 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  siftlm calibrate memory                              for siftlm-tiny, in five minutes
-  siftlm calibrate memory --model gpt2 --minutes 60    more settings on more texts
+  siftlm calibrate memory                              for siftlm-tiny, in two minutes
+  siftlm calibrate memory --model gpt2 --minutes 60    on more texts
   siftlm calibrate memory --texts prompts.jsonl        on these texts instead of held-out texts of the memory
-  siftlm calibrate memory -n 20                        at most 20 steps per prompt
-  siftlm calibrate memory --noises 0.3,1,3 --kernels linear,power:4 --ks 200 --rates 1e-4,3e-4
+  siftlm calibrate memory -n 50                        up to 50 steps per prompt
+  siftlm calibrate memory --methods sift,sift+noise=10,sift+replacement=True,nearest --minutes all
   siftlm calibrate memory --json | jq .settings
+  siftlm report memory/calibration
 
 Texts of the memory are held out, each with its document and all near-copies excluded from its search. The model is
-fine-tuned for each of them with many settings (learning rate, SIFT's λ, kernel and k), by successive halving: the
-better half of the settings continues with more texts. The best, nearest neighbour and the default settings are then
-compared on fresh texts, and the best of these three is chosen. The number of steps comes from the same runs; a rule
-for early stopping or for declining to tune is kept only if it also helps on fresh texts.
+fine-tuned for each of them with several learning rates, and then with several methods of selection at the best rate.
+All take turns on the same texts, and what is clearly behind drops out. The first rate and the first method are the
+defaults: another one replaces them only if it is better by more than chance explains (a sign-flip test over texts, all
+that were tried counted), for which seven texts or more are needed. The number of steps comes from the same runs.
 
-"% of base" is bits per byte after fine-tuning, in % of the base model's; lower is better. A difference whose interval
-holds 0 is not significant. The result is written into the memory's manifest, where siftlm score, generate and chat
-find it, and the measurements into MEMORY/calibration.jsonl. Repeat an interrupted command to resume.
+"% of base" is bits per byte after fine-tuning, in % of the base model's; lower is better. The result is written into
+the memory's manifest, where siftlm score, generate and chat find it, and the measurements into MEMORY/calibration.
+Repeat an interrupted command to resume; with more minutes, rates or methods it goes on from what was measured.
 """
-STAGES = {
-    "rates": "learning rate",
-    "selection": "selection",
-    "finer": "finer rate",
-    "nearest": "finer rate, nearest neighbour",
-    "confirm": "confirmation",
-}
 
 
 _minutes = flags.checked(
@@ -72,33 +66,37 @@ def add(commands: Any) -> None:
         "split (default): half of a text is the prompt, the other half is scored; transductive: the scored text is its "
         "own prompt"
     )
-    minutes = "time limit in minutes (default: 5); all: every setting on all texts"
+    minutes = "time limit in minutes (default: 2); all: until all texts are done"
     texts = 'representative texts, a JSON string or {"text": …} per line (default: a sample of the memory)'
     flags.declare(
         parser,
         flags.MEMORY,
-        Flag("--minutes", "M|all", _minutes, minutes, 5.0),
-        Flag("-n --n", "N", int, "maximal number of steps per prompt (default: 50, or fewer if time is short)"),
+        Flag("--minutes", "M|all", _minutes, minutes, 2.0),
+        Flag("-n --n", "N", int, "maximal number of steps per prompt (default: 20)"),
         choice("--mode", ("split", "transductive"), modes, default="split"),
         "texts",
         Flag("--texts", "FILE", str, texts),
         Flag("--count", "N", int, "number of texts to sample (default: 48)"),
         flags.SEED.described("random seed of the sample (default: 0)", default=0),
         "settings to try",
-        Flag("--rates", "R,…", flags.comma_list(float, "numbers"), "learning rates (default: by the model's size)"),
-        Flag("--noises", "λ,…", flags.comma_list(float, "numbers"), "values of SIFT's λ (default: 0.1,0.3,1,3,10)"),
         Flag(
-            "--kernels",
-            "K,…",
-            flags.comma_list(str, "names"),
-            f"kernels, of {', '.join(flags.KERNELS)} (default: linear,power:4,centred)",
+            "--rates",
+            "R,…",
+            flags.comma_list(float, "numbers"),
+            "learning rates, the first of which the others must beat (default: by the model's size)",
         ),
-        Flag("--ks", "K,…", flags.comma_list(int, "whole numbers"), "numbers of candidates (default: 50,200,1000)"),
+        Flag(
+            "--methods",
+            "M,…",
+            str,
+            "methods of selection with their settings, as for siftlm eval, the first of which the others must beat "
+            "(default: sift,nearest,auto)",
+        ),
         "model",
         *flags.MODEL,
         "output",
-        Flag("--log", "FILE", str, "file of the measurements (default: in the memory's folder)"),
-        switch("--again", "repeat measurements that are in the log"),
+        Flag("--out", "FOLDER", str, "folder of the measurements (default: MEMORY/calibration)"),
+        switch("--again", "measure everything anew"),
         switch("--no-note", "do not write the result into the memory's manifest"),
         flags.JSON,
         flags.QUIET.described("print no progress"),
@@ -108,6 +106,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate, then print the result."""
     from siftlm.calibration import calibrate
+    from siftlm.evaluation.labels import split_labels
     from siftlm.memory import Memory
 
     texts = None if arguments.texts is None else _texts(arguments.texts)
@@ -126,7 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
                 again=arguments.again,
                 note=not arguments.no_note,
                 progress=report,
-                **flags.values_of(arguments, ("n", "count", "rates", "noises", "kernels", "ks", "log")),
+                methods=None if arguments.methods is None else split_labels(arguments.methods),
+                **flags.values_of(arguments, ("n", "count", "rates", "out")),
             )
     if arguments.json:
         print_json(calibration.to_dict())
@@ -156,24 +156,23 @@ def _texts(path: str) -> list[str]:
 
 
 def _parts(calibration: Calibration, arguments: argparse.Namespace, terminal: Terminal) -> list[RenderableType]:
-    """A table for each stage, then the verdict and the command to use it."""
-    names = max(cell_len(terminal.spell(row["setting"])) for row in calibration.tried)
+    """A table for each race, then the verdict and the command to use it."""
+    from siftlm.calibration.evidence import difference_words
+
+    tried = [row for one in calibration.races for row in one["tried"]]
+    names = max(cell_len(terminal.spell(row["setting"])) for row in tried)
     parts: list[RenderableType] = []
-    rows = None
-    stage = None
-    for row in calibration.tried:
-        if rows is None or row["stage"] != stage:
-            stage = row["stage"]
-            rows = table()
-            rows.add_column(Text(STAGES[stage], "bold"), min_width=names)
-            for title in ("texts", "steps", "% of base"):
-                rows.add_column(title, justify="right", no_wrap=True)
-            rows.add_column("95 % interval")
-            parts += [*([""] if parts else []), rows]
-        low, high = row["interval"]
-        kept = terminal.pick(" ✓", " +") if row["kept"] else ""
-        cells = (str(row["texts"]), str(row["best_steps"]), f"{row['mean']:.1f}", f"{low:.1f} to {high:.1f}{kept}")
-        rows.add_row(terminal.prose(row["setting"]), *cells, style="bold" if row["kept"] else "")
+    for one in calibration.races:
+        rows = table()
+        rows.add_column(Text(one["question"], "bold"), min_width=names)
+        for title in ("texts", "steps", "% of base"):
+            rows.add_column(title, justify="right", no_wrap=True)
+        rows.add_column("less the first")
+        parts += [*([""] if parts else []), rows]
+        for row in one["tried"]:
+            mark = terminal.pick(" ✓", " +") if row["won"] else " out" if row["dropped"] else ""
+            cells = (str(row["texts"]), str(row["steps"]), f"{row['mean']:.1f}", difference_words(row) + mark)
+            rows.add_row(terminal.prose(row["setting"]), *cells, style="bold" if row["won"] else "")
     parts.append("")
     for line in calibration.verdict():
         text = line.lstrip()
@@ -194,5 +193,5 @@ def _command(calibration: Calibration, arguments: argparse.Namespace) -> str:
         words += ["--engine", arguments.engine]
     if not calibration.noted:
         for name, value in calibration.settings.items():
-            words += ["-n" if name == "n" else f"--{name}", str(value)]
+            words += shlex.split(flags.spell(name, str(value)))
     return shlex.join(words)

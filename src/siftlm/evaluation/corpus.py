@@ -34,6 +34,8 @@ class Text:
     """A digest of domain and contents, so that a text in two domains has a record in each."""
     text: str
     domain: str
+    exclude: tuple[int, ...] = ()
+    """Rows of the memory that must not be used for it."""
 
     @property
     def bytes(self) -> int:
@@ -106,8 +108,8 @@ def read(
         where = _domain(meta, domain)
         kept = _truncate(text, longest)
         if len(kept.strip()) >= max(shortest, 1):
-            one = Text(_text_id(f"{where} {kept}"), kept, where)
-            order = _text_id(f"{seed} {_text_id(text)}") if place is None else f"{place:012}"
+            one = Text(text_id(f"{where} {kept}"), kept, where)
+            order = text_id(f"{seed} {text_id(text)}") if place is None else f"{place:012}"
             # Texts may be equal once they are cut; their order must not depend on which came first.
             if one.id not in by_domain[where] or order < by_domain[where][one.id][0]:
                 by_domain[where][one.id] = order, one
@@ -161,5 +163,6 @@ def _truncate(text: str, longest: int | None) -> str:
     return text[:end]
 
 
-def _text_id(text: str) -> str:
+def text_id(text: str) -> str:
+    """A digest of a text."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -141,7 +141,7 @@ class _MethodRunner:
         # Every method begins with the same settings; those of a calibration are a method of its own.
         self._plain = model.uncalibrated()
         self._protocol = protocol
-        self._excluded_cache: tuple[TextParts, list[int]] | None = None
+        self._leaks_cache: tuple[TextParts, list[int]] | None = None
         self._with_direction: set[str] = set()
         self.without_direction: set[str] = set()
         """Ids of texts whose prompt the memory cannot search for."""
@@ -183,7 +183,7 @@ class _MethodRunner:
         """The method's result for each text; the texts are tuned together where that is possible."""
         model = self._model(method)
         parts = [self._protocol.parts(text.text) for text in texts]
-        if method.baseline is None and self._can_batch(model, method, len(texts)):
+        if method.baseline is None and self._can_batch(model, method, texts):
             scores = model.score_many(
                 [(one.prompt, one.scored) if one.before else one.scored for one in parts],
                 n=self._protocol.n,
@@ -196,7 +196,7 @@ class _MethodRunner:
                 yield text, self._of_score(one, score)
             return
         for text, one in zip(texts, parts, strict=True):
-            yield text, self._one(model, method, one, text.domain)
+            yield text, self._one(model, method, one, text)
 
     # --- inside
 
@@ -215,8 +215,8 @@ class _MethodRunner:
                 tuning = {key: resolved[key] for key in setting_names()}
         return _json_settings({**source, **options, **tuning})
 
-    def _one(self, model: LocalModel, method: EvaluatedMethod, parts: TextParts, domain: str) -> Measured:
-        exclude = self._excluded(parts)
+    def _one(self, model: LocalModel, method: EvaluatedMethod, parts: TextParts, text: Text) -> Measured:
+        exclude = sorted({*text.exclude, *self._leaks(parts)})
         if method.baseline is not None:
             case = Case(
                 self._plain,
@@ -226,7 +226,7 @@ class _MethodRunner:
                 self._protocol.points,
                 self._protocol.name,
                 tuple(exclude),
-                domain,
+                text.domain,
             )
             result = _run_baseline(method.baseline, method, case)
             if not result.rows or not isinstance(case.model.memory, Memory):
@@ -245,8 +245,8 @@ class _MethodRunner:
     def _model(self, method: EvaluatedMethod) -> LocalModel:
         return self._calibrated if method.calibrated else self._plain
 
-    def _can_batch(self, model: LocalModel, method: EvaluatedMethod, count: int) -> bool:
-        if count < 2 or self._protocol.copies == "exclude":
+    def _can_batch(self, model: LocalModel, method: EvaluatedMethod, texts: Sequence[Text]) -> bool:
+        if len(texts) < 2 or self._protocol.copies == "exclude" or any(text.exclude for text in texts):
             return False
         tuning = {name: value for name, value in method.settings.items() if name in model.controller.settings.to_dict()}
         return model.controller.can_tune_many(model.controller.tuning_settings(**tuning))
@@ -255,16 +255,16 @@ class _MethodRunner:
     def _mode(self) -> Any:
         return "transductive" if self._protocol.name == "transductive" else "split"
 
-    def _excluded(self, parts: TextParts) -> list[int]:
+    def _leaks(self, parts: TextParts) -> list[int]:
         """Rows that leak this text, if the protocol excludes them."""
         if self._protocol.copies != "exclude":
             return []
-        if self._excluded_cache is None or self._excluded_cache[0] != parts:
-            self._excluded_cache = (
+        if self._leaks_cache is None or self._leaks_cache[0] != parts:
+            self._leaks_cache = (
                 parts,
                 leaked_rows(self._plain.memory, [parts.prompt, parts.scored], _full_text(parts)),
             )
-        return self._excluded_cache[1]
+        return self._leaks_cache[1]
 
     def _of_score(self, parts: TextParts, score: Score) -> Measured:
         return replace(

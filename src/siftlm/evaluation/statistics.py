@@ -1,4 +1,4 @@
-"""Bootstrap intervals over texts, paired and within domains; and rank correlation."""
+"""Bootstrap intervals over texts, paired and within domains; a test for few texts; and rank correlation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from siftlm.types import FloatArray, IntArray, json_number
 
 BOOTSTRAP_RESAMPLES = 2000
 INTERVAL_QUANTILES = (0.025, 0.975)
+# Differences whose signs are flipped in all 2ⁿ manners, and in how many where there are more.
+MAX_EXACT_DIFFERENCES, SIGN_FLIP_DRAWS = 12, 10_000
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,27 @@ def mean(values: Sequence[float] | FloatArray, seed: int = 0) -> Mean:
         raise InvalidInput("there are no values to take the mean of")
     drawn = np.random.default_rng(seed).integers(0, len(array), size=(BOOTSTRAP_RESAMPLES, len(array)))
     return _with_interval(float(array.mean()), array[drawn].mean(axis=1))
+
+
+def sign_flip_probability(differences: Sequence[float] | FloatArray, seed: int = 0) -> float:
+    """The probability of a mean as low as that of the ``differences``, if each could as well have the other sign.
+
+    Exact up to twelve differences, beyond that by draws. It assumes no distribution, so that few differences suffice,
+    and cannot be below 1 / 2ⁿ.
+
+    >>> sign_flip_probability([-1.0, -2.0, -0.5, -3.0]), sign_flip_probability([1.0, -1.0])
+    (0.0625, 0.75)
+    """
+    array = np.asarray(differences, dtype=np.float64)
+    if not len(array):
+        raise InvalidInput("there are no differences to test")
+    if len(array) <= MAX_EXACT_DIFFERENCES:
+        signs = 1 - 2 * (np.arange(2 ** len(array))[:, None] >> np.arange(len(array)) & 1)
+    else:
+        signs = 1 - 2 * np.random.default_rng(seed).integers(0, 2, size=(SIGN_FLIP_DRAWS, len(array)))
+        signs[0] = 1  # as it was
+    sums = signs @ array
+    return float((sums <= sums[0] + 1e-9 * np.abs(array).sum()).mean())
 
 
 @dataclass(frozen=True, eq=False)
