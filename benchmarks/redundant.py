@@ -5,6 +5,7 @@
     python benchmarks/redundant.py run --work WORK --part test           and reported on these; any number of processes
     python benchmarks/redundant.py run --work WORK --part test --protocol split --texts 60 --method auto+use=auto
     python benchmarks/redundant.py table [--work WORK] --part dev        paired differences to nearest neighbour
+    python benchmarks/redundant.py guard [--work WORK]                   what use="auto" prevents, costs and predicts
     python benchmarks/redundant.py pack --work WORK                      results/redundant/*/records.jsonl.gz
 
 REPOSITORIES is a folder of checkouts, see `corpora.CORPORA`. docs/decisions/0051-step-aware-selection.md says what was
@@ -19,10 +20,11 @@ import itertools
 import json
 import shutil
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from corpora import CORPORA, part_of
@@ -30,6 +32,7 @@ from corpora import CORPORA, part_of
 from siftlm import Document, LocalModel, Memory
 from siftlm.controller import Controller
 from siftlm.evaluation import Protocol, evaluate, read
+from siftlm.evaluation.statistics import rank_correlation
 
 RESULTS = Path(__file__).parent / "results" / "redundant"
 MODEL = "siftlm-tiny"
@@ -43,6 +46,9 @@ TEXTS = {"dev": 40, "test": 120}
 PROTOCOLS = ("split", "transductive")
 # Corpora in which five near-copies or more stand beside many passages.
 REDUNDANT = ("loghub", "bbh", "t0")
+GUARDED = "auto+use=auto"
+# A text is worse where it needs more bits than the base model by more than this, in %.
+HARM_PERCENT = 0.5
 CHOICES = ("sift", "pursuit", "pursuit+replacement=True")
 METHODS = {"dev": ("base", "nn", *CHOICES), "test": ("base", "nn", "sift", "auto")}
 # What ``auto`` is where a text is its own prompt, by the name that is in the records.
@@ -188,9 +194,80 @@ def table(root: Path, part: str) -> str:
     return "\n".join(lines)
 
 
+def guard_table(root: Path) -> str:
+    """Markdown: ``auto`` with the guard against ``auto`` on the same texts; see docs/decisions/0054-guard.md."""
+    titles = "corpus | texts | gain | guarded | worse than base | guarded | used: weights, context, both, none"
+    lines = [
+        f"| {titles} | rank correlation of expected gain | of top cosine | difference |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    figures = {}
+    for folder in sorted(root.glob("test-*-split")):
+        found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        for record in records(folder):
+            found[str(record["method"])][str(record["text"])] = record
+        if GUARDED in found:
+            both = sorted(found["auto"].keys() & found[GUARDED].keys())
+            name = folder.name.split("-")[1]
+            figures[name] = one = _guard_figures([(found["auto"][text], found[GUARDED][text]) for text in both])
+            used = ", ".join(str(one["used"].get(use, 0)) for use in ("weights", "context", "both", "none"))
+            lines.append(f"| {name} {_guard_cells({**one, 'used': used}, one['draws'])}")
+    every = list(figures.values())
+    gaining = [one for one in every if one["gain"] > 0]
+    mean = {key: np.mean([one[key] for one in every]) for key in ("worse", "guarded_worse", "expected", "cosine")}
+    mean |= {key: np.mean([one[key] for one in gaining]) for key in ("gain", "guarded")}
+    mean |= {"texts": sum(one["texts"] for one in every), "used": ""}
+    lines.append(f"| mean {_guard_cells(mean, np.mean([one['draws'] for one in every], axis=0))}")
+    kept = mean["guarded"] / mean["gain"]
+    lines.append(f"\nMean gains are those of the {len(gaining)} corpora in which auto gains; {kept:.1%} are kept.")
+    return "\n".join(lines)
+
+
+def _guard_cells(one: dict[str, Any], draws: Any) -> str:
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return (
+        f"| {one['texts']} | {one['gain']:.1f} | {one['guarded']:.1f} | {one['worse']:.1f} % | "
+        f"{one['guarded_worse']:.1f} % | {one['used']} | {one['expected']:.2f} | {one['cosine']:.2f} | "
+        f"{one['expected'] - one['cosine']:+.2f} [{low:+.2f}, {high:+.2f}] |"
+    )
+
+
+def _guard_figures(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    """The figures of one corpus: gains in % of base, shares of texts in %, rank correlations and their resamples."""
+    gain, guarded = (
+        np.array([100 - 100 * pair[which]["curve"][-1][1] / pair[which]["base"] for pair in pairs]) for which in (0, 1)
+    )
+    expected = np.array([_expected_gain(pair[1]["extra"]) for pair in pairs])
+    cosine = np.array([pair[0]["scores"][0] for pair in pairs])
+    generator, draws = np.random.default_rng(0), []
+    for _ in range(2000):
+        some = generator.integers(0, len(pairs), len(pairs))
+        draws.append(_rank_correlation(expected[some], gain[some]) - _rank_correlation(cosine[some], gain[some]))
+    return {
+        "texts": len(pairs),
+        "gain": gain.mean(),
+        "guarded": guarded.mean(),
+        "worse": 100 * (gain < -HARM_PERCENT).mean(),
+        "guarded_worse": 100 * (guarded < -HARM_PERCENT).mean(),
+        "used": Counter(pair[1]["extra"]["use"] for pair in pairs),
+        "expected": _rank_correlation(expected, gain),
+        "cosine": _rank_correlation(cosine, gain),
+        "draws": np.array(draws),
+    }
+
+
+def _expected_gain(extra: dict[str, Any]) -> float:
+    """What held-out passages let expect at the first look, in % of base; 0 where nothing was held out."""
+    return 100.0 - extra["expected"][0][1] if extra["expected"] else 0.0
+
+
+def _rank_correlation(x: Any, y: Any) -> float:
+    return rank_correlation(x, y) or 0.0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("prepare", "run", "table", "pack"))
+    parser.add_argument("what", choices=("prepare", "run", "table", "guard", "pack"))
     parser.add_argument("repositories", nargs="?", type=Path, help="the folder of checkouts")
     parser.add_argument("--work", type=Path, help="the folder of memories, texts and runs; a table needs none")
     parser.add_argument("--part", choices=("dev", "test"), default="dev")
@@ -201,6 +278,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "table":
         print(table(RESULTS if arguments.work is None else arguments.work / "runs", arguments.part))
+    elif arguments.what == "guard":
+        print(guard_table(RESULTS if arguments.work is None else arguments.work / "runs"))
     elif arguments.work is None:
         parser.error("--work is missing")
     elif arguments.what == "prepare":
