@@ -1,27 +1,22 @@
-"""The generated tables of the documentation.
+"""The generated tables and pictures of the documentation.
 
-    python docs/tables.py           rewrite the tables
-    python docs/tables.py --check   fail if a table is stale
+    python docs/tables.py           rewrite them
+    python docs/tables.py --check   fail if one is stale
 
 A table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``. Its source is a file of ``benchmarks/results``,
-the records of the study, or the registry of methods.
+the records of the study (`study_tables`), or the registry of methods.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from study_tables import STUDY_PICTURES, STUDY_TABLES, study_table
 
-from siftlm.evaluation import gather, statistics
-from siftlm.evaluation.figures import Chart
-from siftlm.evaluation.report import Report, report
-from siftlm.evaluation.tables import Column, Table, to_markdown
 from siftlm.selection import methods
 from siftlm.selection.problem import find_method
 
@@ -283,84 +278,13 @@ def serving_table() -> str:
     return "\n".join([*rows, "", " ".join(notes), "", f"`python benchmarks/serving.py`. {machine(results)}"])
 
 
-@functools.cache
-def study_report(runs: str) -> Report:
-    """The report of one run, or of several joined by plus signs."""
-    return report([RESULTS / "study" / run for run in runs.split("+")])
-
-
-def study_table(name: str) -> str:
-    """``study RUN[+RUN] TABLE``: a table of `siftlm report`, from the records of the study."""
-    _, runs, table_name = name.split()
-    for _, parts in study_report(runs).sections:
-        for part in parts:
-            if part.name == table_name:
-                table = to_markdown((part.wide() or part.table()) if isinstance(part, Chart) else part)
-                return table.split("\n", 2)[2].strip()  # without the title, for the page has headings
-    raise SystemExit(f"{name}: the report of {runs} has no {table_name}")
-
-
-VECTORS_OF_RUN = {
-    "noise-gradients": "gradients, small memory",
-    "noise-minilm": "MiniLM, small memory",
-    "noise-small": "lexical, small memory",
-    "noise-lexical": "lexical",
-    "noise-hashing": "hashing",
-    "noise-states": "the model's states, small memory",
-}
-
-
-def cosines_table() -> str:
-    """SIFT's difference to nearest neighbour by the vectors' mean cosine, from ``benchmarks/study.py cosines``."""
-    known = json.loads((RESULTS / "cosines.json").read_text())
-    drawn = f"mean cosine of {known['passages']:,} random passages"
-    rows = [
-        f"| vectors | {drawn} | difference SIFT − NN | NN, % of base |",
-        "|---|---:|---:|---:|",
-    ]
-    for run, mean in sorted(known["mean"].items(), key=lambda one: one[1]):
-        cells = {
-            line.split(" | ")[0].strip("| "): [cell.split(" ")[0] for cell in line.split(" | ")]
-            for line in study_table(f"study {run} differences").splitlines()
-        }
-        rows.append(f"| {VECTORS_OF_RUN[run]} | {mean:.2f} | {cells['sift+noise=1+k=200'][2]} | {cells['nn'][1]} |")
-    return "\n".join(rows)
-
-
-REPEATS = ("sift", "sift+replacement=True")
-# The number of steps on the nearest text after which repeats are allowed or not.
-DECIDING_STEPS = 2
-
-
-def again_table() -> str:
-    """Repeats allowed only where the first steps on the nearest text lower the loss of the scored text."""
-    columns = (
-        Column("corpus"),
-        Column("repeats allowed where the loss falls by"),
-        Column("on texts"),
-        Column("difference to no repeats, % of base", interval=True, signed=True),
-    )
-    rows: list[tuple[Any, ...]] = []
-    for corpus, run in (("minipile", "published"), ("sample", "sample")):
-        (results,) = gather([RESULTS / "study" / run], ["base", "nn-f", *REPEATS])
-        once, repeated = (results.tuned(method) for method in REPEATS)
-        gain = 100 * (1 - results.tuned("nn-f", DECIDING_STEPS) / results.base)
-        for condition, least in (("– (always)", -np.inf), *((f"more than {least} %", least) for least in (0, 1, 2))):
-            tuned = np.where(gain > least, repeated, once)
-            rule = statistics.percent_of_base(tuned, results.base, results.bytes)
-            gap = statistics.over_domains(statistics.less(rule, results.percent(REPEATS[0])), results.draws())
-            rows.append((corpus, condition, f"{(gain > least).sum()} of {len(gain)}", gap))
-    return to_markdown(Table("again", "", "", columns, tuple(rows))).split("\n", 2)[2].strip()
-
-
 TABLES = {
-    "again": again_table,
+    **STUDY_TABLES,
     "benchmark": selection_table,
     "growth": growth_table,
     "memory": memory_table,
     "methods": methods_table,
     "minipile": minipile_table,
-    "cosines": cosines_table,
     "embedders": embedders_table,
     "tuning": tuning_table,
     "tuning-memory": tuning_memory_table,
@@ -380,16 +304,17 @@ def rewritten(text: str) -> str:
 
 
 def main(check: bool) -> int:
-    """Rewrite the tables of all pages, or list the stale pages; returns the exit status."""
-    stale = []
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        text = page.read_text(encoding="utf-8")
-        if (fresh := rewritten(text)) != text:
-            stale.append(page.relative_to(ROOT))
-            if not check:
-                page.write_text(fresh, encoding="utf-8")
-    for page in stale:
-        print(f"{page}: {'is stale, run python docs/tables.py' if check else 'rewritten'}")
+    """Rewrite the tables of all pages, and the pictures, or list the stale files; returns the exit status."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    fresh = {page: rewritten(page.read_text(encoding="utf-8")) for page in pages}
+    fresh |= {ROOT / "docs" / "images" / name: draw() for name, draw in STUDY_PICTURES.items()}
+    stale = [
+        file for file, content in fresh.items() if not file.exists() or file.read_text(encoding="utf-8") != content
+    ]
+    for file in stale:
+        if not check:
+            file.write_text(fresh[file], encoding="utf-8")
+        print(f"{file.relative_to(ROOT)}: {'is stale, run python docs/tables.py' if check else 'rewritten'}")
     return 1 if check and stale else 0
 
 
