@@ -35,7 +35,7 @@ from siftlm.evaluation import Protocol, evaluate, read
 from siftlm.evaluation.statistics import rank_correlation
 
 RESULTS = Path(__file__).parent / "results" / "redundant"
-MODEL = "siftlm-tiny"
+MODEL, EMBEDDER = "siftlm-tiny", "hashing"
 STEPS, AT = 20, (2, 5, 10, 15)
 # Words of a passage, so that a step is cheap and most passages are whole.
 PASSAGE_TOKENS = 96
@@ -55,11 +55,17 @@ METHODS = {"dev": ("base", "nn", *CHOICES), "test": ("base", "nn", "sift", "auto
 TRANSDUCTIVE = {"auto": "sift+replacement=True"}
 
 
-def prepare(repositories: Path, work: Path) -> None:
+def memory_folder(work: Path, corpus: str, embedder: str) -> Path:
+    """The memory of a corpus with these vectors."""
+    return work / corpus / ("memory" if embedder == EMBEDDER else f"memory-{embedder}")
+
+
+def prepare(repositories: Path, work: Path, embedder: str) -> None:
     """Build the memories and write the texts that are missing."""
     for name, corpus in CORPORA.items():
         folder = repositories / corpus.repository.split("/")[1]
-        if (work / name / "memory").exists():
+        into = memory_folder(work, name, embedder)
+        if into.exists():
             continue
         (work / name).mkdir(parents=True, exist_ok=True)
         passages = list(corpus.read(folder))
@@ -73,13 +79,27 @@ def prepare(repositories: Path, work: Path) -> None:
             for one in passages
             if part_of(name, one.document) == "memory"
         )
-        building = work / name / "memory.part"
-        Memory.build(kept, building, passage_tokens=PASSAGE_TOKENS, overlap=0, full_text=False, progress=True).close()
-        building.rename(work / name / "memory")
+        building = into.with_suffix(".part")
+        Memory.build(
+            kept,
+            building,
+            embedder=embedder,
+            passage_tokens=PASSAGE_TOKENS,
+            overlap=0,
+            full_text=False,
+            progress=True,
+        ).close()
+        building.rename(into)
 
 
 def run(
-    work: Path, part: str, only: Sequence[str], protocols: Sequence[str], most: int | None, methods: Sequence[str]
+    work: Path,
+    part: str,
+    only: Sequence[str],
+    protocols: Sequence[str],
+    most: int | None,
+    methods: Sequence[str],
+    embedder: str,
 ) -> None:
     """Start or resume the runs of a part, from the records that are packed where the work folder has none."""
     unpack(work, part)
@@ -94,12 +114,13 @@ def run(
         chosen = [text for turn in turns for text in turn if text is not None][:count]
         about = {"corpus": {"name": name, "repository": CORPORA[name].repository, "part": part}}
         print(f"{part} {name} {protocol}: {len(chosen)} texts", file=sys.stderr)
-        with Memory.open(work / name / "memory") as memory:
+        suffix = "" if embedder == EMBEDDER else f"-{embedder}"
+        with Memory.open(memory_folder(work, name, embedder)) as memory:
             evaluate(
                 LocalModel(controller, memory),
                 chosen,
                 [TRANSDUCTIVE.get(one, one) if protocol == "transductive" else one for one in methods],
-                into=work / "runs" / f"{part}-{name}-{protocol}",
+                into=work / "runs" / f"{part}-{name}-{protocol}{suffix}",
                 protocol=Protocol(protocol, n=STEPS, at=AT),
                 about=about,
                 progress=True,
@@ -275,6 +296,7 @@ def main() -> None:
     parser.add_argument("--protocol", action="append", default=[], choices=PROTOCOLS)
     parser.add_argument("--method", action="append", default=[], help="left out: those of the part")
     parser.add_argument("--texts", type=int, help="at most so many of each corpus")
+    parser.add_argument("--embedder", default=EMBEDDER, help="left out: hashing, which every table is about")
     arguments = parser.parse_args()
     if arguments.what == "table":
         print(table(RESULTS if arguments.work is None else arguments.work / "runs", arguments.part))
@@ -285,10 +307,18 @@ def main() -> None:
     elif arguments.what == "prepare":
         if arguments.repositories is None:
             parser.error("the folder of repositories is missing")
-        prepare(arguments.repositories, arguments.work)
+        prepare(arguments.repositories, arguments.work, arguments.embedder)
     elif arguments.what == "run":
         methods = arguments.method or METHODS[arguments.part]
-        run(arguments.work, arguments.part, arguments.only, arguments.protocol or PROTOCOLS, arguments.texts, methods)
+        run(
+            arguments.work,
+            arguments.part,
+            arguments.only,
+            arguments.protocol or PROTOCOLS,
+            arguments.texts,
+            methods,
+            arguments.embedder,
+        )
     else:
         pack(arguments.work)
 

@@ -12,7 +12,7 @@ from siftlm.controller.settings import stop_strings
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.memory import Found, Memory, Search, Searcher, SearchRequest
 from siftlm.memory.rerank import Features
-from siftlm.validation import choice, fraction, list_of_texts, text_with_content, whole_number
+from siftlm.validation import choice, fraction, list_of_texts, number, text_with_content, whole_number
 
 if TYPE_CHECKING:
     from siftlm.controller import Controller
@@ -27,7 +27,7 @@ GRADIENT_FEATURES = "gradients"
 # a function that looks at what was found.
 Decide = float | Callable[[Found], bool] | None
 # Settings of `LocalModel` itself, beside those of a search and those of tuning.
-LOCAL_SETTINGS = ("n", "method", "use", "decide", "features")
+LOCAL_SETTINGS = ("n", "method", "use", "decide", "guard", "features")
 # The factor by which a memory may have grown or shrunk since it was calibrated.
 GROWTH = 2
 # The seed of the selection by name; ``seed`` by name is that of the selection and of tuning.
@@ -47,6 +47,9 @@ class CallSettings:
     predicts held-out passages best, and none of them where none helps."""
     decide: Decide = None
     """Whether tuning is worth it."""
+    guard: tuple[float, float] | None = None
+    """For ``auto``: intercept and slope of the gain to expect over that of held-out passages, in % of the base model's
+    loss; None: what was measured on other memories."""
     features: Any = None
     """What the selection compares, if not the memory's own vectors: ``"gradients"`` or an `Embedder`."""
     embed: Features | None = None
@@ -65,6 +68,8 @@ class CallSettings:
         choice("use", self.use, PASSAGE_USES)
         if self.decide is not None and not callable(self.decide):
             object.__setattr__(self, "decide", fraction("decide", self.decide))
+        if self.guard is not None:
+            object.__setattr__(self, "guard", _line("guard", self.guard))
         object.__setattr__(self, "notes", {} if self.recipe is None else {"recipe": self.recipe})
 
     def for_mode(self, mode: str) -> CallSettings:
@@ -93,6 +98,7 @@ class CallSettings:
             "method": self.recipe or request.method,
             "use": self.use,
             "decide": self.decide,
+            "guard": self.guard,
             "features": self.features,
             **{name: getattr(request.search, name) for name in self.chosen},
             **({} if request.search.seed == self.tuning.seed else {SELECTION_SEED: request.search.seed}),
@@ -100,6 +106,14 @@ class CallSettings:
             **request.options,
             **self.tuning.to_dict(),
         }
+
+
+def _line(name: str, value: Any) -> tuple[float, float]:
+    """An intercept and a slope."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
+        raise InvalidInput(f"{setting(name)} must be a pair, intercept and slope, got {value!r:.60}")
+    intercept, slope = value
+    return number(f"the intercept of {name}", intercept), number(f"the slope of {name}", slope, above=0)
 
 
 def calibrated_settings(memory: Searcher, controller: Controller) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def select(memory: Searcher, settings: CallSettings, prompts: Sequence[str]) -> 
     found = memory.run(request) if settings.embed is None else rerank(memory, request, settings.embed)
     guards: Sequence[Guard | None] = [None] * len(found)
     if settings.use == "auto":
-        guards = [guard if guard.pairs else None for guard in make_guards(memory, request, found)]
+        guards = [guard if guard.pairs else None for guard in make_guards(memory, request, found, settings.guard)]
     share = (time.perf_counter() - began) / max(1, len(prompts))
     states = []
     for prompt, own, guard in zip(prompts, found, guards, strict=True):

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 HELD_OUT_PASSAGES, MAX_HELD_OUT_CHARACTERS = 3, 400
 # Of them those that are also predicted with the texts in context, which costs more than a step each.
 CONTEXT_PASSAGES = 1
-# Held-out passages are more like the texts than the continuation of a prompt is, which gains less by about so much, in
-# % of the base model's loss, and one passage alone says less; docs/decisions/0054-guard.md has the figures.
-OPTIMISM_PERCENT, CONTEXT_OPTIMISM_PERCENT = 1.0, 4.0
+# The expected gain of the prompt's continuation is intercept + slope · gain of the held-out passages, in % of the base
+# model's loss: passages are more like the texts than the continuation is. Calibration measures both for a memory.
+UNCALIBRATED = (-3.0, 1.0)
+# What texts in context must be expected to gain beyond that: they are judged by few passages.
+CONTEXT_CAUTION_PERCENT = 3.0
+# Learning and reading together is tried where reading alone is expected to gain this share of what learning does.
+CONTEXT_SHARE = 0.5
 # A later state is taken unless it is worse by more than this: steps help more often than a few passages can tell.
 TOLERANCE_PERCENT = 2.0
 
@@ -41,6 +45,8 @@ class Guard:
     """(text, after) of each passage."""
     texts: tuple[str, ...]
     """The texts that may be put before the prompt."""
+    line: tuple[float, float] = UNCALIBRATED
+    """Intercept and slope of the expected gain over that of the passages."""
     base: tuple[float, ...] = ()
     """Nats of each passage by the base model; empty until they are measured."""
     estimates: dict[str, float] = field(default_factory=dict)
@@ -58,7 +64,7 @@ class Guard:
         if not self.base:
             self.base = tuple(nats)
             return self._watched
-        now = self._percent(nats) + OPTIMISM_PERCENT
+        now = self._expected(nats)
         best = self.estimates.setdefault("weights", now)
         if not now < 100:
             self.estimates["weights"] = min(best, now)
@@ -70,17 +76,28 @@ class Guard:
 
     def observe_context(self, use: str, nats: Sequence[float]) -> None:
         """Note the estimate for texts in context, of few passages: ``both`` is compared on these with ``weights``."""
-        now = self._percent(nats)
-        if use == "context":
-            self.estimates[use] = now + CONTEXT_OPTIMISM_PERCENT
+        if use == "both":
+            more = self.line[1] * (self._percent(nats) - self._context_passages)
+            self.estimates[use] = self.estimates["weights"] + more + CONTEXT_CAUTION_PERCENT
         else:
-            self.estimates[use] = self.estimates["weights"] + now - self._context_passages
+            self.estimates[use] = self._expected(nats) + CONTEXT_CAUTION_PERCENT
+
+    @property
+    def may_need_both(self) -> bool:
+        """Are learning and reading expected to help each, and reading not much less than learning?"""
+        learned, read = (100 - self.estimates.get(use, 100.0) for use in ("weights", "context"))
+        return learned > 0 and read > 0 and read >= CONTEXT_SHARE * learned
 
     def choice(self) -> UseChoice:
         """The use with the best estimate, the base model where none is expected to help."""
         best = min(self.estimates, key=lambda use: self.estimates[use], default="")
         use = best if best and self.estimates[best] < 100 else "none"
         return UseChoice(use, dict(self.estimates), len(self.pairs))
+
+    def _expected(self, nats: Sequence[float]) -> float:
+        """The expected loss of the continuation, in % of the base model's."""
+        intercept, slope = self.line
+        return 100 - intercept - slope * (100 - self._percent(nats))
 
     def _percent(self, nats: Sequence[float]) -> float:
         """The mean share of the base model's nats, without passages that it gives no likelihood or has by heart."""
@@ -89,7 +106,9 @@ class Guard:
         return math.inf if math.isnan(percent) else percent
 
 
-def make_guards(memory: Searcher, request: SearchRequest, founds: Sequence[Found]) -> list[Guard]:
+def make_guards(
+    memory: Searcher, request: SearchRequest, founds: Sequence[Found], line: tuple[float, float] | None = None
+) -> list[Guard]:
     """A guard for each prompt of the request, with the nearest passages that were not selected for it."""
     guards = []
     nears = memory.run(nearest_request(request, request.n + 2 * HELD_OUT_PASSAGES))
@@ -98,7 +117,7 @@ def make_guards(memory: Searcher, request: SearchRequest, founds: Sequence[Found
         selected = set(found.texts)
         others = dict.fromkeys(hit.text for hit in near if hit.text not in selected)
         held_out = [pair for text in others if (pair := halves(text)) is not None]
-        guards.append(Guard(tuple(held_out[:HELD_OUT_PASSAGES]), tuple(found.texts)))
+        guards.append(Guard(tuple(held_out[:HELD_OUT_PASSAGES]), tuple(found.texts), line or UNCALIBRATED))
     return guards
 
 
@@ -130,12 +149,8 @@ def observed(model: TunedModel, known: Mapping[int, Guard | None], owners: Seque
 
 
 def chosen(model: TunedModel, guards: Mapping[int, Guard]) -> dict[int, UseChoice]:
-    """The choice for each owner, whose model is the tuned one; reading too is tried where reading alone helped."""
-    both = {
-        owner: guard
-        for owner, guard in guards.items()
-        if max(guard.estimates.get(use, 100.0) for use in ("context", "weights")) < 100
-    }
+    """The choice for each owner, whose model is the tuned one; reading too is tried where reading alone helps."""
+    both = {owner: guard for owner, guard in guards.items() if guard.may_need_both}
     for owner, one in _nats(model, both, context=True).items():
         both[owner].observe_context("both", one)
     return {owner: guard.choice() for owner, guard in guards.items()}

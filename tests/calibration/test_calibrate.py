@@ -11,6 +11,7 @@ import pytest
 
 import siftlm
 from calibration.worlds import TOPICS, Reader, copies_world, document, needles_world, plain
+from siftlm.calibration.evidence import GUARD_CAUTION
 from siftlm.calibration.held_out import draw_from_memory
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.evaluation import Protocol, records_of
@@ -71,7 +72,7 @@ def test_nearest_neighbour_is_kept_where_variety_does_harm(tmp_path):
         found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **{**SMALL, "methods": ("nearest", "sift+noise=0.001")})
     assert found.settings["method"] == "nearest"
     assert found.races[-1]["tried"][1]["difference"]["mean"] > 5
-    assert set(found.settings) == {"method", "rate", "n"}
+    assert set(found.settings) == {"method", "rate", "n", "guard"}
 
 
 @pytest.mark.slow
@@ -195,7 +196,21 @@ def test_a_budget_is_kept_to(memory):
     # Four texts are measured in any case: three rates and nearest neighbour.
     assert found.evidence["chosen"]["texts"] == 4
     assert sum(len(one["tried"]) for one in found.races) == 3 + 2
-    assert "with fewer than 7 texts nothing can win" in str(found)
+
+
+def test_what_held_out_passages_say_is_compared_with_what_came_of_it(memory):
+    found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **SMALL)
+    guard = found.evidence["guard"]
+    intercept, slope = found.settings["guard"]
+    assert guard["texts"] == TOPICS
+    assert guard["gained"] == pytest.approx(100 - found.races[-1]["tried"][0]["mean"], abs=0.01)
+    # The line goes nearly through the means, less the caution.
+    assert intercept + slope * guard["expected"] == pytest.approx(guard["gained"] - GUARD_CAUTION, abs=3)
+    assert f"held-out passages let expect a gain of {guard['expected']:.1f} %" in str(found)
+    model = siftlm.LocalModel(Reader(), memory)
+    estimate = model.score(TEXTS[0], use="auto").trace.choice.estimates["weights"]
+    raw = siftlm.LocalModel(Reader(), memory, guard=(0.0, 1.0)).score(TEXTS[0], use="auto").trace.choice
+    assert 100 - estimate == pytest.approx(intercept + slope * (100 - raw.estimates["weights"]))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from siftlm.calibration.calibrate import RATE_FACTOR, _race_rates
-from siftlm.calibration.evidence import _does_tuning_help, _enough_steps
+from siftlm.calibration.evidence import MIN_SLOPE, PRIOR_LINE, _does_tuning_help, _enough_steps, fit_line
 from siftlm.calibration.held_out import MIN_TEXTS, _bit_reversed, _join_passages
 from siftlm.calibration.race import WINNER_PROBABILITY, race
 from siftlm.evaluation.corpus import Text
@@ -106,6 +106,17 @@ def test_whether_tuning_helps_needs_enough_texts():
     assert _does_tuning_help(np.full(5, 80.0)) == "unclear"
     assert _does_tuning_help(np.array([80.0, 120.0] * 5)) == "unclear"
     assert _does_tuning_help(np.full(6, 120.0)) == "harms"
+
+
+def test_the_line_goes_from_what_other_memories_have_to_what_this_one_shows():
+    generator = np.random.default_rng(4)
+    expected = generator.uniform(0, 60, 200)
+    gained = 20 + 0.3 * expected + generator.normal(0, 5, 200)
+    assert fit_line(expected, gained) == pytest.approx((20, 0.3), abs=2)
+    assert fit_line(expected[:0], gained[:0]) == PRIOR_LINE
+    few = fit_line(expected[:4], gained[:4])
+    assert PRIOR_LINE[0] < few[0] < 25
+    assert fit_line(np.linspace(0, 50, 100), np.linspace(50, 0, 100))[1] == MIN_SLOPE  # more is never worse
 
 
 # --- texts

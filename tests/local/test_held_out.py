@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from effort import examples
 from siftlm import Memory
-from siftlm.guard import HELD_OUT_PASSAGES, Guard, halves, make_guards
+from siftlm.guard import HELD_OUT_PASSAGES, UNCALIBRATED, Guard, halves, make_guards
 from siftlm.memory import Search, SearchRequest
 
 ALIKE = [f"the tide comes in at {hour} and the tide goes out at {hour + 6}." for hour in range(12)]
@@ -123,9 +123,9 @@ LOOKS = st.integers(1, 4).flatmap(
 
 
 @settings(max_examples=examples(300), deadline=None)
-@given(LOOKS, st.none() | NATS, st.none() | NATS)
-def test_what_is_watched_falls_exactly_when_a_state_is_kept(looks, context, both):
-    guard = Guard((("b", "a"),) * len(looks[0]), ("text",))
+@given(LOOKS, st.none() | NATS, st.none() | NATS, st.sampled_from([UNCALIBRATED, (5.0, 0.5)]))
+def test_what_is_watched_falls_exactly_when_a_state_is_kept(looks, context, both, line):
+    guard = Guard((("b", "a"),) * len(looks[0]), ("text",), line)
     lowest = guard.observe(looks[0])
     assert lowest == 100
     if context is not None:
@@ -134,7 +134,8 @@ def test_what_is_watched_falls_exactly_when_a_state_is_kept(looks, context, both
     for nats in looks[1:]:
         # The rule in words: worth more than the base model, and not worse than the state that is kept by more than 2.
         shares = [now / base for now, base in zip(nats, looks[0], strict=True) if 0 < base < math.inf]
-        estimate = 1 + (100 * sum(shares) / len(shares) if shares else 100)
+        percent = 100 * sum(shares) / len(shares) if shares else 100
+        estimate = 100 - line[0] - line[1] * (100 - percent)
         is_kept = estimate < 100 and (kept is None or estimate <= kept + 2)
         value = guard.observe(nats)
         assert not math.isnan(value)
@@ -143,7 +144,7 @@ def test_what_is_watched_falls_exactly_when_a_state_is_kept(looks, context, both
             kept, lowest = estimate, value
             assert guard.estimates["weights"] == pytest.approx(estimate)
         assert (guard.estimates["weights"] < 100) is (kept is not None)
-    if both is not None and kept is not None:
+    if both is not None and kept is not None and guard.may_need_both:
         guard.observe_context("both", [both])
     choice = guard.choice()
     assert (choice.use != "none") is any(estimate < 100 for estimate in choice.estimates.values())

@@ -94,7 +94,8 @@ def test_what_helps_is_learned_as_a_model_alone_learns_it(engine, memories, memo
 
 @pytest.mark.parametrize("use", ["context", "both"])
 def test_what_is_read_is_read_again_from_the_cache(engine, memories, monkeypatch, use):
-    monkeypatch.setattr("siftlm.guard.CONTEXT_OPTIMISM_PERCENT", -1000.0 if use == "context" else -20.0)
+    monkeypatch.setattr("siftlm.guard.CONTEXT_CAUTION_PERCENT", -1000.0 if use == "context" else -20.0)
+    monkeypatch.setattr("siftlm.guard.CONTEXT_SHARE", 0.0 if use == "both" else 1000.0)
     if use == "both":
         choice = "siftlm.guard.Guard.observe_context"
         monkeypatch.setattr(choice, lambda guard, use, _: guard.estimates.update({use: 1.0 if use == "both" else 90.0}))

@@ -1,4 +1,4 @@
-"""`calibrate`: does tuning on a memory help a model, at which rate, by which selection, with how many steps?"""
+"""`calibrate`: does tuning on a memory help a model, at which rate, by which method, and what says so for a prompt?"""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from siftlm.calibration.evidence import Calibration, evidence_record
-from siftlm.calibration.held_out import draw_from_memory, texts_of_caller
+from siftlm.calibration.evidence import GUARDED, Calibration, evidence_record
+from siftlm.calibration.held_out import MIN_TEXTS, draw_from_memory, texts_of_caller
 from siftlm.calibration.race import Race, Trials, race
 from siftlm.controller import Controller
 from siftlm.errors import Conflict, InvalidInput, setting
@@ -30,9 +30,9 @@ DEFAULT_STEPS = 20
 DEFAULT_METHODS = ("nearest", "sift", "auto")
 # The factor between two learning rates, and how often another is tried while the best is at the end of those tried.
 RATE_FACTOR, MORE_RATES = 3.0, 4
-# The share of the time in which the rate is found.
-RATE_SHARE = 0.45
-# Texts on which the worth of the winner is measured, if there is time.
+# The shares of the time after which the rate and the method are found; the rest is for the guard.
+RATE_SHARE, METHOD_SHARE = 0.4, 0.75
+# Texts on which the worth of the winner and its guard are measured, if there is time.
 ENOUGH_TEXTS = 12
 FOLDER = "calibration"
 # Seconds to wait for another writer of the memory before the result is lost.
@@ -61,7 +61,7 @@ def calibrate(
     From then on `LocalModel` uses them for this model and memory, except where a call names others. Learning rates, and
     then methods of selection, race on held-out texts: rows that would leak a text (its own document, near-copies) are
     excluded from its search, a setting that is clearly behind drops out, and the default is replaced only by one that
-    is better by more than chance explains.
+    is better by more than chance explains. Then the guard of ``use="auto"`` is compared with what really came of it.
 
     Args:
         model: a `Controller`, or its argument: a name, a folder, ``siftlm-tiny``.
@@ -115,9 +115,10 @@ def calibrate(
     if len(tried_methods) > 1:
         rate = parse_method(races[-1].winner).settings["rate"]
         labels = [races[-1].winner, *(_at_rate(label, rate) for label in tried_methods[1:])]
-        races.append(race(trials, "method", labels, seconds, alone=ENOUGH_TEXTS))
+        races.append(race(trials, "method", labels, METHOD_SHARE * seconds, alone=ENOUGH_TEXTS))
+    guarded = _guarded_texts(trials, races[-1], seconds)
     meter.finish()
-    settings, evidence = evidence_record(trials, races, local)
+    settings, evidence = evidence_record(trials, races, guarded, local)
     result = Calibration(controller.name, settings, evidence, noted=note)
     if note:
         _require_memory(own).note_calibration(controller.name, result.record(), wait=WRITER_WAIT_SECONDS)
@@ -138,6 +139,17 @@ def _race_rates(trials: Trials, method: str, rates: Sequence[float], until: floa
     return races
 
 
+def _guarded_texts(trials: Trials, last: Race, until: float) -> list[Text]:
+    """Measure the winner with its guard as well, and return the texts on which that was done."""
+    done: list[Text] = []
+    for text in last.texts[:ENOUGH_TEXTS]:
+        if len(done) >= MIN_TEXTS and trials.seconds >= until:
+            break
+        trials.measured(f"{last.winner}{GUARDED}", text)
+        done.append(text)
+    return done
+
+
 def _rates(given: Sequence[float] | None, usual: float) -> list[float]:
     if given is None:
         return [_rounded(usual), _rounded(usual * RATE_FACTOR), _rounded(usual / RATE_FACTOR)]
@@ -156,6 +168,10 @@ def _methods(given: Sequence[str] | None, local: LocalModel) -> list[str]:
         method = parse_method(label)
         if method.baseline is not None or method.calibrated:
             raise InvalidInput(f"{label}: calibration compares methods of selection, of which this is none")
+        if "use" in method.settings:
+            raise InvalidInput(
+                f"{label}: calibration tunes on what is selected, and {setting('use')} is something else"
+            )
         if "rate" in method.settings:
             raise InvalidInput(f"{label}: all methods race at the same rate; give it in {setting('rates')}")
         tuning = local.tuning_settings(**method.settings)

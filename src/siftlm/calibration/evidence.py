@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from siftlm.calibration.held_out import MIN_TEXTS
 from siftlm.calibration.race import WINNER_PROBABILITY, Race, Trials
+from siftlm.evaluation.corpus import Text
 from siftlm.evaluation.fingerprints import memory_fingerprint
 from siftlm.evaluation.methods import parse_method
-from siftlm.evaluation.statistics import mean, sign_flip_probability
+from siftlm.evaluation.statistics import mean, rank_correlation, sign_flip_probability
+from siftlm.guard import UNCALIBRATED
 from siftlm.local import LocalModel
 from siftlm.types import FloatArray
 
@@ -27,6 +30,17 @@ KEPT_GAIN = 0.95
 # Does tuning help? By the same test as in a race.
 HELPS, HARMS, UNCLEAR = "helps", "harms", "unclear"
 TUNING_WORDS = {HELPS: "tuning helps", HARMS: "tuning harms", UNCLEAR: "too little to say whether tuning helps"}
+
+
+# Behind a method's label: with the guard.
+GUARDED = "+use=auto"
+# The guard's line is fitted with these as prior: intercept and slope, each worth so many texts, at a gain of so much.
+PRIOR_LINE, PRIOR_TEXTS, PRIOR_GAIN = (-1.0, 1.0), (1.0, 4.0), 15.0
+# A text must be expected to gain this much, in % of base, to be learned.
+GUARD_CAUTION = 2.0
+MIN_SLOPE = 0.05
+# A text is worse where it needs more bits than the base model by more than this, in %.
+HARM_PERCENT = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +122,9 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def evidence_record(trials: Trials, races: Sequence[Race], local: LocalModel) -> tuple[dict[str, Any], dict[str, Any]]:
+def evidence_record(
+    trials: Trials, races: Sequence[Race], guarded: Sequence[Text], local: LocalModel
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The chosen settings, and the record of a calibration without them."""
     last = races[-1]
     percents = trials.percents(last.winner, last.texts)
@@ -119,6 +135,9 @@ def evidence_record(trials: Trials, races: Sequence[Race], local: LocalModel) ->
     settings = {**parse_method(last.winner).settings, "n": steps}
     if float(values.mean()) >= 100:
         settings |= {"n": 1, "decide": 1.0}
+    guard = guard_evidence(trials, last.winner, guarded)
+    if guard is not None:
+        settings["guard"] = guard["line"]
     record = {
         "version": RECORD_VERSION,
         "chosen": {
@@ -132,7 +151,8 @@ def evidence_record(trials: Trials, races: Sequence[Race], local: LocalModel) ->
             "tuning": tuning,
         },
         "races": [one.to_dict() for one in races],
-        "remarks": _remarks(races, trials, steps, settings),
+        "guard": guard,
+        "remarks": [*_remarks(races, trials, steps, settings), *_guard_remarks(guard)],
         "texts": {"drawn": len(trials.texts), "mode": trials.protocol.name},
         "model": {"parameters": local.controller.parameters, "engine": local.controller.engine.description},
         "memory": memory_fingerprint(local.memory),
@@ -142,6 +162,53 @@ def evidence_record(trials: Trials, races: Sequence[Race], local: LocalModel) ->
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in RECORDED_LIBRARIES}},
     }
     return settings, record
+
+
+def guard_evidence(trials: Trials, label: str, texts: Sequence[Text]) -> dict[str, Any] | None:
+    """What the gain of held-out passages says about that of the texts, and what the guard did with it; None where the
+    memory has nothing to hold out."""
+    expected, plain, guarded = [], [], []
+    for text in texts:
+        one = trials.used(f"{label}{GUARDED}", text)
+        estimate = one.extra.get("estimates", {}).get("weights")
+        if estimate is not None and one.extra.get("held_out"):
+            expected.append((100 - estimate - UNCALIBRATED[0]) / UNCALIBRATED[1])
+            plain.append(100 - trials.used(label, text).percent)
+            guarded.append(100 - one.percent)
+    if len(expected) < MIN_TEXTS:
+        return None
+    intercept, slope = fit_line(np.array(expected), np.array(plain))
+    return {
+        "line": [round(intercept - GUARD_CAUTION, 3), round(slope, 4)],
+        "texts": len(expected),
+        "expected": round(float(np.mean(expected)), 3),
+        "gained": round(float(np.mean(plain)), 3),
+        "guarded": round(float(np.mean(guarded)), 3),
+        "correlation": rank_correlation(expected, plain),
+        "worse": int(sum(gain < -HARM_PERCENT for gain in plain)),
+        "guarded_worse": int(sum(gain < -HARM_PERCENT for gain in guarded)),
+    }
+
+
+def fit_line(expected: FloatArray, gained: FloatArray) -> tuple[float, float]:
+    """Intercept and slope of the gain over the expected one, by ridge regression towards what other memories have.
+
+    >>> fit_line(np.array([10.0, 20.0]), np.array([9.0, 19.0]))
+    (-1.0, 1.0)
+    """
+    x = np.stack([np.ones_like(expected), expected / PRIOR_GAIN], axis=1)
+    prior, weight = np.array(PRIOR_LINE) * (1, PRIOR_GAIN), np.diag(PRIOR_TEXTS)
+    intercept, slope = np.linalg.solve(x.T @ x + weight, x.T @ gained + weight @ prior)
+    return round(float(intercept), 9), max(MIN_SLOPE, round(float(slope / PRIOR_GAIN), 9))
+
+
+def _guard_remarks(guard: Mapping[str, Any] | None) -> list[str]:
+    if guard is None:
+        return []
+    line = "held-out passages let expect a gain of {expected:.1f} %, and {gained:.1f} came of it; worse than the base"
+    return [
+        f"{line.format(**guard)} model: {guard['worse']} of {guard['texts']}, with use=auto {guard['guarded_worse']}"
+    ]
 
 
 def _enough_steps(means: FloatArray) -> int:

@@ -78,6 +78,10 @@ class Trials:
         self._after(self)
         return self._known[key]
 
+    def used(self, label: str, text: Text) -> Measured:
+        """A result that was measured before."""
+        return self._used[text.id, label]
+
     def percents(self, label: str, texts: Sequence[Text]) -> FloatArray:
         """(texts, points) bits per byte of a method that was measured on them, in % of base."""
         found = [self._used[text.id, label] for text in texts]

@@ -193,5 +193,6 @@ def _command(calibration: Calibration, arguments: argparse.Namespace) -> str:
         words += ["--engine", arguments.engine]
     if not calibration.noted:
         for name, value in calibration.settings.items():
-            words += shlex.split(flags.spell(name, str(value)))
+            if name != "guard":  # which no flag takes
+                words += ["-n" if name == "n" else f"--{name}", {True: "yes", False: "no"}.get(value, str(value))]
     return shlex.join(words)

@@ -39,8 +39,8 @@ from siftlm.results import Score
 if TYPE_CHECKING:
     from siftlm.local import LocalModel
 
-# Settings of tuning that decide nothing unless held-out passages are watched.
-GUARD_SETTINGS = ("watch_every", "patience")
+# Settings that decide nothing unless held-out passages are watched.
+GUARD_SETTINGS = ("watch_every", "patience", "guard")
 # Texts that LoRA tunes together.
 TUNING_BATCH_TEXTS = 16
 
