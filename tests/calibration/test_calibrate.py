@@ -117,6 +117,7 @@ def test_where_learning_harms_the_base_model_answers(tmp_path):
 def test_a_local_model_uses_what_was_found_and_a_call_may_say_otherwise(memory):
     method = "sift+noise=0.01+kernel=power:2+k=50"
     found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **{**SMALL, "methods": (method,)})
+    assert found.evidence["chosen"]["texts"] == TOPICS
     assert found.settings["kernel"] == "power:2"
     model = siftlm.LocalModel(Reader(), memory)
     learned = model.select(TEXTS[0])

@@ -84,11 +84,11 @@ def test_rates_go_on_while_the_best_is_at_the_end(best, races):
     def percent(label, at):
         return 50 + 10 * abs(np.log(parse_method(label).settings["rate"] / best)) + at % 3
 
-    found = _race_rates(Known(percent), "nearest", [1e-3, 3e-3, 3.3e-4], float("inf"), further=True)
+    found = _race_rates(Known(percent), "nearest", [1e-3, 3e-3, 3.3e-4], float("inf"), MIN_TEXTS, further=True)
     rate = parse_method(found[-1].winner).settings["rate"]
     assert max(rate / best, best / rate) < RATE_FACTOR**0.51
     assert len(found) == races
-    assert len(_race_rates(Known(percent), "nearest", [1e-3, 3e-3], float("inf"), further=False)) == 1
+    assert len(_race_rates(Known(percent), "nearest", [1e-3, 3e-3], float("inf"), MIN_TEXTS, further=False)) == 1
 
 
 # --- verdicts

@@ -111,7 +111,8 @@ def calibrate(
         after=lambda some: _show(meter, some, seconds),
     )
     first = tried_methods[0]
-    races = _race_rates(trials, first, tried_rates, RATE_SHARE * seconds, further=rates is None)
+    alone = ENOUGH_TEXTS if len(tried_methods) == 1 else MIN_TEXTS
+    races = _race_rates(trials, first, tried_rates, RATE_SHARE * seconds, alone, further=rates is None)
     if len(tried_methods) > 1:
         rate = parse_method(races[-1].winner).settings["rate"]
         labels = [races[-1].winner, *(_at_rate(label, rate) for label in tried_methods[1:])]
@@ -125,16 +126,18 @@ def calibrate(
     return result
 
 
-def _race_rates(trials: Trials, method: str, rates: Sequence[float], until: float, *, further: bool) -> list[Race]:
+def _race_rates(
+    trials: Trials, method: str, rates: Sequence[float], until: float, alone: int, *, further: bool
+) -> list[Race]:
     """Find the rate; while the best of those tried is the lowest or the highest, and ``further``, try the next one."""
-    races = [race(trials, "learning rate", [_at_rate(method, rate) for rate in rates], until)]
+    races = [race(trials, "learning rate", [_at_rate(method, rate) for rate in rates], until, alone=alone)]
     tried = sorted(rates)
     for _ in range(MORE_RATES if further and len(rates) > 1 else 0):
         winner = parse_method(races[-1].winner).settings["rate"]
         if winner == rates[0] or winner not in (tried[0], tried[-1]):
             break
         beyond = _rounded(winner * RATE_FACTOR if winner == tried[-1] else winner / RATE_FACTOR)
-        races.append(race(trials, "learning rate", [races[-1].winner, _at_rate(method, beyond)], until))
+        races.append(race(trials, "learning rate", [races[-1].winner, _at_rate(method, beyond)], until, alone=alone))
         tried = sorted([*tried, beyond])
     return races
 
