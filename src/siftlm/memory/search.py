@@ -17,10 +17,12 @@ from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import keywords, near_duplicates
 from siftlm.memory.filters import Expression
-from siftlm.memory.request import EmbeddedPrompt, Search, SearchRequest
+from siftlm.memory.request import NO_ROWS, EmbeddedPrompt, Search, SearchRequest
 from siftlm.memory.results import Found, Hit
 from siftlm.memory.store import Neighbours, WholeStore
-from siftlm.types import BoolArray, Candidates, FloatArray, IntArray, Selection, Vectors
+from siftlm.memory.vectors import unit_rows
+from siftlm.selection.problem import find_method
+from siftlm.types import BoolArray, FloatArray, IntArray, Selection, Vectors
 
 # Copies of the prompt are looked for among so many of its neighbours where there is no list of candidates.
 COPY_SEARCH_NEIGHBOURS = 1000
@@ -53,7 +55,33 @@ def find_passages(
 # --- among the nearest
 
 
-def _candidates(store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: SearchRequest) -> list[Candidates]:
+@dataclass(frozen=True, eq=False)
+class Shortlist:
+    """The candidates for one prompt, in the order of their ids; with words, best first."""
+
+    ids: IntArray
+    """(K,)"""
+    vectors: Vectors
+    """(K, d) at unit length."""
+    scores: FloatArray
+    """(K,) cosines to the nearest vector of the prompt."""
+    words: FloatArray | None = None
+    """(K,) scores by words."""
+    fused: FloatArray | None = None
+    """(K,) `keywords.fused_scores`, where candidates are found by both."""
+    features: keywords.WordFeatures | None = None
+    """The words as a part of the vectors that are selected from."""
+
+    @property
+    def relevance(self) -> FloatArray | None:
+        """(K,) in the order of the list: the score by words or by both, where words count."""
+        if self.words is None:
+            return None
+        # Rounding may take a cosine beyond 1.
+        return keywords.relative_scores(self.words) if self.fused is None else np.clip(self.fused, -1, 1)
+
+
+def _candidates(store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: SearchRequest) -> list[Shortlist]:
     """For each prompt: the best of each of its vectors, and of their opposites where the method sees no signs."""
     search = request.search
     signs = (1.0, -1.0) if search.opposites and request.sign_blind else (1.0,)
@@ -67,34 +95,56 @@ def _candidates(store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: S
     for prompt in prompts:
         count = 0 if search.candidates == "words" else len(signs) * len(prompt.targets)
         rankings = [next(answers).ids for _ in range(count)]
-        if search.candidates != "vectors":
-            rankings = [*rankings[: len(prompt.targets)], _keyword_ranking(store, prompt, reach, search)]
-        rankings = [ids[~np.isin(ids, search.excluded)][: search.k] for ids in rankings]
+        near = [ids[~np.isin(ids, search.excluded)][: search.k] for ids in rankings]
+        nearest = np.unique(np.concatenate(near)) if near else NO_ROWS
         if search.candidates == "vectors":
-            ids = np.unique(np.concatenate(rankings))
+            found.append(_score_candidates(store, prompt, _without_copies(store, nearest, prompt, search)))
         else:
-            ids = np.sort(keywords.reciprocal_rank_fusion(rankings, search.k or 1))
-        own = _score_candidates(store, prompt, ids)
-        if search.copy_similarity is not None and len(ids):
-            keep = ~_copy_mask_of(store, ids, prompt, search.copy_similarity)
-            own = Candidates(ids[keep], own.vectors[keep], own.scores[keep])
-        found.append(own)
+            found.append(_score_by_words(store, prompt, nearest, reach, search))
     return found
 
 
-def _score_candidates(store: WholeStore, prompt: EmbeddedPrompt, ids: IntArray) -> Candidates:
+def _score_candidates(store: WholeStore, prompt: EmbeddedPrompt, ids: IntArray) -> Shortlist:
     """Candidates with their vectors, and their cosines to the nearest vector of the prompt."""
-    vectors = store.vectors(ids)
-    scores = (vectors @ prompt.targets.T.astype(np.float32)).max(axis=1, initial=-1.0).astype(np.float64)
-    return Candidates(ids, vectors, scores)
+    units = unit_rows(store.vectors(ids))
+    return Shortlist(ids, units, (units @ prompt.targets.T.astype(np.float64)).max(axis=1, initial=-1.0))
 
 
-def _keyword_ranking(store: WholeStore, prompt: EmbeddedPrompt, k: int, search: Search) -> IntArray:
+def _score_by_words(
+    store: WholeStore, prompt: EmbeddedPrompt, nearest: IntArray, reach: int, search: Search
+) -> Shortlist:
+    """The k best by words, or by both words and vectors."""
     if prompt.text is None:
         raise Conflict(
             f"{setting('candidates', search.candidates)} needs the prompt's text, and only vectors were given"
         )
-    return store.words(prompt.text, k, search.filter)
+    # 1. What the words find, best first, and what the vectors find.
+    by_words = store.words(prompt.text, reach, search.filter)
+    score_of = dict(zip(by_words.ids.tolist(), by_words.scores.tolist(), strict=True))
+    ids = by_words.ids[~np.isin(by_words.ids, search.excluded)][: search.k]
+    if search.candidates == "both":
+        ids = np.union1d(ids, nearest)
+    ids = _without_copies(store, ids, prompt, search)
+    own = _score_candidates(store, prompt, ids)
+    # 2. What each word adds; where the store does not know, the words count as one.
+    parts = store.term_scores(prompt.text, ids)
+    if parts is None:
+        parts = np.array([score_of.get(row, 0.0) for row in ids.tolist()])[:, None]
+    if search.candidates == "words":
+        words = np.array([score_of[row] for row in ids.tolist()])
+        return replace(own, words=words, features=keywords.WordFeatures.of(parts))
+    # 3. The best of both.
+    words = parts.sum(axis=1)
+    fused = keywords.fused_scores((own.vectors @ prompt.targets.T.astype(np.float64)).mean(axis=1), words)
+    best = np.lexsort((ids, -fused))[: search.k]
+    features = keywords.WordFeatures.of(parts[best])
+    return Shortlist(ids[best], own.vectors[best], own.scores[best], words[best], fused[best], features)
+
+
+def _without_copies(store: WholeStore, ids: IntArray, prompt: EmbeddedPrompt, search: Search) -> IntArray:
+    if search.copy_similarity is None or not len(ids):
+        return ids
+    return ids[~_copy_mask_of(store, ids, prompt, search.copy_similarity)]
 
 
 def _copy_mask_of(store: WholeStore, ids: IntArray, prompt: EmbeddedPrompt, threshold: float) -> BoolArray:
@@ -105,33 +155,42 @@ def _copy_mask_of(store: WholeStore, ids: IntArray, prompt: EmbeddedPrompt, thre
 
 
 def _select(
-    store: WholeStore, prompts: Sequence[EmbeddedPrompt], candidates: Sequence[Candidates], request: SearchRequest
+    store: WholeStore, prompts: Sequence[EmbeddedPrompt], candidates: Sequence[Shortlist], request: SearchRequest
 ) -> list[Selection]:
     """The selections, whose indices are ids of the store; prompts with as many picks to make share the work."""
     counts = [min(request.n, len(own.ids)) for own in candidates]
-    capped = request.search.per_document is not None
+    alone = request.search.per_document is not None or request.search.candidates != "vectors"
     selections: dict[int, Selection] = {}
     for n in dict.fromkeys(counts):
         group = [place for place, count in enumerate(counts) if count == n]
         if not n:
             made = [_empty_selection(prompts[at], request) for at in group]
-        elif len(group) > 1 and not capped:
+        elif len(group) > 1 and not alone:
             queries, vectors = [prompts[at].query for at in group], [candidates[at].vectors for at in group]
             made = list(choosing.select_many(queries, vectors, n, method=request.method, **request.selection))
         else:
-            made = []
-            for at in group:
-                settings, most = request.selection, n
-                if capped:
-                    passages = store.passages(candidates[at].ids.tolist(), request.search.filter)
-                    settings, most = capped_settings(request, n, [passage.document for passage in passages])
-                chosen = choosing.select(
-                    prompts[at].targets, candidates[at].vectors, most, method=request.method, **settings
-                )
-                made.append(chosen)
+            made = [_select_one(store, prompts[at], candidates[at], n, request) for at in group]
         for at, chosen in zip(group, made, strict=True):
             selections[at] = replace(chosen, indices=candidates[at].ids[chosen.indices])
     return [selections[place] for place in range(len(prompts))]
+
+
+def _select_one(
+    store: WholeStore, prompt: EmbeddedPrompt, own: Shortlist, n: int, request: SearchRequest
+) -> Selection:
+    settings, targets, vectors = dict(request.selection), prompt.targets, own.vectors
+    if request.search.per_document is not None:
+        passages = store.passages(own.ids.tolist(), request.search.filter)
+        settings, n = capped_settings(request, n, [passage.document for passage in passages])
+    if own.features is not None:
+        targets, vectors = own.features.prompt_beside(targets), own.features.passages_beside(vectors)
+        if "known" in settings:
+            known = np.atleast_2d(np.asarray(settings["known"], dtype=np.float32))
+            settings["known"] = own.features.others_beside(unit_rows(known) if request.search.normalize else known)
+        settings["normalize"] = False
+        if "relevance" in find_method(request.method).options:
+            settings.setdefault("relevance", own.relevance)
+    return choosing.select(targets, vectors, n, method=request.method, **settings)
 
 
 def capped_settings(request: SearchRequest, n: int, documents: Sequence[int]) -> tuple[dict[str, Any], int]:
@@ -221,10 +280,11 @@ def _search_residual(store: WholeStore, prompt: EmbeddedPrompt, request: SearchR
 
 
 def _build_found(
-    store: WholeStore, candidates: Candidates, chosen: Selection, considered: int, request: SearchRequest, clock: _Clock
+    store: WholeStore, candidates: Shortlist, chosen: Selection, considered: int, request: SearchRequest, clock: _Clock
 ) -> Found:
     """The result of a selection whose indices are ids of the store."""
-    score = dict(zip(candidates.ids.tolist(), candidates.scores.tolist(), strict=True))
+    words, fused = candidates.words, candidates.fused
+    place = {row: at for at, row in enumerate(candidates.ids.tolist())}
     ids = [int(index) for index in chosen.indices]
     hits = []
     for at, (row, passage) in enumerate(zip(ids, store.passages(ids, request.search.filter), strict=True)):
@@ -233,7 +293,7 @@ def _build_found(
             Hit(
                 text=passage.text,
                 meta=passage.meta,
-                score=score[row],
+                score=float(candidates.scores[place[row]]),
                 gain=float(chosen.gains[at]),
                 uncertainty=left,
                 row=row,
@@ -243,6 +303,8 @@ def _build_found(
                 parts=passage.parts,
                 start=passage.start,
                 copies=passage.copies,
+                words_score=None if words is None else float(words[place[row]]),
+                fused_score=None if fused is None else float(fused[place[row]]),
             )
         )
     clock.lap("read")
