@@ -83,7 +83,7 @@ class Found:
     @property
     def score_columns(self) -> dict[str, list[float]]:
         """The hits' scores by the title of a table's column: the cosine, and with words those by words and by both."""
-        columns = {
+        columns: dict[str, list[float | None]] = {
             "score": [hit.score for hit in self],
             "words": [hit.words_score for hit in self],
             "fused": [hit.fused_score for hit in self],

@@ -17,7 +17,7 @@ from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import keywords, near_duplicates
 from siftlm.memory.filters import Expression
-from siftlm.memory.request import NO_ROWS, EmbeddedPrompt, Search, SearchRequest
+from siftlm.memory.request import NO_ROWS, PER_CANDIDATE_SETTINGS, EmbeddedPrompt, Search, SearchRequest
 from siftlm.memory.results import Found, Hit
 from siftlm.memory.store import Neighbours, WholeStore
 from siftlm.memory.vectors import unit_rows
@@ -57,7 +57,7 @@ def find_passages(
 
 @dataclass(frozen=True, eq=False)
 class Shortlist:
-    """The candidates for one prompt, in the order of their ids; with words, best first."""
+    """The candidates for one prompt, best first: of what a method finds equal, the better one is picked."""
 
     ids: IntArray
     """(K,)"""
@@ -65,10 +65,12 @@ class Shortlist:
     """(K, d) at unit length."""
     scores: FloatArray
     """(K,) cosines to the nearest vector of the prompt."""
+    means: FloatArray
+    """(K,) mean cosines to the vectors of the prompt."""
     words: FloatArray | None = None
     """(K,) scores by words."""
     fused: FloatArray | None = None
-    """(K,) `keywords.fused_scores`, where candidates are found by both."""
+    """(K,) `keywords.fused_scores` of the means, where candidates are found by both."""
     features: keywords.WordFeatures | None = None
     """The words as a part of the vectors that are selected from."""
 
@@ -97,17 +99,23 @@ def _candidates(store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: S
         rankings = [next(answers).ids for _ in range(count)]
         near = [ids[~np.isin(ids, search.excluded)][: search.k] for ids in rankings]
         nearest = np.unique(np.concatenate(near)) if near else NO_ROWS
-        if search.candidates == "vectors":
-            found.append(_score_candidates(store, prompt, _without_copies(store, nearest, prompt, search)))
-        else:
+        if search.candidates != "vectors":
             found.append(_score_by_words(store, prompt, nearest, reach, search))
+            continue
+        if search.copy_similarity is not None and len(nearest):
+            nearest = nearest[~_copy_mask_of(store, nearest, prompt, search.copy_similarity)]
+        found.append(_score_candidates(store, prompt, nearest))
     return found
 
 
 def _score_candidates(store: WholeStore, prompt: EmbeddedPrompt, ids: IntArray) -> Shortlist:
     """Candidates with their vectors, and their cosines to the nearest vector of the prompt."""
     units = unit_rows(store.vectors(ids))
-    return Shortlist(ids, units, (units @ prompt.targets.T.astype(np.float64)).max(axis=1, initial=-1.0))
+    # Unlike those of BLAS, these sums are the same for the same vector wherever it stands.
+    cosines = np.einsum("kd,md->km", units, prompt.targets, dtype=np.float64)
+    scores = cosines.max(axis=1, initial=-1.0)
+    best = np.lexsort((ids, -scores))
+    return Shortlist(ids[best], units[best], scores[best], cosines[best].mean(axis=1))
 
 
 def _score_by_words(
@@ -118,33 +126,38 @@ def _score_by_words(
         raise Conflict(
             f"{setting('candidates', search.candidates)} needs the prompt's text, and only vectors were given"
         )
-    # 1. What the words find, best first, and what the vectors find.
+    # 1. What the words find, and what the vectors find.
     by_words = store.words(prompt.text, reach, search.filter)
-    score_of = dict(zip(by_words.ids.tolist(), by_words.scores.tolist(), strict=True))
     ids = by_words.ids[~np.isin(by_words.ids, search.excluded)][: search.k]
     if search.candidates == "both":
         ids = np.union1d(ids, nearest)
-    ids = _without_copies(store, ids, prompt, search)
+    if search.copy_similarity is not None and len(ids):
+        ids = ids[~_copy_mask_of(store, ids, prompt, search.copy_similarity)]
     own = _score_candidates(store, prompt, ids)
     # 2. What each word adds; where the store does not know, the words count as one.
-    parts = store.term_scores(prompt.text, ids)
+    place = {row: at for at, row in enumerate(by_words.ids.tolist())}
+    rank = np.array([place.get(row, len(place)) for row in own.ids.tolist()], dtype=np.int64)
+    whole = np.append(by_words.scores, 0.0)[rank]
+    parts = store.term_scores(prompt.text, own.ids)
     if parts is None:
-        parts = np.array([score_of.get(row, 0.0) for row in ids.tolist()])[:, None]
+        parts = whole[:, None]
+    # 3. The order of the words, or of both.
+    fused = None
     if search.candidates == "words":
-        words = np.array([score_of[row] for row in ids.tolist()])
-        return replace(own, words=words, features=keywords.WordFeatures.of(parts))
-    # 3. The best of both.
-    words = parts.sum(axis=1)
-    fused = keywords.fused_scores((own.vectors @ prompt.targets.T.astype(np.float64)).mean(axis=1), words)
-    best = np.lexsort((ids, -fused))[: search.k]
-    features = keywords.WordFeatures.of(parts[best])
-    return Shortlist(ids[best], own.vectors[best], own.scores[best], words[best], fused[best], features)
-
-
-def _without_copies(store: WholeStore, ids: IntArray, prompt: EmbeddedPrompt, search: Search) -> IntArray:
-    if search.copy_similarity is None or not len(ids):
-        return ids
-    return ids[~_copy_mask_of(store, ids, prompt, search.copy_similarity)]
+        words, best = whole, np.argsort(rank, kind="stable")
+    else:
+        words = parts.sum(axis=1)
+        fused = keywords.fused_scores(own.means, words)
+        best = np.lexsort((own.ids, -fused))[: search.k]
+    return Shortlist(
+        own.ids[best],
+        own.vectors[best],
+        own.scores[best],
+        own.means[best],
+        words[best],
+        None if fused is None else fused[best],
+        keywords.WordFeatures.of(parts[best]),
+    )
 
 
 def _copy_mask_of(store: WholeStore, ids: IntArray, prompt: EmbeddedPrompt, threshold: float) -> BoolArray:
@@ -159,38 +172,46 @@ def _select(
 ) -> list[Selection]:
     """The selections, whose indices are ids of the store; prompts with as many picks to make share the work."""
     counts = [min(request.n, len(own.ids)) for own in candidates]
-    alone = request.search.per_document is not None or request.search.candidates != "vectors"
+    search = request.search
+    capped, worded = search.per_document is not None, search.candidates != "vectors"
     selections: dict[int, Selection] = {}
     for n in dict.fromkeys(counts):
         group = [place for place, count in enumerate(counts) if count == n]
         if not n:
             made = [_empty_selection(prompts[at], request) for at in group]
-        elif len(group) > 1 and not alone:
+        elif len(group) > 1 and not (capped or worded or request.per_candidate):
             queries, vectors = [prompts[at].query for at in group], [candidates[at].vectors for at in group]
             made = list(choosing.select_many(queries, vectors, n, method=request.method, **request.selection))
         else:
-            made = [_select_one(store, prompts[at], candidates[at], n, request) for at in group]
+            made = []
+            for at in group:
+                own, targets, settings, most = candidates[at], prompts[at].targets, dict(request.selection), n
+                for name in PER_CANDIDATE_SETTINGS & settings.keys():
+                    if np.shape(settings[name]) == own.ids.shape:  # given in the order of the ids
+                        settings[name] = np.asarray(settings[name])[np.argsort(np.argsort(own.ids))]
+                if capped:
+                    passages = store.passages(own.ids.tolist(), search.filter)
+                    caps, most = capped_settings(request, n, [passage.document for passage in passages])
+                    settings |= {"sources": caps["sources"], "source_cap": caps["source_cap"]}
+                offered = own.vectors
+                if own.features is not None:
+                    settings |= _word_settings(own, own.features, request)
+                    targets, offered = own.features.prompt_beside(targets), own.features.passages_beside(offered)
+                made.append(choosing.select(targets, offered, most, method=request.method, **settings))
         for at, chosen in zip(group, made, strict=True):
             selections[at] = replace(chosen, indices=candidates[at].ids[chosen.indices])
     return [selections[place] for place in range(len(prompts))]
 
 
-def _select_one(
-    store: WholeStore, prompt: EmbeddedPrompt, own: Shortlist, n: int, request: SearchRequest
-) -> Selection:
-    settings, targets, vectors = dict(request.selection), prompt.targets, own.vectors
-    if request.search.per_document is not None:
-        passages = store.passages(own.ids.tolist(), request.search.filter)
-        settings, n = capped_settings(request, n, [passage.document for passage in passages])
-    if own.features is not None:
-        targets, vectors = own.features.prompt_beside(targets), own.features.passages_beside(vectors)
-        if "known" in settings:
-            known = np.atleast_2d(np.asarray(settings["known"], dtype=np.float32))
-            settings["known"] = own.features.others_beside(unit_rows(known) if request.search.normalize else known)
-        settings["normalize"] = False
-        if "relevance" in find_method(request.method).options:
-            settings.setdefault("relevance", own.relevance)
-    return choosing.select(targets, vectors, n, method=request.method, **settings)
+def _word_settings(own: Shortlist, features: keywords.WordFeatures, request: SearchRequest) -> dict[str, Any]:
+    """The settings that differ where words stand beside the vectors."""
+    changed: dict[str, Any] = {"normalize": False}
+    if (known := request.selection.get("known")) is not None:
+        vectors = np.atleast_2d(np.asarray(known, dtype=np.float32))
+        changed["known"] = features.others_beside(unit_rows(vectors) if request.search.normalize else vectors)
+    if "relevance" in find_method(request.method).options and "relevance" not in request.options:
+        changed["relevance"] = own.relevance
+    return changed
 
 
 def capped_settings(request: SearchRequest, n: int, documents: Sequence[int]) -> tuple[dict[str, Any], int]:

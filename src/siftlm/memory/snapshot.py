@@ -197,9 +197,7 @@ class Snapshot:
         terms, place = self._query_terms(text), {int(row): at for at, row in enumerate(ids)}
         scores = np.zeros((len(place), len(terms)))
         # The plus keeps SQLite from a search for each row.
-        statement = (
-            "SELECT rowid, -rank FROM words WHERE words MATCH ? AND +rowid IN (SELECT value FROM json_each(?))"
-        )
+        statement = "SELECT rowid, -rank FROM words WHERE words MATCH ? AND +rowid IN (SELECT value FROM json_each(?))"
         rows = json.dumps(list(place))
         for column, term in enumerate(terms):
             for row, score in self.connection.execute(statement, (keywords.match_any([term]), rows)):

@@ -59,9 +59,9 @@ class Store(Protocol):
 
     Five more things are used where they are there. ``words(text, k, where)`` gives the ids that a full-text search
     finds, best first, or `Neighbours` with its scores, all above 0; ``term_scores(text, ids)``, (len(ids), T), says
-    what each word of the text adds to the score of each id. ``everything()`` gives all vectors as one array with the ids as its rows, for a selection among
-    all of them, and ``allowed(where)`` says which of those rows are meant: (rows,), true or false. ``exact`` is
-    ``True`` where ``nearest`` looks at every vector.
+    what each word of the text adds to the score of each id. ``everything()`` gives all vectors as one array with the
+    ids as its rows, for a selection among all of them, and ``allowed(where)`` says which of those rows are meant:
+    (rows,), true or false. ``exact`` is ``True`` where ``nearest`` looks at every vector.
     """
 
     @property
