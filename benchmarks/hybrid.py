@@ -36,7 +36,7 @@ from siftlm.memory.results import Found
 
 RESULT = Path(__file__).parent / "results" / "hybrid.json"
 EMBEDDERS = ("hashing", "static")
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 K, RANKED, PICKED, FIRST = 200, 50, 10, 5
 RANK_CONSTANT = 60
 SOURCES = ("vectors", "words", "both")
@@ -180,14 +180,16 @@ class Measured:
 
 def at_shares(measured: Measured, places: np.ndarray) -> np.ndarray:
     """(shares,) the mean reciprocal rank with each share of words."""
-    kept, means = keywords.WORDS_SHARE, []
-    try:
-        for share in SHARES:
-            keywords.WORDS_SHARE = share
-            means.append(measured.reciprocals(places, RANKED, method="nearest", candidates="both").mean())
-    finally:
-        keywords.WORDS_SHARE = kept
-    return np.array(means)
+    totals = np.zeros(len(SHARES))
+    for at in places:
+        # Twice as many, so that whatever vectors or words find is there.
+        found = measured.memory.search(measured.questions[at], 2 * K, k=2 * K, method="nearest", candidates="both")
+        rows, cosines = np.array(rows_of(found)), np.array([hit.score for hit in found])
+        words = keywords.relative_scores(np.array([hit.words_score for hit in found]))
+        for place, share in enumerate(SHARES):
+            order = np.lexsort((rows, -((1 - share) * cosines + share * words)))
+            totals[place] += reciprocal(rows[order][:RANKED].tolist(), measured.own[at])
+    return totals / len(places)
 
 
 def of_set(measured: Measured, places: np.ndarray) -> dict[str, Any]:

@@ -156,12 +156,12 @@ def test_sift_selects_from_vectors_and_words_side_by_side(memory, candidates):
     vectors = memory.vectors(rows).astype(float)
     [query] = memory.embedder.embed([prompt], as_query=True)
     most, best = parts.max(axis=0), parts.sum(axis=1).max()
-    shared = (parts / most) @ parts.T * most.sum() / best**2
+    shared = (parts / most) @ parts.T / best
     gram = 0.6 * vectors @ vectors.T + 0.4 * shared
     cross = 0.6 * vectors @ query / np.linalg.norm(query) + 0.4 * parts.sum(axis=1) / best
     expected = _sift_by_hand(cross, gram, 8, 0.5)
     assert [hit.row for hit in found] == rows[expected].tolist()
-    assert found.selection.uncertainty[0] == pytest.approx(1)
+    assert found.selection.uncertainty[0] == pytest.approx(0.6 + 0.4 * most.sum() / best)
 
 
 def _sift_by_hand(cross, gram, n, noise):

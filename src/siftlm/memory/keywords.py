@@ -156,8 +156,9 @@ class WordFeatures:
     """A prompt and passages by the prompt's words: the inner product of the two is the relative score by words.
 
     With S (K, T) what each word adds to the score of each passage, b_t = max_x S_xt the most that a word adds, and
-    B = Σ_t b_t: the prompt is √(b_t / B), at unit length, and a passage is S_xt √(B / b_t) / max_x Σ_t S_xt.
-    Two passages are alike as far as they hold the same words of the prompt.
+    s = max_x Σ_t S_xt the best score: the prompt is √(b_t / s), and a passage is S_xt / √(b_t s), at most of length 1.
+    Two passages are alike as far as they hold the same words of the prompt. The prompt is the longer, the less of its
+    words the best passage has.
     """
 
     prompt: FloatArray
@@ -172,8 +173,8 @@ class WordFeatures:
         parts, most = parts[:, most > 0], most[most > 0]
         if not len(most):
             return cls(np.zeros(0), np.zeros((len(parts), 0)))
-        whole = most.sum()
-        return cls(np.sqrt(most / whole), parts * np.sqrt(whole / most) / parts.sum(axis=1).max())
+        best = parts.sum(axis=1).max()
+        return cls(np.sqrt(most / best), parts / np.sqrt(most * best))
 
     def prompt_beside(self, targets: Vectors) -> Vectors:
         """(m, d) vectors of the prompt -> (m, d + T), of which the words are 40 %."""
