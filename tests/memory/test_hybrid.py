@@ -178,6 +178,18 @@ def _sift_by_hand(cross, gram, n, noise):
     return picks
 
 
+@pytest.mark.parametrize("method", ["sift", "nearest"])
+def test_without_a_word_that_counts_only_vectors_do(memory, method):
+    prompt = "qwertz uiop"
+    alone = memory.search(prompt, 9, method=method)
+    both = memory.search(prompt, 9, method=method, candidates="both")
+    assert [(hit.row, hit.gain, hit.uncertainty) for hit in both] == [
+        (hit.row, hit.gain, hit.uncertainty) for hit in alone
+    ]
+    assert {hit.words_score for hit in both} == {0.0}
+    assert len(memory.search(prompt, 9, method=method, candidates="words")) == 0
+
+
 def test_sift_answers_both_halves_of_a_question(tmp_path):
     oil = [f"the lamp burns rapeseed oil from barrel {at}" for at in range(6)]
     horn = ["the horn sounds every ninety seconds"]

@@ -34,6 +34,8 @@ _SIGN = (
     "|[\u1000-\u102a\u103f\u1050-\u1055](?:\u1039[\u1000-\u102a]|[\u102b-\u1038\u103a-\u103e\u1056-\u1059])*"
 )
 SIGN, SIGNS = re.compile(_SIGN), re.compile(f"(?:{_SIGN})+")
+# Where there is nothing of these blocks, there is no sign; and that is found out faster.
+SIGN_BLOCKS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u9fff\uf900-\uffff\U00020000-\U0003ffff]")
 
 
 def spaced(text: str) -> str:
@@ -44,7 +46,7 @@ def spaced(text: str) -> str:
     >>> spaced("ที่กรุงเทพ").split()
     ['ที่', 'ก', 'รุ', 'ง', 'เท', 'พ', 'ที่ก', 'กรุ', 'รุง', 'งเท', 'เทพ']
     """
-    return text if text.isascii() else SIGNS.sub(_spaced_run, text)
+    return SIGNS.sub(_spaced_run, text) if not text.isascii() and SIGN_BLOCKS.search(text) else text
 
 
 def _spaced_run(run: re.Match[str]) -> str:

@@ -72,7 +72,7 @@ class Shortlist:
     fused: FloatArray | None = None
     """(K,) `keywords.fused_scores` of the means, where candidates are found by both."""
     features: keywords.WordFeatures | None = None
-    """The words as a part of the vectors that are selected from."""
+    """The words as a part of the vectors that are selected from; None too where no candidate has a word that counts."""
 
     @property
     def relevance(self) -> FloatArray | None:
@@ -156,7 +156,7 @@ def _score_by_words(
         own.means[best],
         words[best],
         None if fused is None else fused[best],
-        keywords.WordFeatures.of(parts[best]),
+        keywords.WordFeatures.of(parts[best]) if parts[best].any() else None,
     )
 
 
