@@ -304,6 +304,7 @@ TABLES = {
     **STUDY_TABLES,
     "benchmark": selection_table,
     "growth": growth_table,
+    "hybrid": hybrid_table,
     "memory": memory_table,
     "methods": methods_table,
     "minipile": minipile_table,
