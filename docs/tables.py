@@ -188,6 +188,28 @@ def embedders_table() -> str:
     return "\n".join([*rows, "", f"{source} One thread, while other work ran on the machine. {machine(results)}"])
 
 
+def hybrid_table() -> str:
+    """How well known items are found by vectors, words and both."""
+    results = json.loads((RESULTS / "hybrid.json").read_text())
+    columns = ("vectors", "words", "both", "rank fusion")
+    picks = ("vectors", "words", "both")
+    rows = [
+        f"| set, embedder | {' | '.join(columns)} | SIFT: {' | SIFT: '.join(picks)} |",
+        f"|---|{'---|' * (len(columns) + len(picks))}",
+    ]
+    for name, own in results["found"].items():
+        cells = [own["mrr"][column] for column in columns] + [own["sift"][pick] for pick in picks]
+        rows.append(f"| {name} | {' | '.join(f'{mean:.3f} [{low:.2f}, {high:.2f}]' for mean, low, high in cells)} |")
+    rows += ["", f"| two questions, of two passages | {' | '.join(columns[:3])} | SIFT: {' | SIFT: '.join(picks)} |"]
+    rows.append(f"|---|{'---|' * (2 * len(picks))}")
+    for name, own in results["found"].items():
+        cells = [own["two questions"][f"{pick}, {method}"] for method in ("nearest", "sift") for pick in picks]
+        rows.append(f"| {name} | {' | '.join(f'{mean:.3f} [{low:.2f}, {high:.2f}]' for mean, low, high in cells)} |")
+    counts = ", ".join(f"{own['questions']} ({name})" for name, own in results["found"].items())
+    source = f"`python benchmarks/hybrid.py`, questions: {counts}; 95 % bootstrap intervals."
+    return "\n".join([*rows, "", f"{source} {machine(results)}"])
+
+
 def duration(seconds: float) -> str:
     """Seconds in a suitable unit."""
     if seconds < 1:
@@ -282,6 +304,7 @@ TABLES = {
     **STUDY_TABLES,
     "benchmark": selection_table,
     "growth": growth_table,
+    "hybrid": hybrid_table,
     "memory": memory_table,
     "methods": methods_table,
     "minipile": minipile_table,

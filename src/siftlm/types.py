@@ -32,18 +32,6 @@ class Document:
     """(d,) its embedding, where that is known already."""
 
 
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """The candidates that a search found, for a selection to choose from."""
-
-    ids: IntArray
-    """(K,) the store's own numbers, ≥ 0."""
-    vectors: Vectors
-    """(K, d) as the store scores them."""
-    scores: FloatArray
-    """(K,) largest inner product with a vector of the prompt."""
-
-
 class Evidence(Protocol):
     """What a `Selection` keeps in order to explain itself: the picks and the prompt, no candidates."""
 

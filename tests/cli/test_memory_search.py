@@ -141,6 +141,23 @@ def test_full_keeps_the_lines_of_a_text_and_disarms_it(folder, siftlm):
     assert "\x1b" not in out
 
 
+@pytest.mark.parametrize(
+    ("candidates", "columns"),
+    [("vectors", ["score"]), ("words", ["score", "words"]), ("both", ["score", "words", "fused"])],
+)
+def test_the_scores_that_count_are_shown(memory, siftlm, candidates, columns):
+    settings = ("-n", "3", "--candidates", candidates, "--method", "nearest")
+    hits = found(siftlm, PROMPT, *settings)["hits"]
+    assert hits == [hit.to_dict() for hit in memory.search(PROMPT, 3, candidates=candidates, method="nearest")]
+    status, out, err = siftlm("search", "memory", PROMPT, *settings)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert re.findall(r"score|words|fused", lines[2]) == columns
+    names = {"score": "score", "words": "words_score", "fused": "fused_score"}
+    assert lines[4].split()[1 : 1 + len(columns)] == [f"{hits[0][names[column]]:.3f}" for column in columns]
+    assert [name for name in names.values() if hits[0][name] is not None] == [names[column] for column in columns]
+
+
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("words", [(), ("--full",), ("--compare",), ("--compare", "--full")])

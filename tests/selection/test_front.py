@@ -328,3 +328,26 @@ def test_a_method_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_methods_are_sorted_names() -> None:
     assert list(siftlm.methods()) == sorted(set(siftlm.methods()))
+
+
+@pytest.mark.parametrize("n", [1, 40, 600])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"noise": 1e-9, "method": "nn-f"},
+        {"known": np.eye(2, 8)},
+        {"kernel": kernels.power(2)},
+        {"kernel": lambda x, y: (x @ y.T) ** 3, "method": "nn-f"},
+    ],
+    ids=["nearest", "repeats", "known", "power", "repeats-of-a-kernel"],
+)
+def test_the_uncertainty_at_the_end_is_that_of_one_pick_after_the_other(n: int, settings: dict[str, Any]) -> None:
+    generator = np.random.default_rng(n)
+    texts, prompt = generator.normal(size=(620, 8)), generator.normal(size=(2, 8))
+    settings = {"method": "nearest", **settings}
+    at_the_end = select(prompt, texts, n, **settings)
+    # A rule that never stops anything looks at the uncertainty after each pick.
+    one_by_one = select(prompt, texts, n, min_gain=0.0, **settings)
+    assert at_the_end.indices.tolist() == one_by_one.indices.tolist()
+    np.testing.assert_allclose(at_the_end.uncertainty, one_by_one.uncertainty, atol=1e-7)

@@ -68,6 +68,16 @@ def test_it_is_the_selection_of_the_library(ask, engine):
     assert "plane" not in answer
 
 
+@pytest.mark.parametrize("method", ["sift", "nearest"])
+@pytest.mark.parametrize("candidates", ["words", "both"])
+def test_words_count_as_in_the_library(ask, engine, candidates, method):
+    answer = ask(siftlm={"method": method, "n": 4, "candidates": candidates}).json()
+    found = engine.memories["docs"].search(PROMPT, 4, method=method, candidates=candidates)
+    assert answer["hits"] == [hit.to_dict() for hit in found]
+    assert all(hit["words_score"] > 0 for hit in answer["hits"])
+    assert (answer["hits"][0]["fused_score"] is None) == (candidates == "words")
+
+
 def test_each_pick_says_why_and_what_it_took(ask, engine):
     answer = ask(siftlm={"n": 5}).json()
     why = engine.memories["docs"].search(PROMPT, 5).selection.explain()

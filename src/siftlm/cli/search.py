@@ -35,6 +35,7 @@ examples:
 
 columns:
   score             cosine similarity to the prompt
+  words, fused      with --candidates words or both: BM25, and 0.6 score + 0.4 of BM25 as a share of the best one's
   gain              reduction of the uncertainty by this pick, given the picks before it
   uncertainty left  posterior uncertainty about the prompt after this pick
 

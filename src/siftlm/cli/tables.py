@@ -164,7 +164,7 @@ def found_parts(found: Found, prompt: str | None, terminal: Terminal, *, full: b
     """A heading, then a line or the whole passage for each pick."""
     numbers = {
         "pick": [str(at + 1) for at in range(len(found))],
-        "score": [f"{hit.score:.3f}" for hit in found],
+        **{title: [f"{score:.3f}" for score in column] for title, column in found.score_columns.items()},
         "gain": [f"{hit.gain:.4g}" for hit in found],
     }
     rows = PickTable(

@@ -16,7 +16,7 @@ from siftlm.embedding.lexical import LEXICAL, UNFITTED_MESSAGE, LexicalEmbedder,
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import Conflict, Damaged, InvalidInput, NotAMemory, SiftlmError, WrongEmbedder, setting
 from siftlm.extras import load
-from siftlm.memory import database, durability, ingest, manifest, vectors
+from siftlm.memory import database, durability, ingest, keywords, manifest, vectors
 from siftlm.memory.manifest import Manifest
 from siftlm.memory.reading import Source
 from siftlm.progress import Report
@@ -58,6 +58,7 @@ def new_manifest(
         near_duplicates=None
         if near_duplicates is None
         else number("near_duplicates", near_duplicates, above=0, most=1),
+        tokenizer=keywords.SPACED,
     )
 
 

@@ -8,6 +8,7 @@ blocks      the rows that were appended to the vectors' file together, and their
 inputs      how far each input has been read, so that a killed build goes on there
 bands       MinHash keys of the passages, where near-duplicates are looked for
 words       the full-text index over the passages
+spaced      the passages as that index reads them
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from siftlm.errors import Damaged, InvalidInput, setting
-from siftlm.memory import durability
+from siftlm.memory import durability, keywords
 
 DATABASE_FILE = "texts.sqlite"
 # Values of one statement's list: SQLite takes 32,766 parameters, and a filter may need many as well.
@@ -50,9 +51,10 @@ CREATE TABLE bands (key INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (key
 CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 COUNTERS = {"rows": 0, "version": 0, "next_document": 0, "dead": 0, "removed": 0}
-FULL_TEXT_SCHEMA = """
+FULL_TEXT_SCHEMA = f"""
+CREATE VIEW spaced AS SELECT row, {keywords.PREPARE_FUNCTION}(text) AS text FROM passages;
 CREATE VIRTUAL TABLE words USING fts5(
-    text, content='passages', content_rowid='row', tokenize='unicode61 remove_diacritics 2'
+    text, content='spaced', content_rowid='row', tokenize="{keywords.TOKENIZERS[keywords.SPACED].fts5}"
 );
 CREATE VIRTUAL TABLE vocabulary USING fts5vocab('words', 'row');
 """
@@ -145,6 +147,8 @@ def connect_writer(folder: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA cache_size = -65536")
     connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA trusted_schema = ON")  # the view of the full-text index calls a function of ours
+    keywords.add_prepare_function(connection, keywords.SPACED)
     return connection
 
 

@@ -8,14 +8,14 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from siftlm.errors import Damaged
-from siftlm.memory import ann, database, durability, manifest, vectors
+from siftlm.memory import ann, database, durability, keywords, manifest, vectors
 from siftlm.memory.ann import IndexState
 from siftlm.memory.filters import Condition
 from siftlm.memory.manifest import Manifest
@@ -43,7 +43,8 @@ def compact(memory: Path, report: Report | None = None, *, wait: float = 0.0) ->
         counters = database.read_state(writer.connection)
         if not counters["dead"] and not counters["removed"]:
             return Compacted(counters["rows"], 0, before, before)
-        new = writer.manifest.next_generation()
+        # The words are indexed anew in any case, so an older index becomes one of today's.
+        new = replace(writer.manifest.next_generation(), tokenizer=keywords.SPACED)
         folder = new.folder(memory)
         shutil.rmtree(folder, ignore_errors=True)  # of a compaction that was killed
         try:

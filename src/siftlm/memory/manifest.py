@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.errors import Damaged, NotAMemory
-from siftlm.memory import durability
+from siftlm.memory import durability, keywords
 
 MANIFEST_FILE = "manifest.json"
 # The folders of data, of which one is current.
@@ -37,6 +37,8 @@ class Manifest:
     overlap: int
     full_text: bool
     near_duplicates: float | None
+    tokenizer: str = keywords.UNSPACED
+    """How the full-text index splits texts into words; one of `siftlm.memory.keywords.TOKENIZERS`."""
     generation: int = 1
     """Which of the folders ``g0001``, ``g0002``, … holds the data; compaction makes the next."""
     format: int = MANIFEST_FORMAT
@@ -84,7 +86,13 @@ def read_manifest(memory: Path) -> Manifest:
         expected = content.pop("checksum")
         if expected != _manifest_checksum(content):
             raise Damaged(f"{path}: its checksum does not match: it was edited or damaged")
-        return Manifest(**content)
+        known = Manifest(**content)
+        if known.tokenizer not in keywords.TOKENIZERS:
+            raise NotAMemory(
+                f"{path}: its words are split by {known.tokenizer!r}, which this siftlm does not know; "
+                "install a newer siftlm"
+            )
+        return known
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, NotAMemory):
             raise

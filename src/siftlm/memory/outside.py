@@ -109,29 +109,29 @@ class CheckedStore:
                 f"{self._name}.nearest must return a list with one (ids, scores) for each of {len(queries)} "
                 f"queries, got {got}"
             )
-        neighbours = [self._neighbours(answer, k) for answer in answers]
+        neighbours = [self._neighbours("nearest", answer, k) for answer in answers]
         if not self._verified:
             self._verify(queries, neighbours)
         return neighbours
 
-    def _neighbours(self, answer: Any, k: int) -> Neighbours:
+    def _neighbours(self, method: str, answer: Any, k: int) -> Neighbours:
         try:
             raw_ids, raw_scores = answer
             ids, scores = np.asarray(raw_ids), np.asarray(raw_scores, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise InvalidInput(f"{self._name}.nearest must return (ids, scores) for each query: {error}") from error
-        ids = self._ids("nearest", ids)
+            raise InvalidInput(f"{self._name}.{method} must return (ids, scores) for each query: {error}") from error
+        ids = self._ids(method, ids)
         if ids.shape != scores.shape:
-            raise InvalidInput(f"{self._name}.nearest returned {len(ids)} ids and scores of shape {scores.shape}")
+            raise InvalidInput(f"{self._name}.{method} returned {len(ids)} ids and scores of shape {scores.shape}")
         ids, scores = ids[ids >= 0], scores[ids >= 0]
         if not np.isfinite(scores).all():
             at = int(np.argmax(~np.isfinite(scores)))
-            raise InvalidInput(f"{self._name}.nearest returned the score {scores[at]} for id {ids[at]}")
+            raise InvalidInput(f"{self._name}.{method} returned the score {scores[at]} for id {ids[at]}")
         order = np.lexsort((ids, -scores))  # equal scores go to the smaller id, as in a memory
         ids, scores = ids[order], scores[order]
         _, first = np.unique(ids, return_index=True)
         if self.exact and len(first) < len(ids):
-            raise InvalidInput(f"{self._name} says that it is exact, and its nearest returned an id twice")
+            raise InvalidInput(f"{self._name} says that it is exact, and its {method} returned an id twice")
         first = np.sort(first)[:k]
         return Neighbours(ids[first], scores[first])
 
@@ -211,13 +211,33 @@ class CheckedStore:
 
     # --- by words, and texts
 
-    def words(self, text: str, k: int, where: Expression | None) -> IntArray:
-        """The k best ids of a full-text search."""
+    def words(self, text: str, k: int, where: Expression | None) -> Neighbours:
+        """The k best of a full-text search; where the store gives no scores, 1 / rank."""
         method = self._optional("words", "has no full-text search: candidates must be 'vectors'")
-        ids = self._ids("words", np.asarray(method(text, k, where)))
+        answer: Any = method(text, k, where)
+        if isinstance(answer, Neighbours):
+            found = self._neighbours("words", answer, k)
+            if not (found.scores > 0).all():
+                raise InvalidInput(f"{self._name}.words returned a score that is not above 0; the highest is the best")
+            return found
+        ids = self._ids("words", np.asarray(answer))
         _, first = np.unique(ids, return_index=True)
         distinct: IntArray = ids[np.sort(first)]
-        return distinct[distinct >= 0][:k]
+        distinct = distinct[distinct >= 0][:k]
+        return Neighbours(distinct, 1 / np.arange(1.0, len(distinct) + 1))
+
+    def term_scores(self, text: str, ids: IntArray) -> FloatArray | None:
+        """(len(ids), T) what each word adds to the score of each id, if the store knows."""
+        method = getattr(self._store, "term_scores", None)
+        if not callable(method):
+            return None
+        parts: FloatArray = np.asarray(method(text, ids), dtype=np.float64)
+        if parts.ndim != 2 or len(parts) != len(ids) or not np.isfinite(parts).all() or (parts < 0).any():
+            raise InvalidInput(
+                f"{self._name}.term_scores must return numbers ≥ 0 (len(ids), T) for {len(ids)} ids, got shape "
+                f"{parts.shape}"
+            )
+        return parts
 
     def passages(self, ids: Sequence[int], where: Expression | None) -> list[Passage]:
         """One passage for each id; those without a document are documents of their own."""

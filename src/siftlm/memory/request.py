@@ -103,7 +103,8 @@ class Search(Settings):
     k: int | None = 200
     """Select among this many nearest passages of each of the prompt's vectors; ``None``: among the whole memory."""
     candidates: str = "vectors"
-    """Found by ``vectors``, by ``words`` (BM25) or by ``both`` (their ranks, fused)."""
+    """Found by ``vectors``, by ``words`` (BM25) or by ``both`` (their scores, fused). Words count in the selection too:
+    the nearest are in the order of these scores, and other methods see the words beside the vectors."""
     opposites: bool = False
     """For SIFT and its relatives, also select among the k nearest of each vector's opposite. To these methods a vector
     opposite to the prompt is as informative as one near it; to a reader it rarely is."""

@@ -36,6 +36,10 @@ class Hit:
     """The character of its document at which it begins."""
     copies: int = 1
     """How often this text was added to the memory."""
+    words_score: float | None = None
+    """BM25, where candidates are found by words; the higher the better, 0 where it holds none of the prompt's words."""
+    fused_score: float | None = None
+    """0.6 cosine + 0.4 of ``words_score`` as a share of the best one's, where candidates are found by both."""
 
     def to_dict(self) -> dict[str, Any]:
         """The hit as a dict for ``json.dumps``; numbers that are not finite become ``None``."""
@@ -76,6 +80,20 @@ class Found:
         """The texts of the hits, in their order."""
         return [hit.text for hit in self.hits]
 
+    @property
+    def score_columns(self) -> dict[str, list[float]]:
+        """The hits' scores by the title of a table's column: the cosine, and with words those by words and by both."""
+        columns: dict[str, list[float | None]] = {
+            "score": [hit.score for hit in self],
+            "words": [hit.words_score for hit in self],
+            "fused": [hit.fused_score for hit in self],
+        }
+        return {
+            title: [one for one in column if one is not None]
+            for title, column in columns.items()
+            if title == "score" or None not in column
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The result as a dict for ``json.dumps``."""
         return {
@@ -88,8 +106,11 @@ class Found:
     def __str__(self) -> str:
         chosen = self.selection
         lines = [f"{chosen.method}, λ = {chosen.noise:g}: {len(self)} of {self.considered:,} passages"]
-        lines += [f"{'pick':>4} {'score':>6} {'gain':>8} {'left':>7}  text"]
+        scores = self.score_columns
+        titles = " ".join(f"{title:>6}" for title in scores)
+        lines += [f"{'pick':>4} {titles} {'gain':>8} {'left':>7}  text"]
         for at, hit in enumerate(self.hits, start=1):
             text = " ".join(hit.text.split())[:80]
-            lines.append(f"{at:>4} {hit.score:>6.3f} {hit.gain:>8.4f} {hit.uncertainty:>7.4f}  {text}")
+            own = " ".join(f"{column[at - 1]:>6.3f}" for column in scores.values())
+            lines.append(f"{at:>4} {own} {hit.gain:>8.4f} {hit.uncertainty:>7.4f}  {text}")
         return "\n".join(lines)

@@ -17,10 +17,12 @@ from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory import keywords, near_duplicates
 from siftlm.memory.filters import Expression
-from siftlm.memory.request import EmbeddedPrompt, Search, SearchRequest
+from siftlm.memory.request import NO_ROWS, PER_CANDIDATE_SETTINGS, EmbeddedPrompt, Search, SearchRequest
 from siftlm.memory.results import Found, Hit
 from siftlm.memory.store import Neighbours, WholeStore
-from siftlm.types import BoolArray, Candidates, FloatArray, IntArray, Selection, Vectors
+from siftlm.memory.vectors import unit_rows
+from siftlm.selection.problem import find_method
+from siftlm.types import BoolArray, FloatArray, IntArray, Selection, Vectors
 
 # Copies of the prompt are looked for among so many of its neighbours where there is no list of candidates.
 COPY_SEARCH_NEIGHBOURS = 1000
@@ -53,7 +55,35 @@ def find_passages(
 # --- among the nearest
 
 
-def _candidates(store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: SearchRequest) -> list[Candidates]:
+@dataclass(frozen=True, eq=False)
+class Shortlist:
+    """The candidates for one prompt, best first: of what a method finds equal, the better one is picked."""
+
+    ids: IntArray
+    """(K,)"""
+    vectors: Vectors
+    """(K, d) at unit length."""
+    scores: FloatArray
+    """(K,) cosines to the nearest vector of the prompt."""
+    means: FloatArray
+    """(K,) mean cosines to the vectors of the prompt."""
+    words: FloatArray | None = None
+    """(K,) scores by words."""
+    fused: FloatArray | None = None
+    """(K,) `keywords.fused_scores` of the means, where candidates are found by both."""
+    features: keywords.WordFeatures | None = None
+    """The words as a part of the vectors that are selected from; None too where no candidate has a word that counts."""
+
+    @property
+    def relevance(self) -> FloatArray | None:
+        """(K,) in the order of the list: the score by words or by both, where words count."""
+        if self.words is None:
+            return None
+        # Rounding may take a cosine beyond 1.
+        return keywords.relative_scores(self.words) if self.fused is None else np.clip(self.fused, -1, 1)
+
+
+def _candidates(store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: SearchRequest) -> list[Shortlist]:
     """For each prompt: the best of each of its vectors, and of their opposites where the method sees no signs."""
     search = request.search
     signs = (1.0, -1.0) if search.opposites and request.sign_blind else (1.0,)
@@ -67,34 +97,67 @@ def _candidates(store: WholeStore, prompts: Sequence[EmbeddedPrompt], request: S
     for prompt in prompts:
         count = 0 if search.candidates == "words" else len(signs) * len(prompt.targets)
         rankings = [next(answers).ids for _ in range(count)]
+        near = [ids[~np.isin(ids, search.excluded)][: search.k] for ids in rankings]
+        nearest = np.unique(np.concatenate(near)) if near else NO_ROWS
         if search.candidates != "vectors":
-            rankings = [*rankings[: len(prompt.targets)], _keyword_ranking(store, prompt, reach, search)]
-        rankings = [ids[~np.isin(ids, search.excluded)][: search.k] for ids in rankings]
-        if search.candidates == "vectors":
-            ids = np.unique(np.concatenate(rankings))
-        else:
-            ids = np.sort(keywords.reciprocal_rank_fusion(rankings, search.k or 1))
-        own = _score_candidates(store, prompt, ids)
-        if search.copy_similarity is not None and len(ids):
-            keep = ~_copy_mask_of(store, ids, prompt, search.copy_similarity)
-            own = Candidates(ids[keep], own.vectors[keep], own.scores[keep])
-        found.append(own)
+            found.append(_score_by_words(store, prompt, nearest, reach, search))
+            continue
+        if search.copy_similarity is not None and len(nearest):
+            nearest = nearest[~_copy_mask_of(store, nearest, prompt, search.copy_similarity)]
+        found.append(_score_candidates(store, prompt, nearest))
     return found
 
 
-def _score_candidates(store: WholeStore, prompt: EmbeddedPrompt, ids: IntArray) -> Candidates:
+def _score_candidates(store: WholeStore, prompt: EmbeddedPrompt, ids: IntArray) -> Shortlist:
     """Candidates with their vectors, and their cosines to the nearest vector of the prompt."""
-    vectors = store.vectors(ids)
-    scores = (vectors @ prompt.targets.T.astype(np.float32)).max(axis=1, initial=-1.0).astype(np.float64)
-    return Candidates(ids, vectors, scores)
+    units = unit_rows(store.vectors(ids))
+    # Unlike those of BLAS, these sums are the same for the same vector wherever it stands.
+    cosines = np.einsum("kd,md->km", units, prompt.targets, dtype=np.float64)
+    scores = cosines.max(axis=1, initial=-1.0)
+    best = np.lexsort((ids, -scores))
+    return Shortlist(ids[best], units[best], scores[best], cosines[best].mean(axis=1))
 
 
-def _keyword_ranking(store: WholeStore, prompt: EmbeddedPrompt, k: int, search: Search) -> IntArray:
+def _score_by_words(
+    store: WholeStore, prompt: EmbeddedPrompt, nearest: IntArray, reach: int, search: Search
+) -> Shortlist:
+    """The k best by words, or by both words and vectors."""
     if prompt.text is None:
         raise Conflict(
             f"{setting('candidates', search.candidates)} needs the prompt's text, and only vectors were given"
         )
-    return store.words(prompt.text, k, search.filter)
+    # 1. What the words find, and what the vectors find.
+    by_words = store.words(prompt.text, reach, search.filter)
+    ids = by_words.ids[~np.isin(by_words.ids, search.excluded)][: search.k]
+    if search.candidates == "both":
+        ids = np.union1d(ids, nearest)
+    if search.copy_similarity is not None and len(ids):
+        ids = ids[~_copy_mask_of(store, ids, prompt, search.copy_similarity)]
+    own = _score_candidates(store, prompt, ids)
+    # 2. What each word adds; where the store does not know, the words count as one.
+    place = {row: at for at, row in enumerate(by_words.ids.tolist())}
+    rank = np.array([place.get(row, len(place)) for row in own.ids.tolist()], dtype=np.int64)
+    whole = np.append(by_words.scores, 0.0)[rank]
+    parts = store.term_scores(prompt.text, own.ids)
+    if parts is None:
+        parts = whole[:, None]
+    # 3. The order of the words, or of both.
+    fused = None
+    if search.candidates == "words":
+        words, best = whole, np.argsort(rank, kind="stable")
+    else:
+        words = parts.sum(axis=1)
+        fused = keywords.fused_scores(own.means, words)
+        best = np.lexsort((own.ids, -fused))[: search.k]
+    return Shortlist(
+        own.ids[best],
+        own.vectors[best],
+        own.scores[best],
+        own.means[best],
+        words[best],
+        None if fused is None else fused[best],
+        keywords.WordFeatures.of(parts[best]) if parts[best].any() else None,
+    )
 
 
 def _copy_mask_of(store: WholeStore, ids: IntArray, prompt: EmbeddedPrompt, threshold: float) -> BoolArray:
@@ -105,33 +168,50 @@ def _copy_mask_of(store: WholeStore, ids: IntArray, prompt: EmbeddedPrompt, thre
 
 
 def _select(
-    store: WholeStore, prompts: Sequence[EmbeddedPrompt], candidates: Sequence[Candidates], request: SearchRequest
+    store: WholeStore, prompts: Sequence[EmbeddedPrompt], candidates: Sequence[Shortlist], request: SearchRequest
 ) -> list[Selection]:
     """The selections, whose indices are ids of the store; prompts with as many picks to make share the work."""
     counts = [min(request.n, len(own.ids)) for own in candidates]
-    capped = request.search.per_document is not None
+    search = request.search
+    capped, worded = search.per_document is not None, search.candidates != "vectors"
     selections: dict[int, Selection] = {}
     for n in dict.fromkeys(counts):
         group = [place for place, count in enumerate(counts) if count == n]
         if not n:
             made = [_empty_selection(prompts[at], request) for at in group]
-        elif len(group) > 1 and not capped:
+        elif len(group) > 1 and not (capped or worded or request.per_candidate):
             queries, vectors = [prompts[at].query for at in group], [candidates[at].vectors for at in group]
             made = list(choosing.select_many(queries, vectors, n, method=request.method, **request.selection))
         else:
             made = []
             for at in group:
-                settings, most = request.selection, n
+                own, targets, settings, most = candidates[at], prompts[at].targets, dict(request.selection), n
+                for name in PER_CANDIDATE_SETTINGS & settings.keys():
+                    if np.shape(settings[name]) == own.ids.shape:  # given in the order of the ids
+                        settings[name] = np.asarray(settings[name])[np.argsort(np.argsort(own.ids))]
                 if capped:
-                    passages = store.passages(candidates[at].ids.tolist(), request.search.filter)
-                    settings, most = capped_settings(request, n, [passage.document for passage in passages])
-                chosen = choosing.select(
-                    prompts[at].targets, candidates[at].vectors, most, method=request.method, **settings
-                )
-                made.append(chosen)
+                    passages = store.passages(own.ids.tolist(), search.filter)
+                    caps, most = capped_settings(request, n, [passage.document for passage in passages])
+                    settings |= {"sources": caps["sources"], "source_cap": caps["source_cap"]}
+                offered = own.vectors
+                if own.features is not None:
+                    settings |= _word_settings(own, own.features, request)
+                    targets, offered = own.features.prompt_beside(targets), own.features.passages_beside(offered)
+                made.append(choosing.select(targets, offered, most, method=request.method, **settings))
         for at, chosen in zip(group, made, strict=True):
             selections[at] = replace(chosen, indices=candidates[at].ids[chosen.indices])
     return [selections[place] for place in range(len(prompts))]
+
+
+def _word_settings(own: Shortlist, features: keywords.WordFeatures, request: SearchRequest) -> dict[str, Any]:
+    """The settings that differ where words stand beside the vectors."""
+    changed: dict[str, Any] = {"normalize": False}
+    if (known := request.selection.get("known")) is not None:
+        vectors = np.atleast_2d(np.asarray(known, dtype=np.float32))
+        changed["known"] = features.others_beside(unit_rows(vectors) if request.search.normalize else vectors)
+    if "relevance" in find_method(request.method).options and "relevance" not in request.options:
+        changed["relevance"] = own.relevance
+    return changed
 
 
 def capped_settings(request: SearchRequest, n: int, documents: Sequence[int]) -> tuple[dict[str, Any], int]:
@@ -221,10 +301,11 @@ def _search_residual(store: WholeStore, prompt: EmbeddedPrompt, request: SearchR
 
 
 def _build_found(
-    store: WholeStore, candidates: Candidates, chosen: Selection, considered: int, request: SearchRequest, clock: _Clock
+    store: WholeStore, candidates: Shortlist, chosen: Selection, considered: int, request: SearchRequest, clock: _Clock
 ) -> Found:
     """The result of a selection whose indices are ids of the store."""
-    score = dict(zip(candidates.ids.tolist(), candidates.scores.tolist(), strict=True))
+    words, fused = candidates.words, candidates.fused
+    place = {row: at for at, row in enumerate(candidates.ids.tolist())}
     ids = [int(index) for index in chosen.indices]
     hits = []
     for at, (row, passage) in enumerate(zip(ids, store.passages(ids, request.search.filter), strict=True)):
@@ -233,7 +314,7 @@ def _build_found(
             Hit(
                 text=passage.text,
                 meta=passage.meta,
-                score=score[row],
+                score=float(candidates.scores[place[row]]),
                 gain=float(chosen.gains[at]),
                 uncertainty=left,
                 row=row,
@@ -243,6 +324,8 @@ def _build_found(
                 parts=passage.parts,
                 start=passage.start,
                 copies=passage.copies,
+                words_score=None if words is None else float(words[place[row]]),
+                fused_score=None if fused is None else float(fused[place[row]]),
             )
         )
     clock.lap("read")

@@ -23,7 +23,7 @@ from siftlm.memory.filter_sql import SqlCondition
 from siftlm.memory.filters import Expression
 from siftlm.memory.manifest import Manifest
 from siftlm.memory.store import Listed, Neighbours, Passage
-from siftlm.types import BoolArray, IntArray, Vectors
+from siftlm.types import BoolArray, FloatArray, IntArray, Vectors
 
 # Filters whose rows are kept between searches of an unchanged memory.
 CACHED_FILTERS = 16
@@ -175,26 +175,42 @@ class Snapshot:
         """The recipe and the name of each input that was read, or begun."""
         return dict(self.connection.execute("SELECT recipe, name FROM inputs"))
 
-    def words(self, text: str, k: int, where: Expression | None = None) -> IntArray:
-        """The k best rows by BM25 over the rarest words of a text, best first."""
+    def words(self, text: str, k: int, where: Expression | None = None) -> Neighbours:
+        """The k best rows by BM25 over the rarest words of a text, best first, with these scores."""
+        terms = self._query_terms(text)
+        allowed = self.allowed(where) if where is not None else None
+        ranking: list[tuple[int, float]] = []
+        statement = "SELECT rowid, -rank FROM words WHERE words MATCH ? ORDER BY rank, rowid"
+        limit = "" if allowed is not None else f" LIMIT {min(k, self.view.rows):d}"
+        for row, score in self.connection.execute(statement + limit, (keywords.match_any(terms),)) if terms else ():
+            self._check_written(row, row)
+            if allowed is None or allowed[row]:
+                ranking.append((row, score))
+                if len(ranking) == k:
+                    break
+        return Neighbours(
+            np.array([row for row, _ in ranking], dtype=np.int64), np.array([score for _, score in ranking], np.float64)
+        )
+
+    def term_scores(self, text: str, ids: IntArray) -> FloatArray:
+        """(len(ids), T) what each of these words adds to the BM25 of each row."""
+        terms, place = self._query_terms(text), {int(row): at for at, row in enumerate(ids)}
+        scores = np.zeros((len(place), len(terms)))
+        # The plus keeps SQLite from a search for each row.
+        statement = "SELECT rowid, -rank FROM words WHERE words MATCH ? AND +rowid IN (SELECT value FROM json_each(?))"
+        rows = json.dumps(list(place))
+        for column, term in enumerate(terms):
+            for row, score in self.connection.execute(statement, (keywords.match_any([term]), rows)):
+                scores[place[row], column] = score
+        return scores
+
+    def _query_terms(self, text: str) -> list[str]:
         if not self.manifest.full_text:
             raise InvalidInput(
                 f"this memory was built with {setting('full_text', False)} and cannot be searched by words"
             )
-        match = keywords.match_query(text, self._document_frequency, len(self))
-        if match is None:
-            return np.zeros(0, dtype=np.int64)
-        allowed = self.allowed(where) if where is not None else None
-        ranking: list[int] = []
-        statement = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid"
-        limit = "" if allowed is not None else f" LIMIT {min(k, self.view.rows):d}"
-        for (row,) in self.connection.execute(statement + limit, (match,)):
-            self._check_written(row, row)
-            if allowed is None or allowed[row]:
-                ranking.append(row)
-                if len(ranking) == k:
-                    break
-        return np.array(ranking, dtype=np.int64)
+        tokenizer = self.manifest.tokenizer
+        return keywords.query_terms(text, self._document_frequency, len(self), tokenizer=tokenizer)
 
     def _document_frequency(self, terms: list[str]) -> dict[str, int]:
         statement = "SELECT term, doc FROM vocabulary WHERE term = ?"

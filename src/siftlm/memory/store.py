@@ -16,7 +16,7 @@ class Neighbours(NamedTuple):
     ids: IntArray
     """(k,), or fewer if there are no more."""
     scores: FloatArray
-    """(k,) cosines."""
+    """(k,) cosines, or the scores of a full-text search."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +57,11 @@ class Listed:
 class Store(Protocol):
     """Vectors with the texts they stand for; ids are whole numbers ≥ 0.
 
-    Four more things are used where they are there. ``words(text, k, where)`` gives the ids that a full-text search
-    finds, best first. ``everything()`` gives all vectors as one array with the ids as its rows, for a selection among
-    all of them, and ``allowed(where)`` says which of those rows are meant: (rows,), true or false. ``exact`` is
-    ``True`` where ``nearest`` looks at every vector.
+    Five more things are used where they are there. ``words(text, k, where)`` gives the ids that a full-text search
+    finds, best first, or `Neighbours` with its scores, all above 0; ``term_scores(text, ids)``, (len(ids), T), says
+    what each word of the text adds to the score of each id. ``everything()`` gives all vectors as one array with the
+    ids as its rows, for a selection among all of them, and ``allowed(where)`` says which of those rows are meant:
+    (rows,), true or false. ``exact`` is ``True`` where ``nearest`` looks at every vector.
     """
 
     @property
@@ -87,8 +88,11 @@ class WholeStore(Store, Protocol):
     def scanning(self) -> WholeStore:
         """The same store, looking at every vector."""
 
-    def words(self, text: str, k: int, where: Expression | None) -> IntArray:
-        """The ids that a full-text search finds, best first."""
+    def words(self, text: str, k: int, where: Expression | None) -> Neighbours:
+        """What a full-text search finds, with its scores, all above 0."""
+
+    def term_scores(self, text: str, ids: IntArray) -> FloatArray | None:
+        """(len(ids), T) what each word of the text adds to the score of each id; None where that is unknown."""
 
     def everything(self) -> Vectors:
         """(rows, d) with the ids as rows."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from siftlm.memory import database, durability, vectors
+from siftlm.memory import database, durability, keywords, vectors
 from siftlm.memory.manifest import GENERATION_NAME, Manifest, read_manifest
 from siftlm.memory.near_duplicates import Near
 from siftlm.types import Vectors
@@ -66,6 +66,7 @@ class Writer:
     def __init__(self, memory: Path, manifest: Manifest, connection: sqlite3.Connection) -> None:
         self.memory, self.manifest, self.connection = memory, manifest, connection
         self.folder = manifest.folder(memory)
+        keywords.add_prepare_function(connection, manifest.tokenizer)
         self.form = vectors.VectorFormat(manifest.storage, manifest.width)
         self.near = None if manifest.near_duplicates is None else Near(manifest.near_duplicates)
         self._state = database.read_state(connection)
@@ -116,7 +117,9 @@ class Writer:
         self.connection.execute("INSERT INTO blocks VALUES (?, ?, ?)", (first, len(texts), checksum))
         self.connection.executemany("INSERT INTO passages VALUES (?, ?, ?)", zip(rows, digests, texts, strict=True))
         if self.manifest.full_text:
-            self.connection.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", zip(rows, texts, strict=True))
+            prepared = map(keywords.TOKENIZERS[self.manifest.tokenizer].prepare, texts)
+            statement = "INSERT INTO words (rowid, text) VALUES (?, ?)"
+            self.connection.executemany(statement, zip(rows, prepared, strict=True))
         self._state["rows"] += len(texts)
         return rows
 
@@ -208,7 +211,9 @@ class Writer:
         """Remove the touched rows from the passages and from the indexes over them."""
         run = self.connection.execute
         if self.manifest.full_text:
-            run("INSERT INTO words (words, rowid, text) SELECT 'delete', row, text FROM passages WHERE row IN touched")
+            text = f"{keywords.PREPARE_FUNCTION}(text)"
+            statement = f"SELECT 'delete', row, {text} FROM passages WHERE row IN touched"
+            run(f"INSERT INTO words (words, rowid, text) {statement}")
         if self.near is not None:
             self._forget_bands(self.near)
         run("INSERT INTO dead (row) SELECT row FROM touched ORDER BY row")

@@ -23,6 +23,8 @@ scan, so that methods that never look at the posterior can report the uncertaint
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -310,6 +312,34 @@ def _drops(cross: FloatArray, variance: FloatArray, noise: float) -> tuple[Float
 def belief_of(space: Space, noise: float) -> Belief:
     """The form that fits the space."""
     return FeatureBelief(space, noise) if isinstance(space, FeatureSpace) else KernelBelief(space, noise)
+
+
+# Up to so many picks, one factorisation is faster than one pick after the other.
+MAX_FACTORED_PICKS = 512
+
+
+def uncertainty_of(space: Space, noise: float, picks: Sequence[int]) -> FloatArray:
+    """(n + 1,) the targets' mean variance before the first of these picks and after each; NaN without targets.
+
+    With L Lᵀ = K_n + λI and L z = k(X_n, x*), pick i lowers it by the mean of z_i².
+    """
+    if not space.targets:
+        return np.full(len(picks) + 1, np.nan)
+    indices = np.array(picks, dtype=np.int64)
+    drops: FloatArray | None = None
+    if len(indices) <= MAX_FACTORED_PICKS:
+        with suppress(np.linalg.LinAlgError):  # λ is close to rounding
+            factor = np.linalg.cholesky(space.among(indices, indices) + noise * np.eye(len(indices)))
+            white = np.linalg.solve(factor, space.cross_to(indices).T)
+            drops = np.einsum("nm,nm->n", white, white) / space.targets
+    if drops is None:
+        belief, each = belief_of(space, noise), []
+        for index in picks:
+            each.append(belief.look(index).drop)
+            belief.observe(index)
+        drops = np.array(each)
+    uncertainty: FloatArray = space.target_trace / space.targets - np.concatenate([[0.0], np.cumsum(drops)])
+    return uncertainty
 
 
 class FeaturePosterior(_PosteriorArrays):

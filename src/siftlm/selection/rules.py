@@ -46,14 +46,14 @@ class PickRules:
         """The index of the best allowed candidate, or ``NO_PICK``. Ties go to the smaller index (or name)."""
         # 1. The best by weighted gain among what is allowed.
         scores, forbidden = gains, None
-        if self.blocked is not None or self.prior is not None or self.costs is not None:
+        if self.prior is not None or self.costs is not None:
             with np.errstate(over="ignore"):  # an enormous weight may make a score infinite: the best there is
                 scores = gains.copy() if self.prior is None else gains * self.prior
                 if self.costs is not None:
                     scores /= self.costs
-            forbidden = self.forbidden()
-            if forbidden is not None:
-                scores[forbidden] = -np.inf
+        forbidden = self.forbidden()
+        if forbidden is not None:
+            scores = np.where(forbidden, -np.inf, scores)
         best = int(scores.argmax())
         top = float(scores[best])
         if forbidden is not None and forbidden[best]:

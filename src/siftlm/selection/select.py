@@ -15,7 +15,7 @@ from siftlm.errors import Conflict, InvalidInput, did_you_mean, setting
 from siftlm.selection import checks
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.numerics import smallest_noise, ties_of
-from siftlm.selection.posterior import belief_of
+from siftlm.selection.posterior import belief_of, uncertainty_of
 from siftlm.selection.problem import Method, MethodFunction, Problem, Steps, find_method
 from siftlm.selection.rules import NO_LIMITS, NO_PICK, NO_STOPPING, Limits, PickRules, Stopping, rules_in
 from siftlm.selection.space import Gram, Space, space_of
@@ -255,27 +255,34 @@ def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) ->
     steps = _checked_steps(steps, problem)
     gains = next(steps)
     in_use, space = problem.posterior_in_use, problem.space
-    # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare.
-    belief = in_use or belief_of(space, max(problem.noise, smallest_noise(space)))
+    # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare: all of it
+    # at the end, unless a stopping rule looks at it.
+    may_stop = stopping is not NO_STOPPING
+    noise = problem.noise if in_use else max(problem.noise, smallest_noise(space))
+    belief = in_use or (belief_of(space, noise) if may_stop else None)
+    known = list(range(space.size - problem.known, space.size))
     first = space.target_trace / space.targets if space.targets else float("nan")
-    for index in range(space.size - problem.known, space.size):
-        first -= belief.look(index).drop
-        if in_use is None:
-            belief.observe(index)
+    for index in known:
+        if belief is not None:
+            first -= belief.look(index).drop
+            if in_use is None:
+                belief.observe(index)
         gains = steps.send(index)
     indices: list[int] = []
     values: list[float] = []
     trace = [first]
-    stopped, rules, may_stop = "n", problem.rules, stopping is not NO_STOPPING
+    stopped, rules = "n", problem.rules
     while len(indices) < n:
         index = rules.choose(gains)
         if index == NO_PICK:
             stopped = "budget" if rules.out_of_budget else "exhausted"
             break
-        after = trace[-1] - belief.look(index).drop
-        if may_stop and (reason := stopping.refuses(len(indices), trace[-1], after)):
-            stopped = reason
-            break
+        after = trace[-1]
+        if belief is not None:
+            after -= belief.look(index).drop
+            if may_stop and (reason := stopping.refuses(len(indices), trace[-1], after)):
+                stopped = reason
+                break
         indices.append(index)
         values.append(float(gains[index]))
         trace.append(after)
@@ -284,12 +291,13 @@ def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) ->
             stopped = reason
             break
         if len(indices) < n:
-            if in_use is None:
+            if in_use is None and belief is not None:
                 belief.observe(index)
             gains = steps.send(index)
     steps.close()
+    uncertainty = np.array(trace) if belief is not None else uncertainty_of(space, noise, known + indices)[len(known) :]
     # Rounding can take a variance below zero; a variance cannot be.
-    return GreedyResult(np.array(indices, np.int64), np.array(values), np.maximum(trace, 0.0), stopped)
+    return GreedyResult(np.array(indices, np.int64), np.array(values), np.maximum(uncertainty, 0.0), stopped)
 
 
 def _checked_steps(steps: Steps, problem: Problem) -> Steps:

@@ -14,34 +14,46 @@ from siftlm.types import FloatArray
 
 
 @method("nearest", "nearest neighbours of the prompt; relevant, blind to redundancy")
-def nearest(problem: Problem) -> Steps:
+def nearest(problem: Problem, *, relevance: npt.ArrayLike | None = None) -> Steps:
     """(1 + mean_m cos(x*_m, x)) / 2
 
-    Shifted so that it is never negative, which changes no order and lets priors and costs multiply it.
+    Shifted so that it is never negative, which changes no order and lets priors and costs multiply it. ``relevance``
+    (K,), from −1 to 1, takes the place of the mean cosine: the nearest by a score that vectors do not know.
     """
-    gains = (1 + problem.relevance()) / 2
+    gains = (1 + relevance_of(problem, relevance)) / 2
     while True:
         yield gains
 
 
+def relevance_of(problem: Problem, given: npt.ArrayLike | None) -> FloatArray:
+    """(K,) the mean cosine to the targets, or what was given in its place."""
+    if given is None:
+        return problem.relevance()
+    own = checks.finite_matrix("relevance", given, shape=(1, problem.candidates))[0]
+    if np.abs(own).max(initial=0.0) > 1:
+        at = int(np.argmax(np.abs(own)))
+        raise InvalidInput(f"{setting('relevance')}[{at}] is {own[at]:g}; it must be from -1 to 1, as a cosine is")
+    return problem.padded(own)
+
+
 @method("nn-f", "the nearest neighbour n times; what repeating one text is worth", repeats=True)
-def nn_f(problem: Problem) -> Steps:
+def nn_f(problem: Problem, *, relevance: npt.ArrayLike | None = None) -> Steps:
     """(1 + mean_m cos(x*_m, x)) / 2
 
     As ``nearest``, but picks do not use candidates up: the best one stays the best. Where a limit
     (``replacement``, ``source_cap``, ``budget``) forbids it, the next nearest takes over.
     """
-    yield from nearest(problem)
+    yield from nearest(problem, relevance=relevance)
 
 
 @method("mmr", "relevance less the similarity to the closest pick", signed=True)
-def mmr(problem: Problem, *, balance: float = 0.5) -> Steps:
+def mmr(problem: Problem, *, balance: float = 0.5, relevance: npt.ArrayLike | None = None) -> Steps:
     """balance · mean_m cos(x*_m, x) − (1 − balance) · max_i cos(x_i, x) over the picks x_i
 
-    Before any pick the second term is 0. Known items count as picks.
+    Before any pick the second term is 0. Known items count as picks. ``relevance`` as for ``nearest``.
     """
     balance = validation.fraction("balance", balance)
-    relevant = balance * problem.relevance()
+    relevant = balance * relevance_of(problem, relevance)
     index = yield relevant
     closest = problem.similarity_to(index)
     while True:
@@ -50,14 +62,14 @@ def mmr(problem: Problem, *, balance: float = 0.5) -> Steps:
 
 
 @method("max-sum", "relevance and the sum of distances to all picks", signed=True)
-def max_sum(problem: Problem, *, balance: float = 0.5) -> Steps:
+def max_sum(problem: Problem, *, balance: float = 0.5, relevance: npt.ArrayLike | None = None) -> Steps:
     """balance · mean_m cos(x*_m, x) + (1 − balance) · Σ_i (1 − cos(x_i, x)) over the picks x_i
 
     The sum grows with the picks and relevance does not, so distance decides more and more. Known items count
-    as picks.
+    as picks. ``relevance`` as for ``nearest``.
     """
     balance = validation.fraction("balance", balance)
-    gains = balance * problem.relevance()
+    gains = balance * relevance_of(problem, relevance)
     while True:
         index = yield gains
         gains = gains + (1 - balance) * (1 - problem.similarity_to(index))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from siftlm import validation
 from siftlm.selection.numerics import LAZY_MARGIN
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.selection.rules import NO_PICK
-from siftlm.selection.selectors.retrieval import nearest
+from siftlm.selection.selectors.retrieval import nearest, relevance_of
 from siftlm.types import BoolArray
 
 
@@ -63,20 +64,27 @@ def pursuit(problem: Problem, *, step: float = DEFAULT_STEP) -> Steps:
 
 
 @method("auto", "pursuit, each text once, where half of the nearest are copies of others; else the nearest")
-def auto(problem: Problem, *, step: float = DEFAULT_STEP, copies: float = COPY_COSINE) -> Steps:
+def auto(
+    problem: Problem,
+    *,
+    step: float = DEFAULT_STEP,
+    copies: float = COPY_COSINE,
+    relevance: npt.ArrayLike | None = None,
+) -> Steps:
     """that of ``pursuit`` if half of the n nearest have another at a cosine above ``copies``, else of ``nearest``
 
     Near-copies teach a learner little that the first one has not taught. Where there are none, what matters is to
     be near the prompt, and texts that differ from one another for the sake of it are a loss. (A text that is scored as
     its own prompt is another matter: there `siftlm.LocalModel.score` takes ``auto`` to be ``sift`` with repeats.)
+    ``relevance`` as for ``nearest``.
     """
     step, copies = validation.number("step", step, above=0, most=1), validation.fraction("copies", copies)
-    ranked = np.argsort(-problem.relevance()[: problem.candidates], kind="stable")
+    ranked = np.argsort(-relevance_of(problem, relevance)[: problem.candidates], kind="stable")
     ranked = ranked[: min(problem.picks, MAX_COMPARED)]
     alike = problem.similarities(ranked)
     np.fill_diagonal(alike, -1.0)
     redundant = 2 * int((alike.max(axis=1, initial=-1.0) > copies).sum()) >= len(ranked)
-    yield from pursuit(problem, step=step) if redundant else nearest(problem)
+    yield from pursuit(problem, step=step) if redundant else nearest(problem, relevance=relevance)
 
 
 # A pick is settled by at most so many looks at single candidates, then one glance at many of the next best

@@ -64,6 +64,7 @@ function facts(hit, { gain, overlap, repeat, again }) {
   const said = [
     Number.isFinite(gain) ? el("span", { title: "the share of the uncertainty about the prompt that this text removed" }, `gain ${(100 * gain).toFixed(1)} %`) : null,
     Number.isFinite(hit.score) ? el("span", { title: "similarity to the prompt" }, `cosine ${hit.score.toFixed(2)}`) : null,
+    Number.isFinite(hit.words_score) ? el("span", { title: "BM25: how well the words of the prompt are matched" }, `words ${hit.words_score.toFixed(2)}`) : null,
     Number.isFinite(overlap) && !again ? el("span", { title: "similarity to the nearest earlier pick" }, `overlap ${overlap.toFixed(2)}`) : null,
   ];
   if (!again && repeat.share >= WORTH_SAYING) {
