@@ -36,8 +36,8 @@ def about_facts(model: str, parameters: int, passages: int, questions: int, n: i
     return (
         f"{passages:,} sentences state facts of this Python's standard library, each in five wordings. {questions} "
         f"questions ask for three facts each, in a wording that is in no sentence. For each, {n} sentences are "
-        f"selected, and {Path(model).name} ({parameters:,} parameters) reads them or goes over them {PASSES} times; then it "
-        "answers."
+        f"selected, and {Path(model).name} ({parameters:,} parameters) reads them or goes over them {PASSES} times; "
+        "then it answers."
     )
 
 
