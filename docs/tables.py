@@ -157,8 +157,8 @@ def stores_table() -> str:
     note = f" {results['note']}" if results["note"] else ""
     source = (
         "In brackets the processor time, all threads together. Libraries are imported and have filled a small folder "
-        f"before the clock starts; stores take turns in one process, {results['rounds']} rounds, medians; the clock stops "
-        f"when every file is flushed to the disk.{always}{note}"
+        f"before the clock starts; stores take turns in one process, {results['rounds']} rounds, medians; the clock "
+        f"stops when every file is flushed to the disk.{always}{note}"
     )
     return "\n".join([*rows, "", f"`python benchmarks/memory.py --only peers`. {source} {machine(results)}"])
 

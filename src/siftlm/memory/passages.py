@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from siftlm.embedding.protocol import Embedder
 from siftlm.errors import InvalidInput, setting
+from siftlm.memory.reading.columns import DocumentBatch
 from siftlm.types import IntArray
 
 # Where to cut, best first; the next passage may begin at any place within the white space.
@@ -30,6 +33,53 @@ class PassageSpan:
 
     start: int
     end: int
+
+
+@dataclass(frozen=True, eq=False)
+class PassageBatch:
+    """The passages of a batch of documents, one document after the other."""
+
+    texts: Sequence[str]
+    starts: Sequence[int]
+    """Where each begins in its document, in characters."""
+    counts: Sequence[int] | None = None
+    """How many passages each document has; None where all have one."""
+
+    @property
+    def owners(self) -> IntArray:
+        """The document of each passage, by its position in the batch."""
+        if self.counts is None:
+            return np.arange(len(self.texts))
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+
+def cut_documents(documents: DocumentBatch, embedder: Embedder, size: int, overlap: int) -> PassageBatch:
+    """The documents cut into passages; those that come with their vectors are whole.
+
+    A text has no more tokens than characters, so short ones are not counted.
+    """
+    texts, known = documents.texts, documents.known
+    stripped = list(map(str.strip, texts))
+    starts = [0] * len(texts)
+    if stripped != texts:
+        starts = [len(text) - len(text.lstrip()) for text in texts]
+    long = [at for at in np.flatnonzero(~known).tolist() if len(texts[at]) > size]
+    if not long:
+        return PassageBatch(stripped, starts)
+    spans = dict(zip(long, embedder.tokens([texts[at] for at in long]), strict=True))
+    parts: list[str] = []
+    places: list[int] = []
+    counts = [1] * len(texts)
+    for at, text in enumerate(texts):
+        if at in spans:
+            cut = split_passages(text, spans.pop(at), size=size, overlap=overlap)
+            parts += [text[span.start : span.end] for span in cut]
+            places += [span.start for span in cut]
+            counts[at] = len(cut)
+        else:
+            parts.append(stripped[at])
+            places.append(starts[at])
+    return PassageBatch(parts, places, counts)
 
 
 def split_passages(text: str, tokens: IntArray, *, size: int, overlap: int) -> list[PassageSpan]:
