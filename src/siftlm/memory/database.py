@@ -171,7 +171,7 @@ def connect_writer(folder: Path) -> sqlite3.Connection:
     connection = _connect(folder, f"{(folder / DATABASE_FILE).resolve().as_uri()}?mode=rw")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
-    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute("PRAGMA cache_size = -8192")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA trusted_schema = ON")  # the view of the full-text index calls a function of ours
     keywords.add_prepare_function(connection, keywords.SPACED)

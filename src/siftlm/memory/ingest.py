@@ -1,4 +1,4 @@
-"""Ingestion: documents are cut into passages, new passages are embedded, and everything is written.
+"""Ingestion: documents are cut into passages, new passages are embedded, and everything is written, batch by batch.
 
 A text that the memory has is not embedded again. A batch counts from its commit on, so a killed build repeats only
 the batch that it was at.
@@ -33,6 +33,8 @@ BATCH_SECONDS = (2.0, 8.0)
 INITIAL_BATCH_CHARACTERS, MIN_BATCH_CHARACTERS, MAX_BATCH_CHARACTERS = 1 << 17, 1 << 14, 16 << 20
 # Documents of a batch, however short they are.
 MAX_BATCH_DOCUMENTS = 4096
+# Characters of the passages that are embedded and written together.
+EMBEDDED_CHARACTERS = 1 << 18
 # Complaints that are kept of an input; the rest is counted.
 KEPT_COMPLAINTS = 20
 
@@ -74,10 +76,8 @@ class IngestBatch:
     """The digest of each passage's text."""
     fresh: Sequence[int]
     """The passages whose texts are new, each text once."""
-    vectors: Vectors
-    """(len(fresh), d) of unit length."""
-    embedded: int
-    """How many of them were made here."""
+    embeds: bool
+    """Whether some of these come without a vector."""
     homes: dict[bytes, int]
     """Digest -> row, for texts that are stored already."""
     nearly: dict[bytes, bytes] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class Ingester:
         self._size, self._overlap = manifest.passage_tokens, manifest.overlap
 
     def prepare(self, documents: DocumentBatch) -> IngestBatch:
-        """Cut and embed the documents, which takes long; reads the database and writes nothing."""
+        """Cut the documents and find out what of them is new; reads the database and writes nothing."""
         passages = cut_documents(documents, self._embedder, self._size, self._overlap)
         digests = database.text_digests(passages.texts)
         # A text's first passage is the one that counts.
@@ -106,19 +106,23 @@ class Ingester:
         if self._writer.near is not None and fresh:
             nearly, bands = self._near({digests[at]: passages.texts[at] for at in fresh}, homes)
             fresh = [at for at in fresh if digests[at] not in nearly]
-        vectors, embedded = self._embed(documents, passages, fresh)
-        return IngestBatch(documents, passages, digests, fresh, vectors, embedded, homes, nearly, bands)
+        known = documents.known
+        embeds = bool(fresh) and not (known.all() or known[passages.owners[fresh]].all())
+        return IngestBatch(documents, passages, digests, fresh, embeds, homes, nearly, bands)
 
     def write(self, batch: IngestBatch) -> Added:
-        """Write a batch, inside a transaction."""
-        writer, texts, digests = self._writer, batch.passages.texts, batch.digests
-        new = [digests[at] for at in batch.fresh]
-        rows = writer.append([texts[at] for at in batch.fresh], new, batch.vectors)
+        """Embed and write a batch, inside a transaction."""
+        writer, digests = self._writer, batch.digests
+        first = writer.rows
+        for block in self._blocks(batch):
+            texts = [batch.passages.texts[at] for at in block]
+            writer.append(texts, [digests[at] for at in block], self._vectors(batch, block, texts))
+        rows = range(first, writer.rows)
         stands = Stands(digests, [0] * len(digests))
         if batch.nearly:
             nears = [int(digest in batch.nearly) for digest in digests]
             stands = Stands([batch.nearly.get(digest, digest) for digest in digests], nears)
-        homes = {**batch.homes, **dict(zip(new, rows, strict=True))}
+        homes = {**batch.homes, **dict(zip((digests[at] for at in batch.fresh), rows, strict=True))}
         writer.place(batch.documents, batch.passages, [homes[digest] for digest in stands.digests], stands)
         writer.remember_bands({homes[digest]: keys for digest, keys in batch.bands.items()})
         near = sum(stands.nears)
@@ -160,31 +164,41 @@ class Ingester:
                 return digest
         return None
 
-    def _embed(self, documents: DocumentBatch, passages: PassageBatch, fresh: Sequence[int]) -> tuple[Vectors, int]:
-        """(len(fresh), d) at unit length, and how many of them were made here."""
-        width = self._writer.manifest.width
-        texts = [passages.texts[at] for at in fresh]
+    def _blocks(self, batch: IngestBatch) -> Iterator[Sequence[int]]:
+        """The new passages, so many at a time that their vectors and what is made for them take little memory."""
+        if not batch.embeds:
+            yield batch.fresh
+            return
+        start = characters = 0
+        for end, at in enumerate(batch.fresh, 1):
+            characters += len(batch.passages.texts[at])
+            if characters >= EMBEDDED_CHARACTERS or end == len(batch.fresh):
+                yield batch.fresh[start:end]
+                start, characters = end, 0
+
+    def _vectors(self, batch: IngestBatch, block: Sequence[int], texts: Sequence[str]) -> Vectors:
+        """(len(block), d) at unit length."""
+        width, documents = self._writer.manifest.width, batch.documents
         if documents.vectors is None:
-            found, made = vectors.embed_checked(self._embedder, texts, width), len(texts)
+            found = vectors.embed_checked(self._embedder, texts, width)
         else:
             if documents.vectors.shape[1] != width:
                 raise InvalidInput(
                     f"a vector has shape {documents.vectors.shape[1:]}, and the memory holds vectors of width {width}"
                 )
-            owners = passages.owners[list(fresh)]
-            # A slice where nothing is left out, which copies nothing.
-            found = documents.vectors if len(owners) == len(documents) else documents.vectors[owners]
-            unknown = np.flatnonzero(~documents.known[owners]) if documents.given is not None else ()
-            made = len(unknown)
-            if made:
+            owners = batch.passages.owners[list(block)]
+            # As they are where none is left out, which copies nothing.
+            found = documents.vectors if len(block) == len(documents) else documents.vectors[owners]
+            if batch.embeds:
                 found = np.array(found)
+                unknown = np.flatnonzero(~documents.known[owners]).tolist()
                 found[unknown] = vectors.embed_checked(self._embedder, [texts[at] for at in unknown], width)
         scaled = vectors.unit_rows(found)
         wrong = np.isnan(scaled[:, 0])
         if wrong.any():
             at = int(np.argmax(wrong))
             raise InvalidInput(f"the vector of the text {texts[at][:60]!r} is zero or not finite: it has no direction")
-        return scaled, made
+        return scaled
 
 
 def open_corpus(corpus: Any, settings: Mapping[str, Any]) -> Source:
@@ -326,14 +340,15 @@ class _SourceIngestion:
         added = Added()
         following = self._next()
         while following is not None:
+            embeds = following[1].embeds
             with self._writer.transaction():
                 opened = time.monotonic()
-                while following is not None:
-                    records, prepared = following
-                    added += self._write(records, prepared)
-                    due = prepared.embedded or time.monotonic() - opened >= BATCH_SECONDS[0]
-                    following = None if due else self._next()
-            if due:
+                added += self._write(*following)
+                while not embeds and (following := self._next()) is not None:
+                    if following[1].embeds or time.monotonic() - opened >= BATCH_SECONDS[0]:
+                        break
+                    added += self._write(*following)
+            if embeds:
                 following = self._next()
         if self._failure is not None:
             raise self._failure

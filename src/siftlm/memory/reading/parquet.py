@@ -14,6 +14,7 @@ from siftlm.memory.reading.records import RawBatch, SkipCounter, unreadable
 
 # Few rows, since each may be a long text.
 _PARQUET_BATCH_ROWS = 256
+_PARQUET_BUFFER_BYTES = 1 << 20
 
 
 class Parquet:
@@ -33,8 +34,8 @@ class Parquet:
         """All rows; a row group that cannot be read gives bad rows, so that the numbers of later rows stay the same."""
         arrow, parquet = load("pyarrow", "memory"), load("pyarrow.parquet", "memory")
         try:
-            # Without read-ahead: a row group can be larger than memory.
-            file = parquet.ParquetFile(self._path, pre_buffer=False)
+            # Without read-ahead, and in pieces: a row group can be larger than memory.
+            file = parquet.ParquetFile(self._path, pre_buffer=False, buffer_size=_PARQUET_BUFFER_BYTES)
         except (arrow.ArrowException, OSError) as error:
             if not skip.some(1):
                 problem = f"{printable_path(self._path.name)} is not a sound Parquet file: {_short_error(error)}"

@@ -267,16 +267,17 @@ def text_row(path: Path, name: str, largest: int, position: int) -> RawBatch:
 
 
 def _file_text(path: Path, largest: int) -> str:
-    pieces, size = [], 0
+    content = bytearray()
     for piece in ByteStream(path).pieces():
-        size += len(piece)
-        if size > largest:
+        content += piece
+        if len(content) > largest:
             raise BrokenStream(f"is larger than {largest:,} bytes, the largest single text that is read (largest=)")
         if b"\0" in piece:
             raise BrokenStream("is no text: it holds zero bytes")
-        pieces.append(piece)
     try:
-        # As universal newlines do: a text is the same whichever system wrote it.
-        return b"".join(pieces).decode("utf-8-sig").replace("\r\n", "\n")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BrokenStream(f"is not UTF-8 at byte {error.start + 1}") from error
+    del content
+    # As universal newlines do: a text is the same whichever system wrote it.
+    return text.replace("\r\n", "\n")
