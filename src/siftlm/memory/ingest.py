@@ -54,6 +54,8 @@ class Added:
     """Records that could not be used."""
     complaints: tuple[str, ...] = ()
     """The first of those: where, and what is wrong."""
+    empty: int = 0
+    """Files of a folder that hold nothing, and are no bad records."""
 
     def __add__(self, other: Added) -> Added:
         return Added(
@@ -63,6 +65,7 @@ class Added:
             self.near_duplicates + other.near_duplicates,
             self.bad + other.bad,
             (self.complaints + other.complaints)[:KEPT_COMPLAINTS],
+            self.empty + other.empty,
         )
 
 
@@ -337,7 +340,7 @@ class _SourceIngestion:
 
     def run(self) -> Added:
         """Everything that is left of the input."""
-        added = Added()
+        added, finished = Added(), self._progress.finished
         following = self._next()
         while following is not None:
             embeds = following[1].embeds
@@ -355,7 +358,7 @@ class _SourceIngestion:
         with self._writer.transaction():
             self._writer.remember_input(self._recipe, self._source.name, replace(self._progress, finished=True))
         self._meter.finish()
-        return added
+        return added if finished else replace(added, empty=self._source.empty)
 
     def _next(self) -> tuple[RecordBatch, IngestBatch] | None:
         """The next batch, prepared. An error waits until what was before it is committed."""

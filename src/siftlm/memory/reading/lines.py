@@ -361,6 +361,7 @@ class ShardedFiles:
         self._folder, self._glob, self._files = folder, glob, files
         self.name = printable_path(folder)
         self.size = sum(file.size or 0 for file in files)
+        self.empty = sum(not file.size for file in files)
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "shards", **folder_identity(self._folder, self._glob)}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -48,6 +48,10 @@ class Source(Protocol):
     @property
     def unit(self) -> str:
         """The unit of size and position: ``bytes``, ``files``, ``records``."""
+
+    @property
+    def empty(self) -> int:
+        """Files of a folder that hold nothing; they are passed over, and are no bad records."""
 
     def identity(self) -> dict[str, Any]:
         """Whatever distinguishes this input from others, and from itself after a change; JSON can hold it."""
@@ -212,6 +216,15 @@ class SourcePart(Protocol):
         """
 
 
+@runtime_checkable
+class FolderPart(Protocol):
+    """A part that is a folder."""
+
+    @property
+    def empty(self) -> int:
+        """Files that hold nothing."""
+
+
 class RecordReader:
     """The `Source` of every kind of input: its parts one after the other, as numbered records."""
 
@@ -236,6 +249,10 @@ class RecordReader:
     @property
     def unit(self) -> str:
         return self._parts[0].unit if self._alike or len(self._parts) == 1 else "inputs"
+
+    @property
+    def empty(self) -> int:
+        return sum(part.empty for part in self._parts if isinstance(part, FolderPart))
 
     def identity(self) -> dict[str, Any]:
         identity = {"parts": [part.identity() for part in self._parts], "settings": self._settings}
@@ -327,6 +344,10 @@ class ReadAhead:
     @property
     def unit(self) -> str:
         return self._source.unit
+
+    @property
+    def empty(self) -> int:
+        return self._source.empty
 
     def identity(self) -> dict[str, Any]:
         return self._source.identity()

@@ -217,7 +217,9 @@ class TextFolder:
     def __init__(self, path: Path, glob: str | None, largest: int) -> None:
         self._path, self._glob, self._largest = path, glob, largest
         self.name = printable_path(path)
-        self.size = sum(1 for _ in self._files())
+        sizes = [file.bytes for file in walk_files(path, glob)]
+        self.empty = sizes.count(0)
+        self.size = len(sizes) - self.empty
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "texts", **folder_identity(self._path, self._glob)}
