@@ -87,6 +87,11 @@ class IngestBatch:
     """Digest -> that of the text that is nearly the same and stands for it, stored already or new."""
     bands: dict[bytes, list[int]] = field(default_factory=dict)
 
+    @property
+    def has_all_vectors(self) -> bool:
+        """Whether there is nothing to embed because all texts come with their vectors."""
+        return self.documents.vectors is not None and not self.embeds
+
 
 class Ingester:
     """Prepares batches of documents, and writes them."""
@@ -323,8 +328,8 @@ def ingest_source(
 class _SourceIngestion:
     """One input on its way into a memory.
 
-    A batch that took embedding is committed at once. Others share a commit for a while, which spares the disk: digests
-    have no order, so each commit writes most pages of their index.
+    A batch is committed at once. Only those that come with their vectors share a commit for a while, which spares the
+    disk: digests have no order, so each commit writes most pages of their index.
     """
 
     def __init__(
@@ -336,22 +341,23 @@ class _SourceIngestion:
         self._pace = _BatchSizer()
         self._batches = _sized_batches(source.batches(self._progress.next), self._pace)
         self._failure: Exception | None = None
-        self._began = time.monotonic()
+        self._began, self._position = time.monotonic(), 0
 
     def run(self) -> Added:
         """Everything that is left of the input."""
         added, finished = Added(), self._progress.finished
         following = self._next()
         while following is not None:
-            embeds = following[1].embeds
+            shared = following[1].has_all_vectors
             with self._writer.transaction():
                 opened = time.monotonic()
                 added += self._write(*following)
-                while not embeds and (following := self._next()) is not None:
-                    if following[1].embeds or time.monotonic() - opened >= BATCH_SECONDS[0]:
+                while shared and (following := self._next()) is not None:
+                    if not following[1].has_all_vectors or time.monotonic() - opened >= BATCH_SECONDS[0]:
                         break
                     added += self._write(*following)
-            if embeds:
+            self._meter.at(self._position)
+            if not shared:
                 following = self._next()
         if self._failure is not None:
             raise self._failure
@@ -384,7 +390,7 @@ class _SourceIngestion:
             complaints=(self._progress.complaints + told)[:KEPT_COMPLAINTS],
         )
         self._writer.remember_input(self._recipe, self._source.name, self._progress)
-        self._meter.at(records.position)
+        self._position = records.position
         self._pace.adapt(time.monotonic() - self._began)
         return added
 
