@@ -46,10 +46,12 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
-def side_by_side(jobs: dict[str, Callable[[], object]], rounds: int, warm_up: int = 3) -> dict[str, dict[str, float]]:
+def side_by_side(
+    jobs: dict[str, Callable[[], object]], rounds: int, warm_up: int = 3, between: Callable[[], object] = lambda: None
+) -> dict[str, dict[str, float]]:
     """Median and quartiles of each job in seconds; ``processor`` is the median of what all threads worked.
 
-    The jobs take turns, so that a slow minute hits all of them.
+    The jobs take turns, so that a slow minute hits all of them; ``between`` is called after each, outside the clock.
     """
     times: dict[str, list[float]] = {name: [] for name in jobs}
     busy: dict[str, list[float]] = {name: [] for name in jobs}
@@ -62,6 +64,7 @@ def side_by_side(jobs: dict[str, Callable[[], object]], rounds: int, warm_up: in
             job()
             times[name].append(time.perf_counter() - start)
             busy[name].append(time.process_time() - worked)
+            between()
     return {name: {**_summary(times[name]), "processor": statistics.median(busy[name])} for name in jobs}
 
 

@@ -49,6 +49,8 @@ class Store:
     always: str = ""
     """The indexes that it builds whether they are asked for or not."""
     approximates: bool = False
+    most: int | None = None
+    """The texts that it is filled with while the clock runs, where each takes it milliseconds."""
 
 
 def siftlm_store(width: int) -> Store:
@@ -152,7 +154,8 @@ def qdrant_store(width: int) -> Store:
 
         return search
 
-    return Store(fill, None, opened, words=(False,))
+    # It commits each text by itself.
+    return Store(fill, None, opened, words=(False,), most=WARM_UP)
 
 
 def milvus_store(width: int) -> Store:
@@ -194,6 +197,7 @@ def compare(
     """Filling from memory and from files, with full text and without; then searching."""
     loaded = {name: store for name in STORES if (store := _load(name, vectors.shape[1])) is not None}
     found: dict[str, Any] = {"passages": len(texts), "rounds": rounds, "note": note}
+    found["filled"] = {name: store.most or len(texts) for name, store in loaded.items()}
     found["always"] = {name: store.always for name, store in loaded.items() if store.always}
     files = _write_files(folder, texts, vectors)
     small = _write_files(folder / "small", texts[:WARM_UP], vectors[:WARM_UP])
@@ -202,17 +206,18 @@ def compare(
     for words in (False, True):
         apt = {name: store for name, store in loaded.items() if words in store.words}
         readers = {name: store.fill_lines for name, store in apt.items() if store.fill_lines is not None}
-        for name, store in apt.items():
-            filling(name, store.fill, texts[:WARM_UP], vectors[:WARM_UP], words)
-        for name, read in readers.items():
-            filling(name, read, *small, words)
+        for store in apt.values():
+            filling(store.fill, texts[:WARM_UP], vectors[:WARM_UP], words)
+        for read in readers.values():
+            filling(read, *small, words)
         arrays = {
-            name: lambda n=name, s=store, w=words: filling(n, s.fill, texts, vectors, w) for name, store in apt.items()
+            name: lambda s=store, w=words: filling(s.fill, texts[: s.most], vectors[: s.most], w)
+            for name, store in apt.items()
         }
-        lines = {name: lambda n=name, r=read, w=words: filling(n, r, *files, w) for name, read in readers.items()}
+        lines = {name: lambda r=read, w=words: filling(r, *files, w) for name, read in readers.items()}
         suffix = " with full text" if words else ""
         for source, jobs in (("memory", arrays), ("JSON lines", lines)):
-            found["fill"][source + suffix] = side_by_side(jobs, rounds, warm_up=0)
+            found["fill"][source + suffix] = side_by_side(jobs, rounds, warm_up=0, between=filling.remove)
             print(f"{source}{suffix}", json.dumps(found["fill"][source + suffix], indent=1), flush=True)
     return {**found, **_searching(folder, loaded, texts, vectors, queries)}
 
@@ -238,16 +243,20 @@ class _Filling:
     """Fills an empty folder, and waits until all of it is on the disk."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._last, self._count = folder, dict[str, Path](), 0
+        self._folder, self._count = folder, 0
+        self._filled: list[Path] = []
 
-    def __call__(self, name: str, fill: Callable[..., None], *arguments: Any) -> None:
+    def __call__(self, fill: Callable[..., None], *arguments: Any) -> None:
         self._count += 1
         into = self._folder / f"filled-{self._count}"
+        self._filled.append(into)
         fill(into, *arguments)
         _sync(into)
-        if name in self._last:
-            shutil.rmtree(self._last[name])
-        self._last[name] = into
+
+    def remove(self) -> None:
+        """Remove what was filled, which no clock should count."""
+        while self._filled:
+            shutil.rmtree(self._filled.pop())
 
 
 def _sync(folder: Path) -> None:

@@ -132,33 +132,41 @@ def memory_table() -> str:
     return "\n".join([*rows, "", source, "", f"`python benchmarks/memory.py`. {machine(results)}"])
 
 
+def _per_text(case: dict[str, float], texts: int) -> tuple[float, float]:
+    """Microseconds for each of so many texts: those of the clock, and of the processor."""
+    return 1e6 * case["median"] / texts, 1e6 * case["processor"] / texts
+
+
 def stores_table() -> str:
     """A memory against other stores, from ``python benchmarks/memory.py --only peers``."""
     results = json.loads((RESULTS / "memory.json").read_text())["peers"]
     size = results["passages"]
     rows = [f"| {size:,} texts, d = 384, float32 | siftlm | compared with | ratio |", "|---|---|---|---|"]
 
-    def each(case: dict[str, float]) -> str:
-        return f"{1e6 * case['median'] / size:,.0f} µs ({1e6 * case['processor'] / size:,.0f})"
-
     for source, jobs in results["fill"].items():
-        for name, case in jobs.items():
+        each = {name: _per_text(case, results["filled"][name]) for name, case in jobs.items()}
+        for name in jobs:
             if name != "siftlm":
-                times = f"{jobs['siftlm']['median'] / case['median']:.2f}×"
-                rows.append(f"| add a text, from {source} | {each(jobs['siftlm'])} | {name}: {each(case)} | {times} |")
-    own = results["search"]["siftlm"]["median"]
-    for name, case in results["search"].items():
+                own, other = each["siftlm"], each[name]
+                times = f"{own[0] / other[0]:.2f}× ({own[1] / other[1]:.2f})"
+                rows.append(
+                    f"| add a text, from {source} | {own[0]:,.0f} µs ({own[1]:,.0f}) "
+                    f"| {name}: {other[0]:,.0f} µs ({other[1]:,.0f}) | {times} |"
+                )
+    seconds = {name: case["median"] for name, case in results["search"].items()}
+    for name in seconds:
         if name != "siftlm":
             effort = f", effort {results['effort'][name]:,}" if name in results["effort"] else ""
             work = f"200 nearest, with texts and vectors (recall of {name}{effort}: {results['recall'][name]:.3f})"
-            other = f"{name}: {duration(case['median'])}"
-            rows.append(f"| {work} | {duration(own)} | {other} | {own / case['median']:.2f}× |")
+            compared = f"{duration(seconds['siftlm'])} | {name}: {duration(seconds[name])}"
+            rows.append(f"| {work} | {compared} | {seconds['siftlm'] / seconds[name]:.2f}× |")
     always = "".join(f" {name} always builds {what}." for name, what in results["always"].items())
+    partly = "".join(f" {name} fills {n:,} texts." for name, n in results["filled"].items() if n < size)
     note = f" {results['note']}" if results["note"] else ""
     source = (
         "In brackets the processor time, all threads together. Libraries are imported and have filled a small folder "
         f"before the clock starts; stores take turns in one process, {results['rounds']} rounds, medians; the clock "
-        f"stops when every file is flushed to the disk.{always}{note}"
+        f"stops when every file is flushed to the disk.{always}{partly}{note}"
     )
     return "\n".join([*rows, "", f"`python benchmarks/memory.py --only peers`. {source} {machine(results)}"])
 

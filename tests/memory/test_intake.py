@@ -216,6 +216,23 @@ def test_vectors_without_embedding_share_a_commit_and_leave_whole_batches(tmp_pa
         assert snapshot.connection.execute("SELECT next FROM inputs").fetchone() == (10,)
 
 
+def test_texts_with_vectors_and_without_keep_their_own(tmp_path):
+    """A text that is there already, one with a vector, and one that is cut: as many new passages as texts."""
+    embedder = Counting()
+    known, given = RNG.normal(size=(2, 64))
+    long = document(15)
+    records = [Document("known", vector=known), Document("given", vector=given), Document(long)]
+    with Memory.create(tmp_path / "memory", embedder=embedder, passage_tokens=10, overlap=0) as memory:
+        memory.ingest([Document("known", vector=known)])
+        added = memory.ingest(records)
+        assert (added.passages, added.duplicates, embedder.embedded) == (3, 1, 2)
+        texts = memory.texts(memory.rows())
+        expected = embedder.embed(texts)
+        expected[:2] = np.stack([known, given])
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(memory.vectors(memory.rows()), expected, atol=1e-6)
+
+
 def test_vectors_come_with_the_corpus(tmp_path):
     vectors = RNG.normal(size=(4, 64))
     vectors[2] = 0

@@ -103,8 +103,8 @@ def record_digests(
     if counts is not None:
         following = iter(places)
         places = [b"".join(islice(following, count)) for count in counts]
-    heads = zip(map(_with_length, keys), map(_with_length, metas), places, strict=True)
-    return [digest(b"".join(content), digest_size=16).digest() for content in heads]
+    contents = zip(map(_with_length, keys), map(_with_length, metas), places, strict=True)
+    return [digest(b"".join(content), digest_size=16).digest() for content in contents]
 
 
 def _with_length(text: str | None) -> bytes:

@@ -195,8 +195,9 @@ class Ingester:
                     f"a vector has shape {documents.vectors.shape[1:]}, and the memory holds vectors of width {width}"
                 )
             owners = batch.passages.owners[list(block)]
-            # As they are where none is left out, which copies nothing.
-            found = documents.vectors if len(block) == len(documents) else documents.vectors[owners]
+            # As they are where each text is one new passage, which copies nothing.
+            whole = batch.passages.counts is None and len(block) == len(documents)
+            found = documents.vectors if whole else documents.vectors[owners]
             if batch.embeds:
                 found = np.array(found)
                 unknown = np.flatnonzero(~documents.known[owners]).tolist()
