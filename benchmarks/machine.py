@@ -46,18 +46,26 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
-def side_by_side(jobs: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
-    """Median and quartiles of each job in seconds. The jobs take turns, so that a slow minute hits all of them."""
+def side_by_side(
+    jobs: dict[str, Callable[[], object]], rounds: int, warm_up: int = 3, between: Callable[[], object] = lambda: None
+) -> dict[str, dict[str, float]]:
+    """Median and quartiles of each job in seconds; ``processor`` is the median of what all threads worked.
+
+    The jobs take turns, so that a slow minute hits all of them; ``between`` is called after each, outside the clock.
+    """
     times: dict[str, list[float]] = {name: [] for name in jobs}
+    busy: dict[str, list[float]] = {name: [] for name in jobs}
     for job in jobs.values():
-        for _ in range(3):
+        for _ in range(warm_up):
             job()  # caches, lazy imports, thread pools
     for _ in range(rounds):
         for name, job in jobs.items():
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             job()
             times[name].append(time.perf_counter() - start)
-    return {name: _summary(values) for name, values in times.items()}
+            busy[name].append(time.process_time() - worked)
+            between()
+    return {name: {**_summary(times[name]), "processor": statistics.median(busy[name])} for name in jobs}
 
 
 def _summary(values: list[float]) -> dict[str, float]:

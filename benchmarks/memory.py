@@ -1,8 +1,8 @@
 """The memory: opening, scanning, whole-memory selection, ingest, and embedded vector databases doing the same.
 
-    python benchmarks/memory.py                 everything, about 15 minutes; pip install 'siftlm[faiss]' first
+    python benchmarks/memory.py                 everything, about 30 minutes; pip install 'siftlm[faiss]' first
     python benchmarks/memory.py --only peers    one part: open, scan, whole, ingest, build, peers
-    pip install lancedb chromadb pymilvus milvus-lite      for the peers; those that are absent are left out
+    pip install lancedb qdrant-client chromadb pymilvus milvus-lite     for the peers; absent ones are left out
 
 Vectors are synthetic: unit, width 384, float32, in 2,000 clusters; texts are sentences of about 80 characters, each
 different. Results go to benchmarks/results/memory.json, part by part; docs/benchmarks.md shows them.
@@ -12,7 +12,8 @@ different. Results go to benchmarks/results/memory.json, part by part; docs/benc
     whole     50 picks among everything against 50 scans; 16 prompts together against one at a time
     ingest    Memory.add of vectors with texts against writing the same bytes to a file and syncing it
     build     peak memory of building from 10,000 to 1,000,000 documents, each in a fresh process
-    peers     a search that returns 200 texts with vectors, and the filling before it, by turns
+    peers     other stores, filled from memory and from JSON lines and then asked for 200 texts with vectors, by turns:
+              benchmarks/stores.py
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import stores
 from machine import describe, side_by_side
 
 from siftlm import Memory
@@ -222,120 +224,37 @@ def building(folder: Path) -> dict[str, Any]:
     return found
 
 
-# --- embedded vector databases
+# --- embedded vector stores
 
 
-def peers(folder: Path) -> dict[str, Any]:
-    """Each is filled with the same vectors and texts, then returns 200 texts with their vectors."""
-    size = 100_000
-    queries, found = prompts(64), {"passages": size, "fill_seconds": {}}
-    turn = {"at": 0}
-
-    def following() -> np.ndarray:
-        turn["at"] += 1
-        return queries[turn["at"] % len(queries)]
-
-    block, own = np.concatenate(list(vectors(size))), texts(0, size)
-    searches: dict[str, Callable[[np.ndarray], tuple[set[str], int]]] = {}
-    for name, fill in {"siftlm": siftlm_store, "lancedb": lancedb, "chroma": chroma, "milvus lite": milvus}.items():
-        begin = time.perf_counter()
-        try:
-            searches[name] = fill(folder, block, own)
-        except ImportError as error:
-            print(f"{name}: absent ({error})")
-            continue
-        found["fill_seconds"][name] = time.perf_counter() - begin
-        print(f"{name}: filled in {found['fill_seconds'][name]:.1f} s")
-    truth = [set(np.argsort(-(block @ query), kind="stable")[:K].tolist()) for query in queries[:20]]
-    found["recall"] = {
-        name: float(
-            np.mean([len({own[i] for i in t} & search(q)[0]) / K for t, q in zip(truth, queries[:20], strict=True)])
-        )
-        for name, search in searches.items()
-    }
-    jobs = {name: (lambda s=search: s(following())) for name, search in searches.items()}
-    found["search"] = side_by_side(jobs, rounds=21)
-    return found
+def peers(folder: Path, passages: int, rounds: int, note: str) -> dict[str, Any]:
+    """See `stores`: imports outside the clock, by turns, the same durability and indexes asked of all."""
+    block = np.concatenate(list(vectors(passages)))
+    found = stores.compare(folder, texts(0, passages), block, prompts(64), rounds, note)
+    return {**found, "machine": describe("lancedb", "qdrant-client", "chromadb", "pymilvus", "milvus-lite")}
 
 
-Search = Callable[[np.ndarray], tuple[set[str], int]]
-
-
-def siftlm_store(folder: Path, block: np.ndarray, own: list[str]) -> Search:
-    memory = Memory.create(folder / "peer-siftlm", embedder=given(), full_text=False)
-    memory.add(own, vectors=block)
-
-    def search(query: np.ndarray) -> tuple[set[str], int]:
-        hits = memory.search(query, n=K, method="nearest")
-        return set(hits.texts), len(memory.vectors([hit.row for hit in hits]))
-
-    return search
-
-
-def lancedb(folder: Path, block: np.ndarray, own: list[str]) -> Search:
-    import lancedb
-    import pyarrow as pa
-
-    column = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), WIDTH)
-    table = lancedb.connect(folder / "peer-lance").create_table("t", pa.table({"vector": column, "text": own}))
-
-    def search(query: np.ndarray) -> tuple[set[str], int]:
-        rows = table.search(query).distance_type("dot").limit(K).to_arrow()
-        return set(rows["text"].to_pylist()), len(rows["vector"])
-
-    return search
-
-
-def chroma(folder: Path, block: np.ndarray, own: list[str]) -> Search:
-    import chromadb
-
-    client = chromadb.PersistentClient(
-        str(folder / "peer-chroma"), settings=chromadb.Settings(anonymized_telemetry=False)
-    )
-    collection = client.create_collection("texts", configuration={"hnsw": {"space": "ip"}}, embedding_function=None)
-    most = client.get_max_batch_size()
-    for start in range(0, len(own), most):
-        ids = [str(n) for n in range(start, min(start + most, len(own)))]
-        collection.add(ids=ids, embeddings=block[start : start + most], documents=own[start : start + most])
-
-    def search(query: np.ndarray) -> tuple[set[str], int]:
-        rows = collection.query(query_embeddings=[query], n_results=K, include=["documents", "embeddings"])
-        return set(rows["documents"][0]), len(rows["embeddings"][0])
-
-    return search
-
-
-def milvus(folder: Path, block: np.ndarray, own: list[str]) -> Search:
-    import pymilvus
-
-    client = pymilvus.MilvusClient(str(folder / "peer-milvus.db"))
-    client.create_collection("texts", dimension=WIDTH, metric_type="IP")
-    for start in range(0, len(own), 10_000):
-        rows = [{"id": n, "vector": block[n], "text": own[n]} for n in range(start, min(start + 10_000, len(own)))]
-        client.insert("texts", rows)
-
-    def search(query: np.ndarray) -> tuple[set[str], int]:
-        rows = client.search("texts", data=[query], limit=K, output_fields=["text", "vector"])[0]
-        return {row["entity"]["text"] for row in rows}, len([row["entity"]["vector"] for row in rows])
-
-    return search
-
-
-PARTS = {"open": opening, "scan": scanning, "whole": whole, "ingest": ingest, "build": building, "peers": peers}
+PARTS = {"open": opening, "scan": scanning, "whole": whole, "ingest": ingest, "build": building}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be repeated")
+    parser.add_argument("--only", choices=[*PARTS, "peers"], action="append", help="this part; may be repeated")
     parser.add_argument("--folder", type=Path, help="where the memories are made and kept; otherwise a temporary one")
+    parser.add_argument("--passages", type=int, default=100_000, help="of the comparison with other stores")
+    parser.add_argument("--rounds", type=int, default=5, help="of that comparison")
+    parser.add_argument("--note", default="", help="what else must be known of it, such as other work on the machine")
     arguments = parser.parse_args()
+    compared = partial(peers, passages=arguments.passages, rounds=arguments.rounds, note=arguments.note)
+    parts: dict[str, Callable[[Path], dict[str, Any]]] = {**PARTS, "peers": compared}
     results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    results["machine"] = describe("faiss-cpu", "lancedb", "chromadb", "pymilvus", "milvus-lite")
     with tempfile.TemporaryDirectory(prefix="siftlm-bench-") as made:
         folder = arguments.folder or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in arguments.only or PARTS:
-            results[name] = PARTS[name](folder)
+        for name in arguments.only or parts:
+            results[name] = parts[name](folder)
+            if name in PARTS:
+                results["machine"] = describe("faiss-cpu")
             print(name, json.dumps(results[name], indent=1))
             RESULT.write_text(json.dumps(results, indent=1) + "\n")
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")

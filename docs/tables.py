@@ -124,22 +124,51 @@ def memory_table() -> str:
     for width, case in results["ingest"].items():
         name = f"add {case['passages']:,} texts with vectors, d = {width}"
         row(name, case["siftlm"]["median"], "writing the same number of bytes", case["write and sync"]["median"])
-    peers = results["peers"]
-    own = peers["search"]["siftlm"]["median"]
-    for name, case in peers["search"].items():
-        if name != "siftlm":
-            recall = f"recall of {name}: {peers['recall'][name]:.3f}"
-            work = f"200 nearest of {peers['passages']:,}, with texts and vectors ({recall})"
-            row(work, own, name, case["median"])
-    for name, seconds in peers["fill_seconds"].items():
-        if name != "siftlm":
-            row(f"add these {peers['passages']:,}", peers["fill_seconds"]["siftlm"], name, seconds)
     built = "; ".join(
         f"{case['passages']:,} documents: {duration(case['seconds'])}, peak {case['peak_bytes'] / 2**20:.0f} MiB"
         for case in results["build"].values()
     )
     source = f"Building from JSON lines with the hashing embedder, in a fresh process each: {built}."
     return "\n".join([*rows, "", source, "", f"`python benchmarks/memory.py`. {machine(results)}"])
+
+
+def _per_text(case: dict[str, float], texts: int) -> tuple[float, float]:
+    """Microseconds for each of so many texts: those of the clock, and of the processor."""
+    return 1e6 * case["median"] / texts, 1e6 * case["processor"] / texts
+
+
+def stores_table() -> str:
+    """A memory against other stores, from ``python benchmarks/memory.py --only peers``."""
+    results = json.loads((RESULTS / "memory.json").read_text())["peers"]
+    size = results["passages"]
+    rows = [f"| {size:,} texts, d = 384, float32 | siftlm | compared with | ratio |", "|---|---|---|---|"]
+
+    for source, jobs in results["fill"].items():
+        each = {name: _per_text(case, results["filled"][name]) for name, case in jobs.items()}
+        for name in jobs:
+            if name != "siftlm":
+                own, other = each["siftlm"], each[name]
+                times = f"{own[0] / other[0]:.2f}× ({own[1] / other[1]:.2f})"
+                rows.append(
+                    f"| add a text, from {source} | {own[0]:,.0f} µs ({own[1]:,.0f}) "
+                    f"| {name}: {other[0]:,.0f} µs ({other[1]:,.0f}) | {times} |"
+                )
+    seconds = {name: case["median"] for name, case in results["search"].items()}
+    for name in seconds:
+        if name != "siftlm":
+            effort = f", effort {results['effort'][name]:,}" if name in results["effort"] else ""
+            work = f"200 nearest, with texts and vectors (recall of {name}{effort}: {results['recall'][name]:.3f})"
+            compared = f"{duration(seconds['siftlm'])} | {name}: {duration(seconds[name])}"
+            rows.append(f"| {work} | {compared} | {seconds['siftlm'] / seconds[name]:.2f}× |")
+    always = "".join(f" {name} always builds {what}." for name, what in results["always"].items())
+    partly = "".join(f" {name} fills {n:,} texts." for name, n in results["filled"].items() if n < size)
+    note = f" {results['note']}" if results["note"] else ""
+    source = (
+        "In brackets the processor time, all threads together. Libraries are imported and have filled a small folder "
+        f"before the clock starts; stores take turns in one process, {results['rounds']} rounds, medians; the clock "
+        f"stops when every file is flushed to the disk.{always}{partly}{note}"
+    )
+    return "\n".join([*rows, "", f"`python benchmarks/memory.py --only peers`. {source} {machine(results)}"])
 
 
 def minipile_table() -> str:
@@ -306,6 +335,7 @@ TABLES = {
     "growth": growth_table,
     "hybrid": hybrid_table,
     "memory": memory_table,
+    "stores": stores_table,
     "methods": methods_table,
     "minipile": minipile_table,
     "embedders": embedders_table,

@@ -193,12 +193,22 @@ def test_another_corpus_or_embedder_does_not_slip_in(folder, siftlm):
     assert "cannot be compared" in err
 
 
+def test_empty_files_of_a_folder_are_counted(folder, siftlm):
+    (folder / "project").mkdir()
+    for name, text in {"a.py": "one = 1", "__init__.py": "", "b.py": ""}.items():
+        (folder / "project" / name).write_text(text, encoding="utf-8")
+    status, out, err = siftlm("index", "project", "--into", "memory")
+    assert (status, "2 empty files passed over" in out, "unusable" in out, err) == (0, True, False, "")
+    assert siftlm("index", "project", "--into", "memory", "--quiet") == (0, "", "")
+
+
 def test_a_faiss_index_can_be_built_with_the_memory_or_later(folder, siftlm):
     pytest.importorskip("faiss")
     corpus(folder / "c.jsonl", 30)
     siftlm("index", "c.jsonl", "--into", "memory")
     assert Memory.open("memory").info().index is None
-    assert siftlm("index", "--into", "memory", "--faiss", "flat")[0] == 0
+    status, out, _ = siftlm("index", "--into", "memory", "--faiss", "flat")
+    assert (status, "FAISS index flat of 30 rows" in out) == (0, True)
     assert Memory.open("memory").info().index.kind == "flat"
     approximate = siftlm("search", "memory", "tea", "-n", "3", "--json")[1]
     exact = siftlm("search", "memory", "tea", "-n", "3", "--json", "--exact")[1]

@@ -171,6 +171,68 @@ def test_iterators_are_always_new(tmp_path):
         assert (again.documents, again.duplicates) == (2, 2)
 
 
+def test_a_build_of_an_iterator_skips_what_it_had_read(tmp_path, monkeypatch):
+    small_batches(monkeypatch, 2)
+    texts = [document(5) for _ in range(9)]
+
+    def breaking():
+        yield from texts[:5]
+        raise Killed
+
+    with Memory.build(texts, tmp_path / "whole") as whole:
+        expected = content(whole)
+    with pytest.raises(Killed):
+        Memory.build(breaking(), tmp_path / "memory")
+    with Memory.build(iter(texts), tmp_path / "memory") as memory:
+        assert content(memory) == expected
+        assert memory.ingest(iter(texts)).documents == len(texts)
+
+
+def test_empty_files_are_counted_and_are_no_bad_records(tmp_path):
+    for name, text in {"a.py": "one = 1", "__init__.py": "", "deep/__init__.py": "", "blank.txt": " \n"}.items():
+        (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "project" / name).write_text(text)
+    with Memory.create(tmp_path / "memory") as memory:
+        added = memory.ingest(tmp_path / "project")
+        assert (added.documents, added.empty, added.bad) == (1, 2, 1)
+        assert memory.ingest(tmp_path / "project") == ingest.Added()
+
+
+def test_vectors_without_embedding_share_a_commit_and_leave_whole_batches(tmp_path, monkeypatch):
+    small_batches(monkeypatch, 2)
+    texts = [f"text {at}" for at in range(9)]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, ""]))
+    np.save(tmp_path / "vectors.npy", RNG.normal(size=(10, 64)).astype(np.float32))
+    settings = {"into": tmp_path / "memory", "embedder": Counting(), "vector": "vectors.npy"}
+    with pytest.raises(BadRecord):
+        Memory.build(tmp_path / "corpus.jsonl", bad="fail", **settings)
+    with Memory.build(tmp_path / "corpus.jsonl", **settings) as memory:
+        assert (memory.texts(memory.rows()), memory.info().inputs[0].bad) == (texts, 1)
+        expected = np.load(tmp_path / "vectors.npy")[:9]
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(memory.vectors(memory.rows()), expected, atol=1e-6)
+        assert memory.verify().ok
+    with Memory.open(tmp_path / "memory") as memory, memory.snapshot() as snapshot:
+        assert snapshot.connection.execute("SELECT next FROM inputs").fetchone() == (10,)
+
+
+def test_texts_with_vectors_and_without_keep_their_own(tmp_path):
+    """A text that is there already, one with a vector, and one that is cut: as many new passages as texts."""
+    embedder = Counting()
+    known, given = RNG.normal(size=(2, 64))
+    long = document(15)
+    records = [Document("known", vector=known), Document("given", vector=given), Document(long)]
+    with Memory.create(tmp_path / "memory", embedder=embedder, passage_tokens=10, overlap=0) as memory:
+        memory.ingest([Document("known", vector=known)])
+        added = memory.ingest(records)
+        assert (added.passages, added.duplicates, embedder.embedded) == (3, 1, 2)
+        texts = memory.texts(memory.rows())
+        expected = embedder.embed(texts)
+        expected[:2] = np.stack([known, given])
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(memory.vectors(memory.rows()), expected, atol=1e-6)
+
+
 def test_vectors_come_with_the_corpus(tmp_path):
     vectors = RNG.normal(size=(4, 64))
     vectors[2] = 0

@@ -111,7 +111,7 @@ ODD = [
     "  around  ",
     "tab\tline\nend\r\n",
     "\ufeffmark",
-    "x" * 1_000_000,
+    "x" * 20_000,  # a longer word is cut
     "'; DROP --",
 ]
 

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftlm.errors import InvalidInput
+from siftlm.memory import passages
 from siftlm.memory.passages import PassageSpan, split_passages
+from siftlm.memory.reading import DocumentBatch
 
 WORDS = re.compile(r"\w+|[^\w\s]")
 # As byte-level tokenizers do it: the space belongs to the word behind it, line feeds are tokens.
@@ -130,6 +132,45 @@ def test_words_of_several_tokens_are_not_cut():
     found = split_passages(text, pieces, size=18, overlap=5)
     assert len(found) > 5
     assert {word for span in found for word in text[span.start : span.end].split()} == {"unbelievable"}
+
+
+class RegexTokens:
+    """Of an embedder only its tokens, and how many characters it was asked about at once."""
+
+    def __init__(self):
+        self.longest = 0
+
+    def tokens(self, texts):
+        self.longest = max(self.longest, sum(map(len, texts)))
+        return [tokens_of(text) for text in texts]
+
+
+PIECES = st.lists(st.sampled_from(["a", "bc", "no. ", " ", "\n", "\n\n", "? ", "é", "def ", "."]), max_size=80)
+
+
+@given(
+    st.tuples(PIECES, PIECES, st.integers(1, 12)).map(lambda two: "x" + "".join(two[0] + two[1] * two[2] + two[0])),
+    st.integers(40, 60).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size // 2))),
+    st.integers(100, 900),
+)
+def test_windows_of_a_long_text_give_the_passages_of_the_whole(text, numbers, window):
+    size, overlap = numbers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passages, "WINDOW_CHARACTERS", window)
+        documents = DocumentBatch(["short", text, "another"], [None] * 3, [None] * 3)
+        found = passages.cut_documents(documents, RegexTokens(), size, overlap)
+    spans = split_passages(text, tokens_of(text), size=size, overlap=overlap)
+    assert list(found.texts) == ["short", *(text[span.start : span.end] for span in spans), "another"]
+    assert list(found.starts) == [0, *(span.start for span in spans), 0]
+
+
+def test_a_word_without_end_is_cut_and_never_held_as_a_whole():
+    text, embedder = "0123456789abcdef" * 200_000, RegexTokens()
+    found = passages.cut_documents(DocumentBatch([text], [None], [None]), embedder, 256, 32)
+    assert max(map(len, found.texts)) <= 256 * passages.MAX_TOKEN_CHARACTERS
+    assert sum(map(len, found.texts)) >= len(text)
+    assert all(text.startswith(part, start) for part, start in zip(found.texts, found.starts, strict=True))
+    assert embedder.longest < len(text) / 4
 
 
 def test_an_empty_text_has_no_passages():

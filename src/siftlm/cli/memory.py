@@ -16,6 +16,7 @@ from rich.text import Text
 
 from siftlm.cli import arguments as flags
 from siftlm.cli.arguments import Flag, choice, repeated, switch
+from siftlm.cli.files import count_empty_files
 from siftlm.cli.terminal import (
     Terminal,
     amount,
@@ -265,6 +266,8 @@ def _print_index(arguments: argparse.Namespace, info: Info, before: int | None) 
             parts += [indented(terminal.prose(complaint)) for complaint in one.complaints[:COMPLAINTS]]
             if one.bad > COMPLAINTS:
                 parts.append(indented(terminal.prose(f"… and {one.bad - COMPLAINTS:,} more")))
+    if not arguments.quiet and (empty := count_empty_files(arguments.corpus, arguments.glob, arguments.format)):
+        parts.append(f"{counted(empty, 'empty file')} passed over")
     if not info.passages:
         parts.append(f"{arguments.into}: holds no text: no record of the input was usable")
     elif not arguments.quiet:
@@ -282,10 +285,10 @@ def _index_summary(info: Info, before: int | None, terminal: Terminal) -> list[R
         f"{info.duplicates:,} duplicates" if info.duplicates else "",
         f"{info.near_duplicates:,} near-duplicates" if info.near_duplicates else "",
     ]
-    once = " and ".join(filter(None, repeated))
-    counts += f"; {once} stored once" if once else ""
+    counts += f"; {' and '.join(filter(None, repeated))} stored once" if any(repeated) else ""
     storage = f"embedder {info.embedder}, {info.width} wide, {info.storage}; {amount(info.bytes)} on disk"
-    return [terminal.prose(info.path, "bold"), indented(terminal.prose(counts)), indented(terminal.prose(storage))]
+    lines = [counts, storage, *(f"FAISS index {text}" for text in _index_texts(info) if info.index is not None)]
+    return [terminal.prose(info.path, "bold"), *(indented(terminal.prose(line)) for line in lines)]
 
 
 # --- info, delete, compact, verify
@@ -416,9 +419,9 @@ def _index_texts(info: Info) -> list[str]:
     if info.index is None:
         return ["none (searches scan all vectors)"]
     options = ", ".join(f"{name}={value}" for name, value in info.index.settings.items())
-    newer = info.passages + info.deleted - info.index.rows
-    text = f"{info.index.kind or 'unreadable'}" + (f" ({options})" if options else "")
-    text += f"; {newer:,} newer rows are scanned" if newer and info.index.problem is None else ""
+    kind = f"{info.index.kind} of {counted(info.index.rows, 'row')}" if info.index.kind else "unreadable"
+    newer = 0 if info.index.problem else info.passages + info.deleted - info.index.rows
+    text = kind + (f" ({options})" if options else "") + (f"; {newer:,} newer rows are scanned" if newer else "")
     return [text] + ([] if info.index.problem is None else [f"not used: {info.index.problem}"])
 
 

@@ -19,6 +19,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,12 @@ def text_digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
+def text_digests(texts: Iterable[str]) -> list[bytes]:
+    """The digest of each text."""
+    digest = hashlib.blake2b
+    return [digest(text.encode("utf-8"), digest_size=16).digest() for text in texts]
+
+
 class PassagePosition(NamedTuple):
     """The position of a passage in its document."""
 
@@ -76,16 +83,35 @@ class PassagePosition(NamedTuple):
 
 def record_digest(key: str | None, meta: str | None, places: Iterable[PassagePosition]) -> bytes:
     """The digest of a document and all that is known of it, so that `verify` can tell whether it was changed."""
-    content = [b""]
-    for text in (key, meta):
-        if text is None:
-            content.append(b"-:")
-        else:
-            raw = text.encode("utf-8")
-            content += (b"%d:" % len(raw), raw)
+    content = [_with_length(key), _with_length(meta)]
     for place in places:
         content += (b"%d:%d:" % (place[0], place[1]), place[2])
     return hashlib.blake2b(b"".join(content), digest_size=16).digest()
+
+
+def record_digests(
+    keys: Sequence[str | None],
+    metas: Sequence[str | None],
+    counts: Sequence[int] | None,
+    starts: Sequence[int],
+    nears: Sequence[int],
+    digests: Sequence[bytes],
+) -> list[bytes]:
+    """`record_digest` of documents that follow each other: ``counts`` of the places are a document's, None for one."""
+    digest = hashlib.blake2b
+    places = [b"%d:%d:%b" % place for place in zip(starts, nears, digests, strict=True)]
+    if counts is not None:
+        following = iter(places)
+        places = [b"".join(islice(following, count)) for count in counts]
+    contents = zip(map(_with_length, keys), map(_with_length, metas), places, strict=True)
+    return [digest(b"".join(content), digest_size=16).digest() for content in contents]
+
+
+def _with_length(text: str | None) -> bytes:
+    if text is None:
+        return b"-:"
+    raw = text.encode("utf-8")
+    return b"%d:%b" % (len(raw), raw)
 
 
 def input_digest(*values: str | int) -> bytes:
@@ -145,7 +171,7 @@ def connect_writer(folder: Path) -> sqlite3.Connection:
     connection = _connect(folder, f"{(folder / DATABASE_FILE).resolve().as_uri()}?mode=rw")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
-    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute("PRAGMA cache_size = -8192")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA trusted_schema = ON")  # the view of the full-text index calls a function of ours
     keywords.add_prepare_function(connection, keywords.SPACED)

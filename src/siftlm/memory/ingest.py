@@ -1,4 +1,4 @@
-"""Ingestion: documents are cut into passages, new passages are embedded, and everything is written.
+"""Ingestion: documents are cut into passages, new passages are embedded, and everything is written, batch by batch.
 
 A text that the memory has is not embedded again. A batch counts from its commit on, so a killed build repeats only
 the batch that it was at.
@@ -20,12 +20,12 @@ import numpy as np
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import BadRecord, Conflict, InvalidInput, UnknownName
 from siftlm.memory import database, vectors
-from siftlm.memory.passages import split_passages
-from siftlm.memory.reading import ReadAhead, Record, Source, open_source
-from siftlm.memory.reading.fields import MAX_METADATA_DEPTH, too_deep
-from siftlm.memory.writer import InputProgress, PendingDocument, PendingPassage, StoredText, Writer
+from siftlm.memory.near_duplicates import Near
+from siftlm.memory.passages import PassageBatch, cut_documents
+from siftlm.memory.reading import DocumentBatch, ReadAhead, RecordBatch, RecordProblem, Source, open_source
+from siftlm.memory.writer import InputProgress, Stands, Writer
 from siftlm.progress import Meter, Report
-from siftlm.types import Document, Vectors
+from siftlm.types import IntArray, Vectors
 
 # Seconds that a batch should take: long enough to be worth a commit, short enough to lose.
 BATCH_SECONDS = (2.0, 8.0)
@@ -33,6 +33,8 @@ BATCH_SECONDS = (2.0, 8.0)
 INITIAL_BATCH_CHARACTERS, MIN_BATCH_CHARACTERS, MAX_BATCH_CHARACTERS = 1 << 17, 1 << 14, 16 << 20
 # Documents of a batch, however short they are.
 MAX_BATCH_DOCUMENTS = 4096
+# Characters of the passages that are embedded and written together.
+EMBEDDED_CHARACTERS = 1 << 18
 # Complaints that are kept of an input; the rest is counted.
 KEPT_COMPLAINTS = 20
 
@@ -52,6 +54,8 @@ class Added:
     """Records that could not be used."""
     complaints: tuple[str, ...] = ()
     """The first of those: where, and what is wrong."""
+    empty: int = 0
+    """Files of a folder that hold nothing, and are no bad records."""
 
     def __add__(self, other: Added) -> Added:
         return Added(
@@ -61,25 +65,32 @@ class Added:
             self.near_duplicates + other.near_duplicates,
             self.bad + other.bad,
             (self.complaints + other.complaints)[:KEPT_COMPLAINTS],
+            self.empty + other.empty,
         )
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class IngestBatch:
     """Documents that are ready to be written."""
 
-    entries: list[PendingDocument]
-    digests: list[list[bytes]]
-    """The digests of each entry's parts."""
-    texts: list[str]
-    """New texts, each once."""
-    text_digests: list[bytes]
-    embedded: Vectors
+    documents: DocumentBatch
+    passages: PassageBatch
+    digests: list[bytes]
+    """The digest of each passage's text."""
+    fresh: Sequence[int]
+    """The passages whose texts are new, each text once."""
+    embeds: bool
+    """Whether some of these come without a vector."""
     homes: dict[bytes, int]
     """Digest -> row, for texts that are stored already."""
-    nearly: dict[bytes, StoredText | bytes] = field(default_factory=dict)
-    """Digest -> the stored text that is nearly the same, or the digest of a new one."""
+    nearly: dict[bytes, bytes] = field(default_factory=dict)
+    """Digest -> that of the text that is nearly the same and stands for it, stored already or new."""
     bands: dict[bytes, list[int]] = field(default_factory=dict)
+
+    @property
+    def has_all_vectors(self) -> bool:
+        """Whether there is nothing to embed because all texts come with their vectors."""
+        return self.documents.vectors is not None and not self.embeds
 
 
 class Ingester:
@@ -90,55 +101,60 @@ class Ingester:
         manifest = writer.manifest
         self._size, self._overlap = manifest.passage_tokens, manifest.overlap
 
-    def prepare(self, documents: Sequence[Document]) -> IngestBatch:
-        """Cut and embed the documents, which takes long; reads the database and writes nothing."""
-        entries = cut_documents(documents, self._embedder, self._size, self._overlap)
-        digests = [[database.text_digest(part.text) for part in entry.parts] for entry in entries]
-        first: dict[bytes, tuple[str, Vectors | None]] = {}
-        for document, entry, own in zip(documents, entries, digests, strict=True):
-            for part, digest in zip(entry.parts, own, strict=True):
-                first.setdefault(digest, (part.text, document.vector))
+    def prepare(self, documents: DocumentBatch) -> IngestBatch:
+        """Cut the documents and find out what of them is new; reads the database and writes nothing."""
+        passages = cut_documents(documents, self._embedder, self._size, self._overlap)
+        digests = database.text_digests(passages.texts)
+        # A text's first passage is the one that counts.
+        first = dict(zip(reversed(digests), range(len(digests) - 1, -1, -1), strict=True))
         homes = self._writer.known(list(first))
-        new = {digest: content for digest, content in first.items() if digest not in homes}
-        nearly, bands = self._near(new)
-        fresh = [(digest, *content) for digest, content in new.items() if digest not in nearly]
-        return IngestBatch(
-            entries=entries,
-            digests=digests,
-            texts=[text for _, text, _ in fresh],
-            text_digests=[digest for digest, _, _ in fresh],
-            embedded=self._embed([text for _, text, _ in fresh], [vector for _, _, vector in fresh]),
-            homes=homes,
-            nearly=nearly,
-            bands=bands,
-        )
+        fresh = sorted(at for digest, at in first.items() if digest not in homes)
+        nearly: dict[bytes, bytes] = {}
+        bands: dict[bytes, list[int]] = {}
+        if self._writer.near is not None and fresh:
+            nearly, bands = self._near({digests[at]: passages.texts[at] for at in fresh}, homes)
+            fresh = [at for at in fresh if digests[at] not in nearly]
+        known = documents.known
+        embeds = bool(fresh) and not (known.all() or known[passages.owners[fresh]].all())
+        return IngestBatch(documents, passages, digests, fresh, embeds, homes, nearly, bands)
 
     def write(self, batch: IngestBatch) -> Added:
-        """Write a batch, inside a transaction."""
-        writer = self._writer
-        rows = writer.append(batch.texts, batch.text_digests, batch.embedded)
-        homes = {**batch.homes, **dict(zip(batch.text_digests, rows, strict=True))}
-        near: dict[bytes, StoredText] = {}
-        for digest, target in batch.nearly.items():
-            near[digest] = StoredText(homes[target], True, target) if isinstance(target, bytes) else target
-        places = [[near[d] if d in near else StoredText(homes[d], False, d) for d in own] for own in batch.digests]
-        writer.place(batch.entries, places)
+        """Embed and write a batch, inside a transaction."""
+        writer, digests = self._writer, batch.digests
+        first = writer.rows
+        for block in self._blocks(batch):
+            texts = [batch.passages.texts[at] for at in block]
+            writer.append(texts, [digests[at] for at in block], self._vectors(batch, block, texts))
+        rows = range(first, writer.rows)
+        stands = Stands(digests, [0] * len(digests))
+        if batch.nearly:
+            nears = [int(digest in batch.nearly) for digest in digests]
+            stands = Stands([batch.nearly.get(digest, digest) for digest in digests], nears)
+        homes = {**batch.homes, **dict(zip((digests[at] for at in batch.fresh), rows, strict=True))}
+        writer.place(batch.documents, batch.passages, [homes[digest] for digest in stands.digests], stands)
         writer.remember_bands({homes[digest]: keys for digest, keys in batch.bands.items()})
-        passages = sum(len(own) for own in batch.digests)
-        near_ones = sum(stand.near for own in places for stand in own)
-        return Added(len(batch.entries), len(rows), passages - near_ones - len(rows), near_ones)
+        near = sum(stands.nears)
+        return Added(len(batch.documents), len(rows), len(digests) - near - len(rows), near)
 
     def _near(
-        self, new: Mapping[bytes, tuple[str, Any]]
-    ) -> tuple[dict[bytes, StoredText | bytes], dict[bytes, list[int]]]:
-        """The new texts that are nearly there already, in the database or earlier in the batch; the others' keys."""
-        near, nearly, kept = self._writer.near, {}, {}
-        if near is None or not new:
-            return {}, {}
+        self, new: Mapping[bytes, str], homes: dict[bytes, int]
+    ) -> tuple[dict[bytes, bytes], dict[bytes, list[int]]]:
+        """The new texts that are nearly there already, in the database or earlier in the batch; the others' keys.
+
+        The rows of the stored ones are added to ``homes``.
+        """
+        near = self._writer.near
+        nearly: dict[bytes, bytes] = {}
+        kept: dict[bytes, list[int]] = {}
         holders: dict[int, list[bytes]] = {}
-        stored = near.bands([text for text, _ in new.values()])
-        for (digest, (text, _)), keys in zip(new.items(), stored.tolist(), strict=True):
-            target = self._nearest(text, keys, holders, new)
+        if near is None:
+            return nearly, kept
+        stored = near.bands(list(new.values()))
+        for (digest, text), keys in zip(new.items(), stored.tolist(), strict=True):
+            target = self._nearest(near, text, keys, homes)
+            if target is None:
+                among = dict.fromkeys(other for key in keys for other in holders.get(key, ()))
+                target = next((o for o in among if near.similarity(text, new[o]) >= near.threshold), None)
             if target is not None:
                 nearly[digest] = target
                 continue
@@ -147,85 +163,51 @@ class Ingester:
                 holders.setdefault(key, []).append(digest)
         return nearly, kept
 
-    def _nearest(
-        self, text: str, keys: Sequence[int], holders: Mapping[int, list[bytes]], new: Mapping[bytes, tuple[str, Any]]
-    ) -> StoredText | bytes | None:
-        near = self._writer.near
-        if near is None:
-            return None
+    def _nearest(self, near: Near, text: str, keys: Sequence[int], homes: dict[bytes, int]) -> bytes | None:
+        """The digest of the first stored text that is nearly this one."""
         for row, other in self._writer.banded(keys):
             if near.similarity(text, other) >= near.threshold:
-                return StoredText(row, True, database.text_digest(other))
-        for digest in dict.fromkeys(d for key in keys for d in holders.get(key, ())):
-            if near.similarity(text, new[digest][0]) >= near.threshold:
+                digest = database.text_digest(other)
+                homes[digest] = row
                 return digest
         return None
 
-    def _embed(self, texts: Sequence[str], known: Sequence[Vectors | None]) -> Vectors:
-        """(n, d) at unit length."""
-        width = self._writer.manifest.width
-        unknown = [at for at, vector in enumerate(known) if vector is None]
-        if len(unknown) == len(texts):
-            embedded = vectors.embed_checked(self._embedder, texts, width)
+    def _blocks(self, batch: IngestBatch) -> Iterator[Sequence[int]]:
+        """The new passages, so many at a time that their vectors and what is made for them take little memory."""
+        if not batch.embeds:
+            yield batch.fresh
+            return
+        start = characters = 0
+        for end, at in enumerate(batch.fresh, 1):
+            characters += len(batch.passages.texts[at])
+            if characters >= EMBEDDED_CHARACTERS or end == len(batch.fresh):
+                yield batch.fresh[start:end]
+                start, characters = end, 0
+
+    def _vectors(self, batch: IngestBatch, block: Sequence[int], texts: Sequence[str]) -> Vectors:
+        """(len(block), d) at unit length."""
+        width, documents = self._writer.manifest.width, batch.documents
+        if documents.vectors is None:
+            found = vectors.embed_checked(self._embedder, texts, width)
         else:
-            embedded = np.stack(
-                [np.zeros(width) if vector is None else _check_width(vector, width) for vector in known]
-            )
-            if unknown:
-                embedded[unknown] = vectors.embed_checked(self._embedder, [texts[at] for at in unknown], width)
-        scaled = vectors.unit_rows(embedded)
-        if np.isnan(scaled).any():
-            at = int(np.argmax(np.isnan(scaled).any(axis=1)))
+            if documents.vectors.shape[1] != width:
+                raise InvalidInput(
+                    f"a vector has shape {documents.vectors.shape[1:]}, and the memory holds vectors of width {width}"
+                )
+            owners = batch.passages.owners[list(block)]
+            # As they are where each text is one new passage, which copies nothing.
+            whole = batch.passages.counts is None and len(block) == len(documents)
+            found = documents.vectors if whole else documents.vectors[owners]
+            if batch.embeds:
+                found = np.array(found)
+                unknown = np.flatnonzero(~documents.known[owners]).tolist()
+                found[unknown] = vectors.embed_checked(self._embedder, [texts[at] for at in unknown], width)
+        scaled = vectors.unit_rows(found)
+        wrong = np.isnan(scaled[:, 0])
+        if wrong.any():
+            at = int(np.argmax(wrong))
             raise InvalidInput(f"the vector of the text {texts[at][:60]!r} is zero or not finite: it has no direction")
         return scaled
-
-
-def cut_documents(documents: Sequence[Document], embedder: Embedder, size: int, overlap: int) -> list[PendingDocument]:
-    """The documents cut into passages; a text has no more tokens than characters, so short ones are not counted."""
-    long = [d.text for d in documents if d.vector is None and len(d.text) > size]
-    tokens = iter(embedder.tokens(long) if long else [])
-    entries = []
-    for document in documents:
-        text = document.text
-        if document.vector is None and len(text) > size:
-            spans = split_passages(text, next(tokens), size=size, overlap=overlap)
-            parts = [PendingPassage(text[span.start : span.end], span.start) for span in spans]
-        else:
-            tail = text.lstrip()
-            parts = [PendingPassage(tail.rstrip(), len(text) - len(tail))]
-        entries.append(PendingDocument(document.id, _meta_of(document) if document.meta else None, parts))
-    return entries
-
-
-def _check_width(vector: Vectors, width: int) -> Vectors:
-    array = np.asarray(vector)
-    if array.shape != (width,):
-        raise InvalidInput(f"a vector has shape {array.shape}, and the memory holds vectors of width {width}")
-    return array
-
-
-def _meta_of(document: Document) -> str | None:
-    try:
-        return meta_json(document.meta)
-    except InvalidInput as error:
-        raise InvalidInput(f"of the text {document.text[:60]!r}: {error}") from error.__cause__
-
-
-def meta_json(meta: Mapping[str, Any]) -> str | None:
-    """Metadata as they are stored; None where there are none."""
-    if not meta:
-        return None
-    try:
-        text = json.dumps(meta, ensure_ascii=False, allow_nan=False)
-        text.encode("utf-8")
-        deep = too_deep(meta)
-    except RecursionError:
-        deep = True
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"metadata must be what JSON can hold: {error}") from error
-    if deep:
-        raise InvalidInput(f"metadata is nested too deeply, in more than {MAX_METADATA_DEPTH} levels")
-    return text
 
 
 def open_corpus(corpus: Any, settings: Mapping[str, Any]) -> Source:
@@ -270,13 +252,13 @@ class FitSample:
         """The texts cut as they will be stored, each different passage once."""
         seen: set[bytes] = set()
         for start in range(0, len(self.texts), FIT_BATCH_DOCUMENTS):
-            documents = [Document(text) for text in self.texts[start : start + FIT_BATCH_DOCUMENTS]]
-            for entry in cut_documents(documents, embedder, size, overlap):
-                for part in entry.parts:
-                    digest = database.text_digest(part.text)
-                    if part.text and digest not in seen:
-                        seen.add(digest)
-                        yield part.text
+            some = self.texts[start : start + FIT_BATCH_DOCUMENTS]
+            nothing = [None] * len(some)
+            texts = cut_documents(DocumentBatch(some, nothing, nothing), embedder, size, overlap).texts
+            for text, digest in zip(texts, database.text_digests(texts), strict=True):
+                if text and digest not in seen:
+                    seen.add(digest)
+                    yield text
 
 
 def sample_source(source: Source, report: Report | None) -> FitSample:
@@ -300,79 +282,122 @@ def _drawn_texts(source: Source, meter: Meter) -> list[str]:
     draw, largest = random.Random(0), 1.0
     kept: list[tuple[float, int, str]] = []
     characters = 0
-    for record in source.read():
-        meter.at(record.position)
-        if record.document is None or (number := draw.random()) >= largest:
-            continue
-        text = _fit_text(record.document)
-        heapq.heappush(kept, (-number, record.number, text))
-        characters += len(text)
-        while len(kept) > FIT_DOCUMENTS or characters > FIT_CHARACTERS:
-            negative, _, dropped = heapq.heappop(kept)
-            largest, characters = -negative, characters - len(dropped)
+    for batch in source.batches():
+        meter.at(batch.position)
+        for at, text in zip(batch.numbers, _fit_texts(batch.documents), strict=True):
+            if (number := draw.random()) >= largest:
+                continue
+            heapq.heappush(kept, (-number, at, text))
+            characters += len(text)
+            while len(kept) > FIT_DOCUMENTS or characters > FIT_CHARACTERS:
+                negative, _, dropped = heapq.heappop(kept)
+                largest, characters = -negative, characters - len(dropped)
     return [text for _, text in sorted((at, text) for _, at, text in kept)]
 
 
 def _first_texts(ahead: ReadAhead, meter: Meter) -> list[str]:
     texts: list[str] = []
-    characters = 0
-    for records, record in enumerate(ahead.first(), 1):
-        meter.at(record.position)
-        if record.document is not None:
-            texts.append(_fit_text(record.document))
-            characters += len(record.document.text)  # the whole record is kept
+    records = characters = 0
+    for batch in ahead.first():
+        meter.at(batch.position)
+        lengths = _record_lengths(batch)  # whole records are kept
+        end = min(int(np.searchsorted(lengths, FIT_CHARACTERS - characters)), FIT_DOCUMENTS - records, batch.count)
+        texts += _fit_texts(batch.slice(0, end).documents)
+        records, characters = records + end, characters + int(lengths[end])
         if records >= FIT_DOCUMENTS or characters >= FIT_CHARACTERS:
             break
     return texts
 
 
-def _fit_text(document: Document) -> str:
-    if document.vector is not None:
+def _fit_texts(documents: DocumentBatch) -> list[str]:
+    if documents.known.any():
+        text = documents.texts[int(np.argmax(documents.known))]
         raise Conflict(
-            f"the text {document.text[:60]!r} comes with a vector, which an embedder that is still to be fitted cannot "
+            f"the text {text[:60]!r} comes with a vector, which an embedder that is still to be fitted cannot "
             "have made: leave the vectors out, or choose the embedder that made them"
         )
-    return document.text[:FIT_DOCUMENT_CHARACTERS]
+    return [text[:FIT_DOCUMENT_CHARACTERS] for text in documents.texts]
 
 
 def ingest_source(
     writer: Writer, embedder: Embedder, source: Source, recipe: str, *, fatal: bool, report: Report | None
 ) -> Added:
     """Ingest a whole input, with a commit every few seconds, from where the last attempt stopped."""
-    ingester, progress = Ingester(writer, embedder), writer.input_progress(recipe)
-    meter = Meter(f"reading {source.name}", source.unit, report, source.size)
-    added = Added()
-    pace = _BatchSizer()
-    for records in _batches(source.read(progress.next), pace):
-        began = time.monotonic()
-        records = [_reject_zero_vector(record) for record in records]
-        documents = [record.document for record in records if record.document is not None]
-        wrong = [record for record in records if record.document is None]
-        if wrong and fatal:
-            raise BadRecord(f"{wrong[0].where}: {wrong[0].problem}")
-        batch = ingester.prepare(documents)
-        progress = _advance_progress(progress, records, wrong)
-        with writer.transaction():
-            added += ingester.write(batch) + Added(bad=len(wrong), complaints=_complaints(wrong))
-            writer.remember_input(recipe, source.name, progress)
-        meter.at(records[-1].position)
-        pace.adapt(time.monotonic() - began)
-    with writer.transaction():
-        writer.remember_input(recipe, source.name, replace(progress, finished=True))
-    meter.finish()
-    return added
+    return _SourceIngestion(writer, embedder, source, recipe, fatal, report).run()
 
 
-def _reject_zero_vector(record: Record) -> Record:
-    """The record, or a bad one where its vector is zero: that is no reason to stop."""
-    vector = None if record.document is None else record.document.vector
-    if vector is None or not np.isnan(vectors.unit_rows(np.atleast_2d(vector))).any():
-        return record
-    return replace(record, document=None, problem="the vector is zero or not finite: it has no direction")
+class _SourceIngestion:
+    """One input on its way into a memory.
+
+    A batch is committed at once. Only those that come with their vectors share a commit for a while, which spares the
+    disk: digests have no order, so each commit writes most pages of their index.
+    """
+
+    def __init__(
+        self, writer: Writer, embedder: Embedder, source: Source, recipe: str, fatal: bool, report: Report | None
+    ) -> None:
+        self._writer, self._source, self._recipe, self._fatal = writer, source, recipe, fatal
+        self._ingester, self._progress = Ingester(writer, embedder), writer.input_progress(recipe)
+        self._meter = Meter(f"reading {source.name}", source.unit, report, source.size)
+        self._pace = _BatchSizer()
+        self._batches = _sized_batches(source.batches(self._progress.next), self._pace)
+        self._failure: Exception | None = None
+        self._began, self._position = time.monotonic(), 0
+
+    def run(self) -> Added:
+        """Everything that is left of the input."""
+        added, finished = Added(), self._progress.finished
+        following = self._next()
+        while following is not None:
+            shared = following[1].has_all_vectors
+            with self._writer.transaction():
+                opened = time.monotonic()
+                added += self._write(*following)
+                while shared and (following := self._next()) is not None:
+                    if not following[1].has_all_vectors or time.monotonic() - opened >= BATCH_SECONDS[0]:
+                        break
+                    added += self._write(*following)
+            self._meter.at(self._position)
+            if not shared:
+                following = self._next()
+        if self._failure is not None:
+            raise self._failure
+        with self._writer.transaction():
+            self._writer.remember_input(self._recipe, self._source.name, replace(self._progress, finished=True))
+        self._meter.finish()
+        return added if finished else replace(added, empty=self._source.empty)
+
+    def _next(self) -> tuple[RecordBatch, IngestBatch] | None:
+        """The next batch, prepared. An error waits until what was before it is committed."""
+        self._began = time.monotonic()
+        try:
+            records = next(self._batches, None)
+            if records is None:
+                return None
+            if records.problems and self._fatal:
+                raise BadRecord(f"{records.problems[0].where}: {records.problems[0].problem}")
+            return records, self._ingester.prepare(records.documents)
+        except Exception as error:  # noqa: BLE001  raised by run()
+            self._failure = error
+            return None
+
+    def _write(self, records: RecordBatch, prepared: IngestBatch) -> Added:
+        told = _complaints(records.problems)
+        added = self._ingester.write(prepared) + Added(bad=len(records.problems), complaints=told)
+        self._progress = InputProgress(
+            next=records.first + records.count,
+            documents=self._progress.documents + len(records.documents),
+            bad=self._progress.bad + len(records.problems),
+            complaints=(self._progress.complaints + told)[:KEPT_COMPLAINTS],
+        )
+        self._writer.remember_input(self._recipe, self._source.name, self._progress)
+        self._position = records.position
+        self._pace.adapt(time.monotonic() - self._began)
+        return added
 
 
-def _complaints(wrong: Sequence[Record]) -> tuple[str, ...]:
-    return tuple(f"{record.where}: {record.problem}" for record in wrong[:KEPT_COMPLAINTS])
+def _complaints(problems: Sequence[RecordProblem]) -> tuple[str, ...]:
+    return tuple(f"{one.where}: {one.problem}" for one in problems[:KEPT_COMPLAINTS])
 
 
 class _BatchSizer:
@@ -391,23 +416,30 @@ class _BatchSizer:
             self.characters = max(MIN_BATCH_CHARACTERS, self.characters // 2)
 
 
-def _batches(records: Iterable[Record], pace: _BatchSizer) -> Iterator[list[Record]]:
-    batch: list[Record] = []
-    characters = 0
-    for record in records:
-        batch.append(record)
-        characters += len(record.document.text) if record.document is not None else 0
-        if characters >= pace.characters or len(batch) >= MAX_BATCH_DOCUMENTS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+def _sized_batches(batches: Iterable[RecordBatch], pace: _BatchSizer) -> Iterator[RecordBatch]:
+    """The records in batches of the pace's size; each of the batches that were read is cut or joined for that."""
+    held: list[RecordBatch] = []
+    records = characters = 0
+    for read in batches:
+        start = 0
+        lengths = _record_lengths(read)
+        while start < read.count:
+            # The record with which the batch has characters enough, or else documents enough.
+            enough = int(np.searchsorted(lengths, lengths[start] + pace.characters - characters))
+            end = min(max(enough, start + 1), start + MAX_BATCH_DOCUMENTS - records, read.count)
+            held.append(read.slice(start, end))
+            records, characters = records + end - start, characters + int(lengths[end] - lengths[start])
+            if characters >= pace.characters or records >= MAX_BATCH_DOCUMENTS:
+                yield RecordBatch.joined(held)
+                held, records, characters = [], 0, 0
+            start = end
+    if held:
+        yield RecordBatch.joined(held)
 
 
-def _advance_progress(progress: InputProgress, records: Sequence[Record], wrong: Sequence[Record]) -> InputProgress:
-    return InputProgress(
-        next=records[-1].number + 1,
-        documents=progress.documents + len(records) - len(wrong),
-        bad=progress.bad + len(wrong),
-        complaints=(progress.complaints + _complaints(wrong))[:KEPT_COMPLAINTS],
-    )
+def _record_lengths(batch: RecordBatch) -> IntArray:
+    """(count + 1,) the characters of all texts before each record."""
+    lengths = np.zeros(batch.count + 1, dtype=np.int64)
+    numbers = np.fromiter(batch.numbers, np.int64, len(batch.numbers))
+    lengths[numbers - batch.first + 1] = np.fromiter(map(len, batch.documents.texts), np.int64, len(batch.documents))
+    return np.cumsum(lengths)

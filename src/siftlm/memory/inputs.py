@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ import numpy.typing as npt
 
 from siftlm.errors import InvalidInput
 from siftlm.memory import vectors
+from siftlm.memory.reading.columns import DocumentBatch, are_storable, json_metas
+from siftlm.memory.reading.fields import MAX_METADATA_DEPTH, UnusableRecord, plain_value, too_deep
 from siftlm.memory.snapshot import Snapshot
 from siftlm.types import Document, IntArray, Vectors
 
-NO_METADATA: Mapping[str, Any] = {}
+# Texts that are put together to be checked.
+CHECKED_TEXTS = 4096
 
 
 def unit_targets(name: str, query: Any, width: int) -> Vectors:
@@ -72,29 +76,86 @@ class InputDocuments:
         own = self.vectors
         if own is not None and (own.ndim != 2 or len(own) != len(texts) or own.dtype.kind not in "fiu"):
             raise InvalidInput(f"vectors must be ({len(texts)}, d) numbers, got {own.dtype} of shape {own.shape}")
-        for name, items, wrong in (
-            ("texts", self._texts, _text_problem),
-            ("metadata", self._metadata, _meta_problem),
-            ("ids", self._ids, _id_problem),
-        ):
-            for at, item in enumerate(items or ()):
-                if (complaint := wrong(item)) is not None:
-                    raise InvalidInput(f"{name}[{at}] {complaint}")
+        _check_each("texts", self._texts, {str}, _text_problem, _are_texts)
+        if self._metadata is not None:
+            _check_each("metadata", self._metadata, {dict, type(None)}, _meta_problem)
+        if self._ids is not None:
+            _check_each("ids", self._ids, {str, type(None)}, _id_problem, _are_ids)
 
     def __len__(self) -> int:
         return len(self._texts)
 
-    def slice(self, start: int, end: int) -> list[Document]:
-        """The documents from ``start`` to ``end``, made here, so that few exist at a time."""
-        texts = self._texts[start:end]
-        nothing: list[Any] = [None] * len(texts)
-        metas = nothing if self._metadata is None else self._metadata[start:end]
-        ids = nothing if self._ids is None else self._ids[start:end]
-        own = nothing if self.vectors is None else self.vectors[start:end]
+    def documents(self) -> list[Document]:
+        """The documents one by one, with their metadata as they were given."""
+        nothing = [None] * len(self)
+        columns = (self._metadata or nothing, self._ids or nothing)
         return [
-            Document(text, NO_METADATA if meta is None else meta, key, vector)
-            for text, meta, key, vector in zip(texts, metas, ids, own, strict=True)
+            Document(text, {} if meta is None else meta, key)
+            for text, meta, key in zip(self._texts, *columns, strict=True)
         ]
+
+    def slice(self, start: int, end: int) -> DocumentBatch:
+        """The documents from ``start`` to ``end``; their metadata become JSON here, so that few exist at a time."""
+        texts = self._texts[start:end]
+        nothing: list[None] = [None] * len(texts)
+        own = None if self.vectors is None else self.vectors[start:end]
+        return DocumentBatch(
+            texts if isinstance(texts, list) else list(texts),
+            nothing if self._metadata is None else _json_metas(self._metadata[start:end], texts),
+            nothing if self._ids is None else self._ids[start:end],
+            own,
+        )
+
+
+def _json_metas(metas: Sequence[Mapping[str, Any] | None], texts: Sequence[str]) -> list[str | None]:
+    problems: dict[int, str] = {}
+    plain = [{} if meta is None else meta for meta in metas]
+    found = json_metas(plain, len(texts), _encode_given, problems)
+    for at, problem in problems.items():
+        raise InvalidInput(f"of the text {texts[at][:60]!r}: {problem}")
+    return found
+
+
+def _encode_given(meta: Mapping[Any, Any]) -> str:
+    """JSON of metadata that a caller gave: dates and numpy's numbers as reading takes them; what is lost is refused."""
+    try:
+        text = json.dumps(meta, ensure_ascii=False, allow_nan=False, default=plain_value)
+        text.encode("utf-8")
+        deep = too_deep(meta)
+    except RecursionError:
+        deep = True
+    except (TypeError, ValueError) as error:
+        raise UnusableRecord(f"metadata must be what JSON can hold: {error}") from error
+    if deep:
+        raise UnusableRecord(f"metadata is nested too deeply, in more than {MAX_METADATA_DEPTH} levels")
+    return text
+
+
+def _check_each(
+    name: str,
+    items: Sequence[Any],
+    kinds: set[type],
+    problem: Callable[[Any], str | None],
+    usable: Callable[[Sequence[Any]], bool] = lambda _: True,
+) -> None:
+    """Raise where one of the items is wrong: they are looked at one by one only where they are not all plain."""
+    if set(map(type, items)) <= kinds and usable(items):
+        return
+    for at, item in enumerate(items):
+        if (complaint := problem(item)) is not None:
+            raise InvalidInput(f"{name}[{at}] {complaint}")
+
+
+def _are_texts(texts: Sequence[str]) -> bool:
+    return all(texts) and not any(map(str.isspace, texts)) and _are_storable(texts)
+
+
+def _are_ids(ids: Sequence[str | None]) -> bool:
+    return _are_storable([key for key in ids if key is not None])
+
+
+def _are_storable(texts: Sequence[str]) -> bool:
+    return all(are_storable(texts[at : at + CHECKED_TEXTS]) for at in range(0, len(texts), CHECKED_TEXTS))
 
 
 def _parallel_list(name: str, items: Any, texts: Sequence[str]) -> Sequence[Any] | None:

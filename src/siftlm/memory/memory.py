@@ -305,7 +305,7 @@ class Memory(Searcher):
 
         Args:
             texts: long ones are cut into passages, equal ones stored once.
-            metadata: one dict a text, of whatever JSON can hold.
+            metadata: one dict a text, of whatever JSON can hold; dates become strings, numpy's numbers plain ones.
             ids: the caller's own names, to find or delete the texts by (``where={"@id": …}``).
             vectors: (len(texts), d), where they are known already; the texts are then not cut.
             wait: seconds to wait while another process writes.
@@ -334,7 +334,7 @@ class Memory(Searcher):
         """Ingest one more corpus, as `build` does; the same call again goes on where a killed one stopped.
 
         A file is recognized by its path, size and time of change, a list by its content. A changed input is read as
-        a new one, and so is every iterator: texts that are there already are then counted, and not stored, again.
+        a new one, and so is every iterator (`build` skips what it read): texts already there are counted, not stored.
 
         Args:
             corpus, bad, progress: see `build`.

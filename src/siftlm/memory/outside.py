@@ -313,7 +313,7 @@ class ArrayStore:
         *,
         ids: Sequence[str] | None = None,
     ) -> None:
-        self._documents = inputs.InputDocuments(texts, metadata, ids, vectors).slice(0, len(texts))
+        self._documents = inputs.InputDocuments(texts, metadata, ids, vectors).documents()
         self._vectors = _unit_vectors(vectors)
         self.width = self._vectors.shape[1]
         self._form = VectorFormat("float32", self.width)

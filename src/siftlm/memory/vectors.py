@@ -82,17 +82,26 @@ def _float16_to_float32(halves: Vectors) -> Vectors:
 
 
 def unit_rows(vectors: Vectors) -> Vectors:
-    """(n, d) float32 at unit length; rows without a direction become NaN, for the caller to check."""
+    """(n, d) float32 at unit length; rows without a direction become NaN, for the caller to check.
+
+    Rows of float32 that have unit length already stay as they are, whatever the others have.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
-        if (
-            vectors.dtype == np.float32
-            and (np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1) <= SQUARED_NORM_TOLERANCE).all()
-        ):
+        if vectors.dtype != np.float32:
+            return _scaled_rows(vectors)
+        unit = np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1) <= SQUARED_NORM_TOLERANCE
+        if unit.all():
             return vectors
-        wide = vectors.astype(np.float64)
-        length = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-        length[~(np.isfinite(length) & (length > 1e-30))] = np.nan
-        scaled: Vectors = (wide / length[:, None]).astype(np.float32)
+        scaled: Vectors = vectors.copy()
+        scaled[~unit] = _scaled_rows(vectors[~unit])
+    return scaled
+
+
+def _scaled_rows(vectors: Vectors) -> Vectors:
+    wide = vectors.astype(np.float64)
+    length = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    length[~(np.isfinite(length) & (length > 1e-30))] = np.nan
+    scaled: Vectors = (wide / length[:, None]).astype(np.float32)
     return scaled
 
 

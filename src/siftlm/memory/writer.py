@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from siftlm.memory import database, durability, keywords, vectors
 from siftlm.memory.manifest import GENERATION_NAME, Manifest, read_manifest
 from siftlm.memory.near_duplicates import Near
+from siftlm.memory.passages import PassageBatch
+from siftlm.memory.reading.columns import DocumentBatch
 from siftlm.types import Vectors
 
 # Texts that are read together.
@@ -25,30 +27,13 @@ LOOKUP_BATCH_TEXTS = 2000
 CHECKPOINT_TIMEOUT_MS = 200
 
 
-class PendingPassage(NamedTuple):
-    """A passage to be written: its text, and where it begins in its document."""
+class Stands(NamedTuple):
+    """What stands for each passage of a batch."""
 
-    text: str
-    start: int = 0
-
-
-class PendingDocument(NamedTuple):
-    """A document to be written, cut into passages."""
-
-    key: str | None
-    meta: str | None
-    """JSON."""
-    parts: Sequence[PendingPassage]
-
-
-class StoredText(NamedTuple):
-    """The stored text of a part of a document."""
-
-    row: int
-    near: bool
-    """Whether it is only nearly the part's text."""
-    digest: bytes
+    digests: Sequence[bytes]
     """The digest of the stored text."""
+    nears: Sequence[int]
+    """1 where that is only nearly the passage's text, else 0."""
 
 
 @dataclass(frozen=True)
@@ -107,36 +92,45 @@ class Writer:
         statement = "SELECT digest, row FROM passages WHERE digest IN ({})"
         return dict(database.select_in(self.connection, statement, digests))
 
-    def append(self, texts: Sequence[str], digests: Sequence[bytes], embedded: Vectors) -> list[int]:
+    def append(self, texts: Sequence[str], digests: Sequence[bytes], embedded: Vectors) -> range:
         """Append new passages with their unit vectors (n, d); returns their rows."""
-        if not len(texts):
-            return []
         first = self._state["rows"]
-        rows = list(range(first, first + len(texts)))
+        rows = range(first, first + len(texts))
+        if not rows:
+            return rows
+        run, run_many = self.connection.execute, self.connection.executemany
         checksum = self._appender.append(embedded)
-        self.connection.execute("INSERT INTO blocks VALUES (?, ?, ?)", (first, len(texts), checksum))
-        self.connection.executemany("INSERT INTO passages VALUES (?, ?, ?)", zip(rows, digests, texts, strict=True))
+        run("INSERT INTO blocks VALUES (?, ?, ?)", (first, len(rows), checksum))
+        run_many("INSERT INTO passages VALUES (?, ?, ?)", zip(rows, digests, texts, strict=True))
         if self.manifest.full_text:
             prepared = map(keywords.TOKENIZERS[self.manifest.tokenizer].prepare, texts)
-            statement = "INSERT INTO words (rowid, text) VALUES (?, ?)"
-            self.connection.executemany(statement, zip(rows, prepared, strict=True))
-        self._state["rows"] += len(texts)
+            run_many("INSERT INTO words (rowid, text) VALUES (?, ?)", zip(rows, prepared, strict=True))
+        self._state["rows"] += len(rows)
         return rows
 
-    def place(self, entries: Sequence[PendingDocument], places: Sequence[Sequence[StoredText]]) -> None:
-        """Write the documents, and for each of their parts the row that holds its text."""
-        documents, held = [], []
-        for number, (entry, own) in enumerate(zip(entries, places, strict=True), self._state["next_document"]):
-            stands = [
-                database.PassagePosition(part.start, int(stand.near), stand.digest)
-                for part, stand in zip(entry.parts, own, strict=True)
-            ]
-            documents.append((number, entry.key, entry.meta, database.record_digest(entry.key, entry.meta, stands)))
-            for at, (stand, place) in enumerate(zip(own, stands, strict=True)):
-                held.append((number, at, stand.row, place.start, place.near))
-        self.connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?)", documents)
-        self.connection.executemany("INSERT INTO places VALUES (?, ?, ?, ?, ?)", held)
-        self._state["next_document"] += len(entries)
+    def place(self, documents: DocumentBatch, passages: PassageBatch, rows: Sequence[int], stands: Stands) -> None:
+        """Write the documents, and for each of their passages the row that holds its text."""
+        first = self._state["next_document"]
+        numbers = range(first, first + len(documents))
+        counts = passages.counts
+        digests = database.record_digests(
+            documents.keys, documents.metas, counts, passages.starts, stands.nears, stands.digests
+        )
+        run_many = self.connection.executemany
+        run_many(
+            "INSERT INTO documents VALUES (?, ?, ?, ?)",
+            zip(numbers, documents.keys, documents.metas, digests, strict=True),
+        )
+        owners: Sequence[int] = numbers
+        parts: Sequence[int] = [0] * len(rows)
+        if counts is not None:
+            owners = [number for number, count in zip(numbers, counts, strict=True) for _ in range(count)]
+            parts = [part for count in counts for part in range(count)]
+        run_many(
+            "INSERT INTO places VALUES (?, ?, ?, ?, ?)",
+            zip(owners, parts, rows, passages.starts, stands.nears, strict=True),
+        )
+        self._state["next_document"] += len(documents)
 
     def remember_bands(self, bands: Mapping[int, Sequence[int]]) -> None:
         """Write the keys under which near-duplicates of these rows are looked for."""

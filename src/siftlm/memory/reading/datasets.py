@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import numpy as np
 
 from siftlm.errors import InvalidInput, UnknownName
 from siftlm.extras import load
+from siftlm.memory.reading.columns import Table
 from siftlm.memory.reading.fields import FieldMapping
-from siftlm.memory.reading.records import RawRecord, SkipCounter, folder_identity, printable_path
+from siftlm.memory.reading.files import folder_identity, printable_path
+from siftlm.memory.reading.records import RawBatch, SkipCounter
 from siftlm.types import Document
 
+# Few rows, since each may be a long text.
 _DATASET_BATCH_ROWS = 64
+_ITERABLE_BATCH_ITEMS = 64
 
 
 class LoadedDataset:
@@ -33,14 +38,12 @@ class LoadedDataset:
         fingerprint = getattr(self._dataset, "_fingerprint", None)
         return {"kind": "dataset", **self._identity, "rows": self.size, "fingerprint": fingerprint}
 
-    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
+    def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
         length = self.size or 0
-        first = min(skip.left, length)
-        skip.block(first)
-        for begin in range(first, length, _DATASET_BATCH_ROWS):
-            columns = self._dataset[begin : begin + _DATASET_BATCH_ROWS]
-            for at, values in enumerate(zip(*columns.values(), strict=True), begin):
-                yield RawRecord(f"{self.name}: row {at + 1}", dict(zip(columns, values, strict=True)), None, at + 1)
+        for begin in range(0, length, _DATASET_BATCH_ROWS):
+            end = min(begin + _DATASET_BATCH_ROWS, length)
+            if not skip.block(end - begin):
+                yield _numbered(self._dataset[begin:end], f"{self.name}: row ", begin, end).without(skip)
 
 
 class StreamedDataset:
@@ -57,15 +60,20 @@ class StreamedDataset:
         version = str(self._dataset.info.version) if self._dataset.info.version is not None else None
         return {"kind": "stream", **self._identity, "version": version}
 
-    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
+    def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
         first, skip.left = skip.left, 0
-        dataset = self._dataset.skip(first) if first else self._dataset
+        rows = iter(self._dataset.skip(first) if first else self._dataset)
         at = first
-        try:
-            for at, value in enumerate(dataset, first + 1):
-                yield RawRecord(f"{self.name}: row {at}", value, None, at)
-        except Exception as error:  # any error of the library, the hub or the network
-            raise InvalidInput(f"{self.name} cannot be read after row {at}: {error}") from error
+        while True:
+            some: list[Any] = []
+            try:
+                some.extend(islice(rows, _DATASET_BATCH_ROWS - at % _DATASET_BATCH_ROWS))
+            except Exception as error:  # any error of the library, the hub or the network
+                raise InvalidInput(f"{self.name} cannot be read after row {at + len(some)}: {error}") from error
+            if not some:
+                return
+            yield _numbered(some, f"{self.name}: row ", at, at + len(some))
+            at += len(some)
 
 
 def from_hub(corpus: str, split: str, fields: FieldMapping) -> LoadedDataset | StreamedDataset:
@@ -145,19 +153,28 @@ class IterablePart:
             digest.update(f"{len(plain)}:{plain}".encode())
         return digest.hexdigest()
 
-    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
+    def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
         if self._once and self._read:
             raise InvalidInput("an iterator can be read only once; pass a list, or open it anew")
         self._read = True
         if isinstance(self._items, Sequence):
-            first = min(skip.left, len(self._items))
-            skip.block(first)
-            items: Iterable[Any] = (self._items[at] for at in range(first, len(self._items)))
-        else:
-            first, items = 0, self._items
-        for at, item in enumerate(items, first + 1):
-            if not skip.one():
-                yield RawRecord(f"item {at}", item, None, at)
+            for begin in range(0, len(self._items), _ITERABLE_BATCH_ITEMS):
+                end = min(begin + _ITERABLE_BATCH_ITEMS, len(self._items))
+                if not skip.block(end - begin):
+                    some = [self._items[at] for at in range(begin, end)]
+                    yield _numbered(some, "item ", begin, end).without(skip)
+            return
+        items, begin = iter(self._items), 0
+        while some := list(islice(items, _ITERABLE_BATCH_ITEMS)):
+            end = begin + len(some)
+            if not skip.block(len(some)):
+                yield _numbered(some, "item ", begin, end).without(skip)
+            begin = end
+
+
+def _numbered(rows: Sequence[Any] | Table, what: str, begin: int, end: int) -> RawBatch:
+    """Rows whose place is a number, counted from 1."""
+    return RawBatch(rows, lambda at: f"{what}{begin + at + 1}", end)
 
 
 def _canonical_json(item: Any) -> str:

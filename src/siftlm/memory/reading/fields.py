@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from siftlm.errors import InvalidInput, setting
+from siftlm.memory.vectors import unit_rows
 from siftlm.types import Document, Vectors, json_number
 
 _ABSENT = object()
@@ -22,6 +23,12 @@ MAX_METADATA_DEPTH = 50
 
 class UnusableRecord(Exception):
     """This record cannot become a document; the message says why."""
+
+
+class UnreadableRow(str):
+    """The reason why a row cannot be read, in its place."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -34,16 +41,18 @@ class FieldMapping:
     meta: Sequence[str] | None = None
     """The fields to keep; ``None`` keeps all that are left (see `_everything_else`)."""
 
-    def document(self, value: Any, width: int | None = None) -> Document:
-        """The document of a record, or `UnusableRecord`; ``width`` is what its vector must have, where that is known.
+    def raw(self, value: Any) -> tuple[Any, Mapping[Any, Any], Any, Any]:
+        """Text, metadata, id and vector of a record as they are in it, or `UnusableRecord` where a field is missing.
 
-        >>> FieldMapping(id="name").document({"text": "Hello", "name": 7, "meta": {"source": "web"}, "year": 2020})
-        Document(text='Hello', meta={'year': 2020, 'source': 'web'}, id='7', vector=None)
+        >>> FieldMapping(id="name").raw({"text": "Hello", "name": 7, "meta": {"source": "web"}, "year": 2020})
+        ('Hello', {'year': 2020, 'source': 'web'}, 7, None)
         """
         if isinstance(value, Document):
-            return self._checked(value, width)
+            return self._of_document(value)
+        if isinstance(value, UnreadableRow):
+            raise UnusableRecord(str(value))
         if isinstance(value, str):
-            return Document(usable_text(value))
+            return value, {}, None, None
         if not isinstance(value, Mapping):
             raise UnusableRecord(f"a record is a text or an object with fields; this is {_kind(value)}")
         text = _look_up(value, self.text)
@@ -55,14 +64,9 @@ class FieldMapping:
         numbers = None if self.vector is None else _look_up(value, self.vector)
         if numbers is _ABSENT or (numbers is None and self.vector is not None):
             raise UnusableRecord(f"has no vector: field {self.vector!r} is missing or null")
-        return Document(
-            usable_text(text, self.text),
-            _usable_meta(self._metadata(value)),
-            _usable_id(name),
-            None if numbers is None else usable_vector(numbers, width),
-        )
+        return text, self._metadata(value), name, numbers
 
-    def _checked(self, document: Document, width: int | None) -> Document:
+    def _of_document(self, document: Document) -> tuple[Any, Mapping[Any, Any], Any, Any]:
         if not isinstance(document.meta, Mapping):
             raise UnusableRecord(f"the metadata is {_kind(document.meta)}, not a mapping")
         name = document.meta.get(self.id) if document.id is None and self.id is not None else document.id
@@ -71,8 +75,7 @@ class FieldMapping:
             if self.meta is None
             else {key: document.meta[key] for key in self.meta if key in document.meta}
         )
-        vector = None if document.vector is None else usable_vector(document.vector, width)
-        return Document(usable_text(document.text), _usable_meta(meta), _usable_id(name), vector)
+        return document.text, meta, name, document.vector
 
     def check_columns(self, names: Sequence[str], where: str) -> None:
         """Raise where a table lacks one of the named columns: it has all of its columns in every row."""
@@ -151,10 +154,13 @@ def usable_vector(numbers: Any, width: int | None = None) -> Vectors:
         raise UnusableRecord(f"the vector has {len(vector)} numbers, the first one of this input had {width}")
     if not np.isfinite(vector).all():
         raise UnusableRecord("the vector holds NaN, infinity or a number too large for float32")
+    if np.isnan(unit_rows(vector[None])).any():
+        raise UnusableRecord("the vector is zero: it has no direction")
     return vector
 
 
-def _usable_id(name: Any) -> str | None:
+def usable_id(name: Any) -> str | None:
+    """The id as a string, or `UnusableRecord`."""
     if name is None or type(name) is str:
         return None if name is None else _storable(name, "id")
     if isinstance(name, (bool, np.bool_)) or not isinstance(name, (str, int, np.integer, uuid.UUID)):
@@ -162,9 +168,8 @@ def _usable_id(name: Any) -> str | None:
     return _storable(str(name), "id")
 
 
-def _usable_meta(meta: Mapping[Any, Any]) -> dict[str, Any]:
-    if not isinstance(meta, Mapping):
-        raise UnusableRecord(f"the metadata is {_kind(meta)}, not a mapping")
+def usable_meta(meta: Mapping[Any, Any]) -> dict[str, Any]:
+    """Metadata as JSON can hold them, or `UnusableRecord`."""
     try:
         found = {
             key if type(key) is str and key.isascii() else _json_key(key): _json_value(meta[key], key) for key in meta
@@ -197,27 +202,40 @@ def _json_value(value: Any, field: Any) -> Any:
         return value if value is None or type(value) in (bool, int) else int(value)
     if isinstance(value, str):
         return _storable(str(value), f"meta {field}")
-    if isinstance(value, np.generic):
-        value = value.item()
-        if isinstance(value, np.generic):
-            raise _unknown(value, field)
-        return _json_value(value, field)
-    if isinstance(value, (float, decimal.Decimal)):
+    if isinstance(value, float):
         return json_number(float(value))
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    if isinstance(value, uuid.UUID):
-        return str(value)
     if isinstance(value, Mapping):
         return {_json_key(key): _json_value(inner, field) for key, inner in value.items()}
-    if isinstance(value, np.ndarray):
-        return _json_value(value.tolist(), field)
     if isinstance(value, (list, tuple, set, frozenset)):
         items = value if isinstance(value, (list, tuple)) else sorted(value, key=repr)
         return [_json_value(inner, field) for inner in items]
-    raise _unknown(value, field)
+    try:
+        return _json_value(plain_value(value), field)
+    except TypeError:
+        raise _unknown(value, field) from None
+
+
+def plain_value(value: Any) -> Any:
+    """A date, a time, a number of numpy or the like as a plain value; `TypeError` for any other.
+
+    >>> plain_value(datetime.date(2020, 1, 2)), plain_value(np.float32(0.5)), plain_value(uuid.UUID(int=5)).count("0")
+    ('2020-01-02', 0.5, 31)
+    """
+    if isinstance(value, np.generic):
+        plain = value.item()
+        if not isinstance(plain, np.generic):
+            return plain
+    elif isinstance(value, np.ndarray):
+        return value.tolist()
+    elif isinstance(value, decimal.Decimal):
+        return float(value)
+    elif isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    elif isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    elif isinstance(value, uuid.UUID):
+        return str(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _unknown(value: Any, field: Any) -> UnusableRecord:

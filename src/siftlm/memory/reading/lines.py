@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, MissingExtra
 from siftlm.extras import load
-from siftlm.memory.reading.fields import FieldMapping
-from siftlm.memory.reading.records import (
-    RawRecord,
-    SkipCounter,
-    SourcePart,
-    file_identity,
-    folder_identity,
-    printable_path,
-)
+from siftlm.memory.reading.fields import FieldMapping, UnreadableRow
+from siftlm.memory.reading.files import file_identity, folder_identity, printable_path
+from siftlm.memory.reading.records import RawBatch, SkipCounter, SourcePart, unreadable
 
 _PLAIN_BYTES = 1 << 18
 # Packed bytes may grow a thousandfold: they are unpacked in small pieces, smaller ones where they grow more.
@@ -51,6 +48,10 @@ class ByteStream:
 
     def lines(self) -> Iterator[bytes]:
         """The lines without their line feeds; a byte order mark is dropped. The last one may lack its line feed."""
+        return chain.from_iterable(self.line_blocks())
+
+    def line_blocks(self) -> Iterator[list[bytes]]:
+        """The same lines, those together that end in the same piece of the file."""
         rest: list[bytes] = []
         first = True
         for piece in self.pieces():
@@ -59,13 +60,12 @@ class ByteStream:
             if not tail:
                 continue
             line = b"".join(rest)
-            yield line.removeprefix(b"\xef\xbb\xbf") if first else line
-            first = False
             rest = [tail.pop()]
-            yield from tail
+            yield [line.removeprefix(b"\xef\xbb\xbf") if first else line, *tail]
+            first = False
         line = b"".join(rest)
         if line:
-            yield line.removeprefix(b"\xef\xbb\xbf") if first else line
+            yield [line.removeprefix(b"\xef\xbb\xbf") if first else line]
 
     def _raw(self, file: Any, size: int) -> Iterator[bytes]:
         while piece := file.read(size):
@@ -96,8 +96,8 @@ def _decompress(raw: Iterator[bytes], packing: str) -> Iterator[bytes]:
                 content = unpacker.decompress(piece[:fed])
             except failures as error:
                 raise BrokenStream(f"is not a sound {packing} file: {error}") from error
-            if content:
-                yield content
+            for at in range(0, len(content), _MAX_UNPACKED_BYTES):
+                yield content[at : at + _MAX_UNPACKED_BYTES]
             piece = unpacker.unused_data + piece[fed:] if unpacker.eof else piece[fed:]
             unpacker = None if unpacker.eof else unpacker
             if len(content) > _MAX_UNPACKED_BYTES:
@@ -132,35 +132,86 @@ class JsonLinesFile:
     def identity(self) -> dict[str, Any]:
         return {"kind": "jsonl", **file_identity(self._path)}
 
-    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
-        stream, number = ByteStream(self._path), 0
+    def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
+        stream, before = ByteStream(self._path), 0
         try:
-            for number, line in enumerate(stream.lines(), 1):
-                if not line or line.isspace() or skip.one():
-                    continue
-                yield self._row(line, number, stream.position)
+            for lines in stream.line_blocks():
+                numbers: Sequence[int] = range(before + 1, before + 1 + len(lines))
+                before += len(lines)
+                if not all(lines) or any(map(bytes.isspace, lines)):
+                    numbers = [
+                        number for number, line in zip(numbers, lines, strict=True) if line and not line.isspace()
+                    ]
+                    lines = [line for line in lines if line and not line.isspace()]
+                first = skip.some(len(lines))
+                if first < len(lines):
+                    yield self._batch(lines[first:], numbers[first:], stream.position)
         except BrokenStream as broken:
-            if not skip.one():
-                where = f"{self.name}:{number + 1}"
-                yield RawRecord(where, problem=f"{printable_path(self._path.name)} {broken}", position=stream.position)
+            if not skip.some(1):
+                problem = f"{printable_path(self._path.name)} {broken}"
+                yield unreadable(f"{self.name}:{before + 1}", problem, stream.position)
 
-    def _row(self, line: bytes, number: int, position: int) -> RawRecord:
-        where = f"{self.name}:{number}"
+    def _batch(self, lines: list[bytes], numbers: Sequence[int], position: int) -> RawBatch:
+        rows = _json_objects(lines)
+        if rows is None:
+            rows = [self._object(line, number) for line, number in zip(lines, numbers, strict=True)]
+        return RawBatch(rows, lambda at: f"{self.name}:{numbers[at]}", position)
+
+    def _object(self, line: bytes, number: int) -> dict[str, Any] | UnreadableRow:
         try:
             value = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            return RawRecord(where, problem=f"not UTF-8 at byte {error.start + 1} of the line", position=position)
+            return UnreadableRow(f"not UTF-8 at byte {error.start + 1} of the line")
         except json.JSONDecodeError as error:
             if number == 1 and line.strip() == b"[":
-                raise InvalidInput(f"{where}: this is one long JSON list; write one object a line instead") from None
-            return RawRecord(where, problem=f"invalid JSON at column {error.colno}: {error.msg}", position=position)
+                raise self._one_list(number) from None
+            return UnreadableRow(f"invalid JSON at column {error.colno}: {error.msg}")
         except (ValueError, RecursionError) as error:
-            return RawRecord(where, problem=f"JSON that cannot be read: {error}", position=position)
-        if not isinstance(value, dict):
-            if number == 1 and isinstance(value, list) and value and isinstance(value[0], dict):
-                raise InvalidInput(f"{where}: this is one long JSON list; write one object a line instead")
-            return RawRecord(where, problem="not a JSON object with fields", position=position)
-        return RawRecord(where, value, None, position)
+            return UnreadableRow(f"JSON that cannot be read: {error}")
+        if isinstance(value, dict):
+            return value
+        if number == 1 and isinstance(value, list) and value and isinstance(value[0], dict):
+            raise self._one_list(number)
+        return UnreadableRow("not a JSON object with fields")
+
+    def _one_list(self, number: int) -> InvalidInput:
+        return InvalidInput(f"{self.name}:{number}: this is one long JSON list; write one object a line instead")
+
+
+# All digits made zeros, so that many in a row are found fast: orjson rounds longer whole numbers.
+_DIGITS_AS_ZEROS = bytes(ord("0") if ord("0") <= at <= ord("9") else at for at in range(256))
+_LONG_NUMBER = b"0" * 19
+_DECODER = json.JSONDecoder()
+
+
+def _json_objects(lines: Sequence[bytes]) -> list[Any] | None:
+    """The objects of these lines; None where one of them is none, or must be looked at more closely."""
+    parse = _json_parser()
+    if parse is not _parse_line and _LONG_NUMBER in b"\n".join(lines).translate(_DIGITS_AS_ZEROS):
+        parse = _parse_line
+    try:
+        rows: list[Any] = list(map(parse, lines))
+    except (ValueError, RecursionError):
+        return None
+    return rows if set(map(type, rows)) == {dict} else None
+
+
+@cache
+def _json_parser() -> Callable[[bytes], Any]:
+    """orjson where it is installed: it reads what Python's library reads, or refuses."""
+    try:
+        parse: Callable[[bytes], Any] = load("orjson", "memory").loads
+    except MissingExtra:
+        parse = _parse_line
+    return parse
+
+
+def _parse_line(line: bytes) -> Any:
+    text = line.decode("utf-8")
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text) and text[end:].strip(" \t\r\n"):
+        raise ValueError("something follows the value")
+    return value
 
 
 # A quote that is never closed takes the rest of the file with it, at most this many characters.
@@ -180,24 +231,35 @@ class DelimitedFile:
     def identity(self) -> dict[str, Any]:
         return {"kind": "csv" if self._delimiter == "," else "tsv", **file_identity(self._path)}
 
-    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
+    def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
         stream = ByteStream(self._path)
         lines = _CountedLines(stream)
         names: list[str] | None = None
+        rows: list[Any] = []
+        numbers: list[int] = []
+        position = 0
         try:
             while (line := lines.next()) is not None:
                 began = lines.number
                 if not line or line.isspace():
                     continue
+                if rows and stream.position != position:
+                    yield self._batch(rows, numbers, position).without(skip)
+                    rows, numbers = [], []
                 problem, values = self._values(line, lines)
+                position = stream.position
                 if names is None:
                     names = self._names(values, problem, began)
-                elif not skip.one():
-                    yield self._row(names, values, problem, began, stream.position)
+                else:
+                    rows.append(self._row(names, values, problem))
+                    numbers.append(began)
         except BrokenStream as broken:
-            if not skip.one():
-                where = f"{self.name}:{lines.number + 1}"
-                yield RawRecord(where, problem=f"{printable_path(self._path.name)} {broken}", position=stream.position)
+            rows.append(UnreadableRow(f"{printable_path(self._path.name)} {broken}"))
+            numbers.append(lines.number + 1)
+        yield self._batch(rows, numbers, stream.position).without(skip)
+
+    def _batch(self, rows: list[Any], numbers: list[int], position: int) -> RawBatch:
+        return RawBatch(rows, lambda at: f"{self.name}:{numbers[at]}", position)
 
     def _values(self, line: str, lines: _CountedLines) -> tuple[str | None, list[str]]:
         try:
@@ -215,15 +277,12 @@ class DelimitedFile:
         self._fields.check_columns(values, where)
         return values
 
-    def _row(self, names: list[str], values: list[str], problem: str | None, line: int, position: int) -> RawRecord:
+    def _row(self, names: list[str], values: list[str], problem: str | None) -> dict[str, str] | UnreadableRow:
         if problem is None and len(values) != len(names):
             problem = f"has {len(values)} fields, there are {len(names)} columns"
         if problem is None and any(_has_invalid_bytes(value) for value in values):
             problem = "not UTF-8"
-        where = f"{self.name}:{line}"
-        if problem is not None:
-            return RawRecord(where, problem=problem, position=position)
-        return RawRecord(where, dict(zip(names, values, strict=True)), None, position)
+        return dict(zip(names, values, strict=True)) if problem is None else UnreadableRow(problem)
 
 
 class _MalformedRecord(Exception):
@@ -302,13 +361,14 @@ class ShardedFiles:
         self._folder, self._glob, self._files = folder, glob, files
         self.name = printable_path(folder)
         self.size = sum(file.size or 0 for file in files)
+        self.empty = sum(not file.size for file in files)
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "shards", **folder_identity(self._folder, self._glob)}
 
-    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
+    def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
         before = 0
         for file in self._files:
-            for row in file.rows(skip):
-                yield RawRecord(row.where, row.value, row.problem, before + row.position)
+            for batch in file.batches(skip):
+                yield replace(batch, position=before + batch.position)
             before += file.size or 0

@@ -13,17 +13,10 @@ from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory.reading import datasets
 from siftlm.memory.reading.datasets import IterablePart
 from siftlm.memory.reading.fields import FieldMapping
+from siftlm.memory.reading.files import FolderFile, printable_path, walk_files
 from siftlm.memory.reading.lines import DelimitedFile, JsonLinesFile, ShardedFiles
 from siftlm.memory.reading.parquet import Parquet
-from siftlm.memory.reading.records import (
-    FolderFile,
-    RecordReader,
-    Source,
-    SourcePart,
-    VectorFile,
-    printable_path,
-    walk_files,
-)
+from siftlm.memory.reading.records import RecordReader, Source, SourcePart, VectorFile
 from siftlm.memory.reading.textfile import LANGUAGE_BY_SUFFIX, TextFile, TextFolder, suffix_of
 from siftlm.types import Document, Vectors
 from siftlm.validation import choice

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from siftlm.extras import load
-from siftlm.memory.reading.fields import FieldMapping
-from siftlm.memory.reading.records import RawRecord, SkipCounter, file_identity, printable_path
+from siftlm.memory.reading.columns import Table
+from siftlm.memory.reading.fields import FieldMapping, UnreadableRow
+from siftlm.memory.reading.files import file_identity, printable_path
+from siftlm.memory.reading.records import RawBatch, SkipCounter, unreadable
 
 # Few rows, since each may be a long text.
 _PARQUET_BATCH_ROWS = 256
+_PARQUET_BUFFER_BYTES = 1 << 20
 
 
 class Parquet:
@@ -27,16 +30,16 @@ class Parquet:
     def identity(self) -> dict[str, Any]:
         return {"kind": "parquet", **file_identity(self._path)}
 
-    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
+    def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
         """All rows; a row group that cannot be read gives bad rows, so that the numbers of later rows stay the same."""
         arrow, parquet = load("pyarrow", "memory"), load("pyarrow.parquet", "memory")
         try:
-            # Without read-ahead: a row group can be larger than memory.
-            file = parquet.ParquetFile(self._path, pre_buffer=False)
+            # Without read-ahead, and in pieces: a row group can be larger than memory.
+            file = parquet.ParquetFile(self._path, pre_buffer=False, buffer_size=_PARQUET_BUFFER_BYTES)
         except (arrow.ArrowException, OSError) as error:
-            if not skip.one():
+            if not skip.some(1):
                 problem = f"{printable_path(self._path.name)} is not a sound Parquet file: {_short_error(error)}"
-                yield RawRecord(self.name, problem=problem, position=self.size)
+                yield unreadable(self.name, problem, self.size)
             return
         with file:
             self._fields.check_columns(file.schema_arrow.names, self.name)
@@ -50,48 +53,40 @@ class Parquet:
 
     def _group(
         self, file: Any, group: int, columns: list[str] | None, first: int, length: int, skip: SkipCounter
-    ) -> Iterator[RawRecord]:
+    ) -> Iterator[RawBatch]:
         arrow = load("pyarrow", "memory")
         done, total = 0, max(file.metadata.num_rows, 1)
-        problem = None
         try:
             for batch in file.iter_batches(_PARQUET_BATCH_ROWS, row_groups=[group], columns=columns):
-                if skip.block(batch.num_rows):
-                    done += batch.num_rows
-                    continue
-                for value in self._values(batch):
-                    done += 1
-                    if not skip.one():
-                        at = first + done
-                        where, position = f"{self.name}: row {at}", self.size * at // total
-                        if isinstance(value, str):
-                            yield RawRecord(where, problem=value, position=position)
-                        else:
-                            yield RawRecord(where, value, None, position)
+                before, done = first + done, done + batch.num_rows
+                if not skip.block(batch.num_rows):
+                    yield self._batch(self._values(batch), before, self.size * (first + done) // total).without(skip)
         except (arrow.ArrowException, OSError) as error:
             problem = f"row group {group} of {printable_path(self._path.name)} cannot be read: {_short_error(error)}"
-        for at in range(first + done + 1, first + length + 1):
-            if not skip.one():
-                yield RawRecord(f"{self.name}: row {at}", problem=problem, position=self.size * at // total)
+            rows = [UnreadableRow(problem)] * (length - done)
+            yield self._batch(rows, first + done, self.size * (first + length) // total).without(skip)
 
-    def _values(self, batch: Any) -> list[dict[str, Any] | str]:
-        """The rows as mappings; a text in place of one says why it cannot be read."""
+    def _batch(self, rows: list[Any] | Table, before: int, position: int) -> RawBatch:
+        return RawBatch(rows, lambda at: f"{self.name}: row {before + at + 1}", position)
+
+    def _values(self, batch: Any) -> Table | list[Any]:
+        """The columns; or rows where some of them cannot be read."""
         arrow = load("pyarrow", "memory")
-        names = batch.schema.names
-        columns = []
-        for name, column in zip(names, batch.columns, strict=True):
+        columns: dict[str, Any] = {}
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if arrow.types.is_timestamp(column.type) and column.type.unit == "ns":
                 # Python's dates know no nanoseconds.
                 column = column.cast(arrow.timestamp("us", column.type.tz), safe=False)
             if name == self._fields.vector and column.type.num_fields == 1:
-                # Numbers stay an array rather than a list of Python's numbers.
-                columns.append([_numbers(entry) for entry in column])
+                columns[name] = _number_rows(column)
             else:
-                columns.append(_plain_values(column))
-        rows: list[dict[str, Any] | str] = []
-        for values in zip(*columns, strict=True):
-            wrong = next((value for value in values if isinstance(value, _UnreadableValue)), None)
-            rows.append(str(wrong) if wrong is not None else dict(zip(names, values, strict=True)))
+                columns[name] = _plain_values(column)
+        if not any(isinstance(value, UnreadableRow) for column in columns.values() for value in column):
+            return columns
+        rows = []
+        for values in zip(*columns.values(), strict=True):
+            wrong = next((value for value in values if isinstance(value, UnreadableRow)), None)
+            rows.append(dict(zip(columns, values, strict=True)) if wrong is None else wrong)
         return rows
 
     def _columns(self, names: list[str]) -> list[str] | None:
@@ -101,12 +96,6 @@ class Parquet:
             return None
         top = {name if name in names else name.split(".")[0] for name in needed} | {"meta"}
         return [name for name in names if name in top]
-
-
-class _UnreadableValue(str):
-    """The reason why a value cannot be read, in its place."""
-
-    __slots__ = ()
 
 
 def _plain_values(column: Any) -> list[Any]:
@@ -121,13 +110,21 @@ def _entry_value(entry: Any) -> Any:
     try:
         return entry.as_py()
     except UnicodeDecodeError:
-        return _UnreadableValue("not UTF-8")
+        return UnreadableRow("not UTF-8")
     except ValueError as error:
-        return _UnreadableValue(f"a value that cannot be read: {error}")
+        return UnreadableRow(f"a value that cannot be read: {error}")
 
 
-def _numbers(entry: Any) -> Any:
-    return None if not entry.is_valid else entry.values.to_numpy(zero_copy_only=False)
+def _number_rows(column: Any) -> Any:
+    """Lists of numbers as arrays: (n, d) where all are as long, else an array for each row, or None."""
+    if not column.null_count and len(column):
+        numbers = column.flatten()
+        if not numbers.null_count and numbers.type.num_fields == 0 and len(numbers) % len(column) == 0:
+            width = len(numbers) // len(column)
+            lengths = load("pyarrow.compute", "memory").list_value_length(column)
+            if width and (lengths.to_numpy(zero_copy_only=False) == width).all():
+                return numbers.to_numpy(zero_copy_only=False).reshape(-1, width)
+    return [entry.values.to_numpy(zero_copy_only=False) if entry.is_valid else None for entry in column]
 
 
 def _short_error(error: BaseException) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from siftlm.errors import InvalidInput
-from siftlm.memory import durability, manifest
-from siftlm.memory.reading.fields import FieldMapping, UnusableRecord, usable_vector
+from siftlm.memory.reading.columns import CheckedRows, DocumentBatch, Table, check_rows
+from siftlm.memory.reading.fields import FieldMapping, UnreadableRow
 from siftlm.types import Document, Vectors
 
 
@@ -49,23 +49,126 @@ class Source(Protocol):
     def unit(self) -> str:
         """The unit of size and position: ``bytes``, ``files``, ``records``."""
 
+    @property
+    def empty(self) -> int:
+        """Files of a folder that hold nothing; they are passed over, and are no bad records."""
+
     def identity(self) -> dict[str, Any]:
         """Whatever distinguishes this input from others, and from itself after a change; JSON can hold it."""
 
     def read(self, start: int = 0) -> Iterator[Record]:
         """The records from number ``start`` on; memory use does not grow with the input."""
 
+    def batches(self, start: int = 0) -> Iterator[RecordBatch]:
+        """The same records as columns, in batches as they come."""
+
+
+class RecordProblem(NamedTuple):
+    """A record that gives no document."""
+
+    number: int
+    where: str
+    problem: str
+
+
+@dataclass(frozen=True, eq=False)
+class RecordBatch:
+    """Records of an input that follow each other: the documents as columns, and the problems with the others."""
+
+    first: int
+    """The number of the first record."""
+    count: int
+    numbers: Sequence[int]
+    """The number of each document."""
+    documents: DocumentBatch
+    problems: Sequence[RecordProblem]
+    position: int
+    """How much of the input was read with them, in the unit of ``Source.size``."""
+    where: Callable[[int], str]
+    """``file:line`` of the record of a number, or what serves as that."""
+
+    def records(self) -> Iterator[Record]:
+        """The records one by one."""
+        problems = {one.number: one.problem for one in self.problems}
+        at = 0
+        for number in range(self.first, self.first + self.count):
+            problem = problems.get(number)
+            document = None if problem is not None else self.documents.document(at)
+            at += problem is None
+            yield Record(number, self.where(number), document, problem, self.position)
+
+    def slice(self, start: int, end: int) -> RecordBatch:
+        """The records from the ``start``-th to the ``end``-th, counted from the first."""
+        if start <= 0 and end >= self.count:
+            return self
+        low, high = self.first + start, self.first + min(end, self.count)
+        begin, stop = bisect_left(self.numbers, low), bisect_left(self.numbers, high)
+        problems = [one for one in self.problems if low <= one.number < high]
+        return replace(
+            self,
+            first=low,
+            count=high - low,
+            numbers=self.numbers[begin:stop],
+            documents=self.documents.slice(begin, stop),
+            problems=problems,
+        )
+
+    @classmethod
+    def joined(cls, batches: Sequence[RecordBatch]) -> RecordBatch:
+        """Batches that follow each other."""
+        if len(batches) == 1:
+            return batches[0]
+        ends = [(batch.first + batch.count, batch.where) for batch in batches]
+        return cls(
+            batches[0].first,
+            sum(batch.count for batch in batches),
+            [number for batch in batches for number in batch.numbers],
+            DocumentBatch.joined([batch.documents for batch in batches]),
+            [problem for batch in batches for problem in batch.problems],
+            batches[-1].position,
+            lambda number: next(where for end, where in ends if number < end)(number),
+        )
+
 
 @dataclass(frozen=True)
-class RawRecord:
-    """One record as it was read, before its text is looked for."""
+class RawBatch:
+    """Rows as they were read, before their texts are looked for."""
 
-    where: str
-    value: Any = None
-    """A mapping of fields, a text or a `Document`."""
-    problem: str | None = None
-    """Why there is no value."""
-    position: int = 0
+    rows: Sequence[Any] | Table
+    """Mappings of fields, texts, documents or `UnreadableRow`; or columns by their names."""
+    where: Callable[[int], str]
+    """``file:line`` of a row, or what serves as that."""
+    position: int
+    """How much of the part was read when these rows were."""
+
+    def __len__(self) -> int:
+        if isinstance(self.rows, Mapping):
+            return len(next(iter(self.rows.values()), ()))
+        return len(self.rows)
+
+    def without(self, skip: SkipCounter) -> RawBatch:
+        """The batch without the rows that are to be skipped."""
+        first = skip.some(len(self))
+        if not first:
+            return self
+        rows: Sequence[Any] | Table = (
+            {name: column[first:] for name, column in self.rows.items()}
+            if isinstance(self.rows, Mapping)
+            else self.rows[first:]
+        )
+        where = self.where
+        return RawBatch(rows, lambda at: where(first + at), self.position)
+
+    def front(self) -> tuple[int, Mapping[Any, Any]] | None:
+        """The first row that is a mapping, and its number in the batch."""
+        if isinstance(self.rows, Mapping):
+            return 0, {name: column[0] for name, column in self.rows.items()}
+        return next(((at, row) for at, row in enumerate(self.rows) if isinstance(row, Mapping)), None)
+
+
+def unreadable(where: str, problem: str, position: int) -> RawBatch:
+    """A batch of one row that cannot be read."""
+    return RawBatch([UnreadableRow(problem)], lambda _: where, position)
 
 
 @dataclass
@@ -74,12 +177,11 @@ class SkipCounter:
 
     left: int
 
-    def one(self) -> bool:
-        """Whether this row is to be skipped."""
-        if not self.left:
-            return False
-        self.left -= 1
-        return True
+    def some(self, rows: int) -> int:
+        """How many of so many rows are to be skipped."""
+        skipped = min(self.left, rows)
+        self.left -= skipped
+        return skipped
 
     def block(self, rows: int) -> bool:
         """Whether this whole block of rows is to be skipped."""
@@ -98,7 +200,7 @@ class SourcePart(Protocol):
 
     @property
     def size(self) -> int | None:
-        """The size in the unit of `RawRecord.position`."""
+        """The size in the unit of `RawBatch.position`."""
 
     @property
     def unit(self) -> str:
@@ -107,8 +209,20 @@ class SourcePart(Protocol):
     def identity(self) -> dict[str, Any]:
         """The `Source.identity` of this part, without the names of the fields."""
 
-    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
-        """All rows in order, without the first ``skip.left``, which are skipped as cheaply as possible."""
+    def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
+        """All rows in order, without the first ``skip.left``, which are skipped as cheaply as possible.
+
+        Where a batch ends does not depend on what is skipped.
+        """
+
+
+@runtime_checkable
+class FolderPart(Protocol):
+    """A part that is a folder."""
+
+    @property
+    def empty(self) -> int:
+        """Files that hold nothing."""
 
 
 class RecordReader:
@@ -136,43 +250,56 @@ class RecordReader:
     def unit(self) -> str:
         return self._parts[0].unit if self._alike or len(self._parts) == 1 else "inputs"
 
+    @property
+    def empty(self) -> int:
+        return sum(part.empty for part in self._parts if isinstance(part, FolderPart))
+
     def identity(self) -> dict[str, Any]:
         identity = {"parts": [part.identity() for part in self._parts], "settings": self._settings}
         return identity if self._beside is None else {**identity, "vectors": self._beside.identity()}
 
     def read(self, start: int = 0) -> Iterator[Record]:
+        return _one_by_one(self.batches(start))
+
+    def batches(self, start: int = 0) -> Iterator[RecordBatch]:
         if start < 0:
             raise InvalidInput(f"start={start}: records are counted from 0")
-        return self._records(start)
+        return self._batches(start)
 
-    def _records(self, start: int) -> Iterator[Record]:
+    def _batches(self, start: int) -> Iterator[RecordBatch]:
         # The first vector of the input sets the width, wherever reading begins.
         width = self._first_width() if start and self._fields.vector is not None else None
         number, skip, unchecked = start, SkipCounter(start), start == 0
         for before, part in self._offsets():
-            for row in part.rows(skip):
-                if unchecked and isinstance(row.value, Mapping):
-                    self._fields.check_present(row.value, row.where)
+            for raw in part.batches(skip):
+                if not len(raw):
+                    continue
+                front = raw.front() if unchecked else None
+                if front is not None:
+                    self._fields.check_present(front[1], raw.where(front[0]))
                     unchecked = False
-                record = self._record(number, row, before, width)
-                if width is None and record.document is not None and record.document.vector is not None:
-                    width = len(record.document.vector)
-                yield record
-                number += 1
+                batch = self._batch(number, raw, before, width)
+                if width is None and batch.documents.vectors is not None:
+                    width = batch.documents.vectors.shape[1]
+                number += len(raw)
+                yield batch
+                del raw, batch  # before the next are read
         if self._beside is not None and not skip.left:
             self._beside.check_end(number)
 
-    def _record(self, number: int, row: RawRecord, before: int, width: int | None) -> Record:
-        position = before + (row.position if self._alike or len(self._parts) == 1 else 0)
-        if row.problem is not None:
-            return Record(number, row.where, None, row.problem, position)
-        try:
-            document = self._fields.document(row.value, width)
-            if self._beside is not None:
-                document = Document(document.text, document.meta, document.id, self._beside.vector(number))
-        except UnusableRecord as unusable:
-            return Record(number, row.where, None, str(unusable), position)
-        return Record(number, row.where, document, None, position)
+    def _batch(self, number: int, raw: RawBatch, before: int, width: int | None) -> RecordBatch:
+        checked = check_rows(raw.rows, self._fields, width)
+        if self._beside is not None:
+            checked = self._beside.beside(checked, number)
+        numbers: Sequence[int] = range(number, number + len(raw))
+        if checked.problems:
+            numbers = [number + at for at in checked.positions]
+        where = raw.where
+        problems = [RecordProblem(number + at, where(at), why) for at, why in checked.problems.items()]
+        position = before + (raw.position if self._alike or len(self._parts) == 1 else 0)
+        return RecordBatch(
+            number, len(raw), numbers, checked.documents, problems, position, lambda of: where(of - number)
+        )
 
     def _offsets(self) -> Iterator[tuple[int, SourcePart]]:
         before = 0
@@ -181,24 +308,30 @@ class RecordReader:
             before += (part.size or 0) if self._alike else 1
 
     def _first_width(self) -> int | None:
-        for record in self._records(0):
-            if record.document is not None and record.document.vector is not None:
-                return len(record.document.vector)
+        for batch in self._batches(0):
+            if batch.documents.vectors is not None:
+                return int(batch.documents.vectors.shape[1])
         return None
+
+
+def _one_by_one(batches: Iterator[RecordBatch]) -> Iterator[Record]:
+    for batch in batches:
+        yield from batch.records()
+        del batch  # before the next is read
 
 
 class ReadAhead:
     """A source that is read only once, after its first records were: these come again, and then the rest."""
 
     def __init__(self, source: Source) -> None:
-        self._source, self._rest = source, source.read()
-        self._first: deque[Record] = deque()
+        self._source, self._rest = source, source.batches()
+        self._first: deque[RecordBatch] = deque()
 
-    def first(self) -> Iterator[Record]:
+    def first(self) -> Iterator[RecordBatch]:
         """The records from the front, which are kept to come again."""
-        for record in self._rest:
-            self._first.append(record)
-            yield record
+        for batch in self._rest:
+            self._first.append(batch)
+            yield batch
 
     @property
     def name(self) -> str:
@@ -212,112 +345,23 @@ class ReadAhead:
     def unit(self) -> str:
         return self._source.unit
 
+    @property
+    def empty(self) -> int:
+        return self._source.empty
+
     def identity(self) -> dict[str, Any]:
         return self._source.identity()
 
     def read(self, start: int = 0) -> Iterator[Record]:
         """The records from number ``start`` on, each given out for the last time."""
-        while self._first:
-            record = self._first.popleft()
-            if record.number >= start:
-                yield record
-        yield from (record for record in self._rest if record.number >= start)
+        return _one_by_one(self.batches(start))
 
-
-# Folders whose files nobody means by the texts of a folder.
-_SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
-# A memory's folder holds one of these and a folder of data from the beginning of its creation on.
-_MEMORY_FILES = {durability.LOCK_FILE, manifest.MANIFEST_FILE}
-
-
-@dataclass(frozen=True)
-class FolderFile:
-    """A file of a folder."""
-
-    path: Path
-    name: str
-    """The path below the folder, with slashes."""
-    bytes: int
-    mtime_ns: int
-
-
-def walk_files(folder: Path, glob: str | None = None) -> Iterator[FolderFile]:
-    """The files below a folder, one folder at a time and sorted by name.
-
-    Hidden ones are left out. Links to files are followed, those to folders are not, since they may lead in a circle.
-    """
-    pattern = None if glob is None else re.compile(_glob_regex(glob))
-    for file in _walk_folder(folder, ""):
-        if pattern is None or pattern.fullmatch(file.name):
-            yield file
-
-
-def file_identity(path: Path) -> dict[str, Any]:
-    """The identity of a file, which changes when the file does."""
-    status = path.stat()
-    return {"path": str(path.resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
-def folder_identity(folder: Path, glob: str | None = None) -> dict[str, Any]:
-    """The identity of a folder, which changes when a file is changed, added, removed or renamed."""
-    digest, files, size = hashlib.sha256(), 0, 0
-    for file in walk_files(folder, glob):
-        line = f"{file.name}\0{file.bytes}\0{file.mtime_ns}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
-        files, size = files + 1, size + file.bytes
-    return {"path": str(folder.resolve()), "files": files, "bytes": size, "listing": digest.hexdigest()}
-
-
-def printable_path(path: str | os.PathLike[str]) -> str:
-    """A path that can be printed and stored, whatever bytes are in its name."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _walk_folder(folder: Path, prefix: str) -> Iterator[FolderFile]:
-    try:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
-        raise InvalidInput(f"{printable_path(folder)} cannot be listed: {error.strerror or error}") from error
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name in _SKIPPED_FOLDERS:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            if _is_memory(entry.path):
-                continue  # such as the one that this folder is being read into
-            yield from _walk_folder(Path(entry.path), f"{prefix}{entry.name}/")
-        elif entry.is_file():
-            status = entry.stat()
-            yield FolderFile(Path(entry.path), prefix + entry.name, status.st_size, status.st_mtime_ns)
-
-
-def _is_memory(folder: str) -> bool:
-    """Whether this is the folder of a memory."""
-    names = set(os.listdir(folder))
-    return bool(names & _MEMORY_FILES) and any(manifest.GENERATION_NAME.fullmatch(name) for name in names)
-
-
-def _glob_regex(glob: str) -> str:
-    r"""A glob as a regular expression: ``*`` stays within a name, ``**/`` is any folders, and a pattern without a
-    slash is for the file's own name.
-
-    >>> [bool(re.fullmatch(_glob_regex("*.md"), name)) for name in ("a.md", "b/c/a.md", "a.md.txt")]
-    [True, True, False]
-    >>> [bool(re.fullmatch(_glob_regex("src/**/*.py"), name)) for name in ("src/a.py", "src/b/c/a.py", "a.py")]
-    [True, True, False]
-    """
-    pattern = glob if "/" in glob else f"**/{glob}"
-    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\])", str(PurePosixPath(pattern)))
-    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "(?s:" + "".join(known.get(piece) or _regex_literal(piece) for piece in pieces) + ")"
-
-
-def _regex_literal(piece: str) -> str:
-    if len(piece) > 2 and piece[0] == "[" and piece[-1] == "]":
-        negated = piece[1] == "!"
-        inside = piece[2 if negated else 1 : -1].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
-        return f"[{'^' if negated else ''}{inside}]"
-    return re.escape(piece)
+    def batches(self, start: int = 0) -> Iterator[RecordBatch]:
+        """The same records as columns."""
+        kept = (self._first.popleft() for _ in range(len(self._first)))
+        for batch in chain(kept, self._rest):
+            if batch.first + batch.count > start:
+                yield batch.slice(start - batch.first, batch.count)
 
 
 class VectorFile:
@@ -326,7 +370,7 @@ class VectorFile:
     def __init__(self, vectors: str | os.PathLike[str] | Vectors, folder: Path | None) -> None:
         self._path = None if isinstance(vectors, np.ndarray) else _find_vector_file(Path(vectors), folder)
         self.name = "the array of vectors" if self._path is None else str(self._path)
-        self._array: Vectors = vectors if isinstance(vectors, np.ndarray) else self._map()
+        self._array: Any = vectors if isinstance(vectors, np.ndarray) else self._map()
         if self._array.ndim != 2 or self._array.dtype.kind not in "fiu":
             held = f"shape {self._array.shape} of {self._array.dtype}"
             raise InvalidInput(f"{self.name} has {held}; one row of numbers for each record is needed")
@@ -339,11 +383,28 @@ class VectorFile:
         status = self._path.stat()
         return {"path": str(self._path.resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
-    def vector(self, number: int) -> Vectors:
-        """The vector of record ``number``; a copy, since the file may be unmapped before the record is used."""
-        if number >= len(self._array):
+    def beside(self, checked: CheckedRows, number: int) -> CheckedRows:
+        """The documents with their vectors; the first row is record ``number``."""
+        if not len(checked.documents):
+            return checked
+        first, last = number + checked.positions[0], number + checked.positions[-1]
+        if last >= len(self._array):
             raise InvalidInput(f"{self.name} has {len(self._array)} rows, the corpus has more records than that")
-        return usable_vector(np.array(self._array[number]))
+        rows = self._rows(first, last + 1)
+        if len(rows) != len(checked.positions):
+            rows = rows[[number + at - first for at in checked.positions]]
+        return checked.with_vectors(rows)
+
+    def _rows(self, start: int, end: int) -> Vectors:
+        """(end - start, d). Read from the file where that is possible: pages of a map would stay in memory."""
+        array, width = self._array, self._array.shape[1]
+        if self._path is None or not (isinstance(array, np.memmap) and array.flags.c_contiguous):
+            return np.array(array[start:end])
+        offset = array.offset + start * width * array.dtype.itemsize
+        rows = np.fromfile(self._path, array.dtype, (end - start) * width, offset=offset)
+        if len(rows) != (end - start) * width:
+            raise InvalidInput(f"{self.name} was changed while it was read")
+        return rows.reshape(-1, width)
 
     def check_end(self, records: int) -> None:
         """Raise where vectors are left over: then vectors and records do not belong together."""

@@ -9,16 +9,9 @@ from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from siftlm.memory.reading.files import FolderFile, file_identity, folder_identity, printable_path, walk_files
 from siftlm.memory.reading.lines import BrokenStream, ByteStream
-from siftlm.memory.reading.records import (
-    FolderFile,
-    RawRecord,
-    SkipCounter,
-    file_identity,
-    folder_identity,
-    printable_path,
-    walk_files,
-)
+from siftlm.memory.reading.records import RawBatch, SkipCounter, unreadable
 from siftlm.types import Document
 
 _DROPPED_TAGS = frozenset({"script", "style", "noscript", "template", "iframe", "object", "svg", "canvas", "math"})
@@ -211,8 +204,8 @@ class TextFile:
     def identity(self) -> dict[str, Any]:
         return {"kind": "text", **file_identity(self._path)}
 
-    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
-        if not skip.one():
+    def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
+        if not skip.some(1):
             yield text_row(self._path, self._path.name, self._largest, self.size)
 
 
@@ -224,14 +217,16 @@ class TextFolder:
     def __init__(self, path: Path, glob: str | None, largest: int) -> None:
         self._path, self._glob, self._largest = path, glob, largest
         self.name = printable_path(path)
-        self.size = sum(1 for _ in self._files())
+        sizes = [file.bytes for file in walk_files(path, glob)]
+        self.empty = sizes.count(0)
+        self.size = len(sizes) - self.empty
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "texts", **folder_identity(self._path, self._glob)}
 
-    def rows(self, skip: SkipCounter) -> Iterator[RawRecord]:
+    def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
         for number, file in enumerate(self._files(), 1):
-            if not skip.one():
+            if not skip.some(1):
                 yield text_row(file.path, file.name, self._largest, number)
 
     def _files(self) -> Iterator[FolderFile]:
@@ -251,13 +246,13 @@ def suffix_of(name: str) -> str:
     return PurePosixPath(path.stem).suffix.lower() if suffix in COMPRESSED_SUFFIXES else suffix
 
 
-def text_row(path: Path, name: str, largest: int, position: int) -> RawRecord:
+def text_row(path: Path, name: str, largest: int, position: int) -> RawBatch:
     """A file as one text; ``name`` is its path in the metadata."""
     where = printable_path(path)
     try:
         text = _file_text(path, largest)
     except BrokenStream as broken:
-        return RawRecord(where, problem=f"{printable_path(path.name)} {broken}", position=position)
+        return unreadable(where, f"{printable_path(path.name)} {broken}", position)
     suffix = suffix_of(name)
     meta = {"path": name, "suffix": suffix}
     if suffix in LANGUAGE_BY_SUFFIX:
@@ -266,26 +261,25 @@ def text_row(path: Path, name: str, largest: int, position: int) -> RawRecord:
         try:
             read = extract_page(text)
         except AssertionError as error:  # what html.parser raises at some malformed declarations
-            return RawRecord(
-                where, problem=f"{printable_path(path.name)} cannot be read as HTML: {error}", position=position
-            )
+            return unreadable(where, f"{printable_path(path.name)} cannot be read as HTML: {error}", position)
         text = read.text
         if read.title is not None:
             meta["title"] = read.title
-    return RawRecord(where, Document(text, meta), None, position)
+    return RawBatch([Document(text, meta)], lambda _: where, position)
 
 
 def _file_text(path: Path, largest: int) -> str:
-    pieces, size = [], 0
+    content = bytearray()
     for piece in ByteStream(path).pieces():
-        size += len(piece)
-        if size > largest:
+        content += piece
+        if len(content) > largest:
             raise BrokenStream(f"is larger than {largest:,} bytes, the largest single text that is read (largest=)")
         if b"\0" in piece:
             raise BrokenStream("is no text: it holds zero bytes")
-        pieces.append(piece)
     try:
-        # As universal newlines do: a text is the same whichever system wrote it.
-        return b"".join(pieces).decode("utf-8-sig").replace("\r\n", "\n")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BrokenStream(f"is not UTF-8 at byte {error.start + 1}") from error
+    del content
+    # As universal newlines do: a text is the same whichever system wrote it.
+    return text.replace("\r\n", "\n")
