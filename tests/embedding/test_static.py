@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import pickle
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedding import plain
 from siftlm import sample
-from siftlm.embedding import HashingEmbedder, embedder, static
+from siftlm.embedding import HashingEmbedder, embedder, static, words
 from siftlm.embedding.static import TABLE_FILE, TABLE_WIDTH, StaticEmbedder, WordPiece, shipped_table
 from siftlm.errors import Damaged, InvalidInput, UnknownName
 from siftlm.memory import Memory
 
-texts = st.text(st.characters(), max_size=40)
 ODD = [
     "",
     " \t\r\n",
@@ -78,24 +77,52 @@ def test_the_longest_piece_wins_and_a_word_is_known_as_a_whole_or_not_at_all():
 # --- the vectors
 
 
-def meaning(text: str) -> np.ndarray:
-    """The slow, obvious reference."""
-    with np.load(TABLE_FILE) as file:
-        columns, weights = file["columns"].astype(float), file["weights"].astype(float)
-    counts = Counter(WordPiece(pieces()).numbers(text))
-    total = np.zeros(TABLE_WIDTH)
-    for piece, count in counts.items():
-        total += (1 + math.log(count)) * weights[piece] * columns[:, piece]
-    return total / max(np.linalg.norm(total), 1e-9)
+def assert_same_bits(found, expected):
+    assert found.dtype == expected.dtype == np.float32
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
 
 
-@pytest.mark.parametrize("text", ["The tide, the tide and the harbour.", "asyncio.gather()", "Überraschung!"])
-def test_it_is_the_obvious_reference(text):
-    hashed = HashingEmbedder(width=32).embed([text])[0]
-    expected = np.concatenate([math.sqrt(0.7) * meaning(text), math.sqrt(0.3) * hashed])
-    found = StaticEmbedder(words=0.3, words_width=32).embed([text])[0]
-    np.testing.assert_allclose(found, expected, atol=2e-3)  # counts are dampened in 256ths
-    np.testing.assert_allclose(StaticEmbedder(words=0).embed([text])[0], meaning(text), atol=2e-3)
+@given(st.lists(plain.any_texts, max_size=6), st.sampled_from([0, 0.4, 1]))
+def test_a_batch_is_the_obvious_reference_bit_for_bit(batch, share):
+    found = StaticEmbedder(words=share, words_width=32).embed(batch)
+    assert len(found) == len(batch)
+    for row, text in zip(found, batch, strict=True):
+        assert_same_bits(row, plain.static(text, share, 32))
+
+
+def test_passages_are_the_obvious_reference_bit_for_bit():
+    batch = [*ODD, *(document.text for number, document in enumerate(sample.documents()) if number % 10 == 0)]
+    for row, text in zip(StaticEmbedder(words=0).embed(batch), batch, strict=True):
+        assert_same_bits(row, plain.static(text, 0))
+
+
+def test_a_text_of_all_pieces_is_added_up_in_exact_parts():
+    text = " ".join(pieces()) + " tide" * 5000
+    assert_same_bits(StaticEmbedder(words=0).embed(["tide", text])[1], plain.static(text, 0))
+
+
+@pytest.mark.slow
+def test_every_character_has_the_pieces_that_it_has_within_a_text():
+    batch = [f"a{chr(code)}b {chr(code)}" for code in range(0x110000)]
+    tokenizer = shipped_table().tokenizer
+    for chunk in words.WordReader(static.KnownPieces()).read(batch):
+        counted = static._piece_counts(chunk, chunk.known[0])
+        found = sorted(zip(counted.rows.tolist(), counted.pieces.tolist(), counted.counts.tolist(), strict=True))
+        numbers = (Counter(tokenizer.numbers(text)) for text in batch[chunk.start : chunk.end])
+        assert found == sorted((row, piece, count) for row, own in enumerate(numbers) for piece, count in own.items())
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 400), st.integers(1, 60))
+def test_chunks_and_forgetting_and_order_change_nothing(random, characters, known):
+    batch = [plain.passage(random) for _ in range(8)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(words, "CHUNK_CHARACTERS", characters)
+        patched.setattr(words, "MAX_CACHED_WORDS", known)
+        made = StaticEmbedder(words_width=32)
+        first = made.embed(batch)
+        assert_same_bits(made.embed(batch[::-1]), first[::-1])
+    for row, text in zip(first, batch, strict=True):
+        assert_same_bits(row, plain.static(text, 0.4, 32))
 
 
 def test_all_words_is_hashing():
@@ -104,17 +131,10 @@ def test_all_words_is_hashing():
     np.testing.assert_allclose(found, np.concatenate([np.zeros(TABLE_WIDTH), hashed]), atol=1e-6)
 
 
-@given(texts, st.sampled_from([0, 0.4, 1]))
-def test_whatever_is_not_space_has_unit_length(text, words):
-    length = np.linalg.norm(StaticEmbedder(words=words, words_width=32).embed([text])[0])
+@given(plain.any_texts, st.sampled_from([0, 0.4, 1]))
+def test_whatever_is_not_space_has_unit_length(text, share):
+    length = np.linalg.norm(StaticEmbedder(words=share, words_width=32).embed([text])[0])
     assert length == pytest.approx(1.0 if text.strip() else 0.0, abs=1e-5)
-
-
-@given(st.lists(texts | st.text("ab .", max_size=12), max_size=5))
-def test_a_batch_is_its_texts_one_by_one_bit_for_bit(batch):
-    made = StaticEmbedder(words_width=32)
-    single = [StaticEmbedder(words_width=32).embed([text]) for text in batch]
-    np.testing.assert_array_equal(made.embed(batch), np.concatenate([np.zeros((0, made.width)), *single]))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +223,7 @@ def test_threads_share_an_embedder_and_get_what_one_thread_gets():
     expected = [StaticEmbedder(words_width=32).embed(own) for own in batches]
     shared = StaticEmbedder(words_width=32)
     # Few words are kept, so they are forgotten and learned all the time.
-    with patch.object(static, "MAX_CACHED_WORDS", 50), ThreadPoolExecutor(8) as pool:
+    with patch.object(words, "MAX_CACHED_WORDS", 50), ThreadPoolExecutor(8) as pool:
         jobs = [pool.submit(lambda own=own: [shared.embed([text])[0] for text in own]) for own in batches]
         for job, vectors in zip(jobs, expected, strict=True):
             np.testing.assert_array_equal(np.array(job.result()), vectors)

@@ -1,34 +1,30 @@
-"""The hashing embedder, which needs numpy alone, and its tokens: words, and any other character that is no space."""
+"""The hashing embedder, which needs numpy alone: the hashes of words, of pairs of words and of parts of words."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import threading
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from siftlm.embedding.protocol import fingerprint
+from siftlm.embedding.words import (
+    WORD_OR_SIGN,
+    Chunk,
+    Growing,
+    Hashes,
+    WordReader,
+    damped,
+    distinct,
+    plain_text,
+    ranges,
+    word_spans,
+)
 from siftlm.types import FloatArray, IntArray, Vectors
 from siftlm.validation import list_of_texts, whole_number
-
-WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
-
-
-def word_spans(texts: list[str]) -> list[IntArray]:
-    """For each text, (t, 2): where its words and other characters start and end.
-
-    >>> word_spans(["Oh no!"])[0].tolist()
-    [[0, 2], [3, 5], [5, 6]]
-    """
-    spans = ([match.span() for match in WORD_OR_SIGN.finditer(text)] for text in texts)
-    return [np.array(own, dtype=np.int64).reshape(-1, 2) for own in spans]
-
 
 # Rises whenever the same text would get another vector.
 HASHING_VERSION = 1
@@ -38,12 +34,13 @@ HASHING_VERSION = 1
 WORD_WEIGHT, NGRAMS_WEIGHT, PAIR_WEIGHT = 64, 80, 16
 NGRAM_LENGTHS = (4, 5)
 MIN_NGRAM_WORD_LENGTH = 4
+# Those of words beyond this length weigh less than a half, which is rounded to nothing.
+MAX_NGRAM_WORD_LENGTH = 2 * NGRAMS_WEIGHT**2 + 1
 
-# Characters of a chunk of texts, and words that are cached between chunks.
-CHUNK_CHARACTERS = 1 << 20
-MAX_CACHED_WORDS = 1 << 17
-
-Hashes = npt.NDArray[np.uint64]
+# Features of a word lie in blocks of so many, the last one filled up with features of no weight.
+BLOCK_FEATURES = 4
+# Words or pairs of words whose features are added together.
+WORDS_TOGETHER = 1 << 16
 
 
 class HashingEmbedder:
@@ -59,16 +56,7 @@ class HashingEmbedder:
 
     def __init__(self, *, width: int = 512) -> None:
         self.width = whole_number("width", width)
-        self._words = _WordCache(self.width)
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The state for another process, without the lock and the cached words, which are soon learned again."""
-        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_words")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._words, self._lock = _WordCache(self.width), threading.Lock()
+        self._reader = WordReader(HashedFeatures(self.width))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -82,113 +70,138 @@ class HashingEmbedder:
         """(n, width) of unit length; zero for a text of nothing but space. Questions are treated as passages are."""
         del as_query
         texts = list_of_texts("texts", texts)
-        vectors: Vectors = np.zeros((len(texts), self.width), dtype=np.float32)
-        start = size = 0
-        for end, text in enumerate(texts, start=1):
-            size += len(text)
-            if size < CHUNK_CHARACTERS and end < len(texts):
-                continue
-            # 1. The words of a chunk of texts, and the sums of their features.
-            lower = [text.lower() for text in texts[start:end]]
-            plain = [text if text.isascii() else unicodedata.normalize("NFC", text) for text in lower]
-            words = [WORD_OR_SIGN.findall(text) for text in plain]
-            rows = np.repeat(np.arange(len(words)), [len(own) for own in words])
-            with self._lock:  # the cached words are shared between threads
-                sums = self._feature_sums(rows, self._words.numbers(words), len(words))
-            # 2. Opposite signs may cancel; a text with any words must still have a direction.
-            for row in np.flatnonzero(~sums.any(axis=1)):
-                if words[row]:
-                    sums[row, word_hash("".join(words[row])) % self.width] = 1.0
-            # 3. Unit length.
-            lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
-            vectors[start:end] = sums / np.maximum(lengths, 1.0)[:, None]
-            start, size = end, 0
+        vectors: Vectors = np.empty((len(texts), self.width), dtype=np.float32)
+        for chunk in self._reader.read(texts):
+            [features] = chunk.known
+            vectors[chunk.start : chunk.end] = unit_sums(chunk, features, texts)
         return vectors
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """Words and single punctuation characters."""
         return word_spans(list_of_texts("texts", texts))
 
-    def _feature_sums(self, rows: IntArray, numbers: IntArray, n: int) -> FloatArray:
-        """(n, width) the weights of all features of each text; ``rows`` and ``numbers`` say whose words they are."""
-        cache, known = self._words, len(self._words.hashes)
-        # 1) The distinct words of each text, and the distinct pairs of neighbours, with their damped counts: in 256ths,
-        # so that weights stay whole.
-        word_keys, word_counts = np.unique(rows * known + numbers, return_counts=True)
-        inside = rows[:-1] == rows[1:]
-        pair_keys = (rows[:-1][inside] * known + numbers[:-1][inside]) * known + numbers[1:][inside]
-        pair_keys, pair_counts = np.unique(pair_keys, return_counts=True)
-        damped = np.rint(256 * (1 + np.log(np.concatenate([word_counts, pair_counts])))).astype(np.int64)
-        # 2) A word has several features, its n-grams among them: from its start in the cache on, counting up.
-        owners, words = np.divmod(word_keys, known)
-        lengths = cache.ends[words] - cache.starts[words]
-        which = np.repeat(np.arange(len(words)), lengths)
-        within = np.arange(len(which)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        features = cache.starts[words][which] + within
-        sums = np.bincount(
-            owners[which] * self.width + cache.buckets[features],
-            (cache.weights[features] * damped[which]).astype(np.float64),
-            n * self.width,
-        )
-        # 3) A pair has one, made of the hashes of both.
-        rest, second = np.divmod(pair_keys, known)
-        owners, first = np.divmod(rest, known)
-        hashes = splitmix64(cache.hashes[first] * np.uint64(0x9E3779B97F4A7C15) + cache.hashes[second])
-        buckets, signs = _buckets_and_signs(hashes, self.width)
-        weights = (signs * PAIR_WEIGHT * damped[len(word_keys) :]).astype(np.float64)
-        sums += np.bincount(owners * self.width + buckets, weights, n * self.width)
-        return sums.astype(np.float64, copy=False).reshape(n, self.width)
+
+class Features(NamedTuple):
+    """Of all known words: their hashes, and where their blocks of features begin and how many there are."""
+
+    width: int
+    hashes: Hashes
+    starts: IntArray
+    blocks: IntArray
+    buckets: npt.NDArray[np.int64]
+    """(blocks, BLOCK_FEATURES) the bucket of each feature, and its weight below."""
+    weights: npt.NDArray[np.float32]
 
 
-class _WordCache:
-    """The words seen lately: their hashes, and the buckets and weights of their features."""
+class HashedFeatures:
+    """The features of the words of a vocabulary, which a `WordReader` keeps."""
+
+    needs_joined = False
 
     def __init__(self, width: int) -> None:
-        self._width = width
+        self.width = width
         self.forget()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (HashedFeatures, (self.width,))
+
     def forget(self) -> None:
-        self._number: dict[str, int] = {}
-        self.hashes: Hashes = np.empty(0, np.uint64)
-        self.starts: IntArray = np.empty(0, np.int64)
-        self.ends: IntArray = np.empty(0, np.int64)
-        self.buckets: npt.NDArray[np.int32] = np.empty(0, np.int32)
-        self.weights: npt.NDArray[np.int32] = np.empty(0, np.int32)
+        """Start again without words."""
+        self._words = (Growing(np.uint64), Growing(np.int64), Growing(np.int64))
+        self._blocks = (Growing(np.int64, BLOCK_FEATURES), Growing(np.float32, BLOCK_FEATURES))
 
-    def numbers(self, texts: list[list[str]]) -> IntArray:
-        """The words' numbers, text after text; new words are learned first."""
-        distinct = set().union(*texts) if texts else set()
-        new = [word for word in distinct if word not in self._number]
-        if new and len(self._number) + len(new) > MAX_CACHED_WORDS:
-            self.forget()
-            new = list(distinct)
-        if new:
-            self._learn(new)
-        numbers = map(self._number.__getitem__, chain.from_iterable(texts))
-        return np.fromiter(numbers, np.int64, sum(map(len, texts)))
+    def learn(self, words: list[str]) -> Features:
+        """The features of all words, after those of new ones were added."""
+        if words:
+            hashes = np.frombuffer(b"".join(map(_digest, words)), "<u8").astype(np.uint64)
+            owners, ngrams = _ngram_hashes(words)
+            counts = np.bincount(owners, minlength=len(words))
+            share = np.rint(NGRAMS_WEIGHT / np.sqrt(np.maximum(counts, 1)))
+            buckets, signs = _buckets_and_signs(np.concatenate([hashes, ngrams]), self.width)
+            weights = signs * np.concatenate([np.full(len(words), WORD_WEIGHT), share[owners]])
+            # Each word's features lie together: the word itself, then its n-grams.
+            order = np.argsort(np.concatenate([np.arange(len(words)), owners]), kind="stable")
+            blocks = -(-(counts + 1) // BLOCK_FEATURES)
+            firsts = np.cumsum(blocks) - blocks
+            places = ranges(firsts * BLOCK_FEATURES, counts + 1)
+            filled = (np.zeros(blocks.sum() * BLOCK_FEATURES, np.int64), np.zeros(blocks.sum() * BLOCK_FEATURES))
+            filled[0][places], filled[1][places] = buckets[order], weights[order]
+            firsts += len(self._blocks[0].array)
+            for column, rows in zip(self._words, (hashes, firsts, blocks), strict=True):
+                column.append(rows)
+            for column, rows in zip(self._blocks, filled, strict=True):
+                column.append(rows.reshape(-1, BLOCK_FEATURES))
+        return Features(self.width, *(column.array for column in (*self._words, *self._blocks)))
 
-    def _learn(self, words: list[str]) -> None:
-        self._number.update(zip(words, range(len(self._number), len(self._number) + len(words)), strict=True))
-        hashes = np.array([word_hash(word) for word in words], np.uint64)
-        owners, ngrams = _ngram_hashes(words)
-        counts = np.bincount(owners, minlength=len(words))
-        share = NGRAMS_WEIGHT / np.sqrt(np.maximum(counts, 1))
-        weights = np.rint(np.concatenate([np.full(len(words), WORD_WEIGHT), share[owners]])).astype(np.int64)
-        buckets, signs = _buckets_and_signs(np.concatenate([hashes, ngrams]), self._width)
-        # Each word's features lie together: the word itself, then its n-grams.
-        order = np.argsort(np.concatenate([np.arange(len(words)), owners]), kind="stable")
-        ends = len(self.buckets) + np.cumsum(counts + 1)
 
-        self.hashes = np.concatenate([self.hashes, hashes])
-        self.starts = np.concatenate([self.starts, ends - counts - 1])
-        self.ends = np.concatenate([self.ends, ends])
-        self.buckets = np.concatenate([self.buckets, buckets[order].astype(np.int32)])
-        self.weights = np.concatenate([self.weights, (weights * signs)[order].astype(np.int32)])
+def unit_sums(chunk: Chunk, features: Features, texts: Sequence[str]) -> FloatArray:
+    """(n, width) the vectors of the texts of a chunk."""
+    # 1. The sums of the weights of all features; they are whole numbers, which have no order.
+    n = chunk.end - chunk.start
+    size, added = n * features.width, chain(_word_features(chunk, features), _pair_features(chunk, features))
+    some = next(added, NO_FEATURES)
+    flat = np.bincount(some.places, some.weights, size)
+    for some in added:
+        flat += np.bincount(some.places, some.weights, size)
+    sums: FloatArray = flat.reshape(n, -1).astype(np.float64, copy=False)
+    # 2. Opposite signs may cancel; a text with any words must still have a direction.
+    for row in np.flatnonzero(~sums.any(axis=1)):
+        words = WORD_OR_SIGN.findall(plain_text(texts[chunk.start + int(row)]))
+        if words:
+            sums[row, word_hash("".join(words)) % features.width] = 1.0
+    # 3. Unit length.
+    lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
+    unit: FloatArray = np.divide(sums, np.maximum(lengths, 1.0)[:, None], out=sums)
+    return unit
+
+
+class _Weighted(NamedTuple):
+    """Features: their places among all buckets of all texts, and their weights."""
+
+    places: IntArray
+    weights: npt.NDArray[np.float32]
+
+
+NO_FEATURES = _Weighted(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
+def _word_features(chunk: Chunk, features: Features) -> Iterator[_Weighted]:
+    for start in range(0, len(chunk.counted.words), WORDS_TOGETHER):
+        rows, words, counts = (column[start : start + WORDS_TOGETHER] for column in chunk.counted)
+        lengths = features.blocks.take(words)
+        blocks, owners = ranges(features.starts.take(words), lengths), np.repeat(np.arange(len(words)), lengths)
+        places = features.buckets.take(blocks, axis=0)
+        places += (rows * features.width).take(owners)[:, None]
+        # Products of a word's weight and its damped count are exact in float32.
+        weights = features.weights.take(blocks, axis=0)
+        weights *= damped(counts).astype(np.float32).take(owners)[:, None]
+        yield _Weighted(places.ravel(), weights.ravel())
+
+
+def _pair_features(chunk: Chunk, features: Features) -> Iterator[_Weighted]:
+    """Each pair of neighbours has one feature, made of the hashes of both."""
+    rows, words, bits = chunk.rows, chunk.words, np.uint64(chunk.bits)
+    keys = rows[:-1].astype(np.uint64)
+    for neighbours in (words[:-1], words[1:]):
+        keys <<= bits
+        keys |= neighbours
+    if len(rows) and rows[-1]:
+        keys = keys[rows[:-1] == rows[1:]]
+    keys, counts = distinct(keys)
+    mask = np.uint64((1 << chunk.bits) - 1)
+    for start in range(0, len(keys), WORDS_TOGETHER):
+        some = keys[start : start + WORDS_TOGETHER]
+        first = features.hashes.take((some >> bits & mask).astype(np.int64))
+        second = features.hashes.take((some & mask).astype(np.int64))
+        buckets, signs = _buckets_and_signs(splitmix64(first * np.uint64(0x9E3779B97F4A7C15) + second), features.width)
+        owners = (some >> bits >> bits).astype(np.int64)
+        weights = signs * (PAIR_WEIGHT * damped(counts[start : start + WORDS_TOGETHER]))
+        yield _Weighted(owners * features.width + buckets, weights.astype(np.float32))
 
 
 def _ngram_hashes(words: list[str]) -> tuple[IntArray, Hashes]:
     """The owner and the hash of every character n-gram of every long word, its two ends marked."""
-    long = [number for number, word in enumerate(words) if len(word) >= MIN_NGRAM_WORD_LENGTH]
+    long = [number for number, word in enumerate(words) if MIN_NGRAM_WORD_LENGTH <= len(word) <= MAX_NGRAM_WORD_LENGTH]
     marked = "".join(f"<{words[number]}>" for number in long)
     letters = np.frombuffer(marked.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     owner = np.repeat(np.array(long, np.int64), [len(words[number]) + 2 for number in long])
@@ -206,7 +219,11 @@ def _ngram_hashes(words: list[str]) -> tuple[IntArray, Hashes]:
 
 def word_hash(word: str) -> int:
     """64 bits of a word, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return int.from_bytes(_digest(word), "little")
+
+
+def _digest(word: str) -> bytes:
+    return hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def splitmix64(hashes: Hashes) -> Hashes:
@@ -218,5 +235,5 @@ def splitmix64(hashes: Hashes) -> Hashes:
 
 def _buckets_and_signs(hashes: Hashes, width: int) -> tuple[IntArray, IntArray]:
     """The bucket comes from the low bits, the sign from the top one."""
-    buckets = (hashes % np.uint64(width)).astype(np.int64)
+    buckets = (hashes - hashes // np.uint64(width) * np.uint64(width)).astype(np.int64)
     return buckets, 1 - 2 * (hashes >> np.uint64(63)).astype(np.int64)

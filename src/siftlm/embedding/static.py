@@ -11,22 +11,30 @@ knows names and numbers that the table does not. The inner product of two texts 
 
 from __future__ import annotations
 
-import math
 import unicodedata
 import zipfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.embedding.hashing import MAX_CACHED_WORDS, HashingEmbedder, word_hash, word_spans
+from siftlm.embedding.hashing import HashedFeatures, HashingEmbedder, unit_sums, word_hash
 from siftlm.embedding.protocol import fingerprint
+from siftlm.embedding.words import (
+    Chunk,
+    Growing,
+    WordReader,
+    damped,
+    is_wordpiece_sign,
+    is_wordpiece_space,
+    ranges,
+    word_spans,
+)
 from siftlm.errors import Damaged
 from siftlm.types import FloatArray, IntArray, Vectors
 from siftlm.validation import fraction, list_of_texts, whole_number
@@ -67,6 +75,8 @@ class StaticEmbedder:
         self._words = fraction("words", words)
         self._hashing = HashingEmbedder(width=whole_number("words_width", words_width))
         self.width = TABLE_WIDTH + (self._hashing.width if self._words else 0)
+        hashed = [HashedFeatures(self._hashing.width)] if self._words else []
+        self._reader = WordReader(KnownPieces(), *hashed)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -81,19 +91,23 @@ class StaticEmbedder:
         """(n, width) of unit length; zero for a text of nothing but space. Questions are treated as passages are."""
         del as_query
         texts = list_of_texts("texts", texts)
-        meaning = np.zeros((len(texts), TABLE_WIDTH), dtype=np.float32)
-        for row, text in enumerate(texts):
-            meaning[row] = _unit(shipped_table().row_sum(text))
-        if not self._words:
+        vectors: Vectors = np.empty((len(texts), self.width), dtype=np.float32)
+        for chunk in self._reader.read(texts):
+            some = vectors[chunk.start : chunk.end]
+            pieces, *features = chunk.known
+            some[:, :TABLE_WIDTH] = _unit_rows(shipped_table().row_sums(_piece_counts(chunk, pieces), len(some)))
+            unknown = ~some[:, :TABLE_WIDTH].any(axis=1)
+            if features:
+                # Where the table knows nothing, the words are all there is.
+                share = np.where(unknown, 1.0, self._words)[:, None].astype(np.float32)
+                some[:, :TABLE_WIDTH] *= np.sqrt(1 - share)
+                some[:, TABLE_WIDTH:] = unit_sums(chunk, features[0], texts)
+                some[:, TABLE_WIDTH:] *= np.sqrt(share)
+                continue
             # A text without a known piece must still have a direction.
-            for unknown in np.flatnonzero(~meaning.any(axis=1)):
-                if texts[unknown].strip():
-                    meaning[unknown, word_hash("".join(texts[unknown].split())) % TABLE_WIDTH] = 1.0
-            return meaning
-        hashed = self._hashing.embed(texts)
-        # Where the table knows nothing, the words are all there is.
-        share = np.where(meaning.any(axis=1), self._words, 1.0)[:, None].astype(np.float32)
-        vectors: Vectors = np.concatenate([np.sqrt(1 - share) * meaning, np.sqrt(share) * hashed], axis=1)
+            for row in np.flatnonzero(unknown):
+                if words := "".join(texts[chunk.start + row].split()):
+                    some[row, word_hash(words) % TABLE_WIDTH] = 1.0
         return vectors
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
@@ -109,36 +123,34 @@ class WordPiece:
     """
 
     def __init__(self, pieces: Sequence[str]) -> None:
-        self._number = {piece: number for number, piece in enumerate(pieces)}
+        mark = len(CONTINUES)
+        # The pieces that begin a word, and those that continue one.
+        self._begin = {piece: number for number, piece in enumerate(pieces)}
+        self._continue = {piece[mark:]: number for number, piece in enumerate(pieces) if piece.startswith(CONTINUES)}
+        self._longest = max(map(len, pieces), default=0)
+        self._is_ascii = all(map(str.isascii, pieces))
         self._characters = _Characters()
-        self._known: dict[str, tuple[int, ...]] = {}
 
     def numbers(self, text: str) -> list[int]:
         """The numbers of the pieces of a text; a word that no pieces make up has none."""
         if not text.isascii():
             text = unicodedata.normalize("NFD", text)
-        return list(chain.from_iterable(map(self._pieces, text.translate(self._characters).split())))
+        return list(chain.from_iterable(map(self._split, text.translate(self._characters).split())))
 
-    def _pieces(self, word: str) -> tuple[int, ...]:
-        known = self._known
-        if word not in known:
-            if len(known) >= MAX_CACHED_WORDS:  # threads that still read the old one are not disturbed
-                self._known = {}
-            known[word] = self._split(word)
-        return known[word]
-
-    def _split(self, word: str) -> tuple[int, ...]:
+    def _split(self, word: str) -> list[int]:
+        if len(word) > MAX_WORD_LENGTH or (self._is_ascii and not word.isascii()):
+            return []
         found: list[int] = []
-        start = 0
-        while start < len(word) <= MAX_WORD_LENGTH:
-            mark = CONTINUES if start else ""
-            ends = range(len(word), start, -1)
-            end = next((end for end in ends if mark + word[start:end] in self._number), None)
-            if end is None:
-                return ()
-            found.append(self._number[mark + word[start:end]])
-            start = end
-        return tuple(found)
+        start, size, known = 0, len(word), self._begin
+        while start < size:
+            for end in range(min(size, start + self._longest), start, -1):
+                if (number := known.get(word[start:end])) is not None:
+                    break
+            else:
+                return []
+            found.append(number)
+            start, known = end, self._continue
+        return found
 
 
 class _Characters(dict[int, str]):
@@ -151,15 +163,101 @@ class _Characters(dict[int, str]):
 
 def _normalized(code: int) -> str:
     character = chr(code)
-    category = unicodedata.category(character)
-    if character in "\t\n\r" or category in {"Zs", "Zl", "Zp"}:
+    if is_wordpiece_space(character):
         return " "
-    if category in {"Cc", "Cf", "Co", "Cs", "Mn"} or character == "\ufffd":
+    if unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs", "Mn"} or character == "\ufffd":
         return ""
-    ascii_sign = character.isascii() and not character.isalnum()
-    if ascii_sign or category.startswith("P") or any(first <= code <= last for first, last in IDEOGRAPHS):
+    if is_wordpiece_sign(character) or any(first <= code <= last for first, last in IDEOGRAPHS):
         return f" {character} "
     return character.lower()
+
+
+class Pieces(NamedTuple):
+    """Of all known words: where their pieces begin, how many there are, and the numbers of the pieces."""
+
+    starts: IntArray
+    lengths: IntArray
+    numbers: IntArray
+
+
+class KnownPieces:
+    """The word pieces of the words of a vocabulary, which a `WordReader` keeps."""
+
+    needs_joined = True
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (KnownPieces, ())
+
+    def forget(self) -> None:
+        """Start again without words."""
+        self._starts, self._lengths, self._numbers = (Growing(np.int64) for _ in range(3))
+
+    def learn(self, words: list[str]) -> Pieces:
+        """The pieces of all words, after those of new ones were added."""
+        if words:
+            found = list(map(shipped_table().tokenizer.numbers, words))
+            lengths = np.fromiter(map(len, found), np.int64, len(found))
+            self._starts.append(len(self._numbers.array) + np.cumsum(lengths) - lengths)
+            self._lengths.append(lengths)
+            self._numbers.append(np.fromiter(chain.from_iterable(found), np.int64, lengths.sum()))
+        return Pieces(self._starts.array, self._lengths.array, self._numbers.array)
+
+
+class PieceCounts(NamedTuple):
+    """(p,) the different pieces of each text, text after text, and how often they occur there."""
+
+    rows: IntArray
+    pieces: IntArray
+    counts: IntArray
+
+
+# Bits of a piece's number and of a count in a key that is sorted.
+PIECE_BITS, COUNT_BITS = 16, 32
+
+
+def _piece_counts(chunk: Chunk, pieces: Pieces) -> PieceCounts:
+    # 1. The pieces of a text are those of its words,
+    keys = [_piece_keys(*chunk.counted, pieces)]
+    # 2. unless WordPiece sees one word where there are several: then that one's, and theirs no more.
+    if chunk.joined:
+        texts = np.array([run.text for run in chunk.joined])
+        lengths = np.array([run.end - run.start for run in chunk.joined])
+        split = chunk.words[ranges(np.array([run.start for run in chunk.joined]), lengths)].astype(np.int64)
+        keys.append(_piece_keys(np.repeat(texts, lengths), split, np.full(len(split), -1), pieces))
+        whole = KnownPieces().learn([run.characters for run in chunk.joined])
+        keys.append(_piece_keys(texts, np.arange(len(texts)), np.ones(len(texts), np.int64), whole))
+    # 3. Words share pieces.
+    together = np.concatenate(keys)
+    together.sort()
+    found = together >> COUNT_BITS
+    firsts = np.flatnonzero(np.diff(found, prepend=-1))
+    # The low bits, with their sign.
+    counts = np.add.reduceat(together.astype(np.int32), firsts, dtype=np.int64) if len(firsts) else firsts
+    kept = counts != 0
+    found = found[firsts][kept]
+    return PieceCounts(found >> PIECE_BITS, found & ((1 << PIECE_BITS) - 1), counts[kept])
+
+
+def _piece_keys(rows: IntArray, words: IntArray, counts: IntArray, pieces: Pieces) -> IntArray:
+    """A text, a piece and a count in each; a count may be negative."""
+    lengths = pieces.lengths.take(words)
+    numbers = pieces.numbers.take(ranges(pieces.starts.take(words), lengths))
+    keys = np.repeat(rows << PIECE_BITS + COUNT_BITS | counts & ((1 << COUNT_BITS) - 1), lengths)
+    keys |= numbers << COUNT_BITS
+    return keys
+
+
+# Whole numbers below this are exact in float32, in any order of their sum.
+EXACT_FLOAT32 = 1 << 24
+# A factor of a row is split into so many low bits and the rest, so that sums of both stay below.
+LOW_BITS = 10
+# The highest damped count: of a piece in a text of four thousand million pieces.
+MAX_DAMPED = 6000
+# Rows that are read together.
+ROWS_TOGETHER = 1 << 9
 
 
 @dataclass(frozen=True)
@@ -169,27 +267,53 @@ class PieceTable:
     tokenizer: WordPiece
     rows: npt.NDArray[np.int8]
     weights: npt.NDArray[np.uint8]
+    exact_rows: int
+    """The sum of so many rows is exact in float32, whatever half of their factors they are multiplied by."""
 
-    def row_sum(self, text: str) -> FloatArray:
-        """(width,) Σ weight · (1 + log count) · row over the distinct pieces of a text.
+    def row_sums(self, counted: PieceCounts, n: int) -> FloatArray:
+        """(n, width) Σ weight · (1 + log count) · row over the distinct pieces of each of n texts.
 
         All factors are whole, the dampened count in 256ths: the sum is the same in any order and on every machine.
         """
-        counts = Counter(self.tokenizer.numbers(text))
-        pieces = np.fromiter(counts, np.int64, len(counts))
-        damped = np.array([_damped(count) for count in counts.values()], dtype=np.float64)
-        total: FloatArray = (damped * self.weights[pieces]) @ self.rows[pieces].astype(np.float64)
-        return total
+        width = self.rows.shape[1]
+        factors = damped(counted.counts) * self.weights.take(counted.pieces)
+        split = np.stack([factors >> LOW_BITS, factors & ((1 << LOW_BITS) - 1)]).astype(np.float32)
+        # 1. A text with very many pieces is added up in parts, each of which is exact.
+        lengths = np.bincount(counted.rows, minlength=n)
+        parts = -(-lengths // self.exact_rows)
+        owners = np.repeat(np.arange(n), parts)
+        within = ranges(np.zeros(n, np.int64), parts)
+        starts = (np.cumsum(lengths) - lengths)[owners] + within * self.exact_rows
+        ends = np.minimum(starts + self.exact_rows, np.cumsum(lengths)[owners])
+        # 2. The sums of both halves of the factors.
+        halves = np.empty((len(owners), 2, width), np.float32)
+        taken = np.empty((max(ROWS_TOGETHER, self.exact_rows), width), np.int8)
+        rows = np.empty(taken.shape, np.float32)
+        first = last = 0
+        for part, start, end in zip(halves, starts.tolist(), ends.tolist(), strict=True):
+            if end > last:
+                first, last = start, min(start + len(rows), len(counted.pieces))
+                # With a mode, nothing is copied once more.
+                self.rows.take(counted.pieces[first:last], axis=0, out=taken[: last - first], mode="clip")
+                rows[: last - first] = taken[: last - first]
+            np.dot(split[:, start:end], rows[start - first : end - first], out=part)
+        # 3. The halves together, and the parts of each text.
+        exact: FloatArray = halves[:, 0].astype(np.float64)
+        exact *= 1 << LOW_BITS
+        exact += halves[:, 1]
+        if len(owners) == n and parts.all():
+            return exact
+        sums = np.zeros((n, width))
+        for number in range(parts.max(initial=0)):
+            some = np.flatnonzero(within == number)
+            sums[owners[some]] += exact[some]
+        return sums
 
 
-@cache
-def _damped(count: int) -> int:
-    return round(256 * (1 + math.log(count)))
-
-
-def _unit(sums: FloatArray) -> FloatArray:
-    length = math.sqrt(float(sums @ sums))
-    unit: FloatArray = sums / (length or 1.0)
+def _unit_rows(sums: FloatArray) -> FloatArray:
+    # By the same product for one row as for many, whose order of additions is that of a product of two vectors.
+    lengths = np.sqrt(np.matmul(sums[:, None, :], sums[:, :, None])[:, 0])
+    unit: FloatArray = sums / np.where(lengths > 0, lengths, 1.0)
     return unit
 
 
@@ -202,4 +326,6 @@ def shipped_table() -> PieceTable:
             rows, weights, pieces = np.ascontiguousarray(file["columns"].T), file["weights"], file["pieces"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise Damaged(f"the table of the static embedder cannot be read: {error}; install siftlm again") from error
-    return PieceTable(WordPiece(pieces.tobytes().decode("ascii").split("\n")), rows, weights)
+    factor = max(1 << LOW_BITS, MAX_DAMPED * int(weights.max()) >> LOW_BITS)
+    exact_rows = EXACT_FLOAT32 // (factor * max(int(rows.max()), -int(rows.min())))
+    return PieceTable(WordPiece(pieces.tobytes().decode("ascii").split("\n")), rows, weights, exact_rows)
