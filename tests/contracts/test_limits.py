@@ -9,8 +9,8 @@ from pathlib import Path
 from contracts.tree import SOURCE, imported, modules
 
 # 180 for what stood when the house was rebuilt, and what is new since: embedding/static.py, guard.py and
-# embedding/words.py.
-MAX_FILES = 183
+# embedding/words.py and embedding/counting.py.
+MAX_FILES = 184
 MAX_FILES_IN_A_ROOM = 40
 MAX_LINES = 450
 # A shorter file that a single other file imports belongs into that one, unless there is a reason.

@@ -74,6 +74,15 @@ def test_the_longest_piece_wins_and_a_word_is_known_as_a_whole_or_not_at_all():
     assert numbers("tidex qx x") == []
 
 
+@given(st.lists(st.text("abeginrstzéA09_.", min_size=1, max_size=18), max_size=30), st.sampled_from([0, 100]))
+def test_pieces_of_many_words_are_those_of_each(some, many):
+    tokenizer = shipped_table().tokenizer
+    with patch.object(static, "MANY_WORDS", many):
+        numbers, lengths = tokenizer.numbers_of_words(some)
+    assert numbers.tolist() == [number for word in some for number in tokenizer.numbers(word)]
+    assert lengths.tolist() == [len(tokenizer.numbers(word)) for word in some]
+
+
 # --- the vectors
 
 

@@ -10,19 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from siftlm.embedding.counting import Growing, damped, distinct, ranges
 from siftlm.embedding.protocol import fingerprint
-from siftlm.embedding.words import (
-    WORD_OR_SIGN,
-    Chunk,
-    Growing,
-    Hashes,
-    WordReader,
-    damped,
-    distinct,
-    plain_text,
-    ranges,
-    word_spans,
-)
+from siftlm.embedding.words import WORD_OR_SIGN, Chunk, Hashes, WordReader, plain_text, word_spans
 from siftlm.types import FloatArray, IntArray, Vectors
 from siftlm.validation import list_of_texts, whole_number
 

@@ -15,7 +15,7 @@ import unicodedata
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,16 +23,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from siftlm.embedding.counting import Growing, damped, ranges
 from siftlm.embedding.hashing import HashedFeatures, HashingEmbedder, unit_sums, word_hash
 from siftlm.embedding.protocol import fingerprint
 from siftlm.embedding.words import (
+    END,
+    MAX_HASHED_BYTES,
     Chunk,
-    Growing,
+    Vocabulary,
     WordReader,
-    damped,
     is_wordpiece_sign,
     is_wordpiece_space,
-    ranges,
+    locate,
     word_spans,
 )
 from siftlm.errors import Damaged
@@ -47,6 +49,8 @@ STATIC_VERSION = 1
 # WordPiece: longer words are unknown, and a piece that continues a word is marked.
 MAX_WORD_LENGTH = 100
 CONTINUES = "##"
+# Fewer words are split one by one.
+MANY_WORDS = 100
 # The ideographs, each of which is a word of its own.
 IDEOGRAPHS = (
     (0x4E00, 0x9FFF),
@@ -137,6 +141,49 @@ class WordPiece:
             text = unicodedata.normalize("NFD", text)
         return list(chain.from_iterable(map(self._split, text.translate(self._characters).split())))
 
+    def numbers_of_words(self, words: list[str]) -> tuple[IntArray, IntArray]:
+        """The numbers of the pieces of words, word after word, and how many pieces each word has.
+
+        >>> WordPiece(["un", "##seen", "tide"]).numbers_of_words(["unseen", "rain", "tide"])[1].tolist()
+        [2, 0, 1]
+        """
+        # A long word costs a look at all its beginnings, and few words as many steps as many.
+        short = [
+            at for at, word in enumerate(words) if word.isascii() and word.isalnum() and len(word) <= MAX_HASHED_BYTES
+        ]
+        if len(short) < MANY_WORDS:
+            short = []
+        many = self._search_many([words[at].lower() for at in short])
+        others = sorted(set(range(len(words))).difference(short))
+        found = [self.numbers(words[at]) for at in others]
+        pieces = np.array([*chain.from_iterable(found), *many.pieces.tolist()], np.int64)
+        owners = np.repeat(np.array(others, np.int64), np.fromiter(map(len, found), np.int64, len(found)))
+        owners = np.concatenate([owners, np.array(short, np.int64)[many.words]])
+        return pieces[np.argsort(owners, kind="stable")], np.bincount(owners, minlength=len(words))
+
+    def _search_many(self, words: list[str]) -> _WordsAndPieces:
+        data = END.join([word.encode("ascii") for word in words]) + bytes(MAX_HASHED_BYTES)
+        lengths = np.fromiter(map(len, words), np.int64, len(words))
+        starts = np.cumsum(lengths + 1) - lengths - 1
+        left, is_known = np.arange(len(words)), np.ones(len(words), bool)
+        rounds = [_WordsAndPieces(left[:0], left[:0])]
+        while len(left):
+            search = self._searches[len(rounds) > 1]
+            pieces, longest = search.longest(data, starts[left], lengths[left])
+            # A word is known as a whole or not at all.
+            is_known[left[longest == 0]] = False
+            rounds.append(_WordsAndPieces(left, pieces))
+            starts[left] += longest
+            lengths[left] -= longest
+            left = left[(longest > 0) & (lengths[left] > 0)]
+        owners, numbers = (np.concatenate(columns) for columns in zip(*rounds, strict=True))
+        kept = is_known[owners]
+        return _WordsAndPieces(owners[kept], numbers[kept])
+
+    @cached_property
+    def _searches(self) -> tuple[_PieceSearch, _PieceSearch]:
+        return _PieceSearch(self._begin), _PieceSearch(self._continue)
+
     def _split(self, word: str) -> list[int]:
         if len(word) > MAX_WORD_LENGTH or (self._is_ascii and not word.isascii()):
             return []
@@ -151,6 +198,31 @@ class WordPiece:
             found.append(number)
             start, known = end, self._continue
         return found
+
+
+class _WordsAndPieces(NamedTuple):
+    """A word in each, and one of its pieces; those of a word in order."""
+
+    words: IntArray
+    pieces: IntArray
+
+
+class _PieceSearch:
+    """Finds, of all beginnings of each of many words, the longest that is a piece."""
+
+    def __init__(self, numbers: dict[str, int]) -> None:
+        short = [piece for piece in numbers if piece.isalnum() and len(piece.encode()) <= MAX_HASHED_BYTES]
+        self._numbers = np.array([-1, *(numbers[piece] for piece in short)])
+        self._vocabulary = Vocabulary()
+        self._vocabulary.numbers(locate(short))
+
+    def longest(self, data: bytes, starts: IntArray, lengths: IntArray) -> tuple[IntArray, IntArray]:
+        """The pieces, and their lengths; -1 and 0 where there is none."""
+        sizes = ranges(np.ones(len(starts), np.int64), lengths)
+        found = self._vocabulary.find(data, np.repeat(starts, lengths), sizes)
+        firsts = np.cumsum(lengths) - lengths
+        longest = np.maximum.reduceat(np.where(found > 0, sizes, 0), firsts)
+        return self._numbers[np.where(longest > 0, found[firsts + longest - 1], 0)], longest
 
 
 class _Characters(dict[int, str]):
@@ -198,11 +270,10 @@ class KnownPieces:
     def learn(self, words: list[str]) -> Pieces:
         """The pieces of all words, after those of new ones were added."""
         if words:
-            found = list(map(shipped_table().tokenizer.numbers, words))
-            lengths = np.fromiter(map(len, found), np.int64, len(found))
+            numbers, lengths = shipped_table().tokenizer.numbers_of_words(words)
             self._starts.append(len(self._numbers.array) + np.cumsum(lengths) - lengths)
             self._lengths.append(lengths)
-            self._numbers.append(np.fromiter(chain.from_iterable(found), np.int64, lengths.sum()))
+            self._numbers.append(numbers)
         return Pieces(self._starts.array, self._lengths.array, self._numbers.array)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from siftlm.embedding.counting import Growing, distinct
 from siftlm.types import IntArray
 
 WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
@@ -142,6 +143,16 @@ def locate(texts: Sequence[str]) -> Located:
 # --- the words seen lately
 
 
+def _keys(data: bytes, starts: IntArray, lengths: IntArray) -> tuple[Hashes, Hashes]:
+    """The first eight bytes of words, and the eight after those; zeros beyond their end."""
+    eights = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
+    first = eights[starts] & LOW_BYTES.take(np.minimum(lengths, 8))
+    second = np.zeros(len(first), np.uint64)
+    long = np.flatnonzero(lengths > 8)
+    second[long] = eights[starts[long] + 8] & LOW_BYTES.take(np.minimum(lengths[long] - 8, 8))
+    return first, second
+
+
 class Vocabulary:
     """Numbers of words, from 1 on; a hash table with linear probing, whose keys are the words' first 16 bytes.
 
@@ -163,20 +174,19 @@ class Vocabulary:
     def numbers(self, found: Located) -> IntArray:
         """The numbers of words; new words are learned first."""
         lengths = found.ends - found.starts
-        size = len(found.data) - 7
-        eights = np.ndarray((size,), "<u8", found.data, strides=(1,))
-        first = eights[found.starts] & LOW_BYTES.take(np.minimum(lengths, 8))
-        second = np.zeros(len(first), np.uint64)
-        long = np.flatnonzero(lengths > 8)
-        second[long] = eights[found.starts[long] + 8] & LOW_BYTES.take(np.minimum(lengths[long] - 8, 8))
+        first, second = _keys(found.data, found.starts, lengths)
         numbers = self._find(first, second)
-        numbers[long[lengths[long] > MAX_HASHED_BYTES]] = 0
+        numbers[lengths > MAX_HASHED_BYTES] = 0
         unknown = np.flatnonzero(numbers == 0)
         if len(unknown):
             spans = zip(found.starts[unknown].tolist(), found.ends[unknown].tolist(), strict=True)
             words = [found.data[start:end] for start, end in spans]
             numbers[unknown] = self._learn(words, first[unknown], second[unknown])
         return numbers
+
+    def find(self, data: bytes, starts: IntArray, lengths: IntArray) -> IntArray:
+        """The numbers of words of up to 16 bytes, and 0 for those that are not known."""
+        return self._find(*_keys(data, starts, lengths))
 
     def _learn(self, words: list[bytes], first: Hashes, second: Hashes) -> IntArray:
         known = self._long
@@ -227,26 +237,6 @@ class Vocabulary:
             # Of several words for a free slot one has it now.
             left = self._slots[slots] != numbers
             numbers, slots = numbers[left], (slots[left] + 1) & (len(self._slots) - 1)
-
-
-class Growing:
-    """An array that is appended to. What others took of it stays as it was."""
-
-    def __init__(self, dtype: npt.DTypeLike, *shape: int) -> None:
-        self._filled, self._space = 0, np.zeros((0, *shape), dtype)
-
-    @property
-    def array(self) -> npt.NDArray[Any]:
-        return self._space[: self._filled]
-
-    def append(self, rows: npt.NDArray[Any]) -> None:
-        filled = self._filled + len(rows)
-        if filled > len(self._space):
-            space = np.zeros((filled + filled // 2, *self._space.shape[1:]), self._space.dtype)
-            space[: self._filled] = self.array
-            self._space = space
-        self._space[self._filled : filled] = rows
-        self._filled = filled
 
 
 # --- chunk after chunk
@@ -397,54 +387,3 @@ def _joined(found: Located) -> list[JoinedRun]:
         JoinedRun(text, first, last, found.data[start:end].decode("utf-8", "surrogatepass"))
         for text, first, last, start, end in zip(*columns, strict=True)
     ]
-
-
-# --- counts
-
-
-class Distinct(NamedTuple):
-    """Ascending keys, and how often each occurs."""
-
-    keys: npt.NDArray[Any]
-    counts: IntArray
-
-
-def distinct(keys: npt.NDArray[Any]) -> Distinct:
-    """The different keys; sorts the array itself."""
-    keys.sort()
-    is_first = np.empty(len(keys), bool)
-    is_first[:1] = True
-    np.not_equal(keys[1:], keys[:-1], out=is_first[1:])
-    starts = np.flatnonzero(is_first)
-    counts = np.empty(len(starts), np.int64)
-    np.subtract(starts[1:], starts[:-1], out=counts[:-1])
-    counts[-1:] = len(keys) - starts[-1:]
-    return Distinct(keys[starts], counts)
-
-
-@cache
-def _damped_small() -> IntArray:
-    return _damped(np.arange(1, 1 << 12))
-
-
-def _damped(counts: IntArray) -> IntArray:
-    damped: IntArray = np.rint(256 * (1 + np.log(counts))).astype(np.int64)
-    return damped
-
-
-def damped(counts: IntArray) -> IntArray:
-    """1 + log count, in 256ths so that weights stay whole; counts from 1 on."""
-    table = _damped_small()
-    return table.take(counts - 1) if len(counts) == 0 or counts.max() <= len(table) else _damped(counts)
-
-
-def ranges(starts: IntArray, lengths: IntArray) -> IntArray:
-    """Whole numbers counted up from each start.
-
-    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
-    [5, 6, 0, 1, 2]
-    """
-    ends = np.cumsum(lengths)
-    counted: IntArray = np.repeat(starts - ends + lengths, lengths)
-    counted += np.arange(len(counted))
-    return counted
