@@ -2,6 +2,8 @@
 
     pip install 'siftlm[lexical]'
     python benchmarks/embedders.py --tldr TLDR --mathematics test.jsonl --passages train.jsonl.gz --model MINILM
+    pip install model2vec scikit-learn
+    python benchmarks/embedders.py --times --passages test.jsonl.gz
 
     docstrings    the standard library's: the question is the first line, the document is what follows it
     tldr          a clone of tldr-pages/tldr: the question is a page's description, the document is the rest
@@ -13,6 +15,10 @@ A set whose files are not given is left out, and so is the model. Half of the qu
 the settings of the static embedder; the results are those of the other half, among the documents of both. Of the
 passages only odd lines take part: the table was made with even ones. Intervals are 95 % bootstrap intervals over
 questions. Results go to benchmarks/results/embedders.json; docs/guide/embedding.md shows them.
+
+With --times, processor time alone is measured, on one thread: for the documents of the docstrings, and for passages of
+100 words, beside model2vec's StaticModel with the table of the static embedder and scikit-learn's HashingVectorizer. A
+round embeds all passages by each, twice: the first time with every word unknown, the second time with all words known.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ import ast
 import gzip
 import hashlib
 import json
+import os
 import re
 import sysconfig
 import tempfile
@@ -37,10 +44,27 @@ from scipy import sparse
 
 import siftlm
 from siftlm.embedding.lexical import fit
+from siftlm.embedding.static import shipped_table
 from siftlm.embedding.words import WORD_OR_SIGN
 
 RESULT = Path(__file__).parent / "results" / "embedders.json"
 RESAMPLES, NEAREST = 2000, 10
+PASSAGES, PASSAGE_WORDS, TIME_ROUNDS = 4000, 100, 7
+# Those whose time is measured, with their settings.
+TIMED: dict[str, dict[str, Any]] = {
+    "hashing, 512": {},
+    "static, 768": {},
+    "static, words=0, 256": {"words": 0},
+}
+COMPARED: dict[str, tuple[str, dict[str, Any]]] = {
+    "hashing, 512": ("hashing", {}),
+    "hashing, 2,048": ("hashing", {"width": 2048}),
+    "hashing, 768": ("hashing", {"width": 768}),
+    "static, words=0, 256": ("static", {"words": 0}),
+    "static, words=0.3, words_width=256, 512": ("static", {"words": 0.3, "words_width": 256}),
+    "static, 768": ("static", {}),
+    "static, words=0.4, words_width=2048, 2,304": ("static", {"words": 0.4, "words_width": 2048}),
+}
 NOT_DOCUMENTED = re.compile(r"(test|site-packages|idlelib|lib2to3|turtledemo|ensurepip|pydoc_data)(/|$)")
 NOT_DESCRIPTION = re.compile("> (More information|See also|Note|This command is an alias|View documentation)")
 
@@ -213,33 +237,107 @@ def interval(values: np.ndarray) -> list[float]:
 
 
 def microseconds(name: str, texts: list[str], **settings: Any) -> float:
+    """Processor time of a text."""
     made = siftlm.embedder(name, **settings)
     made.embed(texts[:50])
-    start = time.perf_counter()
-    made.embed(texts)
-    return (time.perf_counter() - start) / len(texts) * 1e6
+    return timed(made.embed, texts)
+
+
+# --- how long it takes
+
+
+def timed(embed: Callable[[list[str]], Any], texts: list[str]) -> float:
+    start = time.process_time()
+    embed(texts)
+    return (time.process_time() - start) / len(texts) * 1e6
+
+
+def hundred_words(file: Path) -> list[str]:
+    """Passages of 100 words between spaces, up to three of a text."""
+    found: list[str] = []
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            words = json.loads(line)["text"].split(" ")
+            for start in range(0, min(len(words), 3 * PASSAGE_WORDS), PASSAGE_WORDS):
+                passage = " ".join(words[start : start + PASSAGE_WORDS])
+                if 300 < len(passage) < 1500:
+                    found.append(passage)
+    return found[:PASSAGES]
+
+
+def by_model2vec() -> Callable[[list[str]], Any]:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from model2vec import StaticModel
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    table = shipped_table()
+    with np.load(Path(siftlm.__file__).parent / "data" / "static.npz") as file:
+        pieces = file["pieces"].tobytes().decode("ascii").split("\n")
+    known = {piece: number for number, piece in enumerate([*pieces, "[UNK]"])}
+    tokenizer = Tokenizer(models.WordPiece(known, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    rows = table.rows * table.weights[:, None].astype(np.float32)
+    model = StaticModel(np.concatenate([rows, np.zeros((1, rows.shape[1]), np.float32)]), tokenizer, normalize=True)
+    return lambda texts: model.encode(texts, max_length=None, use_multiprocessing=False)
+
+
+def by_vectorizer() -> Callable[[list[str]], Any]:
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(n_features=512).transform
+
+
+def times(texts: list[str]) -> dict[str, Any]:
+    """Microseconds of a passage: medians and quartiles over rounds in which all take turns."""
+    peers = {"model2vec, 256": by_model2vec(), "HashingVectorizer, 512": by_vectorizer()}
+    found: dict[str, list[float]] = {}
+    for _ in range(TIME_ROUNDS):
+        for name, settings in TIMED.items():
+            made = siftlm.embedder(name.split(",")[0], **settings)
+            made.embed(["the table is read"])
+            found.setdefault(f"{name}: new words", []).append(timed(made.embed, texts))
+            found.setdefault(f"{name}: known words", []).append(timed(made.embed, texts))
+        for name, embed in peers.items():
+            found.setdefault(name, []).append(timed(embed, texts))
+    quartiles = {name: np.quantile(values, [0.5, 0.25, 0.75]).round(1).tolist() for name, values in found.items()}
+    words = sum(len(WORD_OR_SIGN.findall(text)) for text in texts) / len(texts)
+    size = {"passages": len(texts), "characters": sum(map(len, texts)) / len(texts), "words and signs": round(words, 1)}
+    machine = describe("model2vec", "tokenizers", "scikit-learn")
+    return {"machine": machine, **size, "rounds": TIME_ROUNDS, "microseconds": quartiles}
+
+
+def measure_times(file: Path) -> None:
+    known = json.loads(RESULT.read_text("utf-8"))
+    texts = [document for _, document in docstrings()]
+    for name, (kind, settings) in COMPARED.items():
+        own = [microseconds(kind, texts, **settings) for _ in range(TIME_ROUNDS)]
+        known["found"][name]["microseconds"] = round(float(np.median(own)), 1)
+    write({"found": known["found"], "times": times(hundred_words(file))})
+
+
+def write(results: dict[str, Any]) -> None:
+    """The results, beside those of other runs."""
+    known = json.loads(RESULT.read_text("utf-8")) if RESULT.exists() else {}
+    RESULT.write_text(json.dumps(known | results, indent=1) + "\n", "utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     for flag in ("tldr", "mathematics", "passages", "model"):
         parser.add_argument(f"--{flag}", type=Path)
+    parser.add_argument("--times", action="store_true", help="measure processor time alone")
     arguments = parser.parse_args()
+    if arguments.times:
+        measure_times(arguments.passages)
+        return
     sets: dict[str, tuple[str, Pairs]] = {"docstrings": ("pydoc", docstrings())}
     if arguments.tldr:
         sets["tldr"] = ("tldr", tldr(arguments.tldr))
     if arguments.mathematics:
         sets["mathematics"] = ("gsm", mathematics(arguments.mathematics))
     domains = passages(arguments.passages) if arguments.passages else []
-    named: dict[str, tuple[str, dict[str, Any]]] = {
-        "hashing, 512": ("hashing", {}),
-        "hashing, 2,048": ("hashing", {"width": 2048}),
-        "hashing, 768": ("hashing", {"width": 768}),
-        "static, words=0, 256": ("static", {"words": 0}),
-        "static, words=0.3, words_width=256, 512": ("static", {"words": 0.3, "words_width": 256}),
-        "static, 768": ("static", {}),
-        "static, words=0.4, words_width=2048, 2,304": ("static", {"words": 0.4, "words_width": 2048}),
-    }
+    named = dict(COMPARED)
     if arguments.model:
         named["MiniLM, 384"] = (f"sentences:{arguments.model}", {})
     compared = {name: by_vectors(kind, **settings) for name, (kind, settings) in named.items()}
@@ -265,7 +363,7 @@ def main() -> None:
             texts = [document for _, document in sets["docstrings"][1]][: 100 if "MiniLM" in name else None]
             found[name]["microseconds"] = round(microseconds(kind, texts, **settings), 1)
         print(name, json.dumps(found[name]), flush=True)
-        RESULT.write_text(json.dumps({"machine": describe("scipy"), "found": found}, indent=1) + "\n", "utf-8")
+        write({"machine": describe("scipy"), "found": found})
 
 
 if __name__ == "__main__":
