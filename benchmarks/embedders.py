@@ -16,9 +16,9 @@ the settings of the static embedder; the results are those of the other half, am
 passages only odd lines take part: the table was made with even ones. Intervals are 95 % bootstrap intervals over
 questions. Results go to benchmarks/results/embedders.json; docs/guide/embedding.md shows them.
 
-With --times, processor time alone is measured, on one thread: for the documents of the docstrings, and for passages of
-100 words, beside model2vec's StaticModel with the table of the static embedder and scikit-learn's HashingVectorizer. A
-round embeds all passages by each, twice: the first time with every word unknown, the second time with all words known.
+With --times, the processor time of passages of 100 words alone is measured, on one thread, beside model2vec's StaticModel
+with the table of the static embedder and scikit-learn's HashingVectorizer. A round embeds all passages by each, twice:
+the first time with every word unknown, the second time with all words known.
 """
 
 from __future__ import annotations
@@ -55,15 +55,6 @@ TIMED: dict[str, dict[str, Any]] = {
     "hashing, 512": {},
     "static, 768": {},
     "static, words=0, 256": {"words": 0},
-}
-COMPARED: dict[str, tuple[str, dict[str, Any]]] = {
-    "hashing, 512": ("hashing", {}),
-    "hashing, 2,048": ("hashing", {"width": 2048}),
-    "hashing, 768": ("hashing", {"width": 768}),
-    "static, words=0, 256": ("static", {"words": 0}),
-    "static, words=0.3, words_width=256, 512": ("static", {"words": 0.3, "words_width": 256}),
-    "static, 768": ("static", {}),
-    "static, words=0.4, words_width=2048, 2,304": ("static", {"words": 0.4, "words_width": 2048}),
 }
 NOT_DOCUMENTED = re.compile(r"(test|site-packages|idlelib|lib2to3|turtledemo|ensurepip|pydoc_data)(/|$)")
 NOT_DESCRIPTION = re.compile("> (More information|See also|Note|This command is an alias|View documentation)")
@@ -307,15 +298,6 @@ def times(texts: list[str]) -> dict[str, Any]:
     return {"machine": machine, **size, "rounds": TIME_ROUNDS, "microseconds": quartiles}
 
 
-def measure_times(file: Path) -> None:
-    known = json.loads(RESULT.read_text("utf-8"))
-    texts = [document for _, document in docstrings()]
-    for name, (kind, settings) in COMPARED.items():
-        own = [microseconds(kind, texts, **settings) for _ in range(TIME_ROUNDS)]
-        known["found"][name]["microseconds"] = round(float(np.median(own)), 1)
-    write({"found": known["found"], "times": times(hundred_words(file))})
-
-
 def write(results: dict[str, Any]) -> None:
     """The results, beside those of other runs."""
     known = json.loads(RESULT.read_text("utf-8")) if RESULT.exists() else {}
@@ -329,7 +311,7 @@ def main() -> None:
     parser.add_argument("--times", action="store_true", help="measure processor time alone")
     arguments = parser.parse_args()
     if arguments.times:
-        measure_times(arguments.passages)
+        write({"times": times(hundred_words(arguments.passages))})
         return
     sets: dict[str, tuple[str, Pairs]] = {"docstrings": ("pydoc", docstrings())}
     if arguments.tldr:
@@ -337,7 +319,15 @@ def main() -> None:
     if arguments.mathematics:
         sets["mathematics"] = ("gsm", mathematics(arguments.mathematics))
     domains = passages(arguments.passages) if arguments.passages else []
-    named = dict(COMPARED)
+    named: dict[str, tuple[str, dict[str, Any]]] = {
+        "hashing, 512": ("hashing", {}),
+        "hashing, 2,048": ("hashing", {"width": 2048}),
+        "hashing, 768": ("hashing", {"width": 768}),
+        "static, words=0, 256": ("static", {"words": 0}),
+        "static, words=0.3, words_width=256, 512": ("static", {"words": 0.3, "words_width": 256}),
+        "static, 768": ("static", {}),
+        "static, words=0.4, words_width=2048, 2,304": ("static", {"words": 0.4, "words_width": 2048}),
+    }
     if arguments.model:
         named["MiniLM, 384"] = (f"sentences:{arguments.model}", {})
     compared = {name: by_vectors(kind, **settings) for name, (kind, settings) in named.items()}

@@ -196,8 +196,8 @@ def embedders_table() -> str:
     found = results["found"]
     order = sorted(found, key=lambda name: (name.startswith(("exact", "BM25", "MiniLM")), name))
     rows = [
-        "| embedder, width | docstrings | tldr | mathematics | nearest passages | µs a text |",
-        "|---|---|---|---|---|---|",
+        "| embedder, width | docstrings | tldr | mathematics | nearest passages |",
+        "|---|---|---|---|---|",
     ]
     for name in order:
         cells = []
@@ -206,15 +206,34 @@ def embedders_table() -> str:
             mean, low, high = of["same" if title == "passages" else "mrr"]
             recall = f", {of['recall'][0]:.2f}" if "recall" in of else ""
             cells.append(f"{mean:.3f} [{low:.2f}, {high:.2f}]{recall}")
-        time = found[name].get("microseconds")
-        rows.append(f"| {name} | {' | '.join(cells)} | {f'{time:,.0f}' if time else ''} |")
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     asked = next(iter(found.values()))
     counts = ", ".join(
         f"{asked[title]['questions']} questions and {asked[title]['documents']:,} documents ({title})"
         for title in ("docstrings", "tldr", "mathematics")
     )
     source = f"`python benchmarks/embedders.py`: {counts}, {asked['passages']['passages']:,} passages."
-    return "\n".join([*rows, "", f"{source} One thread, while other work ran on the machine. {machine(results)}"])
+    return "\n".join([*rows, "", f"{source} {machine(results)}"])
+
+
+def embedder_times_table() -> str:
+    """Processor time of a passage, from ``python benchmarks/embedders.py --times``."""
+    of = json.loads((RESULTS / "embedders.json").read_text())["times"]
+    cells: dict[str, dict[str, str]] = {}
+    for name, (median, low, high) in of["microseconds"].items():
+        embedder, _, words = name.partition(": ")
+        cells.setdefault(embedder, {})[words] = f"{median:.0f} [{low:.0f}, {high:.0f}]"
+    rows = ["| embedder, width | µs a passage, words known | words new |", "|---|---|---|"]
+    rows += [
+        f"| {name} | {cell.get('known words', cell.get(''))} | {cell.get('new words', 'the same')} |"
+        for name, cell in cells.items()
+    ]
+    source = (
+        f"`python benchmarks/embedders.py --times`: {of['passages']:,} passages of 100 words between spaces (on "
+        f"average {of['characters']:.0f} characters, {of['words and signs']:.0f} words and signs), processor time, median and "
+        f"quartiles of {of['rounds']} rounds."
+    )
+    return "\n".join([*rows, "", f"{source} One thread, while other work ran on the machine. {machine(of)}"])
 
 
 def hybrid_table() -> str:
@@ -339,6 +358,7 @@ TABLES = {
     "methods": methods_table,
     "minipile": minipile_table,
     "embedders": embedders_table,
+    "embedder times": embedder_times_table,
     "tuning": tuning_table,
     "tuning-memory": tuning_memory_table,
     "serving": serving_table,

@@ -21,14 +21,22 @@ class Distinct(NamedTuple):
 def distinct(keys: npt.NDArray[Any]) -> Distinct:
     """The different keys; sorts the array itself."""
     keys.sort()
-    is_first = np.empty(len(keys), bool)
-    is_first[:1] = True
-    np.not_equal(keys[1:], keys[:-1], out=is_first[1:])
-    starts = np.flatnonzero(is_first)
+    starts = run_starts(keys)
     counts = np.empty(len(starts), np.int64)
     np.subtract(starts[1:], starts[:-1], out=counts[:-1])
     counts[-1:] = len(keys) - starts[-1:]
     return Distinct(keys[starts], counts)
+
+
+def run_starts(keys: npt.NDArray[Any]) -> IntArray:
+    """Where a key is another one than the key before.
+
+    >>> run_starts(np.array([3, 3, 5, 7, 7])).tolist()
+    [0, 2, 3]
+    """
+    is_first = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=is_first[1:])
+    return is_first.nonzero()[0]
 
 
 @cache
@@ -53,8 +61,8 @@ def ranges(starts: IntArray, lengths: IntArray) -> IntArray:
     >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]
     """
-    ends = np.cumsum(lengths)
-    counted: IntArray = np.repeat(starts - ends + lengths, lengths)
+    ends = lengths.cumsum()
+    counted: IntArray = (starts - ends + lengths).repeat(lengths)
     counted += np.arange(len(counted))
     return counted
 

@@ -135,13 +135,13 @@ def unit_sums(chunk: Chunk, features: Features, texts: Sequence[str]) -> FloatAr
         flat += np.bincount(some.places, some.weights, size)
     sums: FloatArray = flat.reshape(n, -1).astype(np.float64, copy=False)
     # 2. Opposite signs may cancel; a text with any words must still have a direction.
-    for row in np.flatnonzero(~sums.any(axis=1)):
-        words = WORD_OR_SIGN.findall(plain_text(texts[chunk.start + int(row)]))
-        if words:
+    lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
+    for row in np.flatnonzero(lengths == 0).tolist():
+        lengths[row] = 1.0
+        if words := WORD_OR_SIGN.findall(plain_text(texts[chunk.start + row])):
             sums[row, word_hash("".join(words)) % features.width] = 1.0
     # 3. Unit length.
-    lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
-    unit: FloatArray = np.divide(sums, np.maximum(lengths, 1.0)[:, None], out=sums)
+    unit: FloatArray = np.divide(sums, lengths[:, None], out=sums)
     return unit
 
 

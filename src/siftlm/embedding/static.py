@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.embedding.counting import Growing, damped, ranges
+from siftlm.embedding.counting import Growing, damped, ranges, run_starts
 from siftlm.embedding.hashing import HashedFeatures, HashingEmbedder, unit_sums, word_hash
 from siftlm.embedding.protocol import fingerprint
 from siftlm.embedding.words import (
@@ -304,7 +304,7 @@ def _piece_counts(chunk: Chunk, pieces: Pieces) -> PieceCounts:
     together = np.concatenate(keys)
     together.sort()
     found = together >> COUNT_BITS
-    firsts = np.flatnonzero(np.diff(found, prepend=-1))
+    firsts = run_starts(found)
     # The low bits, with their sign.
     counts = np.add.reduceat(together.astype(np.int32), firsts, dtype=np.int64) if len(firsts) else firsts
     kept = counts != 0
@@ -348,7 +348,8 @@ class PieceTable:
         """
         width = self.rows.shape[1]
         factors = damped(counted.counts) * self.weights.take(counted.pieces)
-        split = np.stack([factors >> LOW_BITS, factors & ((1 << LOW_BITS) - 1)]).astype(np.float32)
+        split = np.empty((2, len(factors)), np.float32)
+        split[0], split[1] = factors >> LOW_BITS, factors & ((1 << LOW_BITS) - 1)
         # 1. A text with very many pieces is added up in parts, each of which is exact.
         lengths = np.bincount(counted.rows, minlength=n)
         parts = -(-lengths // self.exact_rows)
@@ -358,7 +359,7 @@ class PieceTable:
         ends = np.minimum(starts + self.exact_rows, np.cumsum(lengths)[owners])
         # 2. The sums of both halves of the factors.
         halves = np.empty((len(owners), 2, width), np.float32)
-        taken = np.empty((max(ROWS_TOGETHER, self.exact_rows), width), np.int8)
+        taken = np.empty((min(max(ROWS_TOGETHER, self.exact_rows), len(factors)), width), np.int8)
         rows = np.empty(taken.shape, np.float32)
         first = last = 0
         for part, start, end in zip(halves, starts.tolist(), ends.tolist(), strict=True):

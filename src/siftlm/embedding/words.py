@@ -134,10 +134,11 @@ def locate(texts: Sequence[str]) -> Located:
     if kinds.max() >= LEAD:
         _set_kinds_beyond_ascii(kinds, codes)
     before, here = kinds[:-1], kinds[1:]
-    starts = np.flatnonzero((here & (~before & WORD | SIGN)) != 0) + 1
-    ends = np.flatnonzero(((before & WORD | (before | before << 1) & REST) & ~here) != 0) + 1
-    bounds = np.searchsorted(starts, np.flatnonzero(codes == 0xFF))
-    return Located(data, starts, ends, np.diff(bounds)[: len(texts)], kinds)
+    starts = ((here & (~before & WORD | SIGN)) != 0).nonzero()[0] + 1
+    ends = (((before & WORD | (before | before << 1) & REST) & ~here) != 0).nonzero()[0] + 1
+    bounds = starts.searchsorted((codes == 0xFF).nonzero()[0])
+    counts: IntArray = bounds[1:] - bounds[:-1]
+    return Located(data, starts, ends, counts[: len(texts)], kinds)
 
 
 # --- the words seen lately
@@ -200,8 +201,8 @@ class Vocabulary:
         self.size += len(new)
         self.size_bytes += sum(map(len, new))
         hashed = np.array([number for word, number in numbers.items() if len(word) <= MAX_HASHED_BYTES], np.int64)
-        if 2 * self.size > len(self._slots):
-            self._slots = np.zeros(1 << (3 * self.size).bit_length(), np.int32)
+        if 3 * self.size > len(self._slots):
+            self._slots = np.zeros(1 << (6 * self.size).bit_length(), np.int32)
             is_hashed = np.ones(self.size, bool)
             is_hashed[[0, *known.values()]] = False
             hashed = np.flatnonzero(is_hashed)
