@@ -16,9 +16,9 @@ the settings of the static embedder; the results are those of the other half, am
 passages only odd lines take part: the table was made with even ones. Intervals are 95 % bootstrap intervals over
 questions. Results go to benchmarks/results/embedders.json; docs/guide/embedding.md shows them.
 
-With --times, the processor time of passages of 100 words alone is measured, on one thread, beside model2vec's StaticModel
-with the table of the static embedder and scikit-learn's HashingVectorizer. A round embeds all passages by each, twice:
-the first time with every word unknown, the second time with all words known.
+With --times, the processor time of passages of 100 words alone is measured, on one thread, beside StaticModel of
+model2vec with the table of the static embedder and HashingVectorizer of scikit-learn. A round embeds all passages by
+each, and by siftlm's twice: the first time with every word unknown, the second time with all words known.
 """
 
 from __future__ import annotations

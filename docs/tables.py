@@ -230,8 +230,8 @@ def embedder_times_table() -> str:
     ]
     source = (
         f"`python benchmarks/embedders.py --times`: {of['passages']:,} passages of 100 words between spaces (on "
-        f"average {of['characters']:.0f} characters, {of['words and signs']:.0f} words and signs), processor time, median and "
-        f"quartiles of {of['rounds']} rounds."
+        f"average {of['characters']:.0f} characters, {of['words and signs']:.0f} words and signs), processor time, "
+        f"median and quartiles of {of['rounds']} rounds."
     )
     return "\n".join([*rows, "", f"{source} One thread, while other work ran on the machine. {machine(of)}"])
 

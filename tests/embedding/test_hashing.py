@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding import plain
-from siftlm.embedding import words
+from siftlm.embedding import hashing, words
 from siftlm.embedding.hashing import HashingEmbedder
 from siftlm.errors import InvalidInput
 
@@ -93,6 +93,16 @@ def test_python_s_own_hash_plays_no_part():
         for seed in ("1", "2")
     ]
     assert runs[0] == runs[1] != b""
+
+
+def test_an_interrupted_call_leaves_nothing_half_known():
+    made = HashingEmbedder(width=64)
+    with (
+        patch.object(hashing.HashedFeatures, "learn", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        made.embed(["ebb and flow"])
+    assert_same_bits(made.embed(["the tide and the ebb"])[0], plain.hashed("the tide and the ebb", 64))
 
 
 def test_forgetting_words_and_working_in_chunks_change_nothing(monkeypatch):

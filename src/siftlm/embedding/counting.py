@@ -77,7 +77,8 @@ class Growing:
     def array(self) -> npt.NDArray[Any]:
         return self._space[: self._filled]
 
-    def append(self, rows: npt.NDArray[Any]) -> None:
+    def append(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The array with more rows."""
         filled = self._filled + len(rows)
         if filled > len(self._space):
             space = np.zeros((filled + filled // 2, *self._space.shape[1:]), self._space.dtype)
@@ -85,3 +86,4 @@ class Growing:
             self._space = space
         self._space[self._filled : filled] = rows
         self._filled = filled
+        return self.array

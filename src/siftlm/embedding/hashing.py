@@ -99,6 +99,7 @@ class HashedFeatures:
         """Start again without words."""
         self._words = (Growing(np.uint64), Growing(np.int64), Growing(np.int64))
         self._blocks = (Growing(np.int64, BLOCK_FEATURES), Growing(np.float32, BLOCK_FEATURES))
+        self._features = Features(self.width, *(column.array for column in (*self._words, *self._blocks)))
 
     def learn(self, words: list[str]) -> Features:
         """The features of all words, after those of new ones were added."""
@@ -121,7 +122,8 @@ class HashedFeatures:
                 column.append(rows)
             for column, rows in zip(self._blocks, filled, strict=True):
                 column.append(rows.reshape(-1, BLOCK_FEATURES))
-        return Features(self.width, *(column.array for column in (*self._words, *self._blocks)))
+            self._features = Features(self.width, *(column.array for column in (*self._words, *self._blocks)))
+        return self._features
 
 
 def unit_sums(chunk: Chunk, features: Features, texts: Sequence[str]) -> FloatArray:

@@ -266,15 +266,16 @@ class KnownPieces:
     def forget(self) -> None:
         """Start again without words."""
         self._starts, self._lengths, self._numbers = (Growing(np.int64) for _ in range(3))
+        self._pieces = Pieces(self._starts.array, self._lengths.array, self._numbers.array)
 
     def learn(self, words: list[str]) -> Pieces:
         """The pieces of all words, after those of new ones were added."""
         if words:
             numbers, lengths = shipped_table().tokenizer.numbers_of_words(words)
-            self._starts.append(len(self._numbers.array) + np.cumsum(lengths) - lengths)
-            self._lengths.append(lengths)
-            self._numbers.append(numbers)
-        return Pieces(self._starts.array, self._lengths.array, self._numbers.array)
+            starts = len(self._pieces.numbers) + np.cumsum(lengths) - lengths
+            columns = ((self._starts, starts), (self._lengths, lengths), (self._numbers, numbers))
+            self._pieces = Pieces(*(column.append(rows) for column, rows in columns))
+        return self._pieces
 
 
 class PieceCounts(NamedTuple):

@@ -166,10 +166,9 @@ class Vocabulary:
         self.new: list[bytes] = [b""]
         self.size, self.size_bytes = 1, 0
         self._long: dict[bytes, int] = {}
-        # Two words of eight bytes for each number. No word has the first of number 0, as 0xFF is no byte of UTF-8.
-        self._keys = (Growing(np.uint64), Growing(np.uint64))
-        for column in self._keys:
-            column.append(np.array([~np.uint64(0)]))
+        # Twice eight bytes for each number. No word has those of number 0, as 0xFF is no byte of UTF-8.
+        self._columns = (Growing(np.uint64), Growing(np.uint64))
+        self._keys = [column.append(np.array([~np.uint64(0)])) for column in self._columns]
         self._slots: npt.NDArray[np.int32] = np.zeros(1 << 10, np.int32)
 
     def numbers(self, found: Located) -> IntArray:
@@ -195,8 +194,8 @@ class Vocabulary:
         numbers = dict(zip(new, range(self.size, self.size + len(new)), strict=True))
         known.update((word, number) for word, number in numbers.items() if len(word) > MAX_HASHED_BYTES)
         places = np.fromiter(new.values(), np.int64, len(new))
-        for column, keys in zip(self._keys, (first, second), strict=True):
-            column.append(keys[places])
+        pairs = zip(self._columns, (first, second), strict=True)
+        self._keys = [column.append(keys[places]) for column, keys in pairs]
         self.new.extend(new)
         self.size += len(new)
         self.size_bytes += sum(map(len, new))
@@ -217,7 +216,7 @@ class Vocabulary:
 
     def _find(self, first: Hashes, second: Hashes) -> IntArray:
         """The numbers, and 0 for words that are not known."""
-        firsts, seconds = (column.array for column in self._keys)
+        firsts, seconds = self._keys
         slots = self._homes(first, second)
         numbers = self._slots.take(slots).astype(np.int64)
         wrong = np.flatnonzero((firsts.take(numbers) != first) | (seconds.take(numbers) != second))
@@ -230,7 +229,7 @@ class Vocabulary:
         return numbers
 
     def _insert(self, numbers: IntArray) -> None:
-        firsts, seconds = (column.array for column in self._keys)
+        firsts, seconds = self._keys
         slots = self._homes(firsts[numbers], seconds[numbers])
         while len(numbers):
             free = self._slots[slots] == 0
@@ -316,23 +315,27 @@ class WordReader:
     def _chunk(self, texts: list[str], start: int, end: int) -> Chunk:
         counts, parts, joined, before = np.zeros(end - start, np.int64), list[Numbers](), list[JoinedRun](), 0
         with self._lock:
-            vocabulary = self._vocabulary
-            # A long text is read part by part, and all its words are known until it has been read.
-            is_long = len(texts[start]) > CHUNK_CHARACTERS
-            for part in _parts(texts[start]) if is_long else [texts[start:end]]:
-                found = locate([plain_text(text) for text in part])
-                counts += found.counts
-                parts.append(vocabulary.numbers(found).astype(np.uint32))
-                if self._needs_joined:
-                    joined += [run._replace(start=run.start + before, end=run.end + before) for run in _joined(found)]
-                before += len(parts[-1])
-                new, vocabulary.new = [word.decode("utf-8", "surrogatepass") for word in vocabulary.new], []
-                known = [one.learn(new) for one in self._known]
+            vocabulary, is_kept = self._vocabulary, False
+            try:
+                # A long text is read part by part, and all its words are known until it has been read.
+                is_long = len(texts[start]) > CHUNK_CHARACTERS
+                for part in _parts(texts[start]) if is_long else [texts[start:end]]:
+                    found = locate([plain_text(text) for text in part])
+                    counts += found.counts
+                    parts.append(vocabulary.numbers(found).astype(np.uint32))
+                    runs = _joined(found) if self._needs_joined else []
+                    joined += [run._replace(start=run.start + before, end=run.end + before) for run in runs]
+                    before += len(parts[-1])
+                    new, vocabulary.new = [word.decode("utf-8", "surrogatepass") for word in vocabulary.new], []
+                    known = [one.learn(new) for one in self._known]
+                is_kept = vocabulary.size <= MAX_CACHED_WORDS and vocabulary.size_bytes <= MAX_CACHED_BYTES
+            finally:
+                # Also when it was interrupted: some may know words that others do not.
+                if not is_kept:
+                    self._vocabulary = Vocabulary()
+                    for one in self._known:
+                        one.forget()
             bits = vocabulary.size.bit_length()
-            if vocabulary.size > MAX_CACHED_WORDS or vocabulary.size_bytes > MAX_CACHED_BYTES:
-                self._vocabulary = Vocabulary()
-                for one in self._known:
-                    one.forget()
         words = parts[0] if len(parts) == 1 else np.concatenate(parts)
         rows = np.repeat(np.arange(end - start, dtype=np.uint32), counts)
         return Chunk(start, end, rows, words, bits, _word_counts(rows, words, bits), joined, known)
