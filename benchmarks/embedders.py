@@ -43,9 +43,9 @@ from machine import describe
 from scipy import sparse
 
 import siftlm
+from siftlm.embedding.hashing import WORD_OR_SIGN
 from siftlm.embedding.lexical import fit
 from siftlm.embedding.static import shipped_table
-from siftlm.embedding.words import WORD_OR_SIGN
 
 RESULT = Path(__file__).parent / "results" / "embedders.json"
 RESAMPLES, NEAREST = 2000, 10

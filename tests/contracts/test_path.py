@@ -13,10 +13,9 @@ import siftlm
 from siftlm.types import json_number
 
 ROOT = Path(siftlm.__file__).parent
-# 184, or one more by what ran before; docs/decisions/0050-the-rebuilt-house.md says what was aimed at. Only ever lower:
-# it rose once, by the steps in which the words of many texts are read at once (embedding/words.py).
-MAX_FUNCTIONS = 185
-MAX_FILES = 36
+# 168, or one more by what ran before; docs/decisions/0050-the-rebuilt-house.md says what was aimed at. Only ever lower.
+MAX_FUNCTIONS = 169
+MAX_FILES = 34
 
 
 def entered(call: Any) -> set[tuple[str, str]]:

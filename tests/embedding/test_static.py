@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedding import plain
+from embedding.texts import any_texts, assert_same_bits, passage
 from siftlm import sample
-from siftlm.embedding import HashingEmbedder, embedder, static, words
-from siftlm.embedding.static import TABLE_FILE, TABLE_WIDTH, StaticEmbedder, WordPiece, shipped_table
+from siftlm.embedding import HashingEmbedder, batches, embedder, static, words
+from siftlm.embedding.batches import PieceSearch, StaticBatches
+from siftlm.embedding.static import TABLE_FILE, TABLE_WIDTH, StaticEmbedder, WordPiece, shipped_table, static_vector
 from siftlm.errors import Damaged, InvalidInput, UnknownName
 from siftlm.memory import Memory
 
@@ -77,8 +78,8 @@ def test_the_longest_piece_wins_and_a_word_is_known_as_a_whole_or_not_at_all():
 @given(st.lists(st.text("abeginrstzéA09_.", min_size=1, max_size=18), max_size=30), st.sampled_from([0, 100]))
 def test_pieces_of_many_words_are_those_of_each(some, many):
     tokenizer = shipped_table().tokenizer
-    with patch.object(static, "MANY_WORDS", many):
-        numbers, lengths = tokenizer.numbers_of_words(some)
+    with patch.object(batches, "MANY_WORDS", many):
+        numbers, lengths = PieceSearch(tokenizer).numbers_of_words(some)
     assert numbers.tolist() == [number for word in some for number in tokenizer.numbers(word)]
     assert lengths.tolist() == [len(tokenizer.numbers(word)) for word in some]
 
@@ -86,36 +87,50 @@ def test_pieces_of_many_words_are_those_of_each(some, many):
 # --- the vectors
 
 
-def assert_same_bits(found, expected):
-    assert found.dtype == expected.dtype == np.float32
-    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
-
-
-@given(st.lists(plain.any_texts, max_size=6), st.sampled_from([0, 0.4, 1]))
-def test_a_batch_is_the_obvious_reference_bit_for_bit(batch, share):
-    found = StaticEmbedder(words=share, words_width=32).embed(batch)
+@given(st.lists(any_texts, max_size=6), st.sampled_from([0, 0.4, 1]))
+def test_a_batch_is_its_texts_one_by_one_bit_for_bit(batch, share):
+    found = StaticBatches(share, 32).embed(batch)
     assert len(found) == len(batch)
     for row, text in zip(found, batch, strict=True):
-        assert_same_bits(row, plain.static(text, share, 32))
+        assert_same_bits(row, static_vector(text, share, 32))
 
 
-def test_passages_are_the_obvious_reference_bit_for_bit():
+@given(st.lists(any_texts, max_size=6), st.sampled_from([0, 0.4]), st.sampled_from([0, 3, 256]))
+def test_an_embedder_has_the_same_bits_either_way(batch, share, characters):
+    with patch.multiple(static, FEW_CHARACTERS=characters, FEW_CHARACTERS_OF_PIECES=characters):
+        found = StaticEmbedder(words=share, words_width=32).embed(batch)
+    assert len(found) == len(batch)
+    for row, text in zip(found, batch, strict=True):
+        assert_same_bits(row, static_vector(text, share, 32))
+
+
+@pytest.mark.parametrize(("share", "length"), [(0.4, 64), (0, 256)])
+def test_few_short_texts_are_read_one_by_one(share, length):
+    made = StaticEmbedder(words=share, words_width=32)
+    with patch.object(StaticBatches, "embed", autospec=True, side_effect=StaticBatches.embed) as embed:
+        made.embed(["a" * length] * 4)
+        assert not embed.called
+        made.embed(["a" * length] * 3 + ["a" * (length + 1)])
+    assert embed.called
+
+
+def test_passages_are_the_same_bit_for_bit():
     batch = [*ODD, *(document.text for number, document in enumerate(sample.documents()) if number % 10 == 0)]
-    for row, text in zip(StaticEmbedder(words=0).embed(batch), batch, strict=True):
-        assert_same_bits(row, plain.static(text, 0))
+    for row, text in zip(StaticBatches(0, 32).embed(batch), batch, strict=True):
+        assert_same_bits(row, static_vector(text, 0, 32))
 
 
 def test_a_text_of_all_pieces_is_added_up_in_exact_parts():
     text = " ".join(pieces()) + " tide" * 5000
-    assert_same_bits(StaticEmbedder(words=0).embed(["tide", text])[1], plain.static(text, 0))
+    assert_same_bits(StaticBatches(0, 32).embed(["tide", text])[1], static_vector(text, 0, 32))
 
 
 @pytest.mark.slow
 def test_every_character_has_the_pieces_that_it_has_within_a_text():
     batch = [f"a{chr(code)}b {chr(code)}" for code in range(0x110000)]
     tokenizer = shipped_table().tokenizer
-    for chunk in words.WordReader(static.KnownPieces()).read(batch):
-        counted = static._piece_counts(chunk, chunk.known[0])
+    for chunk in words.WordReader(batches.KnownPieces()).read(batch):
+        counted = batches._piece_counts(chunk, chunk.known[0])
         found = sorted(zip(counted.rows.tolist(), counted.pieces.tolist(), counted.counts.tolist(), strict=True))
         numbers = (Counter(tokenizer.numbers(text)) for text in batch[chunk.start : chunk.end])
         assert found == sorted((row, piece, count) for row, own in enumerate(numbers) for piece, count in own.items())
@@ -123,15 +138,15 @@ def test_every_character_has_the_pieces_that_it_has_within_a_text():
 
 @given(st.randoms(use_true_random=False), st.integers(1, 400), st.integers(1, 60))
 def test_chunks_and_forgetting_and_order_change_nothing(random, characters, known):
-    batch = [plain.passage(random) for _ in range(8)]
+    batch = [passage(random) for _ in range(8)]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(words, "CHUNK_CHARACTERS", characters)
         patched.setattr(words, "MAX_CACHED_WORDS", known)
-        made = StaticEmbedder(words_width=32)
+        made = StaticBatches(0.4, 32)
         first = made.embed(batch)
         assert_same_bits(made.embed(batch[::-1]), first[::-1])
     for row, text in zip(first, batch, strict=True):
-        assert_same_bits(row, plain.static(text, 0.4, 32))
+        assert_same_bits(row, static_vector(text, 0.4, 32))
 
 
 def test_all_words_is_hashing():
@@ -140,7 +155,7 @@ def test_all_words_is_hashing():
     np.testing.assert_allclose(found, np.concatenate([np.zeros(TABLE_WIDTH), hashed]), atol=1e-6)
 
 
-@given(plain.any_texts, st.sampled_from([0, 0.4, 1]))
+@given(any_texts, st.sampled_from([0, 0.4, 1]))
 def test_whatever_is_not_space_has_unit_length(text, share):
     length = np.linalg.norm(StaticEmbedder(words=share, words_width=32).embed([text])[0])
     assert length == pytest.approx(1.0 if text.strip() else 0.0, abs=1e-5)
@@ -218,22 +233,24 @@ def test_settings_that_change_vectors_change_the_fingerprint():
 
 def test_an_embedder_can_be_pickled_without_its_table():
     made = StaticEmbedder(words_width=64)
-    made.embed(["a word or two"])
+    made.embed(["a word or two"] * 9)
     packed = pickle.dumps(made)
     assert len(packed) < 2000
     again = pickle.loads(packed)
-    np.testing.assert_array_equal(again.embed(["other words"]), made.embed(["other words"]))
+    np.testing.assert_array_equal(again.embed(["other words"] * 9), made.embed(["other words"] * 9))
     assert again.fingerprint == made.fingerprint
 
 
 @pytest.mark.slow
-def test_threads_share_an_embedder_and_get_what_one_thread_gets():
-    batches = [[f"word{n * 7 % 1000} and tide{n * thread % 97} of {n}" for n in range(200)] for thread in range(8)]
-    expected = [StaticEmbedder(words_width=32).embed(own) for own in batches]
-    shared = StaticEmbedder(words_width=32)
+@pytest.mark.parametrize(
+    "shared", [StaticEmbedder(words_width=32), StaticBatches(0.4, 32)], ids=["one by one", "at once"]
+)
+def test_threads_share_an_embedder_and_get_what_one_thread_gets(shared):
+    texts = [[f"word{n * 7 % 1000} and tide{n * thread % 97} of {n}" for n in range(200)] for thread in range(8)]
+    expected = [StaticEmbedder(words_width=32).embed(own) for own in texts]
     # Few words are kept, so they are forgotten and learned all the time.
     with patch.object(words, "MAX_CACHED_WORDS", 50), ThreadPoolExecutor(8) as pool:
-        jobs = [pool.submit(lambda own=own: [shared.embed([text])[0] for text in own]) for own in batches]
+        jobs = [pool.submit(lambda own=own: [shared.embed([text])[0] for text in own]) for own in texts]
         for job, vectors in zip(jobs, expected, strict=True):
             np.testing.assert_array_equal(np.array(job.result()), vectors)
 

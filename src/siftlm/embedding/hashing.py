@@ -1,20 +1,43 @@
-"""The hashing embedder, which needs numpy alone: the hashes of words, of pairs of words and of parts of words."""
+"""The hashing embedder, which needs numpy alone: the hashes of words, of pairs of words and of parts of words.
+
+`hashed_words` is the definition, one text and one word at a time. `siftlm.embedding.batches` reads many texts at once,
+to the same bits.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import Any, NamedTuple
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import cache, cached_property, lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.embedding.counting import Growing, damped, distinct, ranges
 from siftlm.embedding.protocol import fingerprint
-from siftlm.embedding.words import WORD_OR_SIGN, Chunk, Hashes, WordReader, plain_text, word_spans
 from siftlm.types import FloatArray, IntArray, Vectors
 from siftlm.validation import list_of_texts, whole_number
+
+if TYPE_CHECKING:
+    from siftlm.embedding.batches import HashingBatches
+
+WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
+
+
+def word_spans(texts: list[str]) -> list[IntArray]:
+    """For each text, (t, 2): where its words and other characters start and end.
+
+    >>> word_spans(["Oh no!"])[0].tolist()
+    [[0, 2], [3, 5], [5, 6]]
+    """
+    spans = ([match.span() for match in WORD_OR_SIGN.finditer(text)] for text in texts)
+    return [np.array(own, dtype=np.int64).reshape(-1, 2) for own in spans]
+
 
 # Rises whenever the same text would get another vector.
 HASHING_VERSION = 1
@@ -24,13 +47,17 @@ HASHING_VERSION = 1
 WORD_WEIGHT, NGRAMS_WEIGHT, PAIR_WEIGHT = 64, 80, 16
 NGRAM_LENGTHS = (4, 5)
 MIN_NGRAM_WORD_LENGTH = 4
-# Those of words beyond this length weigh less than a half, which is rounded to nothing.
+# The n-grams of longer words weigh less than a half, which is rounded to nothing.
 MAX_NGRAM_WORD_LENGTH = 2 * NGRAMS_WEIGHT**2 + 1
+PAIR_FACTOR, NGRAM_FACTOR = 0x9E3779B97F4A7C15, 31
 
-# Features of a word lie in blocks of so many, the last one filled up with features of no weight.
-BLOCK_FEATURES = 4
-# Words or pairs of words whose features are added together.
-WORDS_TOGETHER = 1 << 16
+# Few and short texts are read one by one: the steps that many texts share would take longer.
+FEW_TEXTS, FEW_CHARACTERS = 4, 256
+# Words whose features are known between texts, and the length of such words.
+MAX_CACHED_WORDS, MAX_CACHED_LENGTH = 1 << 13, 64
+
+Hashes = npt.NDArray[np.uint64]
+MASK, TOP_BIT = (1 << 64) - 1, 1 << 63
 
 
 class HashingEmbedder:
@@ -46,7 +73,6 @@ class HashingEmbedder:
 
     def __init__(self, *, width: int = 512) -> None:
         self.width = whole_number("width", width)
-        self._reader = WordReader(HashedFeatures(self.width))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -60,138 +86,140 @@ class HashingEmbedder:
         """(n, width) of unit length; zero for a text of nothing but space. Questions are treated as passages are."""
         del as_query
         texts = list_of_texts("texts", texts)
+        if not are_few(texts, FEW_CHARACTERS):
+            return self._batches.embed(texts)
         vectors: Vectors = np.empty((len(texts), self.width), dtype=np.float32)
-        for chunk in self._reader.read(texts):
-            [features] = chunk.known
-            vectors[chunk.start : chunk.end] = unit_sums(chunk, features, texts)
+        for row, text in enumerate(texts):
+            vectors[row] = hashed_words(text, self.width)
         return vectors
 
     def tokens(self, texts: Sequence[str]) -> list[IntArray]:
         """Words and single punctuation characters."""
         return word_spans(list_of_texts("texts", texts))
 
+    @cached_property
+    def _batches(self) -> HashingBatches:
+        from siftlm.embedding.batches import HashingBatches
 
-class Features(NamedTuple):
-    """Of all known words: their hashes, and where their blocks of features begin and how many there are."""
-
-    width: int
-    hashes: Hashes
-    starts: IntArray
-    blocks: IntArray
-    buckets: npt.NDArray[np.int64]
-    """(blocks, BLOCK_FEATURES) the bucket of each feature, and its weight below."""
-    weights: npt.NDArray[np.float32]
+        return HashingBatches(self.width)
 
 
-class HashedFeatures:
-    """The features of the words of a vocabulary, which a `WordReader` keeps."""
-
-    needs_joined = False
-
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self.forget()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (HashedFeatures, (self.width,))
-
-    def forget(self) -> None:
-        """Start again without words."""
-        self._words = (Growing(np.uint64), Growing(np.int64), Growing(np.int64))
-        self._blocks = (Growing(np.int64, BLOCK_FEATURES), Growing(np.float32, BLOCK_FEATURES))
-        self._features = Features(self.width, *(column.array for column in (*self._words, *self._blocks)))
-
-    def learn(self, words: list[str]) -> Features:
-        """The features of all words, after those of new ones were added."""
-        if words:
-            hashes = np.frombuffer(b"".join(map(_digest, words)), "<u8").astype(np.uint64)
-            owners, ngrams = _ngram_hashes(words)
-            counts = np.bincount(owners, minlength=len(words))
-            share = np.rint(NGRAMS_WEIGHT / np.sqrt(np.maximum(counts, 1)))
-            buckets, signs = _buckets_and_signs(np.concatenate([hashes, ngrams]), self.width)
-            weights = signs * np.concatenate([np.full(len(words), WORD_WEIGHT), share[owners]])
-            # Each word's features lie together: the word itself, then its n-grams.
-            order = np.argsort(np.concatenate([np.arange(len(words)), owners]), kind="stable")
-            blocks = -(-(counts + 1) // BLOCK_FEATURES)
-            firsts = np.cumsum(blocks) - blocks
-            places = ranges(firsts * BLOCK_FEATURES, counts + 1)
-            filled = (np.zeros(blocks.sum() * BLOCK_FEATURES, np.int64), np.zeros(blocks.sum() * BLOCK_FEATURES))
-            filled[0][places], filled[1][places] = buckets[order], weights[order]
-            firsts += len(self._blocks[0].array)
-            for column, rows in zip(self._words, (hashes, firsts, blocks), strict=True):
-                column.append(rows)
-            for column, rows in zip(self._blocks, filled, strict=True):
-                column.append(rows.reshape(-1, BLOCK_FEATURES))
-            self._features = Features(self.width, *(column.array for column in (*self._words, *self._blocks)))
-        return self._features
+def are_few(texts: list[str], characters: int) -> bool:
+    """Whether texts of together at most so many characters are few enough to be read one by one."""
+    return len(texts) <= FEW_TEXTS and sum(map(len, texts)) <= characters
 
 
-def unit_sums(chunk: Chunk, features: Features, texts: Sequence[str]) -> FloatArray:
-    """(n, width) the vectors of the texts of a chunk."""
-    # 1. The sums of the weights of all features; they are whole numbers, which have no order.
-    n = chunk.end - chunk.start
-    size, added = n * features.width, chain(_word_features(chunk, features), _pair_features(chunk, features))
-    some = next(added, NO_FEATURES)
-    flat = np.bincount(some.places, some.weights, size)
-    for some in added:
-        flat += np.bincount(some.places, some.weights, size)
-    sums: FloatArray = flat.reshape(n, -1).astype(np.float64, copy=False)
-    # 2. Opposite signs may cancel; a text with any words must still have a direction.
-    lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
-    for row in np.flatnonzero(lengths == 0).tolist():
-        lengths[row] = 1.0
-        if words := WORD_OR_SIGN.findall(plain_text(texts[chunk.start + row])):
-            sums[row, word_hash("".join(words)) % features.width] = 1.0
-    # 3. Unit length.
-    unit: FloatArray = np.divide(sums, lengths[:, None], out=sums)
-    return unit
+# --- the definition
 
 
-class _Weighted(NamedTuple):
-    """Features: their places among all buckets of all texts, and their weights."""
-
-    places: IntArray
-    weights: npt.NDArray[np.float32]
-
-
-NO_FEATURES = _Weighted(np.zeros(0, np.int64), np.zeros(0, np.float32))
-
-
-def _word_features(chunk: Chunk, features: Features) -> Iterator[_Weighted]:
-    for start in range(0, len(chunk.counted.words), WORDS_TOGETHER):
-        rows, words, counts = (column[start : start + WORDS_TOGETHER] for column in chunk.counted)
-        lengths = features.blocks.take(words)
-        blocks, owners = ranges(features.starts.take(words), lengths), np.repeat(np.arange(len(words)), lengths)
-        places = features.buckets.take(blocks, axis=0)
-        places += (rows * features.width).take(owners)[:, None]
-        # Products of a word's weight and its damped count are exact in float32.
-        weights = features.weights.take(blocks, axis=0)
-        weights *= damped(counts).astype(np.float32).take(owners)[:, None]
-        yield _Weighted(places.ravel(), weights.ravel())
-
-
-def _pair_features(chunk: Chunk, features: Features) -> Iterator[_Weighted]:
-    """Each pair of neighbours has one feature, made of the hashes of both."""
-    rows, words, bits = chunk.rows, chunk.words, np.uint64(chunk.bits)
-    keys = rows[:-1].astype(np.uint64)
-    for neighbours in (words[:-1], words[1:]):
-        keys <<= bits
-        keys |= neighbours
-    if len(rows) and rows[-1]:
-        keys = keys[rows[:-1] == rows[1:]]
-    keys, counts = distinct(keys)
-    mask = np.uint64((1 << chunk.bits) - 1)
-    for start in range(0, len(keys), WORDS_TOGETHER):
-        some = keys[start : start + WORDS_TOGETHER]
-        first = features.hashes.take((some >> bits & mask).astype(np.int64))
-        second = features.hashes.take((some & mask).astype(np.int64))
-        buckets, signs = _buckets_and_signs(splitmix64(first * np.uint64(0x9E3779B97F4A7C15) + second), features.width)
-        owners = (some >> bits >> bits).astype(np.int64)
-        weights = signs * (PAIR_WEIGHT * damped(counts[start : start + WORDS_TOGETHER]))
-        yield _Weighted(owners * features.width + buckets, weights.astype(np.float32))
+def hashed_words(text: str, width: int) -> FloatArray:
+    """(width,) the vector of a text: the weights of its features, added up in buckets, at unit length."""
+    words = WORD_OR_SIGN.findall(plain_text(text))
+    sums: defaultdict[int, int] = defaultdict(int)
+    for word, count in Counter(words).items():
+        times = damped(count)
+        for hashed, weight in word_features(word):
+            sums[hashed % width] += times * weight
+    for (first, second), count in Counter(pairwise(words)).items():
+        hashed, weight = pair_feature(first, second)
+        sums[hashed % width] += damped(count) * weight
+    vector = np.zeros(width)
+    vector[list(sums)] = list(sums.values())
+    # Of whole numbers, so that this sum has no order.
+    length = math.sqrt(vector @ vector)
+    if length:
+        vector /= length
+    elif words:
+        # Opposite signs may cancel; a text with any words must still have a direction.
+        vector[word_hash("".join(words)) % width] = 1.0
+    return vector
 
 
-def _ngram_hashes(words: list[str]) -> tuple[IntArray, Hashes]:
+class Feature(NamedTuple):
+    """Its hash, whose low bits choose the bucket, and its weight, whose sign comes from the top bit."""
+
+    hashed: int
+    weight: int
+
+
+def _feature(hashed: int, weight: int) -> Feature:
+    return Feature(hashed, weight if hashed < TOP_BIT else -weight)
+
+
+def pair_feature(first: str, second: str) -> Feature:
+    """The feature of two words side by side, made of the hashes of both."""
+    hashes = word_features(first)[0].hashed * PAIR_FACTOR + word_features(second)[0].hashed
+    return _feature(mixed(hashes & MASK), PAIR_WEIGHT)
+
+
+def word_features(word: str) -> tuple[Feature, ...]:
+    """The feature of a word, and after it those of its n-grams."""
+    return _known_word_features(word) if len(word) <= MAX_CACHED_LENGTH else _word_features(word)
+
+
+def _word_features(word: str) -> tuple[Feature, ...]:
+    ngrams = _ngram_hashes(word)
+    weight = round(NGRAMS_WEIGHT / math.sqrt(len(ngrams))) if ngrams else 0
+    return _feature(word_hash(word), WORD_WEIGHT), *(_feature(ngram, weight) for ngram in ngrams)
+
+
+_known_word_features = lru_cache(MAX_CACHED_WORDS)(_word_features)
+
+
+def _ngram_hashes(word: str) -> list[int]:
+    """Those of all character n-grams of a long word, its two ends marked."""
+    found: list[int] = []
+    if len(word) >= MIN_NGRAM_WORD_LENGTH:
+        letters = [ord(letter) for letter in f"<{word}>"]
+        for length in NGRAM_LENGTHS:
+            for start in range(len(letters) - length + 1):
+                hashed = length
+                for letter in letters[start : start + length]:
+                    hashed = mixed((hashed * NGRAM_FACTOR + letter) & MASK)
+                found.append(hashed)
+    return found
+
+
+def plain_text(text: str) -> str:
+    """The text in lower case and composed."""
+    text = text.lower()
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+@cache
+def damped(count: int) -> int:
+    """1 + log count, in 256ths so that weights stay whole."""
+    return round(256 * (1 + math.log(count)))
+
+
+def word_hash(word: str) -> int:
+    """64 bits of a word, the same on every machine."""
+    return int.from_bytes(word_digest(word), "little")
+
+
+def word_digest(word: str) -> bytes:
+    """The same as bytes, the lowest first."""
+    return hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def mixed(number: int) -> int:
+    """The finishing step of splitmix64: every bit of the input reaches every bit of the output."""
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & MASK
+    return number ^ (number >> 31)
+
+
+# --- the same for many words, in arrays
+
+
+def splitmix64(hashes: Hashes) -> Hashes:
+    """`mixed` of each number of an array."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))
+
+
+def ngram_hashes(words: list[str]) -> tuple[IntArray, Hashes]:
     """The owner and the hash of every character n-gram of every long word, its two ends marked."""
     long = [number for number, word in enumerate(words) if MIN_NGRAM_WORD_LENGTH <= len(word) <= MAX_NGRAM_WORD_LENGTH]
     marked = "".join(f"<{words[number]}>" for number in long)
@@ -202,30 +230,30 @@ def _ngram_hashes(words: list[str]) -> tuple[IntArray, Hashes]:
         count = max(len(letters) - length + 1, 0)
         hashed: Hashes = np.full(count, length, np.uint64)
         for shift in range(length):
-            hashed = splitmix64(hashed * np.uint64(31) + letters[shift : shift + count])
+            hashed = splitmix64(hashed * np.uint64(NGRAM_FACTOR) + letters[shift : shift + count])
         inside = owner[:count] == owner[length - 1 :]
         owners.append(owner[:count][inside])
         hashes.append(hashed[inside])
     return np.concatenate(owners), np.concatenate(hashes)
 
 
-def word_hash(word: str) -> int:
-    """64 bits of a word, the same on every machine."""
-    return int.from_bytes(_digest(word), "little")
-
-
-def _digest(word: str) -> bytes:
-    return hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-
-
-def splitmix64(hashes: Hashes) -> Hashes:
-    """The finishing step of splitmix64: every bit of the input reaches every bit of the output."""
-    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return hashes ^ (hashes >> np.uint64(31))
-
-
-def _buckets_and_signs(hashes: Hashes, width: int) -> tuple[IntArray, IntArray]:
+def buckets_and_signs(hashes: Hashes, width: int) -> tuple[IntArray, IntArray]:
     """The bucket comes from the low bits, the sign from the top one."""
     buckets = (hashes - hashes // np.uint64(width) * np.uint64(width)).astype(np.int64)
     return buckets, 1 - 2 * (hashes >> np.uint64(63)).astype(np.int64)
+
+
+@cache
+def _damped_small() -> IntArray:
+    return _damped(np.arange(1, 1 << 12))
+
+
+def _damped(counts: IntArray) -> IntArray:
+    damped: IntArray = np.rint(256 * (1 + np.log(counts))).astype(np.int64)
+    return damped
+
+
+def damped_counts(counts: IntArray) -> IntArray:
+    """`damped` of each of an array of counts, from 1 on."""
+    table = _damped_small()
+    return table.take(counts - 1) if len(counts) == 0 or counts.max() <= len(table) else _damped(counts)

@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.embedding.hashing import word_hash
+from siftlm.embedding.hashing import WORD_OR_SIGN, word_hash, word_spans
 from siftlm.embedding.protocol import fingerprint
-from siftlm.embedding.words import WORD_OR_SIGN, word_spans
 from siftlm.errors import Damaged, InvalidInput, setting
 from siftlm.extras import load
 from siftlm.progress import Meter, Report, reporter

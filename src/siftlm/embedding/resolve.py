@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.embedding.hashing import HashingEmbedder
+from siftlm.embedding.hashing import HashingEmbedder, word_spans
 from siftlm.embedding.lexical import LEXICAL, SETTINGS_FILE, LexicalEmbedder, UnfittedLexicalEmbedder
 from siftlm.embedding.models import GradientSettings, ModelEmbedder, ModelSettings, StatesSettings, open_network
 from siftlm.embedding.protocol import Embedder, EmbedderSource, EmbedTexts, fingerprint
 from siftlm.embedding.static import StaticEmbedder
-from siftlm.embedding.words import word_spans
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
 from siftlm.extras import TINY_MODEL, bundled_model
 from siftlm.types import IntArray, Vectors

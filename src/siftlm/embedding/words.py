@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import threading
-import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -17,28 +16,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from siftlm.embedding.counting import Growing, distinct
+from siftlm.embedding.hashing import WORD_OR_SIGN, Hashes, plain_text
+from siftlm.embedding.static import is_wordpiece_sign, is_wordpiece_space
 from siftlm.types import IntArray
-
-WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
-
-
-def word_spans(texts: list[str]) -> list[IntArray]:
-    """For each text, (t, 2): where its words and other characters start and end.
-
-    >>> word_spans(["Oh no!"])[0].tolist()
-    [[0, 2], [3, 5], [5, 6]]
-    """
-    spans = ([match.span() for match in WORD_OR_SIGN.finditer(text)] for text in texts)
-    return [np.array(own, dtype=np.int64).reshape(-1, 2) for own in spans]
-
 
 # Characters and texts that are read together, and words and their bytes that are known between such chunks.
 CHUNK_CHARACTERS, CHUNK_TEXTS = 1 << 18, 1 << 10
 MAX_CACHED_WORDS, MAX_CACHED_BYTES = 1 << 17, 1 << 21
 
 Bytes = npt.NDArray[np.uint8]
-Hashes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.uint32]
 
 
@@ -53,17 +39,6 @@ END = b"\xff"
 # Words, in bytes, that the hash table holds; the characters of longer ones are looked at by Python.
 MAX_HASHED_BYTES = 16
 LOW_BYTES: Hashes = np.array([(1 << 8 * kept) - 1 for kept in range(9)], np.uint64)
-
-
-def is_wordpiece_space(character: str) -> bool:
-    """Whether BERT's tokenizer separates words there."""
-    return character in "\t\n\r" or unicodedata.category(character) in {"Zs", "Zl", "Zp"}
-
-
-def is_wordpiece_sign(character: str) -> bool:
-    """Whether BERT's tokenizer makes a word of the character alone, ideographs aside."""
-    category = unicodedata.category(character)
-    return category.startswith("P") or (character.isascii() and not character.isalnum() and category != "Cc")
 
 
 def _kind(code: int) -> int:
@@ -353,12 +328,6 @@ def _parts(text: str) -> Iterator[list[str]]:
     yield [text[start:]]
 
 
-def plain_text(text: str) -> str:
-    """The text in lower case and composed."""
-    text = text.lower()
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
 def _word_counts(rows: Numbers, words: Numbers, bits: int) -> WordCounts:
     # Half as many bits are sorted in half the time.
     is_narrow = len(rows) == 0 or (int(rows[-1]) + 1) << bits <= 1 << 32
@@ -391,3 +360,68 @@ def _joined(found: Located) -> list[JoinedRun]:
         JoinedRun(text, first, last, found.data[start:end].decode("utf-8", "surrogatepass"))
         for text, first, last, start, end in zip(*columns, strict=True)
     ]
+
+
+# --- counts and ranges of whole numbers in arrays, and arrays that grow
+
+
+class Distinct(NamedTuple):
+    """Ascending keys, and how often each occurs."""
+
+    keys: npt.NDArray[Any]
+    counts: IntArray
+
+
+def distinct(keys: npt.NDArray[Any]) -> Distinct:
+    """The different keys; sorts the array itself."""
+    keys.sort()
+    starts = run_starts(keys)
+    counts = np.empty(len(starts), np.int64)
+    np.subtract(starts[1:], starts[:-1], out=counts[:-1])
+    counts[-1:] = len(keys) - starts[-1:]
+    return Distinct(keys[starts], counts)
+
+
+def run_starts(keys: npt.NDArray[Any]) -> IntArray:
+    """Where a key is another one than the key before.
+
+    >>> run_starts(np.array([3, 3, 5, 7, 7])).tolist()
+    [0, 2, 3]
+    """
+    is_first = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=is_first[1:])
+    return is_first.nonzero()[0]
+
+
+def ranges(starts: IntArray, lengths: IntArray) -> IntArray:
+    """Whole numbers counted up from each start.
+
+    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    ends = lengths.cumsum()
+    counted: IntArray = (starts - ends + lengths).repeat(lengths)
+    counted += np.arange(len(counted))
+    return counted
+
+
+class Growing:
+    """An array that is appended to. What others took of it stays as it was."""
+
+    def __init__(self, dtype: npt.DTypeLike, *shape: int) -> None:
+        self._filled, self._space = 0, np.zeros((0, *shape), dtype)
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        return self._space[: self._filled]
+
+    def append(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The array with more rows."""
+        filled = self._filled + len(rows)
+        if filled > len(self._space):
+            space = np.zeros((filled + filled // 2, *self._space.shape[1:]), self._space.dtype)
+            space[: self._filled] = self.array
+            self._space = space
+        self._space[self._filled : filled] = rows
+        self._filled = filled
+        return self.array
