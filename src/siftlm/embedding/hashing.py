@@ -53,7 +53,7 @@ PAIR_FACTOR, NGRAM_FACTOR = 0x9E3779B97F4A7C15, 31
 
 # Few and short texts are read one by one: the steps that many texts share would take longer.
 FEW_TEXTS, FEW_CHARACTERS = 4, 256
-# Words whose features are known between texts, and the length of such words.
+# Words, and pairs of words, whose features are known between texts, and the length of such words.
 MAX_CACHED_WORDS, MAX_CACHED_LENGTH = 1 << 13, 64
 
 Hashes = npt.NDArray[np.uint64]
@@ -146,6 +146,7 @@ def _feature(hashed: int, weight: int) -> Feature:
     return Feature(hashed, weight if hashed < TOP_BIT else -weight)
 
 
+@lru_cache(MAX_CACHED_WORDS)
 def pair_feature(first: str, second: str) -> Feature:
     """The feature of two words side by side, made of the hashes of both."""
     hashes = word_features(first)[0].hashed * PAIR_FACTOR + word_features(second)[0].hashed
