@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from embedding.texts import any_texts, assert_same_bits, passage
 from siftlm import sample
 from siftlm.embedding import HashingEmbedder, batches, embedder, static, words
-from siftlm.embedding.batches import PieceSearch, StaticBatches
+from siftlm.embedding.batches import StaticBatches
 from siftlm.embedding.static import TABLE_FILE, TABLE_WIDTH, StaticEmbedder, WordPiece, shipped_table, static_vector
 from siftlm.errors import Damaged, InvalidInput, UnknownName
 from siftlm.memory import Memory
@@ -79,7 +79,7 @@ def test_the_longest_piece_wins_and_a_word_is_known_as_a_whole_or_not_at_all():
 def test_pieces_of_many_words_are_those_of_each(some, many):
     tokenizer = shipped_table().tokenizer
     with patch.object(batches, "MANY_WORDS", many):
-        numbers, lengths = PieceSearch(tokenizer).numbers_of_words(some)
+        numbers, lengths = batches._shipped_search().numbers_of_words(some)
     assert numbers.tolist() == [number for word in some for number in tokenizer.numbers(word)]
     assert lengths.tolist() == [len(tokenizer.numbers(word)) for word in some]
 
