@@ -50,7 +50,7 @@ TABLE_WIDTH = 256
 STATIC_VERSION = 1
 
 # Shorter texts are read one by one where no words are hashed: adding pieces up is soon done.
-FEW_CHARACTERS_OF_PIECES = 1024
+FEW_CHARACTERS_OF_PIECES = 1500
 
 # WordPiece: longer words are unknown, and a piece that continues a word is marked.
 MAX_WORD_LENGTH = 100
