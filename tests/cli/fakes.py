@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 
+import siftlm.local  # noqa: F401 - before any test puts its own Controller in the place of ours, which it would keep
 from siftlm.controller import Controller, Generated, Tuning
 from siftlm.errors import InvalidInput
 from siftlm.types import Likelihood, Step, Trace
