@@ -92,7 +92,9 @@ def said_alone(memory, prompt, mode, most=8, **how):
     own = controller()
     if mode.memory is None:
         return own.generate(prompt, max_new_tokens=most, **how).text
-    return LocalModel(own, memory, **mode.settings).generate(prompt, max_new_tokens=most, **how).text
+    # A mode that does not say otherwise tunes the weights, where `generate` would look whether that helps.
+    settings = {"use": "weights", **mode.settings}
+    return LocalModel(own, memory, **settings).generate(prompt, max_new_tokens=most, **how).text
 
 
 def test_events_come_in_their_order(engine):

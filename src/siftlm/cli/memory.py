@@ -16,7 +16,6 @@ from rich.text import Text
 
 from siftlm.cli import arguments as flags
 from siftlm.cli.arguments import Flag, choice, repeated, switch
-from siftlm.cli.files import count_empty_files
 from siftlm.cli.terminal import (
     Terminal,
     amount,
@@ -266,14 +265,19 @@ def _print_index(arguments: argparse.Namespace, info: Info, before: int | None) 
             parts += [indented(terminal.prose(complaint)) for complaint in one.complaints[:COMPLAINTS]]
             if one.bad > COMPLAINTS:
                 parts.append(indented(terminal.prose(f"… and {one.bad - COMPLAINTS:,} more")))
+    from siftlm.cli.files import count_empty_files  # which needs numpy
+
     if not arguments.quiet and (empty := count_empty_files(arguments.corpus, arguments.glob, arguments.format)):
         parts.append(f"{counted(empty, 'empty file')} passed over")
     if not info.passages:
         parts.append(f"{arguments.into}: holds no text: no record of the input was usable")
     elif not arguments.quiet:
         prompt = "--query prompt.npy" if info.embedder == "precomputed" else '"your question"'
-        example = f"siftlm search {shlex.quote(arguments.into)} {prompt}"
-        parts += ["", "Next:", indented(terminal.prose(example, "cyan"))]
+        parts += [
+            "",
+            "Next:",
+            indented(terminal.prose(f"siftlm search {shlex.quote(arguments.into)} {prompt}", "cyan")),
+        ]
     if parts:
         terminal.show(*parts, stream=stream)
 
