@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from siftlm.calibration.evidence import GUARDED, Calibration, evidence_record
+from siftlm.calibration.evidence import GUARDED, MIN_GUARDED_TEXTS, Calibration, evidence_record
 from siftlm.calibration.held_out import MIN_TEXTS, draw_from_memory, texts_of_caller
 from siftlm.calibration.race import Race, Trials, race
 from siftlm.controller import Controller
@@ -143,10 +143,10 @@ def _race_rates(
 
 
 def _guarded_texts(trials: Trials, last: Race, until: float) -> list[Text]:
-    """Measure the winner with its guard as well, and return the texts on which that was done."""
+    """Measure the winner with its guard as well, and return the texts on which that was done; none if they are few."""
     done: list[Text] = []
-    for text in last.texts[:ENOUGH_TEXTS]:
-        if len(done) >= MIN_TEXTS and trials.seconds >= until:
+    for text in last.texts[:ENOUGH_TEXTS] if len(last.texts) >= MIN_GUARDED_TEXTS else ():
+        if len(done) >= MIN_GUARDED_TEXTS and trials.seconds >= until:
             break
         trials.measured(f"{last.winner}{GUARDED}", text)
         done.append(text)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.calibration.held_out import MIN_TEXTS
 from siftlm.calibration.race import WINNER_PROBABILITY, Race, Trials
 from siftlm.evaluation.corpus import Text
 from siftlm.evaluation.fingerprints import memory_fingerprint
@@ -36,6 +35,8 @@ TUNING_WORDS = {HELPS: "tuning helps", HARMS: "tuning harms", UNCLEAR: "too litt
 GUARDED = "+use=auto"
 # The guard's line is fitted with these as prior: intercept and slope, each worth so many texts, at a gain of so much.
 PRIOR_LINE, PRIOR_TEXTS, PRIOR_GAIN = (-1.0, 1.0), (1.0, 4.0), 15.0
+# With fewer texts the line is left as it is on other memories.
+MIN_GUARDED_TEXTS = 8
 # A text must be expected to gain this much, in % of base, to be learned.
 GUARD_CAUTION = 2.0
 MIN_SLOPE = 0.05
@@ -166,7 +167,7 @@ def evidence_record(
 
 def guard_evidence(trials: Trials, label: str, texts: Sequence[Text]) -> dict[str, Any] | None:
     """What the gain of held-out passages says about that of the texts, and what the guard did with it; None where the
-    memory has nothing to hold out."""
+    memory has nothing to hold out, or with too few texts."""
     expected, plain, guarded = [], [], []
     for text in texts:
         one = trials.used(f"{label}{GUARDED}", text)
@@ -175,7 +176,7 @@ def guard_evidence(trials: Trials, label: str, texts: Sequence[Text]) -> dict[st
             expected.append((100 - estimate - UNCALIBRATED[0]) / UNCALIBRATED[1])
             plain.append(100 - trials.used(label, text).percent)
             guarded.append(100 - one.percent)
-    if len(expected) < MIN_TEXTS:
+    if len(expected) < MIN_GUARDED_TEXTS:
         return None
     intercept, slope = fit_line(np.array(expected), np.array(plain))
     return {

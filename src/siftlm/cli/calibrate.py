@@ -66,7 +66,7 @@ def add(commands: Any) -> None:
         "split (default): half of a text is the prompt, the other half is scored; transductive: the scored text is its "
         "own prompt"
     )
-    minutes = "time limit in minutes (default: 2); all: until all texts are done"
+    minutes = "time limit in minutes (default: 2), but four texts in any case; all: until all texts are done"
     texts = 'representative texts, a JSON string or {"text": …} per line (default: a sample of the memory)'
     flags.declare(
         parser,

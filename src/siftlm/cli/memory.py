@@ -196,8 +196,7 @@ def _check_index(arguments: argparse.Namespace) -> None:
         raise Conflict("no corpus: pass files, folders or hf:NAME")
     if not arguments.append and arguments.corpus:
         return
-    fixed = [name for name in (*MEMORY_NAMES, "no_full_text", "embedder_option") if getattr(arguments, name)]
-    if fixed:
+    if fixed := [name for name in (*MEMORY_NAMES, "no_full_text", "embedder_option") if getattr(arguments, name)]:
         flag = "--" + fixed[0].replace("_", "-")
         raise Conflict(f"{flag} cannot be changed after a memory is built: leave it out, or build a new memory")
 
@@ -273,11 +272,8 @@ def _print_index(arguments: argparse.Namespace, info: Info, before: int | None) 
         parts.append(f"{arguments.into}: holds no text: no record of the input was usable")
     elif not arguments.quiet:
         prompt = "--query prompt.npy" if info.embedder == "precomputed" else '"your question"'
-        parts += [
-            "",
-            "Next:",
-            indented(terminal.prose(f"siftlm search {shlex.quote(arguments.into)} {prompt}", "cyan")),
-        ]
+        example = f"siftlm search {shlex.quote(arguments.into)} {prompt}"
+        parts += ["", "Next:", indented(terminal.prose(example, "cyan"))]
     if parts:
         terminal.show(*parts, stream=stream)
 
