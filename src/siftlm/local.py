@@ -50,10 +50,10 @@ class LocalModel:
         calibrated: begin with what calibration chose for this memory and this model.
         search, tuning: a `siftlm.Search` and a `siftlm.Tuning`, whose fields that differ from their defaults count as
             if they were given by name.
-        **settings: what to use unless a call says otherwise: ``n``, ``method``, ``use``, ``decide``, ``features``;
-            the fields of `siftlm.Search` and of `siftlm.Tuning`, and the method's own options. They win over
-            ``search`` and ``tuning``. ``seed`` is that of the selection and of tuning; ``selection_seed``, like the
-            field of ``search``, that of the selection alone. The ``seed`` of `generate` is that of the drawn tokens.
+        **settings: what to use unless a call says otherwise: ``n``, ``method``, ``use``, ``decide``, ``guard``,
+            ``features``; the fields of `siftlm.Search` and of `siftlm.Tuning`, and the method's own options. They win
+            over ``search`` and ``tuning``. ``seed`` is that of the selection and of tuning; ``selection_seed``, like
+            the field of ``search``, that of the selection alone. The ``seed`` of `generate` is that of the drawn tokens.
 
     ``features="gradients"`` selects among the ``k`` nearest by what the model would learn from each, not by the
     memory's own vectors; any `siftlm.embedding.Embedder` will do as well.

@@ -86,7 +86,7 @@ def calibrate(
     own = memory if isinstance(memory, Searcher) else Memory.open(memory)
     if texts is None or note or out is None:
         _require_memory(own)
-    whole_number("count", count, least=4)
+    whole_number("count", count, least=MIN_TEXTS)
     seconds = float("inf") if minutes is None else 60 * number("minutes", minutes, above=0)
     protocol = Protocol(choice("mode", mode, ("split", "transductive")), n=n, copies="exclude")
     whole_number("seed", seed, least=0)

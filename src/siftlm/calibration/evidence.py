@@ -29,8 +29,6 @@ KEPT_GAIN = 0.95
 # Does tuning help? By the same test as in a race.
 HELPS, HARMS, UNCLEAR = "helps", "harms", "unclear"
 TUNING_WORDS = {HELPS: "tuning helps", HARMS: "tuning harms", UNCLEAR: "too little to say whether tuning helps"}
-
-
 # Behind a method's label: with the guard.
 GUARDED = "+use=auto"
 # The guard's line is fitted with these as prior: intercept and slope, each worth so many texts, at a gain of so much.
