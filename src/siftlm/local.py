@@ -53,7 +53,7 @@ class LocalModel:
         **settings: what to use unless a call says otherwise: ``n``, ``method``, ``use``, ``decide``, ``guard``,
             ``features``; the fields of `siftlm.Search` and of `siftlm.Tuning`, and the method's own options. They win
             over ``search`` and ``tuning``. ``seed`` is that of the selection and of tuning; ``selection_seed``, like
-            the field of ``search``, that of the selection alone. The ``seed`` of `generate` is that of the drawn tokens.
+            the field of ``search``, that of the selection alone. The ``seed`` of `generate` is that of the tokens.
 
     ``features="gradients"`` selects among the ``k`` nearest by what the model would learn from each, not by the
     memory's own vectors; any `siftlm.embedding.Embedder` will do as well.

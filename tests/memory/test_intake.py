@@ -263,8 +263,7 @@ def test_progress_only_ever_grows_and_ends(tmp_path, corpus, monkeypatch):
 
 
 def peak(folder, documents) -> int:
-    """Bytes; not those of caches of a fixed size: SQLite's own, and words that an embedder keeps, of which all texts have
-    the same, each another pair of the first two."""
+    """Bytes, without SQLite's cache, which has a fixed size, and new words, which the embedder keeps up to a limit."""
     tracemalloc.start()
     try:
         words = [f"{word}{number}" for word in WORDS for number in range(97)]

@@ -144,9 +144,7 @@ def evidence_record(
             "steps": steps,
             "texts": len(values),
             **mean(values).to_dict(),
-            "curve": [
-                [n, round(float(v), 3)] for n, v in zip(trials.protocol.points, percents.mean(axis=0), strict=True)
-            ],
+            "curve": [[n, round(float(value), 3)] for n, value in zip(trials.protocol.points, curve, strict=True)],
             "tuning": tuning,
         },
         "races": [one.to_dict() for one in races],

@@ -54,8 +54,6 @@ class Trials:
         self._about = {"corpus": {"name": "held out"}, CALIBRATION_FIELD: dict(about)}
         self._known = _begin(folder, run_question(model, protocol, self._about), again=again)
         self._used: dict[tuple[str, str], Measured] = {}
-        self.new = 0
-        """Results that were not in the folder before."""
 
     def measured(self, label: str, text: Text) -> Measured:
         """A method's result on a text."""
@@ -73,7 +71,6 @@ class Trials:
             self._known = _results(self.folder)
             if key not in self._known:
                 raise Conflict(f"{self.folder}: another process calibrates here at this moment; wait for its end")
-            self.new += 1
         self._used[key] = self._known[key]
         self._after(self)
         return self._known[key]
@@ -86,11 +83,6 @@ class Trials:
         """(texts, points) bits per byte of a method that was measured on them, in % of base."""
         found = [self._used[text.id, label] for text in texts]
         return np.array([[100 * one.at(point) / one.base for point in self.protocol.points] for one in found])
-
-    @property
-    def count(self) -> int:
-        """Results that were used so far."""
-        return len(self._used)
 
     @property
     def steps(self) -> int:
