@@ -46,7 +46,12 @@ TEXTS = {"dev": 40, "test": 120}
 PROTOCOLS = ("split", "transductive")
 # Corpora in which five near-copies or more stand beside many passages.
 REDUNDANT = ("loghub", "bbh", "t0")
-GUARDED = "auto+use=auto"
+# The tests of the guard: their title, the end of the names of their runs, and the method.
+GUARD_TESTS = (
+    ("First test", "", "auto+use=auto"),
+    ("Second test, deduction as it is without calibration", "-from-61", "auto+use=auto"),
+    ("Second test, calibrated", "-from-61", "auto+use=auto+guard="),
+)
 # A text is worse where it needs more bits than the base model by more than this, in %.
 HARM_PERCENT = 0.5
 CHOICES = ("sift", "pursuit", "pursuit+replacement=True")
@@ -100,6 +105,7 @@ def run(
     most: int | None,
     methods: Sequence[str],
     embedder: str,
+    skip: int,
 ) -> None:
     """Start or resume the runs of a part, from the records that are packed where the work folder has none."""
     unpack(work, part)
@@ -111,10 +117,10 @@ def run(
         for text in texts:
             by_domain[text.domain].append(text)
         turns = itertools.zip_longest(*by_domain.values())
-        chosen = [text for turn in turns for text in turn if text is not None][:count]
+        chosen = [text for turn in turns for text in turn if text is not None][skip:count]
         about = {"corpus": {"name": name, "repository": CORPORA[name].repository, "part": part}}
         print(f"{part} {name} {protocol}: {len(chosen)} texts", file=sys.stderr)
-        suffix = "" if embedder == EMBEDDER else f"-{embedder}"
+        suffix = ("" if embedder == EMBEDDER else f"-{embedder}") + (f"-from-{skip + 1}" if skip else "")
         with Memory.open(memory_folder(work, name, embedder)) as memory:
             evaluate(
                 LocalModel(controller, memory),
@@ -215,22 +221,24 @@ def table(root: Path, part: str) -> str:
     return "\n".join(lines)
 
 
-def guard_table(root: Path) -> str:
-    """Markdown: ``auto`` with the guard against ``auto`` on the same texts; see docs/decisions/0054-guard.md."""
+def guard_table(root: Path, ending: str, guarded: str) -> str:
+    """Markdown: ``auto`` with the guard against ``auto`` on the same texts; see docs/decisions/0054-guard.md.
+
+    Of the runs whose names end so; ``guarded`` is the beginning of the guarded method's name.
+    """
     titles = "corpus | texts | gain | guarded | worse than base | guarded | used: weights, context, both, none"
     lines = [
         f"| {titles} | rank correlation of expected gain | of top cosine | difference |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     figures = {}
-    for folder in sorted(root.glob("test-*-split")):
-        found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-        for record in records(folder):
-            found[str(record["method"])][str(record["text"])] = record
-        if GUARDED in found:
-            both = sorted(found["auto"].keys() & found[GUARDED].keys())
+    for folder in sorted(root.glob(f"test-*-split{ending}")):
+        with_guard = _records_of(folder, guarded)
+        if with_guard:
+            plain = _records_of(folder, "auto") or _records_of(root / folder.name.removesuffix(ending), "auto")
+            both = sorted(plain.keys() & with_guard.keys())
             name = folder.name.split("-")[1]
-            figures[name] = one = _guard_figures([(found["auto"][text], found[GUARDED][text]) for text in both])
+            figures[name] = one = _guard_figures([(plain[text], with_guard[text]) for text in both])
             used = ", ".join(str(one["used"].get(use, 0)) for use in ("weights", "context", "both", "none"))
             lines.append(f"| {name} {_guard_cells({**one, 'used': used}, one['draws'])}")
     every = list(figures.values())
@@ -242,6 +250,12 @@ def guard_table(root: Path) -> str:
     kept = mean["guarded"] / mean["gain"]
     lines.append(f"\nMean gains are those of the {len(gaining)} corpora in which auto gains; {kept:.1%} are kept.")
     return "\n".join(lines)
+
+
+def _records_of(folder: Path, method: str) -> dict[str, dict[str, Any]]:
+    """Text -> its record of this method, or of the method of this name up to the value of its last setting."""
+    wanted = (one for one in records(folder) if method in (one["method"], str(one["method"]).partition("=(")[0] + "="))
+    return {str(record["text"]): record for record in wanted}
 
 
 def _guard_cells(one: dict[str, Any], draws: Any) -> str:
@@ -296,12 +310,16 @@ def main() -> None:
     parser.add_argument("--protocol", action="append", default=[], choices=PROTOCOLS)
     parser.add_argument("--method", action="append", default=[], help="left out: those of the part")
     parser.add_argument("--texts", type=int, help="at most so many of each corpus")
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first so many; a run of its own")
     parser.add_argument("--embedder", default=EMBEDDER, help="left out: hashing, which every table is about")
     arguments = parser.parse_args()
     if arguments.what == "table":
         print(table(RESULTS if arguments.work is None else arguments.work / "runs", arguments.part))
     elif arguments.what == "guard":
-        print(guard_table(RESULTS if arguments.work is None else arguments.work / "runs"))
+        root = RESULTS if arguments.work is None else arguments.work / "runs"
+        for title, ending, method in GUARD_TESTS:
+            if any(root.glob(f"test-*-split{ending}")):
+                print(f"\n{title}\n\n{guard_table(root, ending, method)}")
     elif arguments.work is None:
         parser.error("--work is missing")
     elif arguments.what == "prepare":
@@ -318,6 +336,7 @@ def main() -> None:
             arguments.texts,
             methods,
             arguments.embedder,
+            arguments.skip,
         )
     else:
         pack(arguments.work)
