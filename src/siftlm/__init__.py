@@ -26,7 +26,9 @@ if TYPE_CHECKING:  # what type checkers and editors read; the table below is wha
     from siftlm.results import Answer as Answer
     from siftlm.results import ChoiceScores as ChoiceScores
     from siftlm.results import Score as Score
+    from siftlm.selection import Diagnosis as Diagnosis
     from siftlm.selection import Gram as Gram
+    from siftlm.selection import diagnose as diagnose
     from siftlm.selection import kernels as kernels
     from siftlm.selection import methods as methods
     from siftlm.selection import select_from as select_from
@@ -48,6 +50,7 @@ _HOME = {
     "Calibration": "siftlm.calibration",
     "ChoiceScores": "siftlm.results",
     "Controller": "siftlm.controller",
+    "Diagnosis": "siftlm.selection",
     "Document": "siftlm.types",
     "Explanation": "siftlm.types",
     "Found": "siftlm.memory",
@@ -63,6 +66,7 @@ _HOME = {
     "Trace": "siftlm.types",
     "Tuning": "siftlm.controller",
     "calibrate": "siftlm.calibration",
+    "diagnose": "siftlm.selection",
     "embedder": "siftlm.embedding",
     "embedding": "siftlm.embedding",
     "errors": "siftlm.errors",

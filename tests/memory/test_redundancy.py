@@ -10,11 +10,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import siftlm
 from effort import examples
 from siftlm.embedding import embedder
 from siftlm.errors import InvalidInput
 from siftlm.memory import ArrayStore, Memory, Redundancy, redundancy
 from siftlm.progress import Progress
+from siftlm.selection import diagnosis
 
 
 def clustered(seed: int, size: int, clusters: int, noise: float, width: int = 6) -> np.ndarray:
@@ -47,7 +49,7 @@ def test_counts_by_the_definition(seed, size, clusters, noise, neighbours, thres
     cosines = vectors @ vectors.T
     assume(np.abs(cosines - threshold).min() > 1e-5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(redundancy, "MAX_BLOCK_COSINES", block)
+        patch.setattr(diagnosis, "MAX_BLOCK_COSINES", block)
         found = measured(vectors, neighbours=neighbours, threshold=threshold)
     others = [[float(cosines[i, j]) for j in range(size) if j != i] for i in range(size)]
     counts = [sum(cosine > threshold for cosine in row) for row in others]
@@ -114,7 +116,7 @@ def test_samples_are_uniform():
 def test_random_pairs_stand_for_all(monkeypatch):
     vectors = clustered(5, 300, 4, 0.5)
     everything = measured(vectors)
-    monkeypatch.setattr(redundancy, "MAX_RANDOM_PAIRS", 40_000)  # of 44,850
+    monkeypatch.setattr(diagnosis, "MAX_RANDOM_PAIRS", 40_000)  # of 44,850
     some = measured(vectors)
     assert some.mean_pair != everything.mean_pair
     assert some.mean_pair == pytest.approx(everything.mean_pair, abs=0.02)
@@ -122,7 +124,7 @@ def test_random_pairs_stand_for_all(monkeypatch):
 
 
 def test_random_pairs_are_of_different_passages(monkeypatch):
-    monkeypatch.setattr(redundancy, "MAX_RANDOM_PAIRS", 5)
+    monkeypatch.setattr(diagnosis, "MAX_RANDOM_PAIRS", 5)
     assert measured(np.eye(6)).mean_pair == 0.0
 
 
@@ -166,6 +168,7 @@ def test_an_empty_memory_and_a_single_passage(memory):
         assert (found.passages, found.sample, found.redundant, found.groups) == (size, size, 0.0, ())
         assert math.isnan(found.mean_pair)
         assert "too few" in found.advice
+        assert found.recommendation is None
         assert found.advice in str(found)
         assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["mean_pair"] is None
         memory.add(["one text"])
@@ -183,6 +186,30 @@ def test_the_advice_follows_from_the_numbers():
     assert "few" not in measured(most).advice.replace("2,000", "")
     assert "500 passages are few" in measured(most, sample=500).advice
     assert "Among all 2,000, a passage has about 4 times as many" in measured(most, sample=500).advice
+
+
+def test_the_recommendation_is_that_of_the_diagnosis(memory):
+    facts = np.repeat(clustered(3, 40, 40, 1.0, width=32), 10, axis=0)
+    vectors = facts + 0.03 * np.random.default_rng(0).normal(size=facts.shape)
+    memory.add([f"text {at}" for at in range(400)], vectors=vectors)
+    found, same = memory.redundancy(), siftlm.diagnose(vectors)
+    assert found.recommendation == same.recommendation == "use SIFT and stop early"
+    assert (found.retrieval.prompts, found.retrieval.n) == (same.retrieval.prompts, same.retrieval.n) == (200, 10)
+    assert found.retrieval.repeats == pytest.approx(same.retrieval.repeats, abs=0.05)
+    assert found.retrieval.picks == pytest.approx(same.retrieval.picks, abs=0.3)
+    assert str(found.retrieval) in str(found)
+    assert found.to_dict()["recommendation"] == found.recommendation
+    # A small sample has few near-copies in itself; searches still go to the whole memory.
+    few = memory.redundancy(sample=20)
+    assert few.redundant < 0.2
+    assert few.retrieval.repeats > 0.7
+
+
+def test_a_memory_in_a_narrow_cone_is_centred_for_the_recommendation():
+    rng = np.random.default_rng(0)
+    found = measured(rng.normal(size=(1000, 40)) + 20)
+    assert found.redundant == 1.0
+    assert found.recommendation == "top-k is enough"
 
 
 def test_embeddings_that_are_not_centred_are_told_apart():

@@ -7,6 +7,7 @@ of equal size can be compared.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,13 +16,10 @@ import numpy as np
 from siftlm.memory import vectors
 from siftlm.memory.store import Store
 from siftlm.progress import Meter, Report
+from siftlm.selection import diagnosis
 from siftlm.types import FloatArray, IntArray, Vectors, json_number
 from siftlm.validation import number, whole_number
 
-# Cosines that are held together: 32 MiB of float32.
-MAX_BLOCK_COSINES = 8 << 20
-# Random pairs that are compared; all pairs where there are fewer.
-MAX_RANDOM_PAIRS = 100_000
 # Groups that are shown, their passages, and their characters; and texts that are read together.
 SHOWN_GROUPS, SHOWN_GROUP_PASSAGES, SNIPPET_CHARACTERS, READ_BATCH_TEXTS = 3, 3, 120, 1000
 # Shares from which near-copies count as common, and below which as rare.
@@ -72,12 +70,20 @@ class Redundancy:
     """The share of added texts that repeated an earlier one, and were stored once."""
     groups: tuple[Group, ...]
     """The most redundant passages, at most three."""
+    retrieval: diagnosis.RetrievalFigures | None
+    """What searches in the whole memory return for passages of the sample; None for a memory of ten passages or fewer.
+    After the mean was subtracted, where any two passages are alike."""
     advice: str
     """The conclusion, in words."""
 
+    @property
+    def recommendation(self) -> str | None:
+        """``top-k is enough``, ``use SIFT`` or ``use SIFT and stop early``; None where there is too little to say."""
+        return None if self.retrieval is None else self.retrieval.recommendation
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dumps``; what is undefined for fewer than two passages is ``None``."""
-        plain = asdict(self)
+        plain = asdict(self) | {"recommendation": self.recommendation}
         return {name: json_number(value) if isinstance(value, float) else value for name, value in plain.items()}
 
     def __str__(self) -> str:
@@ -96,7 +102,8 @@ class Redundancy:
         for group in self.groups:
             lines += ["", f"{group.size} passages that nearly repeat each other, such as"]
             lines += [f"  {row:>9}  {text}" for row, text in zip(group.rows, group.snippets, strict=True)]
-        return "\n".join([*lines, "", self.advice])
+        lines += ["", self.advice]
+        return "\n".join(lines if self.retrieval is None else [*lines, str(self.retrieval)])
 
 
 def redundancy(
@@ -118,11 +125,12 @@ def redundancy(
     size = min(sample, len(rows))
     chosen: IntArray = np.sort(rng.choice(rows, size, replace=False)) if size else np.zeros(0, dtype=np.int64)
     units = vectors.unit_rows(store.vectors(chosen))
-    counts, nearest = _count_near_copies(units, threshold, Meter("comparing", "passages", report, total=size))
-    pairs = _pairs(units, rng)
+    copies = diagnosis.near_copies(units, threshold, Meter("comparing", "passages", report, total=size))
+    pairs = diagnosis.pair_cosines(units, rng)
     mean_pair, median_pair = _mean_and_median(pairs)
-    mean_nearest, median_nearest = _mean_and_median(nearest)
-    share = float(np.mean(counts >= neighbours)) if size else 0.0
+    mean_nearest, median_nearest = _mean_and_median(copies.nearest)
+    share = copies.redundant(neighbours)
+    mean = units.mean(axis=0) if diagnosis.in_narrow_cone(pairs, threshold) else None
     return Redundancy(
         passages=len(rows),
         sample=size,
@@ -130,50 +138,37 @@ def redundancy(
         neighbours=neighbours,
         threshold=float(threshold),
         redundant=share,
-        spread=_spread(counts),
+        spread=_spread(copies.counts),
         mean_pair=mean_pair,
         median_pair=median_pair,
         mean_nearest=mean_nearest,
         median_nearest=median_nearest,
         copies=_copies(store, chosen),
-        groups=_groups(store, chosen, units, counts, threshold),
+        groups=_groups(store, chosen, units, copies.counts, threshold),
+        retrieval=_retrieval(store, chosen, units, mean, threshold, rng),
         advice=_advice(size, len(rows), share, neighbours, threshold, median_pair),
     )
 
 
-def _count_near_copies(units: Vectors, threshold: float, meter: Meter) -> tuple[IntArray, FloatArray]:
-    """For each passage: how many others are above the threshold, and the cosine of the nearest other."""
-    size = len(units)
-    counts = np.zeros(size, dtype=np.int64)
-    nearest: FloatArray = np.full(size, np.nan)
-    step = max(1, MAX_BLOCK_COSINES // max(1, size))
-    for first in range(0, size if size > 1 else 0, step):
-        cosines = units[first : first + step] @ units.T
-        own = np.arange(len(cosines))
-        cosines[own, own + first] = -np.inf
-        counts[first : first + step] = np.count_nonzero(cosines > threshold, axis=1)
-        nearest[first : first + step] = cosines.max(axis=1)
-        meter.at(first + len(cosines))
-    meter.finish()
-    return counts, nearest
+def _retrieval(
+    store: Store, rows: IntArray, units: Vectors, mean: Vectors | None, threshold: float, rng: np.random.Generator
+) -> diagnosis.RetrievalFigures | None:
+    """What searches in the store return for some of the sample, none of which is a result of its own."""
+    if len(rows) <= diagnosis.RESULTS:
+        return None
+    drawn = np.sort(rng.choice(len(rows), min(diagnosis.PROMPTS, len(rows)), replace=False))
+    found = store.nearest(units[drawn], diagnosis.CANDIDATES + 1, None)
+    targets = units[drawn] if mean is None else diagnosis.centred_units(units[drawn], mean)
 
+    def candidates() -> Iterator[Vectors]:
+        for own, target, neighbours in zip(rows[drawn], targets, found, strict=True):
+            others = vectors.unit_rows(store.vectors(neighbours.ids[neighbours.ids != own][: diagnosis.CANDIDATES]))
+            if mean is not None:
+                others = diagnosis.centred_units(others, mean)
+                others = others[np.argsort(-(others @ target), kind="stable")]
+            yield others
 
-def _pairs(units: Vectors, rng: np.random.Generator) -> FloatArray:
-    """The cosines of all pairs, or of `MAX_RANDOM_PAIRS` random ones."""
-    size = len(units)
-    if size < 2:
-        return np.zeros(0)
-    if size * (size - 1) // 2 <= MAX_RANDOM_PAIRS:
-        left, right = np.triu_indices(size, k=1)
-    else:
-        left = rng.integers(size, size=MAX_RANDOM_PAIRS)
-        right = (left + rng.integers(1, size, size=MAX_RANDOM_PAIRS)) % size
-    cosines: FloatArray = np.empty(len(left))
-    step = max(1, MAX_BLOCK_COSINES // (2 * units.shape[1]))
-    for at in range(0, len(left), step):
-        some = slice(at, at + step)
-        cosines[some] = np.einsum("ij,ij->i", units[left[some]], units[right[some]])
-    return cosines
+    return diagnosis.retrieval_figures(targets, candidates(), diagnosis.RESULTS, threshold=threshold)
 
 
 def _mean_and_median(cosines: FloatArray) -> tuple[float, float]:
@@ -225,8 +220,7 @@ def _snippet(text: str) -> str:
 def _advice(size: int, passages: int, share: float, neighbours: int, threshold: float, median_pair: float) -> str:
     if size < max(2, neighbours + 1):
         return f"{size} passages are too few to say anything."
-    if threshold - median_pair < 1 - threshold:
-        # The threshold is nearer to what any two passages have in common than to being equal.
+    if diagnosis.says_little(threshold, median_pair):
         advice = (
             f"The threshold {threshold:g} says little: it is nearer to the cosine of any two passages "
             f"({median_pair:.2f}) than to that of equal ones. Ask again with a higher threshold."
@@ -235,7 +229,7 @@ def _advice(size: int, passages: int, share: float, neighbours: int, threshold: 
             " Either most of these texts nearly repeat each other, or their embeddings are not centred; then select "
             "with kernel=siftlm.kernels.centred()."
         )
-        return advice + high * (median_pair > 0.5)
+        return advice + high * (median_pair > diagnosis.CONE_COSINE)
     whole = f" Among all {passages:,}, a passage has about {passages / size:.0f} times as many." * (
         passages >= 2 * size > 0
     )

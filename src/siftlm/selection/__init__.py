@@ -1,6 +1,7 @@
 """Selection: arrays in, a named result out. No text, no disk, no model, no state between calls."""
 
 from siftlm.selection import kernels
+from siftlm.selection.diagnosis import Diagnosis, diagnose
 from siftlm.selection.index import FaissIndex, Index, NumpyIndex
 from siftlm.selection.problem import Method, Problem, Steps, method, methods
 from siftlm.selection.residual import select_from
@@ -11,6 +12,7 @@ from siftlm.selection.space import Gram
 from siftlm.selection.spread import Spread, spread
 
 __all__ = [
+    "Diagnosis",
     "FaissIndex",
     "Gram",
     "Index",
@@ -21,6 +23,7 @@ __all__ = [
     "Spread",
     "Steps",
     "Stopping",
+    "diagnose",
     "kernels",
     "method",
     "methods",
