@@ -1,0 +1,242 @@
+"""The core of the adapters: a prompt's vectors and those of retrieved passages in, a ranking with a verdict out.
+
+Texts and metadata stay with the adapter; a ranking names passages by their place among the candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siftlm import validation
+from siftlm.memory.request import SIGN_BLIND_METHODS
+from siftlm.selection import Limits, Stopping, checks, kernels, select
+from siftlm.selection.problem import MethodFunction
+from siftlm.selection.rules import NO_LIMITS, NO_STOPPING, rules_in
+from siftlm.types import BoolArray, FloatArray, Selection, json_number
+
+# How many passages at most, and λ: lower than a memory's, since candidates that a retriever returns are relevant.
+DEFAULT_N, DEFAULT_NOISE = 10, 0.1
+# When to stop where nobody chose a rule: `until` ends it once a few passages answer the prompt; `min_gain` where even
+# near-copies of the best passage leave most of the uncertainty.
+DEFAULT_STOPPING = Stopping(until=0.1, min_gain=0.02)
+# The key of a document's metadata under which an adapter keeps the figures of a ranking.
+METADATA_KEY = "siftlm"
+
+
+@dataclass(frozen=True)
+class RankedPassage:
+    """A picked passage, by its place among the candidates."""
+
+    index: int
+    gain: float
+    """As the method defines it; for SIFT, by how much it lowered the uncertainty."""
+    relevance: float
+    """Cosine with the prompt; with the nearest of its vectors, if it has several."""
+    overlap: float
+    """Largest cosine with an earlier pick; 0 for the first."""
+    left: float
+    """Share of the uncertainty about the prompt that is left after it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The picked passages, most informative first, and why there are no more of them."""
+
+    passages: tuple[RankedPassage, ...]
+    considered: int
+    """The number of candidates."""
+    stopped: str
+    """The reason to stop, as in a `Selection`: ``n``, ``until``, ``min_gain``, ``adaptive``, ``budget`` or
+    ``exhausted``, when there were no more to pick."""
+    verdict: str
+    """How many passages, why no more, and what is left, in words."""
+    selection: Selection | None = None
+    """The selection behind it; None where there was nothing to select from."""
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    def __iter__(self) -> Iterator[RankedPassage]:
+        return iter(self.passages)
+
+    def __str__(self) -> str:
+        lines = [f"{'pick':>4} {'index':>6} {'gain':>8} {'relevance':>9} {'overlap':>7} {'left':>7}"]
+        lines += [
+            f"{at:>4} {one.index:>6} {one.gain:>8.4f} {one.relevance:>9.3f} {one.overlap:>7.3f} {one.left:>7.1%}"
+            for at, one in enumerate(self, start=1)
+        ]
+        return "\n".join([*lines, self.verdict])
+
+    @property
+    def indices(self) -> list[int]:
+        """The places of the picked passages among the candidates, in order."""
+        return [one.index for one in self]
+
+    @property
+    def left(self) -> float:
+        """Share of the uncertainty about the prompt that is left; 1 where nothing was picked."""
+        return self.passages[-1].left if self.passages else 1.0
+
+    @property
+    def enough(self) -> bool:
+        """Did a stopping rule end it, so that more passages would tell little?"""
+        return self.stopped in ("until", "min_gain", "adaptive")
+
+    def metadata(self, place: int) -> dict[str, Any]:
+        """What a document in this place keeps under `METADATA_KEY`: its figures, and the verdict on all."""
+        figures = asdict(self.passages[place])
+        del figures["index"]
+        shown = {name: json_number(value, 6) for name, value in figures.items()}
+        return {"rank": place + 1, **shown, "stopped": self.stopped, "verdict": self.verdict}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ranking as a dict for ``json.dumps``."""
+        return {
+            "passages": [{"index": one.index, **self.metadata(at)} for at, one in enumerate(self)],
+            "considered": self.considered,
+            "stopped": self.stopped,
+            "left": json_number(self.left),
+            "verdict": self.verdict,
+        }
+
+
+def rank(
+    query: npt.ArrayLike,
+    candidates: npt.ArrayLike,
+    n: int = DEFAULT_N,
+    *,
+    method: str | MethodFunction = "sift",
+    noise: float = DEFAULT_NOISE,
+    opposites: bool = False,
+    **settings: Any,
+) -> Ranking:
+    """Rank the candidates that together tell most about the prompt, and stop when more would tell little.
+
+    Args:
+        query: (d,) the prompt's vector; or (m, d), such as its tokens' (late interaction) or its sub-questions'.
+        candidates: (K, d) vectors of the retrieved passages, in any order; K may be 0.
+        n: at most so many.
+        method: a name (``siftlm.methods()``), or a method of one's own.
+        noise: λ > 0; smaller values ask for more variety.
+        opposites: SIFT and its relatives may also pick a passage that points away from all vectors of the prompt.
+        **settings: as for `siftlm.select`. ``until``, ``min_gain`` and ``adaptive`` replace the default stop
+            (`DEFAULT_STOPPING`, for SIFT and its relatives); ``min_gain=0`` alone never stops before ``n``.
+            ``kernel`` and ``prior`` may be names, such as ``"power:4"`` and ``"relevance:2"``. SIFT and its relatives
+            pick no passage twice unless ``replacement=`` says so. ``costs`` are numbers here.
+
+    >>> ranking = rank([1.0, 1.0, 0.0], [[1, 0.2, 0], [1, 0.21, 0], [0, 1, 0.1], [0, 0, 1]])
+    >>> ranking.indices
+    [1, 2]
+    >>> print(ranking.verdict)
+    2 of 4 passages: no more than 10% of the uncertainty was to be left. Left: 8% of the uncertainty about the prompt.
+    """
+    n, opposites = validation.whole_number("n", n), validation.flag("opposites", opposites)
+    options, limits, stopping = _complete(method, settings)
+    # 1. Which candidates may be picked.
+    if np.size(candidates) == 0:
+        return Ranking((), 0, "exhausted", "0 passages: there were none to choose from.")
+    vectors = checks.matrix("candidates", candidates)
+    targets = checks.matrix("query", query, width=vectors.shape[1])
+    closed: BoolArray = np.zeros(len(vectors), np.bool_)
+    if limits.exclude is not None:
+        closed[checks.item_indices("exclude", limits.exclude, len(vectors))] = True
+    if method in SIGN_BLIND_METHODS and not opposites:
+        closed |= (vectors.astype(np.float64) @ targets.astype(np.float64).T).max(axis=1) <= 0
+    available = int(np.count_nonzero(~closed))
+    if not available:
+        return Ranking((), len(vectors), "exhausted", f"0 of {len(vectors)} passages: none of them may be picked.")
+    # 2. How many, and which.
+    cap = 1 if limits.replacement is None else limits.cap(repeats=True)
+    most = n if cap is None else min(n, cap * available)
+    if closed.any():
+        limits = limits.with_({"exclude": closed})
+    chosen = select(targets, vectors, most, method=method, noise=noise, limits=limits, stopping=stopping, **options)
+    # 3. What they tell, and the verdict.
+    stopped = "exhausted" if chosen.stopped == "n" and most < n else chosen.stopped
+    passages = _passages(chosen, vectors, targets)
+    return Ranking(passages, len(vectors), stopped, _verdict(passages, len(vectors), stopped, stopping), chosen)
+
+
+def check_settings(
+    n: int = DEFAULT_N, *, method: str | MethodFunction = "sift", noise: float = DEFAULT_NOISE, **settings: Any
+) -> None:
+    """Raise what `rank` would raise for these settings, whatever the prompt and the candidates are.
+
+    Whether a value for each candidate fits is only known when there are some; ``costs`` may be a function of a text.
+    """
+    _, limits, _ = _complete(method, with_costs(settings, [""]))
+    each = {"known", *Limits.names(), *(["prior"] if np.ndim(settings.get("prior")) else [])}
+    rest = {name: value for name, value in settings.items() if name not in each}
+    rank(np.eye(1, 2), np.eye(2), n, method=method, noise=noise, replacement=limits.replacement, **rest)
+
+
+def with_costs(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """The settings with ``costs`` for each text where they are a function of a text, such as one that counts tokens.
+
+    >>> with_costs({"costs": len, "budget": 100}, ["two", "words"])
+    {'costs': [3, 5], 'budget': 100}
+    """
+    costs = settings.get("costs")
+    return {**settings, "costs": [costs(text) for text in texts]} if callable(costs) else dict(settings)
+
+
+def _complete(method: str | MethodFunction, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Limits, Stopping]:
+    """The settings with names made to kernels and priors, the limits and the stopping rule, defaults filled in."""
+    options = {name: value for name, value in settings.items() if value is not None}
+    for name, named in (("kernel", kernels.named), ("prior", kernels.named_prior)):
+        if isinstance(options.get(name), str):
+            options[name] = named(options[name])
+    limits = rules_in(options, options.pop("limits", None), NO_LIMITS)
+    stopping = rules_in(options, options.pop("stopping", None), NO_STOPPING)
+    if method in SIGN_BLIND_METHODS:
+        if limits.replacement is None:
+            limits = limits.with_({"replacement": False})
+        if not stopping.active:
+            stopping = DEFAULT_STOPPING.with_({"at_least": stopping.at_least})
+    return options, limits, stopping
+
+
+def _passages(chosen: Selection, vectors: checks.RealArray, targets: checks.RealArray) -> tuple[RankedPassage, ...]:
+    picks, prompt = _unit(vectors[chosen.indices]), _unit(targets)
+    relevance, similar = (picks @ prompt.T).max(axis=1, initial=-1.0), picks @ picks.T
+    left = chosen.uncertainty / (chosen.uncertainty[0] or 1.0)
+    return tuple(
+        RankedPassage(
+            index=int(index),
+            gain=float(chosen.gains[at]),
+            relevance=float(relevance[at]),
+            overlap=float(similar[at, :at].max(initial=0.0)),
+            left=float(left[at + 1]),
+        )
+        for at, index in enumerate(chosen.indices)
+    )
+
+
+def _unit(rows: checks.RealArray) -> FloatArray:
+    wide = rows.astype(np.float64)
+    length = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)
+
+
+def _verdict(passages: Sequence[RankedPassage], considered: int, stopped: str, rule: Stopping) -> str:
+    """How many, why no more, and what is left."""
+    reasons = {
+        "n": "as many as were asked for",
+        "until": f"no more than {_percent(rule.until)} of the uncertainty was to be left",
+        "min_gain": f"the next would take away less than {_percent(rule.min_gain)} of what is left",
+        "adaptive": f"the next would not pay by the adaptive rule (α = {rule.adaptive or 0:g})",
+        "budget": "any other would exceed the budget",
+        "exhausted": "there are no more to pick",
+    }
+    left = _percent(passages[-1].left if passages else 1.0)
+    head = f"{len(passages)} of {considered} passages"
+    return f"{head}: {reasons[stopped]}. Left: {left} of the uncertainty about the prompt."
+
+
+def _percent(share: float | None) -> str:
+    return f"{100 * (share or 0):.2g}%"
