@@ -28,6 +28,7 @@ NEEDS = {
     "src/siftlm/evaluation/baselines.py": "torch",
     "src/siftlm/evaluation/dynamic.py": "torch",
     "src/siftlm/flow.py": "torch",
+    "src/siftlm/integrations/langchain.py": "langchain_core",
     "src/siftlm/integrations/lm_eval.py": "torch",
     "src/siftlm/local.py": "torch",
     "src/siftlm/selection/tensors/*": "torch",

@@ -72,6 +72,7 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
     "siftlm.embedding.loading": {"huggingface_hub", "torch", "transformers"},
     "siftlm.embedding.transformer": {"torch", "transformers"},
     "siftlm.evaluation.dynamic": {"torch"},
+    "siftlm.integrations.langchain": {"langchain_core", "pydantic"},
     "siftlm.integrations.lm_eval": {"torch"},
     "siftlm.serving.adapters": {"torch"},
     "siftlm.selection.tensors": {"torch"},

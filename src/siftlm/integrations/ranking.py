@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm import validation
+from siftlm.memory import Found
 from siftlm.memory.request import SIGN_BLIND_METHODS
 from siftlm.selection import Limits, Stopping, checks, kernels, select
 from siftlm.selection.problem import MethodFunction
@@ -33,6 +34,7 @@ class RankedPassage:
     """A picked passage, by its place among the candidates."""
 
     index: int
+    """Of a memory's hits, the row of the memory."""
     gain: float
     """As the method defines it; for SIFT, by how much it lowered the uncertainty."""
     relevance: float
@@ -169,8 +171,9 @@ def check_settings(
 
     Whether a value for each candidate fits is only known when there are some; ``costs`` may be a function of a text.
     """
-    _, limits, _ = _complete(method, with_costs(settings, [""]))
-    each = {"known", *Limits.names(), *(["prior"] if np.ndim(settings.get("prior")) else [])}
+    _, limits, _ = _complete(method, with_costs(settings, ["a"]))
+    prior: Any = settings.get("prior")
+    each = {"known", *Limits.names(), *(["prior"] if np.ndim(prior) else [])}
     rest = {name: value for name, value in settings.items() if name not in each}
     rank(np.eye(1, 2), np.eye(2), n, method=method, noise=noise, replacement=limits.replacement, **rest)
 
@@ -183,6 +186,28 @@ def with_costs(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, A
     """
     costs = settings.get("costs")
     return {**settings, "costs": [costs(text) for text in texts]} if callable(costs) else dict(settings)
+
+
+def memory_settings(method: str | MethodFunction, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for `Memory.search` with the defaults of `rank`, the stop included, where they say nothing."""
+    filled = {"noise": DEFAULT_NOISE, **settings}
+    if method in SIGN_BLIND_METHODS and all(settings.get(name) is None for name in ("until", "min_gain", "adaptive")):
+        filled |= DEFAULT_STOPPING.chosen()
+    return filled
+
+
+def ranking_of(found: Found, settings: Mapping[str, Any]) -> Ranking:
+    """The ranking that a memory's hits make, in their order; ``settings`` are those of the search."""
+    chosen = found.selection
+    overlap = chosen.explain().overlap if len(found) else np.zeros(0)
+    left = chosen.uncertainty / (chosen.uncertainty[0] or 1.0)
+    passages = tuple(
+        RankedPassage(hit.row, hit.gain, hit.score, float(overlap[at]), float(left[at + 1]))
+        for at, hit in enumerate(found)
+    )
+    rule = Stopping(**{name: settings[name] for name in Stopping.names() if name in settings})
+    verdict = _verdict(passages, found.considered, chosen.stopped, rule)
+    return Ranking(passages, found.considered, chosen.stopped, verdict, chosen)
 
 
 def _complete(method: str | MethodFunction, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Limits, Stopping]:
@@ -220,7 +245,8 @@ def _passages(chosen: Selection, vectors: checks.RealArray, targets: checks.Real
 def _unit(rows: checks.RealArray) -> FloatArray:
     wide = rows.astype(np.float64)
     length = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)
+    units: FloatArray = np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)
+    return units
 
 
 def _verdict(passages: Sequence[RankedPassage], considered: int, stopped: str, rule: Stopping) -> str:

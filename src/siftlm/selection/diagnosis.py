@@ -318,7 +318,8 @@ def centred_units(units: Vectors, mean: Vectors) -> Vectors:
     """The vectors less their mean, at unit length again; zero where nothing is left."""
     rest = units - mean
     length = np.linalg.norm(rest, axis=1, keepdims=True)
-    return np.divide(rest, length, out=np.zeros_like(rest), where=length > 0)
+    centred: Vectors = np.divide(rest, length, out=np.zeros_like(rest), where=length > 0)
+    return centred
 
 
 # --- retrieval
