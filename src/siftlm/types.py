@@ -54,7 +54,7 @@ class Selection:
     """(n + 1,) variance left about the prompt, averaged over its embeddings; entry 0 is before the first pick.
     The same measure for every method, so that methods can be compared; NaN when there is no prompt."""
     stopped: str
-    """The reason to stop: ``n``, ``adaptive``, ``until``, ``min_gain``, ``budget`` or ``exhausted``."""
+    """The reason to stop: ``n``, ``adaptive``, ``until``, ``min_gain``, ``min_growth``, ``budget`` or ``exhausted``."""
     method: str
     """The registered name of the method."""
     noise: float

@@ -68,6 +68,7 @@ def test_json_is_what_the_memory_finds(memory, siftlm):
         ("--adaptive 2", {"adaptive": 2.0}),
         ("--until 0.9", {"until": 0.9}),
         ("--min-gain 0.05", {"min_gain": 0.05}),
+        ("--min-growth 0.1", {"min_growth": 0.1}),
         ("--exact", {"exact": True}),
     ],
 )

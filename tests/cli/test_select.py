@@ -144,6 +144,7 @@ def test_an_interrupted_write_leaves_the_old_file(folder):
         (["--relevance-prior", "2"], {"prior": library.kernels.relevance(2.0)}),
         (["--until", "0.2"], {"until": 0.2}),
         (["--min-gain", "0.3", "--at-least", "2"], {"min_gain": 0.3, "at_least": 2}),
+        (["--min-growth", "0.2"], {"min_growth": 0.2}),
         (["--adaptive", "1"], {"adaptive": 1.0}),
         (["--method", "mmr", "--option", "balance=0.3"], {"method": "mmr", "balance": 0.3}),
         (["--method", "random", "--seed", "7"], {"method": "random", "seed": 7}),

@@ -41,6 +41,7 @@ CHANGED: dict[str, Any] = {
     "adaptive": 0.5,
     "until": 0.3,
     "min_gain": 0.1,
+    "min_growth": 0.03,
     "at_least": 2,
     "seed": 3,
     "certify": True,

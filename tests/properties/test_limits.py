@@ -378,6 +378,55 @@ def test_min_gain(case: Case, fraction: float, at_least: int) -> None:
     assert picked.stopped == ("n" if kept == len(full) else "min_gain")
 
 
+@settings(max_examples=examples(60))
+@given(cases(noises=(1e-3, 0.1, 1.0)), st.sampled_from([0.0, 0.01, 0.1, 0.3, 0.9]), st.integers(0, 3))
+def test_min_growth(case: Case, fraction: float, at_least: int) -> None:
+    full = run_case(case)
+    told = full.uncertainty[0] - full.uncertainty
+    fall = np.diff(told)
+    assume((np.abs(fall - fraction * told[:-1]) > 1e-9)[1:].all())
+    kept = next((n for n in range(len(full)) if n >= at_least and n and fall[n] < fraction * told[n]), len(full))
+    picked = run_case(case, min_growth=fraction, at_least=at_least)
+    assert picked.indices.tolist() == full.indices[:kept].tolist()
+    assert picked.stopped == ("n" if kept == len(full) else "min_growth")
+
+
+@settings(max_examples=examples(40))
+@given(st.integers(0, 10**6), st.integers(0, 3), st.sampled_from([0.05, 0.5, 1.0]), st.sampled_from([0.02, 0.1, 0.4]))
+def test_min_growth_counts_what_known_items_tell(seed: int, known: int, noise: float, fraction: float) -> None:
+    """Against the full covariance, conditioned in float64 on the known items and the picks so far."""
+    rng = np.random.default_rng(seed)
+    query, items = rng.normal(size=6), rng.normal(size=(20 + known, 6))
+    unit = items / np.linalg.norm(items, axis=1, keepdims=True)
+    target = query / np.linalg.norm(query)
+    picked = select(query, items[known:], 15, noise=noise, known=items[:known] if known else None, min_growth=fraction)
+
+    def told(rows: list[int]) -> float:
+        own = unit[rows]
+        return float(target @ own.T @ np.linalg.solve(own @ own.T + noise * np.eye(len(rows)), own @ target))
+
+    rows = list(range(known))
+    for n, index in enumerate(picked.indices.tolist()):
+        before = told(rows) if rows else 0.0
+        rows.append(known + index)
+        if n:
+            assert told(rows) - before >= fraction * before - 1e-9
+    if picked.stopped == "min_growth":
+        most = max(told([*rows, one]) for one in range(known, len(items)))
+        assert most - told(rows) <= fraction * told(rows) + 1e-9
+
+
+def test_min_growth_has_no_unit() -> None:
+    """Longer vectors with as much more noise stop at the same pick: the rule compares gains with gains."""
+    rng = np.random.default_rng(8)
+    query, items = rng.normal(size=8), rng.normal(size=(60, 8))
+    one = select(query, items, 40, noise=0.5, min_growth=0.03, normalize=False)
+    other = select(query, 10 * items, 40, noise=50.0, min_growth=0.03, normalize=False)
+    assert one.indices.tolist() == other.indices.tolist()
+    assert one.stopped == other.stopped == "min_growth"
+    assert len(select(query, items, 40, noise=0.5, min_growth=0.2, normalize=False)) < len(one) < 40
+
+
 @pytest.mark.parametrize("form", ["RowPosterior", "FeaturePosterior"])
 def test_stopping_ends_the_work(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prefix that is cut out of a full run would save nothing."""
@@ -390,7 +439,7 @@ def test_stopping_ends_the_work(form: str, monkeypatch: pytest.MonkeyPatch) -> N
     query, candidates = rng.normal(size=width), rng.normal(size=(size, width))
     full = select(query, candidates, 20, noise=1.0)
     assert len(observed) == 19, "after the last pick nothing more is computed"
-    for rule in ({"adaptive": 0.6}, {"until": 0.8}, {"min_gain": 0.05}, {"adaptive": 5.0}):
+    for rule in ({"adaptive": 0.6}, {"until": 0.8}, {"min_gain": 0.05}, {"min_growth": 0.05}, {"adaptive": 5.0}):
         observed.clear()
         cut = select(query, candidates, 20, noise=1.0, **rule)
         assert 0 < len(cut) < 20

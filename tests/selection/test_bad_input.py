@@ -335,7 +335,7 @@ def test_absurd_noise_still_begins_with_the_nearest(noise: float) -> None:
     assert np.isfinite(picked.uncertainty).all()
 
 
-@pytest.mark.parametrize("name", ["adaptive", "until", "min_gain"])
+@pytest.mark.parametrize("name", ["adaptive", "until", "min_gain", "min_growth"])
 @pytest.mark.parametrize("value", [-1, np.nan, np.inf, True, "1", [1]])
 def test_stopping_numbers(name: str, value: Any) -> None:
     refuses(name, **{name: value})
@@ -345,6 +345,7 @@ def test_stopping_ranges() -> None:
     refuses("adaptive", adaptive=0)
     refuses("until", "from 0 to 1", until=1.5)
     refuses("min_gain", "from 0 to 1", min_gain=1.5)
+    refuses("min_growth", "from 0 to 1", min_growth=-0.1)
     for value in (-1, 1.5, True, "1", None):
         refuses("at_least", at_least=value)
 

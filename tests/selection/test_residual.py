@@ -130,7 +130,8 @@ def test_without_replacement_the_index_is_used_up(vectors, query):
 
 
 @pytest.mark.parametrize(
-    "rule", [{"until": 0.5}, {"min_gain": 0.05}, {"adaptive": 2.0}, {"adaptive": 9.0, "at_least": 0}]
+    "rule",
+    [{"until": 0.5}, {"min_gain": 0.05}, {"min_growth": 0.1}, {"adaptive": 2.0}, {"adaptive": 9.0, "at_least": 0}],
 )
 def test_stopping_is_that_of_select(vectors, query, rule):
     expected = select(query, vectors.astype(np.float64), n=40, noise=0.1, **rule)

@@ -286,6 +286,7 @@ def test_a_mask_for_each_prompt_of_a_shared_set() -> None:
         {"adaptive": 0.3},
         {"until": 0.4},
         {"min_gain": 0.03},
+        {"min_growth": 0.1},
         {"adaptive": 0.2, "until": 0.6, "at_least": 4},
         {"stopping": Stopping(adaptive=0.2, min_gain=0.04), "at_least": 2},
     ],

@@ -319,6 +319,7 @@ STOPPING = (
     Flag("--adaptive", "A", float, "keep pick n only while σₙ ≤ 1 / (A n)"),
     Flag("--until", "F", float, "stop at this fraction of the initial uncertainty"),
     Flag("--min-gain", "F", float, "stop when a pick reduces the uncertainty by less than this fraction"),
+    Flag("--min-growth", "F", float, "stop when a pick adds less than this fraction to what those before it tell"),
 )
 SAMPLING = (
     Flag("--max-new-tokens", "N", int, "generate at most N tokens (default: 100)", 100),
@@ -392,7 +393,7 @@ Defaults come from the memory's calibration for this model (siftlm info MEMORY),
 # --- keyword arguments for the library
 
 # Settings of a search and of a local model, under their Python names.
-STOPPING_NAMES = ("adaptive", "until", "min_gain")
+STOPPING_NAMES = ("adaptive", "until", "min_gain", "min_growth")
 SEARCH_NAMES = (
     *("method", "noise", "candidates", "where", "without_copies", "per_document", "replacement"),
     *STOPPING_NAMES,

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from siftlm.cli import arguments as flags
-from siftlm.cli.arguments import Flag, choice, switch
+from siftlm.cli.arguments import STOPPING_NAMES, Flag, choice, switch
 from siftlm.cli.charts import bar
 from siftlm.cli.terminal import Terminal, finite, note, print_json, resumable, table, watched
 from siftlm.cli.tuning import completion_remark, device_errors, model_settings, open_model, remark, step_line
@@ -193,7 +193,7 @@ def _check_text(text: str, mode: str) -> None:
 def _score(model: LocalModel, text: str, plan: ScoringPlan, *, quiet: bool, prefix: str = "") -> TextScores:
     """Score the text by every method of the plan; the main one is the last in the result."""
     # None resets what calibration chose for the main method.
-    others = {"adaptive": None, "until": None, "min_gain": None, "decide": None, "features": None}
+    others = {**dict.fromkeys(STOPPING_NAMES), "decide": None, "features": None}
     settings = model.settings(**plan.own)
     method = settings["method"]
     name = (

@@ -60,7 +60,7 @@ GROUPS = ("for a prompt", "without a prompt", "on softmax outputs", "from other 
 # Arguments passed to siftlm.select by name.
 SELECT_NAMES = (
     *("method", "noise", "replacement", "source_cap", "budget"),
-    *("adaptive", "until", "min_gain", "at_least", "seed"),
+    *("adaptive", "until", "min_gain", "min_growth", "at_least", "seed"),
 )
 RESERVED = (
     *SELECT_NAMES,

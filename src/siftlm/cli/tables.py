@@ -44,6 +44,7 @@ STOPPED = {
     "adaptive": "stopped by --adaptive: one more step is not worth it",
     "until": "stopped by --until: the uncertainty is low enough",
     "min_gain": "stopped by --min-gain: the next gain is too small",
+    "min_growth": "stopped by --min-growth: one more pick would add too little to what these tell",
     "budget": "stopped by --budget",
     "exhausted": "stopped: no candidates left",
 }

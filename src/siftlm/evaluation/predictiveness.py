@@ -124,7 +124,7 @@ def adaptive_stop(uncertainty: Sequence[float], alpha: float) -> int:
     """
     rule = Stopping(adaptive=alpha)
     last = len(uncertainty) - 1
-    return next((n for n in range(last) if rule.refuses(n, uncertainty[n], uncertainty[n + 1])), last)
+    return next((n for n in range(last) if rule.refuses(n, uncertainty[0], uncertainty[n], uncertainty[n + 1])), last)
 
 
 def alpha_candidates(uncertainties: Iterable[Sequence[float]], count: int) -> list[float]:

@@ -18,6 +18,7 @@ from siftlm.selection import Limits, Stopping, kernels
 from siftlm.selection.checks import as_array
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.problem import find_method
+from siftlm.selection.rules import STOPPING_RULES
 from siftlm.settings import Settings
 from siftlm.types import FloatArray, IntArray, Vectors
 from siftlm.validation import flag, number, whole_number
@@ -34,9 +35,7 @@ SEARCH_SETTINGS = frozenset(
     {"k", "candidates", "opposites", "where", "residual", "without_copies", "per_document", "exclude", "exact"}
 )
 # Settings of the selection that a search at each step takes; `siftlm.select_from` says what they mean.
-RESIDUAL_SETTINGS = frozenset(
-    {"noise", "certify", "max_norm", "normalize", "replacement", "adaptive", "until", "min_gain", "at_least"}
-)
+RESIDUAL_SETTINGS = frozenset({"noise", "certify", "max_norm", "normalize", "replacement", *STOPPING_RULES, "at_least"})
 # What `siftlm.select` takes as an object, and a search by the fields.
 RULES: Mapping[str, type[Settings]] = {"limits": Limits, "stopping": Stopping}
 # Settings with a value for each candidate, so that only the search itself can tell whether they fit.
@@ -149,6 +148,8 @@ class Search(Settings):
     """Stop when the uncertainty is at most this fraction of what it was at first."""
     min_gain: float | None = None
     """Stop when the best pick lowers the uncertainty by less than this fraction of what is left."""
+    min_growth: float | None = None
+    """Stop when the best pick adds less than this fraction to what the picks before it and ``known`` tell."""
     at_least: int = 1
     """Picks that are kept whatever the stopping rules say."""
     seed: int = 0
@@ -190,7 +191,7 @@ class Search(Settings):
             costs=self.costs,
             budget=self.budget,
         )
-        Stopping(adaptive=self.adaptive, until=self.until, min_gain=self.min_gain, at_least=self.at_least)
+        Stopping(**{name: getattr(self, name) for name in Stopping.names()})
         _check_kernel(self.kernel)
         _check_prior(self.prior)
         _check_known(self.known)

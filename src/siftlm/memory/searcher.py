@@ -58,7 +58,7 @@ class Searcher(ABC):
                 * ``where`` (a filter), ``exclude``, ``without_copies``, ``per_document``: what may be found
                 * ``noise=1.0`` (λ), ``kernel``, ``normalize``, ``known``, ``prior``: how passages are compared
                 * ``replacement``, ``sources`` with ``source_cap``, ``costs`` with ``budget``: what may be picked
-                * ``adaptive``, ``until``, ``min_gain``, ``at_least``: when to stop before ``n``
+                * ``adaptive``, ``until``, ``min_gain``, ``min_growth``, ``at_least``: when to stop before ``n``
                 * ``residual``, with ``certify`` and ``max_norm``: search again at each step
                 * ``seed``: of the methods that involve chance
         """

@@ -19,6 +19,7 @@ from siftlm.settings import Settings
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 NO_PICK = -1
+STOPPING_RULES = ("adaptive", "until", "min_gain", "min_growth")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -189,7 +190,7 @@ class Limits(Settings):
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Stopping(Settings):
-    """When to stop before n picks: three rules, each optional, checked before the work for the next pick is done.
+    """When to stop before n picks: four rules, each optional, checked before the work for the next pick is done.
 
     >>> Stopping(until=0.1)
     Stopping(until=0.1)
@@ -203,6 +204,9 @@ class Stopping(Settings):
     """Stop when the uncertainty is at most this fraction of what it was before the first pick."""
     min_gain: float | None = None
     """Stop when the best pick would lower the uncertainty by less than this fraction of what is left."""
+    min_growth: float | None = None
+    """Stop when the best pick would lower the uncertainty by less than this fraction of what the picks before it, and
+    known items, lowered it by: when one more adds less than, say, 3 % to what they tell."""
     at_least: int = 1
     """Picks that are kept whatever the rules say."""
 
@@ -214,21 +218,35 @@ class Stopping(Settings):
             validation.fraction("until", self.until)
         if self.min_gain is not None:
             validation.fraction("min_gain", self.min_gain)
+        if self.min_growth is not None:
+            validation.fraction("min_growth", self.min_growth)
         validation.whole_number("at_least", self.at_least, least=0)
 
     @property
     def active(self) -> bool:
         """Is any rule set?"""
-        return self.adaptive is not None or self.until is not None or self.min_gain is not None
+        return bool(self.specified())
 
-    def refuses(self, kept: int, before: float, after: float) -> str:
-        """The rule that forbids keeping pick number ``kept + 1``, or an empty string."""
+    def specified(self) -> list[str]:
+        """The names of the rules that are set."""
+        return [name for name in STOPPING_RULES if getattr(self, name) is not None]
+
+    def refuses(self, kept: int, start: float, before: float, after: float) -> str:
+        """The rule that forbids keeping pick number ``kept + 1``, or an empty string.
+
+        Args:
+            kept: how many picks there are.
+            start: the uncertainty before anything was picked or known.
+            before, after: the uncertainty without and with the pick.
+        """
         if kept < self.at_least:
             return ""
         if self.adaptive is not None and sqrt(max(0.0, after)) > 1 / (self.adaptive * (kept + 1)):
             return "adaptive"
         if self.min_gain is not None and before - after < self.min_gain * before:
             return "min_gain"
+        if self.min_growth is not None and before - after < self.min_growth * (start - before):
+            return "min_growth"
         return ""
 
     def satisfied(self, kept: int, first: float, now: float) -> str:

@@ -58,7 +58,7 @@ def select(
         limits: what may be picked, and how often. The fields of `Limits` are accepted as keywords too:
             ``replacement``, ``exclude``, ``sources`` with ``source_cap``, ``costs`` with ``budget``.
         stopping: when to stop before n. The fields of `Stopping` are accepted as keywords too: ``adaptive``,
-            ``until``, ``min_gain``, ``at_least``.
+            ``until``, ``min_gain``, ``min_growth``, ``at_least``.
         seed: the random seed of methods that involve chance.
         **options: the method's own settings.
 
@@ -159,8 +159,9 @@ def _check_method(
             f"method {entry.name!r} decides on all picks at once: leave out {_listed(between)}, which act between picks"
         )
     if not space.targets and stopping.active:
-        rules = [name for name in ("adaptive", "until", "min_gain") if getattr(stopping, name) is not None]
-        raise Conflict(f"leave out {_listed(rules)}, or pass {setting('query')}: there is no uncertainty to follow")
+        raise Conflict(
+            f"leave out {_listed(stopping.specified())}, or pass {setting('query')}: there is no uncertainty to follow"
+        )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -261,7 +262,7 @@ def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) ->
     noise = problem.noise if in_use else max(problem.noise, smallest_noise(space))
     belief = in_use or (belief_of(space, noise) if may_stop else None)
     known = list(range(space.size - problem.known, space.size))
-    first = space.target_trace / space.targets if space.targets else float("nan")
+    start = first = space.target_trace / space.targets if space.targets else float("nan")
     for index in known:
         if belief is not None:
             first -= belief.look(index).drop
@@ -280,7 +281,7 @@ def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) ->
         after = trace[-1]
         if belief is not None:
             after -= belief.look(index).drop
-            if may_stop and (reason := stopping.refuses(len(indices), trace[-1], after)):
+            if may_stop and (reason := stopping.refuses(len(indices), start, trace[-1], after)):
                 stopped = reason
                 break
         indices.append(index)

@@ -35,6 +35,7 @@ REQUEST_SETTINGS = frozenset(
         "adaptive",
         "until",
         "min_gain",
+        "min_growth",
         "replacement",
         "per_document",
         "without_copies",

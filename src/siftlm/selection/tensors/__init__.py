@@ -78,7 +78,7 @@ class BatchSelection(Sequence[Selection]):
     counts: Tensor
     """(B,) how many picks there are"""
     reasons: Tensor
-    """(B,) why each ended: 0 for n, 1 for adaptive, 2 for until, 3 for min_gain"""
+    """(B,) why each ended: 0 for n, 1 for adaptive, 2 for until, 3 for min_gain, 4 for min_growth"""
     method: str
     noise: float
     queries: Tensor = field(repr=False)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from siftlm.selection.numerics import SPENT_ROUNDINGS
+from siftlm.selection.rules import STOPPING_RULES
 from siftlm.selection.tensors.posterior import (
     TensorCandidates,
     TensorFeaturePosterior,
@@ -120,7 +121,7 @@ METHODS: dict[str, TensorMethod] = {
 }
 
 
-REASONS = ("n", "adaptive", "until", "min_gain")
+REASONS = ("n", *STOPPING_RULES)
 # Have all prompts stopped? To ask is to wait for the device, so that happens only every so many steps.
 ASK_EVERY = 8
 
@@ -220,6 +221,9 @@ class TensorChunk:
         if stopping.min_gain is not None:
             little = going & (before - after < stopping.min_gain * before)
             going, reasons = going & ~little, torch.where(little, REASONS.index("min_gain"), reasons)
+        if stopping.min_growth is not None:
+            little = going & (before - after < stopping.min_growth * (self.first - before))
+            going, reasons = going & ~little, torch.where(little, REASONS.index("min_growth"), reasons)
         return going, reasons
 
     def _satisfy(self, step: int, left: Tensor, going: Tensor, reasons: Tensor) -> tuple[Tensor, Tensor]:
