@@ -114,6 +114,9 @@ class Explanation:
     """(n,) largest |similarity| to an earlier pick; 0 for the first."""
     served: IntArray
     """(n,) the target whose uncertainty fell most by this pick."""
+    alone: FloatArray
+    """(n,) by how much the uncertainty would rise if this pick were left out and all others stayed; NaN without a
+    target."""
     gains: FloatArray
     """(n,) as in the selection."""
     uncertainty: FloatArray

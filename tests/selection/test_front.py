@@ -191,6 +191,9 @@ def check_explanation(e: Explanation, s: Selection, world: oracle.World, accurac
     prior = world.before_anything().uncertainty([])
     for step, fall in enumerate(falls):
         assert fall[e.served[step]] >= max(fall) - accuracy * prior
+    picks = s.indices.tolist()
+    rises = [world.uncertainty(picks[:at] + picks[at + 1 :]) - world.uncertainty(picks) for at in range(len(picks))]
+    np.testing.assert_allclose(e.alone, rises, atol=accuracy * max(1.0, prior))
     assert e.indices.tolist() == s.indices.tolist()
     assert e.gains.tolist() == s.gains.tolist()
     assert e.uncertainty.tolist() == s.uncertainty[1:].tolist()
@@ -232,6 +235,7 @@ def test_explain_without_a_prompt() -> None:
     e = s.explain()
     assert e.relevance.tolist() == [0] * 4
     assert e.served.tolist() == [0] * 4
+    assert np.isnan(e.alone).all()
     assert len(str(e).splitlines()) == 5
 
 

@@ -30,7 +30,7 @@ class GramEvidence:
     """how many known items there are: the picks come after them"""
 
     def explain(self, selection: Selection, texts: Sequence[str] | None) -> Explanation:
-        """Relevance, overlap and the target served, of each pick."""
+        """Relevance, overlap, the target served and what nothing else covers, of each pick."""
         gram, cross = self.gram[self.known :, self.known :], self.cross[:, self.known :]
         own = np.sqrt(np.maximum(np.diagonal(gram), 0))
         prompt = np.sqrt(np.maximum(np.diagonal(self.targets), 0))
@@ -42,6 +42,7 @@ class GramEvidence:
             relevance=relevance,
             overlap=overlap,
             served=self._served(selection.noise)[self.known :],
+            alone=self._alone(selection.noise)[self.known :],
             gains=selection.gains,
             uncertainty=selection.uncertainty[1:],
             texts=None if texts is None else _picked_texts(texts, selection.indices),
@@ -60,6 +61,14 @@ class GramEvidence:
             cross -= np.outer(cross[:, pick], row)
             gram -= np.outer(gram[:, pick], row)
         return served
+
+    def _alone(self, noise: float) -> FloatArray:
+        """(n,) mean over the targets of (M c)ᵢ² / Mᵢᵢ with M = (K + λI)⁻¹: what leaving out item i adds to c'Mc."""
+        if not len(self.cross):
+            return np.full(len(self.gram), np.nan)
+        inverse = np.linalg.inv(self.gram + noise * np.eye(len(self.gram)))
+        rise: FloatArray = ((self.cross @ inverse) ** 2).mean(axis=0) / np.diagonal(inverse)
+        return rise
 
 
 @dataclass(frozen=True, eq=False)

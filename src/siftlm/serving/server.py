@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import ipaddress
 import logging
 import math
 import os
-import signal
-import socket
 import sys
 import threading
 import time
@@ -23,6 +20,7 @@ from uvicorn.config import LOGGING_CONFIG
 
 from siftlm.errors import Conflict, SiftlmError, setting
 from siftlm.memory import Memory
+from siftlm.network import bind_socket, capture_signals, is_loopback, refuse_open_host, server_url
 from siftlm.serving.app import SwappableApp, create_app, loading_app
 from siftlm.serving.auth import ApiKeys
 from siftlm.serving.errors import ShuttingDown
@@ -38,10 +36,7 @@ from siftlm.serving.middleware import GuardMiddleware
 from siftlm.serving.modes import ModeParser
 from siftlm.serving.scheduler import MIB
 from siftlm.serving.schemas import RequestLimits
-from siftlm.validation import whole_number
 
-# Connections that may wait to be accepted; uvicorn's default.
-LISTEN_BACKLOG = 2048
 # Seconds to wait for a thread that is about to end.
 THREAD_EXIT_SECONDS = 0.2
 
@@ -102,20 +97,6 @@ def _exit_process() -> None:
 
 
 @contextmanager
-def capture_signals(on_signal: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handle signals that arrive before or after uvicorn handles them.
-
-    Once it has ended, uvicorn raises the signals that ended it again, which would end the process before its cleanup.
-    """
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def background_server(model: Any, memories: Mapping[str, Memory], *, port: int = 0, **settings: Any) -> Iterator[str]:
     """The address of a server in a thread of this process, which ends with the block.
 
@@ -170,11 +151,7 @@ def open_server(
         vllm_adapters: adapters that vLLM keeps at once.
         **settings: of the controller and of `siftlm.LocalModel`.
     """
-    if keys is None and not anybody and not is_loopback(host):
-        raise Conflict(
-            f"others can reach {setting('host', host)}: set {setting('keys')} to a file of API keys (siftlm keys add "
-            f"FILE NAME creates one), or pass {setting('anybody', True)} to serve everybody"
-        )
+    refuse_open_host(host, keyed=keys is not None, anybody=anybody)
     if (vllm is None) != (vllm_folder is None):
         raise Conflict(
             f"{setting('vllm')} and {setting('vllm_folder')} must be set together: vLLM reads adapters from that folder"
@@ -243,41 +220,6 @@ def open_server(
             yield ServerHandle(server_url(host, listening.getsockname()[1]), run, load, shutdown, close)
         finally:
             close()
-
-
-def bind_socket(host: str, port: int) -> socket.socket:
-    """A listening socket, opened before the model is loaded: a port in use fails at once, and early clients wait."""
-    whole_number("port", port, least=0, most=2**16 - 1)
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(LISTEN_BACKLOG)
-        except BaseException:
-            listening.close()
-            raise
-    except OSError as error:
-        raise SiftlmError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from error
-    return listening
-
-
-def is_loopback(host: str) -> bool:
-    """True if only this machine can reach the host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def server_url(host: str, port: int) -> str:
-    """The server's address.
-
-    >>> server_url("::1", 8000)
-    'http://[::1]:8000'
-    """
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 # uvicorn logs these for every request that asks for WebSocket, with advice to install what the server does not need.
