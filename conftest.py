@@ -30,6 +30,7 @@ NEEDS = {
     "src/siftlm/flow.py": "torch",
     "src/siftlm/integrations/langchain.py": "langchain_core",
     "src/siftlm/integrations/lm_eval.py": "torch",
+    "src/siftlm/integrations/*mcp*.py": "mcp",
     "src/siftlm/local.py": "torch",
     "src/siftlm/selection/tensors/*": "torch",
     "src/siftlm/serving/*": "fastapi",

@@ -133,8 +133,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Open the memories, and serve until interrupted."""
     from siftlm.serving import serve
 
+    if arguments.engine == "full":
+        raise Conflict("--engine full: requests share the model's weights, so a server tunes adapters: --engine lora")
     atexit.register(gc.freeze)  # or the last garbage collection takes seconds on torch's objects
-    memories = _open_memories(arguments)
+    memories = open_memories(arguments)
     settings = _request_defaults(arguments)
     try:
         with device_errors():
@@ -153,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
                 vllm=arguments.vllm,
                 vllm_folder=arguments.vllm_folder,
                 vllm_adapters=arguments.vllm_adapters,
-                on_ready=_log,
+                on_ready=log,
                 **settings,
                 **{**controller_settings(arguments), "engine": "lora"},
             )
@@ -177,12 +179,10 @@ def _request_defaults(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def _open_memories(arguments: argparse.Namespace) -> dict[str, Memory]:
-    """The memories by name."""
+def open_memories(arguments: argparse.Namespace) -> dict[str, Memory]:
+    """The memories of ``--memory`` by name."""
     from siftlm.memory import Memory
 
-    if arguments.engine == "full":
-        raise Conflict("--engine full: requests share the model's weights, so a server tunes adapters: --engine lora")
     memories: dict[str, Memory] = {}
     for word in arguments.memories:
         named = NAMED.fullmatch(word)
@@ -195,7 +195,7 @@ def _open_memories(arguments: argparse.Namespace) -> dict[str, Memory]:
     return memories
 
 
-def _log(line: str) -> None:
+def log(line: str) -> None:
     """Print a line on stderr."""
     if sys.stderr is not None:
         print(line, file=sys.stderr, flush=True)

@@ -31,15 +31,6 @@ EXCERPT_LINES = 3  # of each text in a comparison
 INDENT = 5
 # Metadata fields that name the origin of a passage, in order of preference.
 ORIGINS = ("path", "file", "filename", "source", "url", "title", "name", "dataset", "pile_set_name")
-# Frequent words, which do not explain why a passage matches.
-STOP_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "about and are because been but can could did does for from had has have how into its may more most not one "
-        "only other our out over should some such than that the their them then there these they this those was were "
-        "what when where which who why will with would you your",
-    )
-)
 STOPPED = {
     "adaptive": "stopped by --adaptive: one more step is not worth it",
     "until": "stopped by --until: the uncertainty is low enough",
@@ -265,5 +256,7 @@ def keywords(prompt: str | None) -> frozenset[str]:
     >>> sorted(keywords("How are lists sorted by the Key?"))
     ['key', 'lists', 'sorted']
     """
+    from siftlm.memory.keywords import STOP_WORDS
+
     words: Sequence[str] = re.findall(r"\w+", (prompt or "").casefold())
     return frozenset(word for word in words if len(word) > 2 and word not in STOP_WORDS)

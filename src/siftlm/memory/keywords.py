@@ -20,6 +20,15 @@ MAX_DOCUMENT_FREQUENCY = 0.3
 # The share of words in a relevance that vectors have the rest of; docs/decisions/0055-hybrid-ranking.md says how it was
 # chosen.
 WORDS_SHARE = 0.4
+# Frequent words of English, which do not explain why a passage matches.
+STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "about and are because been but can could did does for from had has have how into its may more most not one "
+        "only other our out over should some such than that the their them then there these they this those was were "
+        "what when where which who why will with would you your",
+    )
+)
 
 # --- words of a text
 
