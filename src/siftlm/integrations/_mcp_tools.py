@@ -298,24 +298,24 @@ def explain(memories: Mapping[str, Memory], asked: SearchArguments) -> ExplainAn
     """
     name, memory = _chosen_memory(memories, asked.memory)
     found = _search(memory, asked)
-    why, shares = found.selection.explain(), _shares_left(found.selection)
-    queries = _list_of_queries(asked.query)
-    words = _only_words(queries, found.texts)
-    start = float(found.selection.uncertainty[0])
+    shares, considered, stopped = _shares_left(found.selection), found.considered, found.selection.stopped
+    if not len(found):
+        return ExplainAnswer(name, [], considered, shares[-1], stopped, _no_passage(memory, asked))
+    why, queries = found.selection.explain(), _list_of_queries(asked.query)
+    words, start = _only_words(queries, found.texts), float(found.selection.uncertainty[0])
     reasons = [
         ReasonAnswer(
             **_passage(hit, SNIPPET_CHARACTERS),
             relevance=json_number(float(why.relevance[at]), 4),
             left=shares[at + 1],
             overlap=json_number(float(why.overlap[at]), 4),
-            alone=json_number(float(why.alone[at]) / start, 4) if start > 0 else None,
+            alone=json_number(float(why.alone[at]) / start, 4),
             only_words=words[at],
             serves=queries[int(why.served[at])] if len(queries) > 1 else None,
         )
         for at, hit in enumerate(found)
     ]
-    verdict = _verdict(found.selection, found.considered, asked) if reasons else _no_passage(memory, asked)
-    return ExplainAnswer(name, reasons, found.considered, shares[-1], found.selection.stopped, verdict)
+    return ExplainAnswer(name, reasons, considered, shares[-1], stopped, _verdict(found.selection, considered, asked))
 
 
 def select(memories: Mapping[str, Memory], asked: SelectArguments) -> SelectAnswer:
@@ -400,7 +400,7 @@ def _embedded(memory: Memory, name: str, texts: Sequence[str], *, as_query: bool
 def _shares_left(chosen: Selection) -> list[float | None]:
     """What is left before the first pick and after each, as shares of what there was."""
     start = float(chosen.uncertainty[0])
-    return [json_number(float(left) / start, 4) if start > 0 else None for left in chosen.uncertainty]
+    return [json_number(float(left) / start, 4) for left in chosen.uncertainty]
 
 
 def _verdict(chosen: Selection, candidates: int, asked: QueryArguments) -> str:
