@@ -12,12 +12,14 @@ import pytest
 pytest.importorskip("mcp")
 
 import anyio
+import numpy as np
 from mcp import Client
 
 import siftlm
 from siftlm.errors import Conflict
 from siftlm.integrations import _mcp_tools, mcp
-from siftlm.memory import Memory
+from siftlm.integrations.ranking import memory_settings, rank
+from siftlm.memory import Found, Memory
 
 PROMPT = "When does the lighthouse keeper light the lamp, and how much oil does it burn in a night?"
 ENTRIES = [
@@ -79,6 +81,11 @@ def complaint(memory: Memory, tool: str, /, **arguments: Any) -> str:
     return result.content[0].text
 
 
+def found_by_memory(memory: Memory, query: Any = PROMPT, n: int = 20, **settings: Any) -> Found:
+    """What the memory finds with the defaults of all adapters."""
+    return memory.search(query, n, **memory_settings("sift", {"candidates": "both", **settings}))
+
+
 def listed(memories: dict[str, Memory]) -> dict[str, Any]:
     async def main() -> Any:
         async with Client(mcp.create_server(memories)) as client:
@@ -106,7 +113,7 @@ def test_the_tools_are_listed_with_limits_and_schemas(memory: Memory) -> None:
 
 
 def test_a_search_returns_the_picks_of_the_memory_and_says_why_it_stopped(memory: Memory) -> None:
-    found = memory.search(PROMPT, 20, **_mcp_tools.DEFAULT_STOP)
+    found = found_by_memory(memory)
     said = answer(memory, "search", query=PROMPT)
     assert [one["text"] for one in said["passages"]] == found.texts
     assert [one["meta"] for one in said["passages"]] == [hit.meta for hit in found]
@@ -131,24 +138,25 @@ def test_the_text_of_an_answer_holds_all_that_an_assistant_reads(memory: Memory)
 @pytest.mark.parametrize(
     ("given", "stopped", "sentence"),
     [
-        ({"min_gain": 0.02}, "min_gain", "lower what is left by less than 2 %, so more would add next to nothing"),
-        ({"until": 0.9}, "until", "no more than 90 % was to be left"),
-        ({"n": 2, "min_gain": 0}, "n", "n = 2 was reached"),
-        ({"min_gain": 0}, "n", "all that there are"),
+        ({"min_gain": 0.05}, "min_gain", "less than 5% of what is left"),
+        ({"until": 0.9}, "until", "no more than 90% of the uncertainty was to be left"),
+        ({"n": 2, "min_gain": 0}, "n", "A larger n may add something."),
+        ({"min_gain": 0}, "n", "6 of 6 passages"),
     ],
 )
 def test_the_verdict_names_the_rule_that_stopped_it(memory: Memory, given: Any, stopped: str, sentence: str) -> None:
     said = answer(memory, "search", query=PROMPT, **{"n": 6, **given})
     rule = {name: given[name] for name in ("until", "min_gain") if name in given}
-    assert [one["text"] for one in said["passages"]] == memory.search(PROMPT, given.get("n", 6), **rule).texts
+    assert [one["text"] for one in said["passages"]] == found_by_memory(memory, n=given.get("n", 6), **rule).texts
     assert said["stopped"] == stopped
     assert sentence in said["verdict"]
+    assert ("add next to nothing" in said["verdict"]) == (stopped != "n")
 
 
 def test_known_texts_are_not_looked_for_again(memory: Memory) -> None:
     first = answer(memory, "search", query=PROMPT, n=1)["passages"][0]["text"]
     again = answer(memory, "search", query=PROMPT, n=1, known=[first])["passages"][0]["text"]
-    assert again == memory.search(PROMPT, 1, known=[first]).texts[0]
+    assert again == found_by_memory(memory, n=1, known=[first], candidates="vectors").texts[0]
     assert again != first
 
 
@@ -161,13 +169,11 @@ def test_filters_pass_through(memory: Memory, where: Any) -> None:
 
 def test_words_find_what_vectors_blur(memory: Memory) -> None:
     said = answer(memory, "search", query="the lens", candidates="words")
-    assert [one["text"] for one in said["passages"]] == memory.search(
-        "the lens", 20, candidates="words", **_mcp_tools.DEFAULT_STOP
-    ).texts
+    assert [one["text"] for one in said["passages"]] == found_by_memory(memory, "the lens", candidates="words").texts
 
 
 def test_an_explanation_is_of_the_same_picks(memory: Memory) -> None:
-    found = memory.search(PROMPT, 20, **_mcp_tools.DEFAULT_STOP)
+    found = found_by_memory(memory)
     why, start = found.selection.explain(), found.selection.uncertainty[0]
     said = answer(memory, "explain", query=PROMPT)
     assert [one["text"] for one in said["passages"]] == found.texts
@@ -195,16 +201,35 @@ def test_long_texts_are_shortened_in_an_explanation_and_whole_in_a_search(tmp_pa
     assert short.endswith("…")
 
 
-def test_texts_of_the_assistant_are_chosen_as_those_of_a_memory_are(memory: Memory) -> None:
+def test_texts_of_the_assistant_are_ranked(memory: Memory) -> None:
     texts = [text for text, _ in ENTRIES]
+    ranking = rank(memory.embedder.embed([PROMPT], as_query=True), memory.embedder.embed(texts), 20)
     said = answer(memory, "select", query=PROMPT, texts=texts)
-    found = answer(memory, "search", query=PROMPT)
-    assert [one["text"] for one in said["picks"]] == [one["text"] for one in found["passages"]]
-    assert [texts[one["index"]] for one in said["picks"]] == [one["text"] for one in said["picks"]]
-    assert said["left"] == found["left"]
+    assert [one["index"] for one in said["picks"]] == ranking.indices
+    assert [one["text"] for one in said["picks"]] == [texts[index] for index in ranking.indices]
+    assert said["left"] == pytest.approx(ranking.left, abs=1e-3)
+    assert said["verdict"].startswith(ranking.verdict)
     assert answer(memory, "select", query=PROMPT, texts=json.dumps(texts)) == said, "a list as JSON in a string"
     fewer = answer(memory, "select", query=PROMPT, texts=texts, known=[said["picks"][0]["text"]], n=1)
     assert fewer["picks"][0]["index"] != said["picks"][0]["index"]
+    assert len(answer(memory, "select", query=PROMPT, texts=texts, n=2, min_gain=0)["picks"]) == 2
+
+
+def test_texts_that_say_nothing_are_passed_over(memory: Memory) -> None:
+    said = answer(memory, "select", query="How much oil?", texts=["", "  ", "The lamp burns much oil."], min_gain=0)
+    assert [one["index"] for one in said["picks"]] == [2]
+    assert answer(memory, "select", query="oil", texts=[""])["picks"] == []
+    assert answer(memory, "select", query="oil", texts=["Oil burns."], known=["", "Oil burns well."])["picks"]
+
+
+def test_a_query_without_a_direction_is_said(tmp_path: Path) -> None:
+    def embed(texts: list[str]) -> Any:
+        return np.array([[text.count("oil"), text.count("lamp")] for text in texts], dtype=float)
+
+    with Memory.create(tmp_path / "two", embedder=embed) as memory:
+        memory.add(["oil", "lamp"])
+        assert "query has no word" in complaint(memory, "select", query="puffins", texts=["oil"])
+        assert "has no direction" in complaint(memory, "search", query="puffins")
 
 
 def test_redundancy_is_that_of_the_memory(tmp_path: Path) -> None:
@@ -241,9 +266,8 @@ def test_redundancy_is_that_of_the_memory(tmp_path: Path) -> None:
         ("search", {"query": "oil", "where": 'kind = "log" und'}, "where, column 14"),
         ("search", {"query": "oil", "where": {"kind": {"~": 1}}}, "unknown operator '~'"),
         ("search", {"query": "oil", "until": 2}, "until must be less than or equal to 1, got 2"),
-        ("search", {"query": "oil", "candidates": "all"}, "candidates must be 'vectors', 'words' or 'both', got 'all'"),
+        ("search", {"query": "oil", "candidates": "all"}, "candidates must be 'vectors', 'words' or 'both'"),
         ("select", {"query": "oil", "texts": []}, "texts must have at least 1 item"),
-        ("select", {"query": "oil", "texts": ["oil", ""]}, "texts[1] is empty"),
         ("select", {"query": "oil", "texts": ["oil", 3]}, "texts[1] must be a valid string, got 3"),
         ("redundancy", {"sample": 1}, "sample must be greater than or equal to 2, got 1"),
         ("find", {}, "unknown tool 'find'"),
@@ -267,6 +291,8 @@ def test_nothing_found_says_why(memory: Memory, tmp_path: Path) -> None:
 def test_a_memory_without_full_text_refuses_words(tmp_path: Path) -> None:
     with fill(tmp_path / "plain", full_text=False) as memory:
         assert "cannot be searched by words" in complaint(memory, "search", query="oil", candidates="both")
+        found = memory.search(PROMPT, 20, **memory_settings("sift", {}))
+        assert [one["text"] for one in answer(memory, "search", query=PROMPT)["passages"]] == found.texts
 
 
 def test_a_damaged_memory_is_a_tool_error(memory: Memory) -> None:

@@ -144,8 +144,8 @@ def test_a_client_that_stops_reading_leaves_no_traceback(folder: Path) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        process.stdin.write(json.dumps(search_call("oil")) + "\n")
-        process.stdin.flush()
+        process.stdin.write(json.dumps(search_call("oil")) + "\n" + json.dumps(search_call("puffins")) + "\n")
+        process.stdin.close()
         assert process.wait(SECONDS) == 0
         assert process.stderr.read() == ""
 

@@ -10,19 +10,18 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from siftlm.errors import InvalidInput
+from siftlm.integrations.ranking import Ranking, memory_settings, rank, ranking_of
 from siftlm.memory import Found, Hit, Memory, keywords, vectors
-from siftlm.memory.request import DEFAULT_NOISE
-from siftlm.selection import select as select_vectors
-from siftlm.types import Selection, json_number
+from siftlm.types import json_number
 from siftlm.validation import choice, text_with_content
 
-DEFAULT_STOP: Mapping[str, float] = {"min_gain": 0.02}
-"""The stopping rule where a call names none; settings of `siftlm.Stopping`."""
 DEFAULT_PASSAGES, MAX_PASSAGES = 20, 100
 MAX_QUERIES, MAX_TEXTS, MAX_TEXT_CHARACTERS = 20, 2000, 100_000
 MAX_SAMPLE_PASSAGES = 20_000
@@ -60,7 +59,9 @@ ABOUT_UNTIL = "Stop at this share of the initial uncertainty, in place of the de
 ABOUT_MIN_GAIN = (
     "Stop when the best one lowers what is left by less than this share, in place of the default rule; 0: go on to n."
 )
-ABOUT_CANDIDATES = "Find by meaning (vectors), by words, or by both, which suits names, codes and error messages."
+ABOUT_CANDIDATES = (
+    "Find by meaning (vectors), by words, or by both. Left out: by both, but by vectors where texts are known."
+)
 ABOUT_WHERE = (
     "Only passages of documents whose metadata match, such as 'source = \"wiki\" and year >= 2000'. Operators: = != < "
     '<= > >= in ["a", "b"], not in, contains, starts, ends, exists FIELD, and, or, not, ( ). Or an object: '
@@ -90,7 +91,7 @@ class SearchArguments(QueryArguments):
     """Arguments of `search` and `explain`."""
 
     where: Annotated[str | dict[str, Any] | None, Field(description=ABOUT_WHERE)] = None
-    candidates: Annotated[Literal["vectors", "words", "both"], Field(description=ABOUT_CANDIDATES)] = "vectors"
+    candidates: Annotated[Literal["vectors", "words", "both"] | None, Field(description=ABOUT_CANDIDATES)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,17 +277,16 @@ def search(memories: Mapping[str, Memory], asked: SearchArguments) -> SearchAnsw
     Passages that repeat an earlier one are passed over, so each one adds something. The search stops by itself: n is a
     maximum. The answer says how much of the uncertainty about the query is left (a share; near 100 % means that this
     memory says little about it), and whether more passages would add anything. To go on after reading, pass what you
-    have read as `known`. Use `where` to restrict the search by metadata, and candidates="both" for names and codes.
+    have read as `known`. Use `where` to restrict the search by metadata.
     """
     name, memory = _chosen_memory(memories, asked.memory)
-    found = _search(memory, asked)
-    shares = _shares_left(found.selection)
+    found, ranking = _search(memory, asked)
     passages = [
-        PassageAnswer(**_passage(hit), relevance=json_number(hit.score, 4), left=left)
-        for hit, left in zip(found, shares[1:], strict=True)
+        PassageAnswer(**_passage(hit), relevance=_rounded(one.relevance), left=_rounded(one.left))
+        for hit, one in zip(found, ranking, strict=True)
     ]
-    verdict = _verdict(found.selection, found.considered, asked) if passages else _no_passage(memory, asked)
-    return SearchAnswer(name, passages, found.considered, shares[-1], found.selection.stopped, verdict)
+    verdict = _verdict(ranking) if passages else _no_passage(memory, asked)
+    return SearchAnswer(name, passages, ranking.considered, _rounded(ranking.left), ranking.stopped, verdict)
 
 
 def explain(memories: Mapping[str, Memory], asked: SearchArguments) -> ExplainAnswer:
@@ -297,25 +297,26 @@ def explain(memories: Mapping[str, Memory], asked: SearchArguments) -> ExplainAn
     shortened; `search` gives them whole.
     """
     name, memory = _chosen_memory(memories, asked.memory)
-    found = _search(memory, asked)
-    shares, considered, stopped = _shares_left(found.selection), found.considered, found.selection.stopped
+    found, ranking = _search(memory, asked)
+    left = _rounded(ranking.left)
     if not len(found):
-        return ExplainAnswer(name, [], considered, shares[-1], stopped, _no_passage(memory, asked))
+        return ExplainAnswer(name, [], ranking.considered, left, ranking.stopped, _no_passage(memory, asked))
     why, queries = found.selection.explain(), _list_of_queries(asked.query)
-    words, start = _only_words(queries, found.texts), float(found.selection.uncertainty[0])
+    alone = why.alone / (found.selection.uncertainty[0] or 1.0)
+    words = _only_words(queries, found.texts)
     reasons = [
         ReasonAnswer(
             **_passage(hit, SNIPPET_CHARACTERS),
-            relevance=json_number(float(why.relevance[at]), 4),
-            left=shares[at + 1],
-            overlap=json_number(float(why.overlap[at]), 4),
-            alone=json_number(float(why.alone[at]) / start, 4),
+            relevance=_rounded(one.relevance),
+            left=_rounded(one.left),
+            overlap=_rounded(one.overlap),
+            alone=_rounded(float(alone[at])),
             only_words=words[at],
             serves=queries[int(why.served[at])] if len(queries) > 1 else None,
         )
-        for at, hit in enumerate(found)
+        for at, (hit, one) in enumerate(zip(found, ranking, strict=True))
     ]
-    return ExplainAnswer(name, reasons, considered, shares[-1], stopped, _verdict(found.selection, considered, asked))
+    return ExplainAnswer(name, reasons, ranking.considered, left, ranking.stopped, _verdict(ranking))
 
 
 def select(memories: Mapping[str, Memory], asked: SelectArguments) -> SelectAnswer:
@@ -326,18 +327,22 @@ def select(memories: Mapping[str, Memory], asked: SelectArguments) -> SelectAnsw
     memory whose embedder compares the texts.
     """
     _, memory = _chosen_memory(memories, asked.memory)
-    queries = _list_of_queries(asked.query)
-    targets = _embedded(memory, "query", queries, as_query=True)
-    candidates = _embedded(memory, "texts", asked.texts)
-    known = {"known": _embedded(memory, "known", asked.known)} if asked.known else {}
-    n = min(asked.n, len(asked.texts))
-    chosen = select_vectors(targets, candidates, n, noise=DEFAULT_NOISE, replacement=False, **known, **_stopping(asked))
-    why, shares = chosen.explain(), _shares_left(chosen)
+    embed = partial(vectors.embed_checked, memory.embedder, width=memory.width)
+    targets = embed(_list_of_queries(asked.query), as_query=True)
+    if not targets.any(axis=1).all():
+        raise InvalidInput("query has no word that the memory's embedder knows")
+    # Texts without any word have no direction.
+    candidates = embed(asked.texts)
+    places = np.flatnonzero(candidates.any(axis=1))
+    known = embed(asked.known) if asked.known else np.empty((0, memory.width))
+    told = {"known": known[known.any(axis=1)]} if known.any() else {}
+    ranking = rank(targets, candidates[places], asked.n, **told, **_stopping(asked))
     picks = [
-        PickAnswer(int(index), asked.texts[index], json_number(float(why.relevance[at]), 4), shares[at + 1])
-        for at, index in enumerate(chosen.indices)
+        PickAnswer(at, asked.texts[at], _rounded(one.relevance), _rounded(one.left))
+        for one in ranking
+        for at in [int(places[one.index])]
     ]
-    return SelectAnswer(picks, shares[-1], chosen.stopped, _verdict(chosen, len(asked.texts), asked))
+    return SelectAnswer(picks, _rounded(ranking.left), ranking.stopped, _verdict(ranking))
 
 
 def redundancy(memories: Mapping[str, Memory], asked: RedundancyArguments) -> RedundancyAnswer:
@@ -356,7 +361,7 @@ def redundancy(memories: Mapping[str, Memory], asked: RedundancyArguments) -> Re
         found.neighbours,
         found.redundant,
         found.copies,
-        json_number(found.mean_nearest, 4),
+        _rounded(found.mean_nearest),
         [list(group.snippets) for group in found.groups],
     )
 
@@ -372,51 +377,29 @@ def _list_of_queries(query: str | list[str]) -> list[str]:
 
 
 def _stopping(asked: QueryArguments) -> dict[str, float]:
-    """The stopping rule of a call: its own, or the default."""
-    own = {name: value for name in ("until", "min_gain") if (value := getattr(asked, name)) is not None}
-    return own or dict(DEFAULT_STOP)
+    """The stopping rule that a call names; without one, that of `siftlm.integrations.ranking` applies."""
+    return {name: value for name in ("until", "min_gain") if (value := getattr(asked, name)) is not None}
 
 
-def _search(memory: Memory, asked: SearchArguments) -> Found:
-    return memory.search(
-        _list_of_queries(asked.query),
-        asked.n,
-        where=asked.where,
-        candidates=asked.candidates,
-        known=asked.known or None,
-        **_stopping(asked),
-    )
+def _search(memory: Memory, asked: SearchArguments) -> tuple[Found, Ranking]:
+    # Known texts count by their vectors alone: beside words, what they tell would be found again.
+    default = "both" if memory.manifest.full_text and not asked.known else "vectors"
+    given = {"where": asked.where, "candidates": asked.candidates or default, "known": asked.known or None}
+    settings = memory_settings("sift", {**given, **_stopping(asked)})
+    found = memory.search(_list_of_queries(asked.query), asked.n, **settings)
+    return found, ranking_of(found, settings)
 
 
-def _embedded(memory: Memory, name: str, texts: Sequence[str], *, as_query: bool = False) -> vectors.Vectors:
-    """The vectors of texts, each of which must say something."""
-    embedded = vectors.embed_checked(memory.embedder, texts, memory.width, as_query=as_query)
-    for at, row in enumerate(embedded):
-        if not row.any():
-            raise InvalidInput(f"{name}[{at}] is empty, or has no word that the memory's embedder knows")
-    return embedded
+def _verdict(ranking: Ranking) -> str:
+    """The verdict, and what an assistant can do about it."""
+    if ranking.enough:
+        return f"{ranking.verdict} More of them would add next to nothing."
+    more = ranking.stopped == "n" and len(ranking) < ranking.considered
+    return f"{ranking.verdict} A larger n may add something." if more else ranking.verdict
 
 
-def _shares_left(chosen: Selection) -> list[float | None]:
-    """What is left before the first pick and after each, as shares of what there was."""
-    start = float(chosen.uncertainty[0])
-    return [json_number(float(left) / start, 4) for left in chosen.uncertainty]
-
-
-def _verdict(chosen: Selection, candidates: int, asked: QueryArguments) -> str:
-    """How much is left, and whether more would add anything."""
-    rule = {name: _share(value) for name, value in _stopping(asked).items()}
-    reasons = {
-        "min_gain": f"Stopped: the next best one would lower what is left by less than {rule.get('min_gain')}, so more "
-        "would add next to nothing.",
-        "until": f"Stopped: no more than {rule.get('until')} was to be left.",
-        "adaptive": "Stopped: the next one would not be worth reading.",
-        "n": f"Not finished: n = {asked.n} was reached, and a larger n may add more.",
-        "exhausted": "These are all that there are.",
-    }
-    stopped = chosen.stopped if len(chosen) < candidates else "exhausted"
-    left = f"{_share(_shares_left(chosen)[-1])} of the uncertainty is left"
-    return f"{len(chosen)} of {candidates:,} candidates; {left}. {reasons[stopped]}"
+def _rounded(value: float) -> float | None:
+    return json_number(value, 4)
 
 
 def _no_passage(memory: Memory, asked: SearchArguments) -> str:
@@ -445,6 +428,7 @@ def _passage(hit: Hit, characters: int | None = None) -> dict[str, Any]:
 
 def _only_words(queries: Sequence[str], texts: Sequence[str]) -> list[list[str]]:
     """For each text, the words of the queries that no other text has."""
-    asked = [word for word in keywords.terms("\n".join(queries)) if len(word) >= MIN_WORD_LETTERS or not word.isascii()]
+    own_words = [word for word in keywords.terms("\n".join(queries)) if word not in keywords.STOP_WORDS]
+    asked = [word for word in own_words if len(word) >= MIN_WORD_LETTERS or not word.isascii()]
     found = [set(keywords.terms(text)) for text in texts]
     return [[word for word in asked if word in own and sum(word in other for other in found) == 1] for own in found]
