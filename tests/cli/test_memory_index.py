@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from cli.corpora import LONG, Screen, corpus
 from siftlm.cli import main
 from siftlm.embedding import HashingEmbedder
-from siftlm.memory import Memory, durability
+from siftlm.memory import Memory, durability, ingest, reading
 
 
 def test_a_folder_of_texts_becomes_a_memory_that_the_next_command_searches(folder, siftlm):
@@ -200,6 +201,28 @@ def test_empty_files_of_a_folder_are_counted(folder, siftlm):
     status, out, err = siftlm("index", "project", "--into", "memory")
     assert (status, "2 empty files passed over" in out, "unusable" in out, err) == (0, True, False, "")
     assert siftlm("index", "project", "--into", "memory", "--quiet") == (0, "", "")
+    assert "passed over" not in siftlm("index", "project", "--into", "memory")[1]  # nothing was read again
+    (folder / "project" / "c.py").write_text("", encoding="utf-8")
+    assert "3 empty files passed over" in siftlm("index", "project", "--into", "memory", "--append")[1]
+
+
+def test_a_folder_is_not_read_again_for_its_empty_files(folder, siftlm, monkeypatch):
+    """All that `siftlm index` says of a corpus comes from the one source that was opened of it."""
+    (folder / "project").mkdir()
+    for name, text in {"a.py": "one = 1", "b.py": ""}.items():
+        (folder / "project" / name).write_text(text, encoding="utf-8")
+    opened = []
+
+    @functools.wraps(reading.open_source)
+    def open_source(corpus, **settings):
+        opened.append(corpus)
+        return open_source.__wrapped__(corpus, **settings)
+
+    monkeypatch.setattr(ingest, "open_source", open_source)
+    monkeypatch.setattr(reading, "open_source", open_source)
+    _, out, _ = siftlm("index", "project", "--into", "memory")
+    assert "1 empty file passed over" in out
+    assert len(opened) == 1
 
 
 def test_a_faiss_index_can_be_built_with_the_memory_or_later(folder, siftlm):

@@ -302,11 +302,3 @@ def write(path: str, text: str) -> None:
     """Write the text as a UTF-8 file, atomically."""
     with replacing(path) as new:
         new.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-
-
-def count_empty_files(corpus: list[str], glob: str | None, form: str | None) -> int:
-    """Files that hold nothing, in the folders of a corpus."""
-    from siftlm.memory.reading import open_source
-
-    folders = [name for name in corpus if not name.startswith("hf:") and Path(name).is_dir()]
-    return sum(open_source(folder, glob=glob, format=form).empty for folder in folders)

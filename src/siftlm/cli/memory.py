@@ -8,7 +8,7 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -182,12 +182,13 @@ def run_index(arguments: argparse.Namespace) -> int:
     _check_index(arguments)
     with resumable("stopped; repeat the command to resume"), progress_line(quiet=arguments.quiet) as report:
         before = _count_documents(arguments)
-        memory = _fill_memory(arguments, report)
+        filled = _fill_memory(arguments, report)
+        memory = filled.memory
         if arguments.faiss is not None:
             memory.build_index(arguments.faiss, progress=report)
     memory.close()
     info = collect_info(memory.path)
-    _print_index(arguments, info, before)
+    _print_index(arguments, info, before, filled.empty)
     return 0 if info.passages else 1
 
 
@@ -211,7 +212,15 @@ def _count_documents(arguments: argparse.Namespace) -> int | None:
         return None
 
 
-def _fill_memory(arguments: argparse.Namespace, report: Report) -> Memory:
+class _Filled(NamedTuple):
+    """A memory into which a corpus was read."""
+
+    memory: Memory
+    empty: int = 0
+    """Files of its folders that hold nothing."""
+
+
+def _fill_memory(arguments: argparse.Namespace, report: Report) -> _Filled:
     from siftlm.memory import Memory
 
     reading = {
@@ -222,10 +231,9 @@ def _fill_memory(arguments: argparse.Namespace, report: Report) -> Memory:
     corpus: Any = names[0] if len(names) == 1 else [name if name.startswith("hf:") else Path(name) for name in names]
     if arguments.append or not names:
         memory = Memory.open(arguments.into, embedder=arguments.embedder)
-        if names:
-            memory.ingest(corpus, bad=arguments.bad, progress=report, **reading)
-        return memory
-    return Memory.build(
+        added = memory.ingest(corpus, bad=arguments.bad, progress=report, **reading) if names else None
+        return _Filled(memory, added.empty if added else 0)
+    memory = Memory.build(
         corpus,
         arguments.into,
         embedder=_new_embedder(arguments, corpus, reading),
@@ -235,6 +243,7 @@ def _fill_memory(arguments: argparse.Namespace, report: Report) -> Memory:
         **flags.values_of(arguments, MEMORY_NAMES),
         **reading,
     )
+    return _Filled(memory, memory.built.empty if memory.built else 0)
 
 
 def _new_embedder(arguments: argparse.Namespace, corpus: Any, reading: dict[str, Any]) -> Embedder:
@@ -251,7 +260,7 @@ def _new_embedder(arguments: argparse.Namespace, corpus: Any, reading: dict[str,
     raise InvalidInput(f"--vectors {arguments.vectors}: no record of the corpus has a usable vector")
 
 
-def _print_index(arguments: argparse.Namespace, info: Info, before: int | None) -> None:
+def _print_index(arguments: argparse.Namespace, info: Info, before: int | None, empty: int) -> None:
     """Print a summary, the records that were skipped, and a command to try next."""
     stream = sys.stderr if arguments.quiet else sys.stdout
     if stream is None:
@@ -264,9 +273,7 @@ def _print_index(arguments: argparse.Namespace, info: Info, before: int | None) 
             parts += [indented(terminal.prose(complaint)) for complaint in one.complaints[:COMPLAINTS]]
             if one.bad > COMPLAINTS:
                 parts.append(indented(terminal.prose(f"… and {one.bad - COMPLAINTS:,} more")))
-    from siftlm.cli.files import count_empty_files  # which needs numpy
-
-    if not arguments.quiet and (empty := count_empty_files(arguments.corpus, arguments.glob, arguments.format)):
+    if not arguments.quiet and empty:
         parts.append(f"{counted(empty, 'empty file')} passed over")
     if not info.passages:
         parts.append(f"{arguments.into}: holds no text: no record of the input was usable")

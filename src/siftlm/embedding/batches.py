@@ -106,7 +106,7 @@ class Features(NamedTuple):
     hashes: Hashes
     starts: IntArray
     blocks: IntArray
-    buckets: npt.NDArray[np.int64]
+    buckets: npt.NDArray[np.int32]
     """(blocks, BLOCK_FEATURES) the bucket of each feature, and its weight below."""
     weights: npt.NDArray[np.float32]
 
@@ -126,7 +126,7 @@ class HashedFeatures:
     def forget(self) -> None:
         """Start again without words."""
         self._words = (Growing(np.uint64), Growing(np.int64), Growing(np.int64))
-        self._blocks = (Growing(np.int64, BLOCK_FEATURES), Growing(np.float32, BLOCK_FEATURES))
+        self._blocks = (Growing(np.int32, BLOCK_FEATURES), Growing(np.float32, BLOCK_FEATURES))
         self._features = Features(self.width, *(column.array for column in (*self._words, *self._blocks)))
 
     def learn(self, words: list[str]) -> Features:
@@ -190,8 +190,7 @@ def _word_features(chunk: Chunk, features: Features) -> Iterator[_Weighted]:
         rows, words, counts = (column[start : start + WORDS_TOGETHER] for column in chunk.counted)
         lengths = features.blocks.take(words)
         blocks, owners = ranges(features.starts.take(words), lengths), np.repeat(np.arange(len(words)), lengths)
-        places = features.buckets.take(blocks, axis=0)
-        places += (rows * features.width).take(owners)[:, None]
+        places = features.buckets.take(blocks, axis=0) + (rows * features.width).take(owners)[:, None]
         # Products of a word's weight and its damped count are exact in float32.
         weights = features.weights.take(blocks, axis=0)
         weights *= damped_counts(counts).astype(np.float32).take(owners)[:, None]

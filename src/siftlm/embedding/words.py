@@ -22,7 +22,7 @@ from siftlm.types import IntArray
 
 # Characters and texts that are read together, and words and their bytes that are known between such chunks.
 CHUNK_CHARACTERS, CHUNK_TEXTS = 1 << 18, 1 << 10
-MAX_CACHED_WORDS, MAX_CACHED_BYTES = 1 << 17, 1 << 21
+MAX_CACHED_WORDS, MAX_CACHED_BYTES = 1 << 16, 1 << 20
 
 Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.uint32]

@@ -90,6 +90,12 @@ def first_pass(path: Path, source: Source, settings: Mapping[str, Any], report: 
     return FirstPass(fitted, sample.source)
 
 
+def check_bad(bad: str) -> None:
+    """Raise unless this says what to do with bad records."""
+    if bad not in ("skip", "fail"):
+        raise InvalidInput(f"{setting('bad')} must be 'skip' or 'fail', got {bad!r}")
+
+
 def check_free(path: Path) -> None:
     """Raise unless a memory can be created in this folder."""
     _check_no_memory(path)

@@ -18,12 +18,13 @@ import numpy.typing as npt
 
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder, EmbedderSource
-from siftlm.errors import InvalidInput, MissingExtra, setting
+from siftlm.errors import InvalidInput, MissingExtra
 from siftlm.memory import ann, ann_build, durability, ingest, inputs, manifest, reading
 from siftlm.memory import writer as writing
 from siftlm.memory.ann import IndexDescription
 from siftlm.memory.create import (
     SuppliedVectors,
+    check_bad,
     check_same_build,
     create_folder,
     first_pass,
@@ -72,6 +73,8 @@ class Memory(Searcher):
             manifest.upgrade(self._path)
         self._pool = SnapshotPool(self._path)
         self._embedder: Embedder | None = None
+        self.built: Added | None = None
+        """What `build` added; None where the memory was opened or created."""
         # Pickled with the memory; a named one is made again from its name.
         self._own_embedder = None if isinstance(embedder, str) else embedder
         if embedder is not None:
@@ -163,7 +166,7 @@ class Memory(Searcher):
             progress: ``True`` draws it, ``False`` does not, a function receives it; left out, it is drawn where a
                 person is watching.
         """
-        _check_bad(bad)
+        check_bad(bad)
         source = ingest.open_corpus(corpus, reading_settings)
         made_embedder = make_embedder(embedder)
         path = Path(into)
@@ -184,7 +187,7 @@ class Memory(Searcher):
             source, settings["embedder"] = first.source, first.embedder
             memory = cls.create(path, **settings)
         memory._own_embedder = None if isinstance(embedder, str) else embedder
-        memory._ingest_source(source, ingest.source_recipe(source), bad=bad, progress=progress)
+        memory.built = memory._ingest_source(source, ingest.source_recipe(source), bad=bad, progress=progress)
         return memory
 
     # --- reading it
@@ -438,12 +441,7 @@ class Memory(Searcher):
     def _ingest_source(
         self, source: reading.Source, recipe: str, *, bad: str, progress: bool | Report | None, wait: float = 0.0
     ) -> Added:
-        _check_bad(bad)
+        check_bad(bad)
         with writing.open_writer(self._path, f"reading {source.name}", wait=wait) as writer:
             fatal, report = bad == "fail", reporter(progress)
             return ingest.ingest_source(writer, self.embedder, source, recipe, fatal=fatal, report=report)
-
-
-def _check_bad(bad: str) -> None:
-    if bad not in ("skip", "fail"):
-        raise InvalidInput(f"{setting('bad')} must be 'skip' or 'fail', got {bad!r}")
