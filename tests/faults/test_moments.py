@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from faults import moments
-from faults.power import Disk
+from faults.power import Disk, Recording, recorder
 from faults.world import EMBEDDER, Step, World, check_readable, held, outcomes, record, small_batches, take
 from siftlm.errors import Unwritable
 from siftlm.memory import Memory
@@ -123,6 +123,55 @@ def test_power_loss_would_show_vectors_that_were_not_flushed(tmp_path, what):
         scene.take(moments.Count())
         with pytest.raises(AssertionError, match=r"its .* rows need"):
             scene.look(disk.image(tmp_path / "image"))
+
+
+TAKE = """
+import json, sqlite3, sys
+from pathlib import Path
+from unittest.mock import patch
+from faults.world import small_batches, take
+from siftlm.memory import database
+
+def carelessly(folder, connect=database.connect_writer):
+    connection = connect(folder)
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+path, step, settings, careless = sys.argv[1], *map(json.loads, sys.argv[2:])
+with small_batches(), patch.object(database, "connect_writer", carelessly if careless else database.connect_writer):
+    take(Path(path), step, settings)
+"""
+
+
+def recorded(scene: Scene, folder: Path, careless: bool = False) -> Recording:
+    library = recorder(folder.parent)
+    if library is None:
+        pytest.skip("recorder.c needs a compiler and Linux")
+    scene.again()
+    return Recording(library, scene.path, TAKE, str(scene.path), *map(json.dumps, (scene.step, SETTINGS, careless)))
+
+
+@both
+@steps
+def test_power_loss_in_the_midst_of_what_sqlite_writes(tmp_path, what, quick):
+    """Whatever was not flushed is lost; or some of it, and the rest has come to the disk in any order."""
+    scene, draw = Scene(tmp_path, what), random.Random(what)
+    recording = recorded(scene, tmp_path)
+    every = range(len(recording.events) + 1)
+    for at in draw.sample(every, min(5, len(every))) if quick else every:
+        for number, lucky in enumerate((None, draw)):
+            found = scene.look(recording.image(at, tmp_path / f"image{at}-{number}", lucky))
+            assert found in scene.allowed, (at, recording.events[max(0, at - 3) : at])
+    for number, lucky in enumerate((None, draw)):
+        assert scene.look(recording.image(every[-1], tmp_path / f"last{number}", lucky)) == scene.allowed[-1]
+
+
+@pytest.mark.parametrize("what", ["add", "delete"])
+def test_power_loss_would_show_transactions_that_sqlite_did_not_flush(tmp_path, what):
+    """The recording sees SQLite's flushes: without them, what was acknowledged is lost."""
+    scene = Scene(tmp_path, what)
+    recording = recorded(scene, tmp_path, careless=True)
+    assert scene.look(recording.image(len(recording.events), tmp_path / "image")) == scene.allowed[0]
 
 
 @both
