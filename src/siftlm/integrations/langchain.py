@@ -18,6 +18,7 @@ from typing import Any
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.extras import load
 from siftlm.integrations.ranking import (
+    DEFAULT_FETCH,
     DEFAULT_N,
     METADATA_KEY,
     Ranking,
@@ -41,8 +42,6 @@ except ModuleNotFoundError:
     load("langchain_core", "langchain")  # says how to install it, if it is absent
     raise
 
-# Documents that a vector store is asked for, unless ``fetch_k`` says how many.
-DEFAULT_FETCH = 50
 STRICT = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 SubQuestions = Callable[[str], Sequence[str]]
 Vectors = Sequence[Sequence[float]]

@@ -6,7 +6,7 @@ Texts and metadata stay with the adapter; a ranking names passages by their plac
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,15 @@ from siftlm import validation
 from siftlm.memory import Found
 from siftlm.memory.request import SIGN_BLIND_METHODS
 from siftlm.selection import Limits, Stopping, checks, kernels, select
+from siftlm.selection.diagnosis import UnitVectors
 from siftlm.selection.problem import MethodFunction
 from siftlm.selection.rules import NO_LIMITS, NO_STOPPING, rules_in
-from siftlm.types import BoolArray, FloatArray, Selection, json_number
+from siftlm.types import BoolArray, FloatArray, IntArray, Selection, json_number
 
 # How many passages at most, and λ: lower than a memory's, since candidates that a retriever returns are relevant.
 DEFAULT_N, DEFAULT_NOISE = 10, 0.1
+# The nearest passages that are picked from, where the adapter itself fetches them.
+DEFAULT_FETCH = 50
 # When to stop where nobody chose a rule: `until` ends it once a few passages answer the prompt; `min_gain` where even
 # near-copies of the best passage leave most of the uncertainty.
 DEFAULT_STOPPING = Stopping(until=0.1, min_gain=0.02)
@@ -162,6 +165,40 @@ def rank(
     stopped = "exhausted" if chosen.stopped == "n" and most < n else chosen.stopped
     passages = _passages(chosen, vectors, targets)
     return Ranking(passages, len(vectors), stopped, _verdict(passages, len(vectors), stopped, stopping), chosen)
+
+
+def rank_nearest(
+    query: npt.ArrayLike, corpus: UnitVectors, n: int = DEFAULT_N, *, fetch: int = DEFAULT_FETCH, **settings: Any
+) -> Ranking:
+    """`rank` among the ``fetch`` nearest of a corpus to each of the prompt's vectors; indices are rows of the corpus.
+
+    ``costs``, ``sources``, ``exclude`` and ``prior``, where it is an array, have a value for each row of the corpus.
+    """
+    targets = UnitVectors("query", query, width=corpus.width)
+    fetch = min(validation.whole_number("fetch", fetch), len(corpus))
+    rows = np.unique(corpus.nearest(targets.rows(slice(None)), fetch))
+    ranking = rank(targets.array, corpus.rows(rows), n, **of_rows(settings, rows, len(corpus)))
+    return with_indices(ranking, rows)
+
+
+def with_indices(ranking: Ranking, names: IntArray) -> Ranking:
+    """The ranking with ``names`` (K,) of the candidates in place of their numbers."""
+    return replace(ranking, passages=tuple(replace(one, index=int(names[one.index])) for one in ranking))
+
+
+def of_rows(settings: Mapping[str, Any], rows: IntArray, size: int) -> dict[str, Any]:
+    """Settings with a value for each of ``size`` rows, for these rows alone."""
+    own = {name: value for name, value in settings.items() if name != "limits"}
+    own |= Limits.chosen_in("limits", settings.get("limits"))
+    for name in ("costs", "prior"):
+        value: Any = own.get(name)
+        if np.ndim(value):
+            own[name] = checks.per_item(name, value, size, positive=name == "costs")[rows]
+    if own.get("sources") is not None:
+        own["sources"] = checks.labels("sources", own["sources"], size)[rows]
+    if own.get("exclude") is not None:
+        own["exclude"] = checks.mask_of(checks.item_indices("exclude", own["exclude"], size), size)[rows]
+    return own
 
 
 def check_settings(

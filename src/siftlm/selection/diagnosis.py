@@ -159,7 +159,7 @@ def diagnose(
     'use SIFT and stop early'
     """
     # 1. Settings.
-    corpus = _Units("vectors", vectors)
+    corpus = UnitVectors("vectors", vectors)
     n, k = validation.whole_number("n", n, least=2), validation.whole_number("k", k)
     if len(corpus) <= n:
         raise InvalidInput(
@@ -172,7 +172,7 @@ def diagnose(
     sample, seed = validation.whole_number("sample", sample, least=2), validation.whole_number("seed", seed, least=0)
     threshold = validation.number("threshold", threshold, least=-1, below=1)
     noise = validation.number("noise", noise, above=0)
-    given = None if queries is None else _Units("queries", queries, width=corpus.array.shape[1])
+    given = None if queries is None else UnitVectors("queries", queries, width=corpus.width)
     # 2. A sample, compared with itself.
     rng = np.random.default_rng(seed)
     chosen = _draw(len(corpus), sample, rng)
@@ -208,7 +208,7 @@ def diagnose(
     )
 
 
-class _Units:
+class UnitVectors:
     """Vectors, checked; read at unit length, a part at a time, after ``mean`` was subtracted if there is one."""
 
     def __init__(self, name: str, vectors: npt.ArrayLike, *, width: int | None = None) -> None:
@@ -218,6 +218,11 @@ class _Units:
 
     def __len__(self) -> int:
         return len(self.array)
+
+    @property
+    def width(self) -> int:
+        """d"""
+        return int(self.array.shape[1])
 
     def rows(self, which: IntArray | slice) -> Vectors:
         """float32, (rows, d)."""

@@ -111,7 +111,7 @@ class FaissIndex:
     @property
     def exact(self) -> bool:
         """Does a search look at every vector? Flat indexes do, and IVF-Flat when it probes all its lists."""
-        core = self._core()
+        core = _core_of(self._index)
         if isinstance(core, self._faiss.IndexIVFFlat):
             return bool(core.nprobe >= core.nlist and core.max_codes == 0)
         return isinstance(core, self._faiss.IndexFlat)
@@ -127,47 +127,54 @@ class FaissIndex:
     def vectors(self, ids: IntArray) -> RealArray:
         """What faiss reconstructs."""
         self._check_ready()
-        core, keys = self._core(), np.asarray(ids, dtype=np.int64)
-        if core is not self._index:
-            keys = self._positions(keys)
-        if isinstance(core, self._faiss.IndexIVF) and core.direct_map.no():
-            self._make_direct_map(core)
-        try:
-            vectors: RealArray = core.reconstruct_batch(np.ascontiguousarray(keys))
-        except RuntimeError as error:
-            raise InvalidInput(
-                f"{type(core).__name__} cannot give vectors back, which selection needs: {_first_error_line(error)}"
-            ) from error
-        return vectors
-
-    def _core(self) -> Any:
-        """The index that holds the vectors, without the map of ids around it."""
-        if isinstance(self._index, self._faiss.IndexIDMap):
-            return self._faiss.downcast_index(self._index.index)
-        return self._index
-
-    def _positions(self, ids: IntArray) -> IntArray:
-        """The positions of ids in the mapped index; ``IndexIDMap`` itself cannot look them up."""
-        names = self._faiss.vector_to_array(self._index.id_map)
-        order = np.argsort(names, kind="stable")
-        at = np.minimum(np.searchsorted(names, ids, sorter=order), len(names) - 1)
-        positions: IntArray = order[at].astype(np.int64)
-        unknown = names[positions] != ids
-        if unknown.any():
-            raise InvalidInput(f"id {ids[int(np.argmax(unknown))]} is not in the index")
-        return positions
-
-    def _make_direct_map(self, core: Any) -> None:
-        try:
-            core.make_direct_map()
-        except RuntimeError:  # the array form holds only ids 0, 1, …
-            core.set_direct_map_type(self._faiss.DirectMap.Hashtable)
+        return reconstruct(self._index, ids)
 
     def _check_ready(self) -> None:
         if not self._index.is_trained:
             raise InvalidInput(f"{type(self._index).__name__} is not trained yet: call index.train(vectors) first")
         if not len(self):
             raise InvalidInput(f"{type(self._index).__name__} is empty")
+
+
+def reconstruct(index: Any, ids: IntArray) -> RealArray:
+    """(len(ids), d) the vectors that a faiss index of any metric gives back."""
+    faiss = extras.load("faiss", "faiss")
+    core, keys = _core_of(index), np.asarray(ids, dtype=np.int64)
+    if core is not index:
+        keys = _positions(faiss.vector_to_array(index.id_map), keys)
+    try:
+        if isinstance(core, faiss.IndexIVF) and core.direct_map.no():
+            _make_direct_map(core)
+        vectors: RealArray = core.reconstruct_batch(np.ascontiguousarray(keys))
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"{type(core).__name__} cannot give vectors back, which selection needs: {_first_error_line(error)}"
+        ) from error
+    return vectors
+
+
+def _core_of(index: Any) -> Any:
+    """The index that holds the vectors, without the map of ids around it."""
+    faiss = extras.load("faiss", "faiss")
+    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
+
+
+def _positions(names: IntArray, ids: IntArray) -> IntArray:
+    """The positions of ids in a mapped index; ``IndexIDMap`` itself cannot look them up."""
+    order = np.argsort(names, kind="stable")
+    at = np.minimum(np.searchsorted(names, ids, sorter=order), len(names) - 1)
+    positions: IntArray = order[at].astype(np.int64)
+    unknown = names[positions] != ids
+    if unknown.any():
+        raise InvalidInput(f"id {ids[int(np.argmax(unknown))]} is not in the index")
+    return positions
+
+
+def _make_direct_map(core: Any) -> None:
+    try:
+        core.make_direct_map()
+    except RuntimeError:  # the array form holds only ids 0, 1, …
+        core.set_direct_map_type(extras.load("faiss", "faiss").DirectMap.Hashtable)
 
 
 def _first_error_line(error: Exception) -> str:
