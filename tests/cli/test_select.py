@@ -136,6 +136,7 @@ def test_an_interrupted_write_leaves_the_old_file(folder):
         (["--noise", "0.5"], {"noise": 0.5}),
         (["--method", "nearest"], {"method": "nearest"}),
         (["--kernel", "power:4"], {"kernel": library.kernels.power(4)}),
+        (["--kernel", "rbf:2"], {"kernel": library.kernels.rbf(2.0)}),
         (["--kernel", "centred"], {"kernel": library.kernels.centred()}),
         (["--kernel", "plus-constant:1"], {"kernel": library.kernels.plus_constant(1.0)}),
         (["--no-normalize"], {"normalize": False}),

@@ -125,6 +125,7 @@ def oracle_kernels(case: Case) -> dict[str, tuple[Any, Callable[[Array, Array], 
         "centred": (kernels.centred(), oracle.centred_on(rows.mean(axis=0))),
         "centred on": (kernels.centred(given_mean.astype(np.float64)), oracle.centred_on(given_mean)),
         "power": (kernels.power(3), lambda x, y: linear(x, y) ** 3),
+        "rbf": (kernels.rbf(0.5), lambda x, y: np.exp(-((x[:, None, :] - y[None, :, :]) ** 2).sum(axis=2) / 2)),
         "plus constant": (kernels.plus_constant(0.7), lambda x, y: linear(x, y) + oracle.WIDE(0.7)),
         "power of plus": (
             kernels.power(2, kernels.plus_constant(1.0)),

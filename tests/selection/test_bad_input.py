@@ -652,6 +652,7 @@ def test_kernel_settings() -> None:
     for make, bad in (
         (kernels.power, (0, -1, 1.5, "2", True, np.nan)),
         (kernels.plus_constant, (-1, np.nan, np.inf, "1", True)),
+        (kernels.rbf, (0, -1, np.nan, np.inf, "1", True)),
         (kernels.relevance, (-1, np.nan, "1")),
     ):
         for value in bad:

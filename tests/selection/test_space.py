@@ -130,7 +130,7 @@ def test_which_space_for_which_kernel() -> None:
 
     for kernel in (None, kernels.linear(), kernels.centred()):
         assert isinstance(made(kernel), FeatureSpace)
-    for kernel in (kernels.power(2), kernels.plus_constant(1.0), lambda x, y: x @ y.T):
+    for kernel in (kernels.power(2), kernels.rbf(), kernels.plus_constant(1.0), lambda x, y: x @ y.T):
         assert isinstance(made(kernel), KernelSpace)
 
 
@@ -148,6 +148,22 @@ def test_kernels_of_the_same_settings_are_equal() -> None:
     assert kernels.centred([1, 2]) == kernels.centred(np.array([1.0, 2.0]))
     assert kernels.plus_constant(1.0) != kernels.plus_constant(2.0)
     assert "exponent=3" in repr(kernels.power(3))
+
+
+def test_the_rbf_kernel_of_unit_vectors_is_a_function_of_the_cosine() -> None:
+    unit = np.random.default_rng(0).normal(size=(30, 8))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    np.testing.assert_allclose(kernels.rbf(2.0)(unit, unit), np.exp(4 * (unit @ unit.T - 1)), atol=1e-14)
+    assert kernels.named("rbf:2") == kernels.rbf() == kernels.rbf(2.0)
+    assert kernels.named(kernels.name_of(kernels.rbf(0.5)) or "") == kernels.rbf(0.5)
+
+
+def test_rbf_prefers_a_second_text_about_the_prompt_to_one_about_something_else() -> None:
+    prompt = np.array([1.0, 0.0, 0.0])
+    about, also_about, unrelated = [0.8, 0.6, 0.0], [0.8, 0.3, 0.52], [0.25, -0.7, -0.67]
+    texts = np.array([about, also_about, unrelated])
+    assert select(prompt, texts, 2, noise=0.01, replacement=False).indices.tolist() == [0, 2]
+    assert select(prompt, texts, 2, noise=0.3, kernel=kernels.rbf(), replacement=False).indices.tolist() == [0, 1]
 
 
 def test_relevance_weights() -> None:

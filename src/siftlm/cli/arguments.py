@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "siftlm-tiny"
 # The syntax of `siftlm.selection.kernels.named`; repeated here, so that --help imports nothing.
-KERNELS = ("linear", "centred", "power:P", "plus-constant:C")
+KERNELS = ("linear", "centred", "power:P", "rbf:G", "plus-constant:C")
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ def step_counts(words: str) -> tuple[int, ...]:
 
 
 def kernel(name: str | None) -> KernelFunction | FeatureKernel | None:
-    """The kernel of this name: ``power:4``, ``centred``, ``plus-constant:1``, ``linear``.
+    """The kernel of this name: ``power:4``, ``rbf:2``, ``centred``, ``plus-constant:1``, ``linear``.
 
     >>> kernel("power:4")
     Power(exponent=4, base=Linear())
