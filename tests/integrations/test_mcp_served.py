@@ -18,7 +18,7 @@ pytest.importorskip("mcp")
 
 import anyio
 import httpx
-from mcp import Client, StdioServerParameters
+from mcp import Client, StdioServerParameters, stdio_client
 
 from siftlm.memory import Memory
 from siftlm.serving.auth import add_key
@@ -94,7 +94,7 @@ def test_an_assistant_talks_to_it_over_stdio(folder: Path) -> None:
     parameters = StdioServerParameters(command=COMMAND[0], args=COMMAND[1:], env=environment, cwd=folder)
 
     async def main() -> None:
-        async with Client(parameters) as client:
+        async with Client(stdio_client(parameters)) as client:
             assert client.instructions is not None
             assert "n is a maximum" in client.instructions
             tools = (await client.list_tools()).tools

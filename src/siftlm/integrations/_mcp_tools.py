@@ -331,12 +331,14 @@ def select(memories: Mapping[str, Memory], asked: SelectArguments) -> SelectAnsw
     targets = embed(_list_of_queries(asked.query), as_query=True)
     if not targets.any(axis=1).all():
         raise InvalidInput("query has no word that the memory's embedder knows")
+    settings: dict[str, Any] = {**_stopping(asked)}
+    if asked.known:
+        known = embed(asked.known)
+        settings["known"] = known[known.any(axis=1)]
     # Texts without any word have no direction.
     candidates = embed(asked.texts)
     places = np.flatnonzero(candidates.any(axis=1))
-    known = embed(asked.known) if asked.known else np.empty((0, memory.width))
-    told = {"known": known[known.any(axis=1)]} if known.any() else {}
-    ranking = rank(targets, candidates[places], asked.n, **told, **_stopping(asked))
+    ranking = rank(targets, candidates[places], asked.n, **settings)
     picks = [
         PickAnswer(at, asked.texts[at], _rounded(one.relevance), _rounded(one.left))
         for one in ranking
