@@ -4,7 +4,8 @@
     python benchmarks/redundant.py run --work WORK --part dev            settings are chosen on these texts
     python benchmarks/redundant.py run --work WORK --part test           and reported on these; any number of processes
     python benchmarks/redundant.py run --work WORK --part test --protocol split --texts 60 --method auto+use=auto
-    python benchmarks/redundant.py table [--work WORK] --part dev        paired differences to nearest neighbour
+    python benchmarks/redundant.py table [--work WORK] --part test       paired differences to nearest neighbour
+    python benchmarks/redundant.py table --part test --skip 120          of the second test
     python benchmarks/redundant.py guard [--work WORK]                   what use="auto" prevents, costs and predicts
     python benchmarks/redundant.py pack --work WORK                      results/redundant/*/records.jsonl.gz
 
@@ -110,7 +111,7 @@ def run(
     """Start or resume the runs of a part, from the records that are packed where the work folder has none."""
     unpack(work, part)
     controller = Controller(MODEL)
-    count = TEXTS[part] if most is None else min(most, TEXTS[part])
+    count = TEXTS[part] if most is None else most
     for name, protocol in itertools.product(only or CORPORA, protocols):
         texts = read(work / name / f"{part}.jsonl", per_domain=count, longest=TEXT_CHARACTERS, shortest=100)
         by_domain = defaultdict(list)
@@ -191,11 +192,14 @@ def paired(folders: Sequence[Path], method: str, other: str) -> tuple[int, float
     return count, float(np.mean(means)), float(low), float(high)
 
 
-def table(root: Path, part: str) -> str:
-    """Markdown: nearest neighbour in % of base, and each method less nearest neighbour, in points of base."""
+def table(root: Path, part: str, ending: str) -> str:
+    """Markdown: nearest neighbour in % of base, and each method less nearest neighbour, in points of base.
+
+    Of the runs whose names end so.
+    """
     lines = []
     for protocol in PROTOCOLS:
-        there = {name: root / f"{part}-{name}-{protocol}" for name in CORPORA}
+        there = {name: root / f"{part}-{name}-{protocol}{ending}" for name in CORPORA}
         there = {name: folder for name, folder in there.items() if folder.exists()}
         if not there:
             continue
@@ -309,12 +313,13 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], choices=list(CORPORA), metavar="CORPUS")
     parser.add_argument("--protocol", action="append", default=[], choices=PROTOCOLS)
     parser.add_argument("--method", action="append", default=[], help="left out: those of the part")
-    parser.add_argument("--texts", type=int, help="at most so many of each corpus")
+    parser.add_argument("--texts", type=int, help="so many of each corpus, if it has them")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first so many; a run of its own")
     parser.add_argument("--embedder", default=EMBEDDER, help="left out: hashing, which every table is about")
     arguments = parser.parse_args()
     if arguments.what == "table":
-        print(table(RESULTS if arguments.work is None else arguments.work / "runs", arguments.part))
+        ending = f"-from-{arguments.skip + 1}" if arguments.skip else ""
+        print(table(RESULTS if arguments.work is None else arguments.work / "runs", arguments.part, ending))
     elif arguments.what == "guard":
         root = RESULTS if arguments.work is None else arguments.work / "runs"
         for title, ending, method in GUARD_TESTS:

@@ -49,10 +49,12 @@ def test_gains_fall_by_what_a_step_closes():
     np.testing.assert_allclose(gains, [0.51, 0.51 * 0.49, 0.51 * 0.49**2])
 
 
-@pytest.mark.parametrize(("name", "value"), [("step", 0), ("step", 1.5), ("step", "x"), ("copies", 2), ("copies", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("step", 0), ("step", 1.5), ("step", "x"), ("likeness", 2), ("likeness", -1)]
+)
 def test_wrong_settings_are_refused(name, value):
     with pytest.raises(InvalidInput, match=name):
-        select(np.ones(2), np.eye(2), 1, method="auto" if name == "copies" else "pursuit", **{name: value})
+        select(np.ones(2), np.eye(2), 1, method="auto" if name == "likeness" else "pursuit", **{name: value})
 
 
 def test_auto_checks_its_step_where_it_takes_the_nearest_too():
@@ -70,26 +72,32 @@ def test_auto_is_pursuit_among_copies(seed):
 
 
 @given(seed=st.integers(0, 100))
-def test_auto_is_the_nearest_where_nothing_is_a_copy(seed):
+def test_auto_is_the_nearest_where_texts_differ(seed):
     prompt, candidates = vectors(seed, spread=3.0, width=60)
     auto, nearest = (select(prompt, candidates, 10, method=name) for name in ("auto", "nearest"))
     assert auto.indices.tolist() == nearest.indices.tolist()
     np.testing.assert_array_equal(auto.gains, nearest.gains)
 
 
-@pytest.mark.parametrize(("copied", "method"), [(4, "nearest"), (5, "pursuit"), (10, "pursuit")])
-def test_half_of_the_nearest_must_be_copies(copied, method):
+@pytest.mark.parametrize("copied", [2, 5, 8, 9, 10])
+def test_the_mean_cosine_of_the_nearest_decides(copied):
     prompt, candidates = vectors(5, spread=3.0, width=60)
     order = select(prompt, candidates, 10, method="nearest").indices
     for at in range(copied):  # all of the first so many point almost the same way, and stay the nearest
         candidates[order[at]] = candidates[order[0]] + 1e-3 * at * candidates[order[at]]
-    auto = select(prompt, candidates, 10, method="auto")
-    expected = select(prompt, candidates, 10, method=method, replacement=False)
-    assert auto.indices.tolist() == expected.indices.tolist()
-    others = select(
-        prompt, candidates, 10, method={"nearest": "pursuit", "pursuit": "nearest"}[method], replacement=False
+    near = candidates[order] / np.linalg.norm(candidates[order], axis=1, keepdims=True)
+    mean = ((near @ near.T).sum() - 10) / 90
+    picks = {
+        method: select(prompt, candidates, 10, method=method, replacement=False).indices.tolist()
+        for method in ("nearest", "pursuit")
+    }
+    assert picks["nearest"] != picks["pursuit"]
+    for likeness, method in ((mean - 1e-6, "pursuit"), (mean + 1e-6, "nearest")):
+        assert select(prompt, candidates, 10, method="auto", likeness=likeness).indices.tolist() == picks[method]
+    assert (mean >= 0.65) == (copied >= 8)
+    assert (
+        select(prompt, candidates, 10, method="auto").indices.tolist() == picks["pursuit" if copied >= 8 else "nearest"]
     )
-    assert auto.indices.tolist() != others.indices.tolist()
 
 
 def test_auto_looks_at_no_more_than_the_n_nearest():

@@ -39,8 +39,8 @@ def vtl(problem: Problem) -> Steps:
 # The share of what a text can teach that one gradient step on it closes, as it was measured for the bundled model
 # (docs/decisions/0051-step-aware-selection.md).
 DEFAULT_STEP = 0.3
-# Above this cosine two texts count as copies of one another; they are looked for among so many of the nearest at most.
-COPY_COSINE, MAX_COMPARED = 0.8, 200
+# Mean cosine of the nearest with each other from which variety pays, and how many of them are compared at most.
+DEFAULT_LIKENESS, MAX_COMPARED = 0.65, 200
 
 
 @method("pursuit", "sift for a learner that takes one step on each text, and leaves something to repeat", repeats=True)
@@ -63,28 +63,28 @@ def pursuit(problem: Problem, *, step: float = DEFAULT_STEP) -> Steps:
         cross -= np.outer(step * inverse[index] * cross[:, index], space.row(index))
 
 
-@method("auto", "pursuit, each text once, where half of the nearest are copies of others; else the nearest")
+@method("auto", "pursuit, each text once, where the nearest are much alike; else the nearest")
 def auto(
     problem: Problem,
     *,
     step: float = DEFAULT_STEP,
-    copies: float = COPY_COSINE,
+    likeness: float = DEFAULT_LIKENESS,
     relevance: npt.ArrayLike | None = None,
 ) -> Steps:
-    """that of ``pursuit`` if half of the n nearest have another at a cosine above ``copies``, else of ``nearest``
+    """that of ``pursuit`` if the n nearest have a mean cosine of ``likeness`` with each other, else of ``nearest``
 
-    Near-copies teach a learner little that the first one has not taught. Where there are none, what matters is to
-    be near the prompt, and texts that differ from one another for the sake of it are a loss. (A text that is scored as
+    Near-copies teach a learner little that the first one has not taught. Where the nearest are not all alike, what
+    matters is to be near the prompt, and texts that differ from one another for the sake of it are a loss: there may be
+    copies among them, but beyond these the next group of texts is about something else. (A text that is scored as
     its own prompt is another matter: there `siftlm.LocalModel.score` takes ``auto`` to be ``sift`` with repeats.)
     ``relevance`` as for ``nearest``.
     """
-    step, copies = validation.number("step", step, above=0, most=1), validation.fraction("copies", copies)
+    step, likeness = validation.number("step", step, above=0, most=1), validation.fraction("likeness", likeness)
     ranked = np.argsort(-relevance_of(problem, relevance)[: problem.candidates], kind="stable")
     ranked = ranked[: min(problem.picks, MAX_COMPARED)]
-    alike = problem.similarities(ranked)
-    np.fill_diagonal(alike, -1.0)
-    redundant = 2 * int((alike.max(axis=1, initial=-1.0) > copies).sum()) >= len(ranked)
-    yield from pursuit(problem, step=step) if redundant else nearest(problem, relevance=relevance)
+    pairs = problem.similarities(ranked)[np.triu_indices(len(ranked), k=1)]
+    alike = bool(len(pairs)) and float(pairs.mean()) >= likeness
+    yield from pursuit(problem, step=step) if alike else nearest(problem, relevance=relevance)
 
 
 # A pick is settled by at most so many looks at single candidates, then one glance at many of the next best
