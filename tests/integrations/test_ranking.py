@@ -64,31 +64,36 @@ def test_the_figures_are_what_they_say(seed, size, targets, n, noise, method):
 
 def test_it_stops_by_default_when_more_would_tell_little():
     assert DEFAULT_STOPPING.active
-    few, all_of_them = rank(PROMPT, WORDINGS), rank(PROMPT, WORDINGS, min_gain=0)
+    few, all_of_them = rank(PROMPT, WORDINGS), rank(PROMPT, WORDINGS, min_growth=0)
     assert few.enough
-    assert len(few) < len(all_of_them) == 10
+    assert len(few) < len(all_of_them) == 20
+    assert few.indices == rank(PROMPT, WORDINGS, stopping=DEFAULT_STOPPING).indices
     assert few.indices == all_of_them.indices[: len(few)]
     assert all_of_them.stopped == "n"
     assert not all_of_them.enough
 
 
 def test_a_rule_of_ones_own_takes_the_place_of_the_default():
-    assert rank(PROMPT, SCATTERED, until=0.3, min_gain=None).stopped == "until"
+    assert rank(PROMPT, SCATTERED, until=0.3, min_growth=None).stopped == "until"
     same = rank(PROMPT, SCATTERED, stopping=Stopping(until=0.3))
     assert same.indices == rank(PROMPT, SCATTERED, until=0.3).indices
-    assert len(rank(PROMPT, WORDINGS, at_least=4)) == 4  # which alone is no rule
+    assert len(rank(PROMPT, WORDINGS, at_least=7)) == 7  # which alone is no rule
     assert rank(PROMPT, WORDINGS, adaptive=2.0).stopped == "adaptive"
 
 
 def test_other_methods_return_as_many_as_asked_for():
-    assert len(rank(PROMPT, WORDINGS, method="nearest")) == 10
+    assert len(rank(PROMPT, WORDINGS, method="nearest")) == 20
     assert rank(PROMPT, WORDINGS, method="nearest", until=0.1).stopped == "until"
 
 
 @pytest.mark.parametrize(
     ("options", "verdict"),
     [
-        ({"min_gain": 0}, r"10 of 40 passages: as many as were asked for\. Left: [\d.]+% of the uncertainty about the"),
+        (
+            {"n": 10, "min_gain": 0},
+            r"10 of 40 passages: as many as were asked for\. Left: [\d.]+% of the uncertainty about the",
+        ),
+        ({}, r"\d+ of 40 passages: the next would add less than 3% to what these tell\. Left: \d+% of"),
         ({"until": 0.2}, r"\d of 40 passages: no more than 20% of the uncertainty was to be left\. Left: \d+% of"),
         ({"min_gain": 0.5}, r"\d of 40 passages: the next would take away less than 50% of what is left\. Left"),
         ({"adaptive": 2.0}, r"1 of 40 passages: the next would not pay by the adaptive rule \(α = 2\)\. Left"),
@@ -168,7 +173,7 @@ def test_what_a_document_keeps_can_be_written():
         ({"method": "shift"}, UnknownName, "did you mean 'sift'"),
         ({"noise": -1}, InvalidInput, "noise must be a number > 0"),
         ({"until": 2}, InvalidInput, "until must be"),
-        ({"min_gian": 0.1}, InvalidInput, "did you mean 'min_gain'"),
+        ({"min_growht": 0.1}, InvalidInput, "did you mean 'min_growth'"),
         ({"budget": 5}, Conflict, "budget needs costs"),
         ({"costs": 3}, InvalidInput, "costs must have one number"),
         ({"kernel": "powr"}, InvalidInput, "powr"),

@@ -14,20 +14,19 @@ import numpy.typing as npt
 
 from siftlm import validation
 from siftlm.memory import Found
-from siftlm.memory.request import SIGN_BLIND_METHODS
+from siftlm.memory.request import DEFAULT_NOISE, SIGN_BLIND_METHODS
 from siftlm.selection import Limits, Stopping, checks, kernels, select
 from siftlm.selection.diagnosis import UnitVectors
 from siftlm.selection.problem import MethodFunction
-from siftlm.selection.rules import NO_LIMITS, NO_STOPPING, rules_in
+from siftlm.selection.rules import NO_LIMITS, NO_STOPPING, STOPPING_RULES, rules_in
 from siftlm.types import BoolArray, FloatArray, IntArray, Selection, json_number
 
-# How many passages at most, and λ: lower than a memory's, since candidates that a retriever returns are relevant.
-DEFAULT_N, DEFAULT_NOISE = 10, 0.1
+# How many passages at most, where nobody chose a number: the stop decides long before, as a rule.
+DEFAULT_N = 20
 # The nearest passages that are picked from, where the adapter itself fetches them.
 DEFAULT_FETCH = 50
-# When to stop where nobody chose a rule: `until` ends it once a few passages answer the prompt; `min_gain` where even
-# near-copies of the best passage leave most of the uncertainty.
-DEFAULT_STOPPING = Stopping(until=0.1, min_gain=0.02)
+# When to stop where nobody chose a rule; docs/decisions/0058-retrieval-evidence.md compares rules.
+DEFAULT_STOPPING = Stopping(min_growth=0.03)
 # The key of a document's metadata under which an adapter keeps the figures of a ranking.
 METADATA_KEY = "siftlm"
 
@@ -56,8 +55,8 @@ class Ranking:
     considered: int
     """The number of candidates."""
     stopped: str
-    """The reason to stop, as in a `Selection`: ``n``, ``until``, ``min_gain``, ``adaptive``, ``budget`` or
-    ``exhausted``, when there were no more to pick."""
+    """The reason to stop, as in a `Selection`: a stopping rule, ``n``, ``budget``, or ``exhausted`` where there were no
+    more to pick."""
     verdict: str
     """How many passages, why no more, and what is left, in words."""
     selection: Selection | None = None
@@ -90,7 +89,7 @@ class Ranking:
     @property
     def enough(self) -> bool:
         """Did a stopping rule end it, so that more passages would tell little?"""
-        return self.stopped in ("until", "min_gain", "adaptive")
+        return self.stopped in STOPPING_RULES
 
     def metadata(self, place: int) -> dict[str, Any]:
         """What a document in this place keeps under `METADATA_KEY`: its figures, and the verdict on all."""
@@ -129,16 +128,16 @@ def rank(
         method: a name (``siftlm.methods()``), or a method of one's own.
         noise: λ > 0; smaller values ask for more variety.
         opposites: SIFT and its relatives may also pick a passage that points away from all vectors of the prompt.
-        **settings: as for `siftlm.select`. ``until``, ``min_gain`` and ``adaptive`` replace the default stop
-            (`DEFAULT_STOPPING`, for SIFT and its relatives); ``min_gain=0`` alone never stops before ``n``.
+        **settings: as for `siftlm.select`. A stopping rule, such as ``until``, takes the place of the default one
+            (`DEFAULT_STOPPING`, for SIFT and its relatives); ``min_growth=0`` never stops before ``n``.
             ``kernel`` and ``prior`` may be names, such as ``"power:4"`` and ``"relevance:2"``. SIFT and its relatives
             pick no passage twice unless ``replacement=`` says so. ``costs`` are numbers here.
 
-    >>> ranking = rank([1.0, 1.0, 0.0], [[1, 0.2, 0], [1, 0.21, 0], [0, 1, 0.1], [0, 0, 1]])
+    >>> ranking = rank([1.0, 1.0, 0.0], [[1, 0.2, 0], [1, 0.21, 0], [0, 1, 0.1], [0, 0, 1]], noise=0.1)
     >>> ranking.indices
     [1, 2]
     >>> print(ranking.verdict)
-    2 of 4 passages: no more than 10% of the uncertainty was to be left. Left: 8% of the uncertainty about the prompt.
+    2 of 4 passages: the next would add less than 3% to what these tell. Left: 8% of the uncertainty about the prompt.
     """
     n, opposites = validation.whole_number("n", n), validation.flag("opposites", opposites)
     options, limits, stopping = _complete(method, settings)
@@ -228,7 +227,7 @@ def with_costs(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, A
 def memory_settings(method: str | MethodFunction, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings for `Memory.search` with the defaults of `rank`, the stop included, where they say nothing."""
     filled = {"noise": DEFAULT_NOISE, **settings}
-    if method in SIGN_BLIND_METHODS and all(settings.get(name) is None for name in ("until", "min_gain", "adaptive")):
+    if method in SIGN_BLIND_METHODS and all(settings.get(name) is None for name in STOPPING_RULES):
         filled |= DEFAULT_STOPPING.chosen()
     return filled
 
@@ -292,6 +291,7 @@ def _verdict(passages: Sequence[RankedPassage], considered: int, stopped: str, r
         "n": "as many as were asked for",
         "until": f"no more than {_percent(rule.until)} of the uncertainty was to be left",
         "min_gain": f"the next would take away less than {_percent(rule.min_gain)} of what is left",
+        "min_growth": f"the next would add less than {_percent(rule.min_growth)} to what these tell",
         "adaptive": f"the next would not pay by the adaptive rule (α = {rule.adaptive or 0:g})",
         "budget": "any other would exceed the budget",
         "exhausted": "there are no more to pick",

@@ -37,7 +37,7 @@ def semantic_search(
     the share of uncertainty ``left`` after it, ``stopped`` and ``verdict``. They come most informative first.
 
     >>> corpus = np.array([[1, 0.2, 0], [1, 0.21, 0], [0, 1, 0.1], [0, 0, 1]])
-    >>> [[one["corpus_id"] for one in results] for results in semantic_search([[1.0, 1.0, 0.0]], corpus)]
+    >>> [[one["corpus_id"] for one in results] for results in semantic_search([[1.0, 1.0, 0.0]], corpus, noise=0.1)]
     [[1, 2]]
     """
     corpus = UnitVectors("corpus_embeddings", _on_cpu(corpus_embeddings))
