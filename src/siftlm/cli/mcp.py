@@ -24,7 +24,7 @@ examples:
   siftlm mcp --memory notes/ --http 0.0.0.0:8000 --keys keys.json
 
 An assistant's configuration, with paths written in full:
-  {"mcpServers": {"notes": {"command": "siftlm", "args": ["mcp", "--memory", "/home/ann/notes"]}}}
+  {"mcpServers": {"notes": {"command": "siftlm", "args": ["mcp", "--memory", "/path/to/notes"]}}}
 
 Tools: search and explain read a memory, select chooses among texts that the assistant passes, redundancy tells whether
 a memory repeats itself. A search stops by itself, and says how much of the uncertainty about the query is left.

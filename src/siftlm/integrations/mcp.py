@@ -14,6 +14,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Protocol
 
 import anyio
@@ -24,7 +25,6 @@ from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolResult, ListToolsResult, TextContent, Tool, ToolAnnotations
 from pydantic import TypeAdapter, ValidationError
 
-from siftlm import __version__
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
 from siftlm.integrations import _mcp_tools as tools
 from siftlm.memory import Memory
@@ -166,7 +166,7 @@ def create_server(memories: Mapping[str, Memory], readers: Readers | None = None
 
     return Server(
         "siftlm",
-        version=__version__,
+        version=version("siftlm"),
         title="siftlm",
         instructions=INSTRUCTIONS,
         on_list_tools=list_tools,
