@@ -87,6 +87,14 @@ def test_nobody_listens_to_the_world_by_accident(memory: str, capsys: Any) -> No
     assert "others can reach --http 0.0.0.0: set --keys to a file of API keys" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("closed", ["stdin", "stdout"])
+def test_a_closed_stream_is_said(memory: str, monkeypatch: pytest.MonkeyPatch, capsys: Any, closed: str) -> None:
+    pytest.importorskip("mcp")
+    monkeypatch.setattr(sys, closed, None)
+    assert main(["mcp", "--memory", memory]) == 1
+    assert "stdin or stdout is closed" in capsys.readouterr().err
+
+
 def test_a_missing_library_names_the_extra(memory: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, "mcp", None)
     assert main(["mcp", "--memory", memory]) == 1

@@ -138,19 +138,19 @@ def test_the_text_of_an_answer_holds_all_that_an_assistant_reads(memory: Memory)
 @pytest.mark.parametrize(
     ("given", "stopped", "sentence"),
     [
-        ({"min_gain": 0.05}, "min_gain", "less than 5% of what is left"),
-        ({"until": 0.9}, "until", "no more than 90% of the uncertainty was to be left"),
-        ({"n": 2, "min_gain": 0}, "n", "A larger n may add something."),
-        ({"min_gain": 0}, "n", "6 of 6 passages"),
+        ({}, "min_growth", "would add less than 3% to what these tell"),
+        ({"min_growth": 0.3}, "min_growth", "would add less than 30% to what these tell"),
+        ({"n": 2, "min_growth": 0}, "n", "A larger n may add something."),
+        ({"min_growth": 0}, "n", "6 of 6 passages"),
     ],
 )
 def test_the_verdict_names_the_rule_that_stopped_it(memory: Memory, given: Any, stopped: str, sentence: str) -> None:
     said = answer(memory, "search", query=PROMPT, **{"n": 6, **given})
-    rule = {name: given[name] for name in ("until", "min_gain") if name in given}
+    rule = {"min_growth": given["min_growth"]} if "min_growth" in given else {}
     assert [one["text"] for one in said["passages"]] == found_by_memory(memory, n=given.get("n", 6), **rule).texts
     assert said["stopped"] == stopped
     assert sentence in said["verdict"]
-    assert ("add next to nothing" in said["verdict"]) == (stopped != "n")
+    assert ("would add little" in said["verdict"]) == (stopped != "n")
 
 
 def test_known_texts_are_not_looked_for_again(memory: Memory) -> None:
@@ -160,11 +160,18 @@ def test_known_texts_are_not_looked_for_again(memory: Memory) -> None:
     assert again != first
 
 
-@pytest.mark.parametrize("where", ['kind = "inventory"', {"kind": "inventory"}])
+@pytest.mark.parametrize("where", ['kind = "inventory"', {"kind": "inventory"}, '{"kind": "inventory"}'])
 def test_filters_pass_through(memory: Memory, where: Any) -> None:
     for tool in ("search", "explain"):
-        passages = answer(memory, tool, query=PROMPT, where=where, min_gain=0)["passages"]
+        passages = answer(memory, tool, query=PROMPT, where=where, min_growth=0)["passages"]
         assert [one["meta"]["kind"] for one in passages] == ["inventory"] * 2
+
+
+def test_a_query_may_look_like_json(memory: Memory) -> None:
+    for query in ('{"level": "oil"}', "[oil] lamp", "[1, 2] oil"):
+        assert answer(memory, "search", query=query)["passages"][0]["text"] == found_by_memory(memory, query).texts[0]
+    both = answer(memory, "explain", query='["oil", "puffins"]')["passages"]
+    assert {one["serves"] for one in both} == {"oil", "puffins"}
 
 
 def test_words_find_what_vectors_blur(memory: Memory) -> None:
@@ -186,7 +193,7 @@ def test_an_explanation_is_of_the_same_picks(memory: Memory) -> None:
 
 def test_an_explanation_says_which_question_a_passage_serves(memory: Memory) -> None:
     questions = ["How much oil does the lamp burn?", "Where do puffins nest?"]
-    passages = answer(memory, "explain", query=questions, n=2, min_gain=0)["passages"]
+    passages = answer(memory, "explain", query=questions, n=2, min_growth=0)["passages"]
     assert {one["serves"] for one in passages} == set(questions)
     for one in passages:
         assert ("puffins" in one["serves"]) == ("Puffins" in one["text"])
@@ -212,11 +219,11 @@ def test_texts_of_the_assistant_are_ranked(memory: Memory) -> None:
     assert answer(memory, "select", query=PROMPT, texts=json.dumps(texts)) == said, "a list as JSON in a string"
     fewer = answer(memory, "select", query=PROMPT, texts=texts, known=[said["picks"][0]["text"]], n=1)
     assert fewer["picks"][0]["index"] != said["picks"][0]["index"]
-    assert len(answer(memory, "select", query=PROMPT, texts=texts, n=2, min_gain=0)["picks"]) == 2
+    assert len(answer(memory, "select", query=PROMPT, texts=texts, n=2, min_growth=0)["picks"]) == 2
 
 
 def test_texts_that_say_nothing_are_passed_over(memory: Memory) -> None:
-    said = answer(memory, "select", query="How much oil?", texts=["", "  ", "The lamp burns much oil."], min_gain=0)
+    said = answer(memory, "select", query="How much oil?", texts=["", "  ", "The lamp burns much oil."], min_growth=0)
     assert [one["index"] for one in said["picks"]] == [2]
     assert answer(memory, "select", query="oil", texts=[""])["picks"] == []
     assert answer(memory, "select", query="oil", texts=["Oil burns."], known=["", "Oil burns well."])["picks"]
@@ -265,7 +272,7 @@ def test_redundancy_is_that_of_the_memory(tmp_path: Path) -> None:
         ("search", {"query": "oil", "memory": "staton"}, "unknown memory 'staton'; did you mean 'station'? Known: st"),
         ("search", {"query": "oil", "where": 'kind = "log" und'}, "where, column 14"),
         ("search", {"query": "oil", "where": {"kind": {"~": 1}}}, "unknown operator '~'"),
-        ("search", {"query": "oil", "until": 2}, "until must be less than or equal to 1, got 2"),
+        ("search", {"query": "oil", "min_growth": 2}, "min_growth must be less than or equal to 1, got 2"),
         ("search", {"query": "oil", "candidates": "all"}, "candidates must be 'vectors', 'words' or 'both'"),
         ("select", {"query": "oil", "texts": []}, "texts must have at least 1 item"),
         ("select", {"query": "oil", "texts": ["oil", 3]}, "texts[1] must be a valid string, got 3"),

@@ -82,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     memories = open_memories(arguments)
     try:
         if arguments.http is None:
+            if sys.stdin is not None and sys.stdin.isatty():
+                log("siftlm: waiting for a client on stdin; an assistant starts this command itself  (Ctrl-C ends)")
             mcp.serve_stdio(memories)
         else:
             host, port = arguments.http

@@ -17,12 +17,12 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from siftlm.errors import InvalidInput
-from siftlm.integrations.ranking import Ranking, memory_settings, rank, ranking_of
+from siftlm.integrations.ranking import DEFAULT_N, Ranking, memory_settings, rank, ranking_of
 from siftlm.memory import Found, Hit, Memory, keywords, vectors
 from siftlm.types import json_number
 from siftlm.validation import choice, text_with_content
 
-DEFAULT_PASSAGES, MAX_PASSAGES = 20, 100
+MAX_PASSAGES = 100
 MAX_QUERIES, MAX_TEXTS, MAX_TEXT_CHARACTERS = 20, 2000, 100_000
 MAX_SAMPLE_PASSAGES = 20_000
 # Characters that a line of text shows of a passage and of its metadata; the structured answer holds all.
@@ -35,13 +35,22 @@ MIN_WORD_LETTERS = 3
 
 
 def _parsed_list(value: Any) -> Any:
-    """A list that was written as JSON into a string, as some clients do."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
+    """A list of texts that was written as JSON into a string, as some clients do."""
+    parsed = _parsed(value, "[")
+    return parsed if isinstance(parsed, list) and all(isinstance(one, str) for one in parsed) else value
+
+
+def _parsed_object(value: Any) -> Any:
+    """An object that was written as JSON into a string."""
+    parsed = _parsed(value, "{")
+    return parsed if isinstance(parsed, dict) else value
+
+
+def _parsed(value: Any, begin: str) -> Any:
+    if isinstance(value, str) and value.lstrip().startswith(begin):
         with suppress(ValueError, RecursionError):
-            parsed = json.loads(value)
-            if isinstance(parsed, list) and all(isinstance(one, str) for one in parsed):
-                return parsed
-    return value
+            return json.loads(value)
+    return None
 
 
 STRICT = ConfigDict(extra="forbid")
@@ -55,9 +64,9 @@ ABOUT_N = "At most this many; usually fewer come, because the selection stops by
 ABOUT_KNOWN = (
     "Texts that are known already, such as passages of earlier answers; what they tell is not looked for again."
 )
-ABOUT_UNTIL = "Stop at this share of the initial uncertainty, in place of the default rule."
-ABOUT_MIN_GAIN = (
-    "Stop when the best one lowers what is left by less than this share, in place of the default rule; 0: go on to n."
+ABOUT_MIN_GROWTH = (
+    "Stop when the next one would add less than this share to what the picks before it tell. Left out: a share that "
+    "suits most questions; larger: fewer passages; 0: go on up to n."
 )
 ABOUT_CANDIDATES = (
     "Find by meaning (vectors), by words, or by both. Left out: by both, but by vectors where texts are known."
@@ -80,17 +89,18 @@ class QueryArguments:
         Field(description=ABOUT_QUERY),
     ]
     memory: MemoryName = None
-    n: Annotated[int, Field(ge=1, le=MAX_PASSAGES, description=ABOUT_N)] = DEFAULT_PASSAGES
+    n: Annotated[int, Field(ge=1, le=MAX_PASSAGES, description=ABOUT_N)] = DEFAULT_N
     known: Annotated[Texts, Field(max_length=MAX_TEXTS, description=ABOUT_KNOWN)] = field(default_factory=list)
-    until: Annotated[float | None, Field(ge=0, le=1, description=ABOUT_UNTIL)] = None
-    min_gain: Annotated[float | None, Field(ge=0, lt=1, description=ABOUT_MIN_GAIN)] = None
+    min_growth: Annotated[float | None, Field(ge=0, le=1, description=ABOUT_MIN_GROWTH)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchArguments(QueryArguments):
     """Arguments of `search` and `explain`."""
 
-    where: Annotated[str | dict[str, Any] | None, Field(description=ABOUT_WHERE)] = None
+    where: Annotated[str | dict[str, Any] | None, BeforeValidator(_parsed_object), Field(description=ABOUT_WHERE)] = (
+        None
+    )
     candidates: Annotated[Literal["vectors", "words", "both"] | None, Field(description=ABOUT_CANDIDATES)] = None
 
 
@@ -173,7 +183,7 @@ class SearchAnswer:
     left: float | None
     """The share of the uncertainty about the query that is left."""
     stopped: str
-    """The rule that ended it: n, min_gain, until, adaptive or exhausted."""
+    """The rule that ended it: min_growth, n or exhausted."""
     verdict: str
 
     def __str__(self) -> str:
@@ -331,7 +341,7 @@ def select(memories: Mapping[str, Memory], asked: SelectArguments) -> SelectAnsw
     targets = embed(_list_of_queries(asked.query), as_query=True)
     if not targets.any(axis=1).all():
         raise InvalidInput("query has no word that the memory's embedder knows")
-    settings: dict[str, Any] = {**_stopping(asked)}
+    settings = _stopping(asked)
     if asked.known:
         known = embed(asked.known)
         settings["known"] = known[known.any(axis=1)]
@@ -378,9 +388,9 @@ def _list_of_queries(query: str | list[str]) -> list[str]:
     return [text_with_content("query", one) for one in queries]
 
 
-def _stopping(asked: QueryArguments) -> dict[str, float]:
+def _stopping(asked: QueryArguments) -> dict[str, Any]:
     """The stopping rule that a call names; without one, that of `siftlm.integrations.ranking` applies."""
-    return {name: value for name in ("until", "min_gain") if (value := getattr(asked, name)) is not None}
+    return {} if asked.min_growth is None else {"min_growth": asked.min_growth}
 
 
 def _search(memory: Memory, asked: SearchArguments) -> tuple[Found, Ranking]:
@@ -395,7 +405,7 @@ def _search(memory: Memory, asked: SearchArguments) -> tuple[Found, Ranking]:
 def _verdict(ranking: Ranking) -> str:
     """The verdict, and what an assistant can do about it."""
     if ranking.enough:
-        return f"{ranking.verdict} More of them would add next to nothing."
+        return f"{ranking.verdict} More of them would add little."
     more = ranking.stopped == "n" and len(ranking) < ranking.considered
     return f"{ranking.verdict} A larger n may add something." if more else ranking.verdict
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -40,8 +41,8 @@ SHOULD = re.compile(r"^\w+ should")
 INSTRUCTIONS = """\
 Passages of texts that somebody has indexed. `search` finds those that together tell most about a query, without \
 near-copies of each other. It stops by itself: n is a maximum, and the answer says why it stopped and how much of the \
-uncertainty about the query is left. When it says that more passages would add next to nothing, do not ask for more: \
-ask another question, or another memory."""
+uncertainty about the query is left. When it says that more passages would add little, do not ask for more: ask \
+another question, or another memory."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -182,6 +183,8 @@ def serve_stdio(memories: Mapping[str, Memory]) -> None:
 
     stdout is the protocol's: whatever else is printed goes to stderr.
     """
+    if any(getattr(stream, "buffer", None) is None for stream in (sys.stdin, sys.stdout)):
+        raise SiftlmError("stdin or stdout is closed: a client starts this server with a pipe for each")
     server = create_server(memories)
 
     async def run() -> None:
