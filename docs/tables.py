@@ -134,7 +134,7 @@ def memory_table() -> str:
 
 def _per_text(case: dict[str, float], texts: int) -> tuple[float, float]:
     """Microseconds for each of so many texts: those of the clock, and of the processor."""
-    return 1e6 * case["median"] / texts, 1e6 * case["processor"] / texts
+    return 1e6 * case.get("median", case.get("seconds", 0)) / texts, 1e6 * case["processor"] / texts
 
 
 def stores_table() -> str:
@@ -348,6 +348,60 @@ def serving_table() -> str:
     return "\n".join([*rows, "", " ".join(notes), "", f"`python benchmarks/serving.py`. {machine(results)}"])
 
 
+def scale_table() -> str:
+    """One memory at growing sizes: times and sizes, from ``python benchmarks/scale.py``."""
+    records = json.loads((RESULTS / "scale.json").read_text())
+    rows = [
+        "| passages, stored as | add a text | on disk | open | 20 nearest | SIFT, 20 of 200 | SIFT, 20 of all "
+        "| IVF: build | 20 nearest | of the exact ones | compact |",
+        f"|{'---|' * 11}",
+    ]
+    for one in records:
+        name, added, size = _scale_name(one), _per_text(one["build"], one["passages"]), _mebibytes(_disk(one))
+        times = [one["search"][work] for work in ("open", "nearest", "sift")] + [one["whole"]]
+        index = one.get("index")
+        found = ["–"] * 3
+        if index:
+            found = [_both(index["build"]), _both(index["nearest"]), f"{100 * index['recall']:.0f} %"]
+        cells = [f"{added[0]:,.0f} µs ({added[1]:,.0f})", size, *map(_both, times), *found, _both(one["compact"])]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    notes = "; ".join(dict.fromkeys(one["note"] for one in records if one["note"]))
+    source = "`python benchmarks/scale.py`. In brackets the processor time, all threads together."
+    return "\n".join([*rows, "", f"{source} {f'Note: {notes}. ' if notes else ''}{machine(records[-1])}"])
+
+
+def scale_memory_table() -> str:
+    """The peak memory of each phase, from the same run."""
+    records = json.loads((RESULTS / "scale.json").read_text())
+    phases = {"build": "build", "search": "search", "whole": "SIFT of all", "index": "IVF", "compact": "compact"}
+    rows = [f"| passages, stored as | {' | '.join(phases.values())} |", f"|{'---|' * (len(phases) + 1)}"]
+    for one in records:
+        peaks = [_mebibytes(one[phase]["peak_bytes"]) if one.get(phase) else "–" for phase in phases]
+        rows.append(f"| {_scale_name(one)} | {' | '.join(peaks)} |")
+    start = max(one["build"]["start_bytes"] for one in records)
+    note = (
+        f"What each phase's process owns at its peak, {_mebibytes(start)} of which is Python with numpy and siftlm; "
+        "mapped files are not in it. To a build belong the 50,000 vectors that are added at a time, and making them."
+    )
+    return "\n".join([*rows, "", note])
+
+
+def _scale_name(record: dict[str, Any]) -> str:
+    return f"{record['passages']:,}, {record['storage']}"
+
+
+def _disk(record: dict[str, Any]) -> int:
+    return sum(record["build"]["files"].values())
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def _both(case: dict[str, float]) -> str:
+    return f"{duration(case['seconds'])} ({duration(case['processor'])})"
+
+
 TABLES = {
     **STUDY_TABLES,
     "benchmark": selection_table,
@@ -362,6 +416,8 @@ TABLES = {
     "tuning": tuning_table,
     "tuning-memory": tuning_memory_table,
     "serving": serving_table,
+    "scale": scale_table,
+    "scale-memory": scale_memory_table,
 }
 
 

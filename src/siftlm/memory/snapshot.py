@@ -122,8 +122,8 @@ class Snapshot:
         return self.view.form.decode(self.view.stored[np.asarray(ids, dtype=np.int64)])
 
     def everything(self) -> Vectors:
-        """All rows (rows, d), dead ones included: mapped where the form allows, decoded where not."""
-        if self.manifest.storage != "int8":
+        """All rows (rows, d), dead ones included: mapped where they are float32, elsewhere decoded once and kept."""
+        if self.manifest.storage == "float32":
             return self.view.stored
         if self.view.ready is None:
             ready = np.empty((self.view.rows, self.width), dtype=np.float32)
