@@ -118,7 +118,7 @@ def test_at_the_end_of_the_grace_who_waits_is_told(memory):
         assert {(one.status_code, one.json()["error"]["code"]) for one in refused} == {(503, "shutting_down")}
         assert (process.wait(60), process.stderr.read()) == (0, "")
     finally:
-        process.kill()  # not a second SIGTERM before: one that arrives while Python itself ends is the system's to answer
+        process.kill()  # no second SIGTERM before: one that comes while Python itself ends is the system's to answer
         process.wait(60)
         process.stderr.close()
 
