@@ -111,6 +111,14 @@ def test_vectors_in_a_narrow_cone_are_centred_first():
     assert siftlm.diagnose(shifted, shifted[:20]).centred
 
 
+def test_copies_of_one_text_are_no_narrow_cone():
+    copies = scattered(1) + 0.05 * scattered(480, seed=1)
+    found = siftlm.diagnose(np.concatenate([copies, scattered(120, seed=2)]))
+    assert found.median_pair > 0.9
+    assert not found.centred
+    assert found.recommendation == "use SIFT and stop early"
+
+
 def test_equal_seeds_and_scales_give_equal_figures():
     vectors = versions()
     one, same = (siftlm.diagnose(some, sample=200, prompts=30, seed=4) for some in (vectors, 7 * vectors))

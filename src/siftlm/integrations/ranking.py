@@ -60,7 +60,8 @@ class Ranking:
     verdict: str
     """How many passages, why no more, and what is left, in words."""
     selection: Selection | None = None
-    """The selection behind it; None where there was nothing to select from."""
+    """The selection behind it, its indices places among the candidates (of a memory's hits, rows); None where there
+    was nothing to select from."""
 
     def __len__(self) -> int:
         return len(self.passages)

@@ -314,9 +314,14 @@ def says_little(threshold: float, median_pair: float) -> bool:
 
 
 def in_narrow_cone(pairs: FloatArray, threshold: float) -> bool:
-    """Are any two vectors so much alike that the threshold says little before their mean is subtracted?"""
-    median = float(np.median(pairs)) if len(pairs) else 0.0
-    return median > CONE_COSINE and says_little(threshold, median)
+    """Are nearly any two vectors so much alike that the threshold says little before their mean is subtracted?
+
+    Where only most are, they are copies of one text, and it is the others that tell.
+    """
+    if not len(pairs):
+        return False
+    low, median = np.quantile(pairs, [0.05, 0.5]).tolist()
+    return low > CONE_COSINE and says_little(threshold, median)
 
 
 def centred_units(units: Vectors, mean: Vectors) -> Vectors:
