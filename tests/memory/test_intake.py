@@ -198,11 +198,13 @@ def test_empty_files_are_counted_and_are_no_bad_records(tmp_path):
         assert memory.ingest(tmp_path / "project") == ingest.Added()
 
 
-def test_a_build_says_what_it_added_and_a_memory_that_was_opened_nothing(tmp_path):
-    built = Memory.build(["one", "two", "one", ""], tmp_path / "memory").built
-    assert (built.documents, built.passages, built.duplicates, built.bad) == (3, 2, 1, 1)
-    assert Memory.build(["one", "two", "one", ""], tmp_path / "memory").built == ingest.Added()
-    assert Memory.open(tmp_path / "memory").built is None
+def test_a_memory_knows_what_its_last_build_or_ingest_added(tmp_path):
+    memory = Memory.build(["one", "two", "one", ""], tmp_path / "memory")
+    added = memory.ingested
+    assert (added.documents, added.passages, added.duplicates, added.bad) == (3, 2, 1, 1)
+    assert memory.ingest(["two", "three"]) == memory.ingested == ingest.Added(documents=2, passages=1, duplicates=1)
+    assert Memory.build(["one", "two", "one", ""], tmp_path / "memory").ingested == ingest.Added()
+    assert Memory.open(tmp_path / "memory").ingested is None
 
 
 def test_vectors_without_embedding_share_a_commit_and_leave_whole_batches(tmp_path, monkeypatch):

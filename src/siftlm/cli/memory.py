@@ -8,7 +8,7 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -182,13 +182,12 @@ def run_index(arguments: argparse.Namespace) -> int:
     _check_index(arguments)
     with resumable("stopped; repeat the command to resume"), progress_line(quiet=arguments.quiet) as report:
         before = _count_documents(arguments)
-        filled = _fill_memory(arguments, report)
-        memory = filled.memory
+        memory = _fill_memory(arguments, report)
         if arguments.faiss is not None:
             memory.build_index(arguments.faiss, progress=report)
     memory.close()
     info = collect_info(memory.path)
-    _print_index(arguments, info, before, filled.empty)
+    _print_index(arguments, info, before, memory.ingested.empty if memory.ingested else 0)
     return 0 if info.passages else 1
 
 
@@ -212,15 +211,7 @@ def _count_documents(arguments: argparse.Namespace) -> int | None:
         return None
 
 
-class _Filled(NamedTuple):
-    """A memory into which a corpus was read."""
-
-    memory: Memory
-    empty: int = 0
-    """Files of its folders that hold nothing."""
-
-
-def _fill_memory(arguments: argparse.Namespace, report: Report) -> _Filled:
+def _fill_memory(arguments: argparse.Namespace, report: Report) -> Memory:
     from siftlm.memory import Memory
 
     reading = {
@@ -231,9 +222,10 @@ def _fill_memory(arguments: argparse.Namespace, report: Report) -> _Filled:
     corpus: Any = names[0] if len(names) == 1 else [name if name.startswith("hf:") else Path(name) for name in names]
     if arguments.append or not names:
         memory = Memory.open(arguments.into, embedder=arguments.embedder)
-        added = memory.ingest(corpus, bad=arguments.bad, progress=report, **reading) if names else None
-        return _Filled(memory, added.empty if added else 0)
-    memory = Memory.build(
+        if names:
+            memory.ingest(corpus, bad=arguments.bad, progress=report, **reading)
+        return memory
+    return Memory.build(
         corpus,
         arguments.into,
         embedder=_new_embedder(arguments, corpus, reading),
@@ -243,7 +235,6 @@ def _fill_memory(arguments: argparse.Namespace, report: Report) -> _Filled:
         **flags.values_of(arguments, MEMORY_NAMES),
         **reading,
     )
-    return _Filled(memory, memory.built.empty if memory.built else 0)
 
 
 def _new_embedder(arguments: argparse.Namespace, corpus: Any, reading: dict[str, Any]) -> Embedder:

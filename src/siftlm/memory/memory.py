@@ -73,8 +73,8 @@ class Memory(Searcher):
             manifest.upgrade(self._path)
         self._pool = SnapshotPool(self._path)
         self._embedder: Embedder | None = None
-        self.built: Added | None = None
-        """What `build` added; None where the memory was opened or created."""
+        self.ingested: Added | None = None
+        """What the last `build` or `ingest` of this object added; None before."""
         # Pickled with the memory; a named one is made again from its name.
         self._own_embedder = None if isinstance(embedder, str) else embedder
         if embedder is not None:
@@ -187,7 +187,7 @@ class Memory(Searcher):
             source, settings["embedder"] = first.source, first.embedder
             memory = cls.create(path, **settings)
         memory._own_embedder = None if isinstance(embedder, str) else embedder
-        memory.built = memory._ingest_source(source, ingest.source_recipe(source), bad=bad, progress=progress)
+        memory._ingest_source(source, ingest.source_recipe(source), bad=bad, progress=progress)
         return memory
 
     # --- reading it
@@ -444,4 +444,5 @@ class Memory(Searcher):
         check_bad(bad)
         with writing.open_writer(self._path, f"reading {source.name}", wait=wait) as writer:
             fatal, report = bad == "fail", reporter(progress)
-            return ingest.ingest_source(writer, self.embedder, source, recipe, fatal=fatal, report=report)
+            self.ingested = ingest.ingest_source(writer, self.embedder, source, recipe, fatal=fatal, report=report)
+        return self.ingested
