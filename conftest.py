@@ -28,7 +28,9 @@ NEEDS = {
     "src/siftlm/evaluation/baselines.py": "torch",
     "src/siftlm/evaluation/dynamic.py": "torch",
     "src/siftlm/flow.py": "torch",
+    "src/siftlm/integrations/haystack.py": "haystack",
     "src/siftlm/integrations/langchain.py": "langchain_core",
+    "src/siftlm/integrations/llama_index.py": "llama_index",
     "src/siftlm/integrations/lm_eval.py": "torch",
     "src/siftlm/integrations/*mcp*.py": "mcp",
     "src/siftlm/local.py": "torch",
@@ -68,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     patch.setenv("XDG_CACHE_HOME", str(cache))
     patch.setenv("MPLCONFIGDIR", str(cache / "matplotlib"))  # kept: the font list takes seconds to build
     patch.setenv("MPLBACKEND", "agg")
+    patch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
     patch.delenv("COLUMNS", raising=False)  # tests that depend on the width of the terminal set it themselves
     connect = socket.socket.connect
 
