@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
-EXTRAS := dev,datasets,embed,faiss,gguf,lm-eval,memory,plot,serve,tune,train,docs,bench
+EXTRAS := dev,datasets,embed,faiss,gguf,haystack,langchain,llama-index,lm-eval,mcp,memory,plot,qdrant,serve,tune,train,docs,bench
 BIN := $(VENV)/bin
 
 # The demo needs torch, transformers, peft and scipy: a full environment serves it where there is one, else a smaller one.

@@ -96,7 +96,7 @@ class MemoryRetriever(BaseRetriever):  # type: ignore[misc]
 class SiftRetriever(BaseRetriever):  # type: ignore[misc]
     """A retriever that lets SIFT pick from what a vector store finds, and stops when more would tell little.
 
-    ``search_kwargs`` are those of ``store.as_retriever``: ``k`` documents at most (10), picked from ``fetch_k`` (50);
+    ``search_kwargs`` are those of ``store.as_retriever``: ``k`` documents at most (20), picked from ``fetch_k`` (50);
     the rest, such as ``filter``, goes to the store. ``select_kwargs`` are the settings of
     `siftlm.integrations.ranking.rank`, such as ``{"until": 0.2}``. A call may change the former:
     ``retriever.invoke(question, k=3)``.
