@@ -19,6 +19,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"rbf": rate, "noise": noise} for rate, noise in ((4.0, 0.3), (2.0, 0.1), (4.0, 0.1), (8.0, 0.1), (8.0, 0.3))
     ],
 }
+
+
+Cell = tuple[str, str]
+"""A corpus and an embedder."""
 
 
 @dataclass(frozen=True)
@@ -278,15 +283,17 @@ def stopped(cells: Sequence[Traces], rule: str, passages: float) -> Stopped:
 # --- intervals
 
 
-def resampled(values: Sequence[np.ndarray]) -> np.ndarray:
-    """(RESAMPLES,) means over cells of values (Q,), with the questions of each drawn anew."""
-    generator = np.random.default_rng(0)
-    return np.mean([one[generator.integers(0, len(one), (RESAMPLES, len(one)))].mean(axis=1) for one in values], axis=0)
+@cache
+def weights(corpus: str, questions: int) -> np.ndarray:
+    """(RESAMPLES, Q) the share of each question in each resample; the same for both embedders of a corpus."""
+    generator = np.random.default_rng([*corpus.encode()])
+    return generator.multinomial(questions, np.full(questions, 1 / questions), size=RESAMPLES) / questions
 
 
-def interval(values: Sequence[np.ndarray]) -> list[float]:
-    """The mean over cells and its 95 % bootstrap interval over questions."""
-    low, high = np.quantile(resampled(values), QUANTILES)
+def interval(values: Sequence[np.ndarray], cells: Sequence[Cell]) -> list[float]:
+    """The mean over cells of values (Q,), and its 95 % bootstrap interval over questions."""
+    drawn = np.mean([weights(corpus, len(one)) @ one for one, (corpus, _) in zip(values, cells, strict=True)], axis=0)
+    low, high = np.quantile(drawn, QUANTILES)
     return [round(float(value), 4) for value in (np.mean([one.mean() for one in values]), low, high)]
 
 
@@ -316,8 +323,6 @@ def prepare(repositories: Path, work: Path) -> None:
             corpus.read(repositories).write(path)
 
 
-Cell = tuple[str, str]
-"""A corpus and an embedder."""
 CELLS: list[Cell] = [(corpus, embedder) for corpus in CORPORA for embedder in EMBEDDERS]
 REDUNDANT = [cell for cell in CELLS if CORPORA[cell[0]].redundant]
 VARIED = [cell for cell in CELLS if not CORPORA[cell[0]].redundant]
@@ -391,7 +396,7 @@ def compared_rules(traces: Mapping[Cell, Mapping[str, Traces]], name: str) -> di
             means = [float(counts.mean()) for counts in own.counts]
             compared[rule][str(passages)] = {
                 "value": float(f"{own.value:.3g}"),
-                "difference": interval(differences),
+                "difference": interval(differences, CELLS),
                 "worst cell": round(min(float(one.mean()) for one in differences), 2),
                 "passages": [round(min(means), 1), round(max(means), 1)],
                 "rank correlation": rank_correlations(cells, [np.round(counts) for counts in own.counts]),
@@ -432,27 +437,26 @@ def fixed_figures(traces: Mapping[Cell, Mapping[str, Traces]], cells: Sequence[C
     for method in SETTINGS:
         own = [traces[cell][method] for cell in cells]
         figures[method] = {
-            **{f"recall at {n}": interval([one.recall[:, n - 1] for one in own]) for n in (5, FIXED, 20)},
+            **{f"recall at {n}": interval([one.recall[:, n - 1] for one in own], cells) for n in (5, FIXED, 20)},
             "tokens at 10": round(float(np.mean([one.spent[:, FIXED - 1].mean() for one in own]))),
         }
         if method != SIFT:
             sift = [traces[cell][SIFT] for cell in cells]
             for n in (5, FIXED, 20):
                 pairs = [(a.recall - b.recall)[:, n - 1] for a, b in zip(sift, own, strict=True)]
-                figures[method][f"sift rbf less this at {n}"] = interval(pairs)
-            figures[method]["tokens of sift rbf at equal recall"] = token_share(sift, own)
+                figures[method][f"sift rbf less this at {n}"] = interval(pairs, cells)
+            figures[method]["tokens of sift rbf at equal recall"] = token_share(sift, own, cells)
     return figures
 
 
-def token_share(sift: Sequence[Traces], other: Sequence[Traces]) -> list[float]:
+def token_share(sift: Sequence[Traces], other: Sequence[Traces], cells: Sequence[Cell]) -> list[float]:
     """Tokens that SIFT needs for the other's recall at 10, as a share of the other's; the mean over cells."""
-    generator, drawn, plain = np.random.default_rng(0), [], []
-    for a, b in zip(sift, other, strict=True):
-        at = generator.integers(0, len(a.facts), (1000, len(a.facts)))
-        own = [np.stack([values[rows].mean(axis=0) for rows in at]) for values in (a.recall, a.spent)]
-        target, spent = (values[:, FIXED - 1][at].mean(axis=1) for values in (b.recall, b.spent))
-        pairs = zip(target, own[0], own[1], spent, strict=True)
-        drawn.append([np.interp(goal, recall, tokens) / paid for goal, recall, tokens, paid in pairs])
+    drawn, plain = [], []
+    for a, b, (corpus, _) in zip(sift, other, cells, strict=True):
+        at = weights(corpus, len(a.facts))
+        goals, paid = (at @ values[:, FIXED - 1] for values in (b.recall, b.spent))
+        pairs = zip(goals, at @ a.recall, at @ a.spent, paid, strict=True)
+        drawn.append([np.interp(goal, recall, tokens) / spent for goal, recall, tokens, spent in pairs])
         whole = np.interp(b.recall[:, FIXED - 1].mean(), a.recall.mean(axis=0), a.spent.mean(axis=0))
         plain.append(whole / b.spent[:, FIXED - 1].mean())
     low, high = np.quantile(np.mean(drawn, axis=0), QUANTILES)
@@ -477,13 +481,13 @@ def stop_figures(
             traces[cell][method].spent[np.arange(len(n)), n - 1].mean() for cell, n in zip(cells, own, strict=True)
         ]
         found[method] = {
-            "recall": interval(recalls[method]),
+            "recall": interval(recalls[method], cells),
             "passages": round(float(np.mean([n.mean() for n in own])), 2),
             "tokens": round(float(np.mean(tokens))),
         }
         if method != SIFT:
             pairs = [a - b for a, b in zip(recalls[SIFT], recalls[method], strict=True)]
-            found[method]["sift rbf less this"] = interval(pairs)
+            found[method]["sift rbf less this"] = interval(pairs, cells)
     return found
 
 
@@ -502,8 +506,8 @@ def rule_figures(
         found[rule] = {
             "value": value,
             "passages": round(passages, 2),
-            "recall": interval(recalls),
-            "less a fixed count": interval([a - b for a, b in zip(recalls, fixed.recalls, strict=True)]),
+            "recall": interval(recalls, cells),
+            "less a fixed count": interval([a - b for a, b in zip(recalls, fixed.recalls, strict=True)], cells),
             "rank correlation": rank_correlations(own, counts),
         }
     return found
