@@ -566,7 +566,7 @@ def tables(figures: Mapping[str, Any]) -> str:
 
 def write(name: str, result: Mapping[str, Any]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / name).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (RESULTS / name).write_text(json.dumps(result, ensure_ascii=False) + "\n", "utf-8")
 
 
 def main() -> None:
