@@ -261,28 +261,6 @@ def test_the_bundled_model_learns(tmp_path, shell):
     )
 
 
-@pytest.mark.slow
-def test_facts_are_learned_on_every_seed(tmp_path):
-    from siftlm import Memory
-    from siftlm.controller import Controller
-
-    controller = Controller("siftlm-tiny", engine="lora")
-    exact, facts = dict.fromkeys(USES, 0), dict.fromkeys(USES, 0)
-    with Memory.build(demo.fact_documents(), into=tmp_path / "facts", embedder=demo.FACTS_EMBEDDER) as memory:
-        for seed in range(5):
-            outcome = demo.run_questions(controller, memory, demo.make_questions(4, seed), 8)
-            bits = {use: outcome.figures(use)[2] for use in USES}
-            assert bits["sift"] < 0.6 * bits["base"], f"seed {seed}: {bits}"
-            assert bits["sift"] < bits["nearest"], f"seed {seed}: {bits}"
-            for use in USES:
-                exact[use] += outcome.figures(use)[0]
-                facts[use] += outcome.figures(use)[3]
-    assert exact["sift"] >= exact["nearest"] + 5, exact
-    assert exact["sift"] >= exact["context"] + 10, exact
-    assert exact["base"] <= 2, exact
-    assert facts["sift"] >= facts["nearest"] + 10, facts
-
-
 def test_the_seed_is_checked_first(siftlm, tmp_path):
     status, _, err = siftlm("demo", "--into", str(tmp_path / "out"), "--seed", "-1")
     assert (status, err) == (1, "siftlm: --seed must be a whole number ≥ 0, got -1\n")

@@ -363,11 +363,11 @@ def run_questions(
     model = LocalModel(controller, memory, n=n, method="sift")
     outcome = FactsOutcome(list(questions), {}, rate=model.tuning_settings(**tuning).rate or 0.0)
     prompts = [one.prompt for one in questions]
-    for use, own in settings.items():
+    for use in USES:
         runs: dict[str, QuestionRun] = {}
         start = time.monotonic()
         with status(f"{len(questions)} questions: {USES[use][0]}", quiet=quiet):
-            model.tune_many(prompts, _answering(questions, runs, read=use != "base"), **own)
+            model.tune_many(prompts, _answering(questions, runs, read=use != "base"), **settings[use])
         outcome.seconds[use] = time.monotonic() - start
         outcome.runs[use] = [runs[prompt] for prompt in prompts]
     return outcome
