@@ -31,7 +31,7 @@ def test_a_text_that_is_its_own_prompt_gets_sift_with_repeats(local):
     assert (rows(many), many.tuned) == (rows(scored), scored.tuned)
 
 
-@pytest.mark.parametrize("changes", [{"replacement": False}, {"step": 0.5}, {"copies": 0.9}])
+@pytest.mark.parametrize("changes", [{"replacement": False}, {"step": 0.5}, {"likeness": 0.9}])
 def test_what_somebody_chose_for_it_keeps_it(local, changes):
     assert local.score(TEXT, method="auto", mode="transductive", **changes).found.selection.method == "auto"
 
