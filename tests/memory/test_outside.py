@@ -342,7 +342,7 @@ def test_wrong_masks_and_matrices_of_everything(array):
             return self.mask
 
     outside = Outside(store := Whole(array), HASHING)
-    assert len(outside.search("how old", k=None)) == 10
+    assert len(outside.search("how old is Jordan", k=None)) == 10
     store.mask = np.ones(SIZE - 1, dtype=np.bool_)
     with pytest.raises(InvalidInput, match=r"119 rows.*120"):
         outside.search("how old", k=None)

@@ -187,7 +187,6 @@ def test_the_fields_are_what_a_search_and_a_selection_take():
         ({"residual": True, "candidates": "words"}, "candidates='words' needs a limited k, and excludes residual=True"),
         ({"residual": True, "k": None}, "residual=True needs a limited k"),
         ({"residual": True, "per_document": 1}, "excludes per_document"),
-        ({"residual": True, "opposites": True}, "excludes per_document and opposites"),
         ({"exact": True, "candidates": "words"}, "exact=True compares vectors, and has no effect"),
         ({"opposites": True, "candidates": "both"}, "opposites=True compares vectors, and has no effect"),
     ],

@@ -143,7 +143,7 @@ def test_the_whole_memory_is_what_select_sees(tmp_path, storage, method):
         memory.add(TEXTS[:60], METAS[:60])
         memory.delete({"source": "b"})
         rows = memory.rows()
-        found = memory.search(PROMPTS[0], 8, k=None, method=method)
+        found = memory.search(PROMPTS[0], 8, k=None, method=method, opposites=method == "sift")
         once = {"replacement": False} if method == "sift" else {}
         expected = siftlm.select(VECTORS[0], memory.vectors(rows), 8, method=method, noise=1, **once)
     assert [hit.row for hit in found] == rows[expected.indices].tolist()

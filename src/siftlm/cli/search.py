@@ -76,7 +76,7 @@ def add(commands: Any) -> None:
         "candidates",
         flags.K,
         flags.CANDIDATES,
-        switch("--opposites", "also retrieve passages opposite to the prompt"),
+        switch("--opposites", "also retrieve and pick passages that point away from the prompt"),
         flags.WHERE,
         switch("--exact", "scan all vectors, even if there is a FAISS index"),
         flags.WITHOUT_COPIES,

@@ -105,8 +105,9 @@ class Search(Settings):
     """Found by ``vectors``, by ``words`` (BM25) or by ``both`` (their scores, fused). Words count in the selection too:
     the nearest are in the order of these scores, and other methods see the words beside the vectors."""
     opposites: bool = False
-    """For SIFT and its relatives, also select among the k nearest of each vector's opposite. To these methods a vector
-    opposite to the prompt is as informative as one near it; to a reader it rarely is."""
+    """For SIFT and its relatives: may what points away from all vectors of the prompt be picked? If so, the k nearest
+    of each vector's opposite are candidates too. To these methods a vector opposite to the prompt is as informative as
+    one near it; to a reader it rarely is."""
     where: FilterInput = None
     """Only passages of documents whose metadata meet this, ``{"source": "wiki"}`` or
     ``'source = "wiki" and year >= 2000'``; see `siftlm.memory.filters`."""
@@ -215,10 +216,9 @@ class Search(Settings):
                 f"{setting('candidates', self.candidates)} needs a limited {setting('k')}, and excludes "
                 f"{setting('residual', True)}"
             )
-        if self.residual and (self.k is None or self.per_document or self.opposites):
+        if self.residual and (self.k is None or self.per_document):
             raise Conflict(
-                f"{setting('residual', True)} needs a limited {setting('k')}, and excludes "
-                f"{setting('per_document')} and {setting('opposites')}"
+                f"{setting('residual', True)} needs a limited {setting('k')}, and excludes {setting('per_document')}"
             )
         if self.k is None and self.per_document is not None:
             raise Conflict(
@@ -256,6 +256,8 @@ class SearchRequest:
     """The keyword arguments of `siftlm.select`, or of `siftlm.select_from`, that differ from their defaults."""
     sign_blind: bool = field(init=False)
     """Are the method's gains the same for x and −x?"""
+    towards: bool = field(init=False)
+    """Must a passage have a cosine above 0 to one of the prompt's vectors to be picked?"""
 
     def __post_init__(self) -> None:
         search = self.search
@@ -281,6 +283,7 @@ class SearchRequest:
                 f"{', '.join(sorted(SIGN_BLIND_METHODS))}"
             )
         object.__setattr__(self, "sign_blind", sign_blind)
+        object.__setattr__(self, "towards", sign_blind and not search.opposites)
         object.__setattr__(self, "selection", {**selection, **self.options})
 
     @property

@@ -16,7 +16,7 @@ from siftlm import selection as choosing
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.memory.request import Search, SearchRequest, nearest_request, query_texts
 from siftlm.memory.results import Found, Hit
-from siftlm.memory.search import capped_settings
+from siftlm.memory.search import capped_settings, empty_selection, without_opposites
 from siftlm.memory.searcher import Searcher
 from siftlm.memory.vectors import unit_rows
 from siftlm.types import Selection, Vectors
@@ -92,21 +92,17 @@ def _select_reranked(
     settings = {name: value for name, value in request.selection.items() if name != "known"}
     if not hits:
         tried = choosing.select(query, query[None], 1, method=request.method, **settings)
-        return replace(
-            tried,
-            indices=np.zeros(0, dtype=np.int64),
-            gains=np.zeros(0),
-            uncertainty=tried.uncertainty[:1],
-            stopped="exhausted",
-            evidence=None,
-        )
+        return empty_selection(tried)
     n = min(request.n, len(hits))
     if request.search.per_document is not None:
         capped, n = capped_settings(request, n, [hit.document for hit in hits])
         settings = {name: value for name, value in capped.items() if name != "known"}
     if len(known):
         settings["known"] = known
-    return choosing.select(query, vectors, n, method=request.method, **settings)
+    chosen, scores = choosing.select(query, vectors, n, method=request.method, **settings), vectors @ query
+    if request.towards and not (scores[chosen.indices] > 0).all():
+        return without_opposites(chosen, scores, query[None], vectors, n, settings)
+    return chosen
 
 
 def _reranked_hits(hits: Sequence[Hit], cosines: Vectors, chosen: Selection) -> tuple[Hit, ...]:

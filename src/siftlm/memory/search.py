@@ -21,6 +21,7 @@ from siftlm.memory.request import NO_ROWS, PER_CANDIDATE_SETTINGS, EmbeddedPromp
 from siftlm.memory.results import Found, Hit
 from siftlm.memory.store import Neighbours, WholeStore
 from siftlm.memory.vectors import unit_rows
+from siftlm.selection.checks import blocks
 from siftlm.selection.problem import find_method
 from siftlm.types import BoolArray, FloatArray, IntArray, Selection, Vectors
 
@@ -182,6 +183,10 @@ def _select(
         elif len(group) > 1 and not (capped or worded or request.per_candidate):
             queries, vectors = [prompts[at].query for at in group], [candidates[at].vectors for at in group]
             made = list(choosing.select_many(queries, vectors, n, method=request.method, **request.selection))
+            for place, (at, chosen) in enumerate(zip(group, made, strict=True)):
+                own, targets = candidates[at], prompts[at].targets
+                if request.towards and not (own.scores[chosen.indices] > 0).all():
+                    made[place] = without_opposites(chosen, own.scores, targets, own.vectors, n, request.selection)
         else:
             made = []
             for at in group:
@@ -193,14 +198,37 @@ def _select(
                     passages = store.passages(own.ids.tolist(), search.filter)
                     caps, most = capped_settings(request, n, [passage.document for passage in passages])
                     settings |= {"sources": caps["sources"], "source_cap": caps["source_cap"]}
-                offered = own.vectors
+                offered, scores = own.vectors, own.scores
                 if own.features is not None:
                     settings |= _word_settings(own, own.features, request)
                     targets, offered = own.features.prompt_beside(targets), own.features.passages_beside(offered)
-                made.append(choosing.select(targets, offered, most, method=request.method, **settings))
+                    scores = (offered @ targets.T).max(axis=1)
+                chosen = choosing.select(targets, offered, most, method=request.method, **settings)
+                if request.towards and not (scores[chosen.indices] > 0).all():
+                    chosen = without_opposites(chosen, scores, targets, offered, most, settings)
+                made.append(chosen)
         for at, chosen in zip(group, made, strict=True):
             selections[at] = replace(chosen, indices=candidates[at].ids[chosen.indices])
     return [selections[place] for place in range(len(prompts))]
+
+
+def without_opposites(
+    chosen: Selection, scores: FloatArray, targets: Vectors, vectors: Vectors, n: int, settings: Mapping[str, Any]
+) -> Selection:
+    """The selection made again, since there were opposites among its picks, without all whose score (K,) is 0 or less.
+
+    Where there are none among its picks, it stays as it is: excluding the others would not change it.
+    """
+    closed = scores <= 0
+    if (excluded := settings.get("exclude")) is not None:
+        closed[excluded] = True
+    left = int(np.count_nonzero(~closed))
+    if not left:
+        return empty_selection(chosen)
+    cap = choosing.Limits(replacement=settings.get("replacement")).cap(repeats=False)
+    most = n if cap is None else min(n, cap * left)
+    again = choosing.select(targets, vectors, most, method=chosen.method, **{**settings, "exclude": closed})
+    return replace(again, stopped="exhausted") if again.stopped == "n" and most < n else again
 
 
 def _word_settings(own: Shortlist, features: keywords.WordFeatures, request: SearchRequest) -> dict[str, Any]:
@@ -247,20 +275,26 @@ def _select_everything(
     prompts: Sequence[EmbeddedPrompt], vectors: Vectors, banned: Sequence[IntArray], request: SearchRequest
 ) -> Sequence[Selection]:
     sizes = [len(vectors) - len(out) for out in banned]
-    settings = {**request.selection, "method": request.method}
+    settings = dict(request.selection)
     shared = all(np.array_equal(out, banned[0]) for out in banned)
     if len(prompts) > 1 and shared and sizes[0]:
-        exclude = banned[0] if len(banned[0]) else None
-        queries = [prompt.query for prompt in prompts]
-        return choosing.select_many(queries, vectors, min(request.n, sizes[0]), exclude=exclude, **settings)
-    selections = []
-    for prompt, out, size in zip(prompts, banned, sizes, strict=True):
-        exclude = out if len(out) else None
-        selections.append(
-            choosing.select(prompt.targets, vectors, min(request.n, size), exclude=exclude, **settings)
-            if size
-            else _empty_selection(prompt, request)
-        )
+        settings["exclude"] = banned[0] if len(banned[0]) else None
+        queries, n = [prompt.query for prompt in prompts], min(request.n, sizes[0])
+        selections = list(choosing.select_many(queries, vectors, n, method=request.method, **settings))
+    else:
+        selections = []
+        for prompt, out, size in zip(prompts, banned, sizes, strict=True):
+            settings["exclude"], n = out if len(out) else None, min(request.n, size)
+            selections.append(
+                choosing.select(prompt.targets, vectors, n, method=request.method, **settings)
+                if size
+                else _empty_selection(prompt, request)
+            )
+    for at, (chosen, prompt, out) in enumerate(zip(selections, prompts, banned, strict=True)):
+        if request.towards and not (vectors[chosen.indices] @ prompt.targets.T).max(axis=1).min(initial=1) > 0:
+            scores = np.concatenate([(block @ prompt.targets.T).max(axis=1) for block in blocks(vectors)])
+            settings["exclude"], n = out, min(request.n, sizes[at])
+            selections[at] = without_opposites(chosen, scores, prompt.targets, vectors, n, settings)
     return selections
 
 
@@ -287,14 +321,29 @@ def _search_residual(store: WholeStore, prompt: EmbeddedPrompt, request: SearchR
         there, _ = index.search(prompt.targets, n + len(out))
         n = min(n, int((~np.isin(np.unique(there[there >= 0]), out)).sum()))
     clock.lap("search")
-    if n > 0:
-        chosen = choosing.select_from(prompt.targets, index, n, k=search.k or 1, exclude=out, **request.selection)
-    else:
-        chosen = _empty_selection(prompt, request)
+    chosen = _select_residual(prompt, index, n, request, out) if n > 0 else _empty_selection(prompt, request)
     clock.lap("select")
     candidates = _score_candidates(store, prompt, np.unique(chosen.indices))
     size = left if left is not None else int((~np.isin(index.seen, out)).sum())
     return _build_found(store, candidates, chosen, size, request, clock)
+
+
+def _select_residual(
+    prompt: EmbeddedPrompt, index: StoreIndex, n: int, request: SearchRequest, out: IntArray
+) -> Selection:
+    """`siftlm.select_from`; as long as there are opposites among the picks, again without those that it has seen."""
+    targets, k = prompt.targets, request.search.k or 1
+    while True:
+        chosen = choosing.select_from(targets, index, n, k=k, exclude=out, **request.selection)
+        scores = (index.vectors(chosen.indices) @ targets.T).max(axis=1)
+        if not request.towards or scores.min(initial=1) > 0:
+            return chosen
+        opposite = index.seen[(index.vectors(index.seen) @ targets.T).max(axis=1) <= 0]
+        out = np.union1d(np.union1d(out, opposite), chosen.indices[scores <= 0])
+        near, _ = index.search(targets, len(out) + 1)
+        near = np.setdiff1d(near[near >= 0], out)
+        if not len(near) or (index.vectors(near) @ targets.T).max() <= 0:
+            return empty_selection(chosen)
 
 
 # --- the result
@@ -334,10 +383,12 @@ def _build_found(
 
 def _empty_selection(prompt: EmbeddedPrompt, request: SearchRequest) -> Selection:
     """The selection where there is no candidate, which is no error; a wrong setting is one here as well."""
-    tried = dry_run_selection(prompt, request)
-    ids: IntArray = np.zeros(0, dtype=np.int64)
-    gains: FloatArray = np.zeros(0)
-    return Selection(ids, gains, tried.uncertainty[:1], "exhausted", tried.method, tried.noise)
+    return empty_selection(dry_run_selection(prompt, request))
+
+
+def empty_selection(tried: Selection) -> Selection:
+    """The selection of nothing by the method and λ of another one."""
+    return Selection(NO_ROWS, np.zeros(0), tried.uncertainty[:1], "exhausted", tried.method, tried.noise)
 
 
 def dry_run_selection(prompt: EmbeddedPrompt, request: SearchRequest) -> Selection:
