@@ -207,6 +207,21 @@ def test_a_memory_retriever_returns_the_memorys_hits(memory):
     assert memory.texts([kept["row"]]) == [found[-1].page_content]
 
 
+def test_a_verdict_says_when_the_memory_has_no_more(memory):
+    for how in ({"method": "nearest"}, {"min_growth": 0}):
+        found = MemoryRetriever(memory=memory, search_kwargs={"n": 50, **how}).invoke(QUESTION)
+        assert found[0].metadata[METADATA_KEY]["stopped"] == "exhausted"
+        assert "there are no more to pick" in found[0].metadata[METADATA_KEY]["verdict"]
+    assert len(MemoryRetriever(memory=memory, search_kwargs={"min_growth": 0}).invoke(QUESTION)) > 10
+
+
+def test_a_blank_document_does_not_spoil_the_others():
+    documents = [Document(page_content=text) for text in ["", *TEXTS[:3], " "]]
+    compressor = SiftCompressor(embeddings=HashingEmbeddings())
+    found = compressor.compress_documents(documents, QUESTION)
+    assert texts_of(found) == texts_of(compressor.compress_documents(documents[1:-1], QUESTION))
+
+
 def test_search_kwargs_are_those_of_the_memory(memory):
     retriever = MemoryRetriever(memory=memory, search_kwargs={"n": 3, "where": {"fact": 2}, "min_gain": 0})
     assert [one.metadata["fact"] for one in both(retriever, QUESTION)] == [2, 2, 2]

@@ -25,6 +25,7 @@ def near(query, size=40, seed=0, noise=1.0):
 PROMPT = np.eye(8)[0]
 WORDINGS = near(PROMPT, noise=0.05)
 SCATTERED = near(PROMPT, noise=0.6)
+TWO = np.array([[1.0, 0.2, 0.1], [0.3, 1.0, 0.2]])
 
 
 def cosine(a, b):
@@ -122,7 +123,7 @@ def test_what_points_away_is_picked_only_if_it_may_be():
     away = np.concatenate([-WORDINGS[:1], SCATTERED[:1]])
     assert rank(PROMPT, away).indices == [1]
     assert rank(PROMPT, away, opposites=True).indices[0] == 0
-    assert rank(PROMPT, away[:1]).verdict == "0 of 1 passages: none of them may be picked."
+    assert rank(PROMPT, away[:1]).verdict == "0 of 1 passages: none of them points towards the prompt."
     assert rank(PROMPT, away, method="nearest").indices == [1, 0]
 
 
@@ -201,3 +202,34 @@ def test_vectors_of_another_width_are_told():
         rank(np.ones(3), SCATTERED)
     with pytest.raises(InvalidInput, match="candidates row 1 is not finite"):
         rank(PROMPT, [[0.0] * 7 + [1], [np.nan] * 8])
+
+
+def test_what_has_no_direction_is_not_picked() -> None:
+    blank = np.vstack([TWO, np.zeros((1, 3))])
+    ranking = rank([1.0, 0.5, 0.0], blank, min_growth=0)
+    assert ranking.indices == rank([1.0, 0.5, 0.0], TWO, min_growth=0).indices
+    assert ranking.considered == 3
+    assert len(rank([1.0, 0.5, 0.0], blank, 3, method="mmr")) == 2
+    assert rank([1.0, 0.0, 0.0], np.zeros((2, 3))).indices == []
+
+
+def test_a_prompt_without_direction_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="query row 0 is all zeros"):
+        rank([0.0, 0.0, 0.0], TWO)
+    with pytest.raises(InvalidInput, match="query row 0 is too short"):
+        rank([1e-200, 0.0, 0.0], TWO)
+
+
+def test_long_vectors_of_float64_point_where_short_ones_do() -> None:
+    assert rank([1.0, 0.5, 0.0], TWO * 1e100).indices == rank([1.0, 0.5, 0.0], TWO).indices
+
+
+def test_a_verdict_says_that_everything_points_away_and_how_much_is_left() -> None:
+    away = rank([-1.0, -1.0, 0.0], TWO)
+    assert away.verdict == "0 of 2 passages: none of them points towards the prompt."
+    dear = rank([1.0, 0.0, 0.0], TWO, costs=[5, 5], budget=1)
+    assert dear.verdict.endswith("Left: 100% of the uncertainty about the prompt.")
+
+
+def test_nothing_known_is_no_error() -> None:
+    assert rank([1.0, 0.0, 0.0], TWO, known=[]).indices == rank([1.0, 0.0, 0.0], TWO).indices

@@ -59,7 +59,8 @@ class MemoryRetriever(BaseRetriever):  # type: ignore[misc]
     memory: Any
     """The memory."""
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """The arguments of its ``search``. λ and the stop are those of `siftlm.integrations.ranking`, unless given."""
+    """The arguments of its ``search``. ``n`` (20), λ and the stop are those of `siftlm.integrations.ranking`, unless
+    given."""
     sub_questions: SubQuestions | None = None
     """Makes several questions of one; passages are picked to answer all of them."""
 
@@ -70,7 +71,7 @@ class MemoryRetriever(BaseRetriever):  # type: ignore[misc]
         self.memory.check(**self._settings({}))
 
     def _settings(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        settings = {**self.search_kwargs, **changes}
+        settings = {"n": DEFAULT_N, **self.search_kwargs, **changes}
         return memory_settings(settings.get("method", "sift"), settings)
 
     def _get_relevant_documents(self, query: str, *, run_manager: Any, **kwargs: Any) -> list[Document]:

@@ -19,6 +19,7 @@ from siftlm.selection import Limits, Stopping, checks, kernels, select
 from siftlm.selection.diagnosis import UnitVectors
 from siftlm.selection.problem import MethodFunction
 from siftlm.selection.rules import NO_LIMITS, NO_STOPPING, STOPPING_RULES, rules_in
+from siftlm.selection.space import unit_rows
 from siftlm.types import BoolArray, FloatArray, IntArray, Selection, json_number
 
 # How many passages at most, where nobody chose a number: the stop decides long before, as a rule.
@@ -124,7 +125,8 @@ def rank(
 
     Args:
         query: (d,) the prompt's vector; or (m, d), such as its tokens' (late interaction) or its sub-questions'.
-        candidates: (K, d) vectors of the retrieved passages, in any order; K may be 0.
+        candidates: (K, d) vectors of the retrieved passages, in any order; K may be 0. A vector of zeros, as some
+            embedders make of an empty text, is not picked.
         n: at most so many.
         method: a name (``siftlm.methods()``), or a method of one's own.
         noise: λ > 0; smaller values ask for more variety.
@@ -147,14 +149,19 @@ def rank(
         return Ranking((), 0, "exhausted", "0 passages: there were none to choose from.")
     vectors = checks.matrix("candidates", candidates)
     targets = checks.matrix("query", query, width=vectors.shape[1])
-    closed: BoolArray = np.zeros(len(vectors), np.bool_)
+    directions = unit_rows("query", targets, normalize=validation.flag("normalize", options.get("normalize", True)))
+    closed: BoolArray = ~vectors.any(axis=1)
+    if closed.any():  # without a direction, as that of an empty text: it is not picked, whatever stands in its place
+        vectors = np.where(closed[:, None], directions[:1], vectors)
     if limits.exclude is not None:
         closed[checks.item_indices("exclude", limits.exclude, len(vectors))] = True
     if method in SIGN_BLIND_METHODS and not opposites:
-        closed |= (vectors.astype(np.float64) @ targets.astype(np.float64).T).max(axis=1) <= 0
+        # A number that is not finite is left to the selection, which names it.
+        closed |= (vectors.astype(np.float64) @ directions.T).max(axis=1) <= 0
     available = int(np.count_nonzero(~closed))
     if not available:
-        return Ranking((), len(vectors), "exhausted", f"0 of {len(vectors)} passages: none of them may be picked.")
+        why = "none of them points towards the prompt" if limits.exclude is None else "none of them may be picked"
+        return Ranking((), len(vectors), "exhausted", f"0 of {len(vectors)} passages: {why}.")
     # 2. How many, and which.
     cap = 1 if limits.replacement is None else limits.cap(repeats=True)
     most = n if cap is None else min(n, cap * available)
@@ -250,6 +257,8 @@ def ranking_of(found: Found, settings: Mapping[str, Any]) -> Ranking:
 def _complete(method: str | MethodFunction, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Limits, Stopping]:
     """The settings with names made to kernels and priors, the limits and the stopping rule, defaults filled in."""
     options = {name: value for name, value in settings.items() if value is not None}
+    if isinstance(options.get("known"), (list, tuple)) and not options["known"]:
+        del options["known"]  # nothing is known
     for name, named in (("kernel", kernels.named), ("prior", kernels.named_prior)):
         if isinstance(options.get(name), str):
             options[name] = named(options[name])
@@ -303,4 +312,4 @@ def _verdict(passages: Sequence[RankedPassage], considered: int, stopped: str, r
 
 
 def _percent(share: float | None) -> str:
-    return f"{100 * (share or 0):.2g}%"
+    return f"{100 * (share or 0):.2g}%" if (share or 0) < 0.995 else f"{100 * (share or 0):.0f}%"

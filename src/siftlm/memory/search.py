@@ -353,6 +353,8 @@ def _build_found(
     store: WholeStore, candidates: Shortlist, chosen: Selection, considered: int, request: SearchRequest, clock: _Clock
 ) -> Found:
     """The result of a selection whose indices are ids of the store."""
+    if chosen.stopped == "n" and len(chosen.indices) < request.n:  # as many as there are to pick
+        chosen = replace(chosen, stopped="exhausted")
     words, fused = candidates.words, candidates.fused
     place = {row: at for at, row in enumerate(candidates.ids.tolist())}
     ids = [int(index) for index in chosen.indices]
