@@ -358,3 +358,12 @@ def test_without_the_library_the_install_command_is_told():
     code = "import sys; sys.modules['haystack'] = None; import siftlm.integrations.haystack"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'siftlm[haystack]'" in run.stderr
+
+
+def test_the_verdict_on_nothing_says_why(memory):
+    nothing = MemoryDocumentRetriever(memory, search_kwargs={"where": "fact = 99"}).run("Jordan")
+    assert (nothing["documents"], nothing["verdict"]) == ([], "0 passages: there were none to choose from.")
+    for component in (SiftRanker(), MemoryDocumentRetriever(memory)):
+        given = {"documents": []} if isinstance(component, SiftRanker) else {"query": "Jordan"}
+        with pytest.raises(InvalidInput, match="top_k must be a whole number"):
+            component.run(**given, top_k=0)

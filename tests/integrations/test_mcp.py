@@ -293,6 +293,10 @@ def test_nothing_found_says_why(memory: Memory, tmp_path: Path) -> None:
     assert said["passages"] == []
     assert "no document matches where; fields of the metadata: kind, year" in said["verdict"]
     assert "has a word of the query" in answer(memory, "search", query="zzz", candidates="words")["verdict"]
+    with Memory.create(tmp_path / "one", embedder="hashing") as one:
+        one.add(["Puffins nest."])
+        away = answer(one, "search", query="oil", candidates="vectors")
+        assert (away["passages"], away["verdict"]) == ([], "No passage: none of them points towards the query.")
 
 
 def test_a_memory_without_full_text_refuses_words(tmp_path: Path) -> None:

@@ -82,6 +82,13 @@ def test_a_faiss_index_keeps_the_shape_of_its_search():
         assert (near[row, stop:] == index.search(QUERIES[:1], 301)[0][0, -1]).all()  # as FAISS fills up
 
 
+def test_no_queries_are_no_error_as_in_faiss():
+    faiss = pytest.importorskip("faiss")
+    index = faiss.IndexFlatIP(3)
+    index.add(np.eye(3, dtype=np.float32))
+    assert [part.shape for part in SiftIndex(index).search(np.zeros((0, 3), np.float32), 2)] == [(0, 2), (0, 2)]
+
+
 def test_distances_stay_distances():
     index = faiss_index("IndexFlatL2")
     near, found = SiftIndex(index, min_gain=0).search(QUERIES / np.linalg.norm(QUERIES, axis=1, keepdims=True), 5)
@@ -241,3 +248,8 @@ def test_what_a_data_set_refuses(dataset):
         rank_rows(dataset, "Jordan", column="vector")
     with pytest.raises(InvalidInput, match="dataset has no rows"):
         rank_rows(dataset.select([]), "Jordan", column="text")
+
+
+def test_a_count_is_refused_by_the_name_that_it_has_here():
+    with pytest.raises(InvalidInput, match="top_k must be a whole number"):
+        semantic_search(np.eye(3)[:1], np.eye(3), top_k=0)

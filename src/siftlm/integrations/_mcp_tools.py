@@ -423,7 +423,7 @@ def _no_passage(memory: Memory, asked: SearchArguments) -> str:
         return f"No passage: no document matches where; fields of the metadata: {fields or 'none'}."
     if asked.candidates == "words":
         return "No passage has a word of the query; candidates='vectors' finds by meaning."
-    return "No passage was found."
+    return "No passage: none of them points towards the query."
 
 
 def _passage(hit: Hit, characters: int | None = None) -> dict[str, Any]:

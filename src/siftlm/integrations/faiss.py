@@ -62,7 +62,7 @@ class SiftIndex:
             k: how many results each gets at most.
             params: of the search in the index.
         """
-        queries, k = checks.matrix("x", x, width=int(self.index.d)), whole_number("k", k)
+        queries, k = checks.matrix("x", x, width=int(self.index.d), empty_ok=True), whole_number("k", k)
         distances: Distances = np.full((len(queries), k), self._worst, dtype=np.float32)
         ids: IntArray = np.full((len(queries), k), -1, dtype=np.int64)
         for row, (found, own) in enumerate(zip(*self._nearest(queries, k, params), strict=True)):

@@ -20,7 +20,7 @@ from siftlm.integrations.ranking import DEFAULT_N, METADATA_KEY, Ranking, rank, 
 from siftlm.integrations.retrieval import check_memory_search, check_selection, search_memory
 from siftlm.memory import Memory
 from siftlm.memory.filters import All, parse
-from siftlm.validation import list_of_texts
+from siftlm.validation import list_of_texts, whole_number
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -85,13 +85,14 @@ class SiftRanker:
             query_embedding: its embedding, if it was made before.
             top_k: another number than the component's.
         """
+        most = whole_number("top_k", self.top_k if top_k is None else top_k)
         targets, vectors = [], [one.embedding for one in documents]
         if documents:
             targets = [query_embedding] if query_embedding is not None else self._embedded(query)
         if any(one is None for one in vectors):
             vectors = self._embedded_documents(documents)
         settings = with_costs(self.select_kwargs, [one.content or "" for one in documents])
-        ranking = rank(targets, vectors, self.top_k if top_k is None else top_k, **settings)
+        ranking = rank(targets, vectors, most, **settings)
         picked = [
             replace(documents[one.index], meta={**documents[one.index].meta, METADATA_KEY: ranking.metadata(at)})
             for at, one in enumerate(ranking)
@@ -184,9 +185,8 @@ class MemoryDocumentRetriever:
             filters, top_k: others than the component's.
         """
         settings = {**self.search_kwargs, **self._where(self.filters if filters is None else filters)}
-        passages, ranking = search_memory(
-            self.memory, _questions(query), self.top_k if top_k is None else top_k, settings
-        )
+        most = whole_number("top_k", self.top_k if top_k is None else top_k)
+        passages, ranking = search_memory(self.memory, _questions(query), most, settings)
         documents = [
             Document(id=one.id, content=one.hit.text, meta=one.metadata, score=one.hit.score) for one in passages
         ]

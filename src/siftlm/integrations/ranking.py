@@ -146,7 +146,7 @@ def rank(
     options, limits, stopping = _complete(method, settings)
     # 1. Which candidates may be picked.
     if np.size(candidates) == 0:
-        return Ranking((), 0, "exhausted", "0 passages: there were none to choose from.")
+        return Ranking((), 0, "exhausted", _empty_verdict(0))
     vectors = checks.matrix("candidates", candidates)
     targets = checks.matrix("query", query, width=vectors.shape[1])
     directions = unit_rows("query", targets, normalize=validation.flag("normalize", options.get("normalize", True)))
@@ -160,8 +160,7 @@ def rank(
         closed |= (vectors.astype(np.float64) @ directions.T).max(axis=1) <= 0
     available = int(np.count_nonzero(~closed))
     if not available:
-        why = "none of them points towards the prompt" if limits.exclude is None else "none of them may be picked"
-        return Ranking((), len(vectors), "exhausted", f"0 of {len(vectors)} passages: {why}.")
+        return Ranking((), len(vectors), "exhausted", _empty_verdict(len(vectors), excluded=limits.exclude is not None))
     # 2. How many, and which.
     cap = 1 if limits.replacement is None else limits.cap(repeats=True)
     most = n if cap is None else min(n, cap * available)
@@ -250,7 +249,8 @@ def ranking_of(found: Found, settings: Mapping[str, Any]) -> Ranking:
         for at, hit in enumerate(found)
     )
     rule = Stopping(**{name: settings[name] for name in Stopping.names() if name in settings})
-    verdict = _verdict(passages, found.considered, chosen.stopped, rule)
+    empty = not passages and chosen.stopped == "exhausted"
+    verdict = _empty_verdict(found.considered) if empty else _verdict(passages, found.considered, chosen.stopped, rule)
     return Ranking(passages, found.considered, chosen.stopped, verdict, chosen)
 
 
@@ -311,5 +311,14 @@ def _verdict(passages: Sequence[RankedPassage], considered: int, stopped: str, r
     return f"{head}: {reasons[stopped]}. Left: {left} of the uncertainty about the prompt."
 
 
+def _empty_verdict(considered: int, *, excluded: bool = False) -> str:
+    """Why no passage could be picked."""
+    if not considered:
+        return "0 passages: there were none to choose from."
+    why = "may be picked" if excluded else "points towards the prompt"
+    return f"0 of {considered} passages: none of them {why}."
+
+
 def _percent(share: float | None) -> str:
-    return f"{100 * (share or 0):.2g}%" if (share or 0) < 0.995 else f"{100 * (share or 0):.0f}%"
+    percent = 100 * (share or 0)
+    return f"{percent:.2g}%" if percent < 99.5 else f"{percent:.0f}%"  # and not 1e+02%

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from siftlm.integrations.ranking import DEFAULT_FETCH, DEFAULT_N, Ranking, check_settings, rank_nearest
 from siftlm.selection.diagnosis import UnitVectors
+from siftlm.validation import whole_number
 
 
 def semantic_search(
@@ -41,7 +42,7 @@ def semantic_search(
     [[1, 2]]
     """
     corpus = UnitVectors("corpus_embeddings", _on_cpu(corpus_embeddings))
-    check_settings(top_k, **settings)
+    check_settings(whole_number("top_k", top_k), **settings)
     rankings = [rank_nearest(query, corpus, top_k, fetch=fetch, **settings) for query in _queries(query_embeddings)]
     return [_results(ranking) for ranking in rankings]
 
