@@ -150,7 +150,7 @@ def rank(
     vectors = checks.matrix("candidates", candidates)
     targets = checks.matrix("query", query, width=vectors.shape[1])
     directions = unit_rows("query", targets, normalize=validation.flag("normalize", options.get("normalize", True)))
-    closed: BoolArray = ~vectors.any(axis=1)
+    closed: BoolArray = np.logical_not(vectors.any(axis=1))
     if closed.any():  # without a direction, as that of an empty text: it is not picked, whatever stands in its place
         vectors = np.where(closed[:, None], directions[:1], vectors)
     if limits.exclude is not None:
