@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 
-from siftlm.embedding import embedder
+from integrations.facts import FACTS, HASHING, QUESTION, QUESTIONS, TEXTS
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.integrations.ranking import DEFAULT_NOISE, DEFAULT_STOPPING, METADATA_KEY, rank
 from siftlm.memory import ArrayStore, Memory, Outside
@@ -28,14 +28,6 @@ with warnings.catch_warnings():
     from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 
     from siftlm.integrations.llama_index import MemoryNodeRetriever, SiftPostprocessor
-
-HASHING = embedder("hashing", width=64)
-FACTS = ["Michael Jordan has five children.", "The age of Michael Jordan is 61 years.", "Jordan is a country."]
-TEXTS = [
-    f"{fact} {word}" for fact in FACTS for word in ("Indeed.", "Really.", "They say.", "Sources agree.", "It is known.")
-]
-QUESTION = "What is the age of Michael Jordan and how many children does he have?"
-QUESTIONS = ["How old is Michael Jordan?", "How many children has Michael Jordan?"]
 
 
 class HashingEmbedding(BaseEmbedding):

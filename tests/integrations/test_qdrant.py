@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-from siftlm.embedding import embedder
+from integrations.facts import HASHING, TEXTS
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.integrations.qdrant import query_points, query_points_async
 from siftlm.integrations.ranking import rank
@@ -22,11 +22,6 @@ with warnings.catch_warnings():
 
     from siftlm.integrations.qdrant_store import QdrantStore
 
-HASHING = embedder("hashing", width=64)
-FACTS = ["Michael Jordan has five children.", "The age of Michael Jordan is 61 years.", "Jordan is a country."]
-TEXTS = [
-    f"{fact} {word}" for fact in FACTS for word in ("Indeed.", "Really.", "They say.", "Sources agree.", "It is known.")
-]
 METADATA = [
     {"fact": at // 5, "size": len(text) / 10, "last": text.split()[-1], "odd": at % 2 == 1, "at": {"a.b": at}}
     | ({"tags": ["x", f"t{at}"]} if at % 3 == 0 else {})
