@@ -72,15 +72,15 @@ class CallSettings:
             object.__setattr__(self, "guard", _line("guard", self.guard))
         object.__setattr__(self, "notes", {} if self.recipe is None else {"recipe": self.recipe})
 
-    def for_mode(self, mode: str) -> CallSettings:
-        """The settings in a mode of scoring: where a text is its own prompt, ``auto`` is SIFT with repeats.
+    def for_itself(self) -> CallSettings:
+        """The settings where a text is its own prompt: there ``auto`` is SIFT with repeats.
 
         What is selected for a text teaches that text the more, the more it is like it, and goes on teaching when it is
         repeated; the continuation of a prompt gains little from repeats.
         """
         request = self.request
         chosen = request.options or request.search.replacement is not None
-        if mode != "transductive" or request.method != "auto" or chosen:
+        if request.method != "auto" or chosen:
             return self
         search = request.search.with_({"replacement": True})
         return replace(self, request=replace(request, method="sift", search=search))

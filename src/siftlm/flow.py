@@ -263,7 +263,7 @@ def score(
         memory: the texts to tune on.
         settings: how to select and to tune.
         parts: of each text the prompt, what is scored, and what is read before that; see `siftlm.call.split_text`.
-        mode: noted in the results, and decides what the method ``auto`` is; see `CallSettings.for_mode`.
+        mode: noted in the results, and decides what the method ``auto`` is; see `CallSettings.for_itself`.
         points: also score after these numbers of steps.
         after: called after each step.
         name: of the text in an error; left out, a text is known by its beginning.
@@ -271,7 +271,7 @@ def score(
     states = _measured(
         controller,
         memory,
-        settings.for_mode(mode),
+        settings.for_itself() if mode == "transductive" else settings,
         [prompt for prompt, _, _ in parts],
         [[(scored, before)] for _, scored, before in parts],
         points,

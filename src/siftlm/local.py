@@ -62,9 +62,11 @@ class LocalModel:
     (see `siftlm.recipes`). What is given by name beats what a recipe implies.
 
     What is not given comes from the memory's calibration for this model, if there is one, and else from published
-    values: 50 texts of the 200 nearest by SIFT, one step on each. Of a calibration that was made for another method
-    than the one in use, only the settings of tuning and ``n`` are taken; of one that was made with all weights where
-    this model tunes adapters, or the other way round, all but the learning rate.
+    values: 50 texts of the 200 nearest, one step on each. They are selected by ``auto``, for variety where the nearest
+    are much alike, else by nearness; by ``sift`` where they are only read (``use="context"``), and beside settings that
+    are SIFT's, such as ``noise``. Of a calibration that was made for another method than the one in use, only the
+    settings of tuning and ``n`` are taken; of one that was made with all weights where this model tunes adapters, or
+    the other way round, all but the learning rate.
     """
 
     def __init__(
@@ -382,7 +384,7 @@ class LocalModel:
         how = {name: known.pop(name) for name in Tuning.names() if name in known}
         if SELECTION_SEED in known:
             known["seed"] = whole_number(SELECTION_SEED, known.pop(SELECTION_SEED), least=0)
-        n, method, features = own.pop("n", 50), own.pop("method", "sift"), own.get("features")
+        n, method, features = own.pop("n", 50), own.pop("method"), own.get("features")
         request = search_request(n, method, known, also_known=(*Tuning.names(), *LOCAL_SETTINGS, SELECTION_SEED))
         tuning = self.controller.tuning_settings(**how)
         if changes.get("use") == "context" and len(rest := without_tuning(changes)) < len(changes):

@@ -14,6 +14,10 @@ from siftlm.errors import Conflict, UnknownName, setting
 from siftlm.selection import problem
 from siftlm.selection.problem import Method
 
+# Where nothing names a method: that of tuning (docs/decisions/0051-step-aware-selection.md), and that of what is read.
+DEFAULT_METHOD, METHOD_OF_CONTEXT = "auto", "sift"
+# Settings of SIFT: who sets one of them and names no method means SIFT.
+SETTINGS_OF_SIFT = ("noise", "kernel", "replacement", "residual", "known", "opposites")
 # Only what makes a procedure what it is: rates, numbers of texts and of candidates are the user's, or calibration's.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # arXiv 2605.30337: a text is trained as often as its count, its gradient computed every other time.
@@ -29,6 +33,21 @@ def find(method: Any) -> Method:
     """
     settings, _ = merged({}, {"method": method})
     return problem.find_method(settings["method"])
+
+
+def default_method(settings: Mapping[str, Any]) -> str:
+    """The method of a call with these settings, none of which names one.
+
+    `auto` where the model is tuned. `sift` for texts that are only read, where none is worth its tokens twice, and
+    beside a setting that is SIFT's.
+
+    >>> default_method({"n": 20}), default_method({"use": "context"}), default_method({"noise": 0.3})
+    ('auto', 'sift', 'sift')
+    """
+    given = [settings.get(name) for name in SETTINGS_OF_SIFT]
+    if settings.get("use") == "context" or any(value is not None and value is not False for value in given):
+        return METHOD_OF_CONTEXT
+    return DEFAULT_METHOD
 
 
 def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
@@ -47,8 +66,8 @@ def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[di
     ({'rate': 0.001, 'method': 'hull', 'repeats': 'grouped', 'reuse': 3}, 'hullft')
     """
     explicit = {name: value for one in given for name, value in one.items()}
-    measured = calibrated.get("method", "sift")
-    word = explicit.get("method", measured)
+    measured = calibrated.get("method", default_method(calibrated))
+    word = explicit.get("method", measured if calibrated else default_method(explicit))
     if not callable(word) and not (isinstance(word, str) and word in RECIPES):
         try:
             problem.find_method(word)
@@ -57,7 +76,7 @@ def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[di
     if word != measured:
         calibrated = {name: calibrated[name] for name in (*setting_names(), "n") if name in calibrated}
     if not isinstance(word, str) or word not in RECIPES:
-        return {**calibrated, **explicit}, None
+        return {**calibrated, **explicit, "method": word}, None
     recipe = RECIPES[word]
     settings = {**calibrated, **recipe, **explicit, "method": recipe["method"]}
     _check_beside_recipe(word, settings, explicit)

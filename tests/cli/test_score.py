@@ -28,11 +28,11 @@ def scores(siftlm, *words):
 def test_json_is_what_the_library_says(fake, siftlm):
     record = scores(siftlm, TEXT, "-n", "4", "--at", "1,3", "--context")
     model = LocalModel("m", "memory")
-    assert list(record["scores"]) == ["in context", "nearest", "sift"]
+    assert list(record["scores"]) == ["in context", "nearest", "auto"]
     for name, settings in (
-        ("sift", {"n": 4}),
+        ("auto", {"n": 4}),
         ("nearest", {"n": 4, "method": "nearest"}),
-        ("in context", {"n": 4, "use": "context"}),
+        ("in context", {"n": 4, "method": "auto", "use": "context"}),
     ):
         expected = model.score(TEXT, at=[1, 3], **settings)
         got = record["scores"][name]
@@ -41,7 +41,7 @@ def test_json_is_what_the_library_says(fake, siftlm):
         assert got["found"]["selection"] == expected.found.selection.to_dict()
         assert "hits" not in got["found"]
     assert record["bytes"] == expected.likelihood.bytes < len(TEXT)
-    assert scores(siftlm, TEXT, "-n", "2", "--why")["scores"]["sift"]["found"]["hits"][0]["text"]
+    assert scores(siftlm, TEXT, "-n", "2", "--why")["scores"]["auto"]["found"]["hits"][0]["text"]
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,9 @@ def test_where_and_kernel_reach_the_search(fake, siftlm):
     record = scores(siftlm, TEXT, "-n", "5", "--where", 'source = "book1"', "--kernel", "power:2", "--why")
     for one in record["scores"].values():
         assert {hit["meta"]["source"] for hit in one["found"]["hits"]} == {"book1"}
-    linear = scores(siftlm, TEXT, "-n", "5", "--where", 'source = "book1"')
-    uncertainty = [r["scores"]["sift"]["found"]["selection"]["uncertainty"] for r in (record, linear)]
+    linear = scores(siftlm, TEXT, "-n", "5", "--where", 'source = "book1"', "--method", "sift")
+    powered, plain = record["scores"]["sift"], linear["scores"]["sift"]  # a kernel is a setting of SIFT's
+    uncertainty = [one["found"]["selection"]["uncertainty"] for one in (powered, plain)]
     assert uncertainty[0] != uncertainty[1]
 
 
@@ -105,10 +106,10 @@ def test_the_table_names_all_and_the_best_is_bold_on_a_screen(fake, siftlm, monk
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line[:1].strip()}
     expected = LocalModel("m", "memory").score(TEXT, 3)
     assert rows["base"][1:3] == [f"{expected.base:.3f}", "100.0"]
-    assert rows["sift"][1:4] == [f"{expected.tuned:.3f}", f"{expected.percent:.1f}", "3"]
-    assert re.search(r"steps +nearest +sift\n +0 +2\.000 +2\.000\n +1 ", out)
+    assert rows["auto"][1:4] == [f"{expected.tuned:.3f}", f"{expected.percent:.1f}", "3"]
+    assert re.search(r"steps +nearest +auto\n +0 +2\.000 +2\.000\n +1 ", out)
     assert "(30 bytes, 7 tokens) is scored. Model: m." in out
-    assert "sift: step 1 of 3 loss 3.000" in err  # no screen: plain lines
+    assert "auto: step 1 of 3 loss 3.000" in err  # no screen: plain lines
     assert "\x1b" not in out + err
     for stream in ("stdout", "stderr"):
         monkeypatch.setattr(sys, stream, Screen())
@@ -117,7 +118,7 @@ def test_the_table_names_all_and_the_best_is_bold_on_a_screen(fake, siftlm, monk
     assert main(["score", "memory", TEXT, "-n", "3", "--model", "m"]) == 0
     assert "\x1b[1m" in sys.stdout.getvalue()
     live = sys.stderr.getvalue()
-    assert "sift: step 3 of 3 █▃▁ loss 1.000" in live
+    assert "auto: step 3 of 3 █▃▁ loss 1.000" in live
     assert "\n" not in live
     assert all(len(part) <= 69 for part in live.split("\r"))
 
@@ -127,11 +128,11 @@ def test_quiet_is_quiet(fake, siftlm):
 
 
 def test_the_text_comes_from_a_file_or_stdin_as_it_is(fake, siftlm, monkeypatch):
-    expected = scores(siftlm, TEXT, "-n", "2")["scores"]["sift"]["tuned"]
+    expected = scores(siftlm, TEXT, "-n", "2")["scores"]["auto"]["tuned"]
     Path("t.txt").write_text(f"\ufeff{TEXT}", encoding="utf-8")
-    assert scores(siftlm, "--file", "t.txt", "-n", "2")["scores"]["sift"]["tuned"] == expected
+    assert scores(siftlm, "--file", "t.txt", "-n", "2")["scores"]["auto"]["tuned"] == expected
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode()), encoding="ascii"))
-    assert scores(siftlm, "-n", "2", "-")["scores"]["sift"]["tuned"] == expected
+    assert scores(siftlm, "-n", "2", "-")["scores"]["auto"]["tuned"] == expected
 
 
 MANY = ("score", "memory", "--texts", "texts.jsonl", "-n", "3", "--model", "m", "--out", "scores.jsonl")
@@ -155,14 +156,14 @@ def test_many_texts_are_json_lines_with_what_their_lines_said(texts, siftlm):
     assert [record["line"] for record in records] == [1, 2, 3, 4]
     assert records[1]["name"] == "mine"
     model = LocalModel("m", "memory")
-    assert records[1]["scores"]["sift"]["tuned"] == model.score(TEXT, 3).tuned
-    mean = sum(record["scores"]["sift"]["percent"] for record in records) / 4
+    assert records[1]["scores"]["auto"]["tuned"] == model.score(TEXT, 3).tuned
+    mean = sum(record["scores"]["auto"]["percent"] for record in records) / 4
     assert "4 texts, means: base 2.000 bits per byte; nearest " in err
-    assert f"sift {mean:.1f} % of the base model" in err
+    assert f"auto {mean:.1f} % of the base model" in err
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(texts, fake, siftlm, monkeypatch):
-    whole = [record["scores"]["sift"]["tuned"] for record in map(json.loads, siftlm(*MANY[:-2])[1].splitlines())]
+    whole = [record["scores"]["auto"]["tuned"] for record in map(json.loads, siftlm(*MANY[:-2])[1].splitlines())]
     fake.interrupt_at = None
     real = fake.learn
     seen = []
@@ -183,7 +184,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(texts, fake, siftlm, monkey
     with open("scores.jsonl", "a", encoding="utf-8") as file:
         file.write('{"line": 2, "sha')  # a crash in the middle of a line
     assert siftlm(*MANY)[0] == 0
-    assert [record["scores"]["sift"]["tuned"] for record in saved()] == whole
+    assert [record["scores"]["auto"]["tuned"] for record in saved()] == whole
     made = len(fake.made)
     status, _, err = siftlm(*MANY)
     assert status == 0
@@ -211,7 +212,7 @@ def test_figures_of_another_question_do_not_get_into_the_same_file(texts, siftlm
         ("score memory word", "has no two words to split between; --mode transductive scores all of it"),
         ("score memory TEXT --model none", "'none' is no causal language model that can be loaded"),
         ("score memory TEXT --method shift", "unknown method 'shift'; did you mean 'sift'?"),
-        ("score memory TEXT --compare sift", "--compare sift: already the main method (--method)"),
+        ("score memory TEXT --compare auto", "--compare auto: already the main method (--method)"),
         ("score memory TEXT --compare neerest", "did you mean 'nearest'?"),
         ("score memory TEXT --use context --context", "--context and --use context are the same"),
         ("score memory TEXT --set clib=1", "unknown setting of tuning 'clib'; did you mean 'clip'?"),
@@ -309,10 +310,10 @@ def test_a_real_model_scores_and_is_itself_again(folder, sixty, tiny_model, sift
     words = ("score", "memory", TEXT, "-n", "3", "--json", "--model", str(tiny_model), "--set", "precision=float32")
     first, second = (json.loads(siftlm(*words, *more)[1]) for more in ((), ("--rate", "1e-2")))
     assert first["base"] == second["base"]
-    assert second["scores"]["sift"]["tuned"] < first["base"]
-    assert first["scores"]["sift"]["tuned"] != second["scores"]["sift"]["tuned"]
+    assert second["scores"]["auto"]["tuned"] < first["base"]
+    assert first["scores"]["auto"]["tuned"] != second["scores"]["auto"]["tuned"]
     expected = LocalModel(tiny_model, "memory", precision="float32").score(TEXT, 3)
-    assert first["scores"]["sift"]["tuned"] == expected.tuned
+    assert first["scores"]["auto"]["tuned"] == expected.tuned
     status, _, err = siftlm("score", "memory", TEXT, "--model", "nowhere/at/all")
     assert status == 1
     assert err.startswith("siftlm: 'nowhere/at/all' is no causal language model that can be loaded")

@@ -272,7 +272,7 @@ def test_wrong_settings_are_said_at_once(one, memory):
 
 def test_the_results_say_how_they_were_made(one, memory):
     known = learning(one, memory, rolling="untuned").get_model_info()["siftlm"]
-    assert (known["method"], known["rolling"], known["settings"]["n"]) == ("sift", "untuned", 3)
+    assert (known["method"], known["rolling"], known["settings"]["n"]) == ("auto", "untuned", 3)
     assert known["memory"]["passages"] == len(TEXTS)
     json.dumps(known)
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Header
 from fastapi.testclient import TestClient
 
 from siftlm.memory import Memory
+from siftlm.recipes import default_method
 from siftlm.serving import Caller, ModeParser
 from siftlm.serving.error_responses import add_error_handlers
 from siftlm.serving.errors import NotAllowed
@@ -29,11 +30,15 @@ class FakeModel:
         self.memory = memory
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        self.memory.check(**changes)
+        self.memory.check(**self._of_search(changes))
         return {"n": 50, **changes}
 
     def select(self, prompt: str, **settings: Any) -> Any:
-        return self.memory.search(prompt, **settings)
+        return self.memory.search(prompt, **self._of_search(settings))
+
+    def _of_search(self, settings: dict[str, Any]) -> dict[str, Any]:
+        own = {name: value for name, value in settings.items() if name != "use"}
+        return {"method": default_method(settings), **own}
 
 
 class FakeEngine:

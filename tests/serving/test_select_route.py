@@ -43,7 +43,7 @@ def ask(engine):
 
 def test_null_is_as_good_as_left_out(ask):
     answer = ask(siftlm={"k": None, "method": None, "n": 4})
-    assert (answer.status_code, answer.json()["mode"]) == (200, "sift-4")
+    assert (answer.status_code, answer.json()["mode"]) == (200, "auto-4")
     assert answer.json()["hits"] == ask(siftlm={"n": 4}).json()["hits"]
 
 
@@ -80,7 +80,7 @@ def test_words_count_as_in_the_library(ask, engine, candidates, method):
 
 def test_each_pick_says_why_and_what_it_took(ask, engine):
     answer = ask(siftlm={"n": 5}).json()
-    why = engine.memories["docs"].search(PROMPT, 5).selection.explain()
+    why = engine.memories["docs"].search(PROMPT, 5, method="auto").selection.explain()
     assert [one["relevance"] for one in answer["explanation"]] == pytest.approx(why.relevance.tolist())
     assert [one["overlap"] for one in answer["explanation"]] == pytest.approx(why.overlap.tolist())
     left = answer["uncertainty"]
@@ -93,13 +93,13 @@ def test_each_pick_says_why_and_what_it_took(ask, engine):
 @pytest.mark.parametrize(
     ("body", "mode", "count"),
     [
-        ({}, "sift-10", 10),
-        ({"model": "siftlm-tiny"}, "sift-10", 10),
+        ({}, "auto-10", 10),
+        ({"model": "siftlm-tiny"}, "auto-10", 10),
         ({"model": "siftlm-tiny:nearest-3"}, "nearest-3", 3),
         ({"model": "siftlm-tiny:nearest-3", "siftlm": {"n": 2}}, "nearest-2", 2),
         ({"siftlm": {"method": "nearest", "n": 1}}, "nearest-1", 1),
-        ({"siftlm": {"n": 3, "where": {"n": {"<": 2}}}}, "sift-3", 2),
-        ({"siftlm": {"n": 3, "per_document": 10**30}}, "sift-3", 3),
+        ({"siftlm": {"n": 3, "where": {"n": {"<": 2}}}}, "auto-3", 2),
+        ({"siftlm": {"n": 3, "per_document": 10**30}}, "auto-3", 3),
     ],
 )
 def test_how_is_said_by_name_or_by_settings(ask, body, mode, count):

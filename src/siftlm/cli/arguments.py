@@ -360,7 +360,7 @@ MODEL = (
 )
 SELECTION = (
     Flag("-n", "N", int, "number of texts to select (default: 50)"),
-    METHOD.described("one of siftlm methods (default: sift); hullft: select and tune as HullFT does"),
+    METHOD.described("one of siftlm methods (default: auto; to be read: sift); hullft: select and tune as HullFT does"),
     *(NOISE, K, KERNEL, CANDIDATES, WHERE, WITHOUT_COPIES, PER_DOCUMENT, REPLACEMENT, *STOPPING, OPTION),
     choice("--features", ("gradients",), "compare texts by the model's gradients instead of the memory's vectors"),
 )

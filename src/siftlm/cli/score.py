@@ -154,12 +154,12 @@ def _score_record(score: Score, *, why: bool) -> dict[str, Any]:
 
 def _plan(arguments: argparse.Namespace, settings: dict[str, Any]) -> ScoringPlan:
     """The plan of the command line, checked as far as possible without a model."""
-    from siftlm.recipes import find
+    from siftlm.recipes import default_method, find
 
     names = MAIN_METHOD_NAMES | {name for name, _ in arguments.option}
     own = {name: value for name, value in settings.items() if name in names}
     shared = {name: value for name, value in settings.items() if name not in own}
-    main = own.get("method", "sift")
+    main = own.get("method", default_method(settings))
     find(main)
     if arguments.context and settings.get("use", "weights") == "context":
         raise Conflict("--context and --use context are the same; use one of them")
@@ -202,7 +202,7 @@ def _score(model: LocalModel, text: str, plan: ScoringPlan, *, quiet: bool, pref
     main = _score_once(model, text, plan, plan.own, prefix + name, quiet=quiet)
     scores: dict[str, Score] = {}
     if plan.context:
-        in_context = {**plan.own, "use": "context", "decide": None}
+        in_context = {**plan.own, "method": method, "use": "context", "decide": None}
         scores["in context"] = _score_once(model, text, plan, in_context, prefix + "in context", quiet=True)
     for other in plan.compare:
         if other != method:

@@ -66,7 +66,7 @@ class HarnessModel:
     Args:
         model: a model for `siftlm.LocalModel`.
         memory: a folder; required by every method except ``base``.
-        method: any method of `siftlm.LocalModel`, or ``base`` for the base model.
+        method: any method of `siftlm.LocalModel`, whose default it is, or ``base`` for the base model.
         n: texts to tune on.
         rolling: how to score texts without a context (``loglikelihood_rolling``): ``untuned`` with the base model, or
             ``transductive`` with a model tuned for the scored text itself, as in the published tables. Required, unless
@@ -81,7 +81,7 @@ class HarnessModel:
         self,
         model: Any = "siftlm-tiny",
         memory: Any = None,
-        method: str = "sift",
+        method: str | None = None,
         n: int | None = None,
         *,
         rolling: str | None = None,
@@ -94,16 +94,17 @@ class HarnessModel:
         if rolling is not None:
             choice("rolling", rolling, ROLLING_MODES)
         if memory is None and method != BASE_METHOD:
+            asked = "tuning" if method is None else setting("method", method)
             raise InvalidInput(
-                f"{setting('method', method)} needs a memory: set {setting('memory')} to a folder, or pass "
-                f"{setting('method', BASE_METHOD)}"
+                f"{asked} needs a memory: set {setting('memory')} to a folder, or pass {setting('method', BASE_METHOD)}"
             )
         self._method, self._rolling, self._batch = method, rolling, _batch_size(batch_size)
         self._local: LocalModel | None = None
         chosen = {**({} if n is None else {"n": n}), **settings, "device": _device_or_cpu(settings.get("device"))}
         if memory is not None:
             # For the base model as well, so that a wrong setting fails whatever the method.
-            local = LocalModel(model, memory, **{**({} if method == BASE_METHOD else {"method": method}), **chosen})
+            named = {} if method in (None, BASE_METHOD) else {"method": method}
+            local = LocalModel(model, memory, **{**named, **chosen})
             self._local, self.controller = None if method == BASE_METHOD else local, local.controller
         else:
             for name in chosen:
@@ -235,7 +236,8 @@ class HarnessModel:
             plain = (str, int, float, bool, list, type(None))
             settings = self._local.settings()
             settings = {name: one if isinstance(one, plain) else str(one) for name, one in settings.items()}
-            info |= {"memory": memory_fingerprint(self._local.memory), "settings": settings}
+            memory = memory_fingerprint(self._local.memory)
+            info |= {"method": settings["method"], "memory": memory, "settings": settings}
         return {"siftlm": info}
 
     # --- inside

@@ -10,13 +10,15 @@ from importlib.metadata import entry_points
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName
+from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName, setting
+from siftlm.selection import checks
 from siftlm.selection.numerics import check_noise, cosines
 from siftlm.selection.posterior import Belief, Posterior, belief_of, posterior_of
 from siftlm.selection.rules import PickRules
 from siftlm.selection.space import FeatureSpace, Space
-from siftlm.types import FloatArray, IntArray
+from siftlm.types import FloatArray
 
 
 @dataclass
@@ -79,10 +81,16 @@ class Problem:
             self._check_pairs(method, most)
         return self.space.everything(self.candidates)
 
-    def relevance(self) -> FloatArray:
-        """(K,) mean similarity to the targets, scaled to 1 for equal texts."""
-        mean: FloatArray = self.similarity().mean(axis=0)
-        return mean
+    def relevance(self, given: npt.ArrayLike | None = None) -> FloatArray:
+        """(K,) mean similarity to the targets, scaled to 1 for equal texts, or what was given in its place."""
+        if given is None:
+            mean: FloatArray = self.similarity().mean(axis=0)
+            return mean
+        own = checks.finite_matrix("relevance", given, shape=(1, self.candidates))[0]
+        if np.abs(own).max(initial=0.0) > 1:
+            at = int(np.argmax(np.abs(own)))
+            raise InvalidInput(f"{setting('relevance')}[{at}] is {own[at]:g}; it must be from -1 to 1, as a cosine is")
+        return self.padded(own)
 
     def similarity(self) -> FloatArray:
         """(m, K) k(x*, x) / sqrt(k(x*, x*) k(x, x))"""
@@ -94,10 +102,17 @@ class Problem:
         diagonal = self.space.diagonal()
         return cosines(self.space.row(index).astype(np.float64), np.sqrt(diagonal * diagonal[index]))
 
-    def similarities(self, indices: IntArray) -> FloatArray:
-        """(b, b) similarities among some candidates, scaled to 1 for equal texts"""
-        length = np.sqrt(self.space.diagonal()[indices])
-        return cosines(self.space.among(indices, indices), np.outer(length, length))
+    def likeness(self, scores: FloatArray, *, most: int) -> float:
+        """The mean similarity of as many best candidates by these scores (K,) as there will be picks, with each other.
+
+        0 for fewer than two; of more than ``most`` the best are compared.
+        """
+        best = np.argsort(-scores[: self.space.size - self.known], kind="stable")[: self.expected - self.known][:most]
+        if len(best) < 2:
+            return 0.0
+        length = np.sqrt(self.space.diagonal()[best])
+        pairs = cosines(self.space.among(best, best), np.outer(length, length))
+        return float(pairs[np.triu_indices(len(best), k=1)].mean())
 
     def generator(self) -> np.random.Generator:
         """The source of chance of this selection."""

@@ -93,7 +93,7 @@ class ModeParser:
         for name, value in overrides.items():
             settings[name] = self._checked(name, value)
         if overrides and "method" not in settings and "use" not in settings:
-            settings["method"] = "sift"
+            settings["method"] = AUTO_MODE
         method = settings.pop("method", BASE_MODE)
         if method == BASE_MODE:
             if settings:
@@ -107,7 +107,7 @@ class ModeParser:
         if memory not in self._models:
             raise NotFound(f"there is no memory {memory!r:.60}", param="siftlm.memory", code="memory_not_found")
         if method == CONTEXT_MODE:
-            settings = {"method": "sift", **settings, "use": "context"}
+            settings = {**settings, "use": "context"}
         elif method == AUTO_MODE:
             settings = {"use": "auto", **settings}
         else:

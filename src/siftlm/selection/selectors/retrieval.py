@@ -20,20 +20,9 @@ def nearest(problem: Problem, *, relevance: npt.ArrayLike | None = None) -> Step
     Shifted so that it is never negative, which changes no order and lets priors and costs multiply it. ``relevance``
     (K,), from −1 to 1, takes the place of the mean cosine: the nearest by a score that vectors do not know.
     """
-    gains = (1 + relevance_of(problem, relevance)) / 2
+    gains = (1 + problem.relevance(relevance)) / 2
     while True:
         yield gains
-
-
-def relevance_of(problem: Problem, given: npt.ArrayLike | None) -> FloatArray:
-    """(K,) the mean cosine to the targets, or what was given in its place."""
-    if given is None:
-        return problem.relevance()
-    own = checks.finite_matrix("relevance", given, shape=(1, problem.candidates))[0]
-    if np.abs(own).max(initial=0.0) > 1:
-        at = int(np.argmax(np.abs(own)))
-        raise InvalidInput(f"{setting('relevance')}[{at}] is {own[at]:g}; it must be from -1 to 1, as a cosine is")
-    return problem.padded(own)
 
 
 @method("nn-f", "the nearest neighbour n times; what repeating one text is worth", repeats=True)
@@ -53,7 +42,7 @@ def mmr(problem: Problem, *, balance: float = 0.5, relevance: npt.ArrayLike | No
     Before any pick the second term is 0. Known items count as picks. ``relevance`` as for ``nearest``.
     """
     balance = validation.fraction("balance", balance)
-    relevant = balance * relevance_of(problem, relevance)
+    relevant = balance * problem.relevance(relevance)
     index = yield relevant
     closest = problem.similarity_to(index)
     while True:
@@ -69,7 +58,7 @@ def max_sum(problem: Problem, *, balance: float = 0.5, relevance: npt.ArrayLike 
     as picks. ``relevance`` as for ``nearest``.
     """
     balance = validation.fraction("balance", balance)
-    gains = balance * relevance_of(problem, relevance)
+    gains = balance * problem.relevance(relevance)
     while True:
         index = yield gains
         gains = gains + (1 - balance) * (1 - problem.similarity_to(index))

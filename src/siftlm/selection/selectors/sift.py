@@ -10,7 +10,7 @@ from siftlm.selection.numerics import LAZY_MARGIN
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.selection.rules import NO_PICK
-from siftlm.selection.selectors.retrieval import nearest, relevance_of
+from siftlm.selection.selectors.retrieval import nearest
 from siftlm.types import BoolArray
 
 
@@ -79,12 +79,10 @@ def auto(
     its own prompt is another matter: there `siftlm.LocalModel.score` takes ``auto`` to be ``sift`` with repeats.)
     ``relevance`` as for ``nearest``.
     """
-    step, likeness = validation.number("step", step, above=0, most=1), validation.fraction("likeness", likeness)
-    ranked = np.argsort(-relevance_of(problem, relevance)[: problem.candidates], kind="stable")
-    ranked = ranked[: min(problem.picks, MAX_COMPARED)]
-    pairs = problem.similarities(ranked)[np.triu_indices(len(ranked), k=1)]
-    alike = bool(len(pairs)) and float(pairs.mean()) >= likeness
-    yield from pursuit(problem, step=step) if alike else nearest(problem, relevance=relevance)
+    step = validation.number("step", step, above=0, most=1)
+    likeness = validation.number("likeness", likeness, least=0, most=1)
+    alike = problem.likeness(problem.relevance(relevance), most=MAX_COMPARED)
+    yield from pursuit(problem, step=step) if alike >= likeness else nearest(problem, relevance=relevance)
 
 
 # A pick is settled by at most so many looks at single candidates, then one glance at many of the next best

@@ -23,7 +23,7 @@ from siftlm.serving.error_responses import MEMORY_ERRORS
 from siftlm.serving.errors import BadRequest
 from siftlm.serving.events import EngineProtocol, Mode
 from siftlm.serving.middleware import read_body
-from siftlm.serving.modes import BASE_MODE, REQUEST_SETTINGS, AccessCheck, ModeParser, setting_error
+from siftlm.serving.modes import AUTO_MODE, BASE_MODE, REQUEST_SETTINGS, AccessCheck, ModeParser, setting_error
 from siftlm.serving.responses import encode_json_in_parts
 from siftlm.serving.schemas import (
     BOOLEAN,
@@ -39,7 +39,7 @@ from siftlm.serving.schemas import (
 from siftlm.serving.streaming import call_engine
 from siftlm.types import FloatArray, IntArray, Vectors
 
-DEFAULT_METHOD, DEFAULT_N = "sift", 10
+DEFAULT_N = 10
 """The method and number of texts, unless the model's name or the settings say otherwise."""
 DEFAULT_K = 200
 MAX_PLANE_CANDIDATES = 500
@@ -144,7 +144,7 @@ def _parse_mode(modes: ModeParser, model: str, settings: Mapping[str, Any], need
     if settings.get("method") == BASE_MODE:
         raise BadRequest("the base model is not tuned, so there is nothing to select", param="siftlm.method")
     if model.partition(":")[2].partition("@")[0] in ("", BASE_MODE) and "method" not in settings:
-        settings = {"method": DEFAULT_METHOD, "n": DEFAULT_N, **settings}
+        settings = {"method": AUTO_MODE, "n": DEFAULT_N, **settings}
     return modes.parse(model, settings, needs)
 
 
