@@ -85,6 +85,21 @@ def test_where_and_kernel_reach_the_search(fake, siftlm):
     assert uncertainty[0] != uncertainty[1]
 
 
+def test_the_same_texts_are_learned_once(fake, siftlm, monkeypatch):
+    calls = []
+    plain = LocalModel.score
+    monkeypatch.setattr(LocalModel, "score", lambda *given, **how: calls.append(how) or plain(*given, **how))
+    record = scores(siftlm, TEXT, "-n", "3", "--option", "likeness=1")["scores"]
+    assert len(calls) == 1
+    assert record["auto"]["tuned"] == record["nearest"]["tuned"]
+    assert record["nearest"]["found"]["selection"]["method"] == "nearest"
+    expected = plain(LocalModel("m", "memory"), TEXT, 3, "nearest")
+    assert record["nearest"]["tuned"] == expected.tuned
+    assert record["nearest"]["found"]["selection"] == expected.found.selection.to_dict()
+    scores(siftlm, TEXT, "-n", "3", "--option", "likeness=1", "--use", "both")
+    assert len(calls) == 3, "one reads them too, and the other does not"
+
+
 def test_the_model_gets_its_flags(fake, siftlm):
     scores(siftlm, TEXT, "-n", "1", "--engine", "lora", "--rank", "3", "--targets", "a,b", "--dtype", "bfloat16",
            "--context-tokens", "32", "--device", "cpu")  # fmt: skip
@@ -135,7 +150,10 @@ def test_the_text_comes_from_a_file_or_stdin_as_it_is(fake, siftlm, monkeypatch)
     assert scores(siftlm, "-n", "2", "-")["scores"]["auto"]["tuned"] == expected
 
 
-MANY = ("score", "memory", "--texts", "texts.jsonl", "-n", "3", "--model", "m", "--out", "scores.jsonl")
+MANY = (
+    *("score", "memory", "--texts", "texts.jsonl", "-n", "3", "--method", "nn-f", "--model", "m"),
+    *("--out", "scores.jsonl"),
+)
 
 
 @pytest.fixture
@@ -156,14 +174,14 @@ def test_many_texts_are_json_lines_with_what_their_lines_said(texts, siftlm):
     assert [record["line"] for record in records] == [1, 2, 3, 4]
     assert records[1]["name"] == "mine"
     model = LocalModel("m", "memory")
-    assert records[1]["scores"]["auto"]["tuned"] == model.score(TEXT, 3).tuned
-    mean = sum(record["scores"]["auto"]["percent"] for record in records) / 4
+    assert records[1]["scores"]["nn-f"]["tuned"] == model.score(TEXT, 3, "nn-f").tuned
+    mean = sum(record["scores"]["nn-f"]["percent"] for record in records) / 4
     assert "4 texts, means: base 2.000 bits per byte; nearest " in err
-    assert f"auto {mean:.1f} % of the base model" in err
+    assert f"nn-f {mean:.1f} % of the base model" in err
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(texts, fake, siftlm, monkeypatch):
-    whole = [record["scores"]["auto"]["tuned"] for record in map(json.loads, siftlm(*MANY[:-2])[1].splitlines())]
+    whole = [record["scores"]["nn-f"]["tuned"] for record in map(json.loads, siftlm(*MANY[:-2])[1].splitlines())]
     fake.interrupt_at = None
     real = fake.learn
     seen = []
@@ -184,7 +202,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(texts, fake, siftlm, monkey
     with open("scores.jsonl", "a", encoding="utf-8") as file:
         file.write('{"line": 2, "sha')  # a crash in the middle of a line
     assert siftlm(*MANY)[0] == 0
-    assert [record["scores"]["auto"]["tuned"] for record in saved()] == whole
+    assert [record["scores"]["nn-f"]["tuned"] for record in saved()] == whole
     made = len(fake.made)
     status, _, err = siftlm(*MANY)
     assert status == 0

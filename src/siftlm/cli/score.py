@@ -207,8 +207,26 @@ def _score(model: LocalModel, text: str, plan: ScoringPlan, *, quiet: bool, pref
     for other in plan.compare:
         if other != method:
             other_settings = {**others, "n": max(1, len(main.found)), "method": other}
-            scores[other] = _score_once(model, text, plan, other_settings, prefix + other, quiet=quiet)
+            scores[other] = _score_of_same_texts(model, text, plan, other_settings, main) or _score_once(
+                model, text, plan, other_settings, prefix + other, quiet=quiet
+            )
     return TextScores(model.controller.name, plan.mode, {**scores, name: main})
+
+
+def _score_of_same_texts(
+    model: LocalModel, text: str, plan: ScoringPlan, settings: dict[str, Any], main: Score
+) -> Score | None:
+    """The score of a method that selects the main one's texts in the same order: where nothing repeats, ``auto`` does
+    what ``nearest`` does, and its score would come out the same to the bit."""
+    from siftlm.call import split_text
+
+    own, other = model.call_settings(**plan.own), model.call_settings(**settings)
+    if own.tuning != other.tuning or (own.use, other.use) != ("weights", "weights") or main.trace.ended == "declined":
+        return None
+    prompt, _, _ = split_text("the text", text, plan.mode)
+    request = (other.for_itself() if plan.mode == "transductive" else other).request
+    [found] = model.memory.run(replace(request, prompts=[prompt]))
+    return replace(main, found=found) if [hit.row for hit in found] == [hit.row for hit in main.found] else None
 
 
 def _score_once(
