@@ -16,6 +16,7 @@ to be run, and what would count as success, before anything was run on the test 
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import itertools
 import json
@@ -166,6 +167,7 @@ def pack(work: Path) -> None:
         print(target.name, (target / "records.jsonl.gz").stat().st_size, "bytes")
 
 
+@functools.cache
 def percents(folder: Path) -> dict[str, dict[str, float]]:
     """Method -> text -> bits per byte after the last step, in % of the base model's."""
     found: dict[str, dict[str, float]] = defaultdict(dict)

@@ -4,7 +4,7 @@
     python docs/tables.py --check   fail if one is stale
 
 A table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``. Its source is a file of ``benchmarks/results``,
-the records of the study (`study_tables`), or the registry of methods.
+records of the study (`study_tables`, `corpora_tables`), or the registry of methods.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from corpora_tables import CORPORA_PICTURES, CORPORA_TABLES
 from study_tables import STUDY_PICTURES, STUDY_TABLES, study_table
 
 from siftlm.selection import methods
@@ -401,6 +402,7 @@ def _both(case: dict[str, float]) -> str:
 
 
 TABLES = {
+    **CORPORA_TABLES,
     **STUDY_TABLES,
     "benchmark": selection_table,
     "growth": growth_table,
@@ -417,6 +419,7 @@ TABLES = {
     "scale": scale_table,
     "scale-memory": scale_memory_table,
 }
+PICTURES = {**CORPORA_PICTURES, **STUDY_PICTURES}
 
 
 def rewritten(text: str) -> str:
@@ -434,7 +437,7 @@ def main(check: bool) -> int:
     """Rewrite the tables of all pages, and the pictures, or list the stale files; returns the exit status."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     fresh = {page: rewritten(page.read_text(encoding="utf-8")) for page in pages}
-    fresh |= {ROOT / "docs" / "images" / name: draw() for name, draw in STUDY_PICTURES.items()}
+    fresh |= {ROOT / "docs" / "images" / name: draw() for name, draw in PICTURES.items()}
     stale = [
         file for file, content in fresh.items() if not file.exists() or file.read_text(encoding="utf-8") != content
     ]
