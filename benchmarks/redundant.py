@@ -6,6 +6,7 @@
     python benchmarks/redundant.py run --work WORK --part test --protocol split --texts 60 --method auto+use=auto
     python benchmarks/redundant.py table [--work WORK] --part test       paired differences to nearest neighbour
     python benchmarks/redundant.py table --part test --skip 120          of the second test
+    python benchmarks/redundant.py vectors --skip 120 --embedder static  the same texts with other vectors
     python benchmarks/redundant.py guard [--work WORK]                   what use="auto" prevents, costs and predicts
     python benchmarks/redundant.py pack --work WORK                      results/redundant/*/records.jsonl.gz
 
@@ -108,10 +109,11 @@ def run(
     methods: Sequence[str],
     embedder: str,
     skip: int,
+    model: str,
 ) -> None:
     """Start or resume the runs of a part, from the records that are packed where the work folder has none."""
     unpack(work, part)
-    controller = Controller(MODEL)
+    controller = Controller(model)
     count = TEXTS[part] if most is None else most
     for name, protocol in itertools.product(only or CORPORA, protocols):
         texts = read(work / name / f"{part}.jsonl", per_domain=count, longest=TEXT_CHARACTERS, shortest=100)
@@ -122,7 +124,7 @@ def run(
         chosen = [text for turn in turns for text in turn if text is not None][skip:count]
         about = {"corpus": {"name": name, "repository": CORPORA[name].repository, "part": part}}
         print(f"{part} {name} {protocol}: {len(chosen)} texts", file=sys.stderr)
-        suffix = ("" if embedder == EMBEDDER else f"-{embedder}") + (f"-from-{skip + 1}" if skip else "")
+        suffix = run_ending(embedder, skip, model)
         with Memory.open(memory_folder(work, name, embedder)) as memory:
             evaluate(
                 LocalModel(controller, memory),
@@ -133,6 +135,12 @@ def run(
                 about=about,
                 progress=True,
             )
+
+
+def run_ending(embedder: str, skip: int, model: str) -> str:
+    """The end of the names of runs with these vectors and this model, from the text after so many."""
+    parts = [Path(model).stem.lower() if model != MODEL else "", embedder if embedder != EMBEDDER else ""]
+    return "".join(f"-{part}" for part in [*parts, f"from-{skip + 1}" if skip else ""] if part)
 
 
 def records(folder: Path) -> Iterator[dict[str, object]]:
@@ -179,11 +187,18 @@ def percents(folder: Path) -> dict[str, dict[str, float]]:
 
 def paired(folders: Sequence[Path], method: str, other: str) -> tuple[int, float, float, float]:
     """Texts, and the mean difference over corpora with its 95 % interval; every corpus weighs the same."""
+    both = [(percents(folder)[method], percents(folder)[other] if other != "base" else None) for folder in folders]
+    return mean_difference(both)
+
+
+def mean_difference(
+    pairs: Sequence[tuple[dict[str, float], dict[str, float] | None]],
+) -> tuple[int, float, float, float]:
+    """`paired`, of one pair a corpus of what two runs left of each text; of the first alone where there is no second."""
     generator, means, drawn, count = np.random.default_rng(0), [], [], 0
-    for folder in folders:
-        found = percents(folder)
-        both = sorted(found[method].keys() & found[other].keys()) if other != "base" else sorted(found[method])
-        values = np.array([found[method][text] - (found[other][text] if other != "base" else 0.0) for text in both])
+    for one, other in pairs:
+        both = sorted(one) if other is None else sorted(one.keys() & other.keys())
+        values = np.array([one[text] - (0.0 if other is None else other[text]) for text in both])
         if len(values):
             means.append(values.mean())
             drawn.append(values[generator.integers(0, len(values), (4000, len(values)))].mean(axis=1))
@@ -194,14 +209,14 @@ def paired(folders: Sequence[Path], method: str, other: str) -> tuple[int, float
     return count, float(np.mean(means)), float(low), float(high)
 
 
-def table(root: Path, part: str, ending: str) -> str:
+def table(root: Path, part: str, end: str) -> str:
     """Markdown: nearest neighbour in % of base, and each method less nearest neighbour, in points of base.
 
     Of the runs whose names end so.
     """
     lines = []
     for protocol in PROTOCOLS:
-        there = {name: root / f"{part}-{name}-{protocol}{ending}" for name in CORPORA}
+        there = {name: root / f"{part}-{name}-{protocol}{end}" for name in CORPORA}
         there = {name: folder for name, folder in there.items() if folder.exists()}
         if not there:
             continue
@@ -224,6 +239,31 @@ def table(root: Path, part: str, ending: str) -> str:
                 mark = "**" if low > 0 or high < 0 else ""
                 cells.append(f"{mark}{value:+.2f}{mark} [{low:+.2f}, {high:+.2f}]")
             lines.append(f"| {name} | {count} | {nearest:.1f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def vectors_table(root: Path, skip: int, embedder: str) -> str:
+    """Markdown: what tuning leaves with these vectors less what it leaves with hashing, split mode, same texts."""
+    lines = [
+        "| corpus | texts | nearest, hashing | nearest, difference | `auto`, difference |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    there = {}
+    for name in CORPORA:
+        mine, plain = (root / f"test-{name}-split{run_ending(one, skip, MODEL)}" for one in (embedder, EMBEDDER))
+        if mine.exists() and plain.exists():
+            there[name] = (percents(mine), percents(plain))
+    redundant = [name for name in there if name in REDUNDANT]
+    groups = {**{name: [name] for name in there}, "redundant": redundant}
+    groups |= {"varied": [name for name in there if name not in REDUNDANT], "all": list(there)}
+    for title, names in groups.items():
+        count, nearest, _, _ = mean_difference([(there[name][1]["nn"], None) for name in names])
+        cells = []
+        for method in ("nn", "auto"):
+            _, value, low, high = mean_difference([tuple(one[method] for one in there[name]) for name in names])
+            mark = "**" if low > 0 or high < 0 else ""
+            cells.append(f"{mark}{value:+.2f}{mark} [{low:+.2f}, {high:+.2f}]")
+        lines.append(f"| {title} | {count} | {nearest:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -308,7 +348,7 @@ def _rank_correlation(x: Any, y: Any) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("prepare", "run", "table", "guard", "pack"))
+    parser.add_argument("what", choices=("prepare", "run", "table", "vectors", "guard", "pack"))
     parser.add_argument("repositories", nargs="?", type=Path, help="the folder of checkouts")
     parser.add_argument("--work", type=Path, help="the folder of memories, texts and runs; a table needs none")
     parser.add_argument("--part", choices=("dev", "test"), default="dev")
@@ -317,11 +357,15 @@ def main() -> None:
     parser.add_argument("--method", action="append", default=[], help="left out: those of the part")
     parser.add_argument("--texts", type=int, help="so many of each corpus, if it has them")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first so many; a run of its own")
-    parser.add_argument("--embedder", default=EMBEDDER, help="left out: hashing, which every table is about")
+    parser.add_argument("--embedder", default=EMBEDDER, help="vectors; left out: hashing")
+    parser.add_argument("--model", default=MODEL, help="a model for siftlm.Controller; left out: the bundled one")
     arguments = parser.parse_args()
     if arguments.what == "table":
-        ending = f"-from-{arguments.skip + 1}" if arguments.skip else ""
-        print(table(RESULTS if arguments.work is None else arguments.work / "runs", arguments.part, ending))
+        root = RESULTS if arguments.work is None else arguments.work / "runs"
+        print(table(root, arguments.part, run_ending(arguments.embedder, arguments.skip, arguments.model)))
+    elif arguments.what == "vectors":
+        root = RESULTS if arguments.work is None else arguments.work / "runs"
+        print(vectors_table(root, arguments.skip, arguments.embedder))
     elif arguments.what == "guard":
         root = RESULTS if arguments.work is None else arguments.work / "runs"
         for title, ending, method in GUARD_TESTS:
@@ -344,6 +388,7 @@ def main() -> None:
             methods,
             arguments.embedder,
             arguments.skip,
+            arguments.model,
         )
     else:
         pack(arguments.work)
