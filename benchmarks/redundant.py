@@ -194,7 +194,7 @@ def paired(folders: Sequence[Path], method: str, other: str) -> tuple[int, float
 def mean_difference(
     pairs: Sequence[tuple[dict[str, float], dict[str, float] | None]],
 ) -> tuple[int, float, float, float]:
-    """`paired`, of one pair a corpus of what two runs left of each text; of the first alone where there is no second."""
+    """`paired`, from a corpus' figures by text: one method's less another's, or one's alone where there is no other."""
     generator, means, drawn, count = np.random.default_rng(0), [], [], 0
     for one, other in pairs:
         both = sorted(one) if other is None else sorted(one.keys() & other.keys())
