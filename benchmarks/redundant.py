@@ -110,6 +110,7 @@ def run(
     embedder: str,
     skip: int,
     model: str,
+    tuning: dict[str, float],
 ) -> None:
     """Start or resume the runs of a part, from the records that are packed where the work folder has none."""
     unpack(work, part)
@@ -127,7 +128,7 @@ def run(
         suffix = run_ending(embedder, skip, model)
         with Memory.open(memory_folder(work, name, embedder)) as memory:
             evaluate(
-                LocalModel(controller, memory),
+                LocalModel(controller, memory, **tuning),
                 chosen,
                 [TRANSDUCTIVE.get(one, one) if protocol == "transductive" else one for one in methods],
                 into=work / "runs" / f"{part}-{name}-{protocol}{suffix}",
@@ -359,6 +360,7 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=0, help="leave out the first so many; a run of its own")
     parser.add_argument("--embedder", default=EMBEDDER, help="vectors; left out: hashing")
     parser.add_argument("--model", default=MODEL, help="a model for siftlm.Controller; left out: the bundled one")
+    parser.add_argument("--rate", type=float, help="learning rate; left out: the usual one of the model's size")
     arguments = parser.parse_args()
     if arguments.what == "table":
         root = RESULTS if arguments.work is None else arguments.work / "runs"
@@ -389,6 +391,7 @@ def main() -> None:
             arguments.embedder,
             arguments.skip,
             arguments.model,
+            {} if arguments.rate is None else {"rate": arguments.rate},
         )
     else:
         pack(arguments.work)
