@@ -105,7 +105,8 @@ def prepare(repositories: Path, work: Path) -> None:
                     file.write(json.dumps(item, ensure_ascii=False) + "\n")
         documents = (Document(one.text, meta={"task": one.domain}) for one in remembered)
         building = work / name / "memory.part"
-        Memory.build(documents, building, passage_tokens=LONGEST_CHARACTERS, overlap=0, full_text=False).close()
+        settings = {"embedder": "hashing", "passage_tokens": LONGEST_CHARACTERS, "overlap": 0, "full_text": False}
+        Memory.build(documents, building, **settings).close()
         building.rename(work / name / "memory")
 
 

@@ -206,7 +206,8 @@ def building(folder: Path) -> dict[str, Any]:
     """Peak resident memory of a whole build from JSON lines, hashing embedder, in a process of its own."""
     script = (
         "import sys, json, time, resource; from siftlm import Memory; t = time.perf_counter();"
-        "m = Memory.build(sys.argv[1], sys.argv[2], progress=False); size = len(m); seconds = time.perf_counter() - t;"
+        "m = Memory.build(sys.argv[1], sys.argv[2], embedder='hashing', progress=False);"
+        "size = len(m); seconds = time.perf_counter() - t;"
         "print(json.dumps([size, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))"
     )
     found = {}

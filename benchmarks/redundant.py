@@ -57,6 +57,8 @@ GUARD_TESTS = (
 )
 # A text is worse where it needs more bits than the base model by more than this, in %.
 HARM_PERCENT = 0.5
+# What no table reads, and is most of a record.
+OF_SINGLE_STEPS = ("uncertainty", "scores", "losses", "learned", "seconds")
 CHOICES = ("sift", "pursuit", "pursuit+replacement=True")
 METHODS = {"dev": ("base", "nn", *CHOICES), "test": ("base", "nn", "sift", "auto")}
 # What ``auto`` is where a text is its own prompt, by the name that is in the records.
@@ -144,7 +146,7 @@ def run_ending(embedder: str, skip: int, model: str) -> str:
     return "".join(f"-{part}" for part in [*parts, f"from-{skip + 1}" if skip else ""] if part)
 
 
-def records(folder: Path) -> Iterator[dict[str, object]]:
+def records(folder: Path) -> Iterator[dict[str, Any]]:
     """The records of a run, packed or not."""
     packed = folder / "records.jsonl.gz"
     if packed.exists():
@@ -166,14 +168,23 @@ def unpack(work: Path, part: str) -> None:
 
 
 def pack(work: Path) -> None:
-    """Copy the questions and the compressed records into the results that are committed."""
+    """Copy questions and compressed records into the results that are committed, where these have fewer."""
     for folder in sorted(work.glob("runs/*")):
         target = RESULTS / folder.name
+        found = list(records(folder))
+        if target.exists() and len(found) == sum(1 for _ in records(target)):
+            continue
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / "run.json", target / "run.json")
+        lines = "".join(json.dumps(_for_tables(record)) + "\n" for record in found)
         # Without a date, so that the same records give the same file.
-        (target / "records.jsonl.gz").write_bytes(gzip.compress((folder / "records.jsonl").read_bytes(), mtime=0))
+        (target / "records.jsonl.gz").write_bytes(gzip.compress(lines.encode(), mtime=0))
         print(target.name, (target / "records.jsonl.gz").stat().st_size, "bytes")
+
+
+def _for_tables(record: dict[str, Any]) -> dict[str, Any]:
+    """What tables need of a record: all of one with the guard, and of others no figures of single steps."""
+    return record if "extra" in record else {name: record[name] for name in record if name not in OF_SINGLE_STEPS}
 
 
 @functools.cache
@@ -181,8 +192,8 @@ def percents(folder: Path) -> dict[str, dict[str, float]]:
     """Method -> text -> bits per byte after the last step, in % of the base model's."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for record in records(folder):
-        (_, last) = record["curve"][-1]  # type: ignore[index]
-        found[str(record["method"])][str(record["text"])] = 100 * last / record["base"]  # type: ignore[operator]
+        (_, last) = record["curve"][-1]
+        found[record["method"]][record["text"]] = 100 * last / record["base"]
     return found
 
 

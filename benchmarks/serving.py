@@ -224,7 +224,7 @@ def main() -> None:
     results["machine"] = describe("torch", "transformers", "peft")
     with tempfile.TemporaryDirectory(prefix="siftlm-bench-") as folder:
         memory = Path(folder) / "memory"
-        Memory.build(sample.documents(), memory, full_text=False, progress=True).close()
+        Memory.build(sample.documents(), memory, embedder="hashing", full_text=False, progress=True).close()
         for part in given.only or ("load", "overload", "soak"):
             results[part] = {"load": load, "overload": overload, "soak": soak}[part](memory, given.quick)
             print(part, json.dumps(results[part], indent=1))

@@ -183,12 +183,12 @@ def prepare(corpus: Path, work: Path, minilm: str | None, gguf: Path | None) -> 
         unpack(gguf, work / LARGER)
     train = corpus / "train.jsonl.gz"
     if not (work / "hashing").exists():
-        Memory.build(train, work / "hashing", progress=True).close()
+        Memory.build(train, work / "hashing", embedder="hashing", progress=True).close()
     if not (work / "lexical-embedder").exists():
         with Memory.open(work / "hashing") as memory:
             fit(passages(memory), work / "lexical-embedder", progress=True)
     if not (work / "sample").exists():
-        Memory.build(sample.documents(size="full"), work / "sample", progress=True).close()
+        Memory.build(sample.documents(size="full"), work / "sample", embedder="hashing", progress=True).close()
     lexical = f"lexical:{work / 'lexical-embedder'}"
     total = sum(1 for _ in lines(train))
     memories = {

@@ -29,7 +29,7 @@ GROUPS = {
     "all six": (*redundant.REDUNDANT, *VARIED),
 }
 # Protocol: the end of its runs' names, and what ``auto`` is there.
-SPLIT, ITSELF = ("split", "-from-121", "auto"), ("transductive", "", redundant.TRANSDUCTIVE["auto"])
+SPLIT, ITSELF = ("split", "-static-from-121", "auto"), ("transductive", "", redundant.TRANSDUCTIVE["auto"])
 # The end of the names of the runs with and without the guard, which calibration fitted.
 GUARDED = ("-from-61", "auto+use=auto+guard=")
 

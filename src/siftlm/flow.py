@@ -139,7 +139,7 @@ def select(memory: Searcher, settings: CallSettings, prompts: Sequence[str]) -> 
         # Nothing is tuned where the texts are only read, or are not worth tuning on.
         ended = ""
         if settings.use == "context":
-            ended = "done" if own.texts else "nothing"
+            ended = "done" if own.hits else "nothing"
         elif callable(settings.decide):
             ended = "" if settings.decide(own) else "declined"
         elif settings.decide is not None:
@@ -197,7 +197,7 @@ def tuned(
                 after(step)
 
     scored, began = sum(state.clock.get("score", 0.0) for state in group), time.perf_counter()
-    tuning, texts = settings.tuning.to_dict(), [state.found.texts for state in group]
+    tuning, texts = settings.tuning.to_dict(), [[hit.text for hit in state.found.hits] for state in group]
     guards = {owner: state.guard for owner, state in enumerate(group) if state.guard is not None}
 
     def watch(owners: Sequence[int]) -> list[float]:

@@ -114,7 +114,7 @@ def test_another_width_or_embedder_is_refused(tmp_path, corpus):
         with pytest.raises(WrongEmbedder, match="was built with embedder 'lexical'"):
             Memory.build(corpus, tmp_path / "memory", embedder=other)
     Memory.build(corpus, tmp_path / "hashed").close()
-    with pytest.raises(WrongEmbedder, match="was built with embedder 'hashing'"):
+    with pytest.raises(WrongEmbedder, match="was built with embedder 'static'"):
         Memory.build(corpus, tmp_path / "hashed", embedder="lexical")
 
 

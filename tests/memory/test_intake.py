@@ -158,8 +158,8 @@ def test_lists_are_known_again_by_what_is_in_them(tmp_path):
         assert memory.ingest(["snow", "hail"]).documents == 2
         assert memory.ingest([Document("a", {"n": 1}), {"text": "b", "n": 2}]).documents == 2
         assert memory.ingest([Document("a", {"n": 2}), {"text": "b", "n": 2}]).documents == 2
-        assert memory.ingest([Document("v", vector=np.ones(512)), ""]).documents == 1
-        assert memory.ingest([Document("v", vector=np.eye(512)[0]), ""]).documents == 1
+        assert memory.ingest([Document("v", vector=np.ones(memory.width)), ""]).documents == 1
+        assert memory.ingest([Document("v", vector=np.eye(memory.width)[0]), ""]).documents == 1
         assert memory.ingest([{1: 2, "text": "odd"}]).documents == 1
 
 

@@ -96,7 +96,7 @@ def test_the_meta_shown_is_of_a_document_that_the_filter_means(memory):
 def test_nothing_in_it_is_no_trouble(tmp_path, storage, full_text):
     with Memory.create(tmp_path / "memory", storage=storage, full_text=full_text) as memory:
         assert (len(memory), memory.rows().tolist(), memory.texts([])) == (0, [], [])
-        assert memory.vectors([]).shape == (0, 512)
+        assert memory.vectors([]).shape == (0, memory.width)
         assert memory.add([]) == Added()
         assert memory.delete({"a": 1}).documents == 0
         assert memory.compact().passages == 0

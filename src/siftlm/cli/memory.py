@@ -49,9 +49,9 @@ examples:
 
 An interrupted command resumes when it is repeated, and embeds nothing twice.
 
-Embedders: hashing (default: no model, no download); static, whose table knows what words mean; lexical, fitted to the
-corpus in a first pass, or lexical:FOLDER, fitted before; the folder or name of a Hugging Face or sentence-transformers
-model; states:MODEL, a language model's states. A memory keeps its embedder.
+Embedders: static (default: no download), whose table knows what words mean; hashing, words alone; lexical, fitted to
+the corpus in a first pass, or lexical:FOLDER, fitted before; the folder or name of a Hugging Face or
+sentence-transformers model; states:MODEL, a language model's states. A memory keeps its embedder.
 
 Next: siftlm search memory "a question", siftlm info memory.
 """
@@ -161,7 +161,7 @@ def _add_index(commands: Any) -> None:
         Flag("--glob", "PATTERN", str, "in folders, read only files that match, such as '*.md' or 'docs/**/*.md'"),
         Flag("--split", "NAME", str, "split of a Hugging Face dataset (default: train)"),
         "new memory",
-        flags.EMBEDDER.described("hashing (default), static, lexical, or a model: see below"),
+        flags.EMBEDDER.described("static (default), hashing, lexical, or a model: see below"),
         repeated("--embedder-option", "NAME=VALUE", flags.option, option),
         choice("--storage", ("float32", "float16", "int8"), storage),
         Flag("--passage-tokens", "N", int, "split longer texts into passages of N tokens (default: at most 256)"),
@@ -239,12 +239,12 @@ def _fill_memory(arguments: argparse.Namespace, report: Report) -> Memory:
 
 def _new_embedder(arguments: argparse.Namespace, corpus: Any, reading: dict[str, Any]) -> Embedder:
     """The embedder of a new memory; for precomputed vectors, one of their width."""
-    from siftlm.embedding import embedder
+    from siftlm.embedding import DEFAULT_EMBEDDER, embedder
     from siftlm.memory.reading import open_source
 
     options = dict(arguments.embedder_option)
     if arguments.embedder is not None or arguments.vectors is None:
-        return embedder(arguments.embedder or "hashing", **options)
+        return embedder(arguments.embedder or DEFAULT_EMBEDDER, **options)
     for record in open_source(corpus, **reading).read():
         if record.document is not None and record.document.vector is not None:
             return embedder("precomputed", **{"width": len(record.document.vector), **options})

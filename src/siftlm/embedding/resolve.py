@@ -127,6 +127,8 @@ def _function_name(function: EmbedTexts) -> str:
     return f"{type(owner).__qualname__}{model}"
 
 
+# Of a memory for which none was named (docs/decisions/0060-default-embedder.md).
+DEFAULT_EMBEDDER = "static"
 EMBEDDERS_WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {
     "hashing": HashingEmbedder,
     LEXICAL: UnfittedLexicalEmbedder,
@@ -158,7 +160,7 @@ def embedder(name: EmbedderSource, **settings: Any) -> Embedder:
     A function of a list of texts, or an object with ``embed_documents`` and ``embed_query`` (LangChain's
     ``Embeddings``), becomes a `FunctionEmbedder`.
 
-    ``hashing`` needs no model, and ``static`` has its table with it; ``lexical`` weighs words as the texts that a
+    ``static`` has its table with it, and ``hashing`` needs none; ``lexical`` weighs words as the texts that a
     memory is built from teach it, and ``lexical:folder`` as it was fitted before; ``precomputed`` is for vectors that
     come with the texts; ``states:gpt2`` reads the hidden states of a causal language model, and ``gradients:gpt2`` what
     it would learn from a text; ``siftlm-tiny`` is such a model that comes with siftlm.

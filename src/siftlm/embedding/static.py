@@ -28,9 +28,9 @@ import numpy.typing as npt
 
 from siftlm.embedding.hashing import (
     FEW_CHARACTERS,
+    FEW_TEXTS,
     MAX_CACHED_WORDS,
     HashingEmbedder,
-    are_few,
     damped,
     hashed_words,
     word_hash,
@@ -97,7 +97,8 @@ class StaticEmbedder:
         """(n, width) of unit length; zero for a text of nothing but space. Questions are treated as passages are."""
         del as_query
         texts = list_of_texts("texts", texts)
-        if not are_few(texts, FEW_CHARACTERS if self._words else FEW_CHARACTERS_OF_PIECES):
+        few = FEW_CHARACTERS if self._words else FEW_CHARACTERS_OF_PIECES
+        if len(texts) > FEW_TEXTS or sum(map(len, texts)) > few:
             return self._batches.embed(texts)
         vectors: Vectors = np.empty((len(texts), self.width), dtype=np.float32)
         for row, text in enumerate(texts):
@@ -154,10 +155,8 @@ class WordPiece:
         """The numbers of the pieces of a text; a word that no pieces make up has none."""
         if not text.isascii():
             text = unicodedata.normalize("NFD", text)
-        return list(chain.from_iterable(map(self._pieces, text.translate(self._characters).split())))
-
-    def _pieces(self, word: str) -> list[int]:
-        return self._known_pieces(word) if len(word) <= MAX_WORD_LENGTH else []
+        words = (word for word in text.translate(self._characters).split() if len(word) <= MAX_WORD_LENGTH)
+        return list(chain.from_iterable(map(self._known_pieces, words)))
 
     def _split(self, word: str) -> list[int]:
         if self._is_ascii and not word.isascii():

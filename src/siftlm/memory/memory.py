@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from siftlm.embedding import DEFAULT_EMBEDDER
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder, EmbedderSource
 from siftlm.errors import InvalidInput, MissingExtra
@@ -101,7 +102,7 @@ class Memory(Searcher):
         cls,
         into: str | os.PathLike[str],
         *,
-        embedder: EmbedderSource = "hashing",
+        embedder: EmbedderSource = DEFAULT_EMBEDDER,
         storage: str = "float32",
         passage_tokens: int | None = None,
         overlap: int | None = None,
@@ -112,7 +113,7 @@ class Memory(Searcher):
 
         Args:
             into: its folder, which must not exist yet, or be empty.
-            embedder: a name, such as ``hashing`` (the default: numpy alone), ``static``, ``sentence-transformers/…``,
+            embedder: a name, such as ``static`` (the default: numpy alone), ``hashing``, ``sentence-transformers/…``,
                 or any Hugging Face encoder; an `Embedder`; a function of a list of texts; or LangChain's
                 ``Embeddings``. It is the memory's for good. ``lexical`` needs texts to be fitted to: see `build`.
             storage: ``float32``, ``float16`` (half the size) or ``int8`` (a quarter).
@@ -144,7 +145,7 @@ class Memory(Searcher):
         corpus: Any,
         into: str | os.PathLike[str],
         *,
-        embedder: EmbedderSource = "hashing",
+        embedder: EmbedderSource = DEFAULT_EMBEDDER,
         bad: str = "skip",
         progress: bool | Report | None = None,
         storage: str = "float32",

@@ -102,18 +102,6 @@ class Problem:
         diagonal = self.space.diagonal()
         return cosines(self.space.row(index).astype(np.float64), np.sqrt(diagonal * diagonal[index]))
 
-    def likeness(self, scores: FloatArray, *, most: int) -> float:
-        """The mean similarity of as many best candidates by these scores (K,) as there will be picks, with each other.
-
-        0 for fewer than two; of more than ``most`` the best are compared.
-        """
-        best = np.argsort(-scores[: self.space.size - self.known], kind="stable")[: self.expected - self.known][:most]
-        if len(best) < 2:
-            return 0.0
-        length = np.sqrt(self.space.diagonal()[best])
-        pairs = cosines(self.space.among(best, best), np.outer(length, length))
-        return float(pairs[np.triu_indices(len(best), k=1)].mean())
-
     def generator(self) -> np.random.Generator:
         """The source of chance of this selection."""
         return np.random.default_rng(self.seed)

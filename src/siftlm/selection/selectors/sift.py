@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm import validation
-from siftlm.selection.numerics import LAZY_MARGIN
+from siftlm.selection.numerics import LAZY_MARGIN, cosines
 from siftlm.selection.posterior import posterior_of
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.selection.rules import NO_PICK
@@ -81,8 +81,13 @@ def auto(
     """
     step = validation.number("step", step, above=0, most=1)
     likeness = validation.number("likeness", likeness, least=0, most=1)
-    alike = problem.likeness(problem.relevance(relevance), most=MAX_COMPARED)
-    yield from pursuit(problem, step=step) if alike >= likeness else nearest(problem, relevance=relevance)
+    space, known = problem.space, problem.known
+    ranked = np.argsort(-problem.relevance(relevance)[: space.size - known], kind="stable")
+    ranked = ranked[: min(problem.expected - known, MAX_COMPARED)]
+    length = np.sqrt(space.diagonal()[ranked])
+    pairs = cosines(space.among(ranked, ranked), np.outer(length, length))[np.triu_indices(len(ranked), k=1)]
+    alike = bool(len(pairs)) and float(pairs.mean()) >= likeness
+    yield from pursuit(problem, step=step) if alike else nearest(problem, relevance=relevance)
 
 
 # A pick is settled by at most so many looks at single candidates, then one glance at many of the next best
