@@ -116,7 +116,7 @@ def needles_world(folder):
 
 
 def _made(folder, texts):
-    memory = Memory.create(folder)
+    memory = Memory.create(folder, embedder="hashing")
     memory.add(texts)
     return memory
 

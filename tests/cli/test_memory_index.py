@@ -11,8 +11,10 @@ import pytest
 
 from cli.corpora import LONG, Screen, corpus
 from siftlm.cli import main
-from siftlm.embedding import HashingEmbedder
+from siftlm.embedding.static import StaticEmbedder
 from siftlm.memory import Memory, durability, ingest, reading
+
+HASHING = ("--embedder", "hashing")
 
 
 def test_a_folder_of_texts_becomes_a_memory_that_the_next_command_searches(folder, siftlm):
@@ -94,7 +96,7 @@ def test_several_inputs_become_one_memory(folder, siftlm):
 def test_append_adds_and_uses_the_embedder_that_is_there(folder, siftlm):
     corpus(folder / "a.jsonl", 3)
     corpus(folder / "b.jsonl", 7)
-    assert siftlm("index", "a.jsonl", "--into", "memory", "--embedder-option", "width=64")[0] == 0
+    assert siftlm("index", "a.jsonl", "--into", "memory", *HASHING, "--embedder-option", "width=64")[0] == 0
     status, out, _ = siftlm("index", "b.jsonl", "--into", "memory", "--append")
     assert status == 0
     assert "10 documents (7 new), 7 passages" in out
@@ -141,7 +143,7 @@ def test_bad_fail_stops_at_the_first(folder, siftlm):
 
 def test_after_an_interrupt_the_same_command_goes_on_and_embeds_nothing_twice(folder, siftlm, monkeypatch):
     corpus(folder / "c.jsonl", 600, rest=LONG)
-    embed, given = HashingEmbedder.embed, []
+    embed, given = StaticEmbedder.embed, []
 
     def interrupted(self, texts, **how):
         if given:
@@ -153,10 +155,10 @@ def test_after_an_interrupt_the_same_command_goes_on_and_embeds_nothing_twice(fo
         given.extend(texts)
         return embed(self, texts, **how)
 
-    monkeypatch.setattr(HashingEmbedder, "embed", interrupted)
+    monkeypatch.setattr(StaticEmbedder, "embed", interrupted)
     words = ("index", "c.jsonl", "--into", "memory")
     assert siftlm(*words) == (130, "", "siftlm: stopped; repeat the command to resume\n")
-    monkeypatch.setattr(HashingEmbedder, "embed", counted)
+    monkeypatch.setattr(StaticEmbedder, "embed", counted)
     assert siftlm(*words)[0] == 0
     assert len(given) == len(set(given)) == 600
     assert len(Memory.open("memory")) == 600
@@ -189,7 +191,7 @@ def test_another_corpus_or_embedder_does_not_slip_in(folder, siftlm):
     status, _, err = siftlm("index", "a.jsonl", "--into", "memory", "--storage", "int8")
     assert status == 1
     assert err.endswith("memory: was built with --storage float32, not 'int8'\n")
-    status, _, err = siftlm("index", "a.jsonl", "--into", "memory", "--embedder-option", "width=32")
+    status, _, err = siftlm("index", "a.jsonl", "--into", "memory", *HASHING, "--embedder-option", "width=32")
     assert status == 1
     assert "cannot be compared" in err
 
@@ -249,7 +251,10 @@ def test_a_faiss_index_can_be_built_with_the_memory_or_later(folder, siftlm):
         ("c.jsonl --into memory --append --storage int8", "--storage cannot be changed after a memory is built"),
         ("--into memory --faiss flat --no-full-text", "--no-full-text cannot be changed"),
         ("c.jsonl --into memory --embedder precomputed", "'precomputed' needs --embedder-option width"),
-        ("c.jsonl --into memory --embedder-option width=0", "--embedder-option width must be a whole number"),
+        (
+            "c.jsonl --into memory --embedder hashing --embedder-option width=0",
+            "--embedder-option width must be a whole number",
+        ),
         ("c.jsonl --into memory --embedder hashng", "unknown embedder 'hashng'; did you mean 'hashing'?"),
         ("c.jsonl --into memory --embedder-option wide=3", "'wide'"),
         ("c.jsonl --into memory --embedder static --embedder-option words=2", "--embedder-option words must be"),

@@ -24,7 +24,7 @@ CODES = re.compile(r"\x1b\[[\d;]*m")
 def built(tmp_path_factory):
     """Thirty texts, and one that is hard to draw. Searches leave a memory as it was, so one is enough."""
     home = tmp_path_factory.mktemp("memory")
-    with Memory.build(corpus(home / "c.jsonl"), home / "memory") as memory:
+    with Memory.build(corpus(home / "c.jsonl"), home / "memory", embedder="hashing") as memory:
         memory.add(
             [f"lists are sorted: {'naïve 一二三 keys ' * 20}"], [{"path": "a/very/long/path/" * 4 + "sorted.py"}]
         )
