@@ -40,7 +40,7 @@ from siftlm.types import FloatArray, IntArray, Selection
 from siftlm.validation import flag, number, whole_number
 
 DEFAULT_METHOD = {"targeted": "sift", "undirected": "undirected-vtl"}
-DEFAULT_NOISE = 0.1
+DEFAULT_NOISE = 0.01
 # Methods whose gains come from the posterior alone: known rows may go into the features instead of being observed.
 POSTERIOR_METHODS = frozenset(
     {"sift", "vtl", "sift-fast", "itl", "mm-itl", "ctl", "undirected-itl", "undirected-vtl", "uncertainty"}
