@@ -26,6 +26,7 @@ from siftlm.controller.restore import (
 )
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.types import IntArray
+from siftlm.validation import whole_number
 
 EmbedFunction = Callable[[Any, Any], Any]
 """``embed(model, inputs)`` returns (rows, d)"""
@@ -157,6 +158,32 @@ def embedding_function(
             f"method that returns embeddings or a function embed(model, inputs)"
         )
     return model, method
+
+
+def loss_gradients(hidden: Tensor, logits: Tensor, *, width: int | None = None, seed: int = 0) -> Tensor:
+    """Gradients of a classifier's loss by its last layer, if the likeliest class were the right one: (rows, C·d).
+
+    (p − e_ŷ) ⊗ h, with p the softmax of the logits (rows, C), ŷ its largest and h the last hidden state (rows, d). Their
+    length says how unsure the classifier is, so pass ``normalize=False``; hidden states alone say nothing of that.
+
+    Args:
+        width: project to so many numbers at random, which keeps inner products approximately.
+        seed: of the projection.
+
+    >>> loss_gradients(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2)).tolist()
+    [[-0.5, -1.0, 0.5, 1.0]]
+    """
+    if hidden.ndim != 2 or logits.ndim != 2 or len(hidden) != len(logits):
+        shapes = f"{tuple(hidden.shape)} and {tuple(logits.shape)}"
+        raise InvalidInput(f"hidden states and logits must be (rows, d) and (rows, C), got {shapes}")
+    errors = logits.softmax(1)
+    errors = errors - torch.nn.functional.one_hot(errors.argmax(1), errors.shape[1])
+    gradients = (errors[:, :, None] * hidden[:, None, :]).flatten(1)
+    if width is None:
+        return gradients
+    draw = torch.Generator().manual_seed(whole_number("seed", seed, least=0))
+    projection = torch.randn(gradients.shape[1], whole_number("width", width), generator=draw)
+    return gradients @ projection.to(gradients) / width**0.5
 
 
 def _raw_inputs(inputs: Any) -> Tensor:

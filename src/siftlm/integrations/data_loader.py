@@ -33,11 +33,14 @@ from siftlm.integrations.current_embeddings import (
     checked_rows,
     device_of,
     embedding_function,
+    loss_gradients,
 )
 from siftlm.selection import Limits, Stopping, checks, select, tensors
 from siftlm.selection.problem import MethodFunction, find_method
 from siftlm.types import FloatArray, IntArray, Selection
 from siftlm.validation import flag, number, whole_number
+
+__all__ = ["ActiveBatchSampler", "ActiveDataLoader", "loss_gradients"]
 
 DEFAULT_METHOD = {"targeted": "sift", "undirected": "undirected-vtl"}
 DEFAULT_NOISE = 0.01
