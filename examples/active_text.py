@@ -5,10 +5,10 @@
     python examples/active_text.py --into texts-quick --seeds 2 --rounds 5
 
 The texts are the sample corpus that ships with siftlm, embedded once by the bundled table; a classifier with one hidden
-layer learns on top, and the loader chooses by what that has learned. ``all``: which of 38 kinds of mathematics is a problem? The
-pool has as many of each. ``some``: only eight kinds of algebra matter, the pool has all kinds and Python's code and
-prose as well, 40 classes, and the loader is shown unlabelled problems of the eight as its target. Options and output
-are those of ``active_digits.py``, which has the loop.
+layer learns on top, and the loader chooses by what that has learned. ``all``: which of 38 kinds of mathematics is a
+problem? The pool has as many of each. ``some``: only eight kinds of algebra matter, the pool has all kinds and Python's
+code and prose as well, 40 classes, and the loader is shown unlabelled problems of the eight as its target. Options and
+output are those of ``active_digits.py``, which has the loop.
 """
 
 from __future__ import annotations

@@ -8,6 +8,10 @@ from importlib.util import find_spec
 import pytest
 
 collect_ignore: list[str] = []
+if not find_spec("torch"):
+    collect_ignore += ["test_data_loader.py"]
+if not all(map(find_spec, ("accelerate", "torch", "transformers"))):
+    collect_ignore += ["test_trainer.py"]
 if not all(map(find_spec, ("lm_eval", "peft", "torch"))):
     collect_ignore += ["test_lm_eval.py", "test_lm_eval_served.py"]
 elif not all(map(find_spec, ("fastapi", "prometheus_client", "uvicorn"))):

@@ -163,8 +163,8 @@ def embedding_function(
 def loss_gradients(hidden: Tensor, logits: Tensor, *, width: int | None = None, seed: int = 0) -> Tensor:
     """Gradients of a classifier's loss by its last layer, if the likeliest class were the right one: (rows, C·d).
 
-    (p − e_ŷ) ⊗ h, with p the softmax of the logits (rows, C), ŷ its largest and h the last hidden state (rows, d). Their
-    length says how unsure the classifier is, so pass ``normalize=False``; hidden states alone say nothing of that.
+    (p − e_ŷ) ⊗ h, with p the softmax of the logits (rows, C), ŷ its largest and h the last hidden state (rows, d).
+    Their length says how unsure the classifier is, so pass ``normalize=False``; hidden states say nothing of that.
 
     Args:
         width: project to so many numbers at random, which keeps inner products approximately.
@@ -196,8 +196,11 @@ def _raw_inputs(inputs: Any) -> Tensor:
 
 
 def model_inputs(batch: Any) -> Any:
-    """The inputs of a collated batch: the first of a tuple or list, as in (inputs, labels); anything else as it is."""
-    if isinstance(batch, (tuple, list)) and batch:
+    """The inputs of a collated batch: the first of a tuple or list, as in (inputs, labels).
+
+    Anything else as it is, and so is a list of str.
+    """
+    if isinstance(batch, (tuple, list)) and batch and not isinstance(batch[0], str):
         return batch[0]
     return batch
 

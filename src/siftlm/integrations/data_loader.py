@@ -64,7 +64,8 @@ class ActiveBatchSampler(Sampler[list[int]]):
             them. ``None`` for a method that needs none.
         embed: the name of the model's method that turns inputs into vectors (rows, d), that method itself, or a
             function ``embed(model, inputs)``; ``"embed"`` unless given. The inputs are a collated batch on the
-            device; of a tuple or list, as in (inputs, labels), the first.
+            device; of a tuple or list, as in (inputs, labels), the first,
+            unless it is a list of str.
         method: a name (``siftlm.methods()``) or a method of your own. With a target ``sift``, which leaves the least
             variance about it; without one ``undirected-vtl``, the least variance about all candidates.
         noise, normalize: λ, and whether vectors are brought to unit length, as for ``siftlm.select``.
@@ -72,7 +73,7 @@ class ActiveBatchSampler(Sampler[list[int]]):
         known_limit: condition on at most so many of the labelled and taken rows, the last ones; 0 on none.
         subsample: so many rows at random, anew for each batch, are the candidates; ``None``: all that are left.
         target_subsample: so many targets at random, anew for each batch.
-        replacement: may a row be chosen again in a later batch?
+        replacement: may a row be chosen again in a later batch? Within a batch it never is.
         drop_last: leave out a last batch that is not full.
         embed_every: keep embeddings for so many batches; ``None``: for good.
         embed_batch_size, num_workers, collate_fn: of the loading of rows that are to be embedded.
@@ -125,6 +126,9 @@ class ActiveBatchSampler(Sampler[list[int]]):
         self.settings = _checked_settings(settings)
         self.model = embedding_function(model, embed)[0]
         self.device = device_of(self.model) if device is None else torch.device(device)
+        if method is not None and find_method(method).whole:
+            name = find_method(method).name
+            raise Conflict(f"method {name!r} chooses rows several times each, and a batch has each row once")
         self._method = method
         self._loading: dict[str, Any] = {
             "model": model,
@@ -217,14 +221,14 @@ class ActiveBatchSampler(Sampler[list[int]]):
         left = self.left()
         if not len(left):
             raise InvalidInput("every row was taken: iterate again for another pass, or pass replacement=True")
-        if size > len(left) and not self.replacement:
+        if size > len(left):
             raise InvalidInput(f"a batch of {size} is more than the {len(left)} rows left")
         if self.embed_every is not None and self._embedded >= self.embed_every:
             self._forget()
         # The draws of a batch depend on its number alone, so a resumed run makes the same ones.
         draw = np.random.default_rng([self.seed, self.passes, len(self.batches)])
         seed = int(draw.integers(2**31))
-        candidates = _some(left, self.subsample, draw)
+        candidates = _some(left, None if self.subsample is None else max(size, self.subsample), draw)
         known = np.concatenate([self.labelled, self.taken()])
         if self.replacement:
             known = np.array(list(dict.fromkeys(known.tolist())), np.int64)
@@ -245,7 +249,6 @@ class ActiveBatchSampler(Sampler[list[int]]):
             size,
             method=self.method,
             noise=self.noise,
-            replacement=size > len(candidates),
             seed=seed,
             **self.settings,
         )
@@ -367,7 +370,6 @@ def choose_rows(
     *,
     method: str | MethodFunction,
     noise: float,
-    replacement: bool,
     seed: int,
     **settings: Any,
 ) -> Selection:
@@ -377,8 +379,7 @@ def choose_rows(
     kernel given K is xᵀ M⁻¹ x' = (C⁻¹x)·(C⁻¹x'). That costs two matrix products, in place of a scan for each.
     """
     entry = find_method(method)
-    settings |= {"method": method, "noise": noise, "normalize": False, "seed": seed}
-    settings["replacement"] = True if replacement else None if entry.whole else False
+    settings |= {"method": method, "noise": noise, "normalize": False, "seed": seed, "replacement": False}
     if entry.reads == "probabilities":
         return select(None, _array(candidates), n, **settings)
     on_device = candidates.device.type != "cpu" and can_choose_on_device(entry.name, settings)
