@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,7 @@ def main() -> None:
 
 def digits(task: str, seed: int) -> Problem:
     """Images that are in neither target nor test are the pool."""
-    from sklearn.datasets import load_digits
-
-    pixels, numbers = load_digits(return_X_y=True)
+    pixels, numbers = all_digits()
     order = np.random.default_rng(seed).permutation(len(numbers))
     images, labels = torch.tensor(pixels[order] / 16, dtype=torch.float32), torch.tensor(numbers[order])
     wanted = torch.isin(labels, torch.tensor(SOME)) if task == "some" else torch.ones(len(labels), dtype=torch.bool)
@@ -74,6 +73,13 @@ def digits(task: str, seed: int) -> Problem:
     test, shown = test[wanted[test]], rest[wanted[rest]][:TARGET_IMAGES]
     pool = rest[~torch.isin(rest, shown)]
     return (images[pool], labels[pool]), images[shown], (images[test], labels[test])
+
+
+@cache
+def all_digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    return load_digits(return_X_y=True)
 
 
 # --- the comparison, which active_text.py uses too
@@ -90,6 +96,7 @@ def options(text: str | None) -> argparse.ArgumentParser:
     ask.add_argument("--batch", type=int, default=10, help="labels in each round")
     ask.add_argument("--steps", type=int, default=60, help="gradient steps in each round, on all labels so far")
     ask.add_argument("--noise", type=float, default=0.01)
+    ask.add_argument("--known-limit", type=int, help="of the loader: 0 to condition on no earlier batch")
     ask.add_argument("--figure", choices=["svg", "png"], default="svg")
     return ask
 
@@ -124,6 +131,7 @@ def learn(problem: Problem, network: nn.Module, way: str, seed: int, given: argp
         method=method,
         normalize=embed == "hidden",  # the length of a gradient says how unsure the network is
         noise=given.noise,
+        known_limit=given.known_limit,
         seed=seed,
     )
     inputs, labels, accuracies = pool[0][:0], pool[1][:0], []
@@ -168,7 +176,7 @@ def draw(found: dict, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    matplotlib.rcParams["svg.hashsalt"] = path.name  # the same file each time
+    matplotlib.rcParams.update({"svg.hashsalt": path.name, "svg.fonttype": "none"})  # a small file, the same each time
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(5.5, 3.4), layout="constrained")

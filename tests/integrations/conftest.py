@@ -9,7 +9,7 @@ import pytest
 
 collect_ignore: list[str] = []
 if not find_spec("torch"):
-    collect_ignore += ["test_data_loader.py"]
+    collect_ignore += ["test_active_examples.py", "test_data_loader.py"]
 if not all(map(find_spec, ("accelerate", "torch", "transformers"))):
     collect_ignore += ["test_trainer.py"]
 if not all(map(find_spec, ("lm_eval", "peft", "torch"))):

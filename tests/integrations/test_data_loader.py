@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import random
+import subprocess
+import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -168,6 +171,18 @@ def test_a_choice_on_the_device_is_the_choice_of_select(method):
     assert np.allclose(found.uncertainty, expected.uncertainty, equal_nan=True)
 
 
+@pytest.mark.parametrize("targeted", [True, False])
+def test_the_first_batch_is_that_of_activeft(targeted):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own dependencies
+        loader = pytest.importorskip("activeft.active_data_loader").ActiveDataLoader
+    draw = torch.Generator().manual_seed(4)
+    rows, targets = torch.randn(100, 16, generator=draw), torch.randn(5, 16, generator=draw)
+    target = targets if targeted else None
+    theirs = loader.initialize(rows, target, batch_size=8).next()[0].tolist()
+    assert ActiveBatchSampler(rows, 8, target=target, normalize=False).next_batch().indices.tolist() == theirs
+
+
 def test_labelled_rows_are_not_chosen_and_count_as_known():
     rows = torch.eye(4)[[0, 0, 1, 2, 3]]
     target = torch.tensor([[1.0, 0.9, 0.8, 0.7]])
@@ -177,6 +192,15 @@ def test_labelled_rows_are_not_chosen_and_count_as_known():
     assert len(sampler) == 4
     sampler = ActiveBatchSampler(rows, 1, target=target, labelled=[0], known_limit=0)
     assert next(iter(sampler)) == [1], "unknown, row 1 is the nearest"
+
+
+def test_a_row_that_was_taken_and_then_named_as_labelled_is_known_once(dataset):
+    target = dataset.tensors[0][:3]
+    sampler, other = (ActiveBatchSampler(dataset, 2, target=target) for _ in range(2))
+    sampler.add_labelled(sampler.next_batch().indices)
+    other.next_batch()
+    assert sampler.next_batch().uncertainty == pytest.approx(other.next_batch().uncertainty)
+    assert len(sampler) == 14
 
 
 def test_rows_taken_before_condition_the_next_batch():
@@ -525,6 +549,19 @@ def test_states_of_something_else_are_refused():
     ]:
         with pytest.raises(InvalidInput, match=message):
             sampler.load_state_dict(wrong)
+
+
+def test_without_torch_the_error_names_the_extra():
+    script = """
+import sys
+sys.modules["torch"] = None
+try:
+    import siftlm.integrations.data_loader
+except ImportError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "this needs the library 'torch': pip install 'siftlm[torch]'"
 
 
 def test_embed_of_another_model_is_refused(model):

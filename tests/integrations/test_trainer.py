@@ -52,7 +52,7 @@ def collate(batch):
 
 def make(folder, kind=ActiveTrainer, active=None, **arguments):
     set_seed(3)
-    arguments = {"num_train_epochs": 2, "save_steps": 4, "per_device_train_batch_size": 4, **arguments}
+    arguments = {"num_train_epochs": 2, "save_steps": 3, "per_device_train_batch_size": 4, **arguments}
     args = TrainingArguments(
         output_dir=str(folder), learning_rate=1e-2, report_to=[], disable_tqdm=True, use_cpu=True,
         logging_strategy="no", **arguments,
@@ -120,16 +120,16 @@ def test_a_resumed_run_ends_like_the_whole_one(tmp_path, accumulated):
 def test_a_run_that_skips_nothing_goes_on_with_the_rows_left(tmp_path):
     first = make(tmp_path, num_train_epochs=1)
     first.train()
-    taken = {row for batch in first.active_loader.chooser.batches[:4] for row in batch}
+    taken = {row for batch in first.active_loader.chooser.batches[:3] for row in batch}
     again = make(tmp_path, num_train_epochs=1, ignore_data_skip=True)
-    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     batches = again.active_loader.chooser.batches
-    assert {row for batch in batches[:4] for row in batch} == taken
+    assert {row for batch in batches[:3] for row in batch} == taken
     assert sorted(row for batch in batches for row in batch) == list(range(22))
 
 
 def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
-    make(tmp_path, num_train_epochs=1, save_steps=3).train()
+    make(tmp_path, num_train_epochs=1).train()
     (tmp_path / "checkpoint-3" / "active_batches.json").unlink()
     (tmp_path / "checkpoint-6" / "active_batches.json").write_text("{", encoding="utf-8")
     with pytest.raises(BadRecord, match="not written by a trainer with active batches"):

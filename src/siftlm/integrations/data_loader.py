@@ -229,10 +229,7 @@ class ActiveBatchSampler(Sampler[list[int]]):
         draw = np.random.default_rng([self.seed, self.passes, len(self.batches)])
         seed = int(draw.integers(2**31))
         candidates = _some(left, None if self.subsample is None else max(size, self.subsample), draw)
-        known = np.concatenate([self.labelled, self.taken()])
-        if self.replacement:
-            known = np.array(list(dict.fromkeys(known.tolist())), np.int64)
-        known = known[max(0, len(known) - self.known_limit) :] if self.known_limit is not None else known
+        known = self._known()
         vectors = self._embeddings.rows(np.concatenate([candidates, known]), seed)
         targets = None
         if self._targets is not None:
@@ -257,6 +254,11 @@ class ActiveBatchSampler(Sampler[list[int]]):
         self.batches.append(picks.indices.tolist())
         self.last = picks
         return picks
+
+    def _known(self) -> IntArray:
+        """The rows to condition on, each once, the latest last."""
+        latest_first = [*self.taken()[::-1].tolist(), *self.labelled[::-1].tolist()]
+        return np.array(list(dict.fromkeys(latest_first))[: self.known_limit][::-1], np.int64)
 
     def _forget(self) -> None:
         self._embedded = 0
