@@ -53,7 +53,7 @@ REFUSED = {"known", "prior", "limits", "stopping", *Limits.names(), *Stopping.na
 STATE_VERSION = 1
 
 
-class ActiveBatchSampler(Sampler[list[int]]):
+class ActiveBatchSampler(Sampler[list[int]]):  # type: ignore[misc]
     """Batches of row indices, each chosen when it is asked for, with the current model's embeddings.
 
     Args:
@@ -312,7 +312,7 @@ class ActiveBatchSampler(Sampler[list[int]]):
         self._forget()
 
 
-class ActiveDataLoader(DataLoader[Any]):
+class ActiveDataLoader(DataLoader[Any]):  # type: ignore[misc]
     """A ``DataLoader`` whose batches are chosen by an `ActiveBatchSampler`, which see for the arguments.
 
     Args:

@@ -44,7 +44,7 @@ def mean_hidden_state(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Te
     return mean
 
 
-class SaveActiveBatches(TrainerCallback):
+class SaveActiveBatches(TrainerCallback):  # type: ignore[misc]
     """Writes which rows were taken into each checkpoint, so that training can be resumed from it."""
 
     def __init__(self, trainer: ActiveBatches) -> None:
@@ -112,7 +112,7 @@ class ActiveBatches:
         return loader
 
 
-class ActiveTrainer(ActiveBatches, Trainer):
+class ActiveTrainer(ActiveBatches, Trainer):  # type: ignore[misc]
     """``transformers.Trainer`` with `ActiveBatches`."""
 
 
