@@ -33,7 +33,7 @@ TEST_TEXTS, TARGET_TEXTS = 8, 4
 
 def main() -> None:
     vectors, _, names = corpus()
-    compare(texts, lambda: Network(vectors.shape[1], len(names), hidden=128), options(__doc__).parse_args())
+    compare(texts, lambda: Network(vectors.shape[1], len(names), hidden=64), options(__doc__).parse_args())
 
 
 @cache
