@@ -59,7 +59,7 @@ def test_batch_is_loop(
 def test_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, candidates = vectors(0, 9, 6), vectors(1, 60, 6)
     whole = siftlm.select_many(queries, candidates, n=20)
-    engine = sys.modules["siftlm.selection.select_many"]
+    engine = sys.modules["siftlm.selection.sift_engine"]
     monkeypatch.setattr(engine, "ROW_GROUP_BYTES", 1)
     monkeypatch.setattr(engine, "SCAN_GROUP_BYTES", 1)
     assert_same(siftlm.select_many(queries, candidates, n=20), whole, 1e-12)

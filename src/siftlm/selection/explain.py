@@ -85,12 +85,15 @@ class VectorEvidence:
     """``None``: the inner product"""
     known: int = 0
     """as in `GramEvidence`"""
+    rows: IntArray | None = None
+    """(n,) which of the vectors, where the results of several prompts share them; ``None``: all, in order"""
 
     def explain(self, selection: Selection, texts: Sequence[str] | None) -> Explanation:
         """As `GramEvidence.explain`."""
-        vectors = self.vectors.astype(np.float64)
+        rows = slice(None) if self.rows is None else self.rows
+        vectors = self.vectors[rows].astype(np.float64)
         if self.inverse_length is not None:
-            vectors *= self.inverse_length[:, None]
+            vectors *= self.inverse_length[rows, None]
         products = self.kernel or (lambda x, y: x @ y.T)
         gram = GramEvidence(
             np.asarray(products(vectors, vectors), dtype=np.float64),

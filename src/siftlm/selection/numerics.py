@@ -33,24 +33,29 @@ FLOAT64_ROUNDING = 1e-10
 
 def smallest_noise(space: Space) -> float:
     """The least λ whose answers are more than rounding."""
-    return MIN_RELATIVE_NOISE * float(space.diagonal().max())
+    return MIN_RELATIVE_NOISE * space.largest
 
 
 def check_noise(space: Space, noise: float) -> None:
     """Refuse a λ whose answers would be made of rounding."""
-    largest = float(space.diagonal().max())
-    if noise < MIN_RELATIVE_NOISE * largest:
-        least = f"{MIN_RELATIVE_NOISE * largest:.2g}"
+    if noise < smallest_noise(space):
+        least = f"{smallest_noise(space):.2g}"
         raise InvalidInput(
-            f"{setting('noise')}={noise:g} drowns in rounding beside a k(x, x) of {largest:.3g}; use at least {least}"
+            f"{setting('noise')}={noise:g} drowns in rounding beside a k(x, x) of {space.largest:.3g}; "
+            f"use at least {least}"
         )
 
 
-def fits_float32(squared: FloatArray) -> bool:
-    """Can float32 multiply vectors of these squared lengths? Vectors of length zero can always be multiplied."""
-    if squared.size and float(squared.min()) <= MIN_FLOAT32_SQUARE:
-        squared = squared[squared > 0]
-    return not squared.size or (float(squared.min()) > MIN_FLOAT32_SQUARE and float(squared.max()) < MAX_FLOAT32_SQUARE)
+def needs_floor(space: Space, noise: float) -> bool:
+    """Can rounding take k_n(x, x) below zero by as much as matters? k(x, x) + λ is then kept at λ or above."""
+    return noise < FLOOR_ROUNDINGS * space.rounding * max(1.0, space.largest + noise)
+
+
+def fits_float32(squared: FloatArray, low: float, high: float) -> bool:
+    """Can float32 multiply vectors of these squared lengths, from ``low`` to ``high``? Those of length zero it can."""
+    if low <= MIN_FLOAT32_SQUARE:
+        low = float(np.min(squared, where=squared > 0, initial=np.inf))
+    return low > MIN_FLOAT32_SQUARE and high < MAX_FLOAT32_SQUARE
 
 
 # --- what counts as equal
@@ -87,8 +92,7 @@ class Ties:
 def ties_of(space: Space, noise: float) -> Ties:
     """The tolerances that fit the space's precision and λ."""
     tie = max(TIE_ROUNDINGS * space.rounding, MIN_TIE)
-    largest = max(1.0, float(space.diagonal().max()))
-    loose = min(MAX_DUPLICATE_TIE, DUPLICATE_ROUNDINGS * space.rounding * largest / noise)
+    loose = min(MAX_DUPLICATE_TIE, DUPLICATE_ROUNDINGS * space.rounding * max(1.0, space.largest) / noise)
     return Ties(tie, max(tie, loose), space.same)
 
 

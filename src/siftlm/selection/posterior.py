@@ -30,7 +30,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from siftlm.selection.checks import RealArray
-from siftlm.selection.numerics import FLOAT64_ROUNDING, FLOOR_ROUNDINGS, check_noise
+from siftlm.selection.numerics import FLOAT64_ROUNDING, check_noise, needs_floor
 from siftlm.selection.space import FeatureSpace, Space
 from siftlm.types import FloatArray, IntArray
 
@@ -105,8 +105,7 @@ class _PosteriorArrays:
         self._space = space
         self._gain, self._scratch = np.empty(len(self.noisy)), np.empty(len(self.noisy))
         self._energy: FloatArray | None = None  # Σ_m cross², where there are several targets and a method needs it
-        # Rounding can take k_n(x, x) below zero by as much as matters: k_n(x, x) + λ is then kept at λ or above.
-        self._floored = noise < FLOOR_ROUNDINGS * space.rounding * max(1.0, float(self.noisy.max()))
+        self._floored = needs_floor(space, noise)
         self._targets: FloatArray | None = None
         self._seen: list[tuple[FloatArray, float]] = []
 

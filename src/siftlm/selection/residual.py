@@ -151,6 +151,7 @@ class _CandidatePool(FeatureSpace):
         self._buffer[start : self.size] = vectors
         self.vectors = self._buffer[: self.size]
         self._diagonal = np.concatenate([self._diagonal, np.einsum("ij,ij->i", vectors, vectors)])
+        self.largest = float(self._diagonal.max())
         self.ids = np.concatenate([self.ids, ids])
         self._order = np.argsort(self.ids)
 

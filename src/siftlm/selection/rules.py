@@ -179,6 +179,11 @@ class Limits(Settings):
         """The fields that limit anything."""
         return self.chosen()
 
+    @property
+    def between_picks(self) -> bool:
+        """Do sources or costs limit anything? What may still be picked then depends on more than how often it was."""
+        return self.sources is not None or self.costs is not None
+
     def cap(self, *, repeats: bool) -> int | None:
         """How often one candidate may be picked, ``None`` for no limit; ``repeats`` if there is no ``replacement``."""
         if self.replacement is None:
@@ -225,7 +230,7 @@ class Stopping(Settings):
     @property
     def active(self) -> bool:
         """Is any rule set?"""
-        return bool(self.specified())
+        return self is not NO_STOPPING and bool(self.specified())
 
     def specified(self) -> list[str]:
         """The names of the rules that are set."""

@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, did_you_mean, setting
-from siftlm.selection import checks
+from siftlm.selection import checks, sift_engine
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.numerics import smallest_noise, ties_of
 from siftlm.selection.posterior import belief_of, uncertainty_of
 from siftlm.selection.problem import Method, MethodFunction, Problem, Steps, find_method
 from siftlm.selection.rules import NO_LIMITS, NO_PICK, NO_STOPPING, Limits, PickRules, Stopping, rules_in
-from siftlm.selection.space import Gram, Space, space_of
+from siftlm.selection.space import FeatureSpace, Gram, Space, space_of
 from siftlm.types import BoolArray, FloatArray, IntArray, Selection
 
 Prior = npt.ArrayLike | Callable[[FloatArray], npt.ArrayLike]
@@ -93,7 +93,8 @@ def select(
         space = space_of(vectors, query, known=known, kernel=kernel, normalize=normalize, noise=noise)
     _check_method(entry, space, options, prior=prior, limits=limits, stopping=stopping)
     # 3. How many picks, and of what.
-    blocked = np.arange(space.size) >= size  # known items follow the candidates, and are not picked again
+    blocked = np.zeros(space.size, np.bool_)
+    blocked[size:] = True  # known items follow the candidates, and are not picked again
     if limits.exclude is not None:
         blocked[checks.item_indices("exclude", limits.exclude, size)] = True
     cap = limits.cap(repeats=entry.repeats)
@@ -106,9 +107,20 @@ def select(
         budgeted=limits.budget is not None,
     )
     known_count = space.size - size
+    # 4. Pick: plain SIFT in a loop of its own, all else in the one that every method runs in.
+    if (
+        method in sift_engine.METHODS
+        and isinstance(space, FeatureSpace)
+        and space.targets == 1
+        and sift_engine.by_rows(space.size, space.width, n)
+        and cap in (None, 1)
+        and not (known_count or prior is not None or limits.between_picks or stopping.active)
+    ):
+        excluded = None if limits.exclude is None else np.flatnonzero(blocked)
+        picks = sift_engine.pick_one(space, n, noise, sift_engine.PickLimits(excluded, once=cap == 1))
+        return picks.selections([space.evidence(picks.indices[0])], entry.name, noise)[0]
     problem = Problem(space, n + known_count, noise, probabilities, seed=seed, known=known_count)
     problem.rules = _pick_rules(problem, limits, prior, cap=cap, blocked=blocked)
-    # 4. Pick.
     picked = greedy_select(problem, entry.run(problem, **options), n, stopping)
     return Selection(
         indices=picked.indices,

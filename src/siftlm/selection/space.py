@@ -51,6 +51,8 @@ class Space(Protocol):
     """Absolute error of a product of unit vectors: decides what counts as a tie."""
     target_trace: float
     """Σ_m k(x*_m, x*_m)"""
+    largest: float
+    """The largest k(x, x) of a candidate"""
 
     def diagonal(self) -> FloatArray:
         """(K,) k(x, x)"""
@@ -94,23 +96,32 @@ class FeatureSpace:
         self.targets = len(targets)
         self._target_vectors: FloatArray | None = unit_rows("query", targets, normalize=normalize)
         squared = checks.squared_norms("candidates", vectors, zero_ok=not normalize)
+        low, high = float(squared.min()), float(squared.max())
         scale = 1.0 if normalize else float(squared.mean())
-        exact = vectors.dtype == np.float64 or noise < MIN_FLOAT32_NOISE * scale or not fits_float32(squared)
+        exact = vectors.dtype == np.float64 or noise < MIN_FLOAT32_NOISE * scale or not fits_float32(squared, low, high)
         if not normalize:
             checks.within_product_range("candidates", squared)
             target_squares = checks.within_product_range("query", checks.row_squares(self.target_vectors))
-            exact = exact or not fits_float32(target_squares)
-        self.target_trace = float(np.einsum("ij,ij->", self._target_vectors, self._target_vectors))
+            if self.targets:
+                least, most = float(target_squares.min()), float(target_squares.max())
+                exact = exact or not fits_float32(target_squares, least, most)
+        self.target_trace = float(np.vdot(self._target_vectors, self._target_vectors))
         self._scan_type = np.float64 if exact else np.float32
         self.rounding = float(np.finfo(self._scan_type).eps)
         if exact and vectors.dtype != np.float64:
             # The check above squared in the vectors' own precision, which is no longer enough.
             squared = np.concatenate([checks.row_squares(block) for block in checks.blocks(vectors)])
+            low, high = float(squared.min()), float(squared.max())
         # Vectors that are already unit, within the rounding of a scan, need no correction.
         slack = UNIT_ROUNDINGS * self.rounding
-        unit = not normalize or (float(squared.min()) >= 1 - slack and float(squared.max()) <= 1 + slack)
+        unit = not normalize or (low >= 1 - slack and high <= 1 + slack)
         self._inverse_length = None if unit else 1 / np.sqrt(squared)
+        self._inverse = None if self._inverse_length is None else self._inverse_length.astype(self._scan_type)
         self._diagonal = np.ones(self.size) if normalize else squared
+        self.largest = 1.0 if normalize else high
+        self.state_type: type[np.floating] = self._scan_type if normalize else np.float64
+        """What numbers that are kept of each candidate may be rounded to: a scan's own rounding is all they then lose.
+        Where lengths count, the longest may leave too little of the others in float32."""
         if vectors.dtype != self._scan_type and vectors.size * 8 <= MAX_COPY_BYTES:
             vectors = vectors.astype(self._scan_type)
         self.vectors = vectors
@@ -124,8 +135,9 @@ class FeatureSpace:
             and self.vectors.dtype == self._scan_type
         ):
             self._gram = self.vectors @ self.vectors.T
-            if self._inverse_length is not None:
-                self._gram = self._gram * np.outer(self._inverse_length, self._inverse_length)
+            if self._inverse is not None:
+                self._gram *= self._inverse
+                self._gram *= self._inverse[:, None]
 
     @property
     def target_vectors(self) -> FloatArray:
@@ -165,15 +177,30 @@ class FeatureSpace:
         if self._gram is not None:
             known: RealArray = self._gram[index]
             return known
-        if self._inverse_length is None and self.vectors.dtype == self._scan_type:
-            products: RealArray = self.vectors.dot(self.vectors[index])  # the commonest case, without detours
-            return products
-        return self.scan(self.vector(index))
+        if self.vectors.dtype != self._scan_type:
+            return self.scan(self.vector(index))
+        products: RealArray = self.vectors.dot(self.vectors[index])  # the commonest case, without detours
+        if self._inverse is not None:
+            products *= self._inverse
+            products *= self._inverse[index]
+        return products
 
     def rows(self, indices: IntArray) -> RealArray:
         if self._gram is not None:
-            return self._gram[indices]
-        return self.scan(self.gather(indices).T).T
+            return self._gram.take(indices, axis=0)
+        return self.products(self.gather(indices))
+
+    def products(self, directions: FloatArray, rows: slice = slice(None)) -> RealArray:
+        """(b, d) -> (b, K): as `scan`, of several directions at once, and no wider than it was scanned."""
+        narrow, vectors = directions.astype(self._scan_type), self.vectors[rows]
+        if vectors.dtype == self._scan_type:
+            products: RealArray = narrow @ vectors.T
+        else:
+            blocks: list[RealArray] = [block.astype(self._scan_type) for block in checks.blocks(vectors)]
+            products = np.hstack([narrow @ block.T for block in blocks])
+        if self._inverse is not None:
+            products *= self._inverse[rows]
+        return products
 
     def cross(self) -> FloatArray:
         return self.scan(self.target_vectors[0])[None, :] if self.targets == 1 else self.against(self.target_vectors)
@@ -250,6 +277,7 @@ class KernelSpace:
         self._targets = unit_rows("query", targets, normalize=normalize)
         self.rounding = float(np.finfo(np.float64).eps)
         self._diagonal = self._own_diagonal()
+        self.largest = float(self._diagonal.max())
         self.target_trace = float(np.trace(self.target_gram())) if self.targets else 0.0
 
     def _own_diagonal(self) -> FloatArray:
@@ -376,6 +404,7 @@ class GramSpace:
         self._gram, self._cross, self._targets = gram, cross, targets
         self.size, self.targets, self.target_trace = len(gram), len(targets), float(np.trace(targets))
         self.rounding = float(np.finfo(np.float64).eps)
+        self.largest = float(gram.diagonal().max())
 
     def diagonal(self) -> FloatArray:
         return self._gram.diagonal().copy()
