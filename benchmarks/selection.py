@@ -2,16 +2,19 @@
 
     python benchmarks/selection.py              everything but the million (about five minutes on two cores)
     python benchmarks/selection.py --quick      fewer rounds
+    python benchmarks/selection.py --before DIR siftlm as it is in another checkout takes turns with this one
     python benchmarks/selection.py --million    10,000 picks out of 1,000,000 as well (several minutes, 4 GiB)
 
 Peers: activeft 0.1.1 (the published SIFT) and pyversity 0.2 (greedy DPP and MMR); a peer that is not installed
-is left out. Ratios are medians of alternating runs. Results go to benchmarks/results/selection.json, from which
-``python benchmarks/tables.py`` writes the tables of the documentation.
+is left out. The minimal loop is SIFT in twenty lines of numpy, checked for nothing. Ratios are medians of alternating
+runs. Results go to benchmarks/results/selection.json, from which ``python docs/tables.py`` writes the tables of the
+documentation.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import resource
 import sys
@@ -53,6 +56,44 @@ def prompts(count: int, width: int = WIDTH) -> np.ndarray:
 Job = Callable[[], object]
 
 
+def minimal_loop(query: np.ndarray, vectors: np.ndarray) -> list[int]:
+    """SIFT of one prompt with one row of the Cholesky factor a step, in float64, for unit vectors."""
+    cross, noisy = (vectors @ query).astype(np.float64), np.full(len(vectors), 1 + NOISE)
+    rows, picks = np.empty((N, len(vectors))), []
+    for step in range(N):
+        best = int((cross * cross / noisy).argmax())
+        picks.append(best)
+        if step == N - 1:
+            break
+        row = vectors @ vectors[best]
+        if step:
+            row = row - rows[:step, best] @ rows[:step]
+        root = noisy[best] ** 0.5
+        row = row / root
+        rows[step] = row
+        cross -= row * (cross[best] / root)
+        noisy -= row * row
+    return picks
+
+
+def package_before(checkout: Path | None) -> Any:
+    """siftlm as it is in another checkout, beside this one in the same process; ``None`` without one."""
+    if checkout is None:
+        return None
+    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "siftlm"}
+    sys.path.insert(0, str(checkout / "src"))
+    try:
+        before = importlib.import_module("siftlm")
+        before.select_many(np.eye(2), np.eye(2), 1)  # what is imported at the first call is imported now
+        before.select(np.ones(2), np.eye(2), 1)
+    finally:
+        sys.path.pop(0)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "siftlm"]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+    return before
+
+
 def activeft_job(vectors: np.ndarray, queries: np.ndarray, k: int, *, fast: bool = False) -> Job | None:
     """activeft's Retriever over a flat FAISS index, exactly as its documentation shows."""
     try:
@@ -84,10 +125,14 @@ def pyversity_jobs(vectors: np.ndarray, query: np.ndarray) -> dict[str, Callable
     }
 
 
-def one_query(size: int, rounds: int) -> dict[str, Any]:
+def one_query(size: int, rounds: int, before: Any) -> dict[str, Any]:
     """One prompt, ``size`` candidates."""
     vectors, query = texts(size), prompts(1)[0]
     jobs: dict[str, Callable[[], object]] = {"siftlm": lambda: siftlm.select(query, vectors, N, noise=NOISE)}
+    if before:
+        jobs["before"] = lambda: before.select(query, vectors, N, noise=NOISE)
+    assert siftlm.select(query, vectors, N, noise=NOISE).indices.tolist() == minimal_loop(query, vectors)
+    jobs["minimal loop"] = lambda: minimal_loop(query, vectors)
     jobs |= pyversity_jobs(vectors, query)
     jobs[f"{N} scans"] = lambda: [vectors @ query for _ in range(N)]
     result = side_by_side(jobs, (50 if size <= 1000 else 10) * rounds)
@@ -99,7 +144,17 @@ def one_query(size: int, rounds: int) -> dict[str, Any]:
     return result
 
 
-def many_queries(rounds: int, count: int = 32, k: int = 200) -> dict[str, Any]:
+def shared_candidates(size: int, rounds: int, before: Any, count: int = 32) -> dict[str, Any]:
+    """``count`` prompts over the same ``size`` candidates."""
+    vectors, queries = texts(size), prompts(count)
+    jobs: dict[str, Job] = {"siftlm": lambda: siftlm.select_many(queries, vectors, N, noise=NOISE)}
+    if before:
+        jobs["before"] = lambda: before.select_many(queries, vectors, N, noise=NOISE)
+    jobs["minimal loop"] = lambda: [minimal_loop(query, vectors) for query in queries]
+    return side_by_side(jobs, 3 * rounds if size <= 1000 else rounds)
+
+
+def many_queries(rounds: int, before: Any, count: int = 32, k: int = 200) -> dict[str, Any]:
     """``count`` prompts over a memory of 10,000: find the nearest k, select n of them."""
     memory, queries = texts(10_000), prompts(count)
 
@@ -114,11 +169,11 @@ def many_queries(rounds: int, count: int = 32, k: int = 200) -> dict[str, Any]:
         ],
     }
     result = side_by_side(jobs, 3 * rounds)
-    own, shared = preselect(), memory[:k]
-    result |= side_by_side(
-        {"siftlm, without the search": lambda: siftlm.select_many(queries, own, N, noise=NOISE)}, 3 * rounds
-    )
-    result |= side_by_side({"siftlm, shared": lambda: siftlm.select_many(queries, shared, N, noise=NOISE)}, 3 * rounds)
+    own = preselect()
+    jobs = {"siftlm, without the search": lambda: siftlm.select_many(queries, own, N, noise=NOISE)}
+    if before:
+        jobs["before, without the search"] = lambda: before.select_many(queries, own, N, noise=NOISE)
+    result |= side_by_side(jobs, 3 * rounds)
     if peer := activeft_job(memory, queries, k):
         result |= side_by_side({"activeft": peer}, max(2, rounds // 3))
     return result
@@ -195,10 +250,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--million", action="store_true", help="10,000 picks out of 1,000,000 as well")
     parser.add_argument("--only-million", action="store_true", help="add the million to the results that are there")
+    parser.add_argument("--before", type=Path, metavar="DIR", help="another checkout, to compare with")
     parser.add_argument("--note", default="one run", help="what to remember of the run of the million")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
     arguments = parser.parse_args()
-    rounds = 3 if arguments.quick else 9
+    rounds, before = 3 if arguments.quick else 9, package_before(arguments.before)
     results: dict[str, Any] = {}
     if arguments.only_million and arguments.out.exists():
         results = json.loads(arguments.out.read_text())
@@ -207,9 +263,13 @@ def main() -> int:
         results["machine"] = describe("activeft", "pyversity", "torch", "faiss-cpu")
         results["one_query"] = {}
         for size in (200, 1000, 5000):
-            results["one_query"][str(size)] = one_query(size, rounds)
+            results["one_query"][str(size)] = one_query(size, rounds, before)
             report(f"one query, K = {size:,}", results["one_query"][str(size)])
-        results["many_queries"] = many_queries(rounds)
+        results["shared_candidates"] = {}
+        for size in (200, 1000, 5000):
+            results["shared_candidates"][str(size)] = shared_candidates(size, rounds, before)
+            report(f"32 queries, the same K = {size:,}", results["shared_candidates"][str(size)])
+        results["many_queries"] = many_queries(rounds, before)
         report("32 queries, K = 200 of 10,000", results["many_queries"])
         results["whole_memory"] = {}
         for size in (100_000,):

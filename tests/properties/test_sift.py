@@ -63,7 +63,7 @@ FEATURES: Callable[..., Any] = lambda space, noise, expected, trace_only=False: 
 
 def in_general(patch: pytest.MonkeyPatch, form: Callable[..., Any]) -> None:
     """In the loop of every method, with this form of the posterior, never in the loop that plain SIFT has."""
-    patch.setattr(sift_engine, "by_rows", lambda size, width, n: False)
+    patch.setattr(sift_engine, "by_rows", lambda space, n: False)
     patch.setattr(problem, "posterior_of", form)
 
 

@@ -112,12 +112,12 @@ def select(
         method in sift_engine.METHODS
         and isinstance(space, FeatureSpace)
         and space.targets == 1
-        and sift_engine.by_rows(space.size, space.width, n)
+        and sift_engine.by_rows(space, n)
         and cap in (None, 1)
         and not (known_count or prior is not None or limits.between_picks or stopping.active)
     ):
         excluded = None if limits.exclude is None else np.flatnonzero(blocked)
-        picks = sift_engine.pick_one(space, n, noise, sift_engine.PickLimits(excluded, once=cap == 1))
+        picks = sift_engine.pick_one(space, space.cross()[0], n, noise, sift_engine.PickLimits(excluded, cap == 1))
         return picks.selections([space.evidence(picks.indices[0])], entry.name, noise)[0]
     problem = Problem(space, n + known_count, noise, probabilities, seed=seed, known=known_count)
     problem.rules = _pick_rules(problem, limits, prior, cap=cap, blocked=blocked)

@@ -18,14 +18,15 @@ import numpy as np
 from siftlm.selection.checks import RealArray
 from siftlm.selection.explain import VectorEvidence
 from siftlm.selection.numerics import Ties, check_noise, needs_floor, ties_of
-from siftlm.selection.space import FeatureSpace
+from siftlm.selection.posterior import CANDIDATES_PER_FEATURE
+from siftlm.selection.space import FeatureSpace, gram_pays
 from siftlm.types import BoolArray, FloatArray, IntArray, Selection
 
 METHODS = ("sift", "vtl")
-# Above this many candidates per feature, scanning along a direction beats rows of a Cholesky factor.
-CANDIDATES_PER_FEATURE = 6
-# Cholesky rows of a group of prompts should stay in the processor's cache.
+# Cholesky rows, of one prompt or of a group, should stay in the processor's cache.
 ROW_GROUP_BYTES = 4 << 20
+# Fewer prompts than these are faster one by one: a product with a few vectors takes as long as with eight.
+MIN_PROMPTS_TOGETHER = 5
 # What a scan keeps of each candidate for each prompt only has to fit into memory: it is worked off in blocks.
 SCAN_GROUP_BYTES = 1 << 30
 # Candidates of a block, for one prompt; of several prompts' blocks together.
@@ -70,20 +71,25 @@ class PickLimits:
     """May each candidate be picked only once?"""
 
 
-def by_rows(size: int, width: int, n: int) -> bool:
-    """Are rows of a Cholesky factor the cheaper form for K candidates of d features and n picks, or directions?"""
-    return n <= width and size <= CANDIDATES_PER_FEATURE * width
+def by_rows(space: FeatureSpace, n: int) -> bool:
+    """Are rows of a Cholesky factor the cheaper form for n picks of one prompt, or directions?
+
+    A step reads all rows before it, n K / 2 numbers on average, where a direction takes n d. That costs little while
+    the candidates are few for their width, or the rows stay in the cache.
+    """
+    few = space.size <= CANDIDATES_PER_FEATURE * space.width
+    return n <= space.width and (few or n * space.size * np.dtype(space.state_type).itemsize <= ROW_GROUP_BYTES)
 
 
-def pick_one(space: FeatureSpace, n: int, noise: float, limits: PickLimits) -> BatchPicks:
-    """``RowPosterior`` of one target in a single loop.
+def pick_one(space: FeatureSpace, cross: FloatArray, n: int, noise: float, limits: PickLimits) -> BatchPicks:
+    """``RowPosterior`` of one target in a single loop; ``cross`` (K,) is k(x*, x).
 
     Between two products, a step is a dozen small operations on (K,) numbers, and their count is what K = 200 costs.
     """
     check_noise(space, noise)
     space.expect(n)
     kind, size, ties = space.state_type, space.size, ties_of(space, noise)
-    cross, noisy = space.cross()[0].astype(kind, copy=False), (space.diagonal() + noise).astype(kind, copy=False)
+    cross, noisy = cross.astype(kind), (space.diagonal() + noise).astype(kind, copy=False)
     floored, keep = needs_floor(space, noise), 1 - ties.loose
     rows, gains, scratch = np.empty((n, size), kind), np.empty(size, kind), np.empty(size, kind)
     close, forbidden = np.empty(size, np.bool_), _forbidden(size, limits)
@@ -140,14 +146,17 @@ def _forbidden(size: int, limits: PickLimits) -> BoolArray | None:
 def pick_shared(space: FeatureSpace, n: int, noise: float, limits: PickLimits) -> BatchPicks:
     """One set of candidates for all prompts; the space's targets are the prompts, one each."""
     check_noise(space, noise)
-    prompts, size, kind = space.targets, space.size, space.state_type
-    space.expect(prompts * n)
+    prompts, size, kind, cross = space.targets, space.size, space.state_type, space.cross()
+    rows = n <= space.width and gram_pays(size, prompts * n)
+    if not rows and prompts < MIN_PROMPTS_TOGETHER and by_rows(space, n):
+        return _join_picks([pick_one(space, own, n, noise, limits) for own in cross])
     noisy = np.broadcast_to((space.diagonal() + noise).astype(kind), (prompts, size))
-    batch = _Batch(space.cross().astype(kind), noisy, noise, [ties_of(space, noise)] * prompts, limits)
+    batch = _Batch(cross.astype(kind, copy=False), noisy, noise, [ties_of(space, noise)] * prompts, limits)
     batch.floored = needs_floor(space, noise)
-    if not by_rows(size, space.width, n):
+    if not rows:
         groups = _prompt_groups(prompts, 8 * size * 3, SCAN_GROUP_BYTES)
         return _join_picks([_pick_by_scan(space, batch.group(group), n) for group in groups])
+    space.expect(prompts * n)
     groups = _prompt_groups(prompts, batch.cross.itemsize * size * n, ROW_GROUP_BYTES)
     return _join_picks([_pick_by_rows(space.rows, batch.group(group), n) for group in groups])
 
