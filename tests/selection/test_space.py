@@ -16,7 +16,8 @@ from properties.follow import check_uncertainty, follow, rounding, run_case, wor
 from properties.worlds import Case, cases
 from siftlm import Gram, kernels, select
 from siftlm.selection import checks, space
-from siftlm.selection.space import FeatureSpace, GramSpace, KernelSpace, Space, space_of
+from siftlm.selection.gram import GramSpace
+from siftlm.selection.space import FeatureSpace, KernelSpace, Space, space_of
 
 FLOATS = (np.float64, np.float32, np.float16)
 

@@ -2,13 +2,13 @@
 
 from siftlm.selection import kernels
 from siftlm.selection.diagnosis import Diagnosis, diagnose
+from siftlm.selection.gram import Gram
 from siftlm.selection.index import FaissIndex, Index, NumpyIndex
 from siftlm.selection.problem import Method, Problem, Steps, method, methods
 from siftlm.selection.residual import select_from
 from siftlm.selection.rules import Limits, Stopping
 from siftlm.selection.select import select
 from siftlm.selection.select_many import select_many
-from siftlm.selection.space import Gram
 from siftlm.selection.spread import Spread, spread
 
 __all__ = [

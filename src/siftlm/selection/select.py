@@ -13,12 +13,13 @@ import numpy.typing as npt
 from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, did_you_mean, setting
 from siftlm.selection import checks, sift_engine
+from siftlm.selection.gram import Gram
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.numerics import smallest_noise, ties_of
 from siftlm.selection.posterior import belief_of, uncertainty_of
 from siftlm.selection.problem import Method, MethodFunction, Problem, Steps, find_method
 from siftlm.selection.rules import NO_LIMITS, NO_PICK, NO_STOPPING, Limits, PickRules, Stopping, rules_in
-from siftlm.selection.space import FeatureSpace, Gram, Space, space_of
+from siftlm.selection.space import FeatureSpace, Space, space_of
 from siftlm.types import BoolArray, FloatArray, IntArray, Selection
 
 Prior = npt.ArrayLike | Callable[[FloatArray], npt.ArrayLike]

@@ -19,10 +19,11 @@ import numpy.typing as npt
 from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, UnknownName
 from siftlm.selection import checks, sift_engine
+from siftlm.selection.gram import Gram
 from siftlm.selection.problem import find_method
 from siftlm.selection.rules import NO_LIMITS, Limits, Stopping, rules_in
 from siftlm.selection.select import check_options, pick_count, select
-from siftlm.selection.space import FeatureSpace, Gram
+from siftlm.selection.space import FeatureSpace
 from siftlm.types import Selection
 
 # What any method takes; all else must be a setting of the method's own.
