@@ -94,6 +94,9 @@ def selection_table() -> str:
         "product of all candidates with the prompt; the minimal loop is SIFT in twenty lines of numpy, float64 but for "
         "the scans, without a check, a tie rule or a result."
     )
+    if results["load"] > 0.5:
+        source += f" Other work ran on the machine: its load was {results['load']:.1f} before the run"
+        source += ", so times are those of one processor." if results.get("clock") == "processor" else "."
     if "million" in results:
         source += f" The million: `python benchmarks/selection.py --only-million`, {results['million']['note']}."
     return "\n".join([*rows, "", f"{source} {machine(results)}"])

@@ -66,6 +66,17 @@ def test_one_prompt_many_and_the_loop_of_every_method_agree(case: Case, once: bo
         np.testing.assert_allclose(other.uncertainty, general.uncertainty, rtol=0, atol=50 * error)
 
 
+def test_copies_that_rounding_tells_apart_go_by_index() -> None:
+    rng = np.random.default_rng(0)
+    copies = np.repeat(rng.normal(size=(12, 40)), 5, axis=0) * rng.uniform(0.5, 2, size=(60, 1))
+    prompts, vectors = rng.normal(size=(20, 40)), copies.astype(np.float32)
+    for found in (
+        [select(prompt, vectors, 30, noise=0.01) for prompt in prompts],
+        select_many(prompts, vectors, 30, noise=0.01),
+    ):
+        assert all(index % 5 == 0 for one in found for index in one.indices)
+
+
 def test_float32_keeps_what_its_scans_are_worth() -> None:
     """What is kept of each candidate is as wide as the scans; the picks and their figures are those of float64."""
     rng = np.random.default_rng(3)

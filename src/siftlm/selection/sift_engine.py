@@ -45,8 +45,10 @@ class BatchPicks:
     def selections(self, evidence: Sequence[VectorEvidence], method: str, noise: float) -> list[Selection]:
         """The results, one a prompt; ``evidence`` is that of each."""
         # With one target, a gain is the fall in uncertainty, which only rounding can take below zero.
-        prior = np.array([[np.vdot(one.targets, one.targets)] for one in evidence])
-        left = np.maximum(np.hstack([prior, prior - self.gains.cumsum(axis=1)]), 0)
+        left = np.empty((len(self.gains), self.gains.shape[1] + 1))
+        left[:, 0] = [np.vdot(one.targets, one.targets) for one in evidence]
+        np.subtract(left[:, :1], self.gains.cumsum(axis=1), left[:, 1:])
+        np.maximum(left, 0, out=left)
         return [
             Selection(
                 indices=self.indices[b].copy(),
@@ -78,7 +80,8 @@ def by_rows(space: FeatureSpace, n: int) -> bool:
     the candidates are few for their width, or the rows stay in the cache.
     """
     few = space.size <= CANDIDATES_PER_FEATURE * space.width
-    return n <= space.width and (few or n * space.size * np.dtype(space.state_type).itemsize <= ROW_GROUP_BYTES)
+    row_bytes = space.size * int(np.dtype(space.state_type).itemsize)
+    return n <= space.width and (few or n * row_bytes <= ROW_GROUP_BYTES)
 
 
 def pick_one(space: FeatureSpace, cross: FloatArray, n: int, noise: float, limits: PickLimits) -> BatchPicks:
@@ -147,7 +150,7 @@ def pick_shared(space: FeatureSpace, n: int, noise: float, limits: PickLimits) -
     """One set of candidates for all prompts; the space's targets are the prompts, one each."""
     check_noise(space, noise)
     prompts, size, kind, cross = space.targets, space.size, space.state_type, space.cross()
-    rows = n <= space.width and gram_pays(size, prompts * n)
+    rows = n <= space.width and gram_pays(size, prompts * n, together=True)
     if not rows and prompts < MIN_PROMPTS_TOGETHER and by_rows(space, n):
         return _join_picks([pick_one(space, own, n, noise, limits) for own in cross])
     noisy = np.broadcast_to((space.diagonal() + noise).astype(kind), (prompts, size))
@@ -156,7 +159,7 @@ def pick_shared(space: FeatureSpace, n: int, noise: float, limits: PickLimits) -
     if not rows:
         groups = _prompt_groups(prompts, 8 * size * 3, SCAN_GROUP_BYTES)
         return _join_picks([_pick_by_scan(space, batch.group(group), n) for group in groups])
-    space.expect(prompts * n)
+    space.expect(prompts * n, together=True)
     groups = _prompt_groups(prompts, batch.cross.itemsize * size * n, ROW_GROUP_BYTES)
     return _join_picks([_pick_by_rows(space.rows, batch.group(group), n) for group in groups])
 
@@ -175,7 +178,7 @@ def pick_separate(spaces: Sequence[FeatureSpace], n: int, noise: float, limits: 
     """A set of K candidates for each prompt, all of the same K and one target each."""
     for space in spaces:
         check_noise(space, noise)
-        space.expect(n)
+        space.expect(n, together=True)
     size, kind = spaces[0].size, np.result_type(*[space.state_type for space in spaces])
     noisy = np.stack([space.diagonal() + noise for space in spaces]).astype(kind)
     cross = np.concatenate([space.cross() for space in spaces]).astype(kind)

@@ -35,19 +35,21 @@ from siftlm.types import BoolArray, FloatArray, IntArray
 MAX_COPY_BYTES = 1 << 28
 # A Gram matrix of this many candidates is still cheap to hold.
 MAX_GRAM_CANDIDATES = 4096
-# Up to so many candidates a row, all rows at once cost less than one after the other.
-GRAM_CANDIDATES_PER_ROW = 5
+# Up to so many candidates a row, all rows at once cost less than one after the other: of one prompt, and of several.
+GRAM_CANDIDATES_PER_ROW, GRAM_CANDIDATES_PER_SHARED_ROW = 3, 5
 # Candidates that are converted or decomposed at a time.
 CONVERSION_BLOCK_ROWS = 16384
 
 
-def gram_pays(size: int, rows: int) -> bool:
+def gram_pays(size: int, rows: int, *, together: bool = False) -> bool:
     """Are all products of K candidates cheaper at once than so many rows of them, one product of all with one each?
 
-    Half of a Gram matrix is K² d / 2 products at the speed of a matrix product, which is some two and a half times (on
-    two cores five times) that of a product with one vector, which waits for memory.
+    Half of a Gram matrix is K² d / 2 products at the speed of a matrix product, on one core twice that of a product
+    with one vector, which waits for memory. A second core helps only if it is idle: if not, BLAS waits for it. Several
+    prompts ``together`` need rows a few at a time, which is slower still, and each finds the cache full of the others'.
     """
-    return size <= min(GRAM_CANDIDATES_PER_ROW * rows, MAX_GRAM_CANDIDATES)
+    most = GRAM_CANDIDATES_PER_SHARED_ROW if together else GRAM_CANDIDATES_PER_ROW
+    return size <= min(most * rows, MAX_GRAM_CANDIDATES)
 
 
 class Space(Protocol):
@@ -137,9 +139,13 @@ class FeatureSpace:
         self.vectors = vectors
         self._gram: RealArray | None = None
 
-    def expect(self, rows: int) -> None:
+    def expect(self, rows: int, *, together: bool = False) -> None:
         """Announce how many rows will be needed: if many, all products at once cost less."""
-        if self._gram is None and gram_pays(self.size, rows) and self.vectors.dtype == self._scan_type:
+        if (
+            self._gram is None
+            and gram_pays(self.size, rows, together=together)
+            and self.vectors.dtype == self._scan_type
+        ):
             self._gram = self.vectors @ self.vectors.T
             if self._inverse is not None:
                 self._gram *= self._inverse
@@ -268,8 +274,11 @@ class FeatureSpace:
 def unit_rows(name: str, vectors: RealArray, *, normalize: bool) -> FloatArray:
     """The rows in float64, at unit length if ``normalize``."""
     wide = vectors.astype(np.float64)
-    squared = checks.squared_norms(name, wide, zero_ok=not normalize) if len(wide) else np.zeros(0)
-    return wide / np.sqrt(squared)[:, None] if normalize else wide
+    if len(wide):
+        squared = checks.squared_norms(name, wide, zero_ok=not normalize)
+        if normalize:
+            wide /= np.sqrt(squared)[:, None]
+    return wide
 
 
 class KernelSpace:
