@@ -20,7 +20,7 @@ def whole_number(name: str, value: Any, *, least: int = 1, most: int | None = No
     Traceback (most recent call last):
     siftlm.errors.InvalidInput: n must be a whole number ≥ 1, got 0
     """
-    known = not isinstance(value, bool) and isinstance(value, Integral)
+    known = type(value) is int or (not isinstance(value, bool) and isinstance(value, Integral))
     if not known or int(value) < least or (most is not None and int(value) > most):
         reach = f"≥ {least}" if most is None else f"from {least} to {most}"
         raise InvalidInput(f"{_named(name)} must be a whole number {reach}, got {value!r}")
@@ -42,7 +42,7 @@ def number(
     Traceback (most recent call last):
     siftlm.errors.InvalidInput: noise must be a number > 0, got -1
     """
-    if not isinstance(value, bool) and isinstance(value, Real):
+    if type(value) is float or (not isinstance(value, bool) and isinstance(value, Real)):
         try:
             result = float(value)
         except OverflowError as error:

@@ -57,8 +57,8 @@ def matrix(name: str, value: object, *, width: int | None = None, empty_ok: bool
     return array
 
 
-# Squared lengths up to here raise none of the questions that `squared_norms` asks.
-SAFE_SQUARED_NORM = 1e30
+# Squared lengths between these raise none of the questions that `squared_norms` asks.
+MIN_SAFE_SQUARED_NORM, SAFE_SQUARED_NORM = 1e-30, 1e30
 
 
 def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
@@ -73,9 +73,9 @@ def squared_norms(name: str, array: RealArray, *, zero_ok: bool) -> FloatArray:
         else:
             squared = row_products(array)
         squared = squared.astype(np.float64)
-        if squared.size and float(squared.min()) >= 1e-30 and float(squared.max()) <= SAFE_SQUARED_NORM:
+        if squared.size and float(squared.min()) >= MIN_SAFE_SQUARED_NORM and float(squared.max()) <= SAFE_SQUARED_NORM:
             return squared  # as nearly always; a NaN would have failed the comparison
-        suspicious = ~np.isfinite(squared) | (squared < 1e-30)
+        suspicious = ~np.isfinite(squared) | (squared < MIN_SAFE_SQUARED_NORM)
         if suspicious.any():
             # Either really bad, or too long or short to be squared in its own precision.
             rows = np.flatnonzero(suspicious)

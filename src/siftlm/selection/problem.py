@@ -201,9 +201,9 @@ def methods() -> tuple[str, ...]:
 
 def find_method(name: object) -> Method:
     """The method of this name, or `UnknownName` with the closest one."""
-    from siftlm.selection import selectors  # noqa: F401  # as in `methods`
-
     if isinstance(name, str):
+        if name not in _BUILT_IN_METHODS:
+            from siftlm.selection import selectors  # noqa: F401  # as in `methods`
         if name in _BUILT_IN_METHODS:
             return _BUILT_IN_METHODS[name]
         if name in _entry_points():

@@ -95,13 +95,15 @@ def select(
     _check_method(entry, space, options, prior=prior, limits=limits, stopping=stopping)
     # 3. How many picks, and of what.
     blocked = np.zeros(space.size, np.bool_)
-    blocked[size:] = True  # known items follow the candidates, and are not picked again
+    available = size
     if limits.exclude is not None:
         blocked[checks.item_indices("exclude", limits.exclude, size)] = True
+        available -= int(np.count_nonzero(blocked))
+    blocked[size:] = True  # known items follow the candidates, and are not picked again
     cap = limits.cap(repeats=entry.repeats)
     n = pick_count(
         n,
-        space.size - int(np.count_nonzero(blocked)),
+        available,
         cap,
         # More picks than candidates are likely a slip, unless counting repeats is all that the method does.
         repeats_meant=entry.whole or limits.replacement is not None,

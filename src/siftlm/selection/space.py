@@ -274,6 +274,12 @@ class FeatureSpace:
 def unit_rows(name: str, vectors: RealArray, *, normalize: bool) -> FloatArray:
     """The rows in float64, at unit length if ``normalize``."""
     wide = vectors.astype(np.float64)
+    if len(wide) == 1:  # the commonest case, without detours
+        own = float(np.vdot(wide, wide))
+        if checks.MIN_SAFE_SQUARED_NORM <= own <= checks.SAFE_SQUARED_NORM:
+            if normalize:
+                wide /= own**0.5
+            return wide
     if len(wide):
         squared = checks.squared_norms(name, wide, zero_ok=not normalize)
         if normalize:
