@@ -17,7 +17,8 @@ from properties.follow import check_uncertainty, follow, rounding, run_case
 from properties.oracle import World
 from properties.worlds import Array, Case, cases
 from siftlm import Selection, kernels, select
-from siftlm.selection import posterior, rules
+from siftlm.selection import posterior, rules, sift_engine
+from siftlm.selection.space import FeatureSpace
 
 METHODS = {"sift": oracle.sift, "nearest": oracle.nearest}
 
@@ -437,6 +438,7 @@ def test_stopping_ends_the_work(form: str, monkeypatch: pytest.MonkeyPatch) -> N
     rng = np.random.default_rng(4)
     width, size = (30, 60) if form == "RowPosterior" else (5, 60)
     query, candidates = rng.normal(size=width), rng.normal(size=(size, width))
+    monkeypatch.setattr(sift_engine, "by_rows", lambda space, n: False)  # plain SIFT has a loop of its own
     full = select(query, candidates, 20, noise=1.0)
     assert len(observed) == 19, "after the last pick nothing more is computed"
     for rule in ({"adaptive": 0.6}, {"until": 0.8}, {"min_gain": 0.05}, {"min_growth": 0.05}, {"adaptive": 5.0}):
@@ -445,6 +447,15 @@ def test_stopping_ends_the_work(form: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert 0 < len(cut) < 20
         assert cut.indices.tolist() == full.indices[: len(cut)].tolist()
         assert len(observed) <= len(cut)
+
+
+def test_the_loop_of_plain_sift_computes_nothing_after_the_last_pick(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    plain = FeatureSpace.row
+    monkeypatch.setattr(FeatureSpace, "row", lambda self, index: (rows.append(index), plain(self, index))[1])
+    rng = np.random.default_rng(4)
+    found = select(rng.normal(size=30), rng.normal(size=(60, 30)), 20, noise=1.0)
+    assert rows == found.indices[:-1].tolist()
 
 
 def test_no_rule_is_asked_when_none_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
