@@ -79,9 +79,9 @@ def by_rows(space: FeatureSpace, n: int) -> bool:
     A step reads all rows before it, n K / 2 numbers on average, where a direction takes n d. That costs little while
     the candidates are few for their width, or the rows stay in the cache.
     """
-    few = space.size <= CANDIDATES_PER_FEATURE * space.width
-    row_bytes = space.size * int(np.dtype(space.state_type).itemsize)
-    return n <= space.width and (few or n * row_bytes <= ROW_GROUP_BYTES)
+    few: bool = space.size <= CANDIDATES_PER_FEATURE * space.width
+    cached: bool = n * space.size * np.dtype(space.state_type).itemsize <= ROW_GROUP_BYTES
+    return (few or cached) and bool(n <= space.width)
 
 
 def pick_one(space: FeatureSpace, cross: FloatArray, n: int, noise: float, limits: PickLimits) -> BatchPicks:
