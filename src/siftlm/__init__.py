@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # what type checkers and editors read; the table below is wha
     from siftlm.memory import Hit as Hit
     from siftlm.memory import Memory as Memory
     from siftlm.memory import Search as Search
+    from siftlm.picking import Picks as Picks
+    from siftlm.picking.pick import pick as pick
     from siftlm.results import Answer as Answer
     from siftlm.results import ChoiceScores as ChoiceScores
     from siftlm.results import Score as Score
@@ -59,6 +61,7 @@ _HOME = {
     "Likelihood": "siftlm.types",
     "LocalModel": "siftlm.local",
     "Memory": "siftlm.memory",
+    "Picks": "siftlm.picking",
     "Score": "siftlm.results",
     "Search": "siftlm.memory",
     "Selection": "siftlm.types",
@@ -72,6 +75,7 @@ _HOME = {
     "errors": "siftlm.errors",
     "kernels": "siftlm.selection.kernels",
     "methods": "siftlm.selection",
+    "pick": "siftlm.picking",
     "select": "siftlm.selection",
     "select_from": "siftlm.selection",
     "select_many": "siftlm.selection",

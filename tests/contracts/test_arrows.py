@@ -1,7 +1,7 @@
 """Which room may import which: an arrow points from right to left and never back.
 
 types, errors, validation  <-  selection, embedding, controller, sample  <-  memory
-    <-  call, flow, guard, local, recipes  <-  evaluation  <-  calibration, serving, integrations  <-  cli
+    <-  call, flow, guard, local, recipes  <-  evaluation  <-  calibration, picking, serving, integrations  <-  cli
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ LEVEL = {
     "calibration": 5,
     "serving": 5,
     "integrations": 5,
+    "picking": 5,
     "siftlm": 6,  # the front door, src/siftlm/__init__.py: it names everything; no room goes out through it
     "cli": 7,
     "__main__": 8,

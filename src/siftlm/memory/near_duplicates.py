@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siftlm.embedding.hashing import splitmix64, word_hash
-from siftlm.types import BoolArray, IntArray
+from siftlm.types import BoolArray, FloatArray, IntArray
 from siftlm.validation import number, whole_number
 
 SHINGLE_WORDS = 5
@@ -164,28 +164,62 @@ COPY_THRESHOLD = 0.8
 def copy_mask(prompt: str, texts: Sequence[str], threshold: float = COPY_THRESHOLD) -> BoolArray:
     """(len(texts),) which of them share at least ``threshold`` of either side's runs of five words with the prompt.
 
-    Counted is the larger of the share of the text's runs that the prompt has too, and of the prompt's that the text
-    has. So a passage cut out of the prompt is a copy, and so is a document that holds the prompt. Case, punctuation
-    and spaces do not count. A text or a prompt of fewer than five words is a copy only of the very same words.
+    See `Originals.shares`. A text or a prompt of fewer than five words is a copy only of the very same words.
 
     >>> prompt = "Four score and seven years ago our fathers brought forth a new nation"
     >>> copy_mask(prompt, ["score, and seven years ago our fathers", "Our fathers.", "He said: " + prompt]).tolist()
     [True, False, True]
     """
     number("threshold", threshold, above=0, most=1)
-    if not len(texts):
-        return np.zeros(0, dtype=bool)
-    prompt_runs, times = np.unique(shingles([prompt]).values, return_counts=True)
-    runs = shingles(texts)
-    lengths = np.diff(runs.starts)
-    place = np.minimum(np.searchsorted(prompt_runs, runs.values), len(prompt_runs) - 1)
-    hits = np.flatnonzero(prompt_runs[place] == runs.values)
-    owners = np.repeat(np.arange(len(texts)), lengths)[hits]
-    of_text = np.bincount(owners, minlength=len(texts)) / lengths
-    # A run of the prompt counts once for a text, however often the text repeats it.
-    pairs = np.unique(owners * len(prompt_runs) + place[hits])
-    of_prompt = (
-        np.bincount(pairs // len(prompt_runs), times[pairs % len(prompt_runs)], minlength=len(texts)) / times.sum()
-    )
-    answer: BoolArray = np.maximum(of_text, of_prompt) >= threshold
+    answer: BoolArray = Originals([prompt]).shares(texts) >= threshold
     return answer
+
+
+class Originals:
+    """Texts of which others may be copies.
+
+    >>> Originals(["one two three four five six", "a b c d e"]).shares(["Zero one two three four five", "A, B: c d e!"])
+    array([0.5, 1. ])
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        runs = shingles(texts)
+        lengths = np.diff(runs.starts)
+        owners = np.repeat(np.arange(len(texts)), lengths)
+        order = np.lexsort((owners, runs.values))
+        values, owners = runs.values[order], owners[order]
+        new = np.ones(len(values), dtype=bool)
+        new[1:] = (values[1:] != values[:-1]) | (owners[1:] != owners[:-1])
+        # Each run of each text once, with how often the text has it.
+        first = np.flatnonzero(new)
+        self._values, self._owners = values[first], owners[first]
+        self._times = np.diff(np.append(first, len(values)))
+        self._lengths, self._count = lengths, len(texts)
+
+    def shares(self, texts: Sequence[str]) -> FloatArray:
+        """(len(texts),) the largest share of runs of five words that a text has in common with one of the originals.
+
+        Counted is the larger of the share of the text's runs that the original has too, and of the original's that the
+        text has. So a passage cut out of an original is a copy, and so is a document that holds one. Case, punctuation
+        and spaces do not count.
+        """
+        answer = np.zeros(len(texts))
+        if not len(texts) or not self._count:
+            return answer
+        runs = shingles(texts)
+        lengths = np.diff(runs.starts)
+        low = np.searchsorted(self._values, runs.values, side="left")
+        hit = np.flatnonzero(self._values[np.minimum(low, len(self._values) - 1)] == runs.values)
+        low = low[hit]
+        found = np.searchsorted(self._values, runs.values[hit], side="right") - low
+        # A row for each run of a text and each original that has it too.
+        place = np.repeat(low - np.cumsum(found) + found, found) + np.arange(found.sum())
+        reader = np.repeat(np.repeat(np.arange(len(texts)), lengths)[hit], found)
+        pairs, at = np.unique(reader * self._count + self._owners[place], return_inverse=True)
+        text, original = pairs // self._count, pairs % self._count
+        of_text = np.bincount(at, minlength=len(pairs)) / lengths[text]
+        # A run of the original counts once for a text, however often the text repeats it.
+        once = np.unique(reader * len(self._values) + place, return_index=True)[1]
+        of_original = np.bincount(at[once], self._times[place[once]], minlength=len(pairs)) / self._lengths[original]
+        np.maximum.at(answer, text, np.maximum(of_text, of_original))
+        return answer

@@ -260,6 +260,10 @@ class FeatureBelief:
         self._last = NO_LOOK
         return white
 
+    def skip(self, picks: int) -> None:
+        """Count picks, at least d, whose ``matrix`` and ``residual`` the caller sets."""
+        self._count, self._last = picks, NO_LOOK
+
 
 class KernelBelief:
     """By L⁻¹, with L Lᵀ = K_n + λI, for kernels that only compare pairs: O(n²) a look."""
@@ -386,6 +390,17 @@ class FeaturePosterior(_PosteriorArrays):
         self.noisy = np.concatenate([self.noisy, np.maximum(variance, 0) + self.noise])
         self.cross = np.concatenate([self.cross, self._space.scan(self.residual.T, added).T], axis=1)
         self._gain, self._scratch, self._energy = np.empty(len(self.noisy)), np.empty(len(self.noisy)), None
+
+    @property
+    def refreshed(self) -> bool:
+        """Was everything just computed from the picks alone? Then `restart` with them gives this state."""
+        return self._belief.matrix is not None and len(self._picked) % REFRESH_EVERY == 0
+
+    def restart(self, picks: IntArray) -> None:
+        """The state after these picks, at least d of them, at the cost of a refresh."""
+        self._picked = picks.tolist()
+        self._belief.skip(len(picks))
+        self._refresh()
 
     def _refresh(self) -> None:
         """Everything anew from the picks: P = BᵀB with B = √λ L⁻¹ and L Lᵀ = λI + X_nᵀX_n."""

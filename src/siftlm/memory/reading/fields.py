@@ -54,21 +54,21 @@ class FieldMapping:
         if isinstance(value, str):
             return value, {}, None, None
         if not isinstance(value, Mapping):
-            raise UnusableRecord(f"a record is a text or an object with fields; this is {_kind(value)}")
-        text = _look_up(value, self.text)
+            raise UnusableRecord(f"a record is a text or an object with fields; this is {value_kind(value)}")
+        text = look_up(value, self.text)
         if text is _ABSENT:
             raise UnusableRecord(f"has no field {self.text!r}")
-        name = None if self.id is None else _look_up(value, self.id)
+        name = None if self.id is None else look_up(value, self.id)
         if name is _ABSENT or (name is None and self.id is not None):
             raise UnusableRecord(f"has no id: field {self.id!r} is missing or null")
-        numbers = None if self.vector is None else _look_up(value, self.vector)
+        numbers = None if self.vector is None else look_up(value, self.vector)
         if numbers is _ABSENT or (numbers is None and self.vector is not None):
             raise UnusableRecord(f"has no vector: field {self.vector!r} is missing or null")
         return text, self._metadata(value), name, numbers
 
     def _of_document(self, document: Document) -> tuple[Any, Mapping[Any, Any], Any, Any]:
         if not isinstance(document.meta, Mapping):
-            raise UnusableRecord(f"the metadata is {_kind(document.meta)}, not a mapping")
+            raise UnusableRecord(f"the metadata is {value_kind(document.meta)}, not a mapping")
         name = document.meta.get(self.id) if document.id is None and self.id is not None else document.id
         meta = (
             document.meta
@@ -89,7 +89,7 @@ class FieldMapping:
     def check_present(self, record: Mapping[Any, Any], where: str) -> None:
         """Raise where the first record of an input lacks a named field: then the name is wrong, not the record."""
         for name, field in (("text", self.text), ("id", self.id), ("vector", self.vector)):
-            if field is not None and _look_up(record, field) is _ABSENT:
+            if field is not None and look_up(record, field) is _ABSENT:
                 known = ", ".join(repr(name) for name in _names(record)) or "none"
                 raise InvalidInput(f"{where}: there is no field {field!r} ({setting(name)}); its fields are {known}")
 
@@ -106,9 +106,9 @@ class FieldMapping:
             return self._everything_else(record)
         kept = {}
         for field in self.meta:
-            value = _look_up(record, field)
+            value = look_up(record, field)
             if value is _ABSENT and isinstance(record.get("meta"), Mapping):
-                value = _look_up(record["meta"], field)
+                value = look_up(record["meta"], field)
             if value is not _ABSENT:
                 kept[field] = value
         return kept
@@ -129,7 +129,7 @@ class FieldMapping:
 def usable_text(text: Any, field: str = "text") -> str:
     """The text itself, or `UnusableRecord`."""
     if not isinstance(text, str):
-        raise UnusableRecord(f"{field!r} is {_kind(text)}, not a string")
+        raise UnusableRecord(f"{field!r} is {value_kind(text)}, not a string")
     if not text or text.isspace():
         raise UnusableRecord(f"{field!r} is {'only white space' if text else 'empty'}")
     return _storable(text, field)
@@ -164,7 +164,7 @@ def usable_id(name: Any) -> str | None:
     if name is None or type(name) is str:
         return None if name is None else _storable(name, "id")
     if isinstance(name, (bool, np.bool_)) or not isinstance(name, (str, int, np.integer, uuid.UUID)):
-        raise UnusableRecord(f"the id is {_kind(name)}, not a string or a whole number")
+        raise UnusableRecord(f"the id is {value_kind(name)}, not a string or a whole number")
     return _storable(str(name), "id")
 
 
@@ -240,7 +240,7 @@ def plain_value(value: Any) -> Any:
 
 def _unknown(value: Any, field: Any) -> UnusableRecord:
     return UnusableRecord(
-        f"meta {field!r} is {_kind(value)}, which JSON cannot hold; say with meta= which fields to keep"
+        f"meta {field!r} is {value_kind(value)}, which JSON cannot hold; say with meta= which fields to keep"
     )
 
 
@@ -259,13 +259,14 @@ def _storable(text: str, field: str) -> str:
     return text
 
 
-def _look_up(record: Mapping[Any, Any], field: str) -> Any:
+def look_up(record: Mapping[Any, Any], field: str, default: Any = _ABSENT) -> Any:
+    """The value of a field, with a dot for each level; ``default`` where there is none."""
     if field in record:
         return record[field]
     value: Any = record
     for name in field.split("."):
         if not isinstance(value, Mapping) or name not in value:
-            return _ABSENT
+            return default
         value = value[name]
     return value
 
@@ -292,10 +293,10 @@ def _names(record: Mapping[Any, Any], prefix: str = "") -> list[str]:
     return names[:40]
 
 
-def _kind(value: Any) -> str:
+def value_kind(value: Any) -> str:
     """The kind of a value in the words of JSON.
 
-    >>> _kind(None), _kind([1])
+    >>> value_kind(None), value_kind([1])
     ('null', 'a list')
     """
     if value is None:

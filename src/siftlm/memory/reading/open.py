@@ -78,16 +78,28 @@ def open_source(
         glob: of a folder, only files like this: ``"*.md"`` anywhere in it, or ``"docs/**/*.md"``.
         largest: bytes that a file which is one text may have.
     """
-    if format is not None:
-        choice("format", format, FORMATS)
     keep = [meta] if isinstance(meta, str) else None if meta is None else list(meta)
     apart = _is_array(vector)
     fields = FieldMapping(text, id, None if apart or vector is None else str(vector), keep)
-    opening = _SourceOpener(fields, format, split, glob, largest)
-    parts = opening.parts(corpus)
+    parts = open_parts(corpus, fields, format=format, split=split, glob=glob, largest=largest)
     beside = VectorFile(vector, _folder_of(corpus)) if apart and vector is not None else None
     settings = {"text": text, "meta": keep, "id": id, "vector": fields.vector, "format": format, "largest": largest}
     return RecordReader(parts, fields, beside, settings)
+
+
+def open_parts(
+    corpus: Any,
+    fields: FieldMapping,
+    *,
+    format: str | None = None,  # noqa: A002
+    split: str = "train",
+    glob: str | None = None,
+    largest: int = 50_000_000,
+) -> list[SourcePart]:
+    """The parts of a corpus, whose rows are still as they were written; the arguments are those of `open_source`."""
+    if format is not None:
+        choice("format", format, FORMATS)
+    return _SourceOpener(fields, format, split, glob, largest).parts(corpus)
 
 
 class _SourceOpener:

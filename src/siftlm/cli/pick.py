@@ -1,0 +1,183 @@
+"""``siftlm pick``: a training set out of a large pool."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+
+from siftlm.cli import arguments as flags
+from siftlm.cli.arguments import Flag, choice, switch
+from siftlm.cli.terminal import Terminal, indented, print_json, progress_line, resumable
+
+if TYPE_CHECKING:
+    from siftlm.picking import Picks
+
+EPILOG = """\
+examples:
+  siftlm pick --pool pool.jsonl --targets examples.jsonl -n 10000 --out chosen.jsonl
+  siftlm pick --pool shards/ more.parquet --targets examples.jsonl -n 10000 --out chosen.jsonl.gz
+  siftlm pick --pool chats.jsonl --text messages --targets examples.jsonl --target-text question -n 500 --out a.jsonl
+  siftlm pick --pool pool.jsonl --targets examples.jsonl --budget 2000000 --out chosen.jsonl
+  siftlm pick --pool pool.jsonl --targets examples.jsonl -n 10000 --quota source=0.3 --quality score --out a.jsonl
+  siftlm pick --pool pool.jsonl --targets examples.jsonl -n 500 --quota lang=de:0.5,en:100 --out chosen.jsonl
+  siftlm pick --pool pool.jsonl --vectors pool.npy --target-vectors targets.npy -n 10000 --out chosen.jsonl
+  siftlm pick --pool memory --targets examples.jsonl -n 1000 --out chosen.jsonl      a memory as the pool
+
+The targets are examples of the task. SIFT picks the records that together leave the least uncertainty about them, from
+the whole pool, and writes them unchanged in the order of picking; a field siftlm, {"pick": 1, "gain": 0.21, "source":
+"pool.jsonl:17"}, is added (--field none leaves it out).
+
+The text of a record is that of the fields which --text names, one below the other. Without it, it is that of the first
+of these forms that the record has: text; messages; conversations; instruction, input and output; prompt and completion;
+prompt and chosen; question and answer; content; prompt; question. Of a conversation it is the contents of its messages.
+
+A record that shares 80 % of its wording with a target is left out, so that the targets can serve as a test
+(--keep-copies), and so is a text that the pool has had before (--duplicates).
+
+An interrupted command resumes when it is repeated. The vectors stay in the folder OUT.work: the next choice from the
+same pool, with another -n, quota or λ, embeds nothing. Delete the folder when you are done.
+"""
+# Arguments whose Python names are theirs.
+PICK_NAMES = (
+    *("n", "out", "text", "target_text", "embedder", "vectors", "target_vectors", "method", "noise", "budget", "cost"),
+    *("quality", "without_copies", "bad", "seed", "format", "split", "glob"),
+)
+
+
+def _quota(word: str) -> dict[str, Any]:
+    """``source=0.3`` or ``source=wiki:0.5,web:200``.
+
+    >>> _quota("source=0.3"), _quota("lang=de:0.5,en:200")
+    ({'source': 0.3}, {'lang': {'de': 0.5, 'en': 200}})
+    """
+    field, equals, value = word.partition("=")
+    try:
+        if not equals or not field:
+            raise ValueError(word)
+        if ":" not in value:
+            return {field: _share_or_count(value)}
+        parts = [part.rpartition(":") for part in value.split(",")]
+        return {field: {label: _share_or_count(number) for label, _, number in parts}}
+    except ValueError:
+        expected = "FIELD=SHARE or FIELD=VALUE:SHARE,…"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {word!r:.60}") from None
+
+
+def _share_or_count(word: str) -> float | int:
+    """A whole number counts picks; with a point it is a share."""
+    return int(word) if word.isascii() and word.isdigit() else float(word)
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = flags.command(
+        commands,
+        "pick",
+        run,
+        "choose a training set from a pool: the records that tell most about examples of the task",
+        EPILOG,
+        usage="siftlm pick --pool FILE… --targets FILE… -n N --out FILE [options]",
+    )
+    pool = "files or folders of .jsonl .parquet .csv (.gz .zst), hf:NAME[:CONFIG], or the folder of a memory"
+    out = "file for the records: .jsonl, .jsonl.gz or .parquet"
+    bad = "records that cannot be used: fail at the first (default), or skip and count them"
+    quota = "largest share of any source, source=0.3, or of some: source=wiki:0.5,web:200 (whole numbers count picks)"
+    flags.declare(
+        parser,
+        Flag("--pool", "FILE", str, pool, more={"nargs": "+", "required": True}),
+        Flag("--targets", "FILE", str, "examples of the task, in the same formats", more={"nargs": "+"}),
+        Flag("-n --n", "N", int, "number of records to pick"),
+        Flag("--out", "FILE", str, out, more={"required": True}),
+        "records",
+        Flag("--text", "FIELD,…", flags.comma_list(str, "fields"), "fields of the text (default: see below)"),
+        Flag("--target-text", "FIELD,…", flags.comma_list(str, "fields"), "fields of the targets (default: same)"),
+        choice("--bad", ("fail", "skip"), bad),
+        Flag("--format", "F", str, "format of files without a known suffix: csv, jsonl, parquet, text, tsv"),
+        Flag("--glob", "PATTERN", str, "in folders, read only files that match"),
+        Flag("--split", "NAME", str, "split of a Hugging Face dataset (default: train)"),
+        "vectors",
+        flags.EMBEDDER.described("static (default), hashing, or a model: see siftlm index; of a memory its own"),
+        Flag("--vectors", "FILE.npy", str, "vectors of the pool's records, which are then not embedded"),
+        Flag("--target-vectors", "FILE.npy", str, "vectors of the targets"),
+        "selection",
+        flags.METHOD,
+        flags.NOISE,
+        flags.SEED,
+        "limits and weights",
+        Flag("--budget", "B", float, "upper limit of the total cost; gains are compared per cost"),
+        Flag("--cost", "C", str, "cost of a record: tokens (of the embedder; default), characters, or a field"),
+        Flag("--quota", "FIELD=SHARE", _quota, quota),
+        Flag("--quality", "FIELD", str, "field with a number ≥ 0 that multiplies a record's gains"),
+        (
+            Flag("--without-copies", "S", flags.share, "share of wording that makes a copy of a target (default: 0.8)"),
+            switch("--keep-copies", "do not look for copies of the targets"),
+        ),
+        switch("--duplicates", "allow a text that the pool has several times to be picked again"),
+        "output",
+        Flag("--field", "NAME|none", str, "field for the gain and the source of a record (default: siftlm)"),
+        switch("--restart", "begin anew, whatever an earlier command left in OUT.work"),
+        flags.JSON,
+        flags.QUIET,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Pick, then print a summary."""
+    from siftlm.picking import pick
+
+    settings = flags.values_of(arguments, PICK_NAMES)
+    if arguments.quota is not None:
+        settings["quota"] = arguments.quota
+    if arguments.keep_copies:
+        settings["without_copies"] = False
+    if arguments.field is not None:
+        settings["field"] = None if arguments.field == "none" else arguments.field
+    quiet = arguments.quiet or arguments.json
+    with resumable("stopped; repeat the command to resume"), progress_line(quiet=quiet) as report:
+        picks = pick(
+            _corpus(arguments.pool),
+            None if arguments.targets is None else _corpus(arguments.targets),
+            duplicates=arguments.duplicates,
+            restart=arguments.restart,
+            progress=report,
+            **settings,
+        )
+    if arguments.json:
+        print_json(_record(picks, arguments.out))
+    elif not arguments.quiet:
+        terminal = Terminal.of(sys.stdout)
+        terminal.show(*_parts(picks, arguments.out, terminal))
+    return 0
+
+
+def _corpus(names: list[str]) -> Any:
+    """One input as it is, several as the list that the library takes."""
+    return names[0] if len(names) == 1 else [name if name.startswith("hf:") else Path(name) for name in names]
+
+
+def _record(picks: Picks, out: str) -> dict[str, Any]:
+    return {
+        "out": out,
+        "picks": len(picks),
+        "pool": picks.pool,
+        "records": picks.pool_records,
+        "targets": len(picks.targets),
+        "uncertainty": [picks.uncertainty[0], picks.uncertainty[-1]],
+        "stopped": picks.stopped,
+        "left_out": dict(picks.left_out),
+        "complaints": list(picks.embedded.state.complaints),
+        "finished_before": picks.finished_before,
+    }
+
+
+def _parts(picks: Picks, out: str, terminal: Terminal) -> list[RenderableType]:
+    first, *rest = str(picks).splitlines()
+    parts: list[RenderableType] = [terminal.prose(first), *(indented(terminal.prose(line)) for line in rest)]
+    parts += [indented(terminal.prose(complaint)) for complaint in picks.embedded.state.complaints]
+    verb = "had been written before; nothing has changed" if picks.finished_before else "written"
+    return [*parts, terminal.prose(f"{shlex.quote(out)}: {verb}")]

@@ -1,0 +1,92 @@
+"""The chosen records in a file: the same records, in the order of picking."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.extras import load
+from siftlm.memory import durability
+from siftlm.memory.reading.fields import plain_value
+from siftlm.types import Document, FloatArray, json_number
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+DEFAULT_FIELD = "siftlm"
+
+
+def check_output(out: Path) -> None:
+    """Raise unless records can be written to a file of this name."""
+    if not out.name.lower().endswith(SUFFIXES):
+        raise InvalidInput(f"{setting('out', str(out))}: records are written to {', '.join(SUFFIXES)}")
+    if out.is_dir():
+        raise InvalidInput(f"{setting('out', str(out))} is a folder")
+    if not out.absolute().parent.is_dir():
+        raise InvalidInput(f"{setting('out', str(out))}: there is no folder {out.absolute().parent}")
+
+
+def annotated(
+    records: Sequence[Any], sources: Sequence[str], gains: FloatArray, field: str | None
+) -> list[dict[str, Any]]:
+    """The records as mappings, each with its place in the order, its gain and its source under ``field``."""
+    found = []
+    for at, (record, source, gain) in enumerate(zip(records, sources, gains.tolist(), strict=True)):
+        plain = as_mapping(record)
+        if field is not None:
+            if field in plain:
+                raise Conflict(
+                    f"{source}: the record has a field {field!r} already; {setting('field')} names another for the "
+                    "gain and the source"
+                )
+            plain = {**plain, field: {"pick": at + 1, "gain": json_number(gain, 6), "source": source}}
+        found.append(plain)
+    return found
+
+
+def as_mapping(record: Any) -> dict[str, Any]:
+    """A record as a mapping of fields: a text alone gets the field ``text``."""
+    if isinstance(record, str):
+        return {"text": record}
+    if isinstance(record, Document):
+        extra = {} if record.id is None else {"id": record.id}
+        return {"text": record.text, **extra, **record.meta}
+    return dict(record)
+
+
+def write_records(out: Path, records: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> None:
+    """Write the records, whole or not at all."""
+    if out.name.lower().endswith(".parquet"):
+        content = _parquet(records)
+    else:
+        lines = [json_line(record, source) for record, source in zip(records, sources, strict=True)]
+        content = "".join(lines).encode()
+        if out.name.lower().endswith(".gz"):
+            content = gzip.compress(content, mtime=0)
+    with durability.translate_write_errors(out):
+        durability.atomic_replace(out.absolute(), content)
+
+
+def json_line(record: Mapping[str, Any], source: str) -> str:
+    """A record as a line of JSON."""
+    try:
+        text = json.dumps(record, ensure_ascii=False, default=plain_value)
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can only write as an escape
+        text = json.dumps(record, default=plain_value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{source}: cannot be written as JSON: {error}; write .parquet instead") from error
+    return text + "\n"
+
+
+def _parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
+    arrow, parquet = load("pyarrow", "memory"), load("pyarrow.parquet", "memory")
+    buffer = io.BytesIO()
+    try:
+        parquet.write_table(arrow.Table.from_pylist(list(records)), buffer)
+    except arrow.ArrowException as error:
+        raise InvalidInput(f"these records cannot be written as Parquet: {error}; write .jsonl instead") from error
+    return buffer.getvalue()

@@ -1,0 +1,309 @@
+"""`pick`: a training set out of a pool, the records that together tell most about the targets."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from siftlm import validation
+from siftlm.embedding import embedder as make_embedder
+from siftlm.embedding.protocol import Embedder, EmbedderSource
+from siftlm.errors import Conflict, InvalidInput, WrongEmbedder, setting
+from siftlm.memory.request import DEFAULT_NOISE
+from siftlm.picking import output
+from siftlm.picking.choose import Candidates, Chosen, choose
+from siftlm.picking.pools import Pool, open_pool, vector_rows
+from siftlm.picking.quotas import Quota
+from siftlm.picking.reading import Reading, read_pool
+from siftlm.picking.records import text_fields
+from siftlm.picking.settings import PickSettings
+from siftlm.picking.targets import Targets, read_targets
+from siftlm.picking.work import PICKS_FILE, Embedded, WorkFolder
+from siftlm.progress import Meter, Report, reporter
+from siftlm.types import FloatArray, IntArray
+
+DEFAULT_EMBEDDER = "static"
+
+
+@dataclass(frozen=True, eq=False)
+class Picks:
+    """The records that `pick` chose, in the order of picking."""
+
+    records: Sequence[Any]
+    """The records, as they were in the pool."""
+    numbers: IntArray
+    """(n,) where they stood: the number of each record, counted from 0."""
+    sources: Sequence[str]
+    """The same as ``file:line``, or what serves as that."""
+    gains: FloatArray
+    """(n,) by how much each lowered the targets' mean uncertainty."""
+    uncertainty: FloatArray
+    """(n + 1,) the targets' mean uncertainty before the first pick and after each."""
+    stopped: str
+    """``n``, ``budget``, or ``exhausted``: there is nothing left that may be picked."""
+    left_out: Mapping[str, int]
+    """Reason -> how many records could not be picked for it."""
+    pool: str
+    """The name of the pool."""
+    pool_records: int
+    """How many records the pool has."""
+    targets: Targets = field(repr=False)
+    embedded: Embedded = field(repr=False)
+    """The vectors of the pool, and what is known of each record."""
+    candidates: Candidates = field(repr=False)
+    indices: IntArray = field(repr=False)
+    """(n,) the rows of the picks in ``embedded``."""
+    finished_before: bool = False
+    """Was everything there already from an earlier call?"""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __str__(self) -> str:
+        left = self.uncertainty[-1] / self.uncertainty[0] if self.uncertainty[0] > 0 else 0.0
+        counts = f"{len(self):,} of {self.pool_records:,} records of {self.pool} for {len(self.targets):,} targets"
+        lines = [
+            f"{counts}; {left:.1%} of the uncertainty about them is left",
+            *(f"{count:,} left out: {reason}" for reason, count in self.left_out.items() if count),
+        ]
+        if self.stopped == "budget":
+            lines.append(f"the budget is spent: {self.candidates.budget:,.0f}")
+        elif self.stopped == "exhausted":
+            lines.append("there are no more records that may be picked")
+        return "\n".join(lines)
+
+
+def pick(
+    pool: Any,
+    targets: Any = None,
+    n: int | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    text: str | Sequence[str] | None = None,
+    target_text: str | Sequence[str] | None = None,
+    embedder: EmbedderSource | None = None,
+    vectors: Any = None,
+    target_vectors: Any = None,
+    method: str = "sift",
+    noise: float = DEFAULT_NOISE,
+    budget: float | None = None,
+    cost: str | None = None,
+    quota: Quota | None = None,
+    quality: str | None = None,
+    without_copies: float | bool | None = None,
+    duplicates: bool = False,
+    bad: str = "fail",
+    field: str | None = output.DEFAULT_FIELD,
+    restart: bool = False,
+    seed: int = 0,
+    progress: bool | Report | None = None,
+    **reading: Any,
+) -> Picks:
+    """Choose the records of a pool that together tell most about the targets.
+
+    Every step is `siftlm.select`'s own, with the whole pool as candidates. With ``out``, a call that was stopped goes
+    on where it was when it is repeated, and one that is done is recognized.
+
+    Args:
+        pool: files of JSON lines, Parquet, CSV (plain, ``.gz``, ``.zst``), folders of them, a ``datasets.Dataset``, a
+            list of records, or a `siftlm.Memory` or its folder.
+        targets: examples of the task, in whatever a pool can be.
+        n: how many records to pick; may be left out with a budget.
+        out: a file for the records: ``.jsonl``, ``.jsonl.gz`` or ``.parquet``. Beside it lies a folder ``….work`` with
+            the vectors, which the next call with other settings uses again.
+        text: the field, or fields, of a record's text, one below the other. Left out: ``text``, ``messages``,
+            ``conversations``, ``instruction`` + ``input`` + ``output``, ``prompt`` + ``completion``, ``prompt`` +
+            ``chosen``, ``question`` + ``answer``, ``content``, ``prompt`` or ``question``: the first that a record has.
+        target_text: the same for the targets, where theirs are others.
+        embedder: see `siftlm.embedder`; ``static`` unless given, and of a memory its own.
+        vectors: (records, d), or a ``.npy`` file, where the pool's vectors are known.
+        target_vectors: (m, d), or a ``.npy`` file; the targets themselves may then be left out.
+        method: of `siftlm.select`.
+        noise: λ: small values favour variety.
+        budget: the picks' costs add up to no more than this; each gain is then divided by its cost.
+        cost: what a record costs: ``tokens`` (of the embedder; the default), ``characters``, or a field.
+        quota: ``{"source": 0.3}``: no value of this field has more than 30 % of the picks (of the budget, where there
+            is one); ``{"source": {"wiki": 0.5, "web": 200}}`` limits some values, whole numbers counting picks.
+        quality: a field with a number ≥ 0 that multiplies a record's gains.
+        without_copies: leave out records that share this fraction of their wording with a target (default: 0.8), so
+            that the targets can be used to test; ``False`` keeps them.
+        duplicates: may a text that the pool has several times be picked more than once?
+        bad: ``fail`` at the first unusable record, or ``skip`` them and count them.
+        field: of the gain and the source in each record that is written; ``None`` writes records as they are.
+        restart: begin anew, whatever lies in the work folder.
+        seed: of methods with chance.
+        progress: ``True`` draws it, ``False`` does not, a function receives it; left out, it is drawn where a person
+            is watching.
+        **reading: ``format``, ``split`` and ``glob``, as for `siftlm.memory.reading.open_source`.
+
+    >>> texts = ["Tea is brewed hot.", "Tea is brewed hot!", "Lists are sorted by a key.", "Tea grows in the hills."]
+    >>> chosen = pick(texts, ["How is tea brewed?", "What grows in the hills?"], 2, noise=0.1, embedder="hashing")
+    >>> sorted(chosen.records)
+    ['Tea grows in the hills.', 'Tea is brewed hot.']
+    """
+    # 1. Settings.
+    settings = PickSettings.of(
+        n, method, noise, budget=budget, cost=cost, quota=quota, quality=quality, copied=without_copies,
+        duplicates=duplicates, bad=bad, seed=seed,
+    )  # fmt: skip
+    restart = validation.flag("restart", restart)
+    path = None if out is None else Path(out)
+    if path is not None:
+        output.check_output(path)
+    # 2. The pool and the targets.
+    source = open_pool("pool", pool, **reading)
+    fields = text_fields("text", text)
+    given = None if vectors is None else vector_rows("vectors", vectors)
+    made = _embedder_for(source, embedder, needed=given is None)
+    goal_fields = fields if target_text is None else text_fields("target_text", target_text)
+    goals = read_targets(targets, target_vectors, fields=goal_fields, embedder=made, **reading)
+    if without_copies not in (None, False) and goals.texts is None:
+        raise Conflict(f"{setting('without_copies')} compares wording, and of the targets only vectors are given")
+    how = settings.reading(fields, made, given, goals)
+    job = settings.job(source, how, goals, vectors)
+    report = reporter(progress)
+    with _folder(path) as folder, WorkFolder.hold(folder) as work:
+        # 3. Read and embed.
+        embedded = _read(work, source, how, job, report, restart=restart)
+        # 4. Choose.
+        candidates, left_out = settings.candidates(embedded, goals)
+        choice, chosen_before = _choose(work, candidates, settings, report)
+        # 5. Fetch the records and write them.
+        numbers = embedded.numbers[choice.indices]
+        records, sources = _fetch(source, numbers)
+        finished = False
+        if path is not None:
+            finished = chosen_before and work.job().get("written") == _written(path, field)
+            if not finished:
+                output.write_records(path, output.annotated(records, sources, choice.gains, field), sources)
+                work.write_job({**job, "written": _written(path, field)})
+        picks = Picks(
+            records, numbers, sources, choice.gains, choice.uncertainty, choice.stopped, left_out, source.name,
+            embedded.state.records, goals, embedded, candidates, choice.indices, finished,
+        )  # fmt: skip
+    if path is None:  # the result reads its vectors there
+        weakref.finalize(picks, shutil.rmtree, folder, ignore_errors=True)
+    return picks
+
+
+@contextlib.contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    """The work folder beside the output; or a temporary one, which stays unless there is an error."""
+    if out is not None:
+        yield out.with_name(out.name + ".work")
+        return
+    folder = Path(tempfile.mkdtemp(prefix="siftlm-pick-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _embedder_for(pool: Pool, given: EmbedderSource | None, *, needed: bool) -> Embedder | None:
+    """The embedder of pool and targets; ``None`` where all vectors are given and it is not named."""
+    own = pool.embedder
+    if own is not None:
+        if given is not None and (made := make_embedder(given)).fingerprint != own.fingerprint:
+            raise WrongEmbedder(f"{pool.name} was built with embedder {own.name!r}, not with {made.name!r}")
+        return own
+    if given is None and not needed:
+        return None
+    return make_embedder(DEFAULT_EMBEDDER if given is None else given)
+
+
+def _read(
+    work: WorkFolder, pool: Pool, how: Reading, job: Mapping[str, Any], report: Report | None, *, restart: bool
+) -> Embedded:
+    """The pool, read and embedded: what is in the work folder already, completed."""
+    if restart:
+        work.clear()
+    known = work.job()
+    if known:
+        _check_same_reading(work.path, known, job)
+    state = work.read_state()
+    if {**known, "written": None} != {**job, "written": None}:
+        work.clear(PICKS_FILE)
+        if not known or (known["rows"] != job["rows"] and not state.complete):
+            work.clear()
+        work.write_job(job)
+    same_rows = bool(known) and known["rows"] == job["rows"]
+    if not (state.complete and same_rows):
+        read_pool(work, pool, how, report, embed=not (state.complete and bool(known)))
+    state = work.read_state()
+    if not state.rows:
+        why = f": {state.complaints[0]}" if state.complaints else ""
+        raise InvalidInput(f"{pool.name}: holds no usable record{why}")
+    return Embedded(work.vectors(), work.rows(), tuple(state.labels), state)
+
+
+def _check_same_reading(path: Path, known: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """Raise where the work folder belongs to another pool, or to the pool before a change."""
+    if known.get("format") != job["format"]:
+        raise Conflict(f"{path}: was written by another version; {setting('restart', True)} begins anew")
+    for name, value in job["reading"].items():
+        if known["reading"].get(name) != value:
+            what = f"{name} is another one"
+            if name == "pool":
+                what = "pool is another one, or has changed (a file is known by its path, size and time of change)"
+            raise Conflict(
+                f"{path}: holds work that was begun before, and the {what}; {setting('restart', True)} begins anew, "
+                f"and another {setting('out')} keeps both"
+            )
+
+
+def _choose(
+    work: WorkFolder, candidates: Candidates, settings: PickSettings, report: Report | None
+) -> tuple[Chosen, bool]:
+    """The picks, and whether all of them were made by an earlier call."""
+    saved = work.picks()
+    begun = None
+    if saved:
+        begun = Chosen(saved["indices"], saved["gains"], saved["uncertainty"], str(saved["stopped"]))
+        if saved["complete"]:
+            return begun, True
+
+    def keep(choice: Chosen, *, complete: bool = False) -> None:
+        work.save_picks(
+            indices=choice.indices, gains=choice.gains, uncertainty=choice.uncertainty, stopped=choice.stopped,
+            complete=complete,
+        )  # fmt: skip
+
+    meter = Meter("picking", "records", report, total=settings.n)
+    choice = choose(candidates, settings.n, settings.method, begun=begun, keep=keep, watch=meter.at, seed=settings.seed)
+    meter.at(len(choice.indices))
+    meter.finish()
+    keep(choice, complete=True)
+    return choice, False
+
+
+def _fetch(pool: Pool, numbers: IntArray) -> tuple[list[Any], list[str]]:
+    """The records of these numbers and where they stand, in the order of the numbers given."""
+    places = {number: at for at, number in enumerate(numbers.tolist())}
+    records: list[Any] = [None] * len(numbers)
+    sources = [""] * len(numbers)
+    missing = set(places)
+    for block in pool.blocks():
+        for at in sorted(missing & set(range(block.first, block.first + len(block.records)))):
+            records[places[at]] = block.records[at - block.first]
+            sources[places[at]] = block.sources[at - block.first]
+            missing.discard(at)
+        if not missing:
+            return records, sources
+    raise InvalidInput(f"{pool.name}: record {min(missing) + 1:,} is gone: the pool has changed meanwhile")
+
+
+def _written(path: Path, field: str | None) -> dict[str, Any]:
+    """What a written file is known by."""
+    try:
+        return {"field": field, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    except FileNotFoundError:
+        return {}

@@ -1,0 +1,219 @@
+"""One pass over a pool: the vector of every usable record, and the figures that the choice needs of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from siftlm.embedding.hashing import word_spans
+from siftlm.embedding.protocol import Embedder
+from siftlm.errors import BadRecord, InvalidInput, setting
+from siftlm.memory.near_duplicates import Originals
+from siftlm.memory.reading.fields import UnusableRecord, look_up, value_kind
+from siftlm.memory.vectors import embed_checked, unit_rows
+from siftlm.picking.pools import Pool, PoolBlock
+from siftlm.picking.records import record_text
+from siftlm.picking.work import COMPLAINTS, ROW, Rows, WorkFolder
+from siftlm.progress import Meter, Report
+from siftlm.types import FloatArray, Vectors
+
+# What is read is safe on the disk this often.
+COMMIT_SECONDS = 2.0
+COSTS = ("tokens", "characters")
+# The label of records without the field that quotas go by.
+NO_SOURCE = "(none)"
+NO_DIRECTION = "its vector is zero or not finite: the embedder sees nothing in the text"
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How the records of a pool are read."""
+
+    text: Sequence[str] | None
+    """The fields of the text; ``None`` for whatever form each record has."""
+    embedder: Embedder | None
+    """``None`` where the vectors are given."""
+    vectors: Vectors | None
+    """(records, d) given vectors, one for each record."""
+    cost: str | None
+    """``tokens``, ``characters`` or a field; ``None`` where costs do not matter."""
+    source: str | None
+    """The field that quotas go by."""
+    quality: str | None
+    """The field of weights."""
+    originals: Originals | None
+    """The targets, of which records may be copies."""
+    bad: str
+    """``fail`` at the first unusable record, or ``skip`` them."""
+
+
+def read_pool(work: WorkFolder, pool: Pool, reading: Reading, report: Report | None, *, embed: bool = True) -> None:
+    """Read the pool into the work folder, from where an earlier call stopped.
+
+    ``embed=False``: the vectors are there already, and only the rows are made anew.
+    """
+    known = None
+    if not embed:  # the same records, whatever else may be wrong with them now
+        known = set(work.rows()["number"].tolist())
+        work.begin_rows()
+    state = work.open(with_vectors=embed)
+    labels = {label: at for at, label in enumerate(state.labels)}
+    meter = Meter("embedding" if embed and reading.vectors is None else "reading", pool.unit, report, total=pool.size)
+    committed = time.monotonic()
+    for block in pool.blocks(state.records):
+        texts, places, problems = _texts_of(block, reading, known)
+        _note_problems(work, block, problems, reading.bad)
+        vectors = None
+        if embed:
+            vectors = _vectors_of(block, places, texts, reading)
+            texts, places, vectors, problems = _with_direction(texts, places, vectors)
+            _note_problems(work, block, problems, reading.bad)
+        work.add(_rows_of(block, places, texts, reading, labels), vectors)
+        state.records, state.labels = block.first + len(block.records), list(labels)
+        meter.at(block.position)
+        if time.monotonic() - committed >= COMMIT_SECONDS:
+            work.commit()
+            committed = time.monotonic()
+    if reading.vectors is not None and len(reading.vectors) != state.records:
+        raise InvalidInput(
+            f"{setting('vectors')} has {len(reading.vectors):,} rows, {pool.name} has {state.records:,} records"
+        )
+    state.complete = True
+    work.commit()
+    work.close()
+    meter.finish()
+
+
+def _texts_of(
+    block: PoolBlock, reading: Reading, known: set[int] | None
+) -> tuple[list[str], list[int], dict[int, str]]:
+    """The texts of the block, their places in it, and what is wrong with the other records."""
+    texts: list[str] = []
+    places: list[int] = []
+    problems: dict[int, str] = {}
+    for at, record in enumerate(block.records):
+        try:
+            text = record_text(record, reading.text)
+        except UnusableRecord as error:
+            problems[at] = str(error)
+            continue
+        if known is not None and block.first + at not in known:
+            problems[at] = NO_DIRECTION
+            continue
+        texts.append(text)
+        places.append(at)
+    return texts, places, problems
+
+
+def _vectors_of(block: PoolBlock, places: Sequence[int], texts: Sequence[str], reading: Reading) -> Vectors:
+    """(len(texts), d), not yet of unit length."""
+    if block.vectors is not None:
+        return block.vectors[list(places)]
+    if reading.vectors is not None:
+        last = block.first + len(block.records)
+        if last > len(reading.vectors):
+            raise InvalidInput(
+                f"{setting('vectors')} has {len(reading.vectors):,} rows, and the pool has more records than that"
+            )
+        given: Vectors = np.array(reading.vectors[block.first : last])[list(places)]
+        return given
+    if reading.embedder is None:
+        raise RuntimeError("neither vectors nor an embedder")
+    return embed_checked(reading.embedder, texts, reading.embedder.width)
+
+
+def _with_direction(
+    texts: list[str], places: list[int], vectors: Vectors
+) -> tuple[list[str], list[int], Vectors, dict[int, str]]:
+    """Unit vectors, and the records whose vector has no direction."""
+    unit = unit_rows(vectors)
+    good = ~np.isnan(unit).any(axis=1)
+    if good.all():
+        return texts, places, unit, {}
+    problems = {places[at]: NO_DIRECTION for at in np.flatnonzero(~good)}
+    kept = np.flatnonzero(good).tolist()
+    return [texts[at] for at in kept], [places[at] for at in kept], unit[good], problems
+
+
+def _note_problems(work: WorkFolder, block: PoolBlock, problems: Mapping[int, str], bad: str) -> None:
+    """Count unusable records, or fail at the first."""
+    for at in sorted(problems):
+        complaint = f"{block.sources[at]}: {problems[at]}"
+        if bad == "fail":
+            raise BadRecord(f"{complaint}; {setting('bad', 'skip')} leaves such records out")
+        work.state.unusable += 1
+        if len(work.state.complaints) < COMPLAINTS:
+            work.state.complaints.append(complaint)
+
+
+def _rows_of(
+    block: PoolBlock,
+    places: Sequence[int],
+    texts: Sequence[str],
+    reading: Reading,
+    labels: dict[str, int],
+) -> Rows:
+    """A row of `ROW` for each usable record. One that lacks a figure has NaN there."""
+    rows = np.zeros(len(places), dtype=ROW)
+    rows["number"] = [block.first + at for at in places]
+    rows["digest"] = [text_digest(text) for text in texts]
+    rows["cost"] = 0.0 if reading.cost is None else _costs(block, places, texts, reading)
+    rows["quality"] = 1.0
+    if reading.quality is not None:
+        rows["quality"] = [_number(block, at, reading.quality, "quality", reading.bad) for at in places]
+    if reading.source is not None:
+        found = [source_label(block.records[at], reading.source) for at in places]
+        rows["label"] = [labels.setdefault(label, len(labels)) for label in found]
+    if reading.originals is not None:
+        rows["copied"] = reading.originals.shares(texts)
+    return rows
+
+
+def text_digest(text: str) -> int:
+    """64 bits that are the same for equal texts, and hardly ever for others."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def source_label(record: Any, field: str) -> str:
+    """The source of a record as quotas name it.
+
+    >>> source_label({"meta": {"source": "wiki"}}, "meta.source"), source_label({"year": 2020}, "year")
+    ('wiki', '2020')
+    """
+    value = look_up(record, field, None) if isinstance(record, Mapping) else None
+    if value is None and isinstance(record, Mapping) and isinstance(record.get("meta"), Mapping):
+        value = look_up(record["meta"], field, None)
+    return NO_SOURCE if value is None else str(value)
+
+
+def _costs(block: PoolBlock, places: Sequence[int], texts: Sequence[str], reading: Reading) -> FloatArray:
+    if reading.cost == "characters":
+        return np.array([len(text) for text in texts], dtype=np.float64)
+    if reading.cost == "tokens":
+        spans = word_spans(list(texts)) if reading.embedder is None else reading.embedder.tokens(texts)
+        return np.array([max(1, len(one)) for one in spans], dtype=np.float64)
+    return np.array([_number(block, at, str(reading.cost), "cost", reading.bad) for at in places], dtype=np.float64)
+
+
+def _number(block: PoolBlock, at: int, field: str, name: str, bad: str) -> float:
+    """A number ≥ 0 (a cost: > 0) in a field of a record, or NaN for one that is left out."""
+    record = block.records[at]
+    value: Any = look_up(record, field, None) if isinstance(record, Mapping) else None
+    if isinstance(value, np.generic):
+        value = value.item()
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if is_number and (value > 0 or (value == 0 and name != "cost")):
+        return float(value)
+    if bad == "fail":
+        must = "a number > 0" if name == "cost" else "a number ≥ 0"
+        raise BadRecord(
+            f"{block.sources[at]}: {field!r} ({setting(name)}) must be {must}, and is {value_kind(value)}; "
+            f"{setting('bad', 'skip')} leaves such records out"
+        )
+    return float("nan")

@@ -1,0 +1,78 @@
+"""``siftlm pick``: the library's choice as a command."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from picking.conftest import TARGETS, read, records, write
+from siftlm import pick
+from siftlm.cli import main
+
+
+@pytest.fixture
+def pool(folder):
+    write(folder / "pool.jsonl", records(300))
+    write(folder / "targets.jsonl", [{"question": text} for text in TARGETS])
+    return folder
+
+
+def test_the_command_writes_what_the_library_picks(pool, siftlm):
+    words = ("pick", "--pool", "pool.jsonl", "--targets", "targets.jsonl", "--target-text", "question", "-n", "10")
+    status, out, err = siftlm(*words, "--out", "chosen.jsonl")
+    assert (status, err) == (0, "")
+    assert out.startswith("10 of 300 records of pool.jsonl for 3 targets; ")
+    assert out.endswith("chosen.jsonl: written\n")
+    picks = pick(records(300), TARGETS, 10)
+    assert [row["n"] for row in read(pool / "chosen.jsonl")] == picks.numbers.tolist()
+    assert siftlm(*words, "--out", "chosen.jsonl")[1].endswith("had been written before; nothing has changed\n")
+    status, out, _ = siftlm(*words, "--out", "chosen.jsonl", "--json")
+    summary = json.loads(out)
+    assert (summary["picks"], summary["finished_before"], summary["stopped"]) == (10, True, "n")
+
+
+def test_flags_reach_the_library(pool, siftlm):
+    np.save("t.npy", np.random.default_rng(0).normal(size=(2, 64)))
+    np.save("v.npy", np.random.default_rng(1).normal(size=(300, 64)))
+    words = "pick --pool pool.jsonl --vectors v.npy --target-vectors t.npy --out a.jsonl --field none --quiet"
+    words += " --budget 300 --cost characters --quota source=web:0.5,mail:1 --quality score --noise 0.1 --duplicates"
+    assert siftlm(*words.split()) == (0, "", "")
+    picks = pick(
+        records(300), vectors="v.npy", target_vectors="t.npy", budget=300, cost="characters", noise=0.1,
+        quota={"source": {"web": 0.5, "mail": 1}}, quality="score", duplicates=True,
+    )  # fmt: skip
+    assert read(pool / "a.jsonl") == list(picks.records)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("-n 999", "-n 999 is more than the"),
+        ("-n 3 --quota source", "--quota: expected FIELD=SHARE or FIELD=VALUE:SHARE,…, got 'source'"),
+        ("-n 3 --quota source=much", "--quota: expected FIELD=SHARE"),
+        ("-n 3 --without-copies 0.5 --keep-copies", "not allowed with argument"),
+        ("-n 3 --text body", "pool.jsonl:1: 'body' is empty; --bad skip leaves such records out"),
+        ("-n 3 --cost characters", "--cost characters counts against --budget"),
+        ("", "how many? Pass --n, or --budget"),
+    ],
+)
+def test_errors_speak_of_flags(pool, siftlm, words, problem):
+    words = f"pick --pool pool.jsonl --targets targets.jsonl --target-text question --out a.jsonl {words}"
+    status, out, err = siftlm(*words.split())
+    assert status in (1, 2)
+    assert out == ""
+    assert problem in err.replace("--n 999", "-n 999")
+
+
+def test_ctrl_c_says_how_to_go_on(pool, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    words = ["pick", "--pool", "pool.jsonl", "--targets", "targets.jsonl", "-n", "3", "--out", "a.jsonl"]
+    with monkeypatch.context() as patch:
+        patch.setattr("siftlm.picking.work.WorkFolder.picks", stop)
+        assert main(words) == 130
+    assert "stopped; repeat the command to resume" in capsys.readouterr().err
+    assert main(words) == 0
