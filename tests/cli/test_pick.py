@@ -76,3 +76,23 @@ def test_ctrl_c_says_how_to_go_on(pool, capsys, monkeypatch):
         assert main(words) == 130
     assert "stopped; repeat the command to resume" in capsys.readouterr().err
     assert main(words) == 0
+
+
+def test_a_report_and_a_verdict_come_with_the_choice(pool, siftlm, tiny_model):
+    words = "pick --pool pool.jsonl --targets targets.jsonl -n 9 --out a.jsonl --report a-report --verdict"
+    words = [*words.split(), "--proxy", str(tiny_model), "--proxy-records", "2"]
+    status, out, err = siftlm(*words)
+    assert (status, err) == (0, "")
+    assert "is inconclusive" in out
+    assert "a-report.html: written" in out
+    text = (pool / "a-report.md").read_text(encoding="utf-8")
+    assert "## The verdict" in text
+    assert "## Coverage of the targets" in text
+    summary = json.loads(siftlm(*words, "--json")[1])
+    assert (summary["verdict"]["verdict"], summary["verdict"]["records"]) == ("inconclusive", 2)
+    assert "a-report.md" in summary["report"]
+
+
+def test_settings_of_a_verdict_need_one(pool, siftlm):
+    words = "pick --pool pool.jsonl --targets targets.jsonl -n 3 --out a.jsonl --proxy-records 3"
+    assert siftlm(*words.split())[2] == "siftlm: --proxy-records needs --verdict\n"

@@ -13,9 +13,11 @@ from rich.console import RenderableType
 from siftlm.cli import arguments as flags
 from siftlm.cli.arguments import Flag, choice, switch
 from siftlm.cli.terminal import Terminal, indented, print_json, progress_line, resumable
+from siftlm.errors import Conflict
 
 if TYPE_CHECKING:
     from siftlm.picking import Picks
+    from siftlm.picking.verdict import Verdict
 
 EPILOG = """\
 examples:
@@ -26,6 +28,7 @@ examples:
   siftlm pick --pool pool.jsonl --targets examples.jsonl -n 10000 --quota source=0.3 --quality score --out a.jsonl
   siftlm pick --pool pool.jsonl --targets examples.jsonl -n 500 --quota lang=de:0.5,en:100 --out chosen.jsonl
   siftlm pick --pool pool.jsonl --vectors pool.npy --target-vectors targets.npy -n 10000 --out chosen.jsonl
+  siftlm pick --pool pool.jsonl --targets examples.jsonl -n 10000 --out chosen.jsonl --report chosen --verdict
   siftlm pick --pool memory --targets examples.jsonl -n 1000 --out chosen.jsonl      a memory as the pool
 
 The targets are examples of the task. SIFT picks the records that together leave the least uncertainty about them, from
@@ -38,6 +41,11 @@ prompt and chosen; question and answer; content; prompt; question. Of a conversa
 
 A record that shares 80 % of its wording with a target is left out, so that the targets can serve as a test
 (--keep-copies), and so is a text that the pool has had before (--duplicates).
+
+--report compares the choice with a random one and with the nearest records: what is left of the uncertainty about each
+target, and how often records repeat each other. --verdict trains a small model on the first 300 picks and on as many
+random records, and compares their bits per byte on targets that had no part in the choice: better, worse, or no
+significant difference. It needs siftlm[tune].
 
 An interrupted command resumes when it is repeated. The vectors stay in the folder OUT.work: the next choice from the
 same pool, with another -n, quota or λ, embeds nothing. Delete the folder when you are done.
@@ -118,6 +126,23 @@ def add(commands: Any) -> None:
             switch("--keep-copies", "do not look for copies of the targets"),
         ),
         switch("--duplicates", "allow a text that the pool has several times to be picked again"),
+        "report",
+        Flag(
+            "--report",
+            "NAME",
+            str,
+            "write NAME.html and NAME.md: coverage of the targets, redundancy, quotas, a picture",
+        ),
+        switch("--verdict", "train a small model on the choice and on random records: which is better?"),
+        Flag(
+            "--test",
+            "FILE",
+            str,
+            "held-out texts for the verdict (default: half the targets at a time)",
+            more={"nargs": "+"},
+        ),
+        Flag("--proxy", "MODEL", str, "the small model (default: siftlm-tiny)"),
+        Flag("--proxy-records", "N", int, "train it on at most N records (default: 300)", setting="records"),
         "output",
         Flag("--field", "NAME|none", str, "field for the gain and the source of a record (default: siftlm)"),
         switch("--restart", "begin anew, whatever an earlier command left in OUT.work"),
@@ -130,6 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Pick, then print a summary."""
     from siftlm.picking import pick
 
+    judging = _judging(arguments)
     settings = flags.values_of(arguments, PICK_NAMES)
     if arguments.quota is not None:
         settings["quota"] = arguments.quota
@@ -147,12 +173,26 @@ def run(arguments: argparse.Namespace) -> int:
             progress=report,
             **settings,
         )
+        verdict = picks.verdict(**judging, progress=report) if arguments.verdict else None
+    files = [] if arguments.report is None else picks.report(verdict=verdict).write(arguments.report)
     if arguments.json:
-        print_json(_record(picks, arguments.out))
+        print_json(_record(picks, verdict, arguments.out, files))
     elif not arguments.quiet:
         terminal = Terminal.of(sys.stdout)
-        terminal.show(*_parts(picks, arguments.out, terminal))
+        terminal.show(*_parts(picks, verdict, arguments.out, files, terminal))
     return 0
+
+
+def _judging(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the verdict."""
+    given = {"test": arguments.test, "proxy": arguments.proxy, "records": arguments.proxy_records}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if settings and not arguments.verdict:
+        flag = {"records": "proxy-records"}.get(next(iter(settings)), next(iter(settings)))
+        raise Conflict(f"--{flag} needs --verdict")
+    if arguments.test is not None:
+        settings["test"] = _corpus(arguments.test)
+    return settings
 
 
 def _corpus(names: list[str]) -> Any:
@@ -160,7 +200,7 @@ def _corpus(names: list[str]) -> Any:
     return names[0] if len(names) == 1 else [name if name.startswith("hf:") else Path(name) for name in names]
 
 
-def _record(picks: Picks, out: str) -> dict[str, Any]:
+def _record(picks: Picks, verdict: Verdict | None, out: str, files: list[Path]) -> dict[str, Any]:
     return {
         "out": out,
         "picks": len(picks),
@@ -172,12 +212,18 @@ def _record(picks: Picks, out: str) -> dict[str, Any]:
         "left_out": dict(picks.left_out),
         "complaints": list(picks.embedded.state.complaints),
         "finished_before": picks.finished_before,
+        "verdict": None if verdict is None else verdict.to_dict(),
+        "report": [str(file) for file in files],
     }
 
 
-def _parts(picks: Picks, out: str, terminal: Terminal) -> list[RenderableType]:
+def _parts(
+    picks: Picks, verdict: Verdict | None, out: str, files: list[Path], terminal: Terminal
+) -> list[RenderableType]:
     first, *rest = str(picks).splitlines()
     parts: list[RenderableType] = [terminal.prose(first), *(indented(terminal.prose(line)) for line in rest)]
     parts += [indented(terminal.prose(complaint)) for complaint in picks.embedded.state.complaints]
-    verb = "had been written before; nothing has changed" if picks.finished_before else "written"
-    return [*parts, terminal.prose(f"{shlex.quote(out)}: {verb}")]
+    parts += [] if verdict is None else [terminal.prose(verdict.sentence)]
+    state = "had been written before; nothing has changed" if picks.finished_before else "written"
+    parts.append(terminal.prose(f"{shlex.quote(out)}: {state}"))
+    return [*parts, *(terminal.prose(f"{file}: written") for file in files if file.suffix in (".html", ".md"))]

@@ -165,6 +165,45 @@ def interval_chart(
     return f"<figure><figcaption>{escape_html(title)}</figcaption>{''.join(parts)}</svg></figure>"
 
 
+@dataclass(frozen=True)
+class Points:
+    """Points of one kind in a plane."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: str = "b"
+    """A colour of the page's palette, ``a`` to ``h``."""
+    radius: float = 2.5
+    opacity: float = 0.7
+
+
+def scatter_chart(kinds: Sequence[Points], *, title: str, size: tuple[int, int] = (720, 480)) -> str:
+    """Points in a plane without axes, the first kind lowest, with a legend."""
+    every = [point for kind in kinds for point in kind.points]
+    if not every:
+        return ""
+    xs, ys = [x for x, _ in every], [y for _, y in every]
+    foot, margin = 28, 12
+    scale = min(
+        (size[0] - 2 * margin) / max(max(xs) - min(xs), 1e-9),
+        (size[1] - 2 * margin - foot) / max(max(ys) - min(ys), 1e-9),
+    )
+    middle = ((min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2)
+    parts = [f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape_html(title)}">']
+    for kind in kinds:
+        parts.append(f'<g style="fill:var(--{kind.colour});opacity:{kind.opacity:g}">')
+        for x, y in kind.points:
+            across, down = size[0] / 2 + (x - middle[0]) * scale, (size[1] - foot) / 2 - (y - middle[1]) * scale
+            parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="{kind.radius:g}"/>')
+        parts.append("</g>")
+    left = float(margin)
+    for kind in kinds:
+        parts.append(f'<circle cx="{left + 4:.1f}" cy="{size[1] - 12}" r="4" style="fill:var(--{kind.colour})"/>')
+        parts.append(f'<text x="{left + 14:.1f}" y="{size[1] - 8}">{escape_html(kind.name)}</text>')
+        left += 34 + 7 * len(kind.name)
+    return f"<figure><figcaption>{escape_html(title)}</figcaption>{''.join(parts)}</svg></figure>"
+
+
 def standalone_svg(drawn: str) -> str:
     """The SVG of a chart as a file of its own."""
     picture = drawn[drawn.index("<svg") : drawn.index("</svg>") + len("</svg>")]

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from siftlm import validation
 from siftlm.embedding import embedder as make_embedder
@@ -20,8 +20,8 @@ from siftlm.errors import Conflict, InvalidInput, WrongEmbedder, setting
 from siftlm.memory.request import DEFAULT_NOISE
 from siftlm.picking import output
 from siftlm.picking.choose import Candidates, Chosen, choose
-from siftlm.picking.pools import Pool, open_pool, vector_rows
-from siftlm.picking.quotas import Quota
+from siftlm.picking.pools import Pool, fetch, open_pool, vector_rows
+from siftlm.picking.quotas import Quota, SourceQuota
 from siftlm.picking.reading import Reading, read_pool
 from siftlm.picking.records import text_fields
 from siftlm.picking.settings import PickSettings
@@ -30,7 +30,13 @@ from siftlm.picking.work import PICKS_FILE, Embedded, WorkFolder
 from siftlm.progress import Meter, Report, reporter
 from siftlm.types import FloatArray, IntArray
 
+if TYPE_CHECKING:
+    from siftlm.picking.report import PickReport
+    from siftlm.picking.verdict import Verdict
+
 DEFAULT_EMBEDDER = "static"
+# Of a verdict: the model, and the records that it is trained on at most.
+DEFAULT_PROXY, PROXY_RECORDS = "siftlm-tiny", 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +67,53 @@ class Picks:
     candidates: Candidates = field(repr=False)
     indices: IntArray = field(repr=False)
     """(n,) the rows of the picks in ``embedded``."""
+    method: str
+    """The method of selection."""
+    source: Pool = field(repr=False)
+    fields: tuple[str, ...] | None = None
+    """The fields of a record's text; ``None`` for whatever form it has."""
+    target_fields: tuple[str, ...] | None = None
+    """The same for targets."""
+    quota: SourceQuota | None = None
     finished_before: bool = False
     """Was everything there already from an earlier call?"""
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def report(self, *, seed: int = 0, verdict: Verdict | None = None) -> PickReport:
+        """The coverage of the targets beside a random choice and the nearest, the sources, and a picture.
+
+        ``seed``: of the random choices and the samples. ``verdict``: of `verdict`, if the report is to have it.
+        """
+        from siftlm.picking.report import make_report
+
+        return make_report(self, seed=validation.whole_number("seed", seed, least=0), verdict=verdict)
+
+    def verdict(
+        self,
+        test: Any = None,
+        *,
+        proxy: Any = DEFAULT_PROXY,
+        records: int = PROXY_RECORDS,
+        seed: int = 0,
+        progress: bool | Report | None = None,
+        **tuning: Any,
+    ) -> Verdict:
+        """Train a small model on the choice, and on random records: which one predicts held-out targets better?
+
+        Args:
+            test: texts like the targets that had no part in the choice, in whatever a pool can be. Left out, the
+                targets are cut in two halves; for each half a choice is made and tested on the other.
+            proxy: the model: a name or folder, or a `siftlm.Controller`.
+            records: train on at most so many records, the first picks, and as many random ones.
+            seed: of the halves, the random choices and the order of training.
+            progress: as for `pick`.
+            **tuning: see `siftlm.Tuning`, such as ``rate=``.
+        """
+        from siftlm.picking.verdict import judge
+
+        return judge(self, test, proxy=proxy, records=records, seed=seed, progress=progress, tuning=tuning)
 
     def __str__(self) -> str:
         left = self.uncertainty[-1] / self.uncertainty[0] if self.uncertainty[0] > 0 else 0.0
@@ -178,7 +226,7 @@ def pick(
         choice, chosen_before = _choose(work, candidates, settings, report)
         # 5. Fetch the records and write them.
         numbers = embedded.numbers[choice.indices]
-        records, sources = _fetch(source, numbers)
+        records, sources = fetch(source, numbers)
         finished = False
         if path is not None:
             finished = chosen_before and work.job().get("written") == _written(path, field)
@@ -187,7 +235,8 @@ def pick(
                 work.write_job({**job, "written": _written(path, field)})
         picks = Picks(
             records, numbers, sources, choice.gains, choice.uncertainty, choice.stopped, left_out, source.name,
-            embedded.state.records, goals, embedded, candidates, choice.indices, finished,
+            embedded.state.records, goals, embedded, candidates, choice.indices, settings.method.name, source,
+            fields, goal_fields, settings.quota, finished,
         )  # fmt: skip
     if path is None:  # the result reads its vectors there
         weakref.finalize(picks, shutil.rmtree, folder, ignore_errors=True)
@@ -283,22 +332,6 @@ def _choose(
     meter.finish()
     keep(choice, complete=True)
     return choice, False
-
-
-def _fetch(pool: Pool, numbers: IntArray) -> tuple[list[Any], list[str]]:
-    """The records of these numbers and where they stand, in the order of the numbers given."""
-    places = {number: at for at, number in enumerate(numbers.tolist())}
-    records: list[Any] = [None] * len(numbers)
-    sources = [""] * len(numbers)
-    missing = set(places)
-    for block in pool.blocks():
-        for at in sorted(missing & set(range(block.first, block.first + len(block.records)))):
-            records[places[at]] = block.records[at - block.first]
-            sources[places[at]] = block.sources[at - block.first]
-            missing.discard(at)
-        if not missing:
-            return records, sources
-    raise InvalidInput(f"{pool.name}: record {min(missing) + 1:,} is gone: the pool has changed meanwhile")
 
 
 def _written(path: Path, field: str | None) -> dict[str, Any]:

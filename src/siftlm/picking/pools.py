@@ -188,3 +188,19 @@ def vector_rows(name: str, vectors: Any) -> Vectors:
         raise InvalidInput(f"{setting(name)} must hold a vector in each row, got {array.dtype} of shape {array.shape}")
     rows: Vectors = array if array.dtype.kind == "f" else array.astype(np.float32)
     return rows
+
+
+def fetch(pool: Pool, numbers: IntArray) -> tuple[list[Any], list[str]]:
+    """The records of these numbers and where they stand, in the order of the numbers given."""
+    places = {number: at for at, number in enumerate(numbers.tolist())}
+    records: list[Any] = [None] * len(numbers)
+    sources = [""] * len(numbers)
+    missing = set(places)
+    for block in pool.blocks():
+        for at in sorted(missing & set(range(block.first, block.first + len(block.records)))):
+            records[places[at]] = block.records[at - block.first]
+            sources[places[at]] = block.sources[at - block.first]
+            missing.discard(at)
+        if not missing:
+            return records, sources
+    raise InvalidInput(f"{pool.name}: record {min(missing) + 1:,} is gone: the pool has changed meanwhile")

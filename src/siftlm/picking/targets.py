@@ -49,7 +49,7 @@ def read_targets(
     targets: Any, vectors: Any, *, fields: Sequence[str] | None, embedder: Embedder | None, **reading: Any
 ) -> Targets:
     """The targets in whatever a pool can be, and their vectors: given, or made by the embedder."""
-    texts, sources = ([], []) if targets is None else _texts(targets, fields, reading)
+    texts, sources = ([], []) if targets is None else target_texts("targets", targets, fields, **reading)
     if targets is None and vectors is None:
         raise InvalidInput(f"there are no targets: pass {setting('targets')}, or {setting('target_vectors')}")
     if vectors is None:
@@ -73,8 +73,9 @@ def read_targets(
     return Targets(unit, texts or None, sources)
 
 
-def _texts(targets: Any, fields: Sequence[str] | None, reading: dict[str, Any]) -> tuple[list[str], list[str]]:
-    pool = open_pool("targets", targets, **reading)
+def target_texts(name: str, targets: Any, fields: Sequence[str] | None, **reading: Any) -> tuple[list[str], list[str]]:
+    """The texts of targets and where they stand; ``name`` is the setting that holds them."""
+    pool = open_pool(name, targets, **reading)
     texts, sources = [], []
     for block in pool.blocks():
         for record, source in zip(block.records, block.sources, strict=True):

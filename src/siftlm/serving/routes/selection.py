@@ -18,6 +18,7 @@ from siftlm.errors import InvalidInput, did_you_mean, setting
 from siftlm.memory import Found, Memory
 from siftlm.memory.request import parse_filter
 from siftlm.memory.snapshot import Snapshot
+from siftlm.selection.plane import project_to_plane
 from siftlm.serving.auth import Caller
 from siftlm.serving.error_responses import MEMORY_ERRORS
 from siftlm.serving.errors import BadRequest
@@ -37,7 +38,7 @@ from siftlm.serving.schemas import (
     parse_fields,
 )
 from siftlm.serving.streaming import call_engine
-from siftlm.types import FloatArray, IntArray, Vectors
+from siftlm.types import IntArray, Vectors
 
 DEFAULT_N = 10
 """The method and number of texts, unless the model's name or the settings say otherwise."""
@@ -230,60 +231,3 @@ def plane_json(found: Found, near: Neighbourhood) -> dict[str, Any]:
         "picks": [hit.row for hit in found],
         "shown": round(flat.shown, ROUNDING_DIGITS),
     }
-
-
-# Lengths below this are rounding errors.
-ROUNDING_LENGTH = 1e-9
-
-
-@dataclass(frozen=True, eq=False)
-class PlaneProjection:
-    """Positions in a plane. Points close together may be far apart in other directions."""
-
-    candidates: FloatArray
-    """(K, 2)"""
-    prompt: FloatArray
-    """(2,)"""
-    shown: float
-    """The share of the variance that the plane shows, 0 to 1."""
-
-
-def project_to_plane(candidates: Vectors, prompt: Vectors) -> PlaneProjection:
-    """The first two principal axes of the candidates (K, d) and the prompt (d,).
-
-    X = U S Vᵀ, centred; the points are X V₂. Signs are chosen so that the prompt lies above and to the right of the
-    centre. The order of the candidates does not matter.
-
-    >>> found = project_to_plane(np.array([[3.0, 0, 0], [-3.0, 0, 0], [0, 1.0, 0]]), np.array([2.0, 1.0, 0]))
-    >>> found.candidates.round(1).tolist(), found.prompt.round(1).tolist()
-    ([[2.5, -0.6], [-3.5, -0.3], [-0.5, 0.5]], [1.5, 0.4])
-    """
-    rows = np.asarray(candidates, dtype=np.float64)
-    target = np.asarray(prompt, dtype=np.float64)
-    if rows.ndim != 2 or target.shape != rows.shape[1:]:
-        raise InvalidInput(f"candidates must be (K, d) and the prompt (d,), got {rows.shape} and {target.shape}")
-    # Rounding depends on the order of the rows, and with two axes of equal length so does everything: sort the rows by
-    # their values.
-    order = sorted(range(len(rows)), key=lambda row: rows[row].tobytes())
-    points = np.concatenate([rows[order], target[None, :]])
-    points -= points.mean(axis=0)
-    _, lengths, axes = np.linalg.svd(points, full_matrices=False)
-    plane = np.zeros((len(points), 2))
-    for at in range(min(2, len(axes))):
-        if lengths[at] > ROUNDING_LENGTH:
-            plane[:, at] = points @ axes[at] * _axis_sign(axes[at], points[-1])
-    positions = np.empty((len(rows), 2))
-    positions[order] = plane[:-1]
-    squares = lengths**2
-    total = float(squares.sum())
-    return PlaneProjection(
-        positions, plane[-1], float(squares[:2].sum()) / total if total > ROUNDING_LENGTH**2 else 1.0
-    )
-
-
-def _axis_sign(axis: FloatArray, prompt: FloatArray) -> float:
-    """The sign that makes the prompt's coordinate positive."""
-    along = float(axis @ prompt)
-    if abs(along) <= ROUNDING_LENGTH:  # the prompt's is zero
-        along = float(axis[np.argmax(np.abs(axis))])
-    return -1.0 if along < 0 else 1.0

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from effort import examples
 from siftlm.errors import InvalidInput
-from siftlm.serving.routes.selection import project_to_plane
+from siftlm.selection.plane import project_to_plane
 
 NUMBERS = st.floats(-1, 1, width=32).map(lambda x: round(x, 2))
 
@@ -77,3 +77,13 @@ def test_the_prompt_is_to_the_right_and_above():
 def test_shapes_that_do_not_fit():
     with pytest.raises(InvalidInput, match=r"got \(3, 2\) and \(3,\)"):
         project_to_plane(np.zeros((3, 2)), np.zeros(3))
+
+
+def test_several_targets_have_places_of_their_own():
+    candidates, _ = cloud()
+    targets = candidates[:3] + 0.1
+    found = project_to_plane(candidates[3:], targets)
+    assert found.prompt.shape == (3, 2)
+    assert (found.prompt.mean(axis=0) >= 0).all()
+    one, alone = project_to_plane(candidates[3:], targets[:1]), project_to_plane(candidates[3:], targets[0])
+    np.testing.assert_array_equal(one.prompt[0], alone.prompt)
