@@ -90,7 +90,16 @@ def test_a_report_and_a_verdict_come_with_the_choice(pool, siftlm, tiny_model):
     assert "## Coverage of the targets" in text
     summary = json.loads(siftlm(*words, "--json")[1])
     assert (summary["verdict"]["verdict"], summary["verdict"]["records"]) == ("inconclusive", 2)
-    assert "a-report.md" in summary["report"]
+    assert "a-report.md" in summary["files"]
+
+
+def test_exports_come_with_the_choice(pool, siftlm):
+    words = "pick --pool pool.jsonl --targets targets.jsonl -n 4 --out a.jsonl --export trl=a --export axolotl=b"
+    status, out, err = siftlm(*words.split())
+    assert (status, err) == (0, "")
+    assert out.endswith("a/siftlm_picks.jsonl: written\nb/siftlm_picks.jsonl: written\nb/siftlm_picks.yaml: written\n")
+    assert [set(row) for row in read(pool / "a" / "siftlm_picks.jsonl")] == [{"text"}] * 4
+    assert "--export: expected trl, llama-factory, axolotl" in siftlm(*words.split(), "--export", "torchtune=c")[2]
 
 
 def test_settings_of_a_verdict_need_one(pool, siftlm):

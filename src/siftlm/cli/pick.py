@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from siftlm.cli import arguments as flags
-from siftlm.cli.arguments import Flag, choice, switch
+from siftlm.cli.arguments import Flag, choice, repeated, switch
 from siftlm.cli.terminal import Terminal, indented, print_json, progress_line, resumable
 from siftlm.errors import Conflict
 
@@ -29,6 +29,7 @@ examples:
   siftlm pick --pool pool.jsonl --targets examples.jsonl -n 500 --quota lang=de:0.5,en:100 --out chosen.jsonl
   siftlm pick --pool pool.jsonl --vectors pool.npy --target-vectors targets.npy -n 10000 --out chosen.jsonl
   siftlm pick --pool pool.jsonl --targets examples.jsonl -n 10000 --out chosen.jsonl --report chosen --verdict
+  siftlm pick --pool chats.jsonl --targets examples.jsonl -n 500 --out chosen.jsonl --export llama-factory=data/
   siftlm pick --pool memory --targets examples.jsonl -n 1000 --out chosen.jsonl      a memory as the pool
 
 The targets are examples of the task. SIFT picks the records that together leave the least uncertainty about them, from
@@ -47,6 +48,9 @@ target, and how often records repeat each other. --verdict trains a small model 
 random records, and compares their bits per byte on targets that had no part in the choice: better, worse, or no
 significant difference. It needs siftlm[tune].
 
+--export writes the records once more for a library that trains on them: --export trl=FOLDER, llama-factory=FOLDER
+(with an entry in dataset_info.json) or axolotl=FOLDER (with the lines for its configuration).
+
 An interrupted command resumes when it is repeated. The vectors stay in the folder OUT.work: the next choice from the
 same pool, with another -n, quota or λ, embeds nothing. Delete the folder when you are done.
 """
@@ -55,6 +59,8 @@ PICK_NAMES = (
     *("n", "out", "text", "target_text", "embedder", "vectors", "target_vectors", "method", "noise", "budget", "cost"),
     *("quality", "without_copies", "bad", "seed", "format", "split", "glob"),
 )
+# The libraries of `siftlm.picking.exports`; repeated here, so that --help imports nothing.
+LIBRARIES = ("trl", "llama-factory", "axolotl")
 
 
 def _quota(word: str) -> dict[str, Any]:
@@ -79,6 +85,14 @@ def _quota(word: str) -> dict[str, Any]:
 def _share_or_count(word: str) -> float | int:
     """A whole number counts picks; with a point it is a share."""
     return int(word) if word.isascii() and word.isdigit() else float(word)
+
+
+def _export(word: str) -> tuple[str, str]:
+    """``trl=folder``."""
+    library, equals, folder = word.partition("=")
+    if not equals or library not in LIBRARIES or not folder:
+        raise argparse.ArgumentTypeError(f"expected {', '.join(LIBRARIES)}, = and a folder, got {word!r:.60}")
+    return library, folder
 
 
 def add(commands: Any) -> None:
@@ -144,6 +158,7 @@ def add(commands: Any) -> None:
         Flag("--proxy", "MODEL", str, "the small model (default: siftlm-tiny)"),
         Flag("--proxy-records", "N", int, "train it on at most N records (default: 300)", setting="records"),
         "output",
+        repeated("--export", "LIBRARY=FOLDER", _export, "write them for trl, llama-factory or axolotl too; repeatable"),
         Flag("--field", "NAME|none", str, "field for the gain and the source of a record (default: siftlm)"),
         switch("--restart", "begin anew, whatever an earlier command left in OUT.work"),
         flags.JSON,
@@ -175,6 +190,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         verdict = picks.verdict(**judging, progress=report) if arguments.verdict else None
     files = [] if arguments.report is None else picks.report(verdict=verdict).write(arguments.report)
+    for library, folder in arguments.export:
+        files += picks.export(library, folder)
     if arguments.json:
         print_json(_record(picks, verdict, arguments.out, files))
     elif not arguments.quiet:
@@ -213,7 +230,7 @@ def _record(picks: Picks, verdict: Verdict | None, out: str, files: list[Path]) 
         "complaints": list(picks.embedded.state.complaints),
         "finished_before": picks.finished_before,
         "verdict": None if verdict is None else verdict.to_dict(),
-        "report": [str(file) for file in files],
+        "files": [str(file) for file in files],
     }
 
 
@@ -226,4 +243,4 @@ def _parts(
     parts += [] if verdict is None else [terminal.prose(verdict.sentence)]
     state = "had been written before; nothing has changed" if picks.finished_before else "written"
     parts.append(terminal.prose(f"{shlex.quote(out)}: {state}"))
-    return [*parts, *(terminal.prose(f"{file}: written") for file in files if file.suffix in (".html", ".md"))]
+    return [*parts, *(terminal.prose(f"{file}: written") for file in files if file.suffix != ".svg")]

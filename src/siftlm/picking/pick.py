@@ -115,6 +115,19 @@ class Picks:
 
         return judge(self, test, proxy=proxy, records=records, seed=seed, progress=progress, tuning=tuning)
 
+    def export(self, library: str, into: str | os.PathLike[str], *, name: str = "siftlm_picks") -> list[Path]:
+        """Write the records for a library that trains on them, in the order of picking; returns the files.
+
+        Args:
+            library: ``trl``, ``llama-factory`` or ``axolotl``.
+            into: a folder, which gets ``name.jsonl`` and what the library needs to find it: an entry in
+                ``dataset_info.json`` for LLaMA-Factory, a ``name.yaml`` to put into the configuration of Axolotl.
+            name: of the data set.
+        """
+        from siftlm.picking.exports import export
+
+        return export(self.records, self.sources, library, into, name=name, fields=self.fields)
+
     def __str__(self) -> str:
         left = self.uncertainty[-1] / self.uncertainty[0] if self.uncertainty[0] > 0 else 0.0
         counts = f"{len(self):,} of {self.pool_records:,} records of {self.pool} for {len(self.targets):,} targets"

@@ -63,7 +63,7 @@ def record_text(record: Any, fields: Sequence[str] | None = None) -> str:
     if not isinstance(record, Mapping):
         raise UnusableRecord(f"a record is a text or an object with fields; this is {value_kind(record)}")
     chosen = form_of(record) if fields is None else tuple(fields)
-    texts = [_text_of(look_up(record, field, None), field) for field in chosen]
+    texts = [field_text(look_up(record, field, None), field) for field in chosen]
     return usable_text("\n".join(text for text in texts if text), " + ".join(chosen))
 
 
@@ -76,7 +76,7 @@ def form_of(record: Mapping[Any, Any]) -> tuple[str, ...]:
     raise UnusableRecord(f"has no text in a known form; name its fields with text= (--text); its fields are {known}")
 
 
-def _text_of(value: Any, field: str) -> str:
+def field_text(value: Any, field: str) -> str:
     """The text of a field: a string, or the messages of a conversation one below the other."""
     if value is None:
         return ""
@@ -84,7 +84,7 @@ def _text_of(value: Any, field: str) -> str:
         return value
     if isinstance(value, Mapping):
         inner = next((value[name] for name in MESSAGE_FIELDS if name in value), None)
-        return _text_of(inner, field)
+        return field_text(inner, field)
     if isinstance(value, (list, tuple)):
-        return "\n".join(text for one in value if (text := _text_of(one, field)))
+        return "\n".join(text for one in value if (text := field_text(one, field)))
     raise UnusableRecord(f"{field!r} is {value_kind(value)}, not text or messages")
