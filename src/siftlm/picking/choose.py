@@ -11,6 +11,7 @@ from siftlm.picking.quotas import SourceLimits
 from siftlm.selection import Limits, Method, Problem, Steps, select
 from siftlm.selection.posterior import FeaturePosterior
 from siftlm.selection.problem import MethodFunction
+from siftlm.selection.trace import TracePosterior
 from siftlm.types import BoolArray, FloatArray, IntArray, Vectors
 
 
@@ -128,7 +129,7 @@ def _followed(
         posterior = problem.posterior_in_use
         indices, values, trace = begun.indices.tolist(), begun.gains.tolist(), begun.uncertainty.tolist()
         trace = trace or [problem.space.target_trace / problem.space.targets]
-        if indices and isinstance(posterior, FeaturePosterior):
+        if indices and isinstance(posterior, (FeaturePosterior, TracePosterior)):
             posterior.restart(begun.indices)
             gains = posterior.trace_gain()
         while True:
@@ -143,7 +144,12 @@ def _followed(
             if posterior is not None:
                 trace.append(trace[-1] - posterior.look(index).drop)
             gains = steps.send(index)
-            if keep is not None and resumes(base) and isinstance(posterior, FeaturePosterior) and posterior.refreshed:
+            if (
+                keep is not None
+                and resumes(base)
+                and isinstance(posterior, (FeaturePosterior, TracePosterior))
+                and posterior.refreshed
+            ):
                 keep(Chosen(np.array(indices, dtype=np.int64), np.array(values), np.array(trace)))
 
     run.method = replace(base, run=run)  # type: ignore[attr-defined]

@@ -44,6 +44,8 @@ ROW = np.dtype(
 )
 Rows = npt.NDArray[Any]
 COMPLAINTS = 5
+# Vectors of up to so many bytes are held in memory.
+MAX_LOADED_BYTES = 4 << 30
 
 
 @dataclass
@@ -158,12 +160,15 @@ class WorkFolder:
         return np.fromfile(self.path / ROWS_FILE, dtype=ROW, count=self.state.rows)
 
     def vectors(self) -> Vectors:
-        """(rows, d), mapped."""
+        """(rows, d): in memory where they are not too many, else mapped."""
         shape = (self.state.rows, self.state.width)
         if not self.state.rows:
             return np.zeros(shape, dtype=np.float32)
         if (self.path / VECTORS_FILE).stat().st_size < shape[0] * shape[1] * 4:
             raise Damaged(f"{self.path / VECTORS_FILE}: is shorter than its {shape[0]:,} rows; {_restart()}")
+        # Every pick goes over all of them, and pages of a map may be taken away in between.
+        if shape[0] * shape[1] * 4 <= MAX_LOADED_BYTES:
+            return np.fromfile(self.path / VECTORS_FILE, dtype="<f4", count=shape[0] * shape[1]).reshape(shape)
         return np.memmap(self.path / VECTORS_FILE, dtype="<f4", mode="r", shape=shape).view(np.ndarray)
 
     def read_state(self) -> ReadState:

@@ -37,6 +37,8 @@ from siftlm.types import FloatArray, IntArray
 # Above this many candidates per feature, scanning along a direction beats rows of a Cholesky factor (measured:
 # equal at K = 5,000, d = 768).
 CANDIDATES_PER_FEATURE = 6
+# From one target for so many features on, one more scan a pick beats a row for each target (K = 200,000, d = 384).
+FEATURES_PER_TARGET = 24
 # P is recomputed from the picks themselves this often, before its rounding errors can add up.
 REFRESH_EVERY = 2048
 # Candidates are updated so many at a time: a block's numbers stay in the processor's cache from scan to update.
@@ -260,9 +262,15 @@ class FeatureBelief:
         self._last = NO_LOOK
         return white
 
-    def skip(self, picks: int) -> None:
-        """Count picks, at least d, whose ``matrix`` and ``residual`` the caller sets."""
-        self._count, self._last = picks, NO_LOOK
+    def refresh(self, picks: Sequence[int], targets: FloatArray) -> FloatArray:
+        """P and the residual anew from these picks, at least d: P = BᵀB, B = √λ L⁻¹, L Lᵀ = λI + X_nᵀX_n. Returns B."""
+        picked = self._space.gather(np.array(picks, dtype=np.int64))
+        factor = np.linalg.cholesky(picked.T @ picked + self._noise * np.eye(self._space.width))
+        root: FloatArray = self._noise**0.5 * np.linalg.inv(factor)
+        self.matrix = root.T @ root
+        self.residual = targets @ self.matrix
+        self._count, self._last = len(picks), NO_LOOK
+        return root
 
 
 class KernelBelief:
@@ -399,22 +407,16 @@ class FeaturePosterior(_PosteriorArrays):
     def restart(self, picks: IntArray) -> None:
         """The state after these picks, at least d of them, at the cost of a refresh."""
         self._picked = picks.tolist()
-        self._belief.skip(len(picks))
         self._refresh()
 
     def _refresh(self) -> None:
-        """Everything anew from the picks: P = BᵀB with B = √λ L⁻¹ and L Lᵀ = λI + X_nᵀX_n."""
-        space = self._space
-        picked = space.gather(np.array(self._picked, dtype=np.int64))
-        factor = np.linalg.cholesky(picked.T @ picked + self.noise * np.eye(space.width))
-        root = self.noise**0.5 * np.linalg.inv(factor)
-        matrix = root.T @ root
-        self._belief.matrix, self._belief.residual = matrix, self._prompt @ matrix
-        for start in range(0, space.size, UPDATE_BLOCK_CANDIDATES):
+        """Everything anew from the picks."""
+        root = self._belief.refresh(self._picked, self._prompt)
+        for start in range(0, self._space.size, UPDATE_BLOCK_CANDIDATES):
             block = slice(start, start + UPDATE_BLOCK_CANDIDATES)
-            whitened = space.scan(root.T, block)
+            whitened = self._space.scan(root.T, block)
             self.noisy[block] = np.einsum("ij,ij->i", whitened, whitened) + self.noise
-            self.cross[:, block] = space.scan(self.residual.T, block).T
+            self.cross[:, block] = self._space.scan(self.residual.T, block).T
             self._add_up(block)
 
 
@@ -425,5 +427,9 @@ def posterior_of(space: Space, noise: float, expected: int, *, trace_only: bool 
         or space.size > CANDIDATES_PER_FEATURE * space.width
         or (trace_only and space.targets > space.width)
     ):
+        if trace_only and space.targets > max(1, space.width // FEATURES_PER_TARGET):
+            from siftlm.selection.trace import TracePosterior
+
+            return TracePosterior(space, noise)
         return FeaturePosterior(space, noise, trace_only=trace_only)
     return RowPosterior(space, noise, expected)
