@@ -219,6 +219,7 @@ def pick(
     path = None if out is None else Path(out)
     if path is not None:
         output.check_output(path)
+        _check_outside(path, pool)
     # 2. The pool and the targets.
     source = open_pool("pool", pool, **reading)
     fields = text_fields("text", text)
@@ -254,6 +255,17 @@ def pick(
     if path is None:  # the result reads its vectors there
         weakref.finalize(picks, shutil.rmtree, folder, ignore_errors=True)
     return picks
+
+
+def _check_outside(out: Path, pool: Any) -> None:
+    """Raise where the output would become a part of the pool."""
+    if isinstance(pool, (str, os.PathLike)):
+        folders = [Path(pool)]
+    else:
+        folders = [Path(one) for one in pool if isinstance(one, os.PathLike)] if isinstance(pool, (list, tuple)) else []
+    for folder in folders:
+        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise Conflict(f"{setting('out', str(out))} lies in the pool {folder}, which it would become a part of")
 
 
 @contextlib.contextmanager
