@@ -123,10 +123,10 @@ def test_other_settings_use_the_vectors_again(folder):
 
 def test_a_changed_pool_is_refused_until_it_may_begin_anew(folder):
     pick("pool.jsonl", TARGETS, 3, out="chosen.jsonl")
-    with pytest.raises(Conflict, match=r"the embedder is another one; restart=True begins anew"):
+    with pytest.raises(Conflict, match=r"begun with another embedder; restart=True begins anew"):
         pick("pool.jsonl", TARGETS, 3, out="chosen.jsonl", embedder="hashing")
     write(folder / "pool.jsonl", records(100, seed=5))
-    with pytest.raises(Conflict, match="the pool is another one, or has changed"):
+    with pytest.raises(Conflict, match="begun with another pool, or the same before a change"):
         pick("pool.jsonl", TARGETS, 3, out="chosen.jsonl")
     anew = pick("pool.jsonl", TARGETS, 3, out="chosen.jsonl", restart=True)
     assert anew.numbers.tolist() == pick(records(100, seed=5), TARGETS, 3).numbers.tolist()

@@ -325,12 +325,12 @@ def _check_same_reading(path: Path, known: Mapping[str, Any], job: Mapping[str, 
         raise Conflict(f"{path}: was written by another version; {setting('restart', True)} begins anew")
     for name, value in job["reading"].items():
         if known["reading"].get(name) != value:
-            what = f"{name} is another one"
+            what = f"another {name}"
             if name == "pool":
-                what = "pool is another one, or has changed (a file is known by its path, size and time of change)"
+                what += ", or the same before a change (a file is known by its path, size and time of change)"
             raise Conflict(
-                f"{path}: holds work that was begun before, and the {what}; {setting('restart', True)} begins anew, "
-                f"and another {setting('out')} keeps both"
+                f"{path}: holds work that was begun with {what}; {setting('restart', True)} begins anew, and another "
+                f"{setting('out')} keeps both"
             )
 
 

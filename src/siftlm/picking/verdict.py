@@ -83,7 +83,7 @@ class Verdict:
         name = Column("records"), Column("% of base", interval=True), Column("bits per byte", 3)
         base, chosen, random = self.losses.mean(axis=1)
         caption = (
-            f"Bits per byte on {self.tests:,} targets {self.held_out}, in % of the untrained model's; lower is better. "
+            f"Bits per byte on {self.tests:,} targets {self.held_out}, in % of the base model's; lower is better. "
             "Mean over targets at the right. Intervals: 95 %, bootstrap over targets, paired for the difference. "
             f"{self.proxy} was trained on {self.records:,} records, one step each; random: mean of {RANDOM_DRAWS} "
             "choices."
