@@ -57,8 +57,8 @@ GUARD_TESTS = (
 )
 # A text is worse where it needs more bits than the base model by more than this, in %.
 HARM_PERCENT = 0.5
-# What no table reads, and is most of a record.
-OF_SINGLE_STEPS = ("uncertainty", "scores", "losses", "learned", "seconds")
+# What no table reads, and is most of a record; cosines are read of ``auto``.
+OF_SINGLE_STEPS = {"uncertainty", "losses", "learned", "seconds"}
 CHOICES = ("sift", "pursuit", "pursuit+replacement=True")
 METHODS = {"dev": ("base", "nn", *CHOICES), "test": ("base", "nn", "sift", "auto")}
 # What ``auto`` is where a text is its own prompt, by the name that is in the records.
@@ -184,7 +184,8 @@ def pack(work: Path) -> None:
 
 def _for_tables(record: dict[str, Any]) -> dict[str, Any]:
     """What tables need of a record: all of one with the guard, and of others no figures of single steps."""
-    return record if "extra" in record else {name: record[name] for name in record if name not in OF_SINGLE_STEPS}
+    left_out = set() if "extra" in record else OF_SINGLE_STEPS | ({"scores"} if record["method"] != "auto" else set())
+    return {name: value for name, value in record.items() if name not in left_out}
 
 
 @functools.cache
