@@ -17,7 +17,7 @@ from siftlm.selection.problem import Method
 # Where nothing names a method: that of tuning (docs/decisions/0051-step-aware-selection.md), and that of what is read.
 DEFAULT_METHOD, METHOD_OF_CONTEXT = "auto", "sift"
 # Settings of SIFT: who sets one of them and names no method means SIFT.
-SETTINGS_OF_SIFT = ("noise", "kernel", "replacement", "residual", "known", "opposites")
+SETTINGS_OF_SIFT = ("noise", "kernel", "replacement", "residual", "known", "opposites", "features")
 # Only what makes a procedure what it is: rates, numbers of texts and of candidates are the user's, or calibration's.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # arXiv 2605.30337: a text is trained as often as its count, its gradient computed every other time.

@@ -387,7 +387,7 @@ def test_multiple_choice_is_that_of_the_harness_own_model(base, harness, one, me
     for metric in ("acc,none", "acc_norm,none"):
         assert mine["results"]["choices"][metric] == theirs["results"]["choices"][metric]
     assert answers(tuned) != pytest.approx(answers(mine), rel=1e-3)
-    assert tuned["config"]["siftlm"]["method"] == "sift"
+    assert tuned["config"]["siftlm"]["method"] == "auto"
 
 
 def test_tasks_are_refused_where_they_would_be_lost(tasks, tmp_path, capsys):

@@ -141,7 +141,7 @@ def test_the_text_of_an_answer_holds_all_that_an_assistant_reads(memory: Memory)
         ({}, "min_growth", "would add less than 3% to what these tell"),
         ({"min_growth": 0.3}, "min_growth", "would add less than 30% to what these tell"),
         ({"n": 2, "min_growth": 0}, "n", "A larger n may add something."),
-        ({"min_growth": 0}, "n", "6 of 6 passages"),
+        ({"min_growth": 0}, "exhausted", "5 of 6 passages"),  # the sixth points away from the prompt
     ],
 )
 def test_the_verdict_names_the_rule_that_stopped_it(memory: Memory, given: Any, stopped: str, sentence: str) -> None:
@@ -150,7 +150,7 @@ def test_the_verdict_names_the_rule_that_stopped_it(memory: Memory, given: Any, 
     assert [one["text"] for one in said["passages"]] == found_by_memory(memory, n=given.get("n", 6), **rule).texts
     assert said["stopped"] == stopped
     assert sentence in said["verdict"]
-    assert ("would add little" in said["verdict"]) == (stopped != "n")
+    assert ("would add little" in said["verdict"]) == (stopped == "min_growth")
 
 
 def test_known_texts_are_not_looked_for_again(memory: Memory) -> None:
