@@ -181,6 +181,16 @@ def test_an_interrupt_leaves_the_line_of_progress_alone(folder, monkeypatch, cap
     assert all(len(line) <= 39 for part in drawn for line in part.split("\r"))
 
 
+def test_the_same_command_keeps_the_embedder_that_is_there(folder, siftlm):
+    corpus(folder / "a.jsonl", 3)
+    assert siftlm("index", "a.jsonl", "--into", "memory", *HASHING)[0] == 0
+    status, out, err = siftlm("index", "a.jsonl", "--into", "memory")
+    assert (status, err) == (0, "")
+    assert "(0 new)" in out
+    with Memory.build("a.jsonl", "memory", progress=False) as memory:
+        assert memory.manifest.embedder == "hashing"
+
+
 def test_another_corpus_or_embedder_does_not_slip_in(folder, siftlm):
     corpus(folder / "a.jsonl", 3)
     corpus(folder / "b.jsonl", 4)

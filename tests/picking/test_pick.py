@@ -150,7 +150,7 @@ def test_nothing_to_pick_and_too_much_are_refused(folder):
         pick("pool.jsonl", TARGETS)
     with pytest.raises(InvalidInput, match=r"no file or folder 'nowhere.jsonl'"):
         pick("nowhere.jsonl", TARGETS, 3)
-    with pytest.raises(Conflict, match="lies in the pool"):
+    with pytest.raises(Conflict, match=r"lies in .*, which is read, and would become a part of it"):
         pick(folder, TARGETS, 3, out="a.jsonl")
     with pytest.raises(InvalidInput, match=r"out='a.txt': records are written to .jsonl"):
         pick("pool.jsonl", TARGETS, 3, out="a.txt")

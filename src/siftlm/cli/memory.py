@@ -237,12 +237,14 @@ def _fill_memory(arguments: argparse.Namespace, report: Report) -> Memory:
     )
 
 
-def _new_embedder(arguments: argparse.Namespace, corpus: Any, reading: dict[str, Any]) -> Embedder:
-    """The embedder of a new memory; for precomputed vectors, one of their width."""
+def _new_embedder(arguments: argparse.Namespace, corpus: Any, reading: dict[str, Any]) -> Embedder | None:
+    """The embedder of a new memory, None for whatever is the default; for precomputed vectors, one of their width."""
     from siftlm.embedding import DEFAULT_EMBEDDER, embedder
     from siftlm.memory.reading import open_source
 
     options = dict(arguments.embedder_option)
+    if arguments.embedder is None and arguments.vectors is None and not options:
+        return None
     if arguments.embedder is not None or arguments.vectors is None:
         return embedder(arguments.embedder or DEFAULT_EMBEDDER, **options)
     for record in open_source(corpus, **reading).read():

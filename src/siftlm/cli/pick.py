@@ -202,6 +202,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _judging(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings of the verdict."""
+    from siftlm.picking.output import check_no_input, input_files
+
     given = {"test": arguments.test, "proxy": arguments.proxy, "records": arguments.proxy_records}
     settings = {name: value for name, value in given.items() if value is not None}
     if settings and not arguments.verdict:
@@ -209,6 +211,7 @@ def _judging(arguments: argparse.Namespace) -> dict[str, Any]:
         raise Conflict(f"--{flag} needs --verdict")
     if arguments.test is not None:
         settings["test"] = _corpus(arguments.test)
+        check_no_input("out", Path(arguments.out), input_files(settings["test"]))
     return settings
 
 

@@ -203,6 +203,8 @@ def _no_results(arguments: argparse.Namespace, memory: Memory) -> list[str]:
         return [f"No results: no document matches --where {arguments.where}", "siftlm info MEMORY lists the fields."]
     if arguments.candidates == "words":
         return ["No results: no passage has a word of the prompt."]
+    if arguments.where is None and arguments.method in (None, "sift"):
+        return ["No results: nothing points towards the prompt; --method nearest lists what is closest."]
     return ["No results: every candidate was filtered out."]
 
 

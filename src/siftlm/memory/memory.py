@@ -145,7 +145,7 @@ class Memory(Searcher):
         corpus: Any,
         into: str | os.PathLike[str],
         *,
-        embedder: EmbedderSource = DEFAULT_EMBEDDER,
+        embedder: EmbedderSource | None = None,
         bad: str = "skip",
         progress: bool | Report | None = None,
         storage: str = "float32",
@@ -161,16 +161,17 @@ class Memory(Searcher):
             corpus: files, folders, Hugging Face data sets or any iterable: see `siftlm.memory.reading.open_source`,
                 which also takes the settings that are not named here (``text=``, ``meta=``, ``id=``, ``vector=``, …).
             into: the memory's folder.
-            embedder: see `create`; ``lexical`` is fitted to a sample of the corpus first, and stays in the folder.
+            embedder: see `create`; ``lexical`` is first fitted to a sample. Left out where there is a memory: its own.
             storage, passage_tokens, overlap, full_text, near_duplicates: see `create`.
             bad: ``skip`` bad records and count them, or ``fail`` at the first.
-            progress: ``True`` draws it, ``False`` does not, a function receives it; left out, it is drawn where a
-                person is watching.
+            progress: ``True`` draws it, ``False`` does not, a function receives it; left out: if a person is watching.
         """
         check_bad(bad)
         source = ingest.open_corpus(corpus, reading_settings)
-        made_embedder = make_embedder(embedder)
         path = Path(into)
+        there = (path / manifest.MANIFEST_FILE).exists()
+        own = cls.open(path).embedder if there and embedder is None else None
+        made_embedder = own or make_embedder(embedder or DEFAULT_EMBEDDER)
         settings: dict[str, Any] = {
             "embedder": made_embedder,
             "storage": storage,
@@ -179,7 +180,7 @@ class Memory(Searcher):
             "full_text": full_text,
             "near_duplicates": near_duplicates,
         }
-        if (path / manifest.MANIFEST_FILE).exists():
+        if there:
             memory = cls.open(path, embedder=made_embedder)
             with memory._pool.snapshot() as snapshot:
                 check_same_build(path, memory.manifest, new_manifest(**settings), snapshot.inputs(), source)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,27 @@ def check_output(out: Path) -> None:
         raise InvalidInput(f"{setting('out', str(out))} is a folder")
     if not out.absolute().parent.is_dir():
         raise InvalidInput(f"{setting('out', str(out))}: there is no folder {out.absolute().parent}")
+
+
+def input_files(*given: Any) -> list[Path]:
+    """The files and folders among what a pool, targets or vectors may be."""
+    found = []
+    for one in given:
+        if isinstance(one, (str, os.PathLike)):
+            found.append(Path(one))
+        elif isinstance(one, (list, tuple)):
+            found += [Path(part) for part in one if isinstance(part, os.PathLike)]
+    return found
+
+
+def check_no_input(name: str, out: Path, inputs: Iterable[Path]) -> None:
+    """Raise where writing a file would destroy what was read, or become a part of it."""
+    real = out.resolve()
+    for one in inputs:
+        if one.is_dir() and real.is_relative_to(one.resolve()):
+            raise Conflict(f"{setting(name, str(out))} lies in {one}, which is read, and would become a part of it")
+        if one.is_file() and out.exists() and os.path.samefile(one, out):
+            raise Conflict(f"{setting(name, str(out))} is read as well, and would be overwritten: name another file")
 
 
 def annotated(
@@ -87,6 +109,6 @@ def _parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     try:
         parquet.write_table(arrow.Table.from_pylist(list(records)), buffer)
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise InvalidInput(f"these records cannot be written as Parquet: {error}; write .jsonl instead") from error
     return buffer.getvalue()

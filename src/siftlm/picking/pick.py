@@ -75,6 +75,8 @@ class Picks:
     target_fields: tuple[str, ...] | None = None
     """The same for targets."""
     quota: SourceQuota | None = None
+    inputs: Sequence[Path] = field(repr=False, default=())
+    """The files that were read, which nothing is written over."""
     finished_before: bool = False
     """Was everything there already from an earlier call?"""
 
@@ -126,6 +128,7 @@ class Picks:
         """
         from siftlm.picking.exports import export
 
+        output.check_no_input("export", Path(into) / f"{name}.jsonl", [one for one in self.inputs if one.is_file()])
         return export(self.records, self.sources, library, into, name=name, fields=self.fields)
 
     def __str__(self) -> str:
@@ -217,13 +220,15 @@ def pick(
     )  # fmt: skip
     restart = validation.flag("restart", restart)
     path = None if out is None else Path(out)
+    inputs = output.input_files(pool, targets, vectors, target_vectors)
     if path is not None:
         output.check_output(path)
-        _check_outside(path, pool)
+        output.check_no_input("out", path, inputs)
     # 2. The pool and the targets.
     source = open_pool("pool", pool, **reading)
     fields = text_fields("text", text)
     given = None if vectors is None else vector_rows("vectors", vectors)
+    vectors = vectors if given is None or isinstance(vectors, (str, os.PathLike)) else given
     made = _embedder_for(source, embedder, needed=given is None)
     goal_fields = fields if target_text is None else text_fields("target_text", target_text)
     goals = read_targets(targets, target_vectors, fields=goal_fields, embedder=made, **reading)
@@ -250,22 +255,11 @@ def pick(
         picks = Picks(
             records, numbers, sources, choice.gains, choice.uncertainty, choice.stopped, left_out, source.name,
             embedded.state.records, goals, embedded, candidates, choice.indices, settings.method.name, source,
-            fields, goal_fields, settings.quota, finished,
+            fields, goal_fields, settings.quota, (*inputs, *([] if path is None else [path])), finished,
         )  # fmt: skip
     if path is None:  # the result reads its vectors there
         weakref.finalize(picks, shutil.rmtree, folder, ignore_errors=True)
     return picks
-
-
-def _check_outside(out: Path, pool: Any) -> None:
-    """Raise where the output would become a part of the pool."""
-    if isinstance(pool, (str, os.PathLike)):
-        folders = [Path(pool)]
-    else:
-        folders = [Path(one) for one in pool if isinstance(one, os.PathLike)] if isinstance(pool, (list, tuple)) else []
-    for folder in folders:
-        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-            raise Conflict(f"{setting('out', str(out))} lies in the pool {folder}, which it would become a part of")
 
 
 @contextlib.contextmanager
@@ -300,10 +294,15 @@ def _read(
     """The pool, read and embedded: what is in the work folder already, completed."""
     if restart:
         work.clear()
-    known = work.job()
+    known, state = work.job(), work.read_state()
+    if known.get("format") == job["format"]:
+        if not state.records:  # a call that failed at its first records binds nobody
+            work.clear()
+            known = {}
+        elif known["reading"].get("bad") == "fail":  # all so far were usable
+            known = {**known, "reading": {**known["reading"], "bad": job["reading"]["bad"]}}
     if known:
         _check_same_reading(work.path, known, job)
-    state = work.read_state()
     if {**known, "written": None} != {**job, "written": None}:
         work.clear(PICKS_FILE)
         if not known or (known["rows"] != job["rows"] and not state.complete):
@@ -325,7 +324,7 @@ def _check_same_reading(path: Path, known: Mapping[str, Any], job: Mapping[str, 
         raise Conflict(f"{path}: was written by another version; {setting('restart', True)} begins anew")
     for name, value in job["reading"].items():
         if known["reading"].get(name) != value:
-            what = f"another {name}"
+            what = f"another {setting(name)}"
             if name == "pool":
                 what += ", or the same before a change (a file is known by its path, size and time of change)"
             raise Conflict(

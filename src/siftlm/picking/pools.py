@@ -156,6 +156,10 @@ def open_pool(name: str, pool: Any, **reading: Any) -> Pool:
     """
     if isinstance(pool, (str, os.PathLike)) and (Path(pool) / MANIFEST_FILE).is_file():
         pool = Memory.open(pool)
+    if isinstance(pool, (list, tuple)):
+        for one in pool:
+            if isinstance(one, os.PathLike) and (Path(one) / MANIFEST_FILE).is_file():
+                raise Conflict(f"{setting(name)} has other parts beside the memory {one}: a memory is a pool alone")
     if not isinstance(pool, Memory):
         return RecordPool(pool, **reading)
     if given := [key for key, value in reading.items() if value not in (None, "train")]:

@@ -207,9 +207,12 @@ def _number(block: PoolBlock, at: int, field: str, name: str, bad: str) -> float
     value: Any = look_up(record, field, None) if isinstance(record, Mapping) else None
     if isinstance(value, np.generic):
         value = value.item()
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if is_number and (value > 0 or (value == 0 and name != "cost")):
-        return float(value)
+    try:
+        number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number that no float holds
+        number = math.inf
+    if math.isfinite(number) and (number > 0 or (number == 0 and name != "cost")):
+        return number
     if bad == "fail":
         must = "a number > 0" if name == "cost" else "a number ≥ 0"
         raise BadRecord(

@@ -17,7 +17,7 @@ from siftlm.memory.reading.records import VectorFile
 from siftlm.picking.choose import Candidates
 from siftlm.picking.pools import Pool
 from siftlm.picking.quotas import Quota, SourceLimits, SourceQuota
-from siftlm.picking.reading import Reading
+from siftlm.picking.reading import NO_SOURCE, Reading
 from siftlm.picking.targets import Targets
 from siftlm.picking.work import FORMAT, Embedded
 from siftlm.selection import Method
@@ -184,8 +184,14 @@ class PickSettings:
             raise InvalidInput(f"no record of the pool may be picked{without}")
         if self.n is not None and self.n > count:
             raise InvalidInput(f"{setting('n', self.n)} is more than the {count:,} records that may be picked{without}")
+        if candidates.costs is not None and candidates.budget is not None:
+            least = float(candidates.costs[candidates.allowed].min())
+            if least > candidates.budget:
+                raise InvalidInput(f"{setting('budget', self.budget)}: the cheapest record costs {least:g}")
         if candidates.limits is None or self.quota is None:
             return
+        if set(pool.labels) == {NO_SOURCE}:
+            raise InvalidInput(f"{setting('quota')} names the field {self.quota.field!r}, which no record has")
         unknown = sorted(set(self.quota.some) - set(pool.labels))
         if unknown:
             known = ", ".join(repr(label) for label in sorted(pool.labels)[:10])
