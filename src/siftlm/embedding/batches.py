@@ -398,7 +398,7 @@ def _exact_rows() -> int:
 
 
 def _row_sums(counted: PieceCounts, n: int) -> FloatArray:
-    """(n, width) `PieceTable.row_sum` of each of n texts."""
+    """(n, width) The sums of rows in `static_vector`, of each of n texts."""
     table, exact_rows = shipped_table(), _exact_rows()
     width = table.rows.shape[1]
     factors = damped_counts(counted.counts) * table.weights.take(counted.pieces)

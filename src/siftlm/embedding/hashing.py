@@ -86,7 +86,7 @@ class HashingEmbedder:
         """(n, width) of unit length; zero for a text of nothing but space. Questions are treated as passages are."""
         del as_query
         texts = list_of_texts("texts", texts)
-        if len(texts) > FEW_TEXTS or sum(map(len, texts)) > FEW_CHARACTERS:
+        if not are_few(texts, FEW_CHARACTERS):
             return self._batches.embed(texts)
         vectors: Vectors = np.empty((len(texts), self.width), dtype=np.float32)
         for row, text in enumerate(texts):
@@ -102,6 +102,11 @@ class HashingEmbedder:
         from siftlm.embedding.batches import HashingBatches
 
         return HashingBatches(self.width)
+
+
+def are_few(texts: list[str], characters: int) -> bool:
+    """Whether texts of together at most so many characters are few enough to be read one by one."""
+    return len(texts) <= FEW_TEXTS and sum(map(len, texts)) <= characters
 
 
 # --- the definition

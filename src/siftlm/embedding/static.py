@@ -6,7 +6,7 @@ knows names and numbers that the table does not. The inner product of two texts 
 
     (1 - words) · cosine by the table + words · cosine by hashing
 
-`PieceTable.row_sum` is the definition of the first, one text at a time; `siftlm.embedding.batches` reads many texts at
+`static_vector` is the definition, one text at a time; `siftlm.embedding.batches` reads many texts at
 once, to the same bits. ``data/README.md`` says where the table comes from, and ``examples/static_table.py`` makes it.
 """
 
@@ -28,9 +28,9 @@ import numpy.typing as npt
 
 from siftlm.embedding.hashing import (
     FEW_CHARACTERS,
-    FEW_TEXTS,
     MAX_CACHED_WORDS,
     HashingEmbedder,
+    are_few,
     damped,
     hashed_words,
     word_hash,
@@ -97,8 +97,7 @@ class StaticEmbedder:
         """(n, width) of unit length; zero for a text of nothing but space. Questions are treated as passages are."""
         del as_query
         texts = list_of_texts("texts", texts)
-        few = FEW_CHARACTERS if self._words else FEW_CHARACTERS_OF_PIECES
-        if len(texts) > FEW_TEXTS or sum(map(len, texts)) > few:
+        if not are_few(texts, FEW_CHARACTERS if self._words else FEW_CHARACTERS_OF_PIECES):
             return self._batches.embed(texts)
         vectors: Vectors = np.empty((len(texts), self.width), dtype=np.float32)
         for row, text in enumerate(texts):
@@ -121,7 +120,14 @@ class StaticEmbedder:
 
 def static_vector(text: str, words: float, words_width: int) -> Vectors:
     """(width,) the vector of a text: the table's part and, unless ``words`` is 0, hashed words at that share."""
-    sums = shipped_table().row_sum(text)
+    # 1. Σ weight · (1 + log count) · row over the distinct pieces. All factors are whole, the dampened count in 256ths:
+    #    the sum is the same in any order and on every machine.
+    table = shipped_table()
+    counts = Counter(table.tokenizer.numbers(text))
+    pieces = np.fromiter(counts, np.int64, len(counts))
+    factors = np.array([damped(count) for count in counts.values()], dtype=np.float64)
+    sums: FloatArray = (factors * table.weights[pieces]) @ table.rows[pieces].astype(np.float64)
+    # 2. At unit length, beside the words.
     meaning: Vectors = (sums / (math.sqrt(float(sums @ sums)) or 1.0)).astype(np.float32)
     if words:
         # Where the table knows nothing, the words are all there is.
@@ -211,17 +217,6 @@ class PieceTable:
     tokenizer: WordPiece
     rows: npt.NDArray[np.int8]
     weights: npt.NDArray[np.uint8]
-
-    def row_sum(self, text: str) -> FloatArray:
-        """(width,) Σ weight · (1 + log count) · row over the distinct pieces of a text.
-
-        All factors are whole, the dampened count in 256ths: the sum is the same in any order and on every machine.
-        """
-        counts = Counter(self.tokenizer.numbers(text))
-        pieces = np.fromiter(counts, np.int64, len(counts))
-        factors = np.array([damped(count) for count in counts.values()], dtype=np.float64)
-        total: FloatArray = (factors * self.weights[pieces]) @ self.rows[pieces].astype(np.float64)
-        return total
 
 
 @cache
