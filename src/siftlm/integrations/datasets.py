@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from siftlm.embedding import DEFAULT_EMBEDDER
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder, EmbedderSource
 from siftlm.errors import InvalidInput, UnknownName, setting
@@ -26,7 +27,7 @@ def rank_rows(
     n: int = DEFAULT_N,
     *,
     column: str,
-    embedder: EmbedderSource = "static",
+    embedder: EmbedderSource = DEFAULT_EMBEDDER,
     fetch: int = DEFAULT_FETCH,
     **settings: Any,
 ) -> Ranking:

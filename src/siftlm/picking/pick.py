@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siftlm import validation
+from siftlm.embedding import DEFAULT_EMBEDDER
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder, EmbedderSource
 from siftlm.errors import Conflict, InvalidInput, WrongEmbedder, setting
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from siftlm.picking.report import PickReport
     from siftlm.picking.verdict import Verdict
 
-DEFAULT_EMBEDDER = "static"
 # Of a verdict: the model, and the records that it is trained on at most.
 DEFAULT_PROXY, PROXY_RECORDS = "siftlm-tiny", 300
 

@@ -16,7 +16,7 @@ from siftlm.memory import Memory
 from siftlm.memory.manifest import MANIFEST_FILE
 from siftlm.memory.reading.fields import UnreadableRow
 from siftlm.memory.reading.open import open_parts
-from siftlm.memory.reading.records import SkipCounter
+from siftlm.memory.reading.records import Origin, SkipCounter
 from siftlm.picking.records import WholeRecords
 from siftlm.types import IntArray, Vectors
 
@@ -40,27 +40,12 @@ class PoolBlock:
     """(len(records), d), where the pool has them."""
 
 
-class Pool(Protocol):
+class Pool(Origin, Protocol):
     """Numbered records that can be read again and again, in the same order."""
-
-    @property
-    def name(self) -> str:
-        """The path or the data set, for people."""
-
-    @property
-    def size(self) -> int | None:
-        """The size in `unit`, where it is known without reading."""
-
-    @property
-    def unit(self) -> str:
-        """The unit of size and position: ``bytes``, ``records``."""
 
     @property
     def embedder(self) -> Embedder | None:
         """What made the vectors of the pool, if it has some."""
-
-    def identity(self) -> dict[str, Any]:
-        """Whatever distinguishes this pool from others, and from itself after a change; JSON can hold it."""
 
     def blocks(self, start: int = 0) -> Iterator[PoolBlock]:
         """The records from number ``start`` on."""

@@ -34,8 +34,8 @@ class Record:
     """How much of the input was read, in the unit of ``Source.size``."""
 
 
-class Source(Protocol):
-    """An input that can be read from any record on, again and again, in the same order."""
+class Origin(Protocol):
+    """What records come from: files, a data set, a list."""
 
     @property
     def name(self) -> str:
@@ -43,18 +43,22 @@ class Source(Protocol):
 
     @property
     def size(self) -> int | None:
-        """The size in the unit of `Record.position`, where that is known without reading it."""
+        """The size in `unit`, where that is known without reading it."""
 
     @property
     def unit(self) -> str:
-        """The unit of size and position: ``bytes``, ``files``, ``records``."""
+        """The unit of the size, and of positions in it: ``bytes``, ``files``, ``records``."""
+
+    def identity(self) -> dict[str, Any]:
+        """Whatever distinguishes this input from others, and from itself after a change; JSON can hold it."""
+
+
+class Source(Origin, Protocol):
+    """An input that can be read from any record on, again and again, in the same order."""
 
     @property
     def empty(self) -> int:
         """Files of a folder that hold nothing; they are passed over, and are no bad records."""
-
-    def identity(self) -> dict[str, Any]:
-        """Whatever distinguishes this input from others, and from itself after a change; JSON can hold it."""
 
     def read(self, start: int = 0) -> Iterator[Record]:
         """The records from number ``start`` on; memory use does not grow with the input."""
