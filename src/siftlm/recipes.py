@@ -14,8 +14,6 @@ from siftlm.errors import Conflict, UnknownName, setting
 from siftlm.selection import problem
 from siftlm.selection.problem import Method
 
-# Where nothing names a method: that of tuning (docs/decisions/0051-step-aware-selection.md), and that of what is read.
-DEFAULT_METHOD, METHOD_OF_CONTEXT = "auto", "sift"
 # Settings of SIFT: who sets one of them and names no method means SIFT.
 SETTINGS_OF_SIFT = ("noise", "kernel", "replacement", "residual", "known", "opposites", "features")
 # Only what makes a procedure what it is: rates, numbers of texts and of candidates are the user's, or calibration's.
@@ -38,16 +36,16 @@ def find(method: Any) -> Method:
 def default_method(settings: Mapping[str, Any]) -> str:
     """The method of a call with these settings, none of which names one.
 
-    `auto` where the model is tuned. `sift` for texts that are only read, where none is worth its tokens twice, and
-    beside a setting that is SIFT's.
+    `auto` where the model is tuned (docs/decisions/0051-step-aware-selection.md). `sift` for texts that are only read,
+    where none is worth its tokens twice, and beside a setting that is SIFT's.
 
     >>> default_method({"n": 20}), default_method({"use": "context"}), default_method({"noise": 0.3})
     ('auto', 'sift', 'sift')
     """
     given = [settings.get(name) for name in SETTINGS_OF_SIFT]
     if settings.get("use") == "context" or any(value is not None and value is not False for value in given):
-        return METHOD_OF_CONTEXT
-    return DEFAULT_METHOD
+        return "sift"
+    return "auto"
 
 
 def merged(calibrated: Mapping[str, Any], *given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:

@@ -41,7 +41,7 @@ from siftlm.serving.streaming import call_engine
 from siftlm.types import IntArray, Vectors
 
 DEFAULT_N = 10
-"""The method and number of texts, unless the model's name or the settings say otherwise."""
+"""The number of texts, unless the model's name or the settings say otherwise."""
 DEFAULT_K = 200
 MAX_PLANE_CANDIDATES = 500
 """Candidates in a plane at most: more would lie on top of each other."""
