@@ -39,6 +39,7 @@ def memory(template, tmp_path):
         yield made
 
 
+@pytest.mark.slow
 def test_what_is_better_replaces_the_first_method(memory):
     found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **{**SMALL, "methods": ("nearest", SIFT)})
     assert {name: found.settings[name] for name in ("method", "noise", "k")} == {
@@ -56,6 +57,7 @@ def test_what_is_better_replaces_the_first_method(memory):
     assert "tuning helps" in str(found)
 
 
+@pytest.mark.slow
 def test_the_first_method_stays_where_the_others_are_no_better(memory):
     found = siftlm.calibrate(
         Reader(), memory, texts=TEXTS, **{**SMALL, "methods": (SIFT, "nearest", "sift+noise=0.11+k=50")}
@@ -170,6 +172,7 @@ def test_the_memory_is_whole_afterwards_and_keeps_it_through_a_compaction(memory
     assert (memory.path / "manifest.json").stat().st_size < 100_000
 
 
+@pytest.mark.slow
 def test_a_memory_that_has_grown_much_is_told_to_be_calibrated_again(memory, caplog):
     siftlm.calibrate(Reader(), memory, texts=TEXTS, **SMALL)
     siftlm.LocalModel(Reader(), memory)
@@ -199,6 +202,7 @@ def test_a_budget_is_kept_to(memory):
     assert sum(len(one["tried"]) for one in found.races) == 3 + 2
 
 
+@pytest.mark.slow
 def test_what_held_out_passages_say_is_compared_with_what_came_of_it(memory):
     found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **SMALL)
     guard = found.evidence["guard"]

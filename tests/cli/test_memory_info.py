@@ -79,6 +79,7 @@ def test_an_input_that_was_not_read_to_its_end_is_called_that(folder, siftlm, mo
     assert 0 < int(read[1]) < 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [40, 100])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_info_keeps_to_the_screen(memory, monkeypatch, columns, encoding):

@@ -78,6 +78,7 @@ def test_ctrl_c_says_how_to_go_on(pool, capsys, monkeypatch):
     assert main(words) == 0
 
 
+@pytest.mark.slow
 def test_a_report_and_a_verdict_come_with_the_choice(pool, siftlm, tiny_model):
     words = "pick --pool pool.jsonl --targets targets.jsonl -n 9 --out a.jsonl --report a-report --verdict"
     words = [*words.split(), "--proxy", str(tiny_model), "--proxy-records", "2"]

@@ -43,6 +43,7 @@ def one():
     return controller
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["abc", "xyz a", "q", ""])
 def test_the_likeliest_tokens(one, prompt):
     read = ids_of(prompt) or [0]
@@ -186,6 +187,7 @@ def by_transformers(model, read, count, seed, **sampling):
 FAST = {"gpt2", "llama", "mistral", "mamba"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

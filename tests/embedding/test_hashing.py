@@ -76,6 +76,7 @@ def test_chunks_and_forgetting_and_order_change_nothing(random, characters, know
         assert_same_bits(row, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [16, 17, 32, 33, 101, 6400, 6401, 12_800, 12_801, 30_000])
 def test_long_words_are_the_same_too(length):
     batch = ["ab" * length, "水" * length, "ab" * length + " tide"]

@@ -200,6 +200,7 @@ def test_the_same_as_a_fresh_lazy_one():
         assert_same(mine, theirs(index, 0.1, "LazyVTL").search(query, 8, 40))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_same_as_a_fresh_lazy_one_where_gains_grow():
     index, queries = flat(texts(150, 32)), texts(4, 32, 1)[:, None]
@@ -208,6 +209,7 @@ def test_the_same_as_a_fresh_lazy_one_where_gains_grow():
         assert_same(mine, theirs(index, 0.1, "LazyVTL").search(query, 6, 100))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("noise", [0.01, 0.3])
 @pytest.mark.parametrize(

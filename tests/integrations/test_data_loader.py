@@ -423,6 +423,7 @@ def test_candidates_and_targets_may_be_samples(dataset):
         assert batches(0, **some) != batches(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [0, 1, 3, 6, 8])
 def test_a_resumed_loader_makes_the_same_batches(stop, model, dataset):
     def make(model):

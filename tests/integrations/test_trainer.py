@@ -67,6 +67,7 @@ def make(folder, kind=ActiveTrainer, active=None, **arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_each_batch_is_chosen_by_the_weights_of_its_step(tmp_path, accumulated):
     steps = []
@@ -86,6 +87,7 @@ def test_each_batch_is_chosen_by_the_weights_of_its_step(tmp_path, accumulated):
     assert sorted(row for batch in batches for row in batch) == list(range(22))
 
 
+@pytest.mark.slow
 def test_a_trainer_with_active_batches_trains_the_rows_that_it_says(tmp_path):
     seen = []
 
@@ -102,6 +104,7 @@ def test_a_trainer_with_active_batches_trains_the_rows_that_it_says(tmp_path):
         assert torch.equal(collate([rows()[row] for row in batch])["input_ids"], inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_a_resumed_run_ends_like_the_whole_one(tmp_path, accumulated):
     whole = make(tmp_path / "whole", gradient_accumulation_steps=accumulated)
@@ -117,6 +120,7 @@ def test_a_resumed_run_ends_like_the_whole_one(tmp_path, accumulated):
         shutil.rmtree(tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_run_that_skips_nothing_goes_on_with_the_rows_left(tmp_path):
     first = make(tmp_path, num_train_epochs=1)
     first.train()
@@ -128,6 +132,7 @@ def test_a_run_that_skips_nothing_goes_on_with_the_rows_left(tmp_path):
     assert sorted(row for batch in batches for row in batch) == list(range(22))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
     make(tmp_path, num_train_epochs=1).train()
     (tmp_path / "checkpoint-3" / "active_batches.json").unlink()

@@ -21,6 +21,7 @@ def rows(score):
     return [hit.row for hit in score.found]
 
 
+@pytest.mark.slow
 def test_a_text_that_is_its_own_prompt_gets_sift_with_repeats(local):
     scored = local.score(TEXT, method="auto", mode="transductive")
     published = local.score(TEXT, method="sift", replacement=True, mode="transductive")

@@ -68,6 +68,7 @@ def made(*choices):
 # --- what is scored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", ["weights", "context", "both"])
 def test_a_choice_has_the_likelihood_of_the_continuation_that_it_is(any_engine, use):
     points = [] if use == "context" else [0, 1, 2]
@@ -112,6 +113,7 @@ def test_the_order_of_the_choices_changes_no_score(full):
         assert (again.best, again.base_best) == (scores.best, scores.base_best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_choice_that_the_texts_answer_with_becomes_the_best(controllers, tmp_path, colour):
     with Memory.create(tmp_path / "memory") as memory:

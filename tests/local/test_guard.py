@@ -294,6 +294,7 @@ def test_many_prompts_are_declined_as_each_is_alone(harmed):
     assert "none" in compare(harmed)
 
 
+@pytest.mark.slow
 def test_points_on_the_way_are_those_of_the_model_while_it_is_tuned(local, harmed):
     for one in (local, harmed):
         plain, guarded = one.score(TEXT, at=[0, 2, 6]), one.score(TEXT, use="auto", at=[0, 2, 6])

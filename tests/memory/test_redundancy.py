@@ -104,6 +104,7 @@ def test_a_seed_is_a_sample():
     assert one.mean_nearest != other.mean_nearest
 
 
+@pytest.mark.slow
 def test_samples_are_uniform():
     # Half of the passages equal one another: whatever the sample, about half of it does.
     rng = np.random.default_rng(0)

@@ -54,6 +54,7 @@ class Counting(HashingEmbedder):
         return super().embed(texts, as_query=as_query)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize("what", ["embedding", "picking"])
 def test_a_killed_process_loses_nothing_that_was_committed(folder, what, monkeypatch):

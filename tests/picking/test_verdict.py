@@ -92,6 +92,7 @@ def test_what_cannot_be_judged_is_refused():
         judged(pool(), about(3, 1))
 
 
+@pytest.mark.slow
 def test_it_goes_into_the_report(tmp_path):
     picks = pick(pool(), about(3, 12), 8, embedder="hashing")
     report = picks.report(verdict=picks.verdict(proxy=Reader(), rate=3e-4))

@@ -323,6 +323,7 @@ def test_grace_ends(memory):
     assert isinstance(heard.all()[-1].error, ShuttingDown)
 
 
+@pytest.mark.slow
 def test_a_failure_ends_those_it_meets_and_nobody_else(engine, memory, monkeypatch):
     forward = engine.controller.model.forward
     broken = threading.Event()
