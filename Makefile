@@ -38,7 +38,7 @@ test: check docs  ## everything: check, docs, then all tests, doctests and docum
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # A room's tests, or all of them: no doctests and no documents, fewer examples of each property.
-QUICKLY := -q -m "not slow" -o addopts="--import-mode=importlib --strict-config --strict-markers -ra -p no:schemathesis"
+QUICKLY := -q -m "not slow" -o addopts="--import-mode=importlib --strict-config --strict-markers -ra -p no:schemathesis -p no:langsmith_plugin"
 
 quick: $(READY)  ## the fast tests only; `make quick ROOM=memory` for those of one room
 	SIFTLM_TESTS=quick $(BIN)/python -m pytest $(QUICKLY) $(SIDE_BY_SIDE) tests/$(ROOM)
