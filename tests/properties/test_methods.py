@@ -25,6 +25,7 @@ PROPERTIES_INSTEAD = {
     "hull": "test_hull.py",
     "sift-fast": "test_sift_fast.py",
     "auto": "selection/test_pursuit.py",
+    **dict.fromkeys(["rds", "less", "got-d", "dac", "mig", "deita", "goracs"], "selection/test_published.py"),
     "eig": "below, with the classifier's outputs",
     "information-density": "below, with the classifier's outputs",
 }

@@ -535,6 +535,8 @@ def run(name: str, query, candidates, n: int, **settings):
     if entry.reads == "probabilities":
         return select(None, np.abs(candidates) / np.abs(candidates).sum(axis=1, keepdims=True), n, method=name)
     options = options_of(entry, len(candidates), len(np.atleast_2d(query)))
+    if name == "deita":  # which otherwise leaves out what is alike
+        options["threshold"] = 1.0
     return select(query, candidates, n, method=name, **options, **settings)
 
 

@@ -145,6 +145,12 @@ class Method:
     """What the candidates are."""
     whole: bool = False
     """Does it decide on all n picks at once? Then limits that act between picks cannot apply."""
+    numbers: tuple[str, ...] = ()
+    """Options that are one number per candidate."""
+    labels: tuple[str, ...] = ()
+    """Options that are a label, or a list of labels, per candidate."""
+    target_labels: tuple[str, ...] = ()
+    """Options that are a label per target."""
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -170,11 +176,14 @@ def method(
     signed: bool = False,
     reads: Literal["vectors", "probabilities"] = "vectors",
     whole: bool = False,
+    numbers: tuple[str, ...] = (),
+    labels: tuple[str, ...] = (),
+    target_labels: tuple[str, ...] = (),
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Declare a generator function to be a method. See `Method` for what the settings mean."""
 
     def declare(run: MethodFunction) -> MethodFunction:
-        entry = Method(name, summary, run, targeted, repeats, signed, reads, whole)
+        entry = Method(name, summary, run, targeted, repeats, signed, reads, whole, numbers, labels, target_labels)
         run.method = entry  # type: ignore[attr-defined]
         if run.__module__.startswith("siftlm."):
             _BUILT_IN_METHODS[name] = entry

@@ -104,6 +104,10 @@ class PickRules:
                 blocked[which] = True
             self.blocked = blocked
 
+    def block(self, which: BoolArray) -> None:
+        """``which`` (size,) may not be picked any more."""
+        self.blocked = which.copy() if self.blocked is None else self.blocked | which
+
     def grow(self, names: IntArray, blocked: BoolArray) -> None:
         """There are more candidates: ``names`` (K,) of all of them, ``blocked`` (added,) of the new ones."""
         self.names = names

@@ -1,10 +1,16 @@
-"""The selection methods: SIFT and its peers from retrieval and active learning, one function each."""
+"""The selection methods: SIFT and its peers from retrieval, active learning and data selection, one function each."""
 
 from siftlm.selection.selectors import (  # noqa: F401  # each declares its methods when it is imported
     coverage,
+    dac,
+    deita,
+    goracs,
+    got_d,
     hull,
     information,
+    mig,
     retrieval,
     sift,
+    similar,
     variance,
 )

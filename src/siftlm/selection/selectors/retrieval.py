@@ -13,7 +13,7 @@ from siftlm.selection.problem import Problem, Steps, method
 from siftlm.types import FloatArray
 
 
-@method("nearest", "nearest neighbours of the prompt; relevant, blind to redundancy")
+@method("nearest", "nearest neighbours of the prompt; relevant, blind to redundancy", numbers=("relevance",))
 def nearest(problem: Problem, *, relevance: npt.ArrayLike | None = None) -> Steps:
     """(1 + mean_m cos(x*_m, x)) / 2
 
@@ -25,7 +25,7 @@ def nearest(problem: Problem, *, relevance: npt.ArrayLike | None = None) -> Step
         yield gains
 
 
-@method("nn-f", "the nearest neighbour n times; what repeating one text is worth", repeats=True)
+@method("nn-f", "the nearest neighbour n times; what repeating one text is worth", repeats=True, numbers=("relevance",))
 def nn_f(problem: Problem, *, relevance: npt.ArrayLike | None = None) -> Steps:
     """(1 + mean_m cos(x*_m, x)) / 2
 
@@ -35,7 +35,7 @@ def nn_f(problem: Problem, *, relevance: npt.ArrayLike | None = None) -> Steps:
     yield from nearest(problem, relevance=relevance)
 
 
-@method("mmr", "relevance less the similarity to the closest pick", signed=True)
+@method("mmr", "relevance less the similarity to the closest pick", signed=True, numbers=("relevance",))
 def mmr(problem: Problem, *, balance: float = 0.5, relevance: npt.ArrayLike | None = None) -> Steps:
     """balance · mean_m cos(x*_m, x) − (1 − balance) · max_i cos(x_i, x) over the picks x_i
 
@@ -50,7 +50,7 @@ def mmr(problem: Problem, *, balance: float = 0.5, relevance: npt.ArrayLike | No
         np.maximum(closest, problem.similarity_to(index), out=closest)
 
 
-@method("max-sum", "relevance and the sum of distances to all picks", signed=True)
+@method("max-sum", "relevance and the sum of distances to all picks", signed=True, numbers=("relevance",))
 def max_sum(problem: Problem, *, balance: float = 0.5, relevance: npt.ArrayLike | None = None) -> Steps:
     """balance · mean_m cos(x*_m, x) + (1 − balance) · Σ_i (1 − cos(x_i, x)) over the picks x_i
 

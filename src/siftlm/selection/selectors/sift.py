@@ -63,7 +63,7 @@ def pursuit(problem: Problem, *, step: float = DEFAULT_STEP) -> Steps:
         cross -= np.outer(step * inverse[index] * cross[:, index], space.row(index))
 
 
-@method("auto", "pursuit, each text once, where the nearest are much alike; else the nearest")
+@method("auto", "pursuit, each text once, where the nearest are much alike; else the nearest", numbers=("relevance",))
 def auto(
     problem: Problem,
     *,
