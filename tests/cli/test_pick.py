@@ -46,9 +46,22 @@ def test_flags_reach_the_library(pool, siftlm):
     assert read(pool / "a.jsonl") == list(picks.records)
 
 
+def test_options_of_a_method_reach_it(pool, siftlm):
+    words = "pick --pool pool.jsonl -n 6 --method mig --option labels=source --option edge=0.5 --field none"
+    status, out, err = siftlm(*words.split(), "--out", "a.jsonl")
+    assert (status, err) == (0, "")
+    assert out.startswith("6 of 300 records of pool.jsonl\n")
+    picks = pick(records(300), n=6, method="mig", options={"labels": "source", "edge": 0.5})
+    assert read(pool / "a.jsonl") == list(picks.records)
+    assert json.loads(siftlm(*words.split(), "--out", "a.jsonl", "--json")[1])["uncertainty"] is None
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
+        ("-n 3 --method mig --option lables=source", "'mig' has no setting 'lables'; did you mean 'labels'"),
+        ("-n 3 --method mig --option labels=tags", "pool.jsonl:1: 'tags' (option labels) must be a label or a list"),
+        ("-n 3 --method goracs --quality score", "decides on all picks at once: leave out --quality"),
         ("-n 999", "-n 999 is more than the"),
         ("-n 3 --quota source", "--quota: expected FIELD=SHARE or FIELD=VALUE:SHARE,…, got 'source'"),
         ("-n 3 --quota source=much", "--quota: expected FIELD=SHARE"),

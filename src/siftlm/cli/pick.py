@@ -48,6 +48,9 @@ target, and how often records repeat each other. --verdict trains a small model 
 random records, and compares their bits per byte on targets that had no part in the choice: better, worse, or no
 significant difference. It needs siftlm[tune].
 
+--method names any method of siftlm methods, --option its settings: --method mig --option labels=tags reads the labels
+of each record from its field tags. Methods that need no prompt need no --targets.
+
 --export writes the records once more for a library that trains on them: --export trl=FOLDER, llama-factory=FOLDER
 (with an entry in dataset_info.json) or axolotl=FOLDER (with the lines for its configuration).
 
@@ -128,6 +131,7 @@ def add(commands: Any) -> None:
         Flag("--target-vectors", "FILE.npy", str, "vectors of the targets"),
         "selection",
         flags.METHOD,
+        flags.OPTION,
         flags.NOISE,
         flags.SEED,
         "limits and weights",
@@ -172,6 +176,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     judging = _judging(arguments)
     settings = flags.values_of(arguments, PICK_NAMES)
+    options: dict[str, Any] = {}
+    flags.add_options(options, arguments, ())
+    if options:
+        settings["options"] = options
     if arguments.quota is not None:
         settings["quota"] = arguments.quota
     if arguments.keep_copies:
@@ -227,7 +235,7 @@ def _record(picks: Picks, verdict: Verdict | None, out: str, files: list[Path]) 
         "pool": picks.pool,
         "records": picks.pool_records,
         "targets": len(picks.targets),
-        "uncertainty": [picks.uncertainty[0], picks.uncertainty[-1]],
+        "uncertainty": [picks.uncertainty[0], picks.uncertainty[-1]] if len(picks.targets) else None,
         "stopped": picks.stopped,
         "left_out": dict(picks.left_out),
         "complaints": list(picks.embedded.state.complaints),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,15 @@ class Candidates:
     budget: float | None = None
     limits: Callable[[], SourceLimits] | None = None
     """The quotas, before any pick."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The method's own settings."""
+    target_options: tuple[str, ...] = ()
+    """Those of them that have a value for each target."""
+
+    def for_targets(self, rows: IntArray) -> Candidates:
+        """The same for some of the targets."""
+        fewer = {name: [self.options[name][row] for row in rows] for name in self.target_options}
+        return replace(self, targets=self.targets[rows], options={**self.options, **fewer})
 
 
 Watch = Callable[[int], None]
@@ -94,13 +104,16 @@ def choose(
     if n is not None and len(begun.indices) >= n:
         return begun
     selection = select(
-        candidates.targets,
+        candidates.targets if len(candidates.targets) else None,
         candidates.vectors,
         None if n is None else n - len(begun.indices),
-        method=_followed(base, begun, limits, keep, watch),
+        method=_followed(base, candidates.options, begun, limits, keep, watch),
         noise=candidates.noise,
         prior=candidates.prior,
-        limits=Limits(exclude=~allowed, replacement=False, costs=costs, budget=budget),
+        # A method that decides on all picks at once picks none twice, and allows no other limit.
+        limits=Limits(exclude=~allowed)
+        if base.whole
+        else Limits(exclude=~allowed, replacement=False, costs=costs, budget=budget),
         seed=seed,
     )
     later = selection.uncertainty[1:]
@@ -116,6 +129,7 @@ def choose(
 
 def _followed(
     base: Method,
+    options: Mapping[str, Any],
     begun: Chosen,
     limits: SourceLimits | None,
     keep: Callable[[Chosen], None] | None,
@@ -124,11 +138,11 @@ def _followed(
     """A method that does what ``base`` does, with a look at every pick, and after the picks that were ``begun``."""
 
     def run(problem: Problem) -> Steps:
-        steps = base.run(problem)
+        steps = base.run(problem, **options)
         gains = next(steps)
         posterior = problem.posterior_in_use
         indices, values, trace = begun.indices.tolist(), begun.gains.tolist(), begun.uncertainty.tolist()
-        trace = trace or [problem.space.target_trace / problem.space.targets]
+        trace = trace or [problem.space.target_trace / max(problem.space.targets, 1)]
         if indices and isinstance(posterior, (FeaturePosterior, TracePosterior)):
             posterior.restart(begun.indices)
             gains = posterior.trace_gain()

@@ -50,9 +50,9 @@ class Picks:
     sources: Sequence[str]
     """The same as ``file:line``, or what serves as that."""
     gains: FloatArray
-    """(n,) by how much each lowered the targets' mean uncertainty."""
+    """(n,) what the method maximises; of ``sift``, by how much each lowered the targets' mean uncertainty."""
     uncertainty: FloatArray
-    """(n + 1,) the targets' mean uncertainty before the first pick and after each."""
+    """(n + 1,) the targets' mean uncertainty before the first pick and after each; NaN without targets."""
     stopped: str
     """``n``, ``budget``, or ``exhausted``: there is nothing left that may be picked."""
     left_out: Mapping[str, int]
@@ -132,10 +132,12 @@ class Picks:
         return export(self.records, self.sources, library, into, name=name, fields=self.fields)
 
     def __str__(self) -> str:
-        left = self.uncertainty[-1] / self.uncertainty[0] if self.uncertainty[0] > 0 else 0.0
-        counts = f"{len(self):,} of {self.pool_records:,} records of {self.pool} for {len(self.targets):,} targets"
+        counts = f"{len(self):,} of {self.pool_records:,} records of {self.pool}"
+        if len(self.targets):
+            left = self.uncertainty[-1] / self.uncertainty[0] if self.uncertainty[0] > 0 else 0.0
+            counts += f" for {len(self.targets):,} targets; {left:.1%} of the uncertainty about them is left"
         lines = [
-            f"{counts}; {left:.1%} of the uncertainty about them is left",
+            counts,
             *(f"{count:,} left out: {reason}" for reason, count in self.left_out.items() if count),
         ]
         if self.stopped == "budget":
@@ -157,6 +159,7 @@ def pick(
     vectors: Any = None,
     target_vectors: Any = None,
     method: str = "sift",
+    options: Mapping[str, Any] | None = None,
     noise: float = DEFAULT_NOISE,
     budget: float | None = None,
     cost: str | None = None,
@@ -179,7 +182,7 @@ def pick(
     Args:
         pool: files of JSON lines, Parquet, CSV (plain, ``.gz``, ``.zst``), folders of them, a ``datasets.Dataset``, a
             list of records, or a `siftlm.Memory` or its folder.
-        targets: examples of the task, in whatever a pool can be.
+        targets: examples of the task, in whatever a pool can be. A method that needs no targets may have none.
         n: how many records to pick; may be left out with a budget.
         out: a file for the records: ``.jsonl``, ``.jsonl.gz`` or ``.parquet``. Beside it lies a folder ``….work`` with
             the vectors, which the next call with other settings uses again.
@@ -191,6 +194,9 @@ def pick(
         vectors: (records, d), or a ``.npy`` file, where the pool's vectors are known.
         target_vectors: (m, d), or a ``.npy`` file; the targets themselves may then be left out.
         method: of `siftlm.select`.
+        options: the method's own settings. One that has a value per candidate, such as ``labels`` of ``mig``, names a
+            field of the records (or is a list for all of them); one with a label per target, ``groups`` of ``less``,
+            names a field of theirs.
         noise: λ: small values favour variety.
         budget: the picks' costs add up to no more than this; each gain is then divided by its cost.
         cost: what a record costs: ``tokens`` (of the embedder; the default), ``characters``, or a field.
@@ -216,7 +222,7 @@ def pick(
     # 1. Settings.
     settings = PickSettings.of(
         n, method, noise, budget=budget, cost=cost, quota=quota, quality=quality, copied=without_copies,
-        duplicates=duplicates, bad=bad, seed=seed,
+        duplicates=duplicates, bad=bad, seed=seed, options=options,
     )  # fmt: skip
     restart = validation.flag("restart", restart)
     path = None if out is None else Path(out)
@@ -231,7 +237,11 @@ def pick(
     vectors = vectors if given is None or isinstance(vectors, (str, os.PathLike)) else given
     made = _embedder_for(source, embedder, needed=given is None)
     goal_fields = fields if target_text is None else text_fields("target_text", target_text)
-    goals = read_targets(targets, target_vectors, fields=goal_fields, embedder=made, **reading)
+    label = settings.options.target_field
+    goals = read_targets(
+        targets, target_vectors, fields=goal_fields, embedder=made, method=settings.method,
+        label=None if label is None else label[1], **reading,
+    )  # fmt: skip
     if without_copies not in (None, False) and goals.texts is None:
         raise Conflict(f"{setting('without_copies')} compares wording, and of the targets only vectors are given")
     how = settings.reading(fields, made, given, goals)
@@ -315,7 +325,7 @@ def _read(
     if not state.rows:
         why = f": {state.complaints[0]}" if state.complaints else ""
         raise InvalidInput(f"{pool.name}: holds no usable record{why}")
-    return Embedded(work.vectors(), work.rows(), tuple(state.labels), state)
+    return Embedded(work.vectors(), work.rows(), tuple(state.labels), state, work.options())
 
 
 def _check_same_reading(path: Path, known: Mapping[str, Any], job: Mapping[str, Any]) -> None:

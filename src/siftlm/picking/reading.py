@@ -17,6 +17,7 @@ from siftlm.errors import BadRecord, InvalidInput, setting
 from siftlm.memory.near_duplicates import Originals
 from siftlm.memory.reading.fields import UnusableRecord, look_up, value_kind
 from siftlm.memory.vectors import embed_checked, unit_rows
+from siftlm.picking.options import MethodOptions
 from siftlm.picking.pools import Pool, PoolBlock
 from siftlm.picking.records import record_text
 from siftlm.picking.work import COMPLAINTS, ROW, Rows, WorkFolder
@@ -51,6 +52,8 @@ class Reading:
     """The targets, of which records may be copies."""
     bad: str
     """``fail`` at the first unusable record, or ``skip`` them."""
+    options: MethodOptions
+    """Which of them are fields of the records."""
 
 
 def read_pool(work: WorkFolder, pool: Pool, reading: Reading, report: Report | None, *, embed: bool = True) -> None:
@@ -74,7 +77,8 @@ def read_pool(work: WorkFolder, pool: Pool, reading: Reading, report: Report | N
             vectors = _vectors_of(block, places, texts, reading)
             texts, places, vectors, problems = _with_direction(texts, places, vectors)
             _note_problems(work, block, problems, reading.bad)
-        work.add(_rows_of(block, places, texts, reading, labels), vectors)
+        options = reading.options.values_of(block, places, reading.bad) if reading.options.fields else ()
+        work.add(_rows_of(block, places, texts, reading, labels), vectors, options)
         state.records, state.labels = block.first + len(block.records), list(labels)
         meter.at(block.position)
         if time.monotonic() - committed >= COMMIT_SECONDS:

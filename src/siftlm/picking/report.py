@@ -25,6 +25,7 @@ from siftlm.picking.coverage import (
     coverage_of,
     nearest_choice,
     random_choices,
+    repeated_share,
 )
 from siftlm.picking.records import record_text
 from siftlm.selection.plane import project_to_plane
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from siftlm.picking.pick import Picks
     from siftlm.picking.verdict import Verdict
 
+# The methods whose gain is the fall in the targets' mean uncertainty.
+FALL_IN_UNCERTAINTY = {"sift", "vtl", "sift-fast"}
 TITLE = "The training set that was picked"
 CHOSEN, RANDOM, NEAREST = "picked", "random", "nearest"
 COLOURS = {CHOSEN: "b", NEAREST: "a", RANDOM: "d"}
@@ -89,29 +92,49 @@ class PickReport:
 def make_report(picks: Picks, *, seed: int = 0, verdict: Verdict | None = None) -> PickReport:
     """The report of a choice; ``verdict`` of `siftlm.picking.Picks.verdict`, if there is one."""
     candidates = picks.candidates
+    plane, shown = _plane_picture(picks, seed)
+    sections: list[tuple[str, tuple[Table | str, ...]]] = [
+        ("The records", (*_source_tables(picks), _left_out_table(picks), _record_table(picks))),
+        ("In the plane", (plane, _plane_caption(shown))),
+    ]
+    pictures = [("plane", "Pool, picks and targets", plane)]
+    if len(picks.targets):
+        sentences, coverage, curve = _coverage_parts(picks, seed)
+        sections.insert(0, ("Coverage of the targets", coverage))
+        pictures.insert(0, ("curve", "Uncertainty about the targets", curve))
+    else:
+        repeated = repeated_share(candidates.vectors, picks.indices, seed)
+        chance = [
+            repeated_share(candidates.vectors, rows, seed + at)
+            for at, rows in enumerate(random_choices(candidates, len(picks), seed))
+        ]
+        sentences = [
+            *str(picks).splitlines()[:1],
+            (
+                f"{repeated:.1%} of the picked records have a near-copy among the picked; {np.mean(chance):.1%} of as "
+                "many random ones."
+            ),
+            "There are no targets, so nothing is said of how well they are covered.",
+        ]
+    if verdict is not None:
+        sections.insert(0, ("The verdict", (verdict.table(), verdict.picture())))
+        pictures.append(("verdict", "The difference with its interval", verdict.picture()))
+        sentences.append(verdict.sentence)
+    return PickReport(tuple(sentences), tuple(sections), tuple(one for one in pictures if one[2]))
+
+
+def _coverage_parts(picks: Picks, seed: int) -> tuple[list[str], tuple[Table | str, ...], str]:
+    """Sentences, the section about the targets, and its picture."""
+    candidates = picks.candidates
     chosen = coverage_of(CHOSEN, candidates, picks.indices, seed)
     others = [
         coverage_of(RANDOM, candidates, rows, seed + at)
         for at, rows in enumerate(random_choices(candidates, len(picks), seed))
     ]
     near = coverage_of(NEAREST, candidates, nearest_choice(candidates, len(picks)), seed)
-    plane, shown = _plane_picture(picks, seed)
     curve = _curve_picture([chosen, near, _average(others)])
-    sections: list[tuple[str, tuple[Table | str, ...]]] = [
-        (
-            "Coverage of the targets",
-            (_coverage_table(chosen, near, others), curve, _target_table(picks, chosen, near, others)),
-        ),
-        ("The records", (*_source_tables(picks), _left_out_table(picks), _record_table(picks))),
-        ("In the plane", (plane, _plane_caption(shown))),
-    ]
-    if verdict is not None:
-        sections.insert(0, ("The verdict", (verdict.table(), verdict.picture())))
-    pictures = [("curve", "Uncertainty about the targets", curve), ("plane", "Pool, picks and targets", plane)]
-    if verdict is not None:
-        pictures.append(("verdict", "The difference with its interval", verdict.picture()))
-    sentences = [*_sentences(picks, chosen, near, others), *([] if verdict is None else [verdict.sentence])]
-    return PickReport(tuple(sentences), tuple(sections), tuple(one for one in pictures if one[2]))
+    tables_and_curve = (_coverage_table(chosen, near, others), curve, _target_table(picks, chosen, near, others))
+    return _sentences(picks, chosen, near, others), tables_and_curve, curve
 
 
 def _sentences(picks: Picks, chosen: Coverage, near: Coverage, others: Sequence[Coverage]) -> list[str]:
@@ -219,15 +242,18 @@ def _left_out_table(picks: Picks) -> Table:
 
 
 def _record_table(picks: Picks) -> Table:
+    falls = picks.method in FALL_IN_UNCERTAINTY
     rows: list[tuple[Cell, ...]] = []
     for at in range(min(SHOWN_PICKS, len(picks))):
         try:
             text = _shortened(record_text(picks.records[at], picks.fields))
         except UnusableRecord:
             text = ""
-        rows.append((text, at + 1, 100 * float(picks.gains[at] / picks.uncertainty[0]), picks.sources[at]))
-    columns = (Column("text"), Column("pick"), Column("gain, %", 2), Column("source"))
-    caption = "The first picks. Gain: by how much the record lowered the targets' mean uncertainty."
+        gain = float(picks.gains[at])
+        rows.append((text, at + 1, 100 * gain / picks.uncertainty[0] if falls else gain, picks.sources[at]))
+    columns = (Column("text"), Column("pick"), Column("gain, %", 2) if falls else Column("gain", 4), Column("source"))
+    of = "by how much the record lowered the targets' mean uncertainty" if falls else f"what {picks.method} maximises"
+    caption = f"The first picks. Gain: {of}."
     return Table("records", "The first records", caption, columns, tuple(rows))
 
 
@@ -266,11 +292,12 @@ def _plane_picture(picks: Picks, seed: int) -> tuple[str, float]:
     chosen = _some(picks.indices, PICK_POINTS, draw)
     targets = _some(np.arange(len(picks.targets)), TARGET_POINTS, draw)
     vectors = picks.embedded.vectors[np.concatenate([pool, chosen])]
-    flat = project_to_plane(vectors, picks.targets.vectors[targets])
+    goals = picks.targets.vectors[targets] if len(targets) else vectors.mean(axis=0, keepdims=True)
+    flat = project_to_plane(vectors, goals)
     kinds = [
         Points("pool", _pairs(flat.candidates[: len(pool)]), "d", 1.6, 0.35),
         Points("picked", _pairs(flat.candidates[len(pool) :]), "b", 2.6, 0.8),
-        Points("targets", _pairs(flat.prompt), "f", 3.6, 0.9),
+        *([Points("targets", _pairs(flat.prompt), "f", 3.6, 0.9)] if len(targets) else []),
     ]
     return html.scatter_chart(kinds, title="Pool, picks and targets"), flat.shown
 

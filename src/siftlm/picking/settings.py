@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from siftlm.memory.create import check_bad
 from siftlm.memory.near_duplicates import COPY_THRESHOLD
 from siftlm.memory.reading.records import VectorFile
 from siftlm.picking.choose import Candidates
+from siftlm.picking.options import MethodOptions, check_method
 from siftlm.picking.pools import Pool
 from siftlm.picking.quotas import Quota, SourceLimits, SourceQuota
 from siftlm.picking.reading import NO_SOURCE, Reading
@@ -27,6 +28,7 @@ from siftlm.types import BoolArray, Vectors
 DEFAULT_COST = "tokens"
 # Reasons why a record cannot be picked, in the order in which they are looked at.
 UNUSABLE, COPY, DUPLICATE, NO_NUMBER = "unusable", "copies of a target", "duplicates", "without cost or quality"
+NO_OPTION = "without what the method reads"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class PickSettings:
     duplicates: bool
     bad: str
     seed: int
+    options: MethodOptions
 
     @classmethod
     def of(
@@ -61,6 +64,7 @@ class PickSettings:
         duplicates: bool,
         bad: str,
         seed: int,
+        options: Mapping[str, Any] | None,
     ) -> PickSettings:
         """The settings, checked one by one and against each other."""
         if n is None and budget is None:
@@ -68,8 +72,7 @@ class PickSettings:
         if cost is not None and budget is None:
             raise Conflict(f"{setting('cost', cost)} counts against {setting('budget')}, which is not given")
         entry = find_method(method)
-        if entry.signed or entry.whole or entry.reads != "vectors" or not entry.targeted:
-            raise Conflict(f"{setting('method', entry.name)} cannot choose a training set for targets; use 'sift'")
+        check_method(entry, quality=quality, budget=budget, quota=quota)
         check_bad(bad)
         threshold = None
         if copied is None or copied is True:
@@ -88,6 +91,7 @@ class PickSettings:
             validation.flag("duplicates", duplicates),
             bad,
             validation.whole_number("seed", seed, least=0),
+            MethodOptions.of(entry, options),
         )
 
     def reading(
@@ -96,10 +100,13 @@ class PickSettings:
         """How the pool is read."""
         source = None if self.quota is None else self.quota.field
         originals = None if self.copied is None else targets.originals()
-        return Reading(fields, embedder, vectors, self.cost, source, self.quality, originals, self.bad)
+        return Reading(fields, embedder, vectors, self.cost, source, self.quality, originals, self.bad, self.options)
 
     def job(self, pool: Pool, how: Reading, targets: Targets, vectors: Any) -> dict[str, Any]:
         """What the work folder belongs to: JSON, equal for calls that may share it."""
+        # Named only where there are some, so that work of versions without them is still recognized.
+        fields = {"options": dict(self.options.fields)} if self.options.fields else {}
+        options = self.options.identity(targets.labels)
         embedder = how.embedder.fingerprint if vectors is None and how.embedder is not None else None
         return {
             "format": FORMAT,
@@ -115,6 +122,7 @@ class PickSettings:
                 "source": how.source,
                 "quality": self.quality,
                 "originals": targets.digest if how.originals is not None else None,
+                **fields,
             },
             "selection": {
                 "targets": targets.digest,
@@ -126,35 +134,42 @@ class PickSettings:
                 "copied": self.copied,
                 "duplicates": self.duplicates,
                 "seed": self.seed,
+                **({"options": options} if options else {}),
             },
         }
 
     def candidates(self, pool: Embedded, targets: Targets) -> tuple[Candidates, dict[str, int]]:
         """What may be picked of a pool, and how many of its records may not, for each reason."""
-        if pool.vectors.shape[1] != targets.vectors.shape[1]:
+        goals = targets.vectors if len(targets) else np.zeros((0, pool.vectors.shape[1]), dtype=np.float32)
+        if pool.vectors.shape[1] != goals.shape[1]:
             widths = f"{pool.vectors.shape[1]} and {targets.vectors.shape[1]}"
             raise InvalidInput(f"the vectors of the pool and of the targets have different widths, {widths}")
-        allowed, left_out = self._allowed(pool)
+        options, complete = self.options.resolved(pool.options, pool.numbers, pool.state.records, targets.labels)
+        allowed, left_out = self._allowed(pool, complete)
         costs = None if self.budget is None else np.where(allowed, pool.column("cost"), 1.0)
         prior = None if self.quality is None else np.where(allowed, pool.column("quality"), 0.0)
         candidates = Candidates(
             pool.vectors,
-            targets.vectors,
+            goals,
             allowed,
             self.noise,
             prior,
             costs,
             self.budget,
             None if self.quota is None else lambda: self._limits(pool, candidates),
+            options,
+            tuple(name for name in self.options.method.target_labels if name in options),
         )
         self._check_enough(pool, candidates, left_out)
         return candidates, left_out
 
-    def _allowed(self, pool: Embedded) -> tuple[BoolArray, dict[str, int]]:
+    def _allowed(self, pool: Embedded, complete: BoolArray) -> tuple[BoolArray, dict[str, int]]:
         """(K,) what may be picked, and the counts of what may not; each record counts for its first reason."""
         rows, left_out = pool.rows, {UNUSABLE: pool.state.unusable}
         allowed = np.ones(len(rows), dtype=np.bool_)
         reasons = {NO_NUMBER: np.isnan(rows["quality"]) | np.isnan(rows["cost"])}
+        if self.options.fields:
+            reasons[NO_OPTION] = ~complete
         if self.copied is not None:
             reasons[COPY] = rows["copied"] >= np.float32(self.copied)
         for reason, out in reasons.items():

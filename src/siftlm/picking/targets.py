@@ -14,8 +14,10 @@ from siftlm.errors import BadRecord, Conflict, InvalidInput, setting
 from siftlm.memory.near_duplicates import Originals
 from siftlm.memory.reading.fields import UnusableRecord
 from siftlm.memory.vectors import embed_checked, unit_rows
+from siftlm.picking.options import target_label
 from siftlm.picking.pools import open_pool, vector_rows
 from siftlm.picking.records import record_text
+from siftlm.selection import Method
 from siftlm.types import Vectors
 
 
@@ -28,6 +30,8 @@ class Targets:
     texts: Sequence[str] | None
     sources: Sequence[str]
     """``file:line`` of each, or its row."""
+    labels: Sequence[object] = ()
+    """A label of each, where an option of the method names their field."""
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -46,11 +50,26 @@ class Targets:
 
 
 def read_targets(
-    targets: Any, vectors: Any, *, fields: Sequence[str] | None, embedder: Embedder | None, **reading: Any
+    targets: Any,
+    vectors: Any,
+    *,
+    fields: Sequence[str] | None,
+    embedder: Embedder | None,
+    method: Method,
+    label: str | None = None,
+    **reading: Any,
 ) -> Targets:
-    """The targets in whatever a pool can be, and their vectors: given, or made by the embedder."""
-    texts, sources = ([], []) if targets is None else target_texts("targets", targets, fields, **reading)
+    """The targets in whatever a pool can be, and their vectors: given, or made by the embedder.
+
+    There may be none for a method that needs none. ``label``: the field of a label of each.
+    """
+    labels: list[object] = []
+    if label is not None and targets is None:
+        raise Conflict(f"{setting('options')} name the field {label!r} of targets, of which only vectors are given")
+    texts, sources = ([], []) if targets is None else target_texts("targets", targets, fields, label, labels, **reading)
     if targets is None and vectors is None:
+        if not method.targeted:
+            return Targets(np.zeros((0, 0), dtype=np.float32), None, ())
         raise InvalidInput(f"there are no targets: pass {setting('targets')}, or {setting('target_vectors')}")
     if vectors is None:
         if embedder is None:
@@ -70,11 +89,21 @@ def read_targets(
     if (wrong := np.isnan(unit).any(axis=1)).any():
         at = int(np.argmax(wrong))
         raise BadRecord(f"{sources[at]}: the vector of this target is zero or not finite")
-    return Targets(unit, texts or None, sources)
+    return Targets(unit, texts or None, sources, labels)
 
 
-def target_texts(name: str, targets: Any, fields: Sequence[str] | None, **reading: Any) -> tuple[list[str], list[str]]:
-    """The texts of targets and where they stand; ``name`` is the setting that holds them."""
+def target_texts(
+    name: str,
+    targets: Any,
+    fields: Sequence[str] | None,
+    label: str | None = None,
+    labels: list[object] | None = None,
+    **reading: Any,
+) -> tuple[list[str], list[str]]:
+    """The texts of targets and where they stand; ``name`` is the setting that holds them.
+
+    ``labels`` gets what each has in the field ``label``.
+    """
     pool = open_pool(name, targets, **reading)
     texts, sources = [], []
     for block in pool.blocks():
@@ -84,6 +113,8 @@ def target_texts(name: str, targets: Any, fields: Sequence[str] | None, **readin
             except UnusableRecord as error:
                 raise BadRecord(f"{source}: this target cannot be used: {error}") from error
             sources.append(source)
+            if label is not None and labels is not None:
+                labels.append(target_label(record, label, source))
     if not texts:
         raise InvalidInput(f"{pool.name}: holds no target")
     return texts, sources

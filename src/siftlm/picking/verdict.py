@@ -180,6 +180,8 @@ def _given_fold(picks: Picks, test: Any, records: int) -> _Fold:
 def _cross_folds(picks: Picks, records: int, seed: int) -> list[_Fold]:
     """Two halves of the targets: for each a choice is made, and tested on the other."""
     texts, count = picks.targets.texts, len(picks.targets)
+    if not count:
+        raise Conflict(f"a verdict needs texts to test on, and there are no targets; pass {setting('test')}")
     if texts is None:
         raise Conflict(f"a verdict needs the texts of targets, and only vectors are given; pass {setting('test')}")
     if count < FOLDS:
@@ -189,7 +191,7 @@ def _cross_folds(picks: Picks, records: int, seed: int) -> list[_Fold]:
     for at in range(FOLDS):
         tests = np.sort(order[at::FOLDS])
         others = np.setdiff1d(order, tests)
-        candidates = replace(picks.candidates, targets=picks.candidates.targets[others])
+        candidates = picks.candidates.for_targets(others)
         chosen = choose(candidates, min(records, len(picks)), find_method(picks.method), seed=seed)
         folds.append(_Fold(chosen.indices, [texts[one] for one in tests]))
     return folds

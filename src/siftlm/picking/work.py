@@ -4,6 +4,7 @@
     vectors.f32     (rows, d) float32 of unit length
     rows.bin        a row of `ROW` for each vector
     state.json      how many records, vectors and rows are on the disk
+    options.jsonl   of each row, the values of the fields that options of the method name
     picks.npz       the picks so far, or all of them
 
 Vectors and rows are flushed before the state counts them, so a crash leaves bytes that nothing names.
@@ -15,7 +16,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -29,8 +30,8 @@ from siftlm.types import FloatArray, IntArray, Vectors
 
 FORMAT = 1
 JOB_FILE, STATE_FILE, PICKS_FILE = "job.json", "state.json", "picks.npz"
-VECTORS_FILE, ROWS_FILE = "vectors.f32", "rows.bin"
-WORK_FILES = {JOB_FILE, STATE_FILE, PICKS_FILE, VECTORS_FILE, ROWS_FILE, durability.LOCK_FILE}
+VECTORS_FILE, ROWS_FILE, OPTIONS_FILE = "vectors.f32", "rows.bin", "options.jsonl"
+WORK_FILES = {JOB_FILE, STATE_FILE, PICKS_FILE, VECTORS_FILE, ROWS_FILE, OPTIONS_FILE, durability.LOCK_FILE}
 # Of each record that has a vector.
 ROW = np.dtype(
     [
@@ -60,6 +61,7 @@ class ReadState:
     labels: list[str] = field(default_factory=list)
     """The sources, in the order of their numbers."""
     width: int = 0
+    option_bytes: int = 0
     complete: bool = False
 
 
@@ -71,6 +73,7 @@ class WorkFolder:
         self.state = ReadState()
         self._vectors: IO[bytes] | None = None
         self._rows: IO[bytes] | None = None
+        self._options: IO[bytes] | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -111,7 +114,7 @@ class WorkFolder:
     def clear(self, *names: str) -> None:
         """Remove these files, or all."""
         self.close()
-        for name in names or (JOB_FILE, PICKS_FILE, STATE_FILE, ROWS_FILE, VECTORS_FILE):
+        for name in names or (JOB_FILE, PICKS_FILE, STATE_FILE, ROWS_FILE, OPTIONS_FILE, VECTORS_FILE):
             (self.path / name).unlink(missing_ok=True)
         if not names or STATE_FILE in names:
             self.state = ReadState()
@@ -122,6 +125,7 @@ class WorkFolder:
         """Go on where the last commit ended."""
         self.read_state()
         self._rows = _opened(self.path / ROWS_FILE, self.state.rows * ROW.itemsize)
+        self._options = _opened(self.path / OPTIONS_FILE, self.state.option_bytes)
         if with_vectors:
             self._vectors = _opened(self.path / VECTORS_FILE, self.state.rows * self.state.width * 4)
         return self.state
@@ -131,33 +135,45 @@ class WorkFolder:
         self.state = ReadState(width=self.state.width)
         self.commit()
 
-    def add(self, rows: Rows, vectors: Vectors | None) -> None:
-        """Append rows and their vectors; `commit` makes them count."""
-        if self._rows is None:
+    def add(self, rows: Rows, vectors: Vectors | None, options: Sequence[Sequence[Any]] = ()) -> None:
+        """Append rows, their vectors and their options; `commit` makes them count."""
+        if self._rows is None or self._options is None:
             raise RuntimeError("the folder is not open")
         self._rows.write(rows.tobytes())
         self.state.rows += len(rows)
+        self.state.option_bytes += self._options.write("".join(json.dumps(one) + "\n" for one in options).encode())
         if vectors is not None and self._vectors is not None:
             self._vectors.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
             self.state.width = vectors.shape[1]
 
     def commit(self) -> None:
         """Make everything that was added count, and `state` with it."""
-        for file in (self._vectors, self._rows):
+        for file in (self._vectors, self._rows, self._options):
             if file is not None:
                 durability.sync_file(file)
         durability.atomic_replace(self.path / STATE_FILE, (json.dumps(asdict(self.state)) + "\n").encode())
 
     def close(self) -> None:
         """Close the files."""
-        for file in (self._vectors, self._rows):
+        for file in (self._vectors, self._rows, self._options):
             if file is not None:
                 file.close()
-        self._vectors = self._rows = None
+        self._vectors = self._rows = self._options = None
 
     def rows(self) -> Rows:
         """A row of `ROW` for each vector."""
         return np.fromfile(self.path / ROWS_FILE, dtype=ROW, count=self.state.rows)
+
+    def options(self) -> list[list[Any]]:
+        """Of each row, the values of the fields that options name."""
+        if not self.state.option_bytes:
+            return []
+        try:
+            with open(self.path / OPTIONS_FILE, "rb") as file:
+                lines = file.read(self.state.option_bytes).splitlines()
+            return [json.loads(line) for line in lines]
+        except (OSError, ValueError) as error:
+            raise Damaged(f"{self.path / OPTIONS_FILE}: cannot be read: {error}; {_restart()}") from error
 
     def vectors(self) -> Vectors:
         """(rows, d): in memory where they are not too many, else mapped."""
@@ -227,6 +243,8 @@ class Embedded:
     """(K,) of `ROW`."""
     labels: tuple[str, ...]
     state: ReadState
+    options: Sequence[Sequence[Any]] = ()
+    """(K,) the values of the fields that options of the method name."""
 
     @property
     def numbers(self) -> IntArray:
