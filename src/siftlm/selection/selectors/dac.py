@@ -33,11 +33,13 @@ def dac(
     Yu et al. 2024, arXiv 2409.11378: each pick is a draw of a cluster by the weights w, then of one of its candidates
     left, by the prior (1 if there is none). All w are equal in the first of ``rounds`` of n / rounds picks each. s_c is
     the mean of ``scores`` over the picks from cluster c in the last round, that of all picks in it where there are
-    none; the scores are (K,) numbers ≥ 0, or a function that gets the indices of a round's picks and returns theirs,
-    such as how much better than before a model that was trained on them answers. Without scores w stays equal.
+    none; the scores are (K,) numbers ≥ 0, or a function that gets the indices of a round's picks and returns theirs:
+    in the paper, how much better the record's own answer is scored than that of the model trained so far. Without
+    scores w stays equal.
 
-    The published code weights by the exponential of s_c anew in each round. ``clusters=None``: of 2, 4, …, 512 as
-    many as have the best silhouette. O(K) a pick.
+    The published code makes scores positive by the exponential, and weights by them anew in each round. The paper's
+    text draws the first round by the clusters' sizes, its Algorithm 1 by equal weights. ``clusters=None``: of 2, 4, …,
+    512 as many as have the best silhouette. O(K) a pick.
     """
     rounds = validation.whole_number("rounds", rounds)
     count = None if clusters is None else validation.whole_number("clusters", clusters, most=problem.candidates)
