@@ -10,17 +10,19 @@ from siftlm.errors import Conflict, setting
 from siftlm.selection import checks
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.selection.selectors.got_d import DEFAULT_ENTROPY, target_distances
-from siftlm.selection.transport import MIN_ENTROPY, Potentials, transport
+from siftlm.selection.transport import MIN_ENTROPY, Potentials, row_potentials, transport
 from siftlm.types import FloatArray, IntArray
 
-# The exchanges that are made at most, and how many candidates on either side of one are tried (30 as published).
-DEFAULT_EXCHANGES, DEFAULT_TRIED = 100, 10
+# As published: the exchanges that are made at most, and how many candidates on either side of one are tried.
+DEFAULT_EXCHANGES, DEFAULT_TRIED = 100, 30
 # Candidates beyond so many, by the cost of their nearest target, take no part.
 DEFAULT_SHORTLIST = 4096
 # The error of masses at which Sinkhorn's iterations end: that of the distance goes by its square.
 TOLERANCE = 1e-3
 # An exchange must lower the distance by more than that.
 LEAST_GAIN = 1e-6
+# A fall of the sum of minima that is rounding.
+LEAST_FALL = 1e-9
 
 
 @method(
@@ -44,9 +46,9 @@ def goracs(
     Mei et al. 2025, arXiv 2506.04015: a bound on the loss on the targets after training on the group. ``gradients``
     (K,) are the norms of the loss's gradients of the model before training, ``weight`` (1 with gradients) is the
     paper's λ; without them only the distance counts. First, n times, the candidate that lowers Σ_j min_{i ∈ group} c_ij
-    most joins the group; among equal ones, as all are once every target has its best, the one with the least mean
-    cost. Then candidates in the group are exchanged for others while that lowers the distance: those tried are the
-    ``tried`` on either side whose potentials promise most (the paper's Theorem 4.3).
+    most joins the group; once none does, the minima are taken anew over those that join from then on, which the paper
+    leaves open. Then candidates in the group are exchanged for others while that lowers the distance: those tried are
+    the ``tried`` on either side whose potentials promise most (the paper's Theorem 4.3).
 
     Each candidate of the group has the mass 1/n. The distance has ``entropy`` in it, in units of the cost's range
     (the paper's has none), and all but ``shortlist`` candidates with the least costs are left out first (the paper's
@@ -92,12 +94,14 @@ def _shortlisted(problem: Problem, cost: FloatArray, most: int) -> IntArray:
 def _greedy(cost: FloatArray, n: int) -> list[int]:
     """n rows, one by one that which lowers the sum of the columns' minima most."""
     mean = cost.mean(axis=1)
-    group = [int(mean.argmin())]
-    least = cost[group[0]].copy()
+    group: list[int] = []
+    least = np.ones(cost.shape[1])
     out = np.ones(len(cost), dtype=np.bool_)
-    out[group] = False
     while len(group) < n:
         falls = np.maximum(least - cost, 0).sum(axis=1)
+        if falls[out].max() <= LEAST_FALL and (least < 1).any():  # every target has its best
+            least = np.ones(cost.shape[1])
+            continue
         best = np.flatnonzero(out & (falls >= falls[out].max() * (1 - 1e-12)))
         group.append(int(best[mean[best].argmin()]))
         out[group[-1]] = False
@@ -126,8 +130,12 @@ def _better(
     leaving = sorted(range(len(group)), key=lambda at: -promise[group[at]])[:tried]
     outside = np.flatnonzero(~members)
     joining = outside[np.argsort(promise[outside], kind="stable")[:tried]]
+    potential = row_potentials(cost, now.columns, entropy)
     for at in leaving:
         for other in joining.tolist():
+            # At least so large is the distance after the exchange: the dual's value where the columns stay as they are.
+            if potential[other] - potential[group[at]] >= -LEAST_GAIN * len(group):
+                continue
             changed = [*group[:at], other, *group[at + 1 :]]
             found = transport(cost[changed], entropy, now.columns, tolerance=TOLERANCE)
             if found.distance < now.distance - LEAST_GAIN:
