@@ -314,6 +314,15 @@ def test_goracs_of_more_candidates_than_targets_and_of_all():
     assert len(set(picks("goracs", 12))) == 12
 
 
+def test_goracs_knows_no_limits_between_picks_but_exclusions():
+    assert picks("goracs", 5, replacement=False) == picks("goracs", 5)
+    assert set(picks("goracs", 5, exclude=range(20))) <= set(range(20, 40))
+    with pytest.raises(Conflict, match="decides on all picks at once"):
+        picks("goracs", 5, replacement=True)
+    with pytest.raises(InvalidInput, match="more than the 40 candidates"):
+        picks("goracs", 41)
+
+
 def test_goracs_refuses_a_weight_of_nothing():
     with pytest.raises(Conflict, match="weighs gradients"):
         picks("goracs", 3, weight=0.1)

@@ -110,10 +110,7 @@ def choose(
         method=_followed(base, candidates.options, begun, limits, keep, watch),
         noise=candidates.noise,
         prior=candidates.prior,
-        # A method that decides on all picks at once picks none twice, and allows no other limit.
-        limits=Limits(exclude=~allowed)
-        if base.whole
-        else Limits(exclude=~allowed, replacement=False, costs=costs, budget=budget),
+        limits=Limits(exclude=~allowed, replacement=False, costs=costs, budget=budget),
         seed=seed,
     )
     later = selection.uncertainty[1:]

@@ -106,7 +106,7 @@ def select(
         available,
         cap,
         # More picks than candidates are likely a slip, unless counting repeats is all that the method does.
-        repeats_meant=entry.whole or limits.replacement is not None,
+        repeats_meant=(entry.whole and entry.repeats) or limits.replacement is not None,
         budgeted=limits.budget is not None,
     )
     known_count = space.size - size
@@ -169,6 +169,8 @@ def _check_method(
     if entry.signed and (prior is not None or limits.costs is not None):
         factors = _listed([name for name in ("prior", "costs") if name in given])
         raise Conflict(f"method {entry.name!r} may have negative gains: leave out {factors}, which would multiply them")
+    if limits.replacement is False and not entry.repeats and "replacement" in given:
+        given.remove("replacement")  # it picks none twice anyway
     if entry.whole and (between := [name for name in ("prior", "costs", "sources", "replacement") if name in given]):
         raise Conflict(
             f"method {entry.name!r} decides on all picks at once: leave out {_listed(between)}, which act between picks"
