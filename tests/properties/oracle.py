@@ -207,6 +207,14 @@ def nearest(w: World, picks: list[int]) -> Array:
     return (1 + w.relevance()) / 2  # type: ignore[no-any-return]
 
 
+def rds(w: World, picks: list[int]) -> Array:
+    return (1 + w.cosine(w.targets, w.candidates)[len(picks) % len(w.targets)]) / 2  # type: ignore[no-any-return]
+
+
+def less(w: World, picks: list[int]) -> Array:
+    return (1 + w.cosine(w.targets, w.candidates).max(axis=0)) / 2  # type: ignore[no-any-return]
+
+
 def mmr(w: World, picks: list[int], balance: float = 0.5) -> Array:
     likeness = w.cosine(w.candidates, w.picked(picks))
     closest = likeness.max(axis=1) if w.picked(picks) else np.zeros(len(w.candidates), dtype=WIDE)
@@ -305,6 +313,8 @@ SCORES: dict[str, Callable[..., Array]] = {
     "max-dist": max_dist,
     "nearest": nearest,
     "nn-f": nearest,
+    "rds": rds,
+    "less": less,
     "mmr": mmr,
     "max-sum": max_sum,
     "dpp": dpp,

@@ -25,13 +25,13 @@ PROPERTIES_INSTEAD = {
     "hull": "test_hull.py",
     "sift-fast": "test_sift_fast.py",
     "auto": "selection/test_pursuit.py",
-    **dict.fromkeys(["rds", "less", "got-d", "dac", "mig", "deita", "goracs"], "selection/test_published.py"),
+    **dict.fromkeys(["got-d", "dac", "mig", "deita", "goracs"], "selection/test_published.py"),
     "eig": "below, with the classifier's outputs",
     "information-density": "below, with the classifier's outputs",
 }
 NAMES = [name for name in methods() if name in oracle.SCORES]
 # Cosines and counts are of order one, whatever the best score is.
-OF_ORDER_ONE = {"nearest", "nn-f", "mmr", "max-sum", "cover", "facility-location", "ctl", "max-dist"}
+OF_ORDER_ONE = {"nearest", "rds", "less", "nn-f", "mmr", "max-sum", "cover", "facility-location", "ctl", "max-dist"}
 # These replace "no noise" by a jitter of 1e-10, or of 32 roundings of a float32 scan.
 JITTERED = {"noiseless-itl", "dpp"}
 
