@@ -30,8 +30,10 @@ if TYPE_CHECKING:  # what type checkers and editors read; the table below is wha
     from siftlm.results import Score as Score
     from siftlm.selection import Diagnosis as Diagnosis
     from siftlm.selection import Gram as Gram
+    from siftlm.selection import LocalDimension as LocalDimension
     from siftlm.selection import diagnose as diagnose
     from siftlm.selection import kernels as kernels
+    from siftlm.selection import local_dimension as local_dimension
     from siftlm.selection import methods as methods
     from siftlm.selection import select_from as select_from
     from siftlm.selection.select import select as select
@@ -59,6 +61,7 @@ _HOME = {
     "Gram": "siftlm.selection",
     "Hit": "siftlm.memory",
     "Likelihood": "siftlm.types",
+    "LocalDimension": "siftlm.selection",
     "LocalModel": "siftlm.local",
     "Memory": "siftlm.memory",
     "Picks": "siftlm.picking",
@@ -74,6 +77,7 @@ _HOME = {
     "embedding": "siftlm.embedding",
     "errors": "siftlm.errors",
     "kernels": "siftlm.selection.kernels",
+    "local_dimension": "siftlm.selection",
     "methods": "siftlm.selection",
     "pick": "siftlm.picking",
     "select": "siftlm.selection",

@@ -2,6 +2,7 @@
 
 from siftlm.selection import kernels
 from siftlm.selection.diagnosis import Diagnosis, diagnose
+from siftlm.selection.dimension import LocalDimension, local_dimension
 from siftlm.selection.gram import Gram
 from siftlm.selection.index import FaissIndex, Index, NumpyIndex
 from siftlm.selection.problem import Method, Problem, Steps, method, methods
@@ -17,6 +18,7 @@ __all__ = [
     "Gram",
     "Index",
     "Limits",
+    "LocalDimension",
     "Method",
     "NumpyIndex",
     "Problem",
@@ -25,6 +27,7 @@ __all__ = [
     "Stopping",
     "diagnose",
     "kernels",
+    "local_dimension",
     "method",
     "methods",
     "select",
