@@ -24,7 +24,9 @@ if TYPE_CHECKING:  # what type checkers and editors read; the table below is wha
     from siftlm.memory import Memory as Memory
     from siftlm.memory import Search as Search
     from siftlm.picking import Picks as Picks
+    from siftlm.picking import Review as Review
     from siftlm.picking.pick import pick as pick
+    from siftlm.picking.review import review as review
     from siftlm.results import Answer as Answer
     from siftlm.results import ChoiceScores as ChoiceScores
     from siftlm.results import Score as Score
@@ -65,6 +67,7 @@ _HOME = {
     "LocalModel": "siftlm.local",
     "Memory": "siftlm.memory",
     "Picks": "siftlm.picking",
+    "Review": "siftlm.picking",
     "Score": "siftlm.results",
     "Search": "siftlm.memory",
     "Selection": "siftlm.types",
@@ -80,6 +83,7 @@ _HOME = {
     "local_dimension": "siftlm.selection",
     "methods": "siftlm.selection",
     "pick": "siftlm.picking",
+    "review": "siftlm.picking",
     "select": "siftlm.selection",
     "select_from": "siftlm.selection",
     "select_many": "siftlm.selection",

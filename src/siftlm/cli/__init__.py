@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any, NoReturn
 
 from siftlm import __version__
-from siftlm.cli import calibrate, demo, evaluate, generate, mcp, memory, pick, score, search, select, serve
+from siftlm.cli import calibrate, demo, evaluate, generate, mcp, memory, pick, review, score, search, select, serve
 from siftlm.cli.arguments import Flag, spelling
 from siftlm.cli.terminal import printable
 from siftlm.errors import SiftlmError, UnknownName
@@ -43,7 +43,7 @@ GROUPS = {
     "memory": ("index", "search", "info", "delete", "compact", "verify"),
     "a model and a memory": ("score", "generate", "chat", "calibrate"),
     "evaluation": ("eval", "report"),
-    "training sets": ("pick",),
+    "training sets": ("pick", "review"),
     "vectors in files": ("select", "methods", "spread"),
     "server": ("serve", "keys", "mcp"),
     "demonstration": ("demo",),
@@ -170,7 +170,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(
         metavar="COMMAND", required=True, parser_class=Parser, prog="siftlm", help=argparse.SUPPRESS
     )
-    for module in (memory, search, score, generate, calibrate, evaluate, pick, select, serve, mcp, demo):
+    for module in (memory, search, score, generate, calibrate, evaluate, pick, review, select, serve, mcp, demo):
         module.add(commands)
     top.description = f"{DESCRIPTION}\n{_command_list(commands.choices)}"
     top.epilog = EPILOG

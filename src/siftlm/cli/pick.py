@@ -189,8 +189,8 @@ def run(arguments: argparse.Namespace) -> int:
     quiet = arguments.quiet or arguments.json
     with resumable("stopped; repeat the command to resume"), progress_line(quiet=quiet) as report:
         picks = pick(
-            _corpus(arguments.pool),
-            None if arguments.targets is None else _corpus(arguments.targets),
+            corpus_of(arguments.pool),
+            None if arguments.targets is None else corpus_of(arguments.targets),
             duplicates=arguments.duplicates,
             restart=arguments.restart,
             progress=report,
@@ -218,12 +218,12 @@ def _judging(arguments: argparse.Namespace) -> dict[str, Any]:
         flag = {"records": "proxy-records"}.get(next(iter(settings)), next(iter(settings)))
         raise Conflict(f"--{flag} needs --verdict")
     if arguments.test is not None:
-        settings["test"] = _corpus(arguments.test)
+        settings["test"] = corpus_of(arguments.test)
         check_no_input("out", Path(arguments.out), input_files(settings["test"]))
     return settings
 
 
-def _corpus(names: list[str]) -> Any:
+def corpus_of(names: list[str]) -> Any:
     """One input as it is, several as the list that the library takes."""
     return names[0] if len(names) == 1 else [name if name.startswith("hf:") else Path(name) for name in names]
 

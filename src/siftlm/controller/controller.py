@@ -281,6 +281,23 @@ class Controller:
         decoder = BatchDecoder(self.model, self.budget)
         return self.evaluating(lambda: generate(self, decoder, [prompt], [context], [0], sampling)[0])
 
+    def generate_many(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 100,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: str | Sequence[str] = (),
+        seed: int = 0,
+    ) -> list[Generated]:
+        """`generate` for many prompts, token by token together; each is continued as it would be alone."""
+        prompts = list_of_texts("prompts", prompts)
+        sampling = SamplingParams(max_new_tokens, temperature, top_p, stop_strings(stop), seed)
+        decoder = BatchDecoder(self.model, self.budget)
+        many = len(prompts)
+        return self.evaluating(lambda: generate(self, decoder, prompts, [[]] * many, [0] * many, sampling))
+
     def save_adapter(self, folder: str | os.PathLike[str]) -> Path:
         """Inside `tuning`: the adapter as it is now, in PEFT's format, for transformers, vLLM and others.
 

@@ -20,14 +20,14 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 DEFAULT_FIELD = "siftlm"
 
 
-def check_output(out: Path) -> None:
-    """Raise unless records can be written to a file of this name."""
+def check_output(out: Path, name: str = "out") -> None:
+    """Raise unless records can be written to a file of this name; ``name`` is the setting."""
     if not out.name.lower().endswith(SUFFIXES):
-        raise InvalidInput(f"{setting('out', str(out))}: records are written to {', '.join(SUFFIXES)}")
+        raise InvalidInput(f"{setting(name, str(out))}: records are written to {', '.join(SUFFIXES)}")
     if out.is_dir():
-        raise InvalidInput(f"{setting('out', str(out))} is a folder")
+        raise InvalidInput(f"{setting(name, str(out))} is a folder")
     if not out.absolute().parent.is_dir():
-        raise InvalidInput(f"{setting('out', str(out))}: there is no folder {out.absolute().parent}")
+        raise InvalidInput(f"{setting(name, str(out))}: there is no folder {out.absolute().parent}")
 
 
 def input_files(*given: Any) -> list[Path]:
@@ -57,16 +57,24 @@ def annotated(
     """The records as mappings, each with its place in the order, its gain and its source under ``field``."""
     found = []
     for at, (record, source, gain) in enumerate(zip(records, sources, gains.tolist(), strict=True)):
-        plain = as_mapping(record)
-        if field is not None:
-            if field in plain:
-                raise Conflict(
-                    f"{source}: the record has a field {field!r} already; {setting('field')} names another for the "
-                    "gain and the source"
-                )
-            plain = {**plain, field: {"pick": at + 1, "gain": json_number(gain, 6), "source": source}}
-        found.append(plain)
+        found.append(
+            with_field(record, source, field, {"pick": at + 1, "gain": json_number(gain, 6), "source": source})
+        )
     return found
+
+
+def with_field(record: Any, source: str, field: str | None, value: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as a mapping, with what is known of it under ``field``."""
+    plain = as_mapping(record)
+    if field is None:
+        return plain
+    if field in plain:
+        what = "gain" if "gain" in value else "verdict"
+        raise Conflict(
+            f"{source}: the record has a field {field!r} already; {setting('field')} names another for the {what} and "
+            "the source"
+        )
+    return {**plain, field: dict(value)}
 
 
 def as_mapping(record: Any) -> dict[str, Any]:

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siftlm import validation
-from siftlm.embedding import DEFAULT_EMBEDDER
-from siftlm.embedding import embedder as make_embedder
-from siftlm.embedding.protocol import Embedder, EmbedderSource
-from siftlm.errors import Conflict, InvalidInput, WrongEmbedder, setting
+from siftlm.embedding.protocol import EmbedderSource
+from siftlm.errors import Conflict, setting
 from siftlm.memory.request import DEFAULT_NOISE
 from siftlm.picking import output
 from siftlm.picking.choose import Candidates, Chosen, choose
-from siftlm.picking.pools import Pool, fetch, open_pool, vector_rows
+from siftlm.picking.pools import Pool, embedder_for, fetch, open_pool, vector_rows
 from siftlm.picking.quotas import Quota, SourceQuota
-from siftlm.picking.reading import Reading, read_pool
+from siftlm.picking.reading import embed_pool
 from siftlm.picking.records import text_fields
 from siftlm.picking.settings import PickSettings
 from siftlm.picking.targets import Targets, read_targets
-from siftlm.picking.work import PICKS_FILE, Embedded, WorkFolder
+from siftlm.picking.work import Embedded, WorkFolder, work_folder
 from siftlm.progress import Meter, Report, reporter
 from siftlm.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from siftlm.picking.report import PickReport
+    from siftlm.picking.report import PoolReport
     from siftlm.picking.verdict import Verdict
 
 # Of a verdict: the model, and the records that it is trained on at most.
@@ -83,7 +79,7 @@ class Picks:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def report(self, *, seed: int = 0, verdict: Verdict | None = None) -> PickReport:
+    def report(self, *, seed: int = 0, verdict: Verdict | None = None) -> PoolReport:
         """The coverage of the targets beside a random choice and the nearest, the sources, and a picture.
 
         ``seed``: of the random choices and the samples. ``verdict``: of `verdict`, if the report is to have it.
@@ -235,7 +231,7 @@ def pick(
     fields = text_fields("text", text)
     given = None if vectors is None else vector_rows("vectors", vectors)
     vectors = vectors if given is None or isinstance(vectors, (str, os.PathLike)) else given
-    made = _embedder_for(source, embedder, needed=given is None)
+    made = embedder_for(source, embedder, needed=given is None)
     goal_fields = fields if target_text is None else text_fields("target_text", target_text)
     label = settings.options.target_field
     goals = read_targets(
@@ -247,9 +243,9 @@ def pick(
     how = settings.reading(fields, made, given, goals)
     job = settings.job(source, how, goals, vectors)
     report = reporter(progress)
-    with _folder(path) as folder, WorkFolder.hold(folder) as work:
+    with work_folder(path, "pick") as folder, WorkFolder.hold(folder) as work:
         # 3. Read and embed.
-        embedded = _read(work, source, how, job, report, restart=restart)
+        embedded = embed_pool(work, source, how, job, report, restart=restart)
         # 4. Choose.
         candidates, left_out = settings.candidates(embedded, goals)
         choice, chosen_before = _choose(work, candidates, settings, report)
@@ -270,77 +266,6 @@ def pick(
     if path is None:  # the result reads its vectors there
         weakref.finalize(picks, shutil.rmtree, folder, ignore_errors=True)
     return picks
-
-
-@contextlib.contextmanager
-def _folder(out: Path | None) -> Iterator[Path]:
-    """The work folder beside the output; or a temporary one, which stays unless there is an error."""
-    if out is not None:
-        yield out.with_name(out.name + ".work")
-        return
-    folder = Path(tempfile.mkdtemp(prefix="siftlm-pick-"))
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _embedder_for(pool: Pool, given: EmbedderSource | None, *, needed: bool) -> Embedder | None:
-    """The embedder of pool and targets; ``None`` where all vectors are given and it is not named."""
-    own = pool.embedder
-    if own is not None:
-        if given is not None and (made := make_embedder(given)).fingerprint != own.fingerprint:
-            raise WrongEmbedder(f"{pool.name} was built with embedder {own.name!r}, not with {made.name!r}")
-        return own
-    if given is None and not needed:
-        return None
-    return make_embedder(DEFAULT_EMBEDDER if given is None else given)
-
-
-def _read(
-    work: WorkFolder, pool: Pool, how: Reading, job: Mapping[str, Any], report: Report | None, *, restart: bool
-) -> Embedded:
-    """The pool, read and embedded: what is in the work folder already, completed."""
-    if restart:
-        work.clear()
-    known, state = work.job(), work.read_state()
-    if known.get("format") == job["format"]:
-        if not state.records:  # a call that failed at its first records binds nobody
-            work.clear()
-            known = {}
-        elif known["reading"].get("bad") == "fail":  # all so far were usable
-            known = {**known, "reading": {**known["reading"], "bad": job["reading"]["bad"]}}
-    if known:
-        _check_same_reading(work.path, known, job)
-    if {**known, "written": None} != {**job, "written": None}:
-        work.clear(PICKS_FILE)
-        if not known or (known["rows"] != job["rows"] and not state.complete):
-            work.clear()
-        work.write_job(job)
-    same_rows = bool(known) and known["rows"] == job["rows"]
-    if not (state.complete and same_rows):
-        read_pool(work, pool, how, report, embed=not (state.complete and bool(known)))
-    state = work.read_state()
-    if not state.rows:
-        why = f": {state.complaints[0]}" if state.complaints else ""
-        raise InvalidInput(f"{pool.name}: holds no usable record{why}")
-    return Embedded(work.vectors(), work.rows(), tuple(state.labels), state, work.options())
-
-
-def _check_same_reading(path: Path, known: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-    """Raise where the work folder belongs to another pool, or to the pool before a change."""
-    if known.get("format") != job["format"]:
-        raise Conflict(f"{path}: was written by another version; {setting('restart', True)} begins anew")
-    for name, value in job["reading"].items():
-        if known["reading"].get(name) != value:
-            what = f"another {setting(name)}"
-            if name == "pool":
-                what += ", or the same before a change (a file is known by its path, size and time of change)"
-            raise Conflict(
-                f"{path}: holds work that was begun with {what}; {setting('restart', True)} begins anew, and another "
-                f"{setting('out')} keeps both"
-            )
 
 
 def _choose(

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from siftlm.embedding.protocol import Embedder
-from siftlm.errors import BadRecord, Conflict, InvalidInput, setting
+from siftlm.embedding import DEFAULT_EMBEDDER
+from siftlm.embedding import embedder as make_embedder
+from siftlm.embedding.protocol import Embedder, EmbedderSource
+from siftlm.errors import BadRecord, Conflict, InvalidInput, WrongEmbedder, setting
 from siftlm.memory import Memory
 from siftlm.memory.manifest import MANIFEST_FILE
 from siftlm.memory.reading.fields import UnreadableRow
@@ -150,6 +152,18 @@ def open_pool(name: str, pool: Any, **reading: Any) -> Pool:
     if given := [key for key, value in reading.items() if value not in (None, "train")]:
         raise Conflict(f"{setting(given[0])} is for files and data sets, and {setting(name)} is a memory")
     return MemoryPool(pool)
+
+
+def embedder_for(pool: Pool, given: EmbedderSource | None, *, needed: bool) -> Embedder | None:
+    """The embedder of pool and targets; ``None`` where all vectors are given and it is not named."""
+    own = pool.embedder
+    if own is not None:
+        if given is not None and (made := make_embedder(given)).fingerprint != own.fingerprint:
+            raise WrongEmbedder(f"{pool.name} was built with embedder {own.name!r}, not with {made.name!r}")
+        return own
+    if given is None and not needed:
+        return None
+    return make_embedder(DEFAULT_EMBEDDER if given is None else given)
 
 
 def check_readable(record: Any, source: str) -> None:

@@ -7,20 +7,21 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from siftlm.embedding.hashing import word_spans
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import BadRecord, InvalidInput, setting
+from siftlm.errors import BadRecord, Conflict, InvalidInput, setting
 from siftlm.memory.near_duplicates import Originals
 from siftlm.memory.reading.fields import UnusableRecord, look_up, value_kind
 from siftlm.memory.vectors import embed_checked, unit_rows
 from siftlm.picking.options import MethodOptions
 from siftlm.picking.pools import Pool, PoolBlock
 from siftlm.picking.records import record_text
-from siftlm.picking.work import COMPLAINTS, ROW, Rows, WorkFolder
+from siftlm.picking.work import COMPLAINTS, PICKS_FILE, ROW, Embedded, Rows, WorkFolder
 from siftlm.progress import Meter, Report
 from siftlm.types import FloatArray, Vectors
 
@@ -54,6 +55,51 @@ class Reading:
     """``fail`` at the first unusable record, or ``skip`` them."""
     options: MethodOptions
     """Which of them are fields of the records."""
+
+
+def embed_pool(
+    work: WorkFolder, pool: Pool, how: Reading, job: Mapping[str, Any], report: Report | None, *, restart: bool
+) -> Embedded:
+    """The pool, read and embedded: what is in the work folder already, completed."""
+    if restart:
+        work.clear()
+    known, state = work.job(), work.read_state()
+    if known.get("format") == job["format"]:
+        if not state.records:  # a call that failed at its first records binds nobody
+            work.clear()
+            known = {}
+        elif known["reading"].get("bad") == "fail":  # all so far were usable
+            known = {**known, "reading": {**known["reading"], "bad": job["reading"]["bad"]}}
+    if known:
+        _check_same_reading(work.path, known, job)
+    if {**known, "written": None} != {**job, "written": None}:
+        work.clear(PICKS_FILE)
+        if not known or (known["rows"] != job["rows"] and not state.complete):
+            work.clear()
+        work.write_job(job)
+    same_rows = bool(known) and known["rows"] == job["rows"]
+    if not (state.complete and same_rows):
+        read_pool(work, pool, how, report, embed=not (state.complete and bool(known)))
+    state = work.read_state()
+    if not state.rows:
+        why = f": {state.complaints[0]}" if state.complaints else ""
+        raise InvalidInput(f"{pool.name}: holds no usable record{why}")
+    return Embedded(work.vectors(), work.rows(), tuple(state.labels), state, work.options())
+
+
+def _check_same_reading(path: Path, known: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """Raise where the work folder belongs to another pool, or to the pool before a change."""
+    if known.get("format") != job["format"]:
+        raise Conflict(f"{path}: was written by another version; {setting('restart', True)} begins anew")
+    for name, value in job["reading"].items():
+        if known["reading"].get(name) != value:
+            what = f"another {setting(name)}"
+            if name == "pool":
+                what += ", or the same before a change (a file is known by its path, size and time of change)"
+            raise Conflict(
+                f"{path}: holds work that was begun with {what}; {setting('restart', True)} begins anew, and another "
+                f"{setting('out')} keeps both"
+            )
 
 
 def read_pool(work: WorkFolder, pool: Pool, reading: Reading, report: Report | None, *, embed: bool = True) -> None:

@@ -47,19 +47,20 @@ POOL_POINTS, PICK_POINTS, TARGET_POINTS = 1500, 600, 300
 
 
 @dataclass(frozen=True, eq=False)
-class PickReport:
-    """Sentences, tables and pictures about a choice."""
+class PoolReport:
+    """Sentences, tables and pictures about a choice or a review."""
 
     sentences: tuple[str, ...]
     sections: tuple[tuple[str, tuple[Table | str, ...]], ...]
     """(head, parts): tables, and pictures as HTML."""
     pictures: tuple[tuple[str, str, str], ...]
     """(name, title, HTML) of each picture."""
+    title: str = TITLE
 
     def to_markdown(self, name: str = "report") -> str:
         """The report as Markdown; pictures are files ``name-….svg`` beside it."""
         files = {picture: (key, title) for key, title, picture in self.pictures}
-        lines = [f"# {TITLE}", "", *(f"- {sentence}" for sentence in self.sentences)]
+        lines = [f"# {self.title}", "", *(f"- {sentence}" for sentence in self.sentences)]
         for head, parts in self.sections:
             lines += ["", f"## {head}", ""]
             for part in parts:
@@ -71,12 +72,12 @@ class PickReport:
 
     def to_html(self) -> str:
         """The report as one page that needs no other file."""
-        body = [f"<h1>{TITLE}</h1>"]
+        body = [f"<h1>{self.title}</h1>"]
         body += [f'<p class="finding">{html.escape_html(sentence)}</p>' for sentence in self.sentences]
         for head, parts in self.sections:
             body.append(f"<h2>{html.escape_html(head)}</h2>")
             body += [tables.to_html(part) if isinstance(part, Table) else part for part in parts]
-        return html.html_page(f"siftlm: {TITLE.lower()}", body)
+        return html.html_page(f"siftlm: {self.title.lower()}", body)
 
     def write(self, path: str | os.PathLike[str]) -> list[Path]:
         """Write ``path.html``, ``path.md`` and its pictures; returns their paths."""
@@ -89,13 +90,13 @@ class PickReport:
         return write_files(files, stem.parent)
 
 
-def make_report(picks: Picks, *, seed: int = 0, verdict: Verdict | None = None) -> PickReport:
+def make_report(picks: Picks, *, seed: int = 0, verdict: Verdict | None = None) -> PoolReport:
     """The report of a choice; ``verdict`` of `siftlm.picking.Picks.verdict`, if there is one."""
     candidates = picks.candidates
     plane, shown = _plane_picture(picks, seed)
     sections: list[tuple[str, tuple[Table | str, ...]]] = [
         ("The records", (*_source_tables(picks), _left_out_table(picks), _record_table(picks))),
-        ("In the plane", (plane, _plane_caption(shown))),
+        ("In the plane", (plane, plane_caption(shown))),
     ]
     pictures = [("plane", "Pool, picks and targets", plane)]
     if len(picks.targets):
@@ -120,7 +121,7 @@ def make_report(picks: Picks, *, seed: int = 0, verdict: Verdict | None = None) 
         sections.insert(0, ("The verdict", (verdict.table(), verdict.picture())))
         pictures.append(("verdict", "The difference with its interval", verdict.picture()))
         sentences.append(verdict.sentence)
-    return PickReport(tuple(sentences), tuple(sections), tuple(one for one in pictures if one[2]))
+    return PoolReport(tuple(sentences), tuple(sections), tuple(one for one in pictures if one[2]))
 
 
 def _coverage_parts(picks: Picks, seed: int) -> tuple[list[str], tuple[Table | str, ...], str]:
@@ -189,7 +190,7 @@ def _target_table(picks: Picks, chosen: Coverage, near: Coverage, others: Sequen
     rows: list[tuple[Cell, ...]] = []
     for at, target in enumerate(worst.tolist()):
         texts = picks.targets.texts
-        name = picks.targets.sources[target] if texts is None else _shortened(texts[target])
+        name = picks.targets.sources[target] if texts is None else shortened(texts[target])
         best = int(cosines[:, at].argmax())
         values = (100 * float(one[target]) for one in (chosen.left, near.left, chance))
         rows.append((name, *values, float(cosines[best, at]), picks.sources[best]))
@@ -246,7 +247,7 @@ def _record_table(picks: Picks) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for at in range(min(SHOWN_PICKS, len(picks))):
         try:
-            text = _shortened(record_text(picks.records[at], picks.fields))
+            text = shortened(record_text(picks.records[at], picks.fields))
         except UnusableRecord:
             text = ""
         gain = float(picks.gains[at])
@@ -288,33 +289,37 @@ def _plane_picture(picks: Picks, seed: int) -> tuple[str, float]:
     """Pool, picks and targets on the two axes that show most, and the share of the variance that these show."""
     draw = np.random.default_rng(seed)
     rest = np.setdiff1d(np.arange(len(picks.embedded.vectors)), picks.indices)
-    pool = _some(rest, POOL_POINTS, draw)
-    chosen = _some(picks.indices, PICK_POINTS, draw)
-    targets = _some(np.arange(len(picks.targets)), TARGET_POINTS, draw)
+    pool = some_of(rest, POOL_POINTS, draw)
+    chosen = some_of(picks.indices, PICK_POINTS, draw)
+    targets = some_of(np.arange(len(picks.targets)), TARGET_POINTS, draw)
     vectors = picks.embedded.vectors[np.concatenate([pool, chosen])]
     goals = picks.targets.vectors[targets] if len(targets) else vectors.mean(axis=0, keepdims=True)
     flat = project_to_plane(vectors, goals)
     kinds = [
-        Points("pool", _pairs(flat.candidates[: len(pool)]), "d", 1.6, 0.35),
-        Points("picked", _pairs(flat.candidates[len(pool) :]), "b", 2.6, 0.8),
-        *([Points("targets", _pairs(flat.prompt), "f", 3.6, 0.9)] if len(targets) else []),
+        Points("pool", plane_points(flat.candidates[: len(pool)]), "d", 1.6, 0.35),
+        Points("picked", plane_points(flat.candidates[len(pool) :]), "b", 2.6, 0.8),
+        *([Points("targets", plane_points(flat.prompt), "f", 3.6, 0.9)] if len(targets) else []),
     ]
     return html.scatter_chart(kinds, title="Pool, picks and targets"), flat.shown
 
 
-def _plane_caption(shown: float) -> str:
+def plane_caption(shown: float) -> str:
+    """The note below a picture of the plane; ``shown``: the share of the variance."""
     text = f"The two axes that show most: {shown:.0%} of the variance. Points close together here may be far apart."
     return f'<p class="faint">{html.escape_html(text)}</p>'
 
 
-def _some(rows: IntArray, most: int, draw: np.random.Generator) -> IntArray:
+def some_of(rows: IntArray, most: int, draw: np.random.Generator) -> IntArray:
+    """These rows, or so many random ones of them."""
     return rows if len(rows) <= most else np.sort(draw.choice(rows, most, replace=False))
 
 
-def _pairs(points: FloatArray) -> list[tuple[float, float]]:
+def plane_points(points: FloatArray) -> list[tuple[float, float]]:
+    """(n, 2) points as `siftlm.evaluation.html` takes them."""
     return [(float(x), float(y)) for x, y in points]
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """The beginning of a text, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1].rstrip() + "…"

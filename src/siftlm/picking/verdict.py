@@ -3,7 +3,6 @@ records?"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from siftlm.evaluation.statistics import Draws, Mean, less, over_domains, percen
 from siftlm.evaluation.tables import Column, Table, format_cell
 from siftlm.picking.choose import choose
 from siftlm.picking.coverage import random_choices
+from siftlm.picking.models import opened_model
 from siftlm.picking.pools import fetch
 from siftlm.picking.records import record_text
 from siftlm.picking.targets import target_texts
@@ -130,7 +130,7 @@ def judge(
     """See `siftlm.picking.Picks.verdict`."""
     records, seed = whole_number("records", records), whole_number("seed", seed, least=0)
     folds = _cross_folds(picks, records, seed) if test is None else [_given_fold(picks, test, records)]
-    model = _opened(proxy)
+    model = opened_model(proxy)
     trainings = [rows for fold in folds for rows in (fold.chosen, *fold.random(picks, seed))]
     texts = _texts_of(picks, trainings)
     meter = Meter("training", "steps", reporter(progress), total=sum(map(len, trainings)))
@@ -144,16 +144,6 @@ def judge(
     sizes = np.array([len(text.encode()) for fold in folds for text in fold.tests], dtype=np.float64)
     held_out = "that were given as a test" if test is not None else "held out, half of them at a time"
     return _verdict(np.concatenate(losses, axis=1), sizes, len(folds[0].chosen), model.name, held_out, seed)
-
-
-def _opened(proxy: Any) -> Controller:
-    """The model of this name, or the controller itself."""
-    if not isinstance(proxy, (str, os.PathLike)):
-        made: Controller = proxy
-        return made
-    from siftlm.controller import Controller
-
-    return Controller(proxy)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,12 @@
-"""The work folder of a choice: vectors and figures of the records that were read, and the picks so far.
+"""The work folder of a choice or a review: vectors and figures of the records that were read, and the results so far.
 
     job.json        what the folder belongs to: pool, targets, settings
     vectors.f32     (rows, d) float32 of unit length
     rows.bin        a row of `ROW` for each vector
     state.json      how many records, vectors and rows are on the disk
     options.jsonl   of each row, the values of the fields that options of the method name
-    picks.npz       the picks so far, or all of them
+    picks.npz       the picks so far, or all of them; of a review, the neighbours of each record
+    signals.jsonl   of a review: what was measured of each record, a line a record and stage
 
 Vectors and rows are flushed before the state counts them, so a crash leaves bytes that nothing names.
 """
@@ -16,6 +17,8 @@ import contextlib
 import io
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,8 +33,9 @@ from siftlm.types import FloatArray, IntArray, Vectors
 
 FORMAT = 1
 JOB_FILE, STATE_FILE, PICKS_FILE = "job.json", "state.json", "picks.npz"
-VECTORS_FILE, ROWS_FILE, OPTIONS_FILE = "vectors.f32", "rows.bin", "options.jsonl"
-WORK_FILES = {JOB_FILE, STATE_FILE, PICKS_FILE, VECTORS_FILE, ROWS_FILE, OPTIONS_FILE, durability.LOCK_FILE}
+VECTORS_FILE, ROWS_FILE, OPTIONS_FILE, SIGNALS_FILE = "vectors.f32", "rows.bin", "options.jsonl", "signals.jsonl"
+READ_FILES = (STATE_FILE, ROWS_FILE, OPTIONS_FILE, VECTORS_FILE)
+WORK_FILES = {JOB_FILE, PICKS_FILE, SIGNALS_FILE, *READ_FILES, durability.LOCK_FILE}
 # Of each record that has a vector.
 ROW = np.dtype(
     [
@@ -77,17 +81,17 @@ class WorkFolder:
 
     @classmethod
     @contextlib.contextmanager
-    def hold(cls, path: Path) -> Iterator[WorkFolder]:
+    def hold(cls, path: Path, command: str = "pick") -> Iterator[WorkFolder]:
         """The folder, created where there is none, for this process alone."""
         if path.exists() and not path.is_dir():
-            raise Conflict(f"{path}: is a file, and siftlm pick keeps its work in a folder of that name")
+            raise Conflict(f"{path}: is a file, and siftlm {command} keeps its work in a folder of that name")
         if path.exists() and (foreign := sorted(set(os.listdir(path)) - WORK_FILES)):
             own = [name for name in foreign if not name.endswith(".new")]
             if own:
-                raise Conflict(f"{path}: holds {own[0]!r}, so it is no work folder of siftlm pick; move it away")
+                raise Conflict(f"{path}: holds {own[0]!r}, so it is no work folder of siftlm {command}; move it away")
         with durability.translate_write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            with durability.writer_lock(path, "pick"):
+            with durability.writer_lock(path, command):
                 work = cls(path)
                 try:
                     yield work
@@ -114,7 +118,7 @@ class WorkFolder:
     def clear(self, *names: str) -> None:
         """Remove these files, or all."""
         self.close()
-        for name in names or (JOB_FILE, PICKS_FILE, STATE_FILE, ROWS_FILE, OPTIONS_FILE, VECTORS_FILE):
+        for name in names or (JOB_FILE, PICKS_FILE, SIGNALS_FILE, *READ_FILES):
             (self.path / name).unlink(missing_ok=True)
         if not names or STATE_FILE in names:
             self.state = ReadState()
@@ -217,6 +221,32 @@ class WorkFolder:
         except (OSError, ValueError, EOFError) as error:
             raise Damaged(f"{path}: cannot be read: {error}; {_restart()}") from error
 
+    # --- what was measured of each record
+
+    def add_signals(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Append what was measured; it is on disk when this returns."""
+        content = "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines).encode()
+        with open(self.path / SIGNALS_FILE, "ab+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    content = b"\n" + content  # a process was killed while writing
+            file.write(content)
+            durability.sync_file(file)
+
+    def signals(self) -> list[dict[str, Any]]:
+        """What was measured so far; a line that a kill cut short does not count."""
+        try:
+            raw = (self.path / SIGNALS_FILE).read_bytes()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in raw.split(b"\n"):
+            with contextlib.suppress(ValueError):
+                if isinstance(one := json.loads(line), dict):
+                    found.append(one)
+        return found
+
 
 def _restart() -> str:
     return f"{setting('restart', True)} begins anew"
@@ -231,6 +261,20 @@ def _opened(path: Path, size: int) -> IO[bytes]:
     file.truncate(size)
     file.seek(size)
     return file
+
+
+@contextlib.contextmanager
+def work_folder(out: Path | None, command: str) -> Iterator[Path]:
+    """The work folder beside the output; or a temporary one, which stays unless there is an error."""
+    if out is not None:
+        yield out.with_name(out.name + ".work")
+        return
+    folder = Path(tempfile.mkdtemp(prefix=f"siftlm-{command}-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @dataclass(frozen=True, eq=False)
