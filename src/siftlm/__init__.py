@@ -23,8 +23,10 @@ if TYPE_CHECKING:  # what type checkers and editors read; the table below is wha
     from siftlm.memory import Hit as Hit
     from siftlm.memory import Memory as Memory
     from siftlm.memory import Search as Search
+    from siftlm.picking import Contrast as Contrast
     from siftlm.picking import Picks as Picks
     from siftlm.picking import Review as Review
+    from siftlm.picking.contrast import contrast as contrast
     from siftlm.picking.pick import pick as pick
     from siftlm.picking.review import review as review
     from siftlm.results import Answer as Answer
@@ -55,6 +57,7 @@ _HOME = {
     "Answer": "siftlm.results",
     "Calibration": "siftlm.calibration",
     "ChoiceScores": "siftlm.results",
+    "Contrast": "siftlm.picking",
     "Controller": "siftlm.controller",
     "Diagnosis": "siftlm.selection",
     "Document": "siftlm.types",
@@ -75,6 +78,7 @@ _HOME = {
     "Trace": "siftlm.types",
     "Tuning": "siftlm.controller",
     "calibrate": "siftlm.calibration",
+    "contrast": "siftlm.picking",
     "diagnose": "siftlm.selection",
     "embedder": "siftlm.embedding",
     "embedding": "siftlm.embedding",

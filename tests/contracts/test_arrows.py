@@ -59,6 +59,7 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
         for name in (
             "adapters",
             "batch_tuner",
+            "contrastive",
             "controller",
             "engines",
             "forward",

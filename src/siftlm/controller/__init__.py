@@ -15,6 +15,7 @@ from siftlm.extras import load
 
 if TYPE_CHECKING:
     from siftlm.controller.batch_tuner import BatchTuner
+    from siftlm.controller.contrastive import check_same_tokens, contrastive_samples
     from siftlm.controller.controller import Controller
     from siftlm.controller.forward import measure_spans, span_nats, token_nats, token_nats_of
     from siftlm.controller.generation import BatchDecoder, DecodingRow, Generated, SampledToken, eos_token_ids
@@ -29,6 +30,8 @@ _HOME = {
     "BatchDecoder": "generation",
     "BatchTuner": "batch_tuner",
     "Controller": "controller",
+    "check_same_tokens": "contrastive",
+    "contrastive_samples": "contrastive",
     "DecodingRow": "generation",
     "Generated": "generation",
     "SampledToken": "generation",
@@ -56,7 +59,9 @@ __all__ = [
     "Tuning",
     "TuningBatch",
     "TuningRun",
+    "check_same_tokens",
     "check_sampling",
+    "contrastive_samples",
     "eos_token_ids",
     "measure_spans",
     "rate_for",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import threading
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from siftlm.controller.adapters import DEFAULT_RANK, Adapters, lora
 from siftlm.controller.batch_tuner import BatchTuner
 from siftlm.controller.engines import Engine, FullWeights, normal_tensors
-from siftlm.controller.forward import batch_budget, text_likelihoods
+from siftlm.controller.forward import batch_budget, hidden_states, text_likelihoods
 from siftlm.controller.generation import BatchDecoder, Generated, generate
 from siftlm.controller.loading import open_model
 from siftlm.controller.restore import (
@@ -30,7 +31,7 @@ from siftlm.controller.stacked import AdapterStack, can_stack, refuse_unstackabl
 from siftlm.controller.tokens import prefix_token_ids, start_token, text_to_score, text_token_ids
 from siftlm.controller.tuner import Tuner
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, UnknownName, setting
-from siftlm.types import Likelihood
+from siftlm.types import Likelihood, Vectors
 from siftlm.validation import list_of_texts, number, whole_number
 
 Result = TypeVar("Result")
@@ -297,6 +298,33 @@ class Controller:
         decoder = BatchDecoder(self.model, self.budget)
         many = len(prompts)
         return self.evaluating(lambda: generate(self, decoder, prompts, [[]] * many, [0] * many, sampling))
+
+    def hidden_states(self, texts: Sequence[str], layer: int = -1) -> Vectors:
+        """(tokens, d) what the model holds of each token of the texts, as it is now, in their order.
+
+        Args:
+            texts: each is read for itself, in consecutive pieces if it is longer than the context.
+            layer: 0 the embeddings, 1 the output of the first layer, −1 (the default) that of the last.
+        """
+        texts = list_of_texts("texts", texts)
+        start = [] if self.start_token is None else [self.start_token]
+        room = self.context - len(start)
+        pieces = []
+        for text in texts:
+            ids = text_token_ids(self.tokenizer, text, self.vocabulary)
+            pieces += [[*start, *ids[at : at + room]] for at in range(0, len(ids), room)]
+        return self.evaluating(lambda: hidden_states(self.model, pieces, layer, len(start), self.budget))
+
+    def copy(self) -> Controller:
+        """A controller of its own, with a copy of the weights as they are now, and the same settings."""
+        engine, rank, alpha, targets = self._engine_choice
+        with self._lock:
+            model = copy.deepcopy(self.model)
+        made = Controller(
+            model, self.tokenizer, engine=engine, rank=rank, alpha=alpha, targets=targets, context=self.context
+        )
+        made.name, made.settings = self.name, self.settings
+        return made
 
     def save_adapter(self, folder: str | os.PathLike[str]) -> Path:
         """Inside `tuning`: the adapter as it is now, in PEFT's format, for transformers, vLLM and others.

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from siftlm.controller.tokens import IGNORE_INDEX, ScoredText, TokenSpan, Window
-from siftlm.types import FloatArray, Likelihood
+from siftlm.errors import InvalidInput, setting
+from siftlm.types import FloatArray, Likelihood, Vectors
 
 # Bytes that a logit costs while it is learned from: itself, in full precision, its softmax, their gradients, and what
 # the layers below keep.
@@ -179,3 +180,28 @@ def measure_spans(
             measured = measure(model(input_ids=ids.to(device), use_cache=False).logits, labels.to(device))
         figures.update(zip(batch, measured, strict=True))
     return [figures[place] for place in range(len(spans))]
+
+
+def hidden_states(
+    model: Any, pieces: Sequence[Sequence[int]], layer: int, skipped: int, budget: BatchBudget
+) -> Vectors:
+    """(tokens, d) float32: the states of the tokens of each piece behind its first ``skipped``, in order."""
+    body = model.base_model
+    device = next(model.parameters()).device
+    found: dict[int, Vectors] = {}
+    for batch in batches([len(piece) for piece in pieces], budget):
+        width = max(len(pieces[place]) for place in batch)
+        ids = torch.zeros((len(batch), width), dtype=torch.long)
+        for row, place in enumerate(batch):  # padded on the right, as in `measure_spans`
+            ids[row, : len(pieces[place])] = torch.tensor(pieces[place])
+        with torch.inference_mode():
+            states = body(input_ids=ids.to(device), use_cache=False, output_hidden_states=True).hidden_states
+        if not -len(states) <= layer < len(states):
+            raise InvalidInput(
+                f"{setting('layer', layer)}: the model has {len(states) - 1} layers, and 0 for embeddings"
+            )
+        for row, place in enumerate(batch):
+            found[place] = states[layer][row, skipped : len(pieces[place])].float().cpu().numpy()
+    if not found:
+        raise InvalidInput(f"{setting('texts')} have no tokens")
+    return np.concatenate([found[place] for place in range(len(pieces))])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -89,20 +89,22 @@ def generate(
     contexts: Sequence[Sequence[int]],
     owners: Sequence[int],
     sampling: SamplingParams,
+    seeds: Sequence[int] | None = None,
 ) -> list[Generated]:
     """Continue every prompt behind the tokens of its context, with what it would be continued with alone.
 
-    The beginning of a prompt is left out where it is too long. Every row draws from a generator of its own with the
-    same seed; the random state of the caller stays as it is.
+    The beginning of a prompt is left out where it is too long. Every row draws from a generator of its own, with the
+    same seed or with that of ``seeds``; the random state of the caller stays as it is.
     """
     own = sampling
     check_sampling(own.max_tokens, own.temperature, own.top_p, own.stop, controller.context, own.seed)
     ends = set(eos_token_ids(controller))
     rows: list[DecodingRow] = []
     texts: dict[int, _ContinuationText] = {}
-    for prompt, context, owner in zip(prompts, contexts, owners, strict=True):
+    own_seeds = [sampling.seed] * len(prompts) if seeds is None else seeds
+    for prompt, context, owner, seed in zip(prompts, contexts, owners, own_seeds, strict=True):
         ids, cut = prompt_token_ids(controller, prompt, context, sampling.max_tokens)
-        rows.append(DecodingRow(tuple(ids), owner, sampling))
+        rows.append(DecodingRow(tuple(ids), owner, replace(sampling, seed=seed)))
         texts[id(rows[-1])] = _ContinuationText(controller.tokenizer, rows[-1], ends, cut)
     # The cache holds what is read and what is made.
     for batch in decoder.batches([len(row.ids) + sampling.max_tokens for row in rows]):
@@ -188,7 +190,7 @@ class BatchDecoder:
         self._model, self._budget, self._adapters = model, budget, adapters
         self._device = next(model.parameters()).device if adapters is None else adapters.weights.device
         self._known = signature(model.forward).parameters
-        self._shared = "past_key_values" in self._known and _caches_tokens_alone(model.config)
+        self._shared = "past_key_values" in self._known and caches_tokens_alone(model.config)
         self._groups: list[_RowGroup] = []
 
     def __len__(self) -> int:
@@ -327,7 +329,7 @@ class BatchDecoder:
         self._groups = [_RowGroup(rows, unread, mask, {"past_key_values": first}, self._factors(rows))]
 
 
-def _caches_tokens_alone(config: Any) -> bool:
+def caches_tokens_alone(config: Any) -> bool:
     """Does a model keep nothing of a text but keys and values, so that a plain cache serves it?"""
     try:
         layers = transformers.DynamicCache(config=config.get_text_config(decoder=True)).layers

@@ -41,19 +41,14 @@ def tuned_model(base: Controller, tuned: Any, name: str = "tuned") -> Controller
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InvalidInput(f"{tuned}: is no adapter of {base.name!r} that can be loaded: {reason}") from error
-        return copied_model(base, adapted, str(tuned))
+        from siftlm.controller import Controller
+
+        made = Controller(adapted, base.tokenizer, context=base.context)
+        made.name = str(tuned)
+        return made
     made = opened_model(tuned, name)
     if made is base or made.model is base.model:
         raise Conflict(f"{setting(name)} is the base model itself: nothing was tuned")
-    return made
-
-
-def copied_model(base: Controller, model: Any = None, name: str | None = None) -> Controller:
-    """A controller of its own for a copy of the base's weights, or for other ones, with the base's settings."""
-    from siftlm.controller import Controller
-
-    made = Controller(copy.deepcopy(base.model) if model is None else model, base.tokenizer, context=base.context)
-    made.name, made.settings = name or base.name, base.settings
     return made
 
 
