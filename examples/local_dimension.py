@@ -3,9 +3,9 @@
     python examples/local_dimension.py                    # some minutes; prints a table
     python examples/local_dimension.py --passes 1 5
 
-The bundled model learns the beginnings of 30 texts of the sample corpus, once, and again and again. After each number of
-passes, over these texts and over 30 that it has not seen: the local dimension of the last layer's states, one for each
-token, and the loss in nats per token.
+The bundled model learns the beginnings of 30 texts of the sample corpus, once, and again and again. After each number
+of passes, over these texts and over 30 that it has not seen: the local dimension of the last layer's states, one for
+each token, and the loss in nats per token.
 """
 
 from __future__ import annotations

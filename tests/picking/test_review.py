@@ -18,6 +18,7 @@ from siftlm import review
 from siftlm.errors import BadRecord, Conflict, InvalidInput, UnknownName
 from siftlm.picking import signals as rules
 from siftlm.picking.exchanges import exchange_of, with_answer
+from siftlm.picking.models import prompt_text
 from siftlm.types import Likelihood
 
 pytest.importorskip("torch")
@@ -288,6 +289,8 @@ def test_refinement_gets_the_record_with_its_neighbours_and_may_give_several(tmp
     found = review(MIXED, signals="diversity", embedder="hashing", refine=refine)
     assert any(record == "A plain text about rivers and hills." for record, *_ in seen)
     assert all(causes == ("few records like it",) and len(similar) == 2 for _, causes, similar in seen)
+    pytest.importorskip("pyarrow")
+    assert found.write(tmp_path / "out.parquet") == [tmp_path / "out.parquet"]
     found.write(tmp_path / "out.jsonl", dropped=tmp_path / "dropped.jsonl")
     rows = read(tmp_path / "out.jsonl")
     assert len(rows) == found.counts["keep"] + found.counts["refine"] + 1
@@ -302,6 +305,9 @@ def test_refinement_gets_the_record_with_its_neighbours_and_may_give_several(tmp
         ({"judge": lambda *_: {}}, r"judge returned no score for item 1"),
         ({"judge": lambda *_: "good"}, r"judge returned 'good' for item 1"),
         ({"agreement": lambda *_: float("nan")}, r"agreement returned nan for item 1"),
+        ({"judge": lambda *_: 1 / 0}, r"judge failed for item 1: ZeroDivisionError: division by zero"),
+        ({"agreement": lambda *_: [][1]}, r"agreement failed for item 1: IndexError"),
+        ({"refine": lambda record, _: record["x"], "signals": "diversity"}, r"refine failed for item \d+: "),
         ({"judge": "gpt"}, r"judge must be a function, got 'gpt'"),
         ({"refine": lambda *_: 3, "signals": "diversity"}, r"refine returned 3 for item \d+; it returns a record"),
         ({"refine": lambda *_: {"text": object()}, "signals": "diversity"}, r"refine returned a record .* JSON"),
@@ -310,6 +316,31 @@ def test_refinement_gets_the_record_with_its_neighbours_and_may_give_several(tmp
 def test_callbacks_that_return_nonsense_are_named(settings_, message):
     with pytest.raises(InvalidInput, match=message):
         review(MIXED, **{"model": Speller(), "signals": "confidence", **settings_})
+
+
+def test_a_chat_model_is_asked_by_its_template():
+    class Template:
+        chat_template, bos_token = "…", "<s>"
+
+        def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):
+            assert (tokenize, add_generation_prompt) == (False, True)
+            if any(one["role"] == "system" for one in messages):
+                raise ValueError("no system here")
+            return "<s>" + "".join(f"[{one['role']}] {one['content']} " for one in messages) + "[assistant] "
+
+    model = SimpleNamespace(tokenizer=Template())
+    asked = exchange_of({"question": "Tea?", "answer": "Yes."}, "here")
+    assert prompt_text(model, asked) == "[user] Tea? [assistant] "
+    system = exchange_of({"system": "Be kind.", "question": "Tea?", "answer": "Yes."}, "here")
+    assert prompt_text(model, system) == "Be kind.\nTea?\n"
+    model.tokenizer.chat_template = None
+    assert prompt_text(model, asked) == "Tea?\n"
+
+
+def test_only_the_last_answer_of_a_conversation_is_looked_at():
+    turns = [("user", "a?"), ("assistant", "b."), ("user", "c?"), ("assistant", "d.")]
+    found = exchange_of({"messages": [{"role": role, "content": content} for role, content in turns]}, "here")
+    assert (found.question, found.answer) == ("a?\nb.\nc?", "d.")
 
 
 # --- settings

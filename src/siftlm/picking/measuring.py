@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import InvalidInput, setting
+from siftlm.errors import InvalidInput, SiftlmError, setting
 from siftlm.memory.vectors import embed_checked, unit_rows
 from siftlm.picking.exchanges import Exchange
 from siftlm.picking.models import prompt_text
@@ -101,14 +101,15 @@ class Measuring:
     ) -> dict[int, list[float]]:
         """Place -> how far the record's answer agrees with each of the others."""
         if self.agreement is not None:
-            return {
-                at: [
-                    _checked_score("agreement", self.agreement(exchanges[at].question, str(exchanges[at].answer), one),
-                                   sources[at])
-                    for one in several
-                ]
-                for at, several in others.items()
-            }  # fmt: skip
+            agree = self.agreement
+
+            def score(at: int, other: str) -> float:
+                one, source = exchanges[at], sources[at]
+                return _checked_score(
+                    "agreement", called("agreement", agree, source, one.question, str(one.answer), other), source
+                )
+
+            return {at: [score(at, other) for other in several] for at, several in others.items()}
         texts = [text for at, several in others.items() for text in (str(exchanges[at].answer), *several)]
         vectors = self._directions(texts)
         found, place = {}, 0
@@ -140,12 +141,23 @@ class Measuring:
         """The judge's scores of an answer, by name."""
         if self.judge is None:
             raise RuntimeError("there is no judge")
-        given = self.judge(exchange.question, answer)
+        given = called("judge", self.judge, source, exchange.question, answer)
         if isinstance(given, Mapping):
             if not given:
                 raise InvalidInput(f"{setting('judge')} returned no score for {source}")
             return {str(name): _checked_score("judge", value, source) for name, value in given.items()}
         return {"score": _checked_score("judge", given, source)}
+
+
+def called(name: str, function: Callable[..., Any], source: str, *given: Any) -> Any:
+    """What a callback returns for a record; whatever it raises is an error that names both."""
+    try:
+        return function(*given)
+    except SiftlmError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise InvalidInput(f"{setting(name)} failed for {source}: {what}") from error
 
 
 def mean_score(scores: Mapping[str, float]) -> float:

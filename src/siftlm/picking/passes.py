@@ -86,7 +86,8 @@ def compare_neighbours(
         own = np.arange(first, min(first + COMPARED_TOGETHER, size))
         found = corpus.nearest(corpus.rows(own), k, without=own)
         near[own] = found
-        similarity[own] = [float(np.mean(corpus.rows(f) @ corpus.rows(r)[0])) for f, r in zip(found, own[:, None])]  # noqa: B905
+        nearest = corpus.rows(found.ravel()).reshape(len(own), k, -1)
+        similarity[own] = np.einsum("ikd,id->i", nearest, corpus.rows(own)) / k
         meter.at(int(own[-1]) + 1)
     meter.finish()
     work.save_picks(neighbours=near, similarity=similarity)

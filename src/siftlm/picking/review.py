@@ -19,7 +19,7 @@ from siftlm.memory.reading.fields import plain_value
 from siftlm.picking import output
 from siftlm.picking.exchanges import with_answer
 from siftlm.picking.findings import Finding, Refine, Review, in_words
-from siftlm.picking.measuring import Agreement, Judge, mean_score
+from siftlm.picking.measuring import Agreement, Judge, called, mean_score
 from siftlm.picking.models import opened_model, tuned_model
 from siftlm.picking.passes import ExchangeReader, compare_neighbours, measure_pool
 from siftlm.picking.pick import DEFAULT_PROXY
@@ -268,7 +268,7 @@ def _refined(
         elif (line := known.get(one.number)) is not None and line.get("why") == [by, *one.causes]:
             new = line.get("records")
         else:
-            new = _checked_refinement(refine(records[one.number], one), one.source)
+            new = _checked_refinement(called("refine", refine, one.source, records[one.number], one), one.source)
             work.add_signals([{"stage": REFINED, "number": one.number, "why": [by, *one.causes], "records": new}])
         findings[at] = replace(one, refined=new)
         meter.add(1)
