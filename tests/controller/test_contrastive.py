@@ -123,5 +123,7 @@ def test_a_copy_learns_for_itself():
     with made.tuning() as tuner:
         tuner.learn(["abcabc"] * 3)
         assert made.likelihood("abcabc").nats < before
+        assert made.current_fingerprint() != made.fingerprint
         assert control.likelihood("abcabc").nats == before
     assert made.likelihood("abcabc").nats == before
+    assert made.current_fingerprint() == made.fingerprint == control.fingerprint

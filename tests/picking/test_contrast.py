@@ -96,6 +96,19 @@ def test_an_adapter_and_another_model_are_what_was_tuned(tiny, tmp_path, monkeyp
     assert (alone.records, alone.phrases, alone.samples[0].record) == (None, [], None)
 
 
+def test_a_controller_that_is_being_tuned_is_the_tuned_model(tiny):
+    other = tiny.copy()
+    with other.tuning(rate=1e-3) as tuner:
+        tuner.learn(DATA[20:])
+        made = contrast(tiny, other, samples=3, max_new_tokens=10)
+        kept = other.copy()
+    assert made.mean_gain > 1
+    again = contrast(tiny, kept, samples=3, max_new_tokens=10)
+    assert [one.text for one in again.samples] == [one.text for one in made.samples]
+    with pytest.raises(Conflict, match="nothing was tuned"):
+        contrast(tiny, other)
+
+
 def test_rounds_do_not_repeat_what_was_shown(tiny):
     made = contrast(tiny, data=DATA, seed=1, rounds=4, **QUICK)
     assert len({one.text for one in made.samples}) == len(made.samples)

@@ -134,6 +134,10 @@ class Controller:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of some weights of each tensor: a model that was trained on has changed in all of them."""
+        return self.current_fingerprint()
+
+    def current_fingerprint(self) -> str:
+        """`fingerprint` of the weights as they are now; inside `tuning` it is another one."""
         digest = hashlib.blake2b(digest_size=8)
         for name, tensor in self.model.state_dict().items():
             flat = tensor.detach().reshape(-1)
@@ -316,7 +320,10 @@ class Controller:
         return self.evaluating(lambda: hidden_states(self.model, pieces, layer, len(start), self.budget))
 
     def copy(self) -> Controller:
-        """A controller of its own, with a copy of the weights as they are now, and the same settings."""
+        """A controller of its own, with a copy of the weights as they are now, and the same settings.
+
+        One that is made while adapters are tuned keeps these, and scores and generates; it cannot learn more.
+        """
         engine, rank, alpha, targets = self._engine_choice
         with self._lock:
             model = copy.deepcopy(self.model)

@@ -181,7 +181,8 @@ def contrast(
     report = reporter(progress)
     with ExitStack() as stack:
         if tuned is not None:
-            after, name = tuned_model(before, tuned), ""
+            after = tuned_model(before, tuned)
+            name = " after tuning" if after.name == before.name else ""
         else:
             after, name = before.copy(), " after learning the data"
             order = np.random.default_rng(seed).permutation(len(texts or ()))

@@ -47,7 +47,7 @@ def tuned_model(base: Controller, tuned: Any, name: str = "tuned") -> Controller
         made.name = str(tuned)
         return made
     made = opened_model(tuned, name)
-    if made is base or made.model is base.model:
+    if made is base or made.model is base.model or made.current_fingerprint() == base.current_fingerprint():
         raise Conflict(f"{setting(name)} is the base model itself: nothing was tuned")
     return made
 

@@ -185,8 +185,8 @@ def review_job(
             **{name: _plain(getattr(settings, name)) for name in sorted(rules)},
             "answer": answer,
             "callbacks": dict(settings.callbacks),
-            "model": None if base is None else base.fingerprint,
-            "tuned": None if tuned is None else tuned.fingerprint,
+            "model": None if base is None else base.current_fingerprint(),
+            "tuned": None if tuned is None else tuned.current_fingerprint(),
             "tuning": {name: str(value) for name, value in settings.tuning.items()},
         },
     }
