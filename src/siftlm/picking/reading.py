@@ -53,8 +53,8 @@ class Reading:
     """The targets, of which records may be copies."""
     bad: str
     """``fail`` at the first unusable record, or ``skip`` them."""
-    options: MethodOptions
-    """Which of them are fields of the records."""
+    options: MethodOptions | None = None
+    """Those of the method, some of which may be fields of the records."""
 
 
 def embed_pool(
@@ -123,7 +123,8 @@ def read_pool(work: WorkFolder, pool: Pool, reading: Reading, report: Report | N
             vectors = _vectors_of(block, places, texts, reading)
             texts, places, vectors, problems = _with_direction(texts, places, vectors)
             _note_problems(work, block, problems, reading.bad)
-        options = reading.options.values_of(block, places, reading.bad) if reading.options.fields else ()
+        own = reading.options
+        options = own.values_of(block, places, reading.bad) if own is not None and own.fields else ()
         work.add(_rows_of(block, places, texts, reading, labels), vectors, options)
         state.records, state.labels = block.first + len(block.records), list(labels)
         meter.at(block.position)
