@@ -248,7 +248,10 @@ def table(root: Path, part: str, end: str) -> str:
             count, nearest, _, _ = paired(folders, "nn", "base")
             cells = []
             for method in methods:
-                _, value, low, high = paired(folders, method, "nn")
+                common, value, low, high = paired(folders, method, "nn")
+                if not common:
+                    cells.append("–")
+                    continue
                 mark = "**" if low > 0 or high < 0 else ""
                 cells.append(f"{mark}{value:+.2f}{mark} [{low:+.2f}, {high:+.2f}]")
             lines.append(f"| {name} | {count} | {nearest:.1f} | " + " | ".join(cells) + " |")
