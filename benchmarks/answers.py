@@ -6,6 +6,7 @@
     python benchmarks/answers.py table [--work WORK] --part dev              answers, and paired differences
     python benchmarks/answers.py votes --work WORK --part dev                what the memory's answers alone would say
     python benchmarks/answers.py pack --work WORK                            results/answers/*/records.jsonl.gz
+    python benchmarks/answers.py unpack --work WORK                          and back, where a run is to go on from them
 
 A run goes on where it stopped, and any number of processes may share it. REPOSITORIES is a folder of checkouts, see
 `corpora.CORPORA`; MODEL is ``siftlm-tiny``, a GGUF file, or any other that `siftlm.Controller` opens. The memory holds
@@ -80,6 +81,8 @@ TUNED_ONLY = "weights"
 STEPS, AT = 10, (5,)
 ITEMS = {"dev": 24, "test": 480}
 OPTION = re.compile(r"^\(([A-Z])\) ", re.MULTILINE)
+# What no table needs of a record. The same memory gives the same texts again, so they are not kept either.
+IN_NO_TABLE = {"uncertainty", "losses", "seconds", "scores", "rows", "considered", "ended", "kept"}
 FINAL_NUMBER = re.compile(r"####\s*\$?(-?[\d,]*\.?\d+)")
 
 
@@ -271,14 +274,28 @@ def run(
                         records.add({**about, **measured.to_dict()})
 
 
+def unpack(work: Path) -> None:
+    """Copy the committed records of runs that are not there, so that a run goes on from them."""
+    for packed in sorted(RESULTS.glob("*/records.jsonl.gz")):
+        folder = work / "runs" / packed.parent.name
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            shutil.copy(packed.parent / "run.json", folder / "run.json")
+            (folder / "records.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
+
+
 def pack(work: Path) -> None:
     """Copy the questions and the compressed records into the results that are committed."""
     for folder in sorted(work.glob("runs/*")):
         target = RESULTS / folder.name
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / "run.json", target / "run.json")
-        # Without a date, so that the same records give the same file.
-        (target / "records.jsonl.gz").write_bytes(gzip.compress((folder / "records.jsonl").read_bytes(), mtime=0))
+        # Of what tables need, and without a date, so that the same records give the same file.
+        lines = (
+            json.dumps({name: value for name, value in record.items() if name not in IN_NO_TABLE}) + "\n"
+            for record in records_of(folder)
+        )
+        (target / "records.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
         print(target.name, (target / "records.jsonl.gz").stat().st_size, "bytes")
 
 
@@ -395,7 +412,7 @@ def difference(values: Mapping[str, float], others: Mapping[str, float], digits:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("prepare", "run", "table", "votes", "pack"))
+    parser.add_argument("what", choices=("prepare", "run", "table", "votes", "pack", "unpack"))
     parser.add_argument("repositories", nargs="?", type=Path, help="the folder of checkouts")
     parser.add_argument("--work", type=Path, help="the folder of memories, items and runs; a table needs none")
     parser.add_argument("--part", choices=("dev", "test"), default="dev")
@@ -433,6 +450,8 @@ def main() -> None:
             order=arguments.order,
             label=arguments.label,
         )
+    elif arguments.what == "unpack":
+        unpack(arguments.work)
     else:
         pack(arguments.work)
 
