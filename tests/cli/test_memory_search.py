@@ -239,6 +239,7 @@ def test_a_wrong_filter_is_shown_with_a_caret_under_the_place(memory, siftlm):
             "search memory --prompts bad.jsonl",
             "bad.jsonl:2: is neither a JSON string nor an object with a 'prompt' text",
         ),
+        ("search memory --prompts empty.jsonl", "empty.jsonl: holds no prompts"),
         ("search memory --query narrow.npy", "width 512"),
         ("search memory tea --method shift", "unknown method 'shift'; did you mean 'sift'?"),
         ("search memory tea --noise 0", "noise"),
@@ -255,6 +256,7 @@ def test_a_wrong_filter_is_shown_with_a_caret_under_the_place(memory, siftlm):
 def test_what_is_wrong_is_said_in_one_line(memory, siftlm, words, message):
     corpus(Path("c.jsonl"))
     Path("bad.jsonl").write_text('"fine"\n{"text": "tea"}\n', encoding="utf-8")
+    Path("empty.jsonl").write_text("\n", encoding="utf-8")
     np.save("narrow.npy", np.ones(3))
     status, out, err = siftlm(*words.split())
     assert (status, out) == (1, "")

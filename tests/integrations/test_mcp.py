@@ -247,7 +247,9 @@ def test_redundancy_is_that_of_the_memory(tmp_path: Path) -> None:
         result = call(memory, "redundancy", sample=20, threshold=0.7)
     said = result.structured_content
     assert (said["sample"], said["passages"], said["redundant"]) == (20, 30, found.redundant)
-    assert said["advice"] == found.advice
+    assert (said["advice"], said["recommendation"]) == (found.advice, found.recommendation)
+    assert found.recommendation is not None
+    assert result.content[0].text.startswith(f"station: {found.recommendation}. ")
     assert found.advice in result.content[0].text
     assert said["examples"] == [list(group.snippets) for group in found.groups]
     assert said["examples"]
@@ -263,7 +265,7 @@ def test_redundancy_is_that_of_the_memory(tmp_path: Path) -> None:
         ("search", {"query": " "}, "query is empty"),
         ("search", {"query": ["oil", ""]}, "query is empty"),
         ("search", {"query": []}, "query must have at least 1 item"),
-        ("search", {"query": 3}, "query must be a valid string, got 3"),
+        ("search", {"query": 3}, "query must be a valid string or be a valid list, got 3"),
         ("search", {"query": "oil", "n": 1000}, "n must be less than or equal to 100, got 1000"),
         ("search", {"query": "oil", "n": 0}, "n must be greater than or equal to 1, got 0"),
         ("search", {"query": "oil", "n": "many"}, "n must be a valid integer"),

@@ -229,6 +229,18 @@ def test_rows_of_a_data_set_are_picked_by_texts(dataset):
     assert rank_rows(dataset, question[1], column="text", embedder="hashing").indices[0] >= 5
 
 
+def test_rows_without_words_are_never_picked():
+    datasets = pytest.importorskip("datasets")
+    texts = ["tea with milk", "", "black coffee", " ", "green tea", "tea with milk and sugar"]
+    rows = datasets.Dataset.from_dict({"text": texts})
+    plain = rank_rows(rows.select([0, 2, 4, 5]), "tea", column="text", min_gain=0)
+    ranking = rank_rows(rows, "tea", column="text", min_gain=0)
+    assert ranking.indices == [[0, 2, 4, 5][index] for index in plain.indices]
+    assert 0 not in rank_rows(rows, "tea", column="text", exclude=[0], costs=[9, 1, 1, 1, 1, 1], budget=8).indices
+    with pytest.raises(InvalidInput, match="column='text': the embedder knows no word of any row"):
+        rank_rows(rows.select([1, 3]), "tea", column="text")
+
+
 def test_costs_and_sources_may_be_columns(dataset):
     settings = {"column": "vector", "min_gain": 0}
     cheap = rank_rows(dataset, CORPUS[0], **settings, costs="tokens", budget=6)

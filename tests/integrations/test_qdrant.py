@@ -191,7 +191,8 @@ def test_an_asynchronous_client_picks_the_same(client):
     [
         ({"limit": 0}, InvalidInput, "limit must be a whole number"),
         ({"fetch": 5}, InvalidInput, "fetch=5 must be at least limit=20"),
-        ({"query": "words"}, InvalidInput, "query must hold real numbers"),
+        ({"query": "words"}, InvalidInput, "query must hold vectors, got 'words': SIFT compares by vectors"),
+        ({"query": 7}, InvalidInput, "query must hold vectors, got 7: SIFT compares by vectors"),
         ({"query": models.SparseVector(indices=[1], values=[1.0])}, InvalidInput, "query must hold real numbers"),
         ({"with_vectors": ["dense"]}, InvalidInput, "with_vectors must be True or False"),
         ({"select_kwargs": {"n": 3}}, Conflict, "pass limit"),

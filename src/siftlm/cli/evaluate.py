@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EVAL_EPILOG = """\
 examples:
-  siftlm eval --memory memory --test test.jsonl.gz --methods base,nn,sift --out runs/a
+  siftlm eval --memory memory --test test.jsonl.gz --out runs/a             base, nearest neighbour, auto
   siftlm eval --memory memory --test test.jsonl.gz --methods base,context,nn,nn-f,random,mmr,dpp,hull,sift \\
               -n 50 --per-domain 12 --longest 3000 --out runs/a
   siftlm eval … --methods sift,sift+noise=0.1,sift+noise=1+kernel=power:4+k=1000     one method, several settings
@@ -108,7 +108,7 @@ def _add_eval(commands: Any) -> None:
         usage="siftlm eval --memory MEMORY --test FILE --out FOLDER [options]",
     )
     test = "texts: JSON lines, Parquet, CSV, a folder …; sample: the held-out texts of the sample memory"
-    methods = "methods to compare, including any of siftlm methods (default: base,nn,sift)"
+    methods = "methods to compare, including any of siftlm methods (default: base,nn,auto)"
     copies = "passages that overlap with the scored text: report them (default), or exclude them from the selection"
     skip = "skip the first N texts of each domain, such as those used for tuning hyperparameters"
     flags.declare(
@@ -122,7 +122,7 @@ def _add_eval(commands: Any) -> None:
         ),
         Flag("--test", "FILE", str, test, more={"required": True}),
         Flag("--out", "FOLDER", str, "folder of the run, new or to resume", more={"required": True}, setting="into"),
-        Flag("--methods", "M,…", str, methods, "base,nn,sift"),
+        Flag("--methods", "M,…", str, methods, "base,nn,auto"),
         "protocol",
         choice(
             "--protocol",

@@ -183,11 +183,14 @@ def records(path: str, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def prompts(path: str) -> Iterator[dict[str, Any]]:
-    """Objects with a ``prompt``, one a line."""
+    """Objects with a ``prompt``, one a line; an error where there are none."""
+    where = ""
     for where, record in records(path, "prompt"):
         if not record["prompt"].strip():
             raise InvalidInput(f"{where}: the prompt is empty")
         yield record
+    if not where:
+        raise InvalidInput(f"{path}: holds no prompts")
 
 
 def texts(path: str, count: int) -> list[str]:

@@ -184,7 +184,7 @@ def _seconds(results: Results, method: str, steps: int) -> float:
 
 # More lines in one picture are hard to distinguish; CSV has them all.
 MAX_DRAWN_LINES = 8
-METHOD_COLOURS = {"nn": "a", "nearest": "a", "sift": "b", "context": "d"}
+METHOD_COLOURS = {"nn": "a", "nearest": "a", "sift": "b", "auto": "e", "context": "d"}
 SPARE_COLOURS = "cefghdab"
 
 

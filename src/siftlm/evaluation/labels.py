@@ -16,7 +16,7 @@ METHOD_SEPARATOR = re.compile(r",(?![^()\[\]{}]*[)\]}])")
 BASE_METHOD, INTERPOLATION_METHOD = "base", "interpolation"
 # The order of columns; methods in neither list stand between them, by name.
 FIRST_METHODS = (BASE_METHOD, "context", INTERPOLATION_METHOD, "dynamic", "random", "tttlm", "nn", "nearest", "nn-f")
-LAST_METHODS = ("sift", "sift-fast", "calibrated")
+LAST_METHODS = ("sift", "sift-fast", "auto", "calibrated")
 
 
 def split_labels(labels: str) -> list[str]:

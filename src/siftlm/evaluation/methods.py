@@ -244,7 +244,7 @@ def parse_methods(labels: str | Sequence[str]) -> list[EvaluatedMethod]:
     split = split_labels(labels) if isinstance(labels, str) else list(labels)
     methods = [parse_method(label) for label in split if label.strip()]
     if not methods:
-        raise InvalidInput(f"{setting('methods')} names nothing to compare; try base,nn,sift")
+        raise InvalidInput(f"{setting('methods')} names nothing to compare; try base,nn,auto")
     for at, one in enumerate(methods):
         for other in methods[:at]:
             if other.label == one.label:

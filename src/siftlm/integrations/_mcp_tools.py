@@ -230,6 +230,8 @@ class RedundancyAnswer:
     """Whether a memory repeats itself."""
 
     memory: str
+    recommendation: str | None
+    """``top-k is enough``, ``use SIFT`` or ``use SIFT and stop early``; none where passages are too few."""
     advice: str
     passages: int
     sample: int
@@ -246,7 +248,8 @@ class RedundancyAnswer:
     """Passages that nearly repeat each other."""
 
     def __str__(self) -> str:
-        lines = [f"{self.memory}: {self.advice}"]
+        head = "" if self.recommendation is None else f"{self.recommendation}. "
+        lines = [f"{self.memory}: {head}{self.advice}"]
         nearest, copies = _number(self.mean_nearest), _share(self.copies)
         compared = f"{self.sample:,} of {self.passages:,} passages were compared"
         lines += [f"{compared}; cosine to the nearest other: {nearest}; equal texts, stored once: {copies}"]
@@ -366,6 +369,7 @@ def redundancy(memories: Mapping[str, Memory], asked: RedundancyArguments) -> Re
     found = memory.redundancy(asked.sample, threshold=asked.threshold, progress=False)
     return RedundancyAnswer(
         name,
+        found.recommendation,
         found.advice,
         found.passages,
         found.sample,

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -89,18 +89,27 @@ class MemoryTool:
             return self.arguments.validate_python(given)
         except ValidationError as error:
             known = self.arguments.json_schema()["properties"]
-            raise InvalidInput("; ".join(dict.fromkeys(_complaint(one, known) for one in error.errors()))) from error
+            raise InvalidInput("; ".join(_complaints(error.errors(), known))) from error
 
 
-def _complaint(error: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """One of pydantic's errors, as a sentence of ours."""
-    name = str(error["loc"][0])
-    if error["type"] == "unexpected_keyword_argument":
-        return str(UnknownName("argument", name, known))
-    if error["type"] == "missing":
-        return f"the argument {name} is missing"
-    place = name + "".join(f"[{at}]" for at in error["loc"][1:] if isinstance(at, int))
-    return f"{place} {SHOULD.sub('must', error['msg'])}, got {error['input']!r:.60}"
+def _complaints(errors: Iterable[Mapping[str, Any]], known: Mapping[str, Any]) -> Iterator[str]:
+    """Pydantic's errors as sentences of ours; those of one value, which has a choice of types, are one sentence."""
+    about: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for error in errors:
+        name = str(error["loc"][0])
+        if error["type"] == "unexpected_keyword_argument":
+            yield str(UnknownName("argument", name, known))
+        elif error["type"] == "missing":
+            yield f"the argument {name} is missing"
+        else:
+            place = name + "".join(f"[{at}]" for at in error["loc"][1:] if isinstance(at, int))
+            about.setdefault((place, f"{error['input']!r:.60}"), []).append(
+                (error["type"], SHOULD.sub("must", error["msg"]))
+            )
+    for (place, got), said in about.items():
+        # A value of one of the types is not told that it has none of the others.
+        wrong = [text for kind, text in said if not kind.endswith("_type")] or [text for _, text in said]
+        yield f"{place} {' or '.join(dict.fromkeys(wrong)).replace(' or must ', ' or ')}, got {got}"
 
 
 TOOLS = {

@@ -12,7 +12,9 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Number
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -117,6 +119,11 @@ class _Request:
         flag("with_vectors", self.with_vectors)
         if self.fetch is not None and whole_number("fetch", self.fetch) < self.limit:
             raise InvalidInput(f"{setting('fetch', self.fetch)} must be at least {setting('limit', self.limit)}")
+        if isinstance(self.query, (str, Number, UUID)):
+            raise InvalidInput(
+                f"{setting('query')} must hold vectors, got {self.query!r:.60}: SIFT compares by vectors, so "
+                "pass those of the point or text"
+            )
         object.__setattr__(self, "targets", checks.matrix("query", self.query))
 
     @property
