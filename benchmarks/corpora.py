@@ -21,6 +21,8 @@ LOG_PASSAGE_LINES, LOG_DOCUMENT_LINES = 8, 80
 # Characters of a passage of a conversation, and at most of any text.
 TURNS_CHARACTERS, LONGEST_CHARACTERS = 700, 1600
 MIN_PAGE_CHARACTERS, MIN_PAIR_CHARACTERS = 120, 60
+# A proposal that is shorter says that it has moved.
+MIN_PROPOSAL_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,58 @@ def locomo(folder: Path) -> Iterator[Passage]:
                     yield Passage(f"{domain}/{session}", "\n".join(lines), domain)
 
 
+def python_proposals(folder: Path) -> Iterator[Passage]:
+    """Python's enhancement proposals, by type."""
+    yield from _proposals(folder, "peps/pep-*.rst", "Type:")
+
+
+def ethereum_proposals(folder: Path) -> Iterator[Passage]:
+    """Ethereum's improvement proposals, by category."""
+    yield from _proposals(folder, "EIPS/eip-*.md", "category:")
+
+
+def rust_proposals(folder: Path) -> Iterator[Passage]:
+    """Rust's requests for comments."""
+    yield from _proposals(folder, "text/*.md", None)
+
+
+def _proposals(folder: Path, files: str, field: str | None) -> Iterator[Passage]:
+    """Whole documents; the domain is a field of their head."""
+    for path in sorted(folder.glob(files)):
+        text = path.read_text("utf-8").strip()
+        found = [line for line in text.splitlines() if field is not None and line.startswith(field)]
+        domain = found[0].partition(":")[2].strip() if found else "others"
+        if len(text) >= MIN_PROPOSAL_CHARACTERS:
+            yield Passage(path.stem, text, domain)
+
+
+def advisories(folder: Path) -> Iterator[Passage]:
+    """Security advisories of Python packages, YAML; the domain is the package."""
+    yield from _files(folder, "vulns/*/*.yaml")
+
+
+def browser_compatibility(folder: Path) -> Iterator[Passage]:
+    """What browsers support, JSON; the domain is the top folder."""
+    yield from _files(folder, "*/**/*.json")
+
+
+def _files(folder: Path, files: str) -> Iterator[Passage]:
+    """Whole files."""
+    for path in sorted(folder.glob(files)):
+        name = path.relative_to(folder)
+        if len(text := path.read_text("utf-8").strip()) >= MIN_PAGE_CHARACTERS:
+            domain = path.parent.name if name.parts[0] == "vulns" else name.parts[0]
+            yield Passage(name.as_posix(), text, domain)
+
+
+def two_wiki(folder: Path) -> Iterator[Passage]:
+    """Beginnings of Wikipedia's articles."""
+    for one in json.loads((folder / "reproduce/dataset/2wikimultihopqa_corpus.json").read_text("utf-8")):
+        text = f"{one['title']}\n{one['text'].strip()}"
+        if len(text) >= MIN_PAGE_CHARACTERS:
+            yield Passage(_digest(text), text[:LONGEST_CHARACTERS], "articles")
+
+
 CORPORA = {
     "loghub": Corpus("logpai/loghub", "research use", loghub),
     "bbh": Corpus("suzgunmirac/BIG-Bench-Hard", "MIT", big_bench_hard),
@@ -113,6 +167,16 @@ CORPORA = {
     "tldr": Corpus("tldr-pages/tldr", "CC BY 4.0", tldr),
     "locomo": Corpus("snap-research/locomo", "CC BY-NC 4.0, evaluation only", locomo),
 }
+# On which nothing was ever chosen, see docs/decisions/0067-other-corpora.md.
+LATER_CORPORA = {
+    "peps": Corpus("python/peps", "public domain or CC0", python_proposals),
+    "eips": Corpus("ethereum/EIPs", "CC0", ethereum_proposals),
+    "rfcs": Corpus("rust-lang/rfcs", "MIT or Apache-2.0", rust_proposals),
+    "advisories": Corpus("pypa/advisory-database", "CC BY 4.0", advisories),
+    "compat": Corpus("mdn/browser-compat-data", "CC0", browser_compatibility),
+    "2wiki": Corpus("OSU-NLP-Group/HippoRAG", "MIT; the articles CC BY-SA", two_wiki),
+}
+ALL_CORPORA = CORPORA | LATER_CORPORA
 
 
 def part_of(corpus: str, document: str) -> str:

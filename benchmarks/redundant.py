@@ -10,8 +10,9 @@
     python benchmarks/redundant.py guard [--work WORK]                   what use="auto" prevents, costs and predicts
     python benchmarks/redundant.py pack --work WORK                      results/redundant/*/records.jsonl.gz
 
-REPOSITORIES is a folder of checkouts, see `corpora.CORPORA`. docs/decisions/0051-step-aware-selection.md says what was
-to be run, and what would count as success, before anything was run on the test part.
+REPOSITORIES is a folder of checkouts, see `corpora.ALL_CORPORA`; what is not there is left out. What was to be run, and
+what would count as success, was written down before anything was run on the test part: docs/decisions/0051 for the
+first six corpora, 0067 for the others.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from corpora import CORPORA, part_of
+from corpora import ALL_CORPORA, CORPORA, part_of
 
 from siftlm import Document, LocalModel, Memory
 from siftlm.controller import Controller
@@ -72,10 +73,13 @@ def memory_folder(work: Path, corpus: str, embedder: str) -> Path:
 
 def prepare(repositories: Path, work: Path, embedder: str) -> None:
     """Build the memories and write the texts that are missing."""
-    for name, corpus in CORPORA.items():
+    for name, corpus in ALL_CORPORA.items():
         folder = repositories / corpus.repository.split("/")[1]
         into = memory_folder(work, name, embedder)
         if into.exists():
+            continue
+        if not folder.exists():
+            print(f"{folder}: there is no checkout of {corpus.repository}", file=sys.stderr)
             continue
         (work / name).mkdir(parents=True, exist_ok=True)
         passages = list(corpus.read(folder))
@@ -125,7 +129,7 @@ def run(
             by_domain[text.domain].append(text)
         turns = itertools.zip_longest(*by_domain.values())
         chosen = [text for turn in turns for text in turn if text is not None][skip:count]
-        about = {"corpus": {"name": name, "repository": CORPORA[name].repository, "part": part}}
+        about = {"corpus": {"name": name, "repository": ALL_CORPORA[name].repository, "part": part}}
         print(f"{part} {name} {protocol}: {len(chosen)} texts", file=sys.stderr)
         suffix = run_ending(embedder, skip, model)
         with Memory.open(memory_folder(work, name, embedder)) as memory:
@@ -229,7 +233,7 @@ def table(root: Path, part: str, end: str) -> str:
     """
     lines = []
     for protocol in PROTOCOLS:
-        there = {name: root / f"{part}-{name}-{protocol}{end}" for name in CORPORA}
+        there = {name: root / f"{part}-{name}-{protocol}{end}" for name in ALL_CORPORA}
         there = {name: folder for name, folder in there.items() if folder.exists()}
         if not there:
             continue
@@ -368,7 +372,7 @@ def main() -> None:
     parser.add_argument("repositories", nargs="?", type=Path, help="the folder of checkouts")
     parser.add_argument("--work", type=Path, help="the folder of memories, texts and runs; a table needs none")
     parser.add_argument("--part", choices=("dev", "test"), default="dev")
-    parser.add_argument("--only", action="append", default=[], choices=list(CORPORA), metavar="CORPUS")
+    parser.add_argument("--only", action="append", default=[], choices=list(ALL_CORPORA), metavar="CORPUS")
     parser.add_argument("--protocol", action="append", default=[], choices=PROTOCOLS)
     parser.add_argument("--method", action="append", default=[], help="left out: those of the part")
     parser.add_argument("--texts", type=int, help="so many of each corpus, if it has them")
