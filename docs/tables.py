@@ -420,6 +420,30 @@ def _mebibytes(size: float) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
+def pick_table() -> str:
+    """SIFT of many picks against its peers, from ``python benchmarks/pick.py``."""
+    results = json.loads((RESULTS / "pick.json").read_text())
+    rows = ["| candidates, picks | engine | time | peak memory | uncertainty left |", "|---|---|---|---|---|"]
+    notes: dict[str, None] = {}
+    for size, case in results["candidates"].items():
+        name = f"{int(size):,}, {case['picks']:,}"
+        for engine, own in case["engines"].items():
+            if "longer_than" in own:
+                rows.append(f"| {name} | {engine} | given up after {duration(own['longer_than'])} | – | – |")
+                continue
+            peak, left = f"{own['peak_bytes'] / 2**30:.2f} GiB", f"{100 * own['left']:.1f} %"
+            rows.append(f"| {name} | {engine} | {_both(own)} | {peak} | {left} |")
+        same = "; the picks of the first two are the same" if case.get("same_picks") else ""
+        rounds = "one round" if case["rounds"] == 1 else f"medians of {case['rounds']} rounds"
+        threads = "one thread" if case["threads"] == "1" else f"{case['threads']} threads"
+        notes[f"{int(size):,}: {rounds}, {threads}{', ' * bool(case['note'])}{case['note']}{same}."] = None
+    source = (
+        f"`python benchmarks/pick.py`: float32, d = {results['settings']['width']}, {results['settings']['targets']} "
+        f"targets, λ = {results['settings']['noise']}. In brackets the processor time."
+    )
+    return "\n".join([*rows, "", f"{source} {' '.join(notes)} {machine(results)}"])
+
+
 def _both(case: dict[str, float]) -> str:
     return f"{duration(case['seconds'])} ({duration(case['processor'])})"
 
@@ -439,6 +463,7 @@ TABLES = {
     "tuning": tuning_table,
     "tuning-memory": tuning_memory_table,
     "serving": serving_table,
+    "pick": pick_table,
     "scale": scale_table,
     "scale-memory": scale_memory_table,
 }

@@ -368,7 +368,7 @@ def rank_once(name: str) -> MethodFunction:
     entry = find_method(name)
 
     def run(problem: Problem) -> Steps:
-        gains = next(entry.run(problem)).copy()
+        gains = np.array(next(entry.run(problem)))
         while True:
             yield gains
 

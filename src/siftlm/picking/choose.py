@@ -11,7 +11,7 @@ import numpy as np
 from siftlm.picking.quotas import SourceLimits
 from siftlm.selection import Limits, Method, Problem, Steps, select
 from siftlm.selection.posterior import FeaturePosterior
-from siftlm.selection.problem import MethodFunction
+from siftlm.selection.problem import MethodFunction, NextPick
 from siftlm.selection.trace import TracePosterior
 from siftlm.types import BoolArray, FloatArray, IntArray, Vectors
 
@@ -92,7 +92,7 @@ def choose(
     allowed = candidates.allowed.copy()
     for index in begun.indices.tolist():
         if limits is not None:
-            limits.record(index)
+            allowed[limits.record(index)] = False
     allowed[begun.indices] = False
     if limits is not None:
         allowed[limits.forbidden()] = False
@@ -103,6 +103,8 @@ def choose(
         budget -= float(costs[begun.indices].sum())
     if n is not None and len(begun.indices) >= n:
         return begun
+    if not allowed.any() or (budget is not None and budget <= 0):
+        return replace(begun, stopped="budget" if allowed.any() else "exhausted")
     selection = select(
         candidates.targets if len(candidates.targets) else None,
         candidates.vectors,
@@ -120,7 +122,7 @@ def choose(
         np.concatenate([begun.indices, selection.indices]),
         np.concatenate([begun.gains, selection.gains]),
         np.concatenate([begun.uncertainty if len(begun.indices) else selection.uncertainty[:1], later]),
-        selection.stopped,
+        "exhausted" if n is None and selection.stopped == "n" else selection.stopped,
     )
 
 
@@ -135,26 +137,24 @@ def _followed(
     """A method that does what ``base`` does, with a look at every pick, and after the picks that were ``begun``."""
 
     def run(problem: Problem) -> Steps:
+        problem.rules.more = limits
         steps = base.run(problem, **options)
-        gains = next(steps)
+        step = next(steps)
         posterior = problem.posterior_in_use
         indices, values, trace = begun.indices.tolist(), begun.gains.tolist(), begun.uncertainty.tolist()
         trace = trace or [problem.space.target_trace / max(problem.space.targets, 1)]
         if indices and isinstance(posterior, (FeaturePosterior, TracePosterior)):
             posterior.restart(begun.indices)
-            gains = posterior.trace_gain()
+            step = posterior.trace_gain()
         while True:
-            index = yield gains
+            index = yield step
             indices.append(index)
-            values.append(float(gains[index]))
-            if limits is not None:
-                limits.record(index)
-                limits.apply(index, problem.rules)
+            values.append(step.gain if isinstance(step, NextPick) else float(step[index]))
             if watch is not None:
                 watch(len(indices))
             if posterior is not None:
                 trace.append(trace[-1] - posterior.look(index).drop)
-            gains = steps.send(index)
+            step = steps.send(index)
             if (
                 keep is not None
                 and resumes(base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 
 from siftlm import validation
 from siftlm.errors import InvalidInput, setting
-from siftlm.selection.rules import PickRules
 from siftlm.types import BoolArray, FloatArray, IntArray
 
 Quota = Mapping[str, float | Mapping[str, float]]
@@ -77,6 +77,8 @@ class SourceLimits:
         self.counts: dict[int, int] = {}
         """Label -> picks that it may still have."""
         self._costs_left: dict[int, float] = {}
+        self._dearest: dict[int, list[int]] = {}
+        """Label -> its candidates that it can still afford, the dearest last."""
         for at, source in enumerate(sources):
             limit = quota.limit(source)
             if isinstance(limit, int):
@@ -85,10 +87,25 @@ class SourceLimits:
                 self._costs_left[at] = limit * budget
             elif limit is not None and n is not None:
                 self.counts[at] = int(limit * n + 1e-9)
-        self._dearest: dict[int, list[int]] = {}
-        if self._costs_left and costs is not None:
-            order = np.argsort(costs, kind="stable")
-            self._dearest = {at: order[labels[order] == at].tolist() for at in self._costs_left}
+        self._rank()
+
+    def _rank(self) -> None:
+        """Order the candidates of each source by their costs."""
+        if not self._costs_left or self._costs is None:
+            return
+        order = np.lexsort((self._costs, self._labels))
+        limited = np.array(list(self._costs_left))
+        ends = np.searchsorted(self._labels[order], [limited, limited + 1])
+        for label, low, high in zip(limited.tolist(), *ends.tolist(), strict=True):
+            self._dearest[label] = order[low:high].tolist()
+
+    def part(self, indices: IntArray) -> SourceLimits:
+        """The same for these candidates alone, with picks of its own from now on."""
+        view = copy.copy(self)
+        view._labels, view._costs = self._labels[indices], None if self._costs is None else self._costs[indices]
+        view.counts, view._costs_left, view._dearest = self.counts.copy(), self._costs_left.copy(), {}
+        view._rank()
+        return view
 
     def available(self, allowed: BoolArray) -> int:
         """How many of the allowed candidates may be picked as far as numbers of picks go."""
@@ -102,23 +119,17 @@ class SourceLimits:
         dear = [index for label in self._costs_left for index in self._too_dear(label)]
         return np.concatenate([empty, np.array(dear, dtype=np.int64)]).astype(np.int64)
 
-    def record(self, index: int) -> None:
-        """Note a pick."""
+    def record(self, index: int) -> IntArray:
+        """Note a pick. Returns the candidates that it makes too much."""
         label = int(self._labels[index])
         if label in self.counts:
             self.counts[label] -= 1
+            if self.counts[label] == 0:
+                return np.flatnonzero(self._labels == label)
         if label in self._costs_left and self._costs is not None:
             self._costs_left[label] -= float(self._costs[index])
-
-    def apply(self, index: int, rules: PickRules) -> None:
-        """Forbid what a pick has made too much."""
-        label = int(self._labels[index])
-        blocked = np.zeros(rules.size, dtype=np.bool_) if rules.blocked is None else rules.blocked
-        if self.counts.get(label) == 0:
-            blocked[: len(self._labels)][self._labels == label] = True
-        if label in self._costs_left and (dear := self._too_dear(label)):
-            blocked[dear] = True
-        rules.blocked = blocked
+            return np.array(self._too_dear(label), dtype=np.int64)
+        return np.zeros(0, dtype=np.int64)
 
     def _too_dear(self, label: int) -> list[int]:
         """The candidates of a source that cost more than it has left; each is returned once."""

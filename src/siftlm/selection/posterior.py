@@ -23,6 +23,7 @@ scan, so that methods that never look at the posterior can report the uncertaint
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
@@ -223,6 +224,13 @@ class FeatureBelief:
         self._white: FloatArray = np.empty((min(space.width, 64), space.width))
         self._count = 0
         self._last, self._direction = NO_LOOK, self._white[:0]
+
+    def fork(self, space: FeatureSpace) -> FeatureBelief:
+        """The same of another set of candidates, to go its own way."""
+        view = copy.copy(self)
+        view._space, view._white, view._last = space, self._white.copy(), NO_LOOK
+        view.residual, view.matrix = self.residual.copy(), None if self.matrix is None else self.matrix.copy()
+        return view
 
     def project(self, vectors: FloatArray) -> FloatArray:
         """P times a vector (d,) or the columns of a matrix (d, b)."""

@@ -123,7 +123,15 @@ class Problem:
             )
 
 
-Steps = Generator[FloatArray, int, None]
+@dataclass(frozen=True)
+class NextPick:
+    """What a method yields in place of gains where it has chosen already, just as ``problem.rules`` will have it."""
+
+    index: int
+    gain: float
+
+
+Steps = Generator[FloatArray | NextPick, int, None]
 MethodFunction = Callable[..., Steps]
 METHODS_ENTRY_POINT_GROUP = "siftlm.methods"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,16 @@ from siftlm.types import BoolArray, FloatArray, IntArray
 
 NO_PICK = -1
 STOPPING_RULES = ("adaptive", "until", "min_gain", "min_growth")
+
+
+class MoreLimits(Protocol):
+    """Limits beyond those of `Limits`."""
+
+    def record(self, index: int) -> IntArray:
+        """Note a pick. Returns the candidates that it makes too much, each of them at least once."""
+
+    def part(self, indices: IntArray) -> MoreLimits:
+        """The same for these candidates alone, with picks of its own from now on."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -37,6 +47,7 @@ class PickRules:
     costs: FloatArray | None = None
     budget: float | None = None
     ties: Ties
+    more: MoreLimits | None = None
     names: IntArray | None = None
     """(size,) the candidates' names, which decide between equal ones; None for their indices."""
     spent: float = field(default=0.0, init=False)
@@ -46,13 +57,8 @@ class PickRules:
     def choose(self, gains: FloatArray) -> int:
         """The index of the best allowed candidate, or ``NO_PICK``. Ties go to the smaller index (or name)."""
         # 1. The best by weighted gain among what is allowed.
-        scores, forbidden = gains, None
-        if self.prior is not None or self.costs is not None:
-            with np.errstate(over="ignore"):  # an enormous weight may make a score infinite: the best there is
-                scores = gains.copy() if self.prior is None else gains * self.prior
-                if self.costs is not None:
-                    scores /= self.costs
-        forbidden = self.forbidden()
+        weighted = self.prior is not None or self.costs is not None
+        scores, forbidden = self.scores(gains) if weighted else gains, self.forbidden()
         if forbidden is not None:
             scores = np.where(forbidden, -np.inf, scores)
         best = int(scores.argmax())
@@ -76,6 +82,16 @@ class PickRules:
                 equal = equal[close | (weight[equal] == weight[best])]
         return int(equal[0] if self.names is None else equal[self.names[equal].argmin()])
 
+    def scores(self, gains: FloatArray) -> FloatArray:
+        """(K,) what is compared: the gains times the prior and per cost."""
+        if self.prior is None and self.costs is None:
+            return gains
+        with np.errstate(over="ignore"):  # an enormous weight may make a score infinite: the best there is
+            scores = gains.copy() if self.prior is None else gains * self.prior
+            if self.costs is not None:
+                scores /= self.costs
+        return scores
+
     def forbidden(self) -> BoolArray | None:
         """(K,) what may not be picked now; ``None`` when everything may."""
         mask = self.blocked
@@ -86,7 +102,7 @@ class PickRules:
 
     def record(self, index: int) -> None:
         """Note a pick and what it uses up."""
-        used_up: list[int | BoolArray] = []
+        used_up: list[int | BoolArray | IntArray] = []
         if self.cap is not None:
             self.counts[index] += 1
             if self.counts[index] >= self.cap:
@@ -98,6 +114,8 @@ class PickRules:
                 used_up.append(self.sources == source)
         if self.costs is not None:
             self.spent += float(self.costs[index])
+        if self.more is not None and len(too_much := self.more.record(index)):
+            used_up.append(too_much)
         if used_up:
             blocked = np.zeros(self.size, dtype=np.bool_) if self.blocked is None else self.blocked
             for which in used_up:
@@ -107,6 +125,20 @@ class PickRules:
     def block(self, which: BoolArray) -> None:
         """``which`` (size,) may not be picked any more."""
         self.blocked = which.copy() if self.blocked is None else self.blocked | which
+
+    def part(self, indices: IntArray) -> PickRules:
+        """The same for these candidates alone, which are in rising order, with picks of its own from now on."""
+        own: dict[str, Any] = {
+            name: None if (values := getattr(self, name)) is None else values[indices]
+            for name in ("blocked", "sources", "prior", "costs", "names")
+        }
+        more, same = None if self.more is None else self.more.part(indices), self.ties.same
+        ties = replace(self.ties, same=lambda index, others: same(int(indices[index]), indices[others]))
+        part = replace(self, size=len(indices), ties=ties, more=more, **own)
+        part.spent, part.source_counts = self.spent, self.source_counts.copy()
+        if self.cap is not None and self.cap > 1:
+            part.counts = Counter({at: self.counts[index] for at, index in enumerate(indices.tolist())})
+        return part
 
     def grow(self, names: IntArray, blocked: BoolArray) -> None:
         """There are more candidates: ``names`` (K,) of all of them, ``blocked`` (added,) of the new ones."""

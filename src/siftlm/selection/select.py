@@ -17,7 +17,7 @@ from siftlm.selection.gram import Gram
 from siftlm.selection.kernels import FeatureKernel, KernelFunction
 from siftlm.selection.numerics import smallest_noise, ties_of
 from siftlm.selection.posterior import belief_of, uncertainty_of
-from siftlm.selection.problem import Method, MethodFunction, Problem, Steps, find_method
+from siftlm.selection.problem import Method, MethodFunction, NextPick, Problem, Steps, find_method
 from siftlm.selection.rules import NO_LIMITS, NO_PICK, NO_STOPPING, Limits, PickRules, Stopping, rules_in
 from siftlm.selection.space import FeatureSpace, Space, space_of
 from siftlm.types import BoolArray, FloatArray, IntArray, Selection
@@ -271,7 +271,7 @@ def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) ->
     The known items count as picked before the first pick. After the last pick nothing more is computed.
     """
     steps = _checked_steps(steps, problem)
-    gains = next(steps)
+    step = next(steps)
     in_use, space = problem.posterior_in_use, problem.space
     # Methods that never look at the posterior still get the uncertainty of their picks, so that they compare: all of it
     # at the end, unless a stopping rule looks at it.
@@ -285,33 +285,33 @@ def greedy_select(problem: Problem, steps: Steps, n: int, stopping: Stopping) ->
             first -= belief.look(index).drop
             if in_use is None:
                 belief.observe(index)
-        gains = steps.send(index)
+        step = steps.send(index)
     indices: list[int] = []
     values: list[float] = []
     trace = [first]
     stopped, rules = "n", problem.rules
     while len(indices) < n:
-        index = rules.choose(gains)
-        if index == NO_PICK:
+        pick = step if isinstance(step, NextPick) else NextPick(index := rules.choose(step), float(step[index]))
+        if pick.index == NO_PICK:
             stopped = "budget" if rules.out_of_budget else "exhausted"
             break
         after = trace[-1]
         if belief is not None:
-            after -= belief.look(index).drop
+            after -= belief.look(pick.index).drop
             if may_stop and (reason := stopping.refuses(len(indices), start, trace[-1], after)):
                 stopped = reason
                 break
-        indices.append(index)
-        values.append(float(gains[index]))
+        indices.append(pick.index)
+        values.append(pick.gain)
         trace.append(after)
-        rules.record(index)
+        rules.record(pick.index)
         if may_stop and (reason := stopping.satisfied(len(indices), trace[0], after)):
             stopped = reason
             break
         if len(indices) < n:
             if in_use is None and belief is not None:
-                belief.observe(index)
-            gains = steps.send(index)
+                belief.observe(pick.index)
+            step = steps.send(pick.index)
     steps.close()
     uncertainty = np.array(trace) if belief is not None else uncertainty_of(space, noise, known + indices)[len(known) :]
     # Rounding can take a variance below zero; a variance cannot be.
@@ -326,6 +326,9 @@ def _checked_steps(steps: Steps, problem: Problem) -> Steps:
             gains = next(steps) if index is None else steps.send(index)
         except StopIteration:
             raise InvalidInput("the method stopped yielding gains; it must yield again after every pick") from None
+        if isinstance(gains, NextPick):
+            index = yield gains
+            continue
         if type(gains) is not np.ndarray or gains.dtype != np.float64:
             try:
                 gains = np.asarray(gains, dtype=np.float64)

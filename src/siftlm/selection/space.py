@@ -255,6 +255,15 @@ class FeatureSpace:
         view.target_trace = float(self._diagonal[:count].sum())
         return view
 
+    def part(self, indices: IntArray) -> FeatureSpace:
+        """These candidates alone, with a copy of their vectors."""
+        view = copy.copy(self)
+        view.size, view._gram = len(indices), None
+        view.vectors, view._diagonal = self.vectors[indices], self._diagonal[indices]
+        if self._inverse is not None and self._inverse_length is not None:
+            view._inverse, view._inverse_length = self._inverse[indices], self._inverse_length[indices]
+        return view
+
     def target_root(self) -> FloatArray:
         """(d, d) vectors with the same Σ x xᵀ as the targets, float64: the R of their QR decomposition.
 

@@ -1,6 +1,8 @@
-"""SIFT, and its variants: VTL, lazy greedy, and pursuit for learners that take one step on each text."""
+"""SIFT, one pick at a time and in blocks, and its variants: VTL, lazy greedy, and pursuit for one-step learners."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -8,10 +10,12 @@ import numpy.typing as npt
 from siftlm import validation
 from siftlm.selection.numerics import LAZY_MARGIN, cosines
 from siftlm.selection.posterior import posterior_of
-from siftlm.selection.problem import Problem, Steps, method
+from siftlm.selection.problem import NextPick, Problem, Steps, method
 from siftlm.selection.rules import NO_PICK
 from siftlm.selection.selectors.retrieval import nearest
-from siftlm.types import BoolArray
+from siftlm.selection.space import FeatureSpace, Space
+from siftlm.selection.trace import Ceiling, TracePosterior
+from siftlm.types import BoolArray, FloatArray, IntArray
 
 
 @method("sift", "least uncertainty about the prompt; relevant and not redundant", repeats=True)
@@ -20,6 +24,8 @@ def sift(problem: Problem) -> Steps:
 
     Exactly the fall in the prompt's mean posterior variance by picking x. Also known as VTL.
     """
+    if blocks_pay(problem.space):
+        yield from block_steps(problem)
     posterior = problem.posterior(trace_only=True)
     while True:
         index = yield posterior.trace_gain()
@@ -35,6 +41,153 @@ def vtl(problem: Problem) -> Steps:
     """
     yield from sift(problem)
 
+
+# --- many picks at a time. A pick takes two products of every candidate, and many candidates do not fit into the
+# processor's cache, so one pick after the other waits for memory. A block of picks reads them once
+# (docs/decisions/0066-blocks-of-picks.md):
+#
+# 1. The first pick is the best of all candidates, whose gains are up to date.
+# 2. The next ones are made among those candidates that had the best scores then, and only these are kept up to date.
+#    The block ends when the best score among them is no more than that of the best of the others at first.
+# 3. All candidates are brought up to date for the whole block. Where the gain of one of the others has grown so much
+#    that it would have been picked, that pick of the block and those after it are dropped.
+#
+# So the picks are those of the plain loop, up to the rounding of sums that are added up in another order.
+
+# From so many candidates on, blocks cost less than one pick after the other (d = 384).
+BLOCKS_MIN_CANDIDATES = 20_000
+# With fewer targets a plain step takes one product of each candidate instead of two, and blocks end sooner.
+BLOCKS_MIN_TARGETS = 4
+# Picks in a block: at first, and at most. A matrix product of more directions is hardly faster.
+FIRST_BLOCK_PICKS, MAX_BLOCK_PICKS = 32, 96
+# The best candidates of a block: at least, at most (the cache should hold their vectors), and one in so many of all.
+MIN_BEST, MAX_BEST, CANDIDATES_PER_BEST = 4096, 16_384, 8
+
+
+def blocks_pay(space: Space) -> bool:
+    """Are there so many candidates and targets that blocks cost less than one pick after the other?"""
+    many = space.size >= BLOCKS_MIN_CANDIDATES and space.targets >= BLOCKS_MIN_TARGETS
+    return many and isinstance(space, FeatureSpace)
+
+
+def block_steps(problem: Problem) -> Steps:
+    """The steps of ``sift``: between two blocks they yield the gains of all candidates, within one the picks."""
+    space = problem.space
+    if not isinstance(space, FeatureSpace):
+        raise TypeError("blocks of picks need vectors")
+    problem.posterior_in_use = posterior = TracePosterior(space, problem.noise)
+    for _ in range(problem.known):
+        posterior.observe((yield posterior.trace_gain()))
+    size, left = BlockSize.first(space.size), problem.picks
+    while True:
+        index = yield posterior.trace_gain()
+        if posterior.refreshed:  # a selection that goes on from here knows of no earlier blocks
+            size = BlockSize.first(space.size)
+        most = min(size.picks, left, posterior.picks_to_refresh)
+        block = _look_ahead(problem, posterior, index, most, size.best) if most > 1 else Block([], 0, size.best)
+        size = size.after(block)
+        for pick in block.picks:
+            posterior.observe(index)
+            index = yield pick
+        posterior.observe(index)
+        left -= 1 + len(block.picks)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The picks of a block after its first."""
+
+    picks: list[NextPick]
+    dropped: int
+    """How many more there were, until one of the others would have been picked."""
+    best: int
+    """How many of the best candidates the next block is likely to need."""
+
+
+@dataclass(frozen=True)
+class BlockSize:
+    """How many picks the next block has at most, and how many of the best candidates they are made among."""
+
+    picks: int
+    best: int
+    limits: tuple[int, int]
+    """The least and the most of ``best``."""
+
+    @classmethod
+    def first(cls, candidates: int) -> BlockSize:
+        """That of the first block."""
+        most = max(1, min(MAX_BEST, candidates // CANDIDATES_PER_BEST))
+        least = min(MIN_BEST, most)
+        return cls(FIRST_BLOCK_PICKS, least, (least, most))
+
+    def after(self, block: Block) -> BlockSize:
+        """That of the block after this one."""
+        made, (least, most) = 1 + len(block.picks), self.limits
+        picks = made if block.dropped else min(max(self.picks, 2 * made), MAX_BLOCK_PICKS)
+        return replace(self, picks=picks, best=min(max(block.best, least), most))
+
+
+def _look_ahead(problem: Problem, posterior: TracePosterior, first: int, most: int, best: int) -> Block:
+    """The picks after ``first``, ``most`` with it, among the ``best``; the posterior is prepared for those kept."""
+    # 1. The best candidates, and the highest score of the others.
+    rules = problem.rules
+    scores, forbidden = rules.scores(posterior.trace_gain()), rules.forbidden()
+    if forbidden is not None:
+        scores = np.where(forbidden, -np.inf, scores)
+    indices, highest = _best(scores, best, first)
+    # 2. The plain loop among them.
+    part, own, first_scores = posterior.part(indices), rules.part(indices), scores[indices]
+    updates = [part.rehearse(int(np.searchsorted(indices, first)))]
+    picks: list[NextPick] = []
+    limits: list[float] = []
+    needed = best
+    while not part.worn:
+        if len(updates) == most:
+            needed = 2 * int(np.count_nonzero(first_scores >= limits[-1]))
+            break
+        gains = part.trace_gain()
+        at = own.choose(gains)
+        score = -np.inf if at == NO_PICK else float(own.scores(gains)[at])
+        if not np.isfinite(score):
+            break
+        # Nobody below the limit ties with the pick.
+        limit = score - rules.ties.loose * abs(score)
+        if limit <= highest:
+            needed = 2 * best
+            break
+        picks.append(NextPick(int(indices[at]), float(gains[at])))
+        limits.append(limit)
+        own.record(at)
+        updates.append(part.rehearse(at))
+    if not picks:
+        return Block([], 0, needed)
+    # 3. All others.
+    ceiling = None
+    if highest > -np.inf:
+        others = np.isfinite(scores)
+        others[indices] = False
+        ceiling = Ceiling(others, np.array([*limits, np.inf]), _weights(problem))
+    kept = posterior.prepare(updates, ceiling) - 1
+    return Block(picks[:kept], len(picks) - kept, needed)
+
+
+def _best(scores: FloatArray, count: int, first: int) -> tuple[IntArray, float]:
+    """The indices, in rising order, of the best scores and of ``first``; and the highest of the other scores."""
+    if count >= len(scores):
+        return np.arange(len(scores), dtype=np.int64), -np.inf
+    order = np.argpartition(scores, len(scores) - count - 1)
+    return np.union1d(order[len(scores) - count :], [first]), float(scores[order[len(scores) - count - 1]])
+
+
+def _weights(problem: Problem) -> FloatArray | None:
+    """(K,) what gains are multiplied by to be scores."""
+    if problem.rules.prior is None and problem.rules.costs is None:
+        return None
+    weights: FloatArray = np.minimum(problem.rules.scores(np.ones(problem.space.size)), np.finfo(np.float64).max)
+    return weights
+
+
+# --- pursuit
 
 # The share of what a text can teach that one gradient step on it closes, as it was measured for the bundled model
 # (docs/decisions/0051-step-aware-selection.md).
@@ -89,6 +242,8 @@ def auto(
     alike = bool(len(pairs)) and float(pairs.mean()) >= likeness
     yield from pursuit(problem, step=step) if alike else nearest(problem, relevance=relevance)
 
+
+# --- lazy greedy
 
 # A pick is settled by at most so many looks at single candidates, then one glance at many of the next best
 # (a fiftieth of all, if that is more), then as many looks again. Together they cost half as much as bringing
