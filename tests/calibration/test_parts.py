@@ -28,8 +28,8 @@ class Known:
         self.protocol = Protocol("split", n=4, at=(2,))
         self._results, self._each, self.used = results, seconds, {}
 
-    def measured(self, label, text):
-        self.used[text.id, label] = self._results(label, int(text.id))
+    def measure(self, labels, text):
+        self.used |= {(text.id, label): self._results(label, int(text.id)) for label in labels}
 
     def percents(self, label, texts):
         return np.array([[100.0, self.used[one.id, label]] for one in texts])

@@ -68,7 +68,23 @@ def test_an_interrupted_run_goes_on_to_the_same_records(memory, whole, tmp_path,
     done = run(memory, tmp_path, reader=reader)
     assert (done.known, done.done) == (there, COUNT - there)
     assert known(tmp_path) == whole
-    assert reader.tunings == 2 * len(TEXTS) + 1, "what was being done, and nothing else, is done again"
+    selections = {(one["text"], *one["rows"]) for one in whole if one["method"] in ("nn", "sift")}
+    assert reader.tunings == len(selections) + 1, "what was being done, and nothing else, is done again"
+
+
+def test_methods_that_select_the_same_are_tuned_once(memory, tmp_path):
+    reader = Reader()
+    run(memory, tmp_path / "together", "nn,sift,auto+likeness=1", reader=reader)
+    together = records_of(tmp_path / "together")
+    assert reader.tunings == len({(one["text"], *one["rows"]) for one in together}) <= 2 * len(TEXTS)
+    # And the records are those of a run in which nothing is shared.
+    for method in ("nn", "sift", "auto+likeness=1"):
+        run(memory, tmp_path / "alone", method)
+    names = ("text", "method", "rows", "curve", "losses", "uncertainty")
+    alone = records_of(tmp_path / "alone")
+    assert sorted([one[name] for name in names] for one in together) == sorted(
+        [one[name] for name in names] for one in alone
+    )
 
 
 def test_methods_and_texts_may_be_added(memory, whole, tmp_path):

@@ -148,7 +148,7 @@ def _guarded_texts(trials: Trials, last: Race, until: float) -> list[Text]:
     for text in last.texts[:ENOUGH_TEXTS] if len(last.texts) >= MIN_GUARDED_TEXTS else ():
         if len(done) >= MIN_GUARDED_TEXTS and trials.seconds >= until:
             break
-        trials.measured(f"{last.winner}{GUARDED}", text)
+        trials.measure([f"{last.winner}{GUARDED}"], text)
         done.append(text)
     return done
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,25 +55,18 @@ class Trials:
         self._known = _begin(folder, run_question(model, protocol, self._about), again=again)
         self._used: dict[tuple[str, str], Measured] = {}
 
-    def measured(self, label: str, text: Text) -> Measured:
-        """A method's result on a text."""
-        key = text.id, label
-        if key not in self._known:
+    def measure(self, labels: Sequence[str], text: Text) -> None:
+        """Measure methods on a text; those that select the same texts in the same order are tuned once."""
+        keys = [(text.id, label) for label in labels]
+        if new := [label for key, label in zip(keys, labels, strict=True) if key not in self._known]:
             evaluate(
-                self._model,
-                [text],
-                [label],
-                into=self.folder,
-                protocol=self.protocol,
-                about=self._about,
-                progress=False,
+                self._model, [text], new, into=self.folder, protocol=self.protocol, about=self._about, progress=False
             )
             self._known = _results(self.folder)
-            if key not in self._known:
+            if any(key not in self._known for key in keys):
                 raise Conflict(f"{self.folder}: another process calibrates here at this moment; wait for its end")
-        self._used[key] = self._known[key]
+        self._used |= {key: self._known[key] for key in keys}
         self._after(self)
-        return self._known[key]
 
     def used(self, label: str, text: Text) -> Measured:
         """A result that was measured before."""
@@ -87,13 +80,20 @@ class Trials:
     @property
     def steps(self) -> int:
         """Steps behind these results."""
-        return sum(len(one.learned) for one in self._used.values())
+        return sum(len(one.learned) for one in self._tuned())
 
     @property
     def seconds(self) -> float:
         """Seconds behind these results, those before an interruption included; so a resumed race ends where it would
         have ended."""
-        return sum(sum(one.seconds.values()) for one in self._used.values())
+        return sum(sum(one.seconds.values()) for one in self._tuned())
+
+    def _tuned(self) -> Collection[Measured]:
+        """These results; of those that share one tuning, the last."""
+        return {
+            (text, one.rows, *sorted(one.curve.items()), "use" in one.extra): one
+            for (text, _), one in self._used.items()
+        }.values()
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +159,8 @@ def race(trials: Trials, question: str, labels: Iterable[str], until: float, *, 
     for count, text in enumerate(trials.texts):
         if count >= MIN_TEXTS and (trials.seconds >= until or (running == [reference] and count >= alone)):
             break
+        trials.measure(running, text)
         for label in running:
-            trials.measured(label, text)
             seen[label].append(text)
         if count + 1 >= MIN_TEXTS:
             running = [one for one in running if one == reference or not _is_behind(trials, one, running, seen[one])]

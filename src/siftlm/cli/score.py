@@ -216,17 +216,14 @@ def _score(model: LocalModel, text: str, plan: ScoringPlan, *, quiet: bool, pref
 def _score_of_same_texts(
     model: LocalModel, text: str, plan: ScoringPlan, settings: dict[str, Any], main: Score
 ) -> Score | None:
-    """The score of a method that selects the main one's texts in the same order: where nothing repeats, ``auto`` does
-    what ``nearest`` does, and its score would come out the same to the bit."""
-    from siftlm.call import split_text
+    """The score of a method that selects the main one's texts in the same order."""
+    from siftlm.call import same_texts, split_text
 
-    own, other = model.call_settings(**plan.own), model.call_settings(**settings)
-    if own.tuning != other.tuning or (own.use, other.use) != ("weights", "weights") or main.trace.ended == "declined":
-        return None
+    own, other = (model.call_settings(**one) for one in (plan.own, settings))
     prompt, _, _ = split_text("the text", text, plan.mode)
-    request = (other.for_itself() if plan.mode == "transductive" else other).request
-    [found] = model.memory.run(replace(request, prompts=[prompt]))
-    return replace(main, found=found) if [hit.row for hit in found] == [hit.row for hit in main.found] else None
+    other = other.for_itself() if plan.mode == "transductive" else other
+    found = same_texts(model.memory, own, other, prompt, main.found)
+    return None if found is None else replace(main, found=found)
 
 
 def _score_once(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from siftlm.call import CallSettings, same_texts
 from siftlm.controller import setting_names
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, setting
 from siftlm.evaluation.corpus import Text
@@ -142,6 +143,8 @@ class _MethodRunner:
         self._plain = model.uncalibrated()
         self._protocol = protocol
         self._leaks_cache: tuple[TextParts, list[int]] | None = None
+        # Of the last text alone.
+        self._scores: tuple[TextParts | None, list[tuple[CallSettings, Score]]] = (None, [])
         self._with_direction: set[str] = set()
         self.without_direction: set[str] = set()
         """Ids of texts whose prompt the memory cannot search for."""
@@ -233,6 +236,13 @@ class _MethodRunner:
                 return result
             return replace(result, copies=_count_copies(parts, case.model.memory.texts(result.rows)))
         settings = {**method.settings, **({"exclude": exclude} if exclude else {})}
+        resolved = model.call_settings(self._protocol.n, **settings)
+        resolved = resolved.for_itself() if self._mode == "transductive" else resolved
+        if self._scores[0] != parts:
+            self._scores = (parts, [])
+        for known, before in self._scores[1]:
+            if found := same_texts(model.memory, known, resolved, parts.prompt, before.found):
+                return self._of_score(parts, replace(before, found=found))
         score = model.score(
             (parts.prompt, parts.scored) if parts.before else parts.scored,
             n=self._protocol.n,
@@ -240,6 +250,7 @@ class _MethodRunner:
             at=self._protocol.points,
             **settings,
         )
+        self._scores[1].append((resolved, score))
         return self._of_score(parts, score)
 
     def _model(self, method: EvaluatedMethod) -> LocalModel:
