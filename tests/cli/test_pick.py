@@ -69,6 +69,9 @@ def test_options_of_a_method_reach_it(pool, siftlm):
         ("-n 3 --text body", "pool.jsonl:1: 'body' is empty; --bad skip leaves such records out"),
         ("-n 3 --cost characters", "--cost characters counts against --budget"),
         ("", "how many? Pass --n, or --budget"),
+        ("-n 3 --report .", "--report . must be the beginning of a file's name"),
+        ("-n 3 --export trl=a --export axolotl=./a", "--export axolotl=./a and trl=a would write the same file"),
+        ("-n 3 --verdict --proxy .", "'.' is no causal language model"),
     ],
 )
 def test_errors_speak_of_flags(pool, siftlm, words, problem):
@@ -77,6 +80,7 @@ def test_errors_speak_of_flags(pool, siftlm, words, problem):
     assert status in (1, 2)
     assert out == ""
     assert problem in err.replace("--n 999", "-n 999")
+    assert not (pool / "a.jsonl").exists()
 
 
 def test_ctrl_c_says_how_to_go_on(pool, capsys, monkeypatch):
@@ -116,6 +120,22 @@ def test_exports_come_with_the_choice(pool, siftlm):
     assert "--export: expected trl, llama-factory, axolotl" in siftlm(*words.split(), "--export", "torchtune=c")[2]
 
 
+def test_an_export_does_not_overwrite_the_choice(pool, siftlm):
+    words = "pick --pool pool.jsonl --targets targets.jsonl -n 3 --out siftlm_picks.jsonl --export trl=."
+    assert "would overwrite --out siftlm_picks.jsonl" in siftlm(*words.split())[2]
+    assert not (pool / "siftlm_picks.jsonl").exists()
+
+
+def test_the_name_of_a_report_may_be_that_of_its_page(pool, siftlm):
+    words = "pick --pool pool.jsonl --targets targets.jsonl -n 3 --out a.jsonl --report rep.html"
+    assert siftlm(*words.split())[1].endswith("rep.html: written\nrep.md: written\n")
+    assert (pool / "rep.html").is_file()
+    assert not (pool / "rep.html.html").exists()
+
+
 def test_settings_of_a_verdict_need_one(pool, siftlm):
+    words = "pick --pool pool.jsonl -n 3 --method mig --option labels=source --out a.jsonl --verdict"
+    assert siftlm(*words.split())[2] == "siftlm: --verdict needs texts to test on: pass --test, or --targets\n"
+    assert not (pool / "a.jsonl").exists()
     words = "pick --pool pool.jsonl --targets targets.jsonl -n 3 --out a.jsonl --proxy-records 3"
     assert siftlm(*words.split())[2] == "siftlm: --proxy-records needs --verdict\n"

@@ -174,6 +174,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Pick, then print a summary."""
     from siftlm.picking import pick
 
+    _check_files(arguments)
     judging = _judging(arguments)
     settings = flags.values_of(arguments, PICK_NAMES)
     options: dict[str, Any] = {}
@@ -208,9 +209,27 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_files(arguments: argparse.Namespace) -> None:
+    """Raise before the choice where files that come after it cannot be written."""
+    from siftlm.picking.exports import DEFAULT_NAME
+    from siftlm.picking.output import report_stem
+
+    if arguments.report is not None:
+        report_stem(arguments.report)
+    first: dict[Path, str] = {}
+    for library, folder in arguments.export:
+        word, real = f"{library}={folder}", Path(folder).resolve()
+        if real in first:
+            raise Conflict(f"--export {word} and {first[real]} would write the same file: name another folder for one")
+        if real / f"{DEFAULT_NAME}.jsonl" == Path(arguments.out).resolve():
+            raise Conflict(f"--export {word} would overwrite --out {arguments.out}: name another folder")
+        first[real] = word
+
+
 def _judging(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the verdict."""
+    """The settings of the verdict; its model is opened before the choice, so that a wrong name costs nothing."""
     from siftlm.picking.output import check_no_input, input_files
+    from siftlm.picking.pick import DEFAULT_PROXY
 
     given = {"test": arguments.test, "proxy": arguments.proxy, "records": arguments.proxy_records}
     settings = {name: value for name, value in given.items() if value is not None}
@@ -220,6 +239,12 @@ def _judging(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.test is not None:
         settings["test"] = corpus_of(arguments.test)
         check_no_input("out", Path(arguments.out), input_files(settings["test"]))
+    if arguments.verdict:
+        from siftlm.picking.models import opened_model
+
+        if arguments.targets is None and arguments.test is None:
+            raise Conflict("--verdict needs texts to test on: pass --test, or --targets")
+        settings["proxy"] = opened_model(settings.get("proxy", DEFAULT_PROXY), "proxy")
     return settings
 
 

@@ -155,6 +155,8 @@ def run(arguments: argparse.Namespace) -> int:
         output.check_no_input("dropped", dropped, [*output.input_files(pool), Path(arguments.out)])
         if dropped.resolve() == Path(arguments.out).resolve():
             raise InvalidInput(f"--dropped {arguments.dropped} is the file of the other records: name another")
+    if arguments.report is not None:
+        output.report_stem(arguments.report)
     settings = flags.values_of(arguments, REVIEW_NAMES)
     for name in ("judge", "agreement", "refine"):
         if (word := getattr(arguments, name)) is not None:

@@ -30,6 +30,20 @@ def check_output(out: Path, name: str = "out") -> None:
         raise InvalidInput(f"{setting(name, str(out))}: there is no folder {out.absolute().parent}")
 
 
+def report_stem(path: str | os.PathLike[str], name: str = "report") -> Path:
+    """The beginning of the names of a report's files; that of one of them, ``.html`` or ``.md``, will do.
+
+    >>> report_stem("chosen.html").name, report_stem("chosen").name
+    ('chosen', 'chosen')
+    """
+    stem = Path(path)
+    if stem.suffix.lower() in (".html", ".md"):
+        stem = stem.with_suffix("")
+    if stem.name in ("", ".", "..") or stem.is_dir():
+        raise InvalidInput(f"{setting(name, str(path))} must be the beginning of a file's name")
+    return stem
+
+
 def input_files(*given: Any) -> list[Path]:
     """The files and folders among what a pool, targets or vectors may be."""
     found = []

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from siftlm.errors import InvalidInput, setting
 from siftlm.evaluation import html, tables
 from siftlm.evaluation.html import Points, Series
 from siftlm.evaluation.report import write_files
@@ -27,6 +26,7 @@ from siftlm.picking.coverage import (
     random_choices,
     repeated_share,
 )
+from siftlm.picking.output import report_stem
 from siftlm.picking.records import record_text
 from siftlm.selection.plane import project_to_plane
 from siftlm.types import FloatArray, IntArray
@@ -80,10 +80,8 @@ class PoolReport:
         return html.html_page(f"siftlm: {self.title.lower()}", body)
 
     def write(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Write ``path.html``, ``path.md`` and its pictures; returns their paths."""
-        stem = Path(path)
-        if stem.name in ("", ".", "..") or stem.is_dir():
-            raise InvalidInput(f"{setting('report', str(path))} must be the beginning of a file's name")
+        """Write ``path.html``, ``path.md`` and its pictures; returns their paths. ``path`` may end with ``.html``."""
+        stem = report_stem(path)
         files = {f"{stem.name}.html": self.to_html(), f"{stem.name}.md": self.to_markdown(stem.name)}
         for key, _, picture in self.pictures:
             files[f"{stem.name}-{key}.svg"] = html.standalone_svg(picture)
