@@ -135,6 +135,23 @@ def test_quality_multiplies_the_gains():
     assert all(row["score"] > 0 for row in picks.records)
 
 
+def test_numbers_in_csv_are_strings_and_count_all_the_same(folder):
+    pool = [{"text": row["text"], "score": row["score"] + 0.5} for row in records(60)]
+    lines = ["text,score", *(f"{row['text']},{row['score']}" for row in pool)]
+    (folder / "pool.csv").write_text("\n".join(lines) + "\n")
+    for settings_ in ({"n": 9, "quality": "score"}, {"budget": 12, "cost": "score"}):
+        picks = pick("pool.csv", TARGETS, **settings_)
+        assert picks.numbers.tolist() == pick(pool, TARGETS, **settings_).numbers.tolist()
+        assert isinstance(picks.records[0]["score"], str)
+    found = pick("pool.csv", n=9, method="deita", options={"complexity": "score"})
+    assert found.numbers.tolist() == pick(pool, n=9, method="deita", options={"complexity": "score"}).numbers.tolist()
+    for word, named in (("many", "'many'"), ("", "''"), ("nan", "'nan'"), ("1e999", "'1e999'")):
+        (folder / "bad.csv").write_text("\n".join([*lines, f"water freezes,{word}"]) + "\n")
+        with pytest.raises(BadRecord, match=rf"bad.csv:62: 'score' \(quality\) must be a number ≥ 0, and is {named};"):
+            pick("bad.csv", TARGETS, 3, quality="score")
+        assert pick("bad.csv", TARGETS, 3, quality="score", bad="skip").left_out["without cost or quality"] == 1
+
+
 @pytest.mark.parametrize(("name", "value"), [("quality", -1), ("quality", "high"), ("cost", 0), ("cost", None)])
 def test_a_record_without_its_number_is_named_or_counted(name, value):
     pool = records(50)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -170,10 +171,16 @@ def test_a_bad_record_is_named_by_file_and_line_or_counted(folder):
         pick("pool.jsonl", "targets.jsonl", 3, bad="skip")
 
 
-def test_a_field_of_the_records_is_never_overwritten(folder):
+def test_a_field_of_the_records_is_never_overwritten(folder, monkeypatch):
     pick("pool.jsonl", TARGETS, 3, out="a.jsonl")
     with pytest.raises(Conflict, match=r"a.jsonl:1: the record has a field 'siftlm' already"):
         pick("a.jsonl", TARGETS, 1, out="b.jsonl")
+    later = [folder / "pool.jsonl", folder / "a.jsonl"]
+    with monkeypatch.context() as patch:  # before a choice is made
+        patch.setattr("siftlm.picking.work.WorkFolder.picks", None)
+        with pytest.raises(Conflict, match=r"a.jsonl:1: the record has a field 'siftlm' already; field names another"):
+            pick(later, TARGETS, 3, out="c.jsonl")
+    assert len(pick(later, TARGETS, 3)) == 3  # nothing is written
     pick("a.jsonl", TARGETS, 1, out="b.jsonl", field="again")
     assert set(read(folder / "b.jsonl")[0]) == {"text", "source", "score", "n", "deep", "siftlm", "again"}
     pick("pool.jsonl", TARGETS, 3, out="a.jsonl", field=None)
@@ -187,6 +194,17 @@ def test_records_are_written_packed_and_as_parquet(folder):
     parquet = pytest.importorskip("pyarrow.parquet")
     pick("pool.jsonl", TARGETS, 5, out="a.parquet", field=None)
     assert parquet.read_table("a.parquet").to_pylist() == list(plain.records)
+
+
+def test_what_is_written_is_json_whatever_the_numbers(folder):
+    text = '{"text": "tea boils in the kitchen", "huge": 1e400, "low": [-1e400], "word": "Infinity, \\"NaN"}\n'
+    (folder / "huge.jsonl").write_text(text)
+    picks = pick("huge.jsonl", TARGETS, 1, out="a.jsonl", field=None)
+    picks.export("trl", folder / "trl")
+    row = json.loads((folder / "a.jsonl").read_text(), parse_constant=pytest.fail)
+    assert row == next(iter(picks.records)) == json.loads(text)
+    pick([{**row, "none": math.nan}], TARGETS, 1, out="b.jsonl", field=None)
+    assert json.loads((folder / "b.jsonl").read_text(), parse_constant=pytest.fail) == {**row, "none": None}
 
 
 def test_other_methods_of_selection_choose_too():

@@ -148,9 +148,16 @@ def test_damage_is_named_and_two_processes_do_not_share_a_folder(folder):
     work = folder / "chosen.jsonl.work"
     with WorkFolder.hold(work), pytest.raises(Locked, match="is writing"):
         pick("pool.jsonl", TARGETS, 3, out="chosen.jsonl")
-    os.truncate(work / "vectors.f32", 100)
-    with pytest.raises(Damaged, match=r"vectors.f32.*restart=True begins anew"):
-        pick("pool.jsonl", TARGETS, 3, out="chosen.jsonl")
+    for name in ("rows.bin", "vectors.f32"):
+        whole = (work / name).read_bytes()
+        os.truncate(work / name, 100)
+        with pytest.raises(Damaged, match=rf"{name}: has 100 bytes of {len(whole):,}; restart=True begins anew"):
+            pick("pool.jsonl", TARGETS, 3, out="chosen.jsonl")
+        (work / name).unlink()
+        with pytest.raises(Damaged, match=rf"{name}: has 0 bytes"):
+            pick("pool.jsonl", TARGETS, 3, out="chosen.jsonl")
+        (work / name).write_bytes(whole)
+    assert pick("pool.jsonl", TARGETS, 3, out="chosen.jsonl").finished_before
     (work / "state.json").write_text("{")
     with pytest.raises(Damaged, match=r"state.json: cannot be read"):
         pick("pool.jsonl", TARGETS, 3, out="chosen.jsonl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from siftlm.errors import BadRecord, Conflict, InvalidInput, setting
 from siftlm.memory.reading.fields import look_up, value_kind
 from siftlm.picking.pools import PoolBlock
+from siftlm.picking.records import kind_of, number_in
 from siftlm.selection import Method
 from siftlm.selection.select import check_options
 from siftlm.types import BoolArray, IntArray
@@ -123,16 +125,16 @@ def _value(block: PoolBlock, at: int, name: str, field: str, bad: str, *, number
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
     if number:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
-    else:
-        good = _is_label(value) or (isinstance(value, (list, tuple)) and all(_is_label(one) for one in value))
-    if good:
+        found = number_in(value)
+        if math.isfinite(found):
+            return found
+    elif _is_label(value) or (isinstance(value, (list, tuple)) and all(_is_label(one) for one in value)):
         return value
     if bad != "fail":
         return None
     must = "a finite number" if number else "a label or a list of labels"
     raise BadRecord(
-        f"{block.sources[at]}: {field!r} (option {name}) must be {must}, and is {value_kind(value)}; "
+        f"{block.sources[at]}: {field!r} (option {name}) must be {must}, and is {kind_of(value)}; "
         f"{setting('bad', 'skip')} leaves such records out"
     )
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from siftlm.types import Document, FloatArray, json_number
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 DEFAULT_FIELD = "siftlm"
+# What Python writes and JSON does not know, and what is read as the same; strings are matched to be passed over.
+NO_JSON = {"NaN": "null", "Infinity": "1e999", "-Infinity": "-1e999"}
+WORD = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|NaN|-?Infinity')
 
 
 def check_output(out: Path, name: str = "out") -> None:
@@ -82,13 +86,17 @@ def with_field(record: Any, source: str, field: str | None, value: Mapping[str, 
     plain = as_mapping(record)
     if field is None:
         return plain
-    if field in plain:
-        what = "gain" if "gain" in value else "verdict"
+    check_field(plain, source, field, "gain" if "gain" in value else "verdict")
+    return {**plain, field: dict(value)}
+
+
+def check_field(record: Any, source: str, field: str | None, what: str = "gain") -> None:
+    """Raise where a record has the field that is to be added; ``what`` goes there."""
+    if field is not None and field in as_mapping(record):
         raise Conflict(
             f"{source}: the record has a field {field!r} already; {setting('field')} names another for the {what} and "
             "the source"
         )
-    return {**plain, field: dict(value)}
 
 
 def as_mapping(record: Any) -> dict[str, Any]:
@@ -115,7 +123,11 @@ def write_records(out: Path, records: Sequence[Mapping[str, Any]], sources: Sequ
 
 
 def json_line(record: Mapping[str, Any], source: str) -> str:
-    """A record as a line of JSON."""
+    """A record as a line of JSON, also with numbers that JSON has no word for.
+
+    >>> json_line({"a": float("inf"), "b": [float("nan"), "NaN"]}, "pool.jsonl:1")
+    '{"a": 1e999, "b": [null, "NaN"]}\\n'
+    """
     try:
         text = json.dumps(record, ensure_ascii=False, default=plain_value)
         text.encode()
@@ -123,6 +135,8 @@ def json_line(record: Mapping[str, Any], source: str) -> str:
         text = json.dumps(record, default=plain_value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{source}: cannot be written as JSON: {error}; write .parquet instead") from error
+    if any(word in text for word in NO_JSON):
+        text = WORD.sub(lambda found: NO_JSON.get(found[0], found[0]), text)
     return text + "\n"
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +198,8 @@ def pick(
         cost: what a record costs: ``tokens`` (of the embedder; the default), ``characters``, or a field.
         quota: ``{"source": 0.3}``: no value of this field has more than 30 % of the picks (of the budget, where there
             is one); ``{"source": {"wiki": 0.5, "web": 200}}`` limits some values, whole numbers counting picks.
-        quality: a field with a number ≥ 0 that multiplies a record's gains.
+        quality: a field with a number ≥ 0 that multiplies a record's gains. It may be a string that holds a number, as
+            all values in CSV are; the same is true of ``cost``.
         without_copies: leave out records that share this fraction of their wording with a target (default: 0.8), so
             that the targets can be used to test; ``False`` keeps them.
         duplicates: may a text that the pool has several times be picked more than once?
@@ -241,6 +242,7 @@ def pick(
     if without_copies not in (None, False) and goals.texts is None:
         raise Conflict(f"{setting('without_copies')} compares wording, and of the targets only vectors are given")
     how = settings.reading(fields, made, given, goals)
+    how = how if path is None else replace(how, added=field)
     job = settings.job(source, how, goals, vectors)
     report = reporter(progress)
     with work_folder(path, "pick") as folder, WorkFolder.hold(folder) as work:

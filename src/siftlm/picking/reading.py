@@ -16,11 +16,12 @@ from siftlm.embedding.hashing import word_spans
 from siftlm.embedding.protocol import Embedder
 from siftlm.errors import BadRecord, Conflict, InvalidInput, setting
 from siftlm.memory.near_duplicates import Originals
-from siftlm.memory.reading.fields import UnusableRecord, look_up, value_kind
+from siftlm.memory.reading.fields import UnusableRecord, look_up
 from siftlm.memory.vectors import embed_checked, unit_rows
 from siftlm.picking.options import MethodOptions
+from siftlm.picking.output import check_field
 from siftlm.picking.pools import Pool, PoolBlock
-from siftlm.picking.records import record_text
+from siftlm.picking.records import kind_of, number_in, record_text
 from siftlm.picking.work import COMPLAINTS, PICKS_FILE, ROW, Embedded, Rows, WorkFolder
 from siftlm.progress import Meter, Report
 from siftlm.types import FloatArray, Vectors
@@ -55,6 +56,8 @@ class Reading:
     """``fail`` at the first unusable record, or ``skip`` them."""
     options: MethodOptions | None = None
     """Those of the method, some of which may be fields of the records."""
+    added: str | None = None
+    """The field that is added to the records that are written, so that none may have it."""
 
 
 def embed_pool(
@@ -117,6 +120,8 @@ def read_pool(work: WorkFolder, pool: Pool, reading: Reading, report: Report | N
     committed = time.monotonic()
     for block in pool.blocks(state.records):
         texts, places, problems = _texts_of(block, reading, known)
+        for at in places:
+            check_field(block.records[at], block.sources[at], reading.added)
         _note_problems(work, block, problems, reading.bad)
         vectors = None
         if embed:
@@ -256,18 +261,13 @@ def _number(block: PoolBlock, at: int, field: str, name: str, bad: str) -> float
     """A number ≥ 0 (a cost: > 0) in a field of a record, or NaN for one that is left out."""
     record = block.records[at]
     value: Any = look_up(record, field, None) if isinstance(record, Mapping) else None
-    if isinstance(value, np.generic):
-        value = value.item()
-    try:
-        number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    except OverflowError:  # a whole number that no float holds
-        number = math.inf
+    number = number_in(value)
     if math.isfinite(number) and (number > 0 or (number == 0 and name != "cost")):
         return number
     if bad == "fail":
         must = "a number > 0" if name == "cost" else "a number ≥ 0"
         raise BadRecord(
-            f"{block.sources[at]}: {field!r} ({setting(name)}) must be {must}, and is {value_kind(value)}; "
+            f"{block.sources[at]}: {field!r} ({setting(name)}) must be {must}, and is {kind_of(value)}; "
             f"{setting('bad', 'skip')} leaves such records out"
         )
     return float("nan")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from siftlm.errors import InvalidInput, setting
 from siftlm.memory.reading.fields import FieldMapping, UnreadableRow, UnusableRecord, look_up, usable_text, value_kind
@@ -25,6 +29,8 @@ FORMS: tuple[tuple[str, ...], ...] = (
 )
 # Of a message: what OpenAI's and TRL's form calls it, ShareGPT's, and a part of a message of several parts.
 MESSAGE_FIELDS = ("content", "value", "text")
+# A number in a string, as in CSV.
+NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
 class WholeRecords(FieldMapping):
@@ -74,6 +80,33 @@ def form_of(record: Mapping[Any, Any]) -> tuple[str, ...]:
             return tuple(field.strip("[]") for field in form)
     known = ", ".join(repr(str(name)) for name in list(record)[:20]) or "none"
     raise UnusableRecord(f"has no text in a known form; name its fields with text= (--text); its fields are {known}")
+
+
+def number_in(value: Any) -> float:
+    """The number in a field, also in a string, as all values in CSV are; NaN where there is none.
+
+    >>> number_in(2), number_in(" 2.5e-1 "), number_in("many"), number_in(True)
+    (2.0, 0.25, nan, nan)
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return math.nan
+    if isinstance(value, str) and NUMBER.fullmatch(value) is None:
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # a whole number that no float holds
+        return math.inf
+
+
+def kind_of(value: Any) -> str:
+    """What a field holds in place of a number: its kind, or the string itself.
+
+    >>> kind_of("many"), kind_of([1])
+    ("'many'", 'a list')
+    """
+    return f"{value!r:.40}" if isinstance(value, str) else value_kind(value)
 
 
 def field_text(value: Any, field: str) -> str:

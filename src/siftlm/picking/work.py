@@ -166,12 +166,21 @@ class WorkFolder:
 
     def rows(self) -> Rows:
         """A row of `ROW` for each vector."""
+        self._check_size(ROWS_FILE, self.state.rows * ROW.itemsize)
         return np.fromfile(self.path / ROWS_FILE, dtype=ROW, count=self.state.rows)
+
+    def _check_size(self, name: str, needed: int) -> None:
+        """Raise where a file is shorter than what was committed."""
+        path = self.path / name
+        size = path.stat().st_size if path.exists() else 0
+        if size < needed:
+            raise Damaged(f"{path}: has {size:,} bytes of {needed:,}; {_restart()}")
 
     def options(self) -> list[list[Any]]:
         """Of each row, the values of the fields that options name."""
         if not self.state.option_bytes:
             return []
+        self._check_size(OPTIONS_FILE, self.state.option_bytes)
         try:
             with open(self.path / OPTIONS_FILE, "rb") as file:
                 lines = file.read(self.state.option_bytes).splitlines()
@@ -184,8 +193,7 @@ class WorkFolder:
         shape = (self.state.rows, self.state.width)
         if not self.state.rows:
             return np.zeros(shape, dtype=np.float32)
-        if (self.path / VECTORS_FILE).stat().st_size < shape[0] * shape[1] * 4:
-            raise Damaged(f"{self.path / VECTORS_FILE}: is shorter than its {shape[0]:,} rows; {_restart()}")
+        self._check_size(VECTORS_FILE, shape[0] * shape[1] * 4)
         # Every pick goes over all of them, and pages of a map may be taken away in between.
         if shape[0] * shape[1] * 4 <= MAX_LOADED_BYTES:
             return np.fromfile(self.path / VECTORS_FILE, dtype="<f4", count=shape[0] * shape[1]).reshape(shape)
