@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import gzip
 import json
 import math
@@ -194,6 +196,50 @@ def test_records_are_written_packed_and_as_parquet(folder):
     parquet = pytest.importorskip("pyarrow.parquet")
     pick("pool.jsonl", TARGETS, 5, out="a.parquet", field=None)
     assert parquet.read_table("a.parquet").to_pylist() == list(plain.records)
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_parquet_keeps_the_types_of_its_columns(folder, shards):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    kinds = {
+        "text": arrow.large_string(),
+        "small": arrow.int8(),
+        "score": arrow.float32(),
+        "day": arrow.date32(),
+        "language": arrow.dictionary(arrow.int32(), arrow.string()),
+        "price": arrow.decimal128(9, 2),
+        "vector": arrow.list_(arrow.float32(), 2),
+        "empty": arrow.string(),
+        "deep": arrow.struct([("a", arrow.uint16())]),
+    }
+    day, price = datetime.date(2020, 1, 2), decimal.Decimal("1.50")
+    rows = [
+        {**dict.fromkeys(kinds), "text": row["text"], "small": 3, "score": 0.1, "day": day, "language": "de"}
+        | {"price": price, "vector": [0.5, 1.0], "deep": {"a": at}}
+        for at, row in enumerate(records(40))
+    ]
+    table = arrow.Table.from_pylist(rows, schema=arrow.schema(kinds.items()))
+    (folder / "pool").mkdir()
+    parquet.write_table(table.slice(0, 20), folder / "pool" / "a.parquet")
+    parquet.write_table(table.slice(20).drop_columns("small"), folder / "pool" / "b.parquet")
+    pool = folder / "pool" if shards else [folder / "pool" / "a.parquet", folder / "pool" / "b.parquet"]
+    picks = pick(pool, TARGETS, 9, out="chosen.parquet")
+    written = parquet.read_table(folder / "chosen.parquet")
+    assert {field.name: field.type for field in written.schema if field.name != "siftlm"} == kinds
+    every = table.to_pylist()
+    for at, number in enumerate(picks.numbers.tolist()):
+        row = written.slice(at, 1).to_pylist()[0]
+        assert row.pop("siftlm")["pick"] == at + 1
+        assert row == {**every[number], "small": 3 if number < 20 else None}
+
+
+def test_parquet_has_every_field_that_a_record_has(folder):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pool = [{"text": text, f"note {at}": at} for at, text in enumerate(TARGETS)]
+    picks = pick(pool, TARGETS, 3, out="a.parquet", field=None, without_copies=False)
+    names = {name: None for record in picks.records for name in record}
+    assert len(names) == 4
+    assert parquet.read_table("a.parquet").to_pylist() == [{**names, **record} for record in picks.records]
 
 
 def test_what_is_written_is_json_whatever_the_numbers(folder):

@@ -156,7 +156,7 @@ class Review:
             for one in [record] if finding.refined is None else finding.refined:
                 rows.append(output.with_field(one, finding.source, name, note))
                 sources.append(finding.source)
-        output.write_records(file, rows, sources)
+        output.write_records(file, rows, sources, self.source)
 
     def __str__(self) -> str:
         kept, refined, dropped = (self.counts[verdict] for verdict in (KEEP, REFINE, DROP))

@@ -15,6 +15,7 @@ from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.extras import load
 from siftlm.memory import durability
 from siftlm.memory.reading.fields import plain_value
+from siftlm.picking.pools import Pool
 from siftlm.types import Document, FloatArray, json_number
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
@@ -109,10 +110,10 @@ def as_mapping(record: Any) -> dict[str, Any]:
     return dict(record)
 
 
-def write_records(out: Path, records: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> None:
-    """Write the records, whole or not at all."""
+def write_records(out: Path, records: Sequence[Mapping[str, Any]], sources: Sequence[str], pool: Pool) -> None:
+    """Write the records of a pool, whole or not at all."""
     if out.name.lower().endswith(".parquet"):
-        content = _parquet(records)
+        content = _parquet(records, pool.schema())
     else:
         lines = [json_line(record, source) for record, source in zip(records, sources, strict=True)]
         content = "".join(lines).encode()
@@ -140,11 +141,28 @@ def json_line(record: Mapping[str, Any], source: str) -> str:
     return text + "\n"
 
 
-def _parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
+def _parquet(records: Sequence[Mapping[str, Any]], schema: Any) -> bytes:
+    """A column for each field that any record has, of the type that the schema says."""
     arrow, parquet = load("pyarrow", "memory"), load("pyarrow.parquet", "memory")
     buffer = io.BytesIO()
     try:
-        parquet.write_table(arrow.Table.from_pylist(list(records)), buffer)
+        fields, columns = [], []
+        for name in dict.fromkeys(name for record in records for name in record):
+            values = [record.get(name) for record in records]
+            known = -1 if schema is None else schema.get_field_index(name)
+            column = arrow.array(values) if known < 0 else _column(values, schema.field(known).type)
+            columns.append(column)
+            fields.append(arrow.field(name, column.type))
+        parquet.write_table(arrow.Table.from_arrays(columns, schema=arrow.schema(fields)), buffer)
     except (arrow.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise InvalidInput(f"these records cannot be written as Parquet: {error}; write .jsonl instead") from error
     return buffer.getvalue()
+
+
+def _column(values: Sequence[Any], kind: Any) -> Any:
+    """The values as this type; as they are, where something else took the place of a record's own."""
+    arrow = load("pyarrow", "memory")
+    try:
+        return arrow.array(values, type=kind)
+    except (arrow.ArrowException, OverflowError, TypeError, ValueError):
+        return arrow.array(values)

@@ -258,7 +258,7 @@ def pick(
         if path is not None:
             finished = chosen_before and work.job().get("written") == _written(path, field)
             if not finished:
-                output.write_records(path, output.annotated(records, sources, choice.gains, field), sources)
+                output.write_records(path, output.annotated(records, sources, choice.gains, field), sources, source)
                 work.write_job({**job, "written": _written(path, field)})
         picks = Picks(
             records, numbers, sources, choice.gains, choice.uncertainty, choice.stopped, left_out, source.name,

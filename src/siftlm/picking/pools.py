@@ -18,6 +18,7 @@ from siftlm.memory import Memory
 from siftlm.memory.manifest import MANIFEST_FILE
 from siftlm.memory.reading.fields import UnreadableRow
 from siftlm.memory.reading.open import open_parts
+from siftlm.memory.reading.parquet import common_schema
 from siftlm.memory.reading.records import Origin, SkipCounter
 from siftlm.picking.records import WholeRecords
 from siftlm.types import IntArray, Vectors
@@ -52,6 +53,9 @@ class Pool(Origin, Protocol):
     def blocks(self, start: int = 0) -> Iterator[PoolBlock]:
         """The records from number ``start`` on."""
 
+    def schema(self) -> Any:
+        """The Arrow schema of the records; ``None`` where they have no types of their own."""
+
 
 class RecordPool:
     """Files, folders, data sets and lists of records."""
@@ -78,6 +82,9 @@ class RecordPool:
 
     def identity(self) -> dict[str, Any]:
         return {"parts": [part.identity() for part in self._parts]}
+
+    def schema(self) -> Any:
+        return common_schema(self._parts)
 
     def blocks(self, start: int = 0) -> Iterator[PoolBlock]:
         number, before, skip = start, 0, SkipCounter(start)
@@ -120,6 +127,9 @@ class MemoryPool:
 
     def identity(self) -> dict[str, Any]:
         return {"memory": str(self._memory.path.resolve()), "version": self._memory.version}
+
+    def schema(self) -> None:
+        """Metadata may be of any type."""
 
     def blocks(self, start: int = 0) -> Iterator[PoolBlock]:
         rows = self._memory.rows()[start:]

@@ -15,6 +15,7 @@ from siftlm.errors import InvalidInput, MissingExtra
 from siftlm.extras import load
 from siftlm.memory.reading.fields import FieldMapping, UnreadableRow
 from siftlm.memory.reading.files import file_identity, folder_identity, printable_path
+from siftlm.memory.reading.parquet import common_schema
 from siftlm.memory.reading.records import RawBatch, SkipCounter, SourcePart, unreadable
 
 _PLAIN_BYTES = 1 << 18
@@ -365,6 +366,10 @@ class ShardedFiles:
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "shards", **folder_identity(self._folder, self._glob)}
+
+    def schema(self) -> Any:
+        """The types of the columns, where all files have some."""
+        return common_schema(self._files)
 
     def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
         before = 0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from siftlm.extras import load
 from siftlm.memory.reading.columns import Table
 from siftlm.memory.reading.fields import FieldMapping, UnreadableRow
 from siftlm.memory.reading.files import file_identity, printable_path
-from siftlm.memory.reading.records import RawBatch, SkipCounter, unreadable
+from siftlm.memory.reading.records import RawBatch, SkipCounter, SourcePart, unreadable
 
 # Few rows, since each may be a long text.
 _PARQUET_BATCH_ROWS = 256
@@ -29,6 +29,14 @@ class Parquet:
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "parquet", **file_identity(self._path)}
+
+    def schema(self) -> Any:
+        """The types of the columns; ``None`` for a file that cannot be read."""
+        arrow, parquet = load("pyarrow", "memory"), load("pyarrow.parquet", "memory")
+        try:
+            return parquet.read_schema(self._path)
+        except (arrow.ArrowException, OSError):
+            return None
 
     def batches(self, skip: SkipCounter) -> Iterator[RawBatch]:
         """All rows; a row group that cannot be read gives bad rows, so that the numbers of later rows stay the same."""
@@ -96,6 +104,28 @@ class Parquet:
             return None
         top = {name if name in names else name.split(".")[0] for name in needed} | {"meta"}
         return [name for name in names if name in top]
+
+
+@runtime_checkable
+class TypedPart(Protocol):
+    """A part whose columns have types."""
+
+    def schema(self) -> Any:
+        """The Arrow schema; ``None`` where it cannot be told."""
+
+
+def common_schema(parts: Sequence[SourcePart]) -> Any:
+    """The Arrow schema with the columns of all parts; ``None`` where they have none, or types that contradict."""
+    schemas = [part.schema() if isinstance(part, TypedPart) else None for part in parts]
+    # What the metadata say is of those files: a data set's features, an index of pandas.
+    plain = [schema.remove_metadata() for schema in schemas if schema is not None]
+    if len(plain) < len(schemas):
+        return None
+    arrow = load("pyarrow", "memory")
+    try:
+        return arrow.unify_schemas(plain)
+    except arrow.ArrowException:
+        return None
 
 
 def _plain_values(column: Any) -> list[Any]:
