@@ -76,6 +76,7 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
     "siftlm.embedding.transformer": {"torch", "transformers"},
     "siftlm.evaluation.dynamic": {"torch"},
     "siftlm.integrations._mcp_tools": {"pydantic"},
+    "siftlm.integrations.batch_choice": {"torch"},
     "siftlm.integrations.current_embeddings": {"torch"},
     "siftlm.integrations.data_loader": {"torch"},
     "siftlm.integrations.haystack": {"haystack"},

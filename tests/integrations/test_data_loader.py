@@ -19,14 +19,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import siftlm
 from siftlm.errors import Conflict, InvalidInput, UnknownName
-from siftlm.integrations.data_loader import (
-    POSTERIOR_METHODS,
-    ActiveBatchSampler,
-    ActiveDataLoader,
-    choose_on_device,
-    choose_rows,
-    loss_gradients,
-)
+from siftlm.integrations.batch_choice import POSTERIOR_METHODS, choose_on_device, choose_rows
+from siftlm.integrations.data_loader import ActiveBatchSampler, ActiveDataLoader, loss_gradients
 from siftlm.selection import tensors
 
 
@@ -384,6 +378,15 @@ def test_embeddings_are_kept_for_as_many_batches_as_asked(model, dataset):
 # --- passes, samples and resuming
 
 
+def test_a_pass_leaves_the_global_random_states_alone(model, dataset):
+    loader = ActiveDataLoader(dataset, 10, model=model, target=dataset.tensors[0][:3], subsample=20)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    assert len(list(loader)) == 3
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert random.getstate() == before[2]
+
+
 def test_it_serves_a_plain_data_loader(dataset):
     sampler = ActiveBatchSampler(dataset, 8, target=dataset.tensors[0][:2])
     batches = [labels.tolist() for _, labels in DataLoader(dataset, batch_sampler=sampler)]
@@ -488,6 +491,16 @@ def rows_with(row, value):
         ({"model": nn.Linear(3, 2)}, "Linear has no method 'embed'"),
         ({"model": len}, "model must be a torch.nn.Module"),
         ({"embed": 3}, "embed must be a function or the name of a method"),
+        ({"target": torch.tensor(1.0)}, "target must have rows, got a single number"),
+        ({"target": np.array(["a", "b"])}, "target must be an array of numbers, got <U1"),
+        (
+            {"taget": torch.ones(1, 3)},
+            "neither the loader nor method 'undirected-vtl' has a setting 'taget'; did you mean 'target'",
+        ),
+        ({"targets": torch.ones(1, 3)}, "a setting 'targets'; did you mean 'target'"),
+        ({"pin_memroy": True}, "did you mean 'pin_memory'"),
+        ({"shuffle": True}, "neither the loader nor method 'undirected-vtl' has a setting 'shuffle'"),
+        ({"taget": torch.ones(1, 3), "method": "itl"}, "'taget'; did you mean 'target'"),
     ],
 )
 def test_wrong_settings(settings, message):
@@ -530,6 +543,37 @@ def test_wrong_embeddings(settings, message):
         sampler.next_batch()
 
 
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            torch.ones(2, 5),
+            r"target cannot be embedded: each of its rows is \(5,\) float32, each of the dataset's \(6,\)",
+        ),
+        (torch.ones(6), r"each of its rows is \(\) float32, each of the dataset's \(6,\) float32"),
+        (torch.ones(2, 3, 2), r"each of its rows is \(3, 2\) float32"),
+        (np.ones((2, 6)), r"each of its rows is \(6,\) float64, each of the dataset's \(6,\) float32"),
+        (TensorDataset(torch.ones(2, 5)), r"each of its rows is \(5,\) float32"),
+        ([torch.ones(6), torch.ones(5)], "rows of the target do not fit into one batch: .*; pass collate_fn"),
+    ],
+)
+def test_a_target_unlike_the_dataset_is_described(target, message, model, dataset):
+    sampler = ActiveBatchSampler(dataset, 4, model=model, target=target)
+    with pytest.raises(InvalidInput, match=message):
+        sampler.next_batch()
+
+
+def test_an_error_of_the_model_itself_stays_what_it_is(model, dataset):
+    def embed(model, inputs):
+        if len(inputs) == 2:
+            raise RuntimeError("out of order")
+        return model.embed(inputs)
+
+    sampler = ActiveBatchSampler(dataset, 4, model=model, embed=embed, target=dataset.tensors[0][:2])
+    with pytest.raises(RuntimeError, match=r"^out of order$"):
+        sampler.next_batch()
+
+
 def test_a_batch_larger_than_what_is_left():
     sampler = ActiveBatchSampler(torch.ones(10, 3), 4)
     sampler.next_batch(9)
@@ -547,9 +591,14 @@ def test_states_of_something_else_are_refused():
         ({}, "no 'version'"),
         ({**state, "version": 9}, "version is 9"),
         ({**state, "rows": 7}, "7"),
+        (None, r"a state is what state_dict\(\) returned, got NoneType"),
+        ({**state, "batches": None}, "no state of an active data loader: 'NoneType' object is not iterable"),
+        ({**state, "batches": [[10]]}, "batches"),
+        ({**state, "labelled": "x"}, "no state of an active data loader"),
     ]:
         with pytest.raises(InvalidInput, match=message):
             sampler.load_state_dict(wrong)
+    assert sampler.state_dict() == state
 
 
 def test_without_torch_the_error_names_the_extra():

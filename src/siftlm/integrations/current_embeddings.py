@@ -50,6 +50,9 @@ class CurrentEmbeddings:
     num_workers: int = 0
     name: str = "dataset"
     """What the error messages call the dataset."""
+    like: CurrentEmbeddings | None = None
+    """Rows that the model can embed, for an error about those that it cannot."""
+    _form: str = field(default="", init=False, repr=False)
     _function: Callable[[Any], Any] = field(init=False, repr=False)
     _positions: IntArray = field(init=False, repr=False)
     _vectors: Tensor | None = field(default=None, init=False, repr=False)
@@ -89,8 +92,18 @@ class CurrentEmbeddings:
             for batch in self._batches(indices):
                 own = indices[at : at + self.batch_size]
                 at += len(own)
-                vectors = self._function(to_device(model_inputs(batch), self.device))
-                parts.append(self._checked(vectors, own))
+                inputs = to_device(model_inputs(batch), self.device)
+                self._form = _form_of(inputs)
+                try:
+                    parts.append(self._checked(self._function(inputs), own))
+                except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                    if self.like is None or self.like._form in ("", self._form):
+                        raise
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    raise InvalidInput(
+                        f"{setting(self.name)} cannot be embedded: each of its rows is {self._form}, each of the "
+                        f"dataset's {self.like._form}: {reason}"
+                    ) from error
         if len({part.shape[1] for part in parts}) > 1:
             widths = sorted({part.shape[1] for part in parts})
             raise InvalidInput(f"{setting('embed')} returned vectors of different widths: {widths}")
@@ -104,7 +117,7 @@ class CurrentEmbeddings:
         yield from DataLoader(
             Subset(self.dataset, indices.tolist()),
             batch_size=self.batch_size,
-            collate_fn=self.collate_fn or default_collate,
+            collate_fn=self.collate_fn or partial(_collated, self.name),
             num_workers=self.num_workers,
         )
 
@@ -195,6 +208,23 @@ def _raw_inputs(inputs: Any) -> Tensor:
     return inputs.reshape(len(inputs), -1)
 
 
+def _collated(name: str, rows: list[Any]) -> Any:
+    """A batch of rows that are all alike."""
+    try:
+        return default_collate(rows)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidInput(
+            f"rows of the {name} do not fit into one batch: {error}; pass {setting('collate_fn')}"
+        ) from error
+
+
+def _form_of(inputs: Any) -> str:
+    """The shape and type of one row of a batch."""
+    if not isinstance(inputs, Tensor):
+        return f"of a {type(inputs).__name__}"
+    return f"{tuple(inputs.shape[1:])} {str(inputs.dtype).removeprefix('torch.')}"
+
+
 def model_inputs(batch: Any) -> Any:
     """The inputs of a collated batch: the first of a tuple or list, as in (inputs, labels).
 
@@ -248,7 +278,12 @@ def _changed(model: torch.nn.Module, seed: int, pending: PendingRestores) -> Ite
 def checked_rows(name: str, value: Any) -> Any:
     """A map-style dataset with at least one row; arrays become tensors."""
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value)
+        try:
+            value = torch.from_numpy(value)
+        except TypeError as error:
+            raise InvalidInput(f"{setting(name)} must be an array of numbers, got {value.dtype}") from error
+    if isinstance(value, Tensor) and not value.ndim:
+        raise InvalidInput(f"{setting(name)} must have rows, got a single number")
     if not hasattr(value, "__getitem__") or not hasattr(value, "__len__"):
         raise InvalidInput(
             f"{setting(name)} must be a map-style dataset with __getitem__ and __len__, got {type(value).__name__}"

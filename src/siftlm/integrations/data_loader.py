@@ -17,6 +17,7 @@ load("torch", "torch")
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.errors import Conflict, InvalidInput, did_you_mean, setting
+from siftlm.integrations.batch_choice import choose_rows
 from siftlm.integrations.current_embeddings import (
     Collate,
     CurrentEmbeddings,
@@ -35,19 +37,15 @@ from siftlm.integrations.current_embeddings import (
     embedding_function,
     loss_gradients,
 )
-from siftlm.selection import Limits, Stopping, checks, select, tensors
+from siftlm.selection import Limits, Stopping, checks
 from siftlm.selection.problem import MethodFunction, find_method
-from siftlm.types import FloatArray, IntArray, Selection
+from siftlm.types import IntArray, Selection
 from siftlm.validation import flag, number, whole_number
 
 __all__ = ["ActiveBatchSampler", "ActiveDataLoader", "loss_gradients"]
 
 DEFAULT_METHOD = {"targeted": "sift", "undirected": "undirected-vtl"}
 DEFAULT_NOISE = 0.01
-# Methods whose gains come from the posterior alone: known rows may go into the features instead of being observed.
-POSTERIOR_METHODS = frozenset(
-    {"sift", "vtl", "sift-fast", "itl", "mm-itl", "ctl", "undirected-itl", "undirected-vtl", "uncertainty"}
-)
 # Settings of `select` that have one value for each candidate, or would end a batch early.
 REFUSED = {"known", "prior", "limits", "stopping", *Limits.names(), *Stopping.names()}
 STATE_VERSION = 1
@@ -78,7 +76,8 @@ class ActiveBatchSampler(Sampler[list[int]]):  # type: ignore[misc]
         embed_every: keep embeddings for so many batches; ``None``: for good.
         embed_batch_size, num_workers, collate_fn: of the loading of rows that are to be embedded.
         device: of inputs and embeddings; the model's unless given.
-        seed: of all that is drawn. Nothing is drawn from a global random state.
+        seed: of all that is drawn. Nothing is drawn from a global random state, though by a ``DataLoader`` around the
+            sampler: one number of torch's for each pass, unless it has a ``generator``.
         **settings: of ``siftlm.select``: ``kernel``, or the method's own.
 
     One iteration is a pass over the dataset: rows are taken once, and ``len`` is the number of batches of a full pass.
@@ -123,13 +122,14 @@ class ActiveBatchSampler(Sampler[list[int]]):  # type: ignore[misc]
         self.replacement, self.drop_last = flag("replacement", replacement), flag("drop_last", drop_last)
         self.embed_every = None if embed_every is None else whole_number("embed_every", embed_every)
         self.seed = whole_number("seed", seed, least=0)
-        self.settings = _checked_settings(settings)
+        self._method = method
+        default = DEFAULT_METHOD["undirected" if target is None else "targeted"]
+        self.settings = _checked_settings(settings, default if method is None else method)
         self.model = embedding_function(model, embed)[0]
         self.device = device_of(self.model) if device is None else torch.device(device)
         if method is not None and find_method(method).whole:
             name = find_method(method).name
             raise Conflict(f"method {name!r} chooses rows several times each, and a batch has each row once")
-        self._method = method
         self._loading: dict[str, Any] = {
             "model": model,
             "embed": embed,
@@ -172,7 +172,9 @@ class ActiveBatchSampler(Sampler[list[int]]):  # type: ignore[misc]
                 f"method {find_method(self._method).name!r} needs a target: pass {setting('target')}, or try "
                 f"'undirected-vtl', without one"
             )
-        self._targets = None if rows is None else CurrentEmbeddings(rows, **self._loading, name="target")
+        self._targets = (
+            None if rows is None else CurrentEmbeddings(rows, **self._loading, name="target", like=self._embeddings)
+        )
 
     def add_labelled(self, rows: Iterable[int] | npt.ArrayLike) -> None:
         """These rows are known from elsewhere: they are not chosen, and condition the posterior."""
@@ -297,6 +299,8 @@ class ActiveBatchSampler(Sampler[list[int]]):  # type: ignore[misc]
         With ``embed_every`` above 1 the rows are embedded anew first. ``replay``: the next iteration begins with the
         batches of this pass so far, for a framework that skips those itself.
         """
+        if not isinstance(state, Mapping):
+            raise InvalidInput(f"a state is what state_dict() returned, got {type(state).__name__}")
         missing = [name for name in ("version", "rows", "seed", "passes", "batches", "labelled") if name not in state]
         if missing or state["version"] != STATE_VERSION:
             what = f"it has no {missing[0]!r}" if missing else f"its version is {state['version']!r}"
@@ -305,9 +309,16 @@ class ActiveBatchSampler(Sampler[list[int]]):  # type: ignore[misc]
             raise InvalidInput(
                 f"the state is of a dataset of {state['rows']} rows, and this one has {len(self.dataset)}"
             )
-        self.seed, self.passes = int(state["seed"]), int(state["passes"])
-        self.batches = [[int(row) for row in batch] for batch in state["batches"]]
-        self.labelled = np.array(state["labelled"], np.int64)
+        try:
+            seed, passes = int(state["seed"]), int(state["passes"])
+            batches = [[int(row) for row in batch] for batch in state["batches"]]
+            labelled = np.array(state["labelled"], np.int64)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"this is no state of an active data loader: {error}") from error
+        for name, rows in (("batches", [row for batch in batches for row in batch]), ("labelled", labelled)):
+            if len(rows):
+                checks.item_indices(name, rows, len(self.dataset))
+        self.seed, self.passes, self.batches, self.labelled = seed, passes, batches, labelled
         self._replay = [list(batch) for batch in self.batches] if replay and not self._complete() else []
         self._forget()
 
@@ -338,7 +349,13 @@ class ActiveDataLoader(DataLoader[Any]):  # type: ignore[misc]
         **settings: Any,
     ) -> None:
         chooser = ActiveBatchSampler(dataset, batch_size, collate_fn=collate_fn, **settings)
-        super().__init__(chooser.dataset, batch_sampler=chooser, collate_fn=collate_fn, pin_memory=pin_memory)
+        super().__init__(
+            chooser.dataset,
+            batch_sampler=chooser,
+            collate_fn=collate_fn,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # a DataLoader draws a seed for workers, else from the global state
+        )
 
     @property
     def chooser(self) -> ActiveBatchSampler:
@@ -364,71 +381,6 @@ class ActiveDataLoader(DataLoader[Any]):  # type: ignore[misc]
         self.chooser.load_state_dict(state, replay=replay)
 
 
-def choose_rows(
-    candidates: Tensor,
-    targets: Tensor | None,
-    known: Tensor | None,
-    n: int,
-    *,
-    method: str | MethodFunction,
-    noise: float,
-    seed: int,
-    **settings: Any,
-) -> Selection:
-    """``siftlm.select`` on vectors as they are, without repeats, given known ones.
-
-    Where there are more known vectors than features, they go into the features: with M = I + KᵀK/λ = C Cᵀ the posterior
-    kernel given K is xᵀ M⁻¹ x' = (C⁻¹x)·(C⁻¹x'). That costs two matrix products, in place of a scan for each.
-    """
-    entry = find_method(method)
-    settings |= {"method": method, "noise": noise, "normalize": False, "seed": seed, "replacement": False}
-    if entry.reads == "probabilities":
-        return select(None, _array(candidates), n, **settings)
-    on_device = candidates.device.type != "cpu" and can_choose_on_device(entry.name, settings)
-    by_posterior = entry.name in POSTERIOR_METHODS and "kernel" not in settings
-    if known is not None and by_posterior and (on_device or len(known) > known.shape[1]):
-        candidates, targets = given_known(candidates, targets, known, noise)
-        known = None
-    if on_device and known is None:
-        return choose_on_device(candidates, targets, n, settings)
-    return select(
-        None if targets is None else _array(targets),
-        _array(candidates),
-        n,
-        known=None if known is None else _array(known),
-        **settings,
-    )
-
-
-def given_known(
-    candidates: Tensor, targets: Tensor | None, known: Tensor, noise: float
-) -> tuple[Tensor, Tensor | None]:
-    """Features whose inner products are the posterior kernel given the known vectors."""
-    precision = torch.eye(known.shape[1], dtype=known.dtype, device=known.device) + known.mT @ known / noise
-    factor = torch.linalg.cholesky(precision)
-    rows = [candidates] if targets is None else [candidates, targets]
-    moved = [torch.linalg.solve_triangular(factor, vectors.mT, upper=False).mT for vectors in rows]
-    return moved[0], None if targets is None else moved[1]
-
-
-def can_choose_on_device(method: str, settings: Mapping[str, Any]) -> bool:
-    """Do `siftlm.selection.tensors` have this method with these settings?"""
-    return method in tensors.METHODS and set(settings) == {"method", "noise", "normalize", "seed", "replacement"}
-
-
-def choose_on_device(candidates: Tensor, targets: Tensor | None, n: int, settings: Mapping[str, Any]) -> Selection:
-    """`select` on the device of the candidates."""
-    queries = torch.zeros_like(candidates[:1]) if targets is None else targets
-    picks = tensors.select_many(queries[None], candidates, n, **settings)[0]
-    nothing: FloatArray = np.full(len(picks) + 1, np.nan)
-    return picks if targets is not None else dataclasses.replace(picks, uncertainty=nothing, evidence=None)
-
-
-def _array(vectors: Tensor) -> npt.NDArray[Any]:
-    array: npt.NDArray[Any] = np.ascontiguousarray(vectors.cpu().numpy())
-    return array
-
-
 def _some(rows: IntArray, most: int | None, draw: np.random.Generator) -> IntArray:
     """All of the rows, or so many at random, in order."""
     if most is None or most >= len(rows):
@@ -436,8 +388,14 @@ def _some(rows: IntArray, most: int | None, draw: np.random.Generator) -> IntArr
     return np.sort(draw.choice(rows, most, replace=False))
 
 
-def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
+def _checked_settings(settings: dict[str, Any], method: str | MethodFunction) -> dict[str, Any]:
+    """The settings, if each is one of the method's own, or the kernel."""
     for name in settings:
+        entry = find_method(method)
         if name in REFUSED:
             raise Conflict(f"{setting(name)} has no meaning for a loader, whose candidates change from batch to batch")
+        if name not in entry.options and name != "kernel":
+            own = [*signature(ActiveBatchSampler).parameters, "pin_memory", *entry.options, "kernel"]
+            hint = did_you_mean(name, [one for one in own if one != "settings"])
+            raise InvalidInput(f"neither the loader nor method {entry.name!r} has a setting {name!r}{hint}")
     return settings
