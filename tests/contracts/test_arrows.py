@@ -71,7 +71,8 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
         )
     },
     "siftlm.embedding.gradient_passes": {"torch"},
-    "siftlm.embedding.gradients": {"transformers"},
+    "siftlm.embedding.gradients": {"torch", "transformers"},
+    "siftlm.embedding.less": {"torch", "transformers"},
     "siftlm.embedding.loading": {"huggingface_hub", "torch", "transformers"},
     "siftlm.embedding.transformer": {"torch", "transformers"},
     "siftlm.evaluation.dynamic": {"torch"},

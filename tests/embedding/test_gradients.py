@@ -126,7 +126,7 @@ def opened(folder, tied: bool | None = None):
 
 
 def layers_of(made) -> list[str]:
-    return [one.name for one in made._ready().gradients._layers]
+    return [one.name for one in made._ready()._layers]
 
 
 CASES = [

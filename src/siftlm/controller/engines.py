@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -51,6 +52,15 @@ def normal_tensors() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True, eq=False)
+class AdamMoments:
+    """Adam's moments, one tensor a parameter in their order; what changes with the next step is not copied."""
+
+    first: list[torch.Tensor]
+    second: list[torch.Tensor]
+    steps: int
+
+
 class Adam:
     """torch's fused AdamW, whose moments are kept and zeroed: allocating them anew for each prompt takes longer."""
 
@@ -78,6 +88,16 @@ class Adam:
         with normal_tensors():
             self._optimiser.step()
         self._whole = True
+
+    def moments(self) -> AdamMoments:
+        """The moments after the last step; zero before the first."""
+        parameters = [p for group in self._optimiser.param_groups for p in group["params"]]
+        states = [self._optimiser.state.get(p, {}) for p in parameters]
+        first, second = (
+            [state.get(name, torch.zeros_like(p)) for p, state in zip(parameters, states, strict=True)]
+            for name in ("exp_avg", "exp_avg_sq")
+        )
+        return AdamMoments(first, second, max((int(state.get("step", 0)) for state in states), default=0))
 
 
 class TensorBackup:

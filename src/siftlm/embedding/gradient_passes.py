@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -147,18 +147,24 @@ MAX_GRADIENT_LOGITS = {"cpu": 2**21, "other": 2**25}
 NO_LABEL = -1
 
 
-class GradientPasses:
-    """Sketched gradients of the mean loss of texts in some layers of a model."""
+class LayerSum(Protocol):
+    """What is summed of a layer's gradient Σₜ δₜ hₜᵀ, for each text."""
 
-    def __init__(self, model: Any, layers: Sequence[LinearLayer], width: int, seed: int, precision: str | None) -> None:
-        self._model, self._width, self._precision = model, width, precision
+    def add(self, total: torch.Tensor, rows: torch.Tensor, deltas: torch.Tensor, states: torch.Tensor) -> None:
+        """total[rows[t]] += whatever is kept of deltas[t] states[t]ᵀ."""
+
+
+class GradientPasses:
+    """Gradients of the mean loss of texts in some layers of a model; ``sums`` says what is kept of each layer's."""
+
+    def __init__(
+        self, model: Any, layers: Sequence[LinearLayer], sums: Mapping[str, LayerSum], precision: str | None
+    ) -> None:
+        self._model, self._precision = model, precision
         self.device = next(model.parameters()).device
         self._head = model.get_output_embeddings()
-        self._layers = list(layers)
         self._inner = [one for one in layers if one.module is not self._head]
-        self._sketches = {
-            one.name: TensorSketch(one.name, one.outputs, one.inputs, width, seed, self.device) for one in layers
-        }
+        self._sums = dict(sums)
         self._head_name = next((one.name for one in layers if one.module is self._head), None)
         self._vocabulary = int(self._head.weight.shape[0])
         config = model.config
@@ -166,15 +172,19 @@ class GradientPasses:
         self._scale, self._cap = float(scale), getattr(config, "final_logit_softcapping", None)
         _check_head(self)
 
-    def sketches(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """(texts, width) of texts of two tokens or more: each token but the first is predicted from those before."""
+    def accumulate(self, total: torch.Tensor, texts: Sequence[Sequence[int]]) -> None:
+        """Fill ``total``, (texts, …) zeros, for texts of two tokens or more.
+
+        Each token but the first is predicted from those before.
+        """
         ids, labels = self._padded(texts)
         rows, places = (labels != NO_LABEL).nonzero(as_tuple=True)
-        total = torch.zeros((len(texts), self._width // 2 + 1, 2), device=self.device)
         with _frozen_weights(self._model), self._recorded_calls() as calls, torch.set_grad_enabled(bool(self._inner)):
             states = self.states(ids)
         if not _has_text_axis(calls, ids.shape):
-            return torch.cat([self.sketches([text]) for text in texts])
+            for row, text in enumerate(texts):
+                self.accumulate(total[row : row + 1], [text])
+            return
         back = torch.zeros_like(states) if self._inner else None
         chunk = max(1, MAX_GRADIENT_LOGITS["cpu" if self.device.type == "cpu" else "other"] // self._vocabulary)
         for some in torch.arange(len(rows), device=self.device).split(chunk):
@@ -182,13 +192,13 @@ class GradientPasses:
             own = states.detach()[where]
             deltas, inward = self._loss_gradients(own, labels[where])
             if self._head_name is not None:
-                self._sketches[self._head_name].add(total, where[0], deltas, own)
+                self._sums[self._head_name].add(total, where[0], deltas, own)
             if back is not None and inward is not None:
                 back[where] = inward.to(back.dtype)
         if calls:
             self._add_inner_layers(total, (rows, places), states, back, calls)
-        counts = (labels != NO_LABEL).sum(dim=1, keepdim=True)
-        return from_frequency_domain(total, self._width) / counts
+        counts = (labels != NO_LABEL).sum(dim=1)
+        total /= counts.reshape(-1, *[1] * (total.dim() - 1))
 
     def states(self, ids: torch.Tensor) -> Any:
         """The last hidden states, which the head reads."""
@@ -228,17 +238,17 @@ class GradientPasses:
     def _add_inner_layers(
         self, total: torch.Tensor, where: Any, states: torch.Tensor, back: Any, calls: Sequence[_LayerCall]
     ) -> None:
-        """Backpropagate from the last states to the layers before the head, and add their sketches."""
+        """Backpropagate from the last states to the layers before the head, and add what is kept."""
         outputs = [call.output for call in calls]
         deltas = torch.autograd.grad(states, outputs, grad_outputs=back, allow_unused=True)
         for call, delta in zip(calls, deltas, strict=True):
             if delta is None:
                 continue
             if call.input.dim() == 3:
-                self._sketches[call.layer].add(total, where[0], delta[where], call.input[where])
+                self._sums[call.layer].add(total, where[0], delta[where], call.input[where])
             else:
                 rows = torch.zeros(len(call.input), dtype=torch.long, device=self.device)
-                self._sketches[call.layer].add(total, rows, delta, call.input)
+                self._sums[call.layer].add(total, rows, delta, call.input)
 
     def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens that are read and those that are predicted, (texts, tokens) each; the last is not read."""

@@ -10,9 +10,10 @@ import threading
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
 
-from siftlm.embedding.gradient_passes import GradientPasses, chosen_layers
+from siftlm.embedding.gradient_passes import GradientPasses, TensorSketch, chosen_layers, from_frequency_domain
 from siftlm.embedding.loading import (
     check_complete,
     checked_fast_tokenizer,
@@ -72,7 +73,11 @@ class GradientNetwork:
             tokenizer, position_limit(model), {True: "", False: ""}, settings.max_tokens
         ).text
         self._layers = chosen_layers(model, settings.layers)
-        self.gradients = GradientPasses(model, self._layers, settings.width, settings.seed, settings.precision)
+        device, width, seed = next(model.parameters()).device, settings.width, settings.seed
+        sketches = {
+            one.name: TensorSketch(one.name, one.outputs, one.inputs, width, seed, device) for one in self._layers
+        }
+        self.gradients = GradientPasses(model, self._layers, sketches, settings.precision)
         self._turn = threading.Lock()
         self._fixed_digest = self._digest_now() if fixed else None
 
@@ -83,16 +88,22 @@ class GradientNetwork:
     def embed(self, texts: list[str], *, as_query: bool) -> Vectors:
         """(n, d) float32; zero for a text without tokens. Prompts and passages are treated alike."""
         del as_query
-        ids = _tuning_token_ids(self.tokenizer, [without_surrogates(text) for text in texts], self.max_tokens)
+        ids = tuning_token_ids(self.tokenizer, [without_surrogates(text) for text in texts], self.max_tokens)
         lengths = [len(one) - 1 for one in ids]
         vectors = np.zeros((len(ids), self.width), dtype=np.float32)
-        budget = self._settings.batch_tokens or _default_batch_tokens(self.gradients.device.type)
+        budget = self._settings.batch_tokens or default_batch_tokens(self.gradients.device.type)
         with self._turn:  # hooks belong to the model
             for batch in batches(lengths, budget):
                 rows = [int(row) for row in batch if lengths[row] > 0]
                 if rows:
-                    vectors[rows] = self.gradients.sketches([ids[row] for row in rows]).cpu().numpy()
+                    vectors[rows] = self._sketches([ids[row] for row in rows]).cpu().numpy()
         return vectors
+
+    def _sketches(self, texts: list[list[int]]) -> torch.Tensor:
+        """(texts, width) of texts of two tokens or more."""
+        total = torch.zeros((len(texts), self.width // 2 + 1, 2), device=self.gradients.device)
+        self.gradients.accumulate(total, texts)
+        return from_frequency_domain(total, self.width)
 
     def tokens(self, texts: list[str]) -> list[IntArray]:
         return token_spans(self.tokenizer, texts)
@@ -110,7 +121,7 @@ class GradientNetwork:
         }
 
 
-def _tuning_token_ids(tokenizer: Any, texts: list[str], longest: int | None) -> list[list[int]]:
+def tuning_token_ids(tokenizer: Any, texts: list[str], longest: int | None) -> list[list[int]]:
     """The tokens that tuning learns from, behind the one that the tokenizer puts first, if any.
 
     A single token is read behind the one that begins or ends texts, or there would be nothing to predict.
@@ -127,6 +138,6 @@ def _tuning_token_ids(tokenizer: Any, texts: list[str], longest: int | None) -> 
     return [(starts if len(ids) == 1 and not leading else leading) + list(ids) if ids else [] for ids in plain]
 
 
-def _default_batch_tokens(device: str) -> int:
+def default_batch_tokens(device: str) -> int:
     """A sketch of every token is held beside the activations."""
     return 4096 if device == "cpu" else 16_384

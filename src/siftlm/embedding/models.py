@@ -24,6 +24,10 @@ LAYER_SETS = ("head", "block", "lora")
 DEFAULT_SKETCH_WIDTH = 1024
 
 
+# What a folder of checkpoints for LESS is known by.
+LESS_FILE = "less.json"
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """The settings of an encoder or a sentence-transformers model."""
@@ -77,7 +81,27 @@ class GradientSettings:
         _check_model_settings(self)
 
 
-def _check_model_settings(settings: ModelSettings | GradientSettings) -> None:
+@dataclass(frozen=True)
+class LessSettings:
+    """The settings of LESS's features."""
+
+    width: int = DEFAULT_SKETCH_WIDTH
+    """The width of the vectors of each checkpoint; a cosine is off by about 1 / √width."""
+    seed: int = 0
+    """The seed of the projection."""
+    max_tokens: int | None = None
+    """This and the others are those of `ModelSettings`."""
+    precision: str | None = None
+    device: str | None = None
+    batch_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "width", whole_number("width", self.width))
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, least=0))
+        _check_model_settings(self)
+
+
+def _check_model_settings(settings: AnySettings) -> None:
     for name in ("max_tokens", "batch_tokens"):
         value = getattr(settings, name)
         if value is not None:
@@ -99,6 +123,9 @@ def check_layers(layers: Any) -> str | list[str]:
             f"{setting('layers')} must be one of {', '.join(LAYER_SETS)}, or a list of names, got {layers!r}"
         )
     return names
+
+
+AnySettings = ModelSettings | GradientSettings | LessSettings
 
 
 class ModelNetwork(Protocol):
@@ -124,11 +151,9 @@ class ModelNetwork(Protocol):
 
 
 class ModelEmbedder:
-    """An embedder of the kind ``encoder``, ``states``, ``sentences`` or ``gradients``."""
+    """An embedder of the kind ``encoder``, ``states``, ``sentences``, ``gradients`` or ``less``."""
 
-    def __init__(
-        self, name: str, kind: str, settings: ModelSettings | GradientSettings, opener: Callable[[], ModelNetwork]
-    ) -> None:
+    def __init__(self, name: str, kind: str, settings: AnySettings, opener: Callable[[], ModelNetwork]) -> None:
         self.name, self.kind = name, kind
         self._settings, self._open = settings, opener
         self._lock = threading.Lock()
@@ -180,11 +205,12 @@ def open_network(kind: str, model: str, settings: Any) -> ModelNetwork:
     for library in ("torch", "transformers", *(["sentence_transformers"] if kind == "sentences" else [])):
         load(library, extra)
     # Only here: these files import torch.
-    from siftlm.embedding import gradients, loading, transformer
+    from siftlm.embedding import gradients, less, loading, transformer
 
     openers: dict[str, Callable[[str, Any], ModelNetwork]] = {
         "encoder": transformer.open_encoder,
         "gradients": gradients.open_gradients,
+        "less": less.open_less,
         "sentences": transformer.open_sentences,
         "states": transformer.open_states,
     }

@@ -15,7 +15,16 @@ import numpy as np
 
 from siftlm.embedding.hashing import HashingEmbedder, word_spans
 from siftlm.embedding.lexical import LEXICAL, SETTINGS_FILE, LexicalEmbedder, UnfittedLexicalEmbedder
-from siftlm.embedding.models import GradientSettings, ModelEmbedder, ModelSettings, StatesSettings, open_network
+from siftlm.embedding.models import (
+    LESS_FILE,
+    AnySettings,
+    GradientSettings,
+    LessSettings,
+    ModelEmbedder,
+    ModelSettings,
+    StatesSettings,
+    open_network,
+)
 from siftlm.embedding.protocol import Embedder, EmbedderSource, EmbedTexts, fingerprint
 from siftlm.embedding.static import StaticEmbedder
 from siftlm.errors import Conflict, InvalidInput, UnknownName, setting
@@ -136,13 +145,16 @@ EMBEDDERS_WITHOUT_MODEL: dict[str, Callable[..., Embedder]] = {
     "static": StaticEmbedder,
 }
 # ``kind:model``, where the model is a folder or a name on the Hugging Face hub; what can be set of each.
-EMBEDDERS_WITH_MODEL: dict[str, type[ModelSettings | GradientSettings] | None] = {
+EMBEDDERS_WITH_MODEL: dict[str, type[AnySettings] | None] = {
     "encoder": ModelSettings,
     "gradients": GradientSettings,
+    "less": LessSettings,
     "lexical": None,
     "sentences": ModelSettings,
     "states": StatesSettings,
 }
+# Of these the model is always a folder, which siftlm has written.
+FOLDER_KINDS = ("less", "lexical")
 EMBEDDER_NAMES = (
     *EMBEDDERS_WITHOUT_MODEL,
     *(f"{kind}:<model>" for kind in EMBEDDERS_WITH_MODEL),
@@ -163,7 +175,8 @@ def embedder(name: EmbedderSource, **settings: Any) -> Embedder:
     ``static`` has its table with it, and ``hashing`` needs none; ``lexical`` weighs words as the texts that a
     memory is built from teach it, and ``lexical:folder`` as it was fitted before; ``precomputed`` is for vectors that
     come with the texts; ``states:gpt2`` reads the hidden states of a causal language model, and ``gradients:gpt2`` what
-    it would learn from a text; ``siftlm-tiny`` is such a model that comes with siftlm.
+    it would learn from a text; ``less:folder`` is for what a model that was warmed up would learn; ``siftlm-tiny`` is a
+    causal language model that comes with siftlm.
     Anything else is a folder or a name on the Hugging Face hub: a sentence-transformers
     model where it says so (``sentence-transformers/…``, or a folder with a ``modules.json``), otherwise an encoder
     whose states are averaged. A prefix, ``sentences:`` or ``encoder:``, decides that by hand.
@@ -205,7 +218,7 @@ def _model_folder(name: str, model: str) -> Path | None:
     """The absolute folder of a model, or ``None`` for a name that belongs to the hub."""
     path = bundled_model() if model == TINY_MODEL else Path(model).expanduser()
     if model and path.is_dir():
-        if not any((path / file).is_file() for file in ("config.json", "modules.json", SETTINGS_FILE)):
+        if not any((path / file).is_file() for file in ("config.json", "modules.json", SETTINGS_FILE, LESS_FILE)):
             raise InvalidInput(
                 f"the folder {str(path)!r} holds no model: it has neither a config.json nor modules.json"
             )
@@ -214,9 +227,9 @@ def _model_folder(name: str, model: str) -> Path | None:
         raise InvalidInput(f"embedder {name!r}: this installation of siftlm lacks the model that comes with it")
     kind = name.partition(":")[0]
     if not model and kind in EMBEDDERS_WITH_MODEL:
-        what = "folder" if kind == "lexical" else "folder, or the name on the Hugging Face hub,"
+        what = "folder" if kind in FOLDER_KINDS else "folder, or the name on the Hugging Face hub,"
         raise InvalidInput(f"embedder {name!r} needs the {what} of a model: {kind}:MODEL")
-    if (model and path.exists()) or model.startswith((".", "~", "/")) or model.count("/") > 1 or kind == "lexical":
+    if (model and path.exists()) or model.startswith((".", "~", "/")) or model.count("/") > 1 or kind in FOLDER_KINDS:
         raise InvalidInput(f"embedder {name!r}: {model!r} is not a folder")
     if "/" not in model and kind != "sentences" and not _on_hub_without_owner(model):
         raise UnknownName("embedder", name, (*EMBEDDER_NAMES, TINY_MODEL))
@@ -232,8 +245,9 @@ def _on_hub_without_owner(model: str) -> bool:
 
 
 def _guess_kind(model: str, path: Path | None) -> str:
-    if path is not None and (path / SETTINGS_FILE).is_file():
-        return "lexical"
+    for kind, file in (("lexical", SETTINGS_FILE), ("less", LESS_FILE)):
+        if path is not None and (path / file).is_file():
+            return kind
     if path is not None:
         return "sentences" if (path / "modules.json").is_file() else "encoder"
     return "sentences" if model.startswith("sentence-transformers/") else "encoder"

@@ -5,5 +5,6 @@ from siftlm.picking.contrast import Contrast, contrast
 from siftlm.picking.findings import Finding, Review
 from siftlm.picking.pick import Picks, pick
 from siftlm.picking.review import review
+from siftlm.picking.warm_up import warm_up
 
-__all__ = ["Contrast", "Finding", "Picks", "Review", "contrast", "pick", "review"]
+__all__ = ["Contrast", "Finding", "Picks", "Review", "contrast", "pick", "review", "warm_up"]

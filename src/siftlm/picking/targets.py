@@ -77,7 +77,7 @@ def read_targets(
                 f"{setting('vectors')} of the pool are given, so the targets need vectors of the same kind: pass "
                 f"{setting('target_vectors')}, or {setting('embedder')}, the model that made them"
             )
-        made = embed_checked(embedder, texts, embedder.width)
+        made = embed_checked(embedder, texts, embedder.width, as_query=True)
     else:
         made = np.asarray(vector_rows("target_vectors", vectors))
         if not len(made):
