@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from picking.conftest import TARGETS, read, records, write
-from siftlm import pick
+from siftlm import embedder, pick
 from siftlm.cli import main
 
 
@@ -46,6 +46,18 @@ def test_flags_reach_the_library(pool, siftlm):
     assert read(pool / "a.jsonl") == list(picks.records)
 
 
+def test_options_of_an_embedder_reach_it(pool, siftlm):
+    words = "pick --pool pool.jsonl --targets targets.jsonl --target-text question -n 5 --method nearest --field none"
+    status, _, err = siftlm(
+        *words.split(), "--embedder", "hashing", "--embedder-option", "width=16", "--out", "a.jsonl"
+    )
+    assert (status, err) == (0, "")
+    picks = pick(records(300), TARGETS, 5, method="nearest", embedder=embedder("hashing", width=16))
+    assert read(pool / "a.jsonl") == list(picks.records)
+    other = pick(records(300), TARGETS, 5, method="nearest", embedder="hashing")
+    assert list(other.records) != list(picks.records)
+
+
 def test_options_of_a_method_reach_it(pool, siftlm):
     words = "pick --pool pool.jsonl -n 6 --method mig --option labels=source --option edge=0.5 --field none"
     status, out, err = siftlm(*words.split(), "--out", "a.jsonl")
@@ -62,6 +74,11 @@ def test_options_of_a_method_reach_it(pool, siftlm):
         ("-n 3 --method mig --option lables=source", "'mig' has no setting 'lables'; did you mean 'labels'"),
         ("-n 3 --method mig --option labels=tags", "pool.jsonl:1: 'tags' (option labels) must be a label or a list"),
         ("-n 3 --method goracs --quality score", "decides on all picks at once: leave out --quality"),
+        ("-n 3 --embedder hashing --embedder-option width=0", "--embedder-option width must be a whole number"),
+        (
+            "-n 3 --embedder states:siftlm-tiny --embedder-option pooling=sum",
+            "unknown pooling 'sum'. Known: last, mean",
+        ),
         ("-n 999", "-n 999 is more than the"),
         ("-n 3 --quota source", "--quota: expected FIELD=SHARE or FIELD=VALUE:SHARE,…, got 'source'"),
         ("-n 3 --quota source=much", "--quota: expected FIELD=SHARE"),

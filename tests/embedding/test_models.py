@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from siftlm.embedding import embedder
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, UnknownName
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -44,6 +44,30 @@ def test_later_states_weigh_more(models, kind, layer):
     expected = (weights[:, None] * states).sum(axis=0) / weights.sum()
     found = embedder(f"states:{models(kind)}", layer=layer)
     np.testing.assert_allclose(found.embed([TEXT])[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ("weighted", lambda states: np.arange(1, len(states) + 1) @ states / np.arange(1, len(states) + 1).sum()),
+        ("mean", lambda states: states.mean(axis=0)),
+        ("last", lambda states: states[-1]),
+    ],
+)
+def test_states_are_pooled_as_named(models, kind, pooling, expected):
+    found = embedder(f"states:{models(kind)}", pooling=pooling)
+    others = ["rain", "a much longer text, which pads the batch for those that are shorter", ""]
+    np.testing.assert_allclose(found.embed([TEXT, *others])[0], expected(states_of(models(kind))), atol=1e-5)
+
+
+def test_a_pooling_is_part_of_the_fingerprint(models):
+    name = f"states:{models('gpt2')}"
+    prints = [embedder(name, pooling=pooling).fingerprint for pooling in ("weighted", "mean", "last")]
+    assert len(set(prints)) == 3
+    assert embedder(name).fingerprint == prints[0]
+    with pytest.raises(UnknownName, match=r"unknown pooling 'median'.*last, mean, weighted"):
+        embedder(name, pooling="median")
 
 
 def test_a_layer_is_part_of_the_fingerprint(models):

@@ -122,7 +122,7 @@ _OPTION_NAMES = ("residual", "opposites", "exact", "normalize", "at_least", "cer
 # Settings of embedders, for --embedder-option.
 _EMBEDDER_NAMES = (
     *("width", "label", "layer", "layers", "seed", "max_tokens", "query_prefix", "passage_prefix", "precision"),
-    *("device", "batch_tokens", "words", "words_width"),
+    *("device", "batch_tokens", "words", "words_width", "pooling"),
 )
 # Python values and their words on the command line.
 _WORDS = {"True": "yes", "False": "no", "None": "all"}

@@ -127,6 +127,7 @@ def add(commands: Any) -> None:
         Flag("--split", "NAME", str, "split of a Hugging Face dataset (default: train)"),
         "vectors",
         flags.EMBEDDER.described("static (default), hashing, or a model: see siftlm index; of a memory its own"),
+        repeated("--embedder-option", "NAME=VALUE", flags.option, "a setting of the embedder, such as width=1024"),
         Flag("--vectors", "FILE.npy", str, "vectors of the pool's records, which are then not embedded"),
         Flag("--target-vectors", "FILE.npy", str, "vectors of the targets"),
         "selection",
@@ -172,11 +173,14 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Pick, then print a summary."""
+    from siftlm.embedding import DEFAULT_EMBEDDER, embedder
     from siftlm.picking import pick
 
     _check_files(arguments)
     judging = _judging(arguments)
     settings = flags.values_of(arguments, PICK_NAMES)
+    if arguments.embedder_option:
+        settings["embedder"] = embedder(arguments.embedder or DEFAULT_EMBEDDER, **dict(arguments.embedder_option))
     options: dict[str, Any] = {}
     flags.add_options(options, arguments, ())
     if options:

@@ -21,9 +21,8 @@ from siftlm.validation import list_of_texts, whole_number
 MACHINE_SETTINGS = ("device", "batch_tokens")
 PRECISIONS = ("float32", "bfloat16", "float16")
 LAYER_SETS = ("head", "block", "lora")
+POOLINGS = ("weighted", "mean", "last")
 DEFAULT_SKETCH_WIDTH = 1024
-
-
 # What a folder of checkpoints for LESS is known by.
 LESS_FILE = "less.json"
 
@@ -55,6 +54,13 @@ class StatesSettings(ModelSettings):
 
     layer: int = -1
     """0 is the input, -1 the last layer."""
+    pooling: str = "weighted"
+    """``weighted``: token i of T weighs i / Σ i, as in RDS+; ``mean``: all alike; ``last``: the last token alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pooling not in POOLINGS:
+            raise UnknownName("pooling", self.pooling, POOLINGS, is_setting=True)
 
 
 @dataclass(frozen=True)

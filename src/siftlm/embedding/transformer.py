@@ -40,8 +40,8 @@ def open_encoder(name: str, settings: ModelSettings) -> TransformerNetwork:
 
 
 def open_states(name: str, settings: StatesSettings) -> TransformerNetwork:
-    """The states of a layer of a causal language model; later tokens, which have read more, weigh more."""
-    return _open_transformer(name, settings, position_weighted_pooling, settings.layer)
+    """The states of a layer of a causal language model, pooled."""
+    return _open_transformer(name, settings, STATE_POOLINGS[settings.pooling], settings.layer)
 
 
 def mean_pooling(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -54,6 +54,18 @@ def position_weighted_pooling(states: torch.Tensor, mask: torch.Tensor) -> torch
     """Σₜ t·hₜ / Σₜ t, where t counts from 1."""
     weights = (mask.cumsum(dim=1) * mask).unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def last_pooling(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """h_T."""
+    return states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1]
+
+
+STATE_POOLINGS: dict[str, Pooling] = {
+    "weighted": position_weighted_pooling,
+    "mean": mean_pooling,
+    "last": last_pooling,
+}
 
 
 def _open_transformer(name: str, settings: ModelSettings, pool: Pooling, layer: int) -> TransformerNetwork:
@@ -78,6 +90,8 @@ def _open_transformer(name: str, settings: ModelSettings, pool: Pooling, layer: 
         "tokenizer": tokenizer_digest(tokenizer),
         "weights": weights_digest(model),
     }
+    if isinstance(settings, StatesSettings) and settings.pooling != StatesSettings.pooling:
+        digest["pooling"] = settings.pooling  # the default has none: memories were built before there was a choice
     if needs_float32(device, settings.precision):
         model = model.float()
     return TransformerNetwork(tokenizer, model.eval().to(device), pool, layer, prefixes, limits, digest, settings)
