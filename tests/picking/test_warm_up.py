@@ -9,6 +9,7 @@ import pytest
 
 import siftlm
 from siftlm.errors import BadRecord, Conflict, Damaged, InvalidInput
+from siftlm.extras import bundled_model
 from siftlm.picking import warm_up
 
 torch = pytest.importorskip("torch")
@@ -37,16 +38,16 @@ def warmed(request, tmp_path_factory):
 
 
 def plain_influence(model_folder, folder, queries, passages):
-    """Σᵢ ηᵢ cos(∇ᵢ(x'), Γᵢ(x)) / Σ η, one loss after the other; and Γ of the last checkpoint."""
+    """(queries, passages) Σᵢ ηᵢ cos(∇ᵢ(x'), Γᵢ(x)) / Σ η in float64, one loss after the other."""
     known = json.loads((folder / "less.json").read_text())
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
     total = np.zeros((len(queries), len(passages)))
     for at, rate in enumerate(known["rates"]):
         kept = safetensors.load_file(folder / f"checkpoint-{at + 1}.safetensors")
-        model = transformers.AutoModelForCausalLM.from_pretrained(model_folder).float().eval()
+        model = transformers.AutoModelForCausalLM.from_pretrained(model_folder).eval()
         conv = model.config.model_type == "gpt2"
-        config = peft.LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", fan_in_fan_out=conv)
-        model = peft.inject_adapter_in_model(config, model)
+        config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=known["layers"], fan_in_fan_out=conv)
+        model = peft.inject_adapter_in_model(config, model).double()
         modules = dict(model.named_modules())
         weights = []
         for layer in known["layers"]:
@@ -60,7 +61,7 @@ def plain_influence(model_folder, folder, queries, passages):
             first = list(tokenizer("", add_special_tokens=True)["input_ids"])[:1]
             ids = torch.tensor([[*first, *ids]])
             loss = model(input_ids=ids, labels=ids).loss
-            return torch.cat([one.reshape(-1) for one in torch.autograd.grad(loss, weights)]).numpy().astype(float)
+            return torch.cat([one.reshape(-1) for one in torch.autograd.grad(loss, weights)]).numpy()
 
         def step(own, kept=kept, time=known["steps"][at] + 1):
             m = 0.9 * kept["exp_avg"].numpy().astype(float) + 0.1 * own
@@ -78,7 +79,30 @@ def test_an_inner_product_is_the_influence_of_the_paper(warmed):
     model, folder = warmed
     features = siftlm.embedder(f"less:{folder}", width=EXACT)
     found = features.embed(TEXTS[:2], as_query=True) @ features.embed(TEXTS).T
-    np.testing.assert_allclose(found, plain_influence(model, folder, TEXTS[:2], TEXTS), atol=2e-4)
+    np.testing.assert_allclose(found, plain_influence(model, folder, TEXTS[:2], TEXTS), atol=1e-5)
+
+
+def test_the_method_less_picks_by_the_influence_on_the_bundled_model(tmp_path):
+    pool = [f"def add_{at}(x, y):\n    return x + y * {at}" for at in range(8)]
+    pool += [f"It rained all night on harbour {at}, and the ships waited." for at in range(8)]
+    targets = [
+        "def mean(values):\n    return sum(values) / len(values)",
+        "class Point:\n    x = 0",
+        "The tide came in.",
+    ]
+    kinds = ["code", "code", "sea"]
+    folder = tmp_path / "warm"
+    settings = {"fraction": 0.25, "passes": 2, "rank": 2, "targets": ["q_proj", "v_proj"], "progress": False}
+    warm_up("siftlm-tiny", pool, folder, **settings)
+    influence = plain_influence(bundled_model(), folder, targets, pool)
+    features = siftlm.embedder(f"less:{folder}", width=2**14)  # more than there are weights of LoRA
+    scores = np.maximum(influence[:2].mean(axis=0), influence[2])
+    records = [{"text": text, "kind": kind} for text, kind in zip(targets, kinds, strict=True)]
+    picks = siftlm.pick(
+        pool, records, 7, method="less", options={"groups": "kind"}, embedder=features, without_copies=False
+    )
+    assert picks.numbers.tolist() == np.argsort(-scores)[:7].tolist()
+    np.testing.assert_allclose(picks.gains, (1 + np.sort(scores)[::-1][:7]) / 2, atol=1e-5)
 
 
 def test_checkpoints_have_the_rates_and_steps_of_their_passes(warmed):

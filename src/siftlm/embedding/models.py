@@ -23,6 +23,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 LAYER_SETS = ("head", "block", "lora")
 POOLINGS = ("weighted", "mean", "last")
 DEFAULT_SKETCH_WIDTH = 1024
+# As published: the influences of LESS are small, so more than a cosine's hundredths have to be kept.
+DEFAULT_LESS_WIDTH = 8192
 # What a folder of checkpoints for LESS is known by.
 LESS_FILE = "less.json"
 
@@ -91,7 +93,7 @@ class GradientSettings:
 class LessSettings:
     """The settings of LESS's features."""
 
-    width: int = DEFAULT_SKETCH_WIDTH
+    width: int = DEFAULT_LESS_WIDTH
     """The width of the vectors of each checkpoint; a cosine is off by about 1 / √width."""
     seed: int = 0
     """The seed of the projection."""
