@@ -17,6 +17,7 @@ from siftlm.errors import BadRecord, Conflict, InvalidInput
 POOL = records(120)
 TEXTS = [row["text"] for row in POOL]
 SCORES = [row["score"] for row in POOL]
+SOURCES = [row["source"] for row in POOL]
 TAGS = [[row["source"], f"s{row['n'] % 4}"] for row in POOL]
 TAGGED = [{**row, "tags": tags} for row, tags in zip(POOL, TAGS, strict=True)]
 WHOLE = {"duplicates": True, "without_copies": False}
@@ -38,7 +39,7 @@ def test_with_targets_it_is_select(method):
     assert picks.uncertainty[-1] < picks.uncertainty[0]
 
 
-@pytest.mark.parametrize("method", ["deita", "dac", "mig", "random", "max-dist"])
+@pytest.mark.parametrize("method", ["deita", "dac", "mig", "dealrec", "random", "max-dist"])
 def test_without_targets_it_is_select_without_a_query(method):
     picks = pick(POOL, n=10, method=method, **WHOLE)
     assert picks.numbers.tolist() == selected(method, 10, targets=None)
@@ -55,6 +56,7 @@ def test_without_targets_it_is_select_without_a_query(method):
         ("deita", {"complexity": "deep.level"}, {"complexity": SCORES}),
         ("deita", {"complexity": np.array(SCORES)}, {"complexity": SCORES}),
         ("goracs", {"gradients": "score", "weight": 0.5}, {"gradients": SCORES, "weight": 0.5}),
+        ("dealrec", {"labels": "source", "effort": "score"}, {"labels": SOURCES, "effort": SCORES}),
     ],
 )
 def test_options_are_values_or_fields_of_the_records(method, given, values):

@@ -26,6 +26,7 @@ PROPERTIES_INSTEAD = {
     "sift-fast": "test_sift_fast.py",
     "auto": "selection/test_pursuit.py",
     **dict.fromkeys(["got-d", "dac", "mig", "deita", "goracs"], "selection/test_published.py"),
+    "dealrec": "selection/test_dealrec.py",
     "eig": "below, with the classifier's outputs",
     "information-density": "below, with the classifier's outputs",
 }
