@@ -85,6 +85,7 @@ LOADED_ON_DEMAND: dict[str, set[str]] = {
     "siftlm.integrations.llama_index": {"llama_index"},
     "siftlm.integrations.lm_eval": {"torch"},
     "siftlm.integrations.mcp": {"anyio", "mcp", "pydantic", "uvicorn"},
+    "siftlm.integrations.utility_diversity": {"torch"},
     "siftlm.integrations.trainer": {"torch", "transformers"},
     "siftlm.serving.adapters": {"torch"},
     "siftlm.selection.tensors": {"torch"},
