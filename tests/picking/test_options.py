@@ -17,6 +17,7 @@ from siftlm.errors import BadRecord, Conflict, InvalidInput
 POOL = records(120)
 TEXTS = [row["text"] for row in POOL]
 SCORES = [row["score"] for row in POOL]
+BOTH = [[score, at] for at, score in enumerate(SCORES)]
 SOURCES = [row["source"] for row in POOL]
 TAGS = [[row["source"], f"s{row['n'] % 4}"] for row in POOL]
 TAGGED = [{**row, "tags": tags} for row, tags in zip(POOL, TAGS, strict=True)]
@@ -39,7 +40,7 @@ def test_with_targets_it_is_select(method):
     assert picks.uncertainty[-1] < picks.uncertainty[0]
 
 
-@pytest.mark.parametrize("method", ["deita", "dac", "mig", "dealrec", "random", "max-dist"])
+@pytest.mark.parametrize("method", ["deita", "dac", "mig", "dealrec", "adapt-inf", "random", "max-dist"])
 def test_without_targets_it_is_select_without_a_query(method):
     picks = pick(POOL, n=10, method=method, **WHOLE)
     assert picks.numbers.tolist() == selected(method, 10, targets=None)
@@ -56,6 +57,8 @@ def test_without_targets_it_is_select_without_a_query(method):
         ("deita", {"complexity": "deep.level"}, {"complexity": SCORES}),
         ("deita", {"complexity": np.array(SCORES)}, {"complexity": SCORES}),
         ("goracs", {"gradients": "score", "weight": 0.5}, {"gradients": SCORES, "weight": 0.5}),
+        ("adapt-inf", {"scores": "score", "clusters": 3}, {"scores": SCORES, "clusters": 3}),
+        ("adapt-inf", {"scores": BOTH}, {"scores": BOTH}),
         ("dealrec", {"labels": "source", "effort": "score"}, {"labels": SOURCES, "effort": SCORES}),
     ],
 )

@@ -27,6 +27,7 @@ PROPERTIES_INSTEAD = {
     "auto": "selection/test_pursuit.py",
     **dict.fromkeys(["got-d", "dac", "mig", "deita", "goracs"], "selection/test_published.py"),
     "dealrec": "selection/test_dealrec.py",
+    "adapt-inf": "selection/test_adapt_inf.py",
     "eig": "below, with the classifier's outputs",
     "information-density": "below, with the classifier's outputs",
 }

@@ -10,7 +10,7 @@ import pytest
 from siftlm.errors import Conflict, InvalidInput
 from siftlm.selection import kernels, select
 
-PUBLISHED = ["rds", "less", "got-d", "dac", "mig", "deita", "goracs", "dealrec"]
+PUBLISHED = ["rds", "less", "got-d", "dac", "mig", "deita", "goracs", "dealrec", "adapt-inf"]
 DRAW = np.random.default_rng(5)
 POOL, TARGETS = DRAW.normal(size=(40, 6)), DRAW.normal(size=(5, 6))
 

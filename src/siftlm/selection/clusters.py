@@ -54,6 +54,19 @@ def cluster(problem: Problem, count: int | None, method: str) -> Clusters:
     return Clusters(centres, labels)
 
 
+def even_shares(sizes: Sequence[int], n: int) -> list[int]:
+    """n among groups of these sizes: as much for each, and what a small one has not goes to the others.
+
+    >>> even_shares([1, 9, 4], 9)
+    [1, 4, 4]
+    """
+    shares, left = [0] * len(sizes), n
+    for at, group in enumerate(sorted(range(len(sizes)), key=lambda one: sizes[one])):
+        shares[group] = min(sizes[group], left // (len(sizes) - at))
+        left -= shares[group]
+    return shares
+
+
 def feature_space(problem: Problem, method: str) -> FeatureSpace:
     """The space of vectors, of which means can be taken."""
     if not isinstance(problem.space, FeatureSpace):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.selection import checks
+from siftlm.selection.clusters import even_shares
 from siftlm.selection.numerics import ZERO_COSINE_ROUNDINGS
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.selection.space import FeatureSpace
@@ -127,12 +128,10 @@ def _drawn(scores: FloatArray, kept: IntArray, n: int, ranges: int, draw: np.ran
     edges = own.min() + (own.max() - own.min()) / ranges * np.arange(1, ranges)
     numbers = np.searchsorted(edges, own, side="left")
     members = sorted((kept[numbers == at] for at in np.unique(numbers)), key=len)
-    chosen, left = [], n
-    for at, group in enumerate(members):
-        some = draw.choice(group, min(len(group), left // (len(members) - at)), replace=False)
-        chosen.append(some)
-        left -= len(some)
-    return np.concatenate(chosen)
+    shares = even_shares([len(group) for group in members], n)
+    return np.concatenate(
+        [draw.choice(group, share, replace=False) for group, share in zip(members, shares, strict=True)]
+    )
 
 
 # --- influence on a surrogate
