@@ -49,7 +49,7 @@ class LocalModel:
         tokenizer, engine, rank, alpha, targets, device, dtype, context: see `Controller`.
         calibrated: begin with what calibration chose for this memory and this model.
         search, tuning: a `siftlm.Search` and a `siftlm.Tuning`, whose fields that differ from their defaults count as
-            if they were given by name.
+            if they were given by name. A default value is chosen by name alone: ``passes=1``.
         **settings: what to use unless a call says otherwise: ``n``, ``method``, ``use``, ``decide``, ``guard``,
             ``features``; the fields of `siftlm.Search` and of `siftlm.Tuning`, and the method's own options. They win
             over ``search`` and ``tuning``. ``seed`` is that of the selection and of tuning; ``selection_seed``, like

@@ -21,7 +21,10 @@ class Settings:
 
     A subclass is a frozen dataclass without eq and repr, whose ``__post_init__`` calls this one first.
 
-    A field that is left at its default leaves the choice to what has a lower precedence: a recipe, a calibration.
+    A field with its default value leaves the choice to what has a lower precedence: the settings of a `LocalModel`, a
+    recipe, a calibration. This is so for ``Tuning(passes=1)`` as well, since 1 is the default; a default value that is
+    meant to win over these is given by name, ``passes=1``.
+
     Lists, dicts and arrays are copied when settings are made and when they are written, and numbers become Python's.
     Settings with equal values are equal and have one hash, whether a value is a list or an array.
     """

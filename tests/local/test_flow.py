@@ -323,6 +323,14 @@ def test_keywords_win_over_objects(controllers, memory):
     assert (known["k"], known["noise"], known["passes"]) == (8, 0.1, 3)
 
 
+def test_a_default_value_is_chosen_by_name_alone(controllers, memory):
+    made = LocalModel(controllers["full"], memory, search=Search(noise=0.5), tuning=Tuning(passes=3))
+    by_object = made.settings(search=Search(noise=Search().noise), tuning=Tuning(passes=1))
+    assert (by_object["noise"], by_object["passes"]) == (0.5, 3)
+    by_name = made.settings(noise=Search().noise, passes=1)
+    assert (by_name["noise"], by_name["passes"]) == (Search().noise, 1)
+
+
 def test_settings_can_be_saved_and_used_again(full):
     known = full.call_settings(k=6, noise=0.3, rate=1e-3)
     saved = json.loads(json.dumps({"search": known.request.search.to_dict(), "tuning": known.tuning.to_dict()}))
