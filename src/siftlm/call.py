@@ -108,8 +108,10 @@ class CallSettings:
         }
 
 
-def same_texts(memory: Searcher, known: CallSettings, other: CallSettings, prompt: str, found: Found) -> Found | None:
-    """What ``other`` selects for the prompt if these are the texts that ``known`` found, to be learned alike.
+def same_texts(
+    memory: Searcher, known: CallSettings, other: CallSettings, prompt: str, rows: Sequence[int]
+) -> Found | None:
+    """What ``other`` selects for the prompt if these are the rows that ``known`` selected, to be learned alike.
 
     Where nothing repeats, ``auto`` does what ``nearest`` does, and tuning would come out the same to the bit.
     """
@@ -117,7 +119,7 @@ def same_texts(memory: Searcher, known: CallSettings, other: CallSettings, promp
     if not all(plain) or known.tuning != other.tuning:
         return None
     [own] = memory.run(replace(other.request, prompts=[prompt]))
-    return own if [hit.row for hit in own] == [hit.row for hit in found] else None
+    return own if [hit.row for hit in own] == list(rows) else None
 
 
 def _line(name: str, value: Any) -> tuple[float, float]:

@@ -69,6 +69,19 @@ def test_the_first_method_stays_where_the_others_are_no_better(memory):
 
 
 @pytest.mark.slow
+def test_what_selects_the_same_as_a_known_result_is_not_tuned(memory):
+    reader = Reader()
+    # The nearest are measured in the race of rates already, and at this likeness auto is the nearest.
+    methods = ("nearest", "auto+likeness=1")
+    found = siftlm.calibrate(reader, memory, texts=TEXTS, **{**SMALL, "methods": methods, "rates": [3e-4]})
+    [first, other] = found.races[-1]["tried"]
+    assert [other[name] for name in ("texts", "mean", "steps")] == [first[name] for name in ("texts", "mean", "steps")]
+    records = records_of(memory.path / "calibration")
+    selections = {(one["text"], *one["rows"], "use" in one.get("extra", {})) for one in records}
+    assert reader.tunings == len(selections) == 2 * TOPICS  # those with the guard are others
+
+
+@pytest.mark.slow
 def test_nearest_neighbour_is_kept_where_variety_does_harm(tmp_path):
     with needles_world(tmp_path / "m") as memory:
         found = siftlm.calibrate(Reader(), memory, texts=TEXTS, **{**SMALL, "methods": ("nearest", "sift+noise=0.001")})

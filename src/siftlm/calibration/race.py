@@ -58,9 +58,10 @@ class Trials:
     def measure(self, labels: Sequence[str], text: Text) -> None:
         """Measure methods on a text; those that select the same texts in the same order are tuned once."""
         keys = [(text.id, label) for label in labels]
-        if new := [label for key, label in zip(keys, labels, strict=True) if key not in self._known]:
+        if any(key not in self._known for key in keys):
+            # The known ones too: what selects the same as one of them is not tuned.
             evaluate(
-                self._model, [text], new, into=self.folder, protocol=self.protocol, about=self._about, progress=False
+                self._model, [text], labels, into=self.folder, protocol=self.protocol, about=self._about, progress=False
             )
             self._known = _results(self.folder)
             if any(key not in self._known for key in keys):

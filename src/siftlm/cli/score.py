@@ -222,7 +222,7 @@ def _score_of_same_texts(
     own, other = (model.call_settings(**one) for one in (plan.own, settings))
     prompt, _, _ = split_text("the text", text, plan.mode)
     other = other.for_itself() if plan.mode == "transductive" else other
-    found = same_texts(model.memory, own, other, prompt, main.found)
+    found = same_texts(model.memory, own, other, prompt, [hit.row for hit in main.found])
     return None if found is None else replace(main, found=found)
 
 

@@ -20,7 +20,7 @@ from siftlm.controller import setting_names
 from siftlm.errors import Conflict, InvalidInput, SiftlmError, setting
 from siftlm.evaluation.corpus import Text
 from siftlm.evaluation.fingerprints import run_question
-from siftlm.evaluation.measured import Measured, measured_from_score
+from siftlm.evaluation.measured import Measured, measured_from_score, selection_fields
 from siftlm.evaluation.methods import (
     BASELINE_FILE_SETTING,
     BASELINE_SETTING,
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 # Settings that decide nothing unless held-out passages are watched.
 GUARD_SETTINGS = ("watch_every", "patience", "guard")
+Records = Mapping[tuple[str, str], Mapping[str, Any]]
+"""The records of a run by text and method."""
 # Texts that LoRA tunes together.
 TUNING_BATCH_TEXTS = 16
 
@@ -90,7 +92,7 @@ def evaluate(
     evaluated = parse_methods(methods)
     distinct = list({text.id: text for text in texts}.values())
     usable = interleave_domains([text for text in distinct if protocol.fits(text.text)])
-    runner = _MethodRunner(model, protocol)
+    runner = _MethodRunner(model, evaluated, protocol)
     # 1. Wrong settings are refused before there is any work or folder.
     settings = {method.label: runner.settings(method) for method in evaluated}
     if distinct and not usable:
@@ -122,7 +124,7 @@ def evaluate(
                 with ExitStack() as claims:
                     mine = [text for text in batch if claims.enter_context(folder.claim(text.id, method.label))]
                     mine = [text for text in mine if runner.has_direction(text)]
-                    for text, result in runner.measured(method, mine) if mine else ():
+                    for text, result in runner.measured(method, mine, folder.records) if mine else ():
                         _check_base(text, method, result, folder)
                         folder.add(_result_record(text, method, settings[method.label], result, folder))
                         done += 1
@@ -137,14 +139,12 @@ def evaluate(
 class _MethodRunner:
     """Runs methods on texts, with one model and protocol."""
 
-    def __init__(self, model: LocalModel, protocol: Protocol) -> None:
+    def __init__(self, model: LocalModel, methods: Sequence[EvaluatedMethod], protocol: Protocol) -> None:
         self._calibrated = model
         # Every method begins with the same settings; those of a calibration are a method of its own.
         self._plain = model.uncalibrated()
-        self._protocol = protocol
+        self._methods, self._protocol = methods, protocol
         self._leaks_cache: tuple[TextParts, list[int]] | None = None
-        # Of the last text alone.
-        self._scores: tuple[TextParts | None, list[tuple[CallSettings, Score]]] = (None, [])
         self._with_direction: set[str] = set()
         self.without_direction: set[str] = set()
         """Ids of texts whose prompt the memory cannot search for."""
@@ -182,8 +182,13 @@ class _MethodRunner:
         size = TUNING_BATCH_TEXTS if self._plain.controller.adapters else 1
         return (texts[start : start + size] for start in range(0, len(texts), size))
 
-    def measured(self, method: EvaluatedMethod, texts: Sequence[Text]) -> Iterator[tuple[Text, Measured]]:
-        """The method's result for each text; the texts are tuned together where that is possible."""
+    def measured(
+        self, method: EvaluatedMethod, texts: Sequence[Text], records: Records
+    ) -> Iterator[tuple[Text, Measured]]:
+        """The method's result for each text; the texts are tuned together where that is possible.
+
+        ``records``: what is known; where a method selected the same rows for a text, the model is not tuned again.
+        """
         model = self._model(method)
         parts = [self._protocol.parts(text.text) for text in texts]
         if method.baseline is None and self._can_batch(model, method, texts):
@@ -199,7 +204,7 @@ class _MethodRunner:
                 yield text, self._of_score(one, score)
             return
         for text, one in zip(texts, parts, strict=True):
-            yield text, self._one(model, method, one, text)
+            yield text, self._one(model, method, one, text, records)
 
     # --- inside
 
@@ -218,7 +223,9 @@ class _MethodRunner:
                 tuning = {key: resolved[key] for key in setting_names()}
         return _json_settings({**source, **options, **tuning})
 
-    def _one(self, model: LocalModel, method: EvaluatedMethod, parts: TextParts, text: Text) -> Measured:
+    def _one(
+        self, model: LocalModel, method: EvaluatedMethod, parts: TextParts, text: Text, records: Records
+    ) -> Measured:
         exclude = sorted({*text.exclude, *self._leaks(parts)})
         if method.baseline is not None:
             case = Case(
@@ -235,23 +242,28 @@ class _MethodRunner:
             if not result.rows or not isinstance(case.model.memory, Memory):
                 return result
             return replace(result, copies=_count_copies(parts, case.model.memory.texts(result.rows)))
-        settings = {**method.settings, **({"exclude": exclude} if exclude else {})}
-        resolved = model.call_settings(self._protocol.n, **settings)
-        resolved = resolved.for_itself() if self._mode == "transductive" else resolved
-        if self._scores[0] != parts:
-            self._scores = (parts, [])
-        for known, before in self._scores[1]:
-            if found := same_texts(model.memory, known, resolved, parts.prompt, before.found):
-                return self._of_score(parts, replace(before, found=found))
+        own = self._call_settings(method, exclude)
+        for other in self._methods:
+            record = records.get((text.id, other.label))
+            if record is None or other.baseline is not None:
+                continue
+            known = Measured.of(record)
+            found = same_texts(model.memory, self._call_settings(other, exclude), own, parts.prompt, known.rows)
+            if found is not None:
+                return replace(known, **selection_fields(found))
         score = model.score(
             (parts.prompt, parts.scored) if parts.before else parts.scored,
             n=self._protocol.n,
             mode=self._mode,
             at=self._protocol.points,
-            **settings,
+            **_excluding(method, exclude),
         )
-        self._scores[1].append((resolved, score))
         return self._of_score(parts, score)
+
+    def _call_settings(self, method: EvaluatedMethod, exclude: Sequence[int]) -> CallSettings:
+        """The resolved settings of the method, no baseline, on a text for which these rows are excluded."""
+        settings = self._model(method).call_settings(self._protocol.n, **_excluding(method, exclude))
+        return settings.for_itself() if self._mode == "transductive" else settings
 
     def _model(self, method: EvaluatedMethod) -> LocalModel:
         return self._calibrated if method.calibrated else self._plain
@@ -281,6 +293,11 @@ class _MethodRunner:
         return replace(
             measured_from_score(score, self._protocol.points), copies=_count_copies(parts, score.found.texts)
         )
+
+
+def _excluding(method: EvaluatedMethod, rows: Sequence[int]) -> dict[str, Any]:
+    """The method's settings, with these rows excluded."""
+    return {**method.settings, **({"exclude": rows} if rows else {})}
 
 
 def _run_baseline(baseline: Baseline, method: EvaluatedMethod, case: Case) -> Measured:
