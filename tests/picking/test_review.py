@@ -42,7 +42,7 @@ class Speller:
     def __init__(self, answers=("yes",), name="speller"):
         self.name, self.model = name, SimpleNamespace()
         self.tokenizer = SimpleNamespace(chat_template=None)
-        self.answers, self.read, self.interrupt_after = answers, [], None
+        self.answers, self.read, self.drawn, self.interrupt_after = answers, [], 0, None
 
     def current_fingerprint(self):
         return self.name
@@ -55,6 +55,7 @@ class Speller:
         return [Likelihood(float(len(t.replace(" ", ""))), len(t.split()), len(t.encode())) for t, _ in pairs]
 
     def generate_many(self, prompts, *, max_new_tokens, temperature, seed):
+        self.drawn += len(prompts)
         return [SimpleNamespace(text=self.answers[seed % len(self.answers)]) for _ in prompts]
 
 
@@ -452,12 +453,41 @@ def test_a_review_that_was_stopped_goes_on(tmp_path, monkeypatch):
     looser = review("pool.jsonl", **how, deviations=3, confidence=0.0)
     assert looser.counts["keep"] > found.counts["keep"]
     assert model.read == later.read == []
+    model.drawn = 0
     review("pool.jsonl", **how, samples=2)
-    assert len(model.read) == 70
+    assert (model.read, model.drawn) == ([], 140)
     write(tmp_path / "pool.jsonl", rows[:50])
     with pytest.raises(Conflict, match="begun with another pool"):
         review("pool.jsonl", **how)
     assert len(review("pool.jsonl", **how, restart=True)) == 50
+
+
+def test_other_signals_measure_only_what_is_new(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "pool.jsonl", PAIRS)
+    model, later = Speller(["1", "2"]), Speller(name="tuned")
+
+    def judge(question, answer):
+        return 0.5
+
+    def again(*names, **more):
+        """How many texts the model read, and how many it drew."""
+        model.read, model.drawn = [], 0
+        found = review("pool.jsonl", model=model, signals=names, samples=2, out="out.jsonl", **more)
+        whole = review(PAIRS, model=Speller(["1", "2"]), signals=names, samples=2, **more)
+        assert [(one.verdict, one.signals) for one in found.findings] == [
+            (one.verdict, one.signals) for one in whole.findings
+        ]
+        return len(model.read), model.drawn
+
+    size = len(PAIRS)
+    assert again("confidence") == (size, 2 * size)
+    assert again("confidence", "diversity") == (0, 0)
+    assert again("diversity") == (0, 0)
+    assert again("complexity", "confidence", tuned=later) == (0, 0)
+    assert again("confidence", judge=judge) == (0, 2 * size)
+    assert again("confidence", "quality", judge=judge) == (0, 0)
+    assert again("confidence") == (0, 0)
 
 
 def test_a_record_is_refined_once(tmp_path, monkeypatch):

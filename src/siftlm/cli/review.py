@@ -54,7 +54,7 @@ The records that are kept and refined are written in their order. A field siftlm
 [...], "source": "pool.jsonl:17", "signals": {...}}, is added (--field none leaves it out).
 
 An interrupted command resumes when it is repeated: what was measured stays in the folder OUT.work. Other thresholds
-measure nothing again. Delete the folder when you are done.
+measure nothing again, other --signals only what is new. Delete the folder when you are done.
 """
 # Arguments whose Python names are theirs.
 REVIEW_NAMES = (

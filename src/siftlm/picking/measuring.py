@@ -34,6 +34,20 @@ ASPECTS = {
 YES_OR_NO = "Answer yes or no:"
 
 
+@dataclass(frozen=True)
+class MeasuredRecord:
+    """A record that is being measured."""
+
+    exchange: Exchange
+    source: str
+    known: Mapping[str, Any]
+    """What was measured of it before."""
+
+
+Part = Callable[["Controller", Sequence[MeasuredRecord]], "list[dict[str, Any]]"]
+"""What it finds of each record, ready for JSON."""
+
+
 @dataclass(frozen=True, eq=False)
 class Measuring:
     """What is measured, and how."""
@@ -48,33 +62,35 @@ class Measuring:
     embedder: Embedder
     """Compares answers where no ``agreement`` is given."""
 
-    def measure(self, model: Controller, exchanges: Sequence[Exchange], sources: Sequence[str]) -> list[dict[str, Any]]:
-        """The signals of each record by the model as it is: one mapping each, ready for JSON."""
-        found: list[dict[str, Any]] = [{} for _ in exchanges]
-        answered = [at for at, one in enumerate(exchanges) if one.answer]
-        if "complexity" in self.signals or ("confidence" in self.signals and self.judge is None):
-            for line, nats in zip(found, losses(model, exchanges), strict=True):
-                line["loss"] = json_number(nats)
-        if self.judge is not None and self.signals & {"confidence", "quality"}:
-            for at, line in enumerate(found):
-                one = exchanges[at]
-                if one.answer is None or one.answer:
-                    line["scores"] = self._scores(one, one.text if one.answer is None else one.answer, sources[at])
-        elif "quality" in self.signals:
-            for line, scores in zip(found, self_judged(model, exchanges), strict=True):
-                line["scores"] = scores
-        if "confidence" in self.signals and answered:
-            self._measure_confidence(model, exchanges, sources, answered, found)
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What is measured of each record by the model as it is, in this order, each kept by itself."""
+        judged = self.judge is not None
+        wanted = {
+            "loss": "complexity" in self.signals or ("confidence" in self.signals and not judged),
+            "scores": "quality" in self.signals or ("confidence" in self.signals and judged),
+            "confidence": "confidence" in self.signals,
+        }
+        functions: dict[str, Part] = {"loss": _losses, "scores": self._scored, "confidence": self._confidence}
+        return {name: functions[name] for name, there in wanted.items() if there}
+
+    def _scored(self, model: Controller, batch: Sequence[MeasuredRecord]) -> list[dict[str, Any]]:
+        """The scores of each record, by the judge or by the model itself."""
+        if self.judge is None:
+            return [{"scores": scores} for scores in self_judged(model, [one.exchange for one in batch])]
+        found: list[dict[str, Any]] = []
+        for one in batch:
+            answer = one.exchange.text if one.exchange.answer is None else one.exchange.answer
+            found.append({"scores": self._scores(one.exchange, answer, one.source)} if answer else {})
         return found
 
-    def _measure_confidence(
-        self,
-        model: Controller,
-        exchanges: Sequence[Exchange],
-        sources: Sequence[str],
-        answered: Sequence[int],
-        found: list[dict[str, Any]],
-    ) -> None:
+    def _confidence(self, model: Controller, batch: Sequence[MeasuredRecord]) -> list[dict[str, Any]]:
+        """How far the model's own answers agree with each record's, and its own score, as one figure."""
+        found: list[dict[str, Any]] = [{} for _ in batch]
+        answered = [at for at, one in enumerate(batch) if one.exchange.answer]
+        if not answered:
+            return found
+        exchanges, sources = [one.exchange for one in batch], [one.source for one in batch]
         prompts = [prompt_text(model, exchanges[at]) for at in answered]
         drawn = [
             model.generate_many(
@@ -85,16 +101,17 @@ class Measuring:
         others = {at: [one[place].text.strip() for one in drawn] for place, at in enumerate(answered)}
         agreements = self._agreements(exchanges, sources, others)
         for at in answered:
-            line, own = found[at], str(exchanges[at].answer).strip()
+            known, own = batch[at].known, str(exchanges[at].answer).strip()
             if self.judge is not None:
-                reflection = mean_score(line["scores"])
+                reflection = mean_score(known["scores"])
             else:
-                reflection = math.exp(-line["loss"]) if line["loss"] is not None else 0.0
+                reflection = math.exp(-known["loss"]) if known["loss"] is not None else 0.0
             same = [other == own for other in others[at]]
             consistency, sure = confidence(agreements[at], same, reflection)
-            line |= {"consistency": consistency, "reflection": reflection, "confidence": sure}
+            found[at] = {"consistency": consistency, "reflection": reflection, "confidence": sure}
             if self.judge is not None:
-                line |= self._best_candidate(exchanges[at], others[at], reflection, sources[at])
+                found[at] |= self._best_candidate(exchanges[at], others[at], reflection, sources[at])
+        return found
 
     def _agreements(
         self, exchanges: Sequence[Exchange], sources: Sequence[str], others: Mapping[int, Sequence[str]]
@@ -174,6 +191,10 @@ def losses(model: Controller, exchanges: Sequence[Exchange]) -> list[float]:
     ]
     known = iter(model.likelihoods(pairs)) if pairs else iter(())
     return [next(known).nats_per_token if one.answer is None or one.answer else math.nan for one in exchanges]
+
+
+def _losses(model: Controller, batch: Sequence[MeasuredRecord]) -> list[dict[str, Any]]:
+    return [{"loss": json_number(nats)} for nats in losses(model, [one.exchange for one in batch])]
 
 
 def self_judged(model: Controller, exchanges: Sequence[Exchange]) -> list[dict[str, float]]:

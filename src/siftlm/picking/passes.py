@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from siftlm.errors import BadRecord, setting
 from siftlm.memory.reading.fields import UnusableRecord
 from siftlm.picking.exchanges import Exchange, exchange_of
-from siftlm.picking.measuring import Measuring, losses
+from siftlm.picking.measuring import MeasuredRecord, Measuring, Part, losses
 from siftlm.picking.models import prompt_text
 from siftlm.picking.pools import Pool
 from siftlm.picking.reading import COMMIT_SECONDS
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Records that go through the model together, and whose neighbours are looked for together.
 MEASURED_TOGETHER, COMPARED_TOGETHER = 16, 1024
-BASE, TUNED = "base", "tuned"
+TUNED = "tuned"
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,32 +104,24 @@ def measure_pool(
     tuned: Controller | None,
     measuring: Measuring,
     settings: ReviewSettings,
+    keys: Mapping[str, str],
     report: Report | None,
 ) -> dict[int, dict[str, Any]]:
-    """Number -> what was measured of the record, with what earlier calls have measured."""
+    """Number -> what was measured of the record, with what earlier calls have measured under the same ``keys``."""
+    parts = measuring.parts
+    done: dict[str, set[int]] = {name: set() for name in (*parts, *([TUNED] if settings.trains else []))}
     lines: dict[int, dict[str, Any]] = {}
-    done: dict[str, set[int]] = {BASE: set(), TUNED: set()}
     for line in work.signals():
-        if (stage := line.get("stage")) in done and isinstance(number := line.get("number"), int):
+        stage, number = str(line.get("stage")), line.get("number")
+        if stage in done and line.get("key") == keys[stage] and isinstance(number, int):
             done[stage].add(number)
             lines.setdefault(number, {}).update(line)
-    if settings.asks:
-
-        def measure(exchanges: Sequence[Exchange], sources: Sequence[str]) -> list[dict[str, Any]]:
-            return measuring.measure(base, exchanges, sources)  # type: ignore[arg-type]
-
-        _in_batches(work, reader, BASE, done[BASE], lines, measure, "measuring", report)
+    passes = _Passes(work, reader, keys, done, lines, report)
+    if parts:
+        passes.run(base, parts, "measuring")
     if settings.trains and base is not None and len(done[TUNED]) < len(reader.embedded.numbers):
-
-        def losses_after(model: Controller) -> None:
-            _in_batches(
-                work, reader, TUNED, done[TUNED], lines,
-                lambda exchanges, _: [{"loss_after": json_number(nats)} for nats in losses(model, exchanges)],
-                "measuring after training", report,
-            )  # fmt: skip
-
         if tuned is not None:
-            losses_after(tuned)
+            passes.run(tuned, {TUNED: _losses_after}, "measuring after training")
         else:
             texts = [
                 one.text if one.answer is None else prompt_text(base, one) + one.answer
@@ -140,48 +132,68 @@ def measure_pool(
             with base.tuning(**settings.tuning) as tuner:
                 tuner.learn([texts[at] for at in order], after=lambda _: meter.add(1))
                 meter.finish()
-                losses_after(base)
+                passes.run(base, {TUNED: _losses_after}, "measuring after training")
     return lines
 
 
-def _in_batches(
-    work: WorkFolder,
-    reader: ExchangeReader,
-    stage: str,
-    done: set[int],
-    lines: dict[int, dict[str, Any]],
-    measure: Callable[[Sequence[Exchange], Sequence[str]], list[dict[str, Any]]],
-    what: str,
-    report: Report | None,
-) -> None:
-    """Measure the records that are not done, a few at a time; what is done is safe on the disk every two seconds."""
-    meter = Meter(what, "records", report, total=len(reader.embedded.numbers))
-    waiting: list[tuple[int, Exchange, str]] = []
-    new: list[dict[str, Any]] = []
-    saved = time.monotonic()
+def _losses_after(model: Controller, batch: Sequence[MeasuredRecord]) -> list[dict[str, Any]]:
+    return [{"loss_after": json_number(nats)} for nats in losses(model, [one.exchange for one in batch])]
 
-    def work_off() -> None:
-        found = measure([one for _, one, _ in waiting], [source for *_, source in waiting])
-        for (number, *_), line in zip(waiting, found, strict=True):
-            new.append({"stage": stage, "number": number, **line})
-            lines.setdefault(number, {}).update(line)
-        waiting.clear()
 
-    try:
-        for place, one in enumerate(reader.exchanges()):
-            if one[0] not in done:
-                waiting.append(one)
-            if len(waiting) == MEASURED_TOGETHER:
-                work_off()
-                meter.at(place + 1)
-            if new and time.monotonic() - saved >= COMMIT_SECONDS:
-                work.add_signals(new)
-                new.clear()
-                saved = time.monotonic()
-        if waiting:
-            work_off()
-    finally:
-        if new:
-            work.add_signals(new)
-    meter.at(len(reader.embedded.numbers))
-    meter.finish()
+@dataclass(frozen=True, eq=False)
+class _Passes:
+    """Passes over the records that measure what is not known yet."""
+
+    work: WorkFolder
+    reader: ExchangeReader
+    keys: Mapping[str, str]
+    """Part -> what a line about it is known by."""
+    done: Mapping[str, set[int]]
+    """Part -> the records of which it is known."""
+    lines: dict[int, dict[str, Any]]
+    report: Report | None
+
+    def run(self, model: Controller | None, parts: Mapping[str, Part], what: str) -> None:
+        """Measure these parts, a few records at a time; what is done is safe on the disk every two seconds."""
+        total = len(self.reader.embedded.numbers)
+        meter = Meter(what, "records", self.report, total=total)
+        waiting: list[tuple[int, Exchange, str]] = []
+        new: list[dict[str, Any]] = []
+        saved = time.monotonic()
+        try:
+            for place, one in enumerate(self.reader.exchanges()):
+                if any(one[0] not in self.done[name] for name in parts):
+                    waiting.append(one)
+                if len(waiting) == MEASURED_TOGETHER:
+                    self._measure(model, parts, waiting, new)
+                    waiting.clear()
+                    meter.at(place + 1)
+                if new and time.monotonic() - saved >= COMMIT_SECONDS:
+                    self.work.add_signals(new)
+                    new.clear()
+                    saved = time.monotonic()
+            if waiting:
+                self._measure(model, parts, waiting, new)
+        finally:
+            if new:
+                self.work.add_signals(new)
+        meter.at(total)
+        meter.finish()
+
+    def _measure(
+        self,
+        model: Controller | None,
+        parts: Mapping[str, Part],
+        waiting: Sequence[tuple[int, Exchange, str]],
+        new: list[dict[str, Any]],
+    ) -> None:
+        """Add to ``new`` what these records lack."""
+        for name, measure in parts.items():
+            own = [one for one in waiting if one[0] not in self.done[name]]
+            if not own:
+                continue
+            batch = [MeasuredRecord(exchange, source, self.lines.get(number, {})) for number, exchange, source in own]
+            found = measure(model, batch)  # type: ignore[arg-type]  # a judge alone needs no model
+            for (number, *_), line in zip(own, found, strict=True):
+                new.append({"stage": name, "key": self.keys[name], "number": number, **line})
+                self.lines.setdefault(number, {}).update(line)

@@ -26,9 +26,9 @@ from siftlm.picking.pick import DEFAULT_PROXY
 from siftlm.picking.pools import Pool, embedder_for, fetch, open_pool, vector_rows
 from siftlm.picking.reading import embed_pool
 from siftlm.picking.records import record_text, text_fields
-from siftlm.picking.review_settings import ReviewSettings, callback_name, review_job
+from siftlm.picking.review_settings import ReviewSettings, callback_name, measuring_keys, review_job
 from siftlm.picking.signals import BETTER_ANSWER, KEEP, MEDIAN, REFINE, Measures, decide
-from siftlm.picking.work import SIGNALS_FILE, WorkFolder, work_folder
+from siftlm.picking.work import WorkFolder, work_folder
 from siftlm.progress import Meter, Report, reporter
 from siftlm.types import Document, FloatArray, IntArray
 from siftlm.validation import flag
@@ -131,22 +131,21 @@ def review(
     made = embedder_for(source, embedder, needed=given is None)
     base = opened_model(model) if settings.needs_model else None
     other = None if base is None or tuned is None or not settings.trains else tuned_model(base, tuned)
-    job = review_job(settings, source, fields, answer, made, vectors, base, other)
+    job = review_job(settings, source, fields, made, vectors)
     report = reporter(progress)
     with work_folder(path, "review") as folder, WorkFolder.hold(folder, "review") as work:
         # 3. Read, embed, and compare each record with its nearest.
-        if work.job().get("measuring") != job["measuring"]:
-            work.clear(SIGNALS_FILE)
         embedded = embed_pool(work, source, settings.reading(fields, made, given), job, report, restart=restart)
         near, similarity = compare_neighbours(work, embedded, settings, report)
         # 4. Ask the models.
         reader = ExchangeReader(source, embedded, fields, answer, bad)
         measuring = settings.measuring(judge, agreement, made)
-        lines = measure_pool(work, reader, base, other, measuring, settings, report)
+        keys = measuring_keys(settings, measuring, answer, base, other)
+        lines = measure_pool(work, reader, base, other, measuring, settings, keys, report)
         # 5. Decide, and refine.
         measures = _measures(reader, lines, similarity, settings)
         findings = _findings(reader, lines, measures, near, settings)
-        findings = _refined(work, source, findings, reader, refine, answer, report)
+        findings = _refined(work, source, findings, reader, refine, answer, keys["refined"], report)
         cuts = {name: cut for name, cut in settings.rules.cuts(measures).items() if np.isfinite(cut)}
         result = Review(
             findings, cuts, settings.signals, settings, source.name, embedded.state.records, embedded.state.unusable,
@@ -244,6 +243,7 @@ def _refined(
     reader: ExchangeReader,
     refine: Refine | None,
     answer: str | None,
+    key: str,
     report: Report | None,
 ) -> list[Finding]:
     """The findings with what stands in the place of the records to refine."""
@@ -253,7 +253,7 @@ def _refined(
     known = {
         one["number"]: one
         for one in work.signals()
-        if one.get("stage") == REFINED and refine is not None and "number" in one
+        if one.get("stage") == REFINED and one.get("key") == key and refine is not None and "number" in one
     }
     needed = sorted({number for at in todo for number in (findings[at].number, *findings[at].neighbours)})
     records = dict(zip(needed, fetch(pool, np.array(needed, dtype=np.int64))[0], strict=True))
@@ -269,7 +269,8 @@ def _refined(
             new = line.get("records")
         else:
             new = _checked_refinement(called("refine", refine, one.source, records[one.number], one), one.source)
-            work.add_signals([{"stage": REFINED, "number": one.number, "why": [by, *one.causes], "records": new}])
+            why = [by, *one.causes]
+            work.add_signals([{"stage": REFINED, "key": key, "number": one.number, "why": why, "records": new}])
         findings[at] = replace(one, refined=new)
         meter.add(1)
     meter.finish()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -161,14 +163,10 @@ def review_job(
     settings: ReviewSettings,
     pool: Pool,
     fields: Sequence[str] | None,
-    answer: str | None,
     embedder: Embedder | None,
     vectors: Any,
-    base: Controller | None,
-    tuned: Controller | None,
 ) -> dict[str, Any]:
     """What the work folder belongs to: JSON, equal for calls that may share it. Thresholds are free to change."""
-    rules = {"signals", "samples", "temperature", "max_new_tokens", "seed"}
     return {
         "format": FORMAT,
         "reading": {
@@ -180,17 +178,30 @@ def review_job(
             "bad": settings.bad,
         },
         "rows": {},
-        "neighbours": settings.neighbours if "diversity" in settings.signals else None,
-        "measuring": {
-            **{name: _plain(getattr(settings, name)) for name in sorted(rules)},
-            "answer": answer,
-            "callbacks": dict(settings.callbacks),
-            "model": None if base is None else base.current_fingerprint(),
-            "tuned": None if tuned is None else tuned.current_fingerprint(),
-            "tuning": {name: str(value) for name, value in settings.tuning.items()},
-        },
+        "neighbours": settings.neighbours,
     }
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def measuring_keys(
+    settings: ReviewSettings,
+    measuring: Measuring,
+    answer: str | None,
+    base: Controller | None,
+    tuned: Controller | None,
+) -> dict[str, str]:
+    """Part -> a digest of what it depends on: what was measured under the same one is not measured again."""
+    model = None if base is None else base.current_fingerprint()
+    names, judged = settings.callbacks, settings.judged
+    drawn = [settings.samples, settings.temperature, settings.max_new_tokens, settings.seed]
+    agreement = names["agreement"] if measuring.agreement is not None else measuring.embedder.fingerprint
+    trained = [{name: str(value) for name, value in settings.tuning.items()}, settings.seed]
+    after = trained if tuned is None else tuned.current_fingerprint()
+    depends: dict[str, list[Any]] = {
+        "loss": [model],
+        "scores": [names["judge"] if judged else model, judged],
+        "confidence": [model, names["judge"], judged, agreement, drawn],
+        "tuned": [model if tuned is None else None, after],
+    }
+    depends["refined"] = [depends["confidence"], depends["tuned"]]
+    digests = {part: json.dumps([answer, *own], sort_keys=True) for part, own in depends.items()}
+    return {part: hashlib.sha256(text.encode()).hexdigest()[:16] for part, text in digests.items()}
