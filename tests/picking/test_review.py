@@ -348,6 +348,23 @@ def test_only_the_last_answer_of_a_conversation_is_looked_at():
     assert (found.question, found.answer) == ("a?\nb.\nc?", "d.")
 
 
+@pytest.mark.parametrize("names", [("messages", "role", "content"), ("conversations", "from", "value")])
+def test_a_conversation_may_end_on_a_message_of_the_user(names):
+    form, role, content = names
+    turns = [("user", "a?"), ("assistant", "b."), ("user", "c?"), ("assistant", "d."), ("user", "Thanks!")]
+    record = {form: [{role: who, content: what} for who, what in turns]}
+    found = exchange_of(record, "here")
+    assert (found.question, found.answer) == ("a?\nb.\nc?", "d.")
+    new = with_answer(record, "e.")
+    assert [one[content] for one in new[form]] == ["a?", "b.", "c?", "e.", "Thanks!"]
+
+
+def test_an_object_is_no_answer():
+    for answer, kind in ((5, "5"), ({"a": 1}, "an object")):
+        with pytest.raises(BadRecord, match=rf"item 1: 'answer' is {kind}, not text or messages"):
+            review([{"question": "q", "answer": answer}], model=Speller(), signals="confidence")
+
+
 # --- settings
 
 
@@ -398,6 +415,26 @@ def test_files_that_cannot_be_reviewed_are_named(tmp_path, monkeypatch):
         review("bad.jsonl", signals="diversity", out="bad.jsonl")
     with pytest.raises(InvalidInput, match="name another"):
         found.write("a.jsonl", dropped="a.jsonl")
+
+
+def test_what_pick_wrote_is_refused_before_any_model_runs(tmp_path, monkeypatch):
+    from siftlm import pick
+
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "pool.jsonl", PAIRS)
+    pick("pool.jsonl", ["What is 2 plus 2?"], 4, out="chosen.jsonl")
+    model = Speller()
+    how = {"model": model, "signals": "confidence", "samples": 1, "out": "out.jsonl"}
+    with pytest.raises(Conflict, match=r"chosen.jsonl:1: the record has a field 'siftlm' already; field names another"):
+        review("chosen.jsonl", **how)
+    assert (model.read, model.drawn) == ([], 0)
+    review("chosen.jsonl", **how, field="review")
+    [row, *_] = read(tmp_path / "out.jsonl")
+    assert (row["siftlm"]["source"][:11], row["review"]["source"][:13]) == ("pool.jsonl:", "chosen.jsonl:")
+    model.read.clear()
+    with pytest.raises(Conflict, match=r"chosen.jsonl:1: the record has a field 'siftlm' already"):
+        review("chosen.jsonl", **how | {"samples": 2})
+    assert model.drawn == 4
 
 
 def test_one_record_is_kept():

@@ -8,7 +8,7 @@ from typing import Any
 
 from siftlm.errors import InvalidInput, setting
 from siftlm.memory.reading.fields import UnusableRecord, look_up
-from siftlm.picking.exports import PAIRS, Message, example_of
+from siftlm.picking.exports import PAIRS, ROLES, Message, example_of
 from siftlm.picking.output import as_mapping
 from siftlm.picking.records import field_text, form_of, record_text
 
@@ -61,10 +61,17 @@ def exchange_of(record: Any, source: str, fields: Sequence[str] | None = None, a
         return _asked(text, text, "") if alone else Exchange(text)
     if example.chosen is not None:
         return _dialogue(text, example.messages, str(example.chosen["content"]))
-    *before, last = example.messages
-    if last["role"] != "assistant":
+    last = _last_answer(example.messages if example.form == "messages" else example.messages[-1:])
+    if last is None:
         return _dialogue(text, example.messages, "")
-    return _dialogue(text, before, str(last["content"]))
+    at = last if example.form == "messages" else len(example.messages) - 1
+    return _dialogue(text, example.messages[:at], str(example.messages[at]["content"]))
+
+
+def _last_answer(messages: Sequence[Any]) -> int | None:
+    """Where the last message of the assistant is."""
+    roles = [str(one.get("role", one.get("from", ""))).lower() for one in messages]
+    return max((at for at, role in enumerate(roles) if ROLES.get(role, role) == "assistant"), default=None)
 
 
 def _asked(text: str, question: str, answer: str) -> Exchange:
@@ -97,8 +104,10 @@ def with_answer(record: Any, answer: str, field: str | None = None) -> dict[str,
 
 
 def _with_last(messages: Any, answer: str) -> Any:
-    """Messages, or one message, whose last content is another one."""
+    """Messages, or one message, with another content of the last answer."""
     if isinstance(messages, Mapping):
         name = "value" if "value" in messages and "content" not in messages else "content"
         return {**messages, name: answer}
-    return [*messages[:-1], _with_last(messages[-1], answer)]
+    at = _last_answer(messages)
+    at = len(messages) - 1 if at is None else at
+    return [*messages[:at], _with_last(messages[at], answer), *messages[at + 1 :]]

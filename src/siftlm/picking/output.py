@@ -87,17 +87,14 @@ def with_field(record: Any, source: str, field: str | None, value: Mapping[str, 
     plain = as_mapping(record)
     if field is None:
         return plain
-    check_field(plain, source, field, "gain" if "gain" in value else "verdict")
+    check_field(plain, source, field)
     return {**plain, field: dict(value)}
 
 
-def check_field(record: Any, source: str, field: str | None, what: str = "gain") -> None:
-    """Raise where a record has the field that is to be added; ``what`` goes there."""
+def check_field(record: Any, source: str, field: str | None) -> None:
+    """Raise where a record has the field that is to be added."""
     if field is not None and field in as_mapping(record):
-        raise Conflict(
-            f"{source}: the record has a field {field!r} already; {setting('field')} names another for the {what} and "
-            "the source"
-        )
+        raise Conflict(f"{source}: the record has a field {field!r} already; {setting('field')} names another")
 
 
 def as_mapping(record: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from siftlm.memory.reading.fields import UnusableRecord
 from siftlm.picking.exchanges import Exchange, exchange_of
 from siftlm.picking.measuring import MeasuredRecord, Measuring, Part, losses
 from siftlm.picking.models import prompt_text
+from siftlm.picking.output import check_field
 from siftlm.picking.pools import Pool
 from siftlm.picking.reading import COMMIT_SECONDS
 from siftlm.picking.records import record_text
@@ -43,6 +44,15 @@ class ExchangeReader:
     sources: dict[int, str] = field(default_factory=dict)
     """Number -> where the record stands; filled as records are read."""
     answered: dict[int, bool] = field(default_factory=dict)
+
+    def check_field(self, added: str | None) -> None:
+        """Raise where a usable record has the field that is to be added; those that are read now were checked."""
+        if added is not None:
+            usable = set(self.embedded.numbers.tolist())
+            for block in self.pool.blocks():
+                for at, record in enumerate(block.records):
+                    if block.first + at in usable:
+                        check_field(record, block.sources[at], added)
 
     def exchanges(self) -> Iterator[tuple[int, Exchange, str]]:
         """(number, exchange, source) of each usable record, in the order of the pool."""

@@ -29,6 +29,8 @@ FORMS: tuple[tuple[str, ...], ...] = (
 )
 # Of a message: what OpenAI's and TRL's form calls it, ShareGPT's, and a part of a message of several parts.
 MESSAGE_FIELDS = ("content", "value", "text")
+# What a message, or a part of one, has that need not have any text.
+MESSAGE_MARKS = ("role", "from", "type")
 # A number in a string, as in CSV.
 NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
@@ -111,13 +113,20 @@ def kind_of(value: Any) -> str:
 
 def field_text(value: Any, field: str) -> str:
     """The text of a field: a string, or the messages of a conversation one below the other."""
+    if isinstance(value, Mapping) and not any(name in value for name in (*MESSAGE_FIELDS, *MESSAGE_MARKS)):
+        raise UnusableRecord(f"{field!r} is {value_kind(value)}, not text or messages")
+    return _text_in(value, field)
+
+
+def _text_in(value: Any, field: str) -> str:
+    """The same of a part; one without text, such as an image or a call of a tool, adds nothing."""
     if value is None:
         return ""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
         inner = next((value[name] for name in MESSAGE_FIELDS if name in value), None)
-        return field_text(inner, field)
+        return _text_in(inner, field)
     if isinstance(value, (list, tuple)):
-        return "\n".join(text for one in value if (text := field_text(one, field)))
+        return "\n".join(text for one in value if (text := _text_in(one, field)))
     raise UnusableRecord(f"{field!r} is {value_kind(value)}, not text or messages")

@@ -135,10 +135,14 @@ def review(
     report = reporter(progress)
     with work_folder(path, "review") as folder, WorkFolder.hold(folder, "review") as work:
         # 3. Read, embed, and compare each record with its nearest.
-        embedded = embed_pool(work, source, settings.reading(fields, made, given), job, report, restart=restart)
+        added, read_before = field if path is not None else None, work.read_state().complete
+        how = settings.reading(fields, made, given, added)
+        embedded = embed_pool(work, source, how, job, report, restart=restart)
         near, similarity = compare_neighbours(work, embedded, settings, report)
         # 4. Ask the models.
         reader = ExchangeReader(source, embedded, fields, answer, bad)
+        if read_before:
+            reader.check_field(added)
         measuring = settings.measuring(judge, agreement, made)
         keys = measuring_keys(settings, measuring, answer, base, other)
         lines = measure_pool(work, reader, base, other, measuring, settings, keys, report)

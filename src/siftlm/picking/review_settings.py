@@ -129,9 +129,11 @@ class ReviewSettings:
         """Is a language model needed?"""
         return bool({"confidence", "complexity"} & set(self.signals)) or (self.asks and not self.judged)
 
-    def reading(self, fields: Sequence[str] | None, embedder: Embedder | None, vectors: Vectors | None) -> Reading:
+    def reading(
+        self, fields: Sequence[str] | None, embedder: Embedder | None, vectors: Vectors | None, added: str | None
+    ) -> Reading:
         """How the pool is read."""
-        return Reading(fields, embedder, vectors, None, None, None, None, self.bad)
+        return Reading(fields, embedder, vectors, None, None, None, None, self.bad, added=added)
 
     def measuring(self, judge: Judge | None, agreement: Agreement | None, embedder: Embedder | None) -> Measuring:
         """What is measured of each record."""
