@@ -76,7 +76,7 @@ def test_groups_of_targets_are_a_field_of_theirs(folder):
     assert pick(POOL, goals, 8, method="less", options={"groups": "subject"}, **WHOLE).numbers.tolist() == expected
     assert pick(POOL, goals, 8, method="less", options={"groups": subjects}, **WHOLE).numbers.tolist() == expected
     assert expected != selected("less", 8)
-    with pytest.raises(BadRecord, match=r"targets.jsonl:1: 'subject' must be the label of this target, and is null"):
+    with pytest.raises(BadRecord, match=r"targets.jsonl:1: 'subject' must be the label of .* no such field"):
         pick(POOL, "targets.jsonl", 8, method="less", options={"groups": "subject"})
     with pytest.raises(Conflict, match="of targets, of which only vectors are given"):
         pick(POOL, n=3, target_vectors=vectors(TARGETS), method="less", options={"groups": "subject"})
@@ -105,6 +105,36 @@ def test_records_without_what_the_method_reads(folder):
     picks = pick("some.jsonl", bad="skip", **settings)
     assert picks.left_out["without what the method reads"] == 2
     assert max(picks.numbers.tolist()) < 20
+
+
+@pytest.mark.parametrize(
+    ("method", "option"), [("deita", "complexity"), ("dac", "scores"), ("goracs", "gradients"), ("dealrec", "effort")]
+)
+@pytest.mark.parametrize("stars", [-1, "-1", float("inf"), "nan"])
+def test_numbers_that_the_method_cannot_use_are_bad_records(folder, method, option, stars):
+    rows = [{**row, "stars": row["score"]} for row in records(40)]
+    rows[30]["stars"] = stars
+    write(folder / "stars.jsonl", rows)
+    settings = {"n": 8, "method": method, "options": {option: "stars"}}
+    with pytest.raises(BadRecord, match=rf"stars.jsonl:31: 'stars' \(option {option}\) must be a finite number ≥ 0"):
+        pick("stars.jsonl", TARGETS, **settings)
+    picks = pick("stars.jsonl", TARGETS, bad="skip", **settings)
+    assert picks.left_out["without what the method reads"] == 1
+    assert 30 not in picks.numbers
+
+
+def test_wrong_names_of_fields_are_said_to_be_wrong():
+    with pytest.raises(BadRecord, match=r"'tag' \(option labels\) must be .*no such field; did you mean 'tags'"):
+        pick(TAGGED, n=3, method="mig", options={"labels": "tag"})
+    with pytest.raises(BadRecord, match=r"'scores' \(quality\) must be .*no such field; did you mean 'score'"):
+        pick(TAGGED, TARGETS, 3, quality="scores")
+    with pytest.raises(InvalidInput, match=r"for each of 3 targets, got 3, which is no list of labels"):
+        pick(TAGGED, TARGETS, 3, method="less", options={"groups": 3})
+
+
+def test_no_targets_at_all_are_missed_first():
+    with pytest.raises(InvalidInput, match="there are no targets: pass targets, or target_vectors"):
+        pick(TAGGED, n=3, method="less", options={"groups": "subject"})
 
 
 def test_work_is_resumed_for_the_same_options_and_no_others(folder):

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from siftlm.errors import BadRecord, Conflict, InvalidInput, setting
-from siftlm.memory.reading.fields import look_up, value_kind
+from siftlm.memory.reading.fields import look_up
 from siftlm.picking.pools import PoolBlock
-from siftlm.picking.records import kind_of, number_in
+from siftlm.picking.records import instead, number_in
 from siftlm.selection import Method
 from siftlm.selection.select import check_options
 from siftlm.types import BoolArray, IntArray
@@ -76,11 +76,7 @@ class MethodOptions:
     def values_of(self, block: PoolBlock, places: Sequence[int], bad: str) -> list[list[Any]]:
         """Of each of these records, the value of every field; None where it has none and may be left out."""
         return [
-            [
-                _value(block, at, name, field, bad, number=name in self.method.numbers)
-                for name, field in self.fields.items()
-            ]
-            for at in places
+            [_value(block, at, name, field, bad, self.method) for name, field in self.fields.items()] for at in places
         ]
 
     def resolved(
@@ -118,23 +114,26 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _value(block: PoolBlock, at: int, name: str, field: str, bad: str, *, number: bool) -> Any:
-    """What a record has in a field: a finite number, or a label or a list of labels."""
+def _value(block: PoolBlock, at: int, name: str, field: str, bad: str, method: Method) -> Any:
+    """What a record has in a field: a number that the method can use, or a label or a list of labels."""
     record = block.records[at]
     value: Any = look_up(record, field, None) if isinstance(record, Mapping) else None
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
+    number = name in method.numbers
     if number:
         found = number_in(value)
-        if math.isfinite(found):
+        if math.isfinite(found) and (found >= 0 or name not in method.nonnegative):
             return found
     elif _is_label(value) or (isinstance(value, (list, tuple)) and all(_is_label(one) for one in value)):
         return value
     if bad != "fail":
         return None
-    must = "a finite number" if number else "a label or a list of labels"
+    must = "a label or a list of labels"
+    if number:
+        must = "a finite number ≥ 0" if name in method.nonnegative else "a finite number"
     raise BadRecord(
-        f"{block.sources[at]}: {field!r} (option {name}) must be {must}, and is {kind_of(value)}; "
+        f"{block.sources[at]}: {field!r} (option {name}) {instead(record, field, must)}; "
         f"{setting('bad', 'skip')} leaves such records out"
     )
 
@@ -147,7 +146,7 @@ def target_label(record: Any, field: str, source: str) -> object:
     """The label of a target."""
     value = look_up(record, field, None) if isinstance(record, Mapping) else None
     if not _is_label(value):
-        raise BadRecord(f"{source}: {field!r} must be the label of this target, and is {value_kind(value)}")
+        raise BadRecord(f"{source}: {field!r} {instead(record, field, 'the label of this target')}")
     return value
 
 

@@ -21,7 +21,7 @@ from siftlm.memory.vectors import embed_checked, unit_rows
 from siftlm.picking.options import MethodOptions
 from siftlm.picking.output import check_field
 from siftlm.picking.pools import Pool, PoolBlock
-from siftlm.picking.records import kind_of, number_in, record_text
+from siftlm.picking.records import instead, number_in, record_text
 from siftlm.picking.work import COMPLAINTS, PICKS_FILE, ROW, Embedded, Rows, WorkFolder
 from siftlm.progress import Meter, Report
 from siftlm.types import FloatArray, Vectors
@@ -267,7 +267,7 @@ def _number(block: PoolBlock, at: int, field: str, name: str, bad: str) -> float
     if bad == "fail":
         must = "a number > 0" if name == "cost" else "a number ≥ 0"
         raise BadRecord(
-            f"{block.sources[at]}: {field!r} ({setting(name)}) must be {must}, and is {kind_of(value)}; "
+            f"{block.sources[at]}: {field!r} ({setting(name)}) {instead(record, field, must)}; "
             f"{setting('bad', 'skip')} leaves such records out"
         )
     return float("nan")

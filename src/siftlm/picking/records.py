@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from siftlm.errors import InvalidInput, setting
+from siftlm.errors import InvalidInput, did_you_mean, setting
 from siftlm.memory.reading.fields import FieldMapping, UnreadableRow, UnusableRecord, look_up, usable_text, value_kind
 from siftlm.types import Document
 from siftlm.validation import text_with_content
@@ -100,6 +100,22 @@ def number_in(value: Any) -> float:
         return float(value)
     except OverflowError:  # a whole number that no float holds
         return math.inf
+
+
+def instead(record: Any, field: str, must: str) -> str:
+    """What is wrong with the value of a field: there is none, or it is not what it must be.
+
+    >>> instead({"stars": -1}, "stars", "a number ≥ 0")
+    'must be a number ≥ 0, and is -1'
+    >>> instead({"text": "Tea", "stars": 3}, "star", "a number ≥ 0")
+    "must be a number ≥ 0, and the record has no such field; did you mean 'stars'?"
+    """
+    absent = object()
+    value: Any = look_up(record, field, absent) if isinstance(record, Mapping) else absent
+    if value is not absent:
+        return f"must be {must}, and is {kind_of(value)}"
+    hint = did_you_mean(field, map(str, record)) if isinstance(record, Mapping) else ""
+    return f"must be {must}, and the record has no such field{hint}"
 
 
 def kind_of(value: Any) -> str:

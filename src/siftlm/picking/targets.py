@@ -64,7 +64,7 @@ def read_targets(
     There may be none for a method that needs none. ``label``: the field of a label of each.
     """
     labels: list[object] = []
-    if label is not None and targets is None:
+    if label is not None and targets is None and vectors is not None:
         raise Conflict(f"{setting('options')} name the field {label!r} of targets, of which only vectors are given")
     texts, sources = ([], []) if targets is None else target_texts("targets", targets, fields, label, labels, **reading)
     if targets is None and vectors is None:

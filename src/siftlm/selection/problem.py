@@ -155,6 +155,8 @@ class Method:
     """Does it decide on all n picks at once? Then limits that act between picks cannot apply."""
     numbers: tuple[str, ...] = ()
     """Options that are one number per candidate."""
+    nonnegative: tuple[str, ...] = ()
+    """Those of them that may not be below 0."""
     labels: tuple[str, ...] = ()
     """Options that are a label, or a list of labels, per candidate."""
     target_labels: tuple[str, ...] = ()
@@ -185,13 +187,16 @@ def method(
     reads: Literal["vectors", "probabilities"] = "vectors",
     whole: bool = False,
     numbers: tuple[str, ...] = (),
+    nonnegative: tuple[str, ...] = (),
     labels: tuple[str, ...] = (),
     target_labels: tuple[str, ...] = (),
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Declare a generator function to be a method. See `Method` for what the settings mean."""
 
     def declare(run: MethodFunction) -> MethodFunction:
-        entry = Method(name, summary, run, targeted, repeats, signed, reads, whole, numbers, labels, target_labels)
+        entry = Method(
+            name, summary, run, targeted, repeats, signed, reads, whole, numbers, nonnegative, labels, target_labels
+        )
         run.method = entry  # type: ignore[attr-defined]
         if run.__module__.startswith("siftlm."):
             _BUILT_IN_METHODS[name] = entry

@@ -28,6 +28,7 @@ Scores = npt.ArrayLike | Callable[[IntArray], npt.ArrayLike]
     "drawn from k-means clusters, weighted by the scores of the picks so far (DAC)",
     targeted=False,
     numbers=("scores",),
+    nonnegative=("scores",),
 )
 def dac(
     problem: Problem, *, clusters: int | None = None, rounds: int = DEFAULT_ROUNDS, scores: Scores | None = None

@@ -30,6 +30,7 @@ LEAST_FALL = 1e-9
     "a group whose optimal transport to the targets is least, found by exchanges (GORACS)",
     whole=True,
     numbers=("gradients",),
+    nonnegative=("gradients",),
 )
 def goracs(
     problem: Problem,

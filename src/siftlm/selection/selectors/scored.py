@@ -32,6 +32,7 @@ MAX_NEWTON_STEPS = 100
     "best score (prior=) first, but nothing too similar to a pick (DEITA)",
     targeted=False,
     numbers=("complexity",),
+    nonnegative=("complexity",),
 )
 def deita(problem: Problem, *, threshold: float = DEFAULT_THRESHOLD, complexity: npt.ArrayLike | None = None) -> Steps:
     """complexity(x), times the prior,  among candidates with max_i cos(x_i, x) ≤ threshold over the picks x_i
@@ -59,6 +60,7 @@ def deita(problem: Problem, *, threshold: float = DEFAULT_THRESHOLD, complexity:
     targeted=False,
     whole=True,
     numbers=("influence", "effort"),
+    nonnegative=("effort",),
     labels=("labels",),
 )
 def dealrec(

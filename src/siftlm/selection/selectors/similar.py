@@ -57,8 +57,11 @@ def less(problem: Problem, *, groups: Sequence[object] | None = None) -> Steps:
 
 def _group_numbers(groups: Sequence[object], targets: int) -> IntArray:
     if isinstance(groups, str) or not hasattr(groups, "__len__") or len(groups) != targets:
-        got = f"{len(groups)} labels" if hasattr(groups, "__len__") and not isinstance(groups, str) else repr(groups)
-        raise InvalidInput(f"{setting('groups')} must have one label per target ({targets}), got {got:.60}")
+        several = hasattr(groups, "__len__") and not isinstance(groups, str)
+        got = f"{len(groups)} labels" if several else f"{groups!r}, which is no list of labels"
+        raise InvalidInput(
+            f"{setting('groups')} must be a list with a label for each of {targets} targets, got {got:.60}"
+        )
     return checks.labels("groups", groups, targets)
 
 
