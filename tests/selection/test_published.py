@@ -133,6 +133,35 @@ def test_mig_without_labels_spreads_over_clusters():
     assert {at % 6 for at in picks("mig", 6, None, pool, clusters=6)} == set(range(6))
 
 
+def test_mig_without_a_graph_is_mig_with_no_edges():
+    def run(**settings):
+        found = select(None, POOL, 15, method="mig", labels=LABELS, **settings)
+        return found.indices.tolist(), found.gains.tolist()
+
+    indices, gains = run(propagation=0)
+    expected, figures = run(propagation=1e-300, edge=0)
+    assert indices == expected
+    assert gains == pytest.approx(figures)
+
+
+def test_mig_takes_any_number_of_labels_where_it_needs_no_graph():
+    pool = DRAW.normal(size=(20_001, 2))
+    with pytest.raises(InvalidInput, match=r"labels: the graph of 20,001 different ones .* propagation=0"):
+        picks("mig", 2, None, pool, labels=range(20_001))
+    with pytest.raises(InvalidInput, match=r"clusters: the graph of 20,001 different ones"):
+        picks("mig", 2, None, pool, clusters=20_001)
+    assert picks("mig", 2, None, pool, labels=range(20_001), propagation=0) == [0, 1]
+
+
+@pytest.mark.parametrize("method", ["mig", "deita"])
+def test_gains_are_without_the_prior(method):
+    options = {"complexity": np.full(40, 0.5)} if method == "deita" else {"labels": range(40), "propagation": 0}
+    found = select(None, POOL, 3, method=method, prior=np.arange(1.0, 41.0), **options)
+    assert found.indices[0] == 39
+    first = 0.5 if method == "deita" else 0.8 * 1e-6 ** (0.8 - 1)
+    assert found.gains[0] == pytest.approx(first)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

@@ -35,7 +35,7 @@ MAX_NEWTON_STEPS = 100
     nonnegative=("complexity",),
 )
 def deita(problem: Problem, *, threshold: float = DEFAULT_THRESHOLD, complexity: npt.ArrayLike | None = None) -> Steps:
-    """complexity(x), times the prior,  among candidates with max_i cos(x_i, x) ≤ threshold over the picks x_i
+    """complexity(x)  among candidates with max_i cos(x_i, x) ≤ threshold over the picks x_i
 
     Liu et al. 2024, arXiv 2312.15685. The score of a text is the product of its complexity and its quality, two
     numbers that DEITA's own models give: pass one as ``complexity`` (K,) and the other as ``prior``, or the product as
