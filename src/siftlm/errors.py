@@ -126,6 +126,15 @@ class Unwritable(SiftlmError, OSError):
     """The disk is full or refuses to be written; what was there before is still there."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "text"), counted(2000, "text")
+    ('1 text', '2,000 texts')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The question whether the nearest of the known names is meant; empty where none is near.
 

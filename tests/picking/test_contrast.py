@@ -109,6 +109,15 @@ def test_a_controller_that_is_being_tuned_is_the_tuned_model(tiny):
         contrast(tiny, other)
 
 
+def test_samples_that_are_missing_are_counted(tiny):
+    one = contrast(tiny, data=["tea is hot"], samples=1, max_new_tokens=8)
+    assert str(one).startswith("1 sample of siftlm-tiny after learning")
+    assert "share with 1 record:" in str(one) or "nothing shared" in str(one)
+    few = contrast(tiny, data=["tea is hot"], samples=30, max_new_tokens=1, temperature=0.3)
+    assert len(few.samples) < few.drawn == 30
+    assert "30 were drawn; the others repeat these, or ended at once" in str(few)
+
+
 def test_rounds_do_not_repeat_what_was_shown(tiny):
     made = contrast(tiny, data=DATA, seed=1, rounds=4, **QUICK)
     assert len({one.text for one in made.samples}) == len(made.samples)
@@ -126,6 +135,9 @@ def test_rounds_do_not_repeat_what_was_shown(tiny):
         ({"data": DATA, "prompts": []}, "prompts is empty"),
         ({"data": DATA, "prompts": [3]}, r"prompts\[0\] must be a str"),
         ({"data": DATA, "words": 0}, "words must be a whole number"),
+        ({"data": DATA, "tuning": 3}, "tuning must be a siftlm.Tuning, got 3"),
+        ({"data": DATA, "wrods": 3}, "unknown setting 'wrods'; did you mean 'words'"),
+        ({"data": ["a", "b"]}, "data: there is nothing to learn in texts of a single token"),
         ({"tuned": "./no-such-folder"}, "no-such-folder"),
         ({"data": DATA, "bad": "ignore"}, "bad"),
         ({"data": DATA, "max_new_tokens": 10**6}, "max_new_tokens must be a whole number from 1 to"),

@@ -89,3 +89,34 @@ def test_numbers_that_no_float_holds_are_bad_records(tmp_path):
 def test_vectors_may_be_a_list():
     rows = np.eye(12).tolist()
     assert pick(POOL, n=1, vectors=rows, target_vectors=[rows[5]]).numbers.tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"nois": 1}, "unknown setting 'nois'; did you mean 'noise'"),
+        ({"out": 3}, "out must be the name of a file, got 3"),
+        ({"text": 3}, "text must be a field or a list of fields, got 3"),
+        ({"target_text": 3}, "target_text must be a field or a list of fields, got 3"),
+        ({"field": ""}, "field is empty"),
+        ({"n": 2}, "n=2 is more than the 1 record that may be picked"),
+    ],
+)
+def test_wrong_settings_are_named_in_words(settings, message):
+    with pytest.raises(InvalidInput, match=message):
+        pick(["tea is hot"], ["is tea hot?"], **{"n": 1, **settings})
+
+
+def test_one_of_a_thing_and_large_budgets_are_written_as_people_do():
+    picks = pick(["tea is hot"], ["is tea hot?"], 1)
+    assert str(picks).startswith("1 of 1 record of documents for 1 target; ")
+    pool = [{"text": text, "price": 6e307} for text in ("tea is hot", "tea is cold")]
+    large = pick(pool, ["is tea hot?"], budget=1e308, cost="price")
+    assert str(large).splitlines()[-1] == "the budget is spent: 1e+308"
+
+
+def test_a_report_needs_a_folder(folder):
+    picks = pick("pool.jsonl", "targets.jsonl", 3)
+    with pytest.raises(InvalidInput, match=r"report='nofolder.x': there is no folder"):
+        picks.report().write("nofolder/x")
+    assert not (folder / "nofolder").exists()

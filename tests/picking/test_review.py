@@ -382,6 +382,9 @@ def test_an_object_is_no_answer():
         ({"signals": "quality", "judge": digits, "tuned": "gpt2"}, "tuned is for the signal 'complexity'"),
         ({"model": 3}, "model must be the name of a model or a siftlm.Controller, got 3"),
         ({"tuning": {"rate": 1}}, "tuning must be a siftlm.Tuning"),
+        ({"out": 3}, "out must be the name of a file, got 3"),
+        ({"text": 3}, "text must be a field or a list of fields, got 3"),
+        ({"field": ""}, "field is empty"),
         ({"out": "a.txt"}, "out='a.txt': records are written to"),
     ],
 )
@@ -585,5 +588,5 @@ def test_the_report_shows_verdicts_signals_and_records(tmp_path):
 
 
 def test_unknown_settings_are_errors():
-    with pytest.raises((TypeError, UnknownName)):
+    with pytest.raises(UnknownName, match="unknown setting 'modle'; did you mean 'model'"):
         review(PAIRS, modle="gpt2", signals="diversity")

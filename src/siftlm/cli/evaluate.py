@@ -11,9 +11,9 @@ from rich.text import Text
 
 from siftlm.cli import arguments as flags
 from siftlm.cli.arguments import Flag, choice, repeated
-from siftlm.cli.terminal import Terminal, counted, print_json, progress_line, resumable
+from siftlm.cli.terminal import Terminal, print_json, progress_line, resumable
 from siftlm.cli.tuning import device_errors, open_model
-from siftlm.errors import InvalidInput
+from siftlm.errors import InvalidInput, counted
 
 if TYPE_CHECKING:
     from siftlm.evaluation import Evaluation

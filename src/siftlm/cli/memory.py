@@ -20,14 +20,13 @@ from siftlm.cli.terminal import (
     Terminal,
     amount,
     clip,
-    counted,
     indented,
     one_line,
     print_json,
     progress_line,
     resumable,
 )
-from siftlm.errors import Conflict, InvalidInput, NotAMemory
+from siftlm.errors import Conflict, InvalidInput, NotAMemory, counted
 
 if TYPE_CHECKING:
     from siftlm.embedding.protocol import Embedder

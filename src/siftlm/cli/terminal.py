@@ -250,15 +250,6 @@ def amount(size: float) -> str:
     return f"{size:.{1 if size < 9.95 else 0}f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
 
 
-def counted(number: int, noun: str) -> str:
-    """A number of things.
-
-    >>> counted(1, "text"), counted(2000, "text")
-    ('1 text', '2,000 texts')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 # --- stderr: notes, and a line of progress
 
 

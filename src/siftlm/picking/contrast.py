@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siftlm import validation
-from siftlm.errors import BadRecord, Conflict, InvalidInput, setting
+from siftlm.errors import BadRecord, Conflict, InvalidInput, counted, setting
 from siftlm.memory.create import check_bad
 from siftlm.memory.reading.fields import UnusableRecord
 from siftlm.picking.models import opened_model, tuned_model
 from siftlm.picking.pick import DEFAULT_PROXY
-from siftlm.picking.pools import open_pool
+from siftlm.picking.pools import check_reading, open_pool
 from siftlm.picking.records import record_text, text_fields
+from siftlm.picking.review_settings import tuning_changes
 from siftlm.progress import Meter, Report, reporter
 from siftlm.types import json_number
 
@@ -77,6 +78,8 @@ class Contrast:
     scale: float
     records: int | None
     """How many records of data were compared; ``None`` without data."""
+    drawn: int
+    """How many samples were drawn: equal ones are here once, and empty ones not at all."""
 
     @property
     def mean_gain(self) -> float:
@@ -84,16 +87,17 @@ class Contrast:
         return float(np.mean([one.gain for one in self.samples]))
 
     def __str__(self) -> str:
-        lines = [
-            f"{len(self.samples):,} samples of {self.tuned} against {self.base}: {self.mean_gain:+.2f} nats per token"
-        ]
+        samples = counted(len(self.samples), "sample")
+        lines = [f"{samples} of {self.tuned} against {self.base}: {self.mean_gain:+.2f} nats per token"]
+        if len(self.samples) < self.drawn:
+            lines.append(f"  {self.drawn:,} were drawn; the others repeat these, or ended at once")
         for one in self.samples[:SHOWN_SAMPLES]:
             text = " ".join(one.text.split())[:SHOWN_CHARACTERS]
             where = "" if one.record is None else f"  [{one.record}, {one.shown:.0%} of its phrases]"
             lines.append(f"  {one.gain:+.2f}  {text}{where}")
         if self.records is not None:
             lines.append(
-                f"phrases that they share with {self.records:,} records:" if self.phrases else "nothing shared"
+                f"phrases that they share with {counted(self.records, 'record')}:" if self.phrases else "nothing shared"
             )
         lines += [
             f"  {one.text}  (samples {one.samples:,}, records {one.records:,})"
@@ -108,6 +112,7 @@ class Contrast:
             "tuned": self.tuned,
             "scale": self.scale,
             "records": self.records,
+            "drawn": self.drawn,
             "mean_gain": json_number(self.mean_gain, 6),
             "samples": [asdict(one) for one in self.samples],
             "phrases": [asdict(one) for one in self.phrases],
@@ -159,6 +164,7 @@ def contrast(
         **reading: ``format``, ``split`` and ``glob``, as for `siftlm.memory.reading.open_source`.
     """
     # 1. Settings.
+    check_reading(contrast, reading)
     asked = [prompts] if isinstance(prompts, str) else validation.list_of_texts("prompts", prompts)
     if not asked:
         raise InvalidInput(f"{setting('prompts')} is empty: leave it out to begin with nothing")
@@ -171,7 +177,7 @@ def contrast(
     if tuned is not None and tuning is not None:
         raise Conflict(f"{setting('tuned')} was trained already, so {setting('tuning')} has nothing to say")
     check_bad(bad)
-    changes = {} if tuning is None else tuning.chosen()
+    changes = {} if tuning is None else tuning_changes(tuning)
     texts = None if data is None else list(_texts_of(data, text_fields("text", text), bad, reading))
     # 2. The models, and samples of both.
     from siftlm.controller import SamplingParams, check_same_tokens, check_sampling
@@ -188,8 +194,10 @@ def contrast(
             order = np.random.default_rng(seed).permutation(len(texts or ()))
             meter = Meter("training", "steps", report, total=len(order))
             tuner = stack.enter_context(after.tuning(**changes))
-            tuner.learn([(texts or [])[at][1] for at in order], after=lambda _: meter.add(1))
+            trace = tuner.learn([(texts or [])[at][1] for at in order], after=lambda _: meter.add(1))
             meter.finish()
+            if not trace.steps:
+                raise InvalidInput(f"{setting('data')}: there is nothing to learn in texts of a single token")
         check_same_tokens(after, before)
         sampling = SamplingParams(max_new_tokens, temperature, seed=seed)
         drawn = _drawn(after, before, asked, samples, rounds, sampling, scale, plausible, report)
@@ -198,7 +206,8 @@ def contrast(
     phrases: list[ShownPhrase] = []
     if texts is not None:
         found, phrases = _compared(found, texts, words)
-    return Contrast(found, phrases, before.name, f"{after.name}{name}", scale, None if texts is None else len(texts))
+    records = None if texts is None else len(texts)
+    return Contrast(found, phrases, before.name, f"{after.name}{name}", scale, records, samples * len(asked))
 
 
 def _texts_of(data: Any, fields: Sequence[str] | None, bad: str, reading: dict[str, Any]) -> Iterator[tuple[str, str]]:

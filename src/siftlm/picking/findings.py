@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siftlm.errors import InvalidInput, setting
+from siftlm.errors import InvalidInput, counted, setting
 from siftlm.picking import output
 from siftlm.picking.pools import Pool, fetch
 from siftlm.picking.review_settings import ReviewSettings
@@ -162,7 +162,7 @@ class Review:
         kept, refined, dropped = (self.counts[verdict] for verdict in (KEEP, REFINE, DROP))
         done = sum(one.refined is not None for one in self.findings)
         counts = f"keep {kept:,}, refine {refined:,}, drop {dropped:,}"
-        lines = [f"{len(self):,} of {self.pool_records:,} records of {self.pool}: {counts}"]
+        lines = [f"{len(self):,} of {counted(self.pool_records, 'record')} of {self.pool}: {counts}"]
         lines += [f"{count:,} × {cause}: {ADVICE[cause]}" for cause, count in self.causes.items()]
         lines += [f"{done:,} refined"] if done else []
         lines += [f"{self.unusable:,} unusable"] if self.unusable else []

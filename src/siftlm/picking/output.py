@@ -17,6 +17,7 @@ from siftlm.memory import durability
 from siftlm.memory.reading.fields import plain_value
 from siftlm.picking.pools import Pool
 from siftlm.types import Document, FloatArray, json_number
+from siftlm.validation import text_with_content
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 DEFAULT_FIELD = "siftlm"
@@ -35,6 +36,21 @@ def check_output(out: Path, name: str = "out") -> None:
         raise InvalidInput(f"{setting(name, str(out))}: there is no folder {out.absolute().parent}")
 
 
+def output_file(name: str, out: Any) -> Path | None:
+    """The file that a setting names, which records can be written to."""
+    if out is None:
+        return None
+    if not isinstance(out, (str, os.PathLike)):
+        raise InvalidInput(f"{setting(name)} must be the name of a file, got {out!r:.60}")
+    check_output(path := Path(out), name)
+    return path
+
+
+def field_name(field: str | None) -> str | None:
+    """The name of the field that is added to records; ``None`` for none."""
+    return None if field is None else text_with_content("field", field)
+
+
 def report_stem(path: str | os.PathLike[str], name: str = "report") -> Path:
     """The beginning of the names of a report's files; that of one of them, ``.html`` or ``.md``, will do.
 
@@ -46,6 +62,8 @@ def report_stem(path: str | os.PathLike[str], name: str = "report") -> Path:
         stem = stem.with_suffix("")
     if stem.name in ("", ".", "..") or stem.is_dir():
         raise InvalidInput(f"{setting(name, str(path))} must be the beginning of a file's name")
+    if not stem.absolute().parent.is_dir():
+        raise InvalidInput(f"{setting(name, str(path))}: there is no folder {stem.absolute().parent}")
     return stem
 
 

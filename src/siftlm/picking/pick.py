@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from siftlm import validation
 from siftlm.embedding.protocol import EmbedderSource
-from siftlm.errors import Conflict, setting
+from siftlm.errors import Conflict, counted, setting
 from siftlm.memory.request import DEFAULT_NOISE
 from siftlm.picking import output
 from siftlm.picking.choose import Candidates, Chosen, choose
-from siftlm.picking.pools import Pool, embedder_for, fetch, open_pool, vector_rows
+from siftlm.picking.pools import Pool, check_reading, embedder_for, fetch, open_pool, vector_rows
 from siftlm.picking.quotas import Quota, SourceQuota
 from siftlm.picking.reading import embed_pool
 from siftlm.picking.records import text_fields
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Of a verdict: the model, and the records that it is trained on at most.
 DEFAULT_PROXY, PROXY_RECORDS = "siftlm-tiny", 300
+# Larger numbers are printed with an exponent.
+MAX_DIGITS = 1e15
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,16 +130,17 @@ class Picks:
         return export(self.records, self.sources, library, into, name=name, fields=self.fields)
 
     def __str__(self) -> str:
-        counts = f"{len(self):,} of {self.pool_records:,} records of {self.pool}"
+        counts = f"{len(self):,} of {counted(self.pool_records, 'record')} of {self.pool}"
         if len(self.targets):
             left = self.uncertainty[-1] / self.uncertainty[0] if self.uncertainty[0] > 0 else 0.0
-            counts += f" for {len(self.targets):,} targets; {left:.1%} of the uncertainty about them is left"
+            counts += f" for {counted(len(self.targets), 'target')}; {left:.1%} of the uncertainty about them is left"
         lines = [
             counts,
             *(f"{count:,} left out: {reason}" for reason, count in self.left_out.items() if count),
         ]
         if self.stopped == "budget":
-            lines.append(f"the budget is spent: {self.candidates.budget:,.0f}")
+            spent = self.candidates.budget or 0.0
+            lines.append(f"the budget is spent: {spent:{',.0f' if spent < MAX_DIGITS else 'g'}}")
         elif self.stopped == "exhausted":
             lines.append("there are no more records that may be picked")
         return "\n".join(lines)
@@ -217,15 +220,15 @@ def pick(
     ['Tea grows in the hills.', 'Tea is brewed hot.']
     """
     # 1. Settings.
+    check_reading(pick, reading)
     settings = PickSettings.of(
         n, method, noise, budget=budget, cost=cost, quota=quota, quality=quality, copied=without_copies,
         duplicates=duplicates, bad=bad, seed=seed, options=options,
     )  # fmt: skip
     restart = validation.flag("restart", restart)
-    path = None if out is None else Path(out)
+    path, field = output.output_file("out", out), output.field_name(field)
     inputs = output.input_files(pool, targets, vectors, target_vectors)
     if path is not None:
-        output.check_output(path)
         output.check_no_input("out", path, inputs)
     # 2. The pool and the targets.
     source = open_pool("pool", pool, **reading)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ import numpy as np
 from siftlm.embedding import DEFAULT_EMBEDDER
 from siftlm.embedding import embedder as make_embedder
 from siftlm.embedding.protocol import Embedder, EmbedderSource
-from siftlm.errors import BadRecord, Conflict, InvalidInput, WrongEmbedder, setting
+from siftlm.errors import BadRecord, Conflict, InvalidInput, UnknownName, WrongEmbedder, setting
 from siftlm.memory import Memory
 from siftlm.memory.manifest import MANIFEST_FILE
 from siftlm.memory.reading.fields import UnreadableRow
@@ -25,6 +26,8 @@ from siftlm.types import IntArray, Vectors
 
 # Records that are embedded and written together.
 BLOCK_RECORDS = 1024
+# How files and data sets are read; see `siftlm.memory.reading.open_source`.
+READING = ("format", "split", "glob")
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +147,13 @@ class MemoryPool:
             known = {"id": one.id, "meta": dict(one.meta)}
             records.append({"text": one.text, **{name: value for name, value in known.items() if value}})
         return PoolBlock(first, records, [f"{self.name}: row {row}" for row in rows], first + len(rows), vectors)
+
+
+def check_reading(function: Callable[..., Any], reading: Mapping[str, Any]) -> None:
+    """Raise for a keyword that is none of the function's, and none of those that say how files are read."""
+    own = [one.name for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    if unknown := [name for name in reading if name not in READING]:
+        raise UnknownName("setting", unknown[0], [*own, *READING])
 
 
 def open_pool(name: str, pool: Any, **reading: Any) -> Pool:

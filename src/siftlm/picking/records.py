@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ def text_fields(name: str, value: str | Sequence[str] | None) -> tuple[str, ...]
     """The fields that a setting names: one, several, or (``None``) whatever form each record has."""
     if value is None:
         return None
+    if not isinstance(value, Iterable):
+        raise InvalidInput(f"{setting(name)} must be a field or a list of fields, got {value!r:.60}")
     fields = (value,) if isinstance(value, str) else tuple(value)
     if not fields:
         raise InvalidInput(f"{setting(name)} names no field")

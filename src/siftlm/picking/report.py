@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from siftlm.errors import counted
 from siftlm.evaluation import html, tables
 from siftlm.evaluation.html import Points, Series
 from siftlm.evaluation.report import write_files
@@ -165,7 +166,7 @@ def _coverage_table(chosen: Coverage, near: Coverage, others: Sequence[Coverage]
     return Table(
         "coverage",
         "What is left of the uncertainty, and what is repeated",
-        f"In % of what it was before the first record, over the {len(chosen.left):,} targets; lower is better. "
+        f"In % of what it was before the first record, over {counted(len(chosen.left), 'target')}; lower is better. "
         f"Random: mean of {RANDOM_CHOICES} choices. Nearest: every target in turn takes its nearest record. Both keep "
         "the budget, but no quota and no quality. Repeated: the share of records with another one above a cosine of "
         f"{ALIKE:g}, among at most {COMPARED_RECORDS:,} of each choice.",
@@ -217,7 +218,9 @@ def _source_tables(picks: Picks) -> list[Table]:
     rows: list[tuple[Cell, ...]] = []
     for at, source in enumerate(picks.embedded.labels):
         limit = quota.limit(source)
-        allowed = None if limit is None else f"{limit:,} records" if isinstance(limit, int) else f"{100 * limit:g} %"
+        allowed = (
+            None if limit is None else counted(limit, "record") if isinstance(limit, int) else f"{100 * limit:g} %"
+        )
         share, in_pool = 100 * had[at] / max(1, len(picks)), 100 * held[at] / max(1, sum(held.values()))
         rows.append((source, held[at], in_pool, had[at], share, allowed))
     rows.sort(key=lambda row: (-float(str(row[3])), str(row[0])))
@@ -235,7 +238,7 @@ def _source_tables(picks: Picks) -> list[Table]:
 
 def _left_out_table(picks: Picks) -> Table:
     rows = tuple((reason, count, 100 * count / max(1, picks.pool_records)) for reason, count in picks.left_out.items())
-    caption = f"Of {picks.pool_records:,} records. Each counts for the first reason that applies."
+    caption = f"Of {counted(picks.pool_records, 'record')}. Each counts for the first reason that applies."
     columns = (Column("reason"), Column("records"), Column("% of the pool"))
     return Table("left-out", "What could not be picked", caption, columns, rows)
 

@@ -7,7 +7,6 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from siftlm.picking.measuring import Agreement, Judge, called, mean_score
 from siftlm.picking.models import opened_model, tuned_model
 from siftlm.picking.passes import ExchangeReader, compare_neighbours, measure_pool
 from siftlm.picking.pick import DEFAULT_PROXY
-from siftlm.picking.pools import Pool, embedder_for, fetch, open_pool, vector_rows
+from siftlm.picking.pools import Pool, check_reading, embedder_for, fetch, open_pool, vector_rows
 from siftlm.picking.reading import embed_pool
 from siftlm.picking.records import record_text, text_fields
 from siftlm.picking.review_settings import ReviewSettings, callback_name, measuring_keys, review_job
@@ -113,14 +112,15 @@ def review(
     (['keep', 'keep', 'keep', 'refine'], ('few records like it',))
     """
     # 1. Settings.
+    check_reading(review, reading)
     settings = ReviewSettings.of(
         signals, neighbours, samples, temperature, max_new_tokens, confidence, deviations, better, bad, seed,
         judge=judge, agreement=agreement, refine=refine, tuned=tuned, tuning=tuning,
     )  # fmt: skip
     restart = flag("restart", restart)
-    path, inputs = None if out is None else Path(out), output.input_files(pool, vectors)
+    path, field = output.output_file("out", out), output.field_name(field)
+    inputs = output.input_files(pool, vectors)
     if path is not None:
-        output.check_output(path)
         output.check_no_input("out", path, inputs)
     # 2. The pool and the models.
     source, fields = open_pool("pool", pool, **reading), text_fields("text", text)

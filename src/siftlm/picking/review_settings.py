@@ -98,7 +98,7 @@ class ReviewSettings:
             bad,
             validation.whole_number("seed", seed, least=0),
             judge is not None,
-            {} if tuning is None else _tuning_changes(tuning),
+            {} if tuning is None else tuning_changes(tuning),
             {name: callback_name(given) for name, given in callbacks.items() if name != "refine"},
         )
 
@@ -143,7 +143,7 @@ class ReviewSettings:
         )  # fmt: skip
 
 
-def _tuning_changes(tuning: Any) -> Mapping[str, Any]:
+def tuning_changes(tuning: Any) -> Mapping[str, Any]:
     """The settings of training that were chosen."""
     from siftlm.controller import Tuning
 

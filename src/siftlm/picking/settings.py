@@ -10,7 +10,7 @@ import numpy as np
 
 from siftlm import validation
 from siftlm.embedding.protocol import Embedder
-from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.errors import Conflict, InvalidInput, counted, setting
 from siftlm.memory.create import check_bad
 from siftlm.memory.near_duplicates import COPY_THRESHOLD
 from siftlm.memory.reading.records import VectorFile
@@ -198,7 +198,9 @@ class PickSettings:
         if not count:
             raise InvalidInput(f"no record of the pool may be picked{without}")
         if self.n is not None and self.n > count:
-            raise InvalidInput(f"{setting('n', self.n)} is more than the {count:,} records that may be picked{without}")
+            raise InvalidInput(
+                f"{setting('n', self.n)} is more than the {counted(count, 'record')} that may be picked{without}"
+            )
         if candidates.costs is not None and candidates.budget is not None:
             least = float(candidates.costs[candidates.allowed].min())
             if least > candidates.budget:
@@ -215,4 +217,6 @@ class PickSettings:
             )
         most = candidates.limits().available(candidates.allowed)
         if self.n is not None and self.n > most:
-            raise InvalidInput(f"{setting('n', self.n)} is more than the {most:,} picks that {setting('quota')} allows")
+            raise InvalidInput(
+                f"{setting('n', self.n)} is more than the {counted(most, 'pick')} that {setting('quota')} allows"
+            )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siftlm.errors import Conflict, InvalidInput, setting
+from siftlm.errors import Conflict, InvalidInput, counted, setting
 from siftlm.evaluation import html
 from siftlm.evaluation.comparison import BETTER, INCONCLUSIVE, MIN_TEXTS_PER_DOMAIN, NO_DIFFERENCE, WORSE, verdict
 from siftlm.evaluation.statistics import Draws, Mean, less, over_domains, percent_of_base
@@ -74,8 +74,8 @@ class Verdict:
         figures = format_cell(self.difference, Column("", interval=True, signed=True))
         few = "" if self.tests >= MIN_TEXTS_PER_DOMAIN else f"; fewer than {MIN_TEXTS_PER_DOMAIN} targets are too few"
         return (
-            f"{words}: {figures} % of the base model's bits on {self.tests:,} held-out targets, fewer bits on "
-            f"{100 * self.won:.0f} % of them, after {self.proxy} was trained on {self.records:,} records{few}."
+            f"{words}: {figures} % of the base model's bits on {counted(self.tests, 'held-out target')}, fewer bits on "
+            f"{100 * self.won:.0f} % of them, after {self.proxy} was trained on {counted(self.records, 'record')}{few}."
         )
 
     def table(self) -> Table:
@@ -83,10 +83,10 @@ class Verdict:
         name = Column("records"), Column("% of base", interval=True), Column("bits per byte", 3)
         base, chosen, random = self.losses.mean(axis=1)
         caption = (
-            f"Bits per byte on {self.tests:,} targets {self.held_out}, in % of the base model's; lower is better. "
-            "Mean over targets at the right. Intervals: 95 %, bootstrap over targets, paired for the difference. "
-            f"{self.proxy} was trained on {self.records:,} records, one step each; random: mean of {RANDOM_DRAWS} "
-            "choices."
+            f"Bits per byte on {counted(self.tests, 'target')} {self.held_out}, in % of the base model's; lower is "
+            "better. Mean over targets at the right. Intervals: 95 %, bootstrap over targets, paired for the "
+            f"difference. {self.proxy} was trained on {counted(self.records, 'record')}, one step each; random: mean of "
+            f"{RANDOM_DRAWS} choices."
         )
         rows = (
             ("none", 100.0, float(base)),

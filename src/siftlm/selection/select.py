@@ -172,8 +172,10 @@ def _check_method(
     if limits.replacement is False and not entry.repeats and "replacement" in given:
         given.remove("replacement")  # it picks none twice anyway
     if entry.whole and (between := [name for name in ("prior", "costs", "sources", "replacement") if name in given]):
+        act = "acts" if len(between) == 1 else "act"
         raise Conflict(
-            f"method {entry.name!r} decides on all picks at once: leave out {_listed(between)}, which act between picks"
+            f"method {entry.name!r} decides on all picks at once: leave out {_listed(between)}, which {act} between "
+            "picks"
         )
     if not space.targets and stopping.active:
         raise Conflict(
