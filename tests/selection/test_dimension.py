@@ -93,7 +93,21 @@ def test_points_that_are_all_equally_far_have_no_finite_dimension():
     found = siftlm.local_dimension(np.eye(30), 5)
     assert found.dimension > 1e6
     assert not found.agree
-    assert "disagree" in str(found)
+    assert not found.told
+    for size in (30, 100):
+        text = str(siftlm.local_dimension(np.eye(size), 5))
+        assert text.startswith(f"The dimension near {size} of {size} vectors of width {size} cannot be told")
+        assert "inf" not in text
+
+
+def test_no_estimate_above_the_width_is_printed():
+    found = siftlm.local_dimension(np.random.default_rng(4).normal(size=(400, 1)), 10)
+    assert max(found.values) > 1
+    assert found.told
+    figures = [float(word.strip(",")) for line in str(found).splitlines() for word in line.split() if "." in word]
+    assert figures
+    assert max(figures) <= 1
+    assert "more than 1, median" in str(found)
 
 
 def test_the_report_is_short_and_goes_into_json():

@@ -200,6 +200,28 @@ def test_dac_follows_the_scores_round_by_round():
         assert (np.abs(counts - expected) <= 4 * np.sqrt(expected * (1 - np.array(weights)))).all()
 
 
+@pytest.mark.parametrize("scores", [[1e308, 5e-324], [1.7e308] * 2, [5e-324] * 2, [5e-324, 0.0]])
+def test_scores_of_any_size_can_be_drawn_by(scores):
+    own = np.array(scores)[np.arange(40) % 2]
+    both = {"influence": np.where(np.arange(40) % 2, own, -own), "effort": own}
+    for method, options in (
+        ("dac", {"scores": own, "clusters": 3}),
+        ("adapt-inf", {"scores": own, "clusters": 2}),
+        ("dealrec", both),
+    ):
+        found = select(None, POOL, 20, method=method, **options)
+        assert np.isfinite(found.gains).all()
+        assert len(set(found.indices.tolist())) == 20
+
+
+def test_the_scale_of_scores_changes_no_draw():
+    own = DRAW.uniform(size=40)
+    for method in ("dac", "adapt-inf"):
+        expected = picks(method, 20, None, scores=own, clusters=3)
+        for scale in (2.0**1000, 2.0**-1000):
+            assert picks(method, 20, None, scores=own * scale, clusters=3) == expected
+
+
 def test_dac_asks_a_function_about_each_round_but_the_last():
     pool, crowd = three_crowds(20)
     rounds: list[list[int]] = []
@@ -416,3 +438,13 @@ def test_clusters_need_vectors(method):
 def test_bad_options_are_named(method, option, value):
     with pytest.raises(InvalidInput, match=option):
         select(TARGETS, POOL, 3, method=method, **{option: value})
+
+
+def test_one_limit_acts_and_two_act_between_picks():
+    from siftlm.selection import Limits
+
+    goals = DRAW.normal(size=(3, POOL.shape[1]))
+    with pytest.raises(Conflict, match="leave out replacement, which acts between picks"):
+        select(goals, POOL, 3, method="goracs", limits=Limits(replacement=True))
+    with pytest.raises(Conflict, match="which act between picks"):
+        select(goals, POOL, 3, method="goracs", limits=Limits(replacement=True), prior=np.ones(40))

@@ -85,8 +85,8 @@ class Verdict:
         caption = (
             f"Bits per byte on {counted(self.tests, 'target')} {self.held_out}, in % of the base model's; lower is "
             "better. Mean over targets at the right. Intervals: 95 %, bootstrap over targets, paired for the "
-            f"difference. {self.proxy} was trained on {counted(self.records, 'record')}, one step each; random: mean of "
-            f"{RANDOM_DRAWS} choices."
+            f"difference. {self.proxy} was trained on {counted(self.records, 'record')}, one step each; random: mean "
+            f"of {RANDOM_DRAWS} choices."
         )
         rows = (
             ("none", 100.0, float(base)),

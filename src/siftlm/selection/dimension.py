@@ -22,7 +22,8 @@ from siftlm.types import FloatArray, IntArray, json_number
 MAX_BLOCK_DISTANCES = 8 << 20
 # Products may order neighbours wrongly by a rounding error, so that more than k are compared exactly.
 SPARE_NEIGHBOURS = 8
-# Where the two estimates differ by more than this factor, no single number describes the vectors.
+# Where the two estimates differ by more than this factor, no single number describes the vectors; where one is more
+# than the width by this factor, it is none.
 AGREEMENT_FACTOR = 1.5
 
 
@@ -62,17 +63,32 @@ class LocalDimension:
         low, high = sorted((self.dimension, self.two_nn))
         return bool(np.isfinite(high) and high <= AGREEMENT_FACTOR * low)
 
+    @property
+    def told(self) -> bool:
+        """Is the estimate one that vectors of this width can have, but for noise?"""
+        return bool(self.dimension <= AGREEMENT_FACTOR * self.width)
+
+    def _shown(self, value: float) -> str:
+        return f"{value:.1f}" if value <= self.width else f"more than {self.width}"
+
     def __str__(self) -> str:
-        low, high = np.quantile(self.values, [0.1, 0.9], method="nearest").tolist()
         counts = f"{len(self.rows):,} of {self.vectors:,} vectors of width {self.width}"
-        lines = [
-            f"{self.dimension:.1f} dimensions near {counts}",
-            f"  {self.k} neighbours each; 80 % of the vectors have {low:.1f} to {high:.1f}, median {self.median:.1f}",
-            f"  check by the two nearest alone: {self.two_nn:.1f}",
-        ]
+        if self.told:
+            low, high = map(self._shown, np.quantile(self.values, [0.1, 0.9], method="nearest").tolist())
+            middle = self._shown(self.median)
+            lines = [
+                f"{min(self.dimension, self.width):.1f} dimensions near {counts}",
+                f"  {self.k} neighbours each; 80 % of the vectors have {low} to {high}, median {middle}",
+                f"  check by the two nearest alone: {self._shown(self.two_nn)}",
+            ]
+        else:
+            lines = [
+                f"The dimension near {counts} cannot be told:",
+                f"  the {self.k} neighbours of each are nearly equally far, which would be more than {self.width}",
+            ]
         if self.distinct < self.vectors:
             lines.append(f"  equal to an earlier vector, and left out: {self.vectors - self.distinct:,}")
-        if not self.agree:
+        if self.told and not self.agree:
             lines.append("The two estimates disagree: noise, repeats or few vectors; compare only at equal settings.")
         return "\n".join(lines)
 

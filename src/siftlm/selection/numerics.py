@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -199,3 +200,14 @@ def entropy(probabilities: FloatArray) -> FloatArray:
     # A sum a little over one, which input may have, would otherwise give an entropy a little under zero.
     total: FloatArray = np.maximum(-(probabilities * logs).sum(axis=-1), 0)
     return total
+
+
+def scaled_to_one(values: FloatArray) -> FloatArray:
+    """Values times the power of two that brings the largest in size to between 0.5 and 1: no sum of them overflows.
+
+    >>> scaled_to_one(np.array([1e308, -5e307, 0.0])).round(3).tolist()
+    [0.556, -0.278, 0.0]
+    """
+    largest = float(np.abs(values).max(initial=0.0))
+    scaled: FloatArray = np.ldexp(values, -math.frexp(largest)[1])
+    return scaled

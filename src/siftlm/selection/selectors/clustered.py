@@ -11,7 +11,7 @@ from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.selection import checks
 from siftlm.selection.clusters import cluster, even_shares, feature_space
-from siftlm.selection.numerics import BUDGET_SLACK
+from siftlm.selection.numerics import BUDGET_SLACK, scaled_to_one
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.types import FloatArray, IntArray
 
@@ -91,7 +91,7 @@ def _reweighted(weights: FloatArray, labels: IntArray, picks: IntArray, scores: 
             raise InvalidInput(f"{setting('scores')} must return one finite number >= 0 for each of {len(picks)} picks")
     else:
         values = np.asarray(scores, dtype=np.float64)[picks]
-    own, count = labels[picks], len(weights)
+    values, own, count = scaled_to_one(values), labels[picks], len(weights)
     held = np.bincount(own, minlength=count)
     means = np.divide(np.bincount(own, values, count), held, out=np.full(count, float(values.mean())), where=held > 0)
     refined = weights * means
@@ -158,7 +158,10 @@ def _score_columns(scores: npt.ArrayLike | None, size: int) -> FloatArray:
     if scores is None:
         return np.zeros((size, 1))
     array = checks.as_array("scores", scores)
-    return checks.finite_matrix("scores", array[:, None] if array.ndim == 1 else array, shape=(size, None))
+    columns = checks.finite_matrix("scores", array[:, None] if array.ndim == 1 else array, shape=(size, None))
+    for at in range(columns.shape[1]):
+        columns[:, at] = scaled_to_one(columns[:, at])
+    return columns
 
 
 def _best_score(values: FloatArray) -> int:

@@ -13,7 +13,7 @@ from siftlm import validation
 from siftlm.errors import Conflict, InvalidInput, setting
 from siftlm.selection import checks
 from siftlm.selection.clusters import even_shares
-from siftlm.selection.numerics import ZERO_COSINE_ROUNDINGS
+from siftlm.selection.numerics import ZERO_COSINE_ROUNDINGS, scaled_to_one
 from siftlm.selection.problem import Problem, Steps, method
 from siftlm.selection.space import FeatureSpace
 from siftlm.types import FloatArray, IntArray
@@ -118,6 +118,7 @@ def dealrec(
 
 
 def _scaled(values: FloatArray) -> FloatArray:
+    values = scaled_to_one(values)
     spread = values.max() - values.min()
     return (values - values.min()) / spread if spread > 0 else np.zeros_like(values)
 
