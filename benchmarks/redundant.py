@@ -253,6 +253,8 @@ def table(root: Path, part: str, end: str) -> str:
         ]
         for name, folders in filter(itemgetter(1), groups.items()):
             count, nearest, _, _ = paired(folders, "nn", "base")
+            if not count:
+                continue
             cells = []
             for method in methods:
                 common, value, low, high = paired(folders, method, "nn")

@@ -66,12 +66,9 @@ class StatesSettings(ModelSettings):
 
 
 @dataclass(frozen=True)
-class GradientSettings:
-    """The settings of sketched gradients of a causal language model."""
+class ProjectionSettings:
+    """The settings of embedders that project gradients of a causal language model."""
 
-    layers: str | Sequence[str] = "head"
-    """``head``: the output layer, which needs no backward pass; ``block``: the linear layers of the last block;
-    ``lora``: those of all blocks; or a list of ends of names, such as ``["down_proj", "head"]``."""
     width: int = DEFAULT_SKETCH_WIDTH
     """The width of the vectors; inner products are off by about 1 / √width of the product of the norms."""
     seed: int = 0
@@ -83,30 +80,29 @@ class GradientSettings:
     batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", check_layers(self.layers))
         object.__setattr__(self, "width", whole_number("width", self.width))
         object.__setattr__(self, "seed", whole_number("seed", self.seed, least=0))
         _check_model_settings(self)
 
 
 @dataclass(frozen=True)
-class LessSettings:
-    """The settings of LESS's features."""
+class GradientSettings(ProjectionSettings):
+    """The settings of sketched gradients of a causal language model."""
 
-    width: int = DEFAULT_LESS_WIDTH
-    """The width of the vectors of each checkpoint; a cosine is off by about 1 / √width."""
-    seed: int = 0
-    """The seed of the projection."""
-    max_tokens: int | None = None
-    """This and the others are those of `ModelSettings`."""
-    precision: str | None = None
-    device: str | None = None
-    batch_tokens: int | None = None
+    layers: str | Sequence[str] = "head"
+    """``head``: the output layer, which needs no backward pass; ``block``: the linear layers of the last block;
+    ``lora``: those of all blocks; or a list of ends of names, such as ``["down_proj", "head"]``."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "width", whole_number("width", self.width))
-        object.__setattr__(self, "seed", whole_number("seed", self.seed, least=0))
-        _check_model_settings(self)
+        object.__setattr__(self, "layers", check_layers(self.layers))
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class LessSettings(ProjectionSettings):
+    """The settings of LESS's features; the width is that of the vectors of each checkpoint."""
+
+    width: int = DEFAULT_LESS_WIDTH
 
 
 def _check_model_settings(settings: AnySettings) -> None:
@@ -133,7 +129,7 @@ def check_layers(layers: Any) -> str | list[str]:
     return names
 
 
-AnySettings = ModelSettings | GradientSettings | LessSettings
+AnySettings = ModelSettings | ProjectionSettings
 
 
 class ModelNetwork(Protocol):
